@@ -1,0 +1,274 @@
+"""What can be set: model presets, the published recipes, and the settings of each command.
+
+Every setting is one field of one frozen dataclass and one flag. ``megabert.flags`` makes the flags,
+reads ``--config FILE.yaml`` and joins the layers: flag > file > DeepSpeed config > phase recipe >
+default. Values are checked by pydantic when a dataclass is made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from megabert.flags import setting
+from megabert.log import UserError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of an encoder, in the field names of transformers' ``BertConfig``.
+
+    ``norm``: "post" is BERT (LayerNorm after each residual sum); "pre" puts it before each block and
+    one more at the end. ``vocab_multiple``: the embedding holds ``vocab_size`` rounded up to this
+    multiple, whatever the tensor parallel degree, so that a checkpoint fits every degree that
+    divides it.
+    """
+
+    name: str = "bert-large"
+    vocab_size: PositiveInt = 30522
+    hidden_size: PositiveInt = 1024
+    num_hidden_layers: PositiveInt = 24
+    num_attention_heads: PositiveInt = 16
+    intermediate_size: PositiveInt = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: Probability = 0.1
+    attention_probs_dropout_prob: Probability = 0.1
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    initializer_range: PositiveFloat = 0.02
+    layer_norm_eps: PositiveFloat = 1e-12
+    norm: Literal["post", "pre"] = "post"
+    vocab_multiple: PositiveInt = 128
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model {self.name}: hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}; change one of them"
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the word embedding: ``vocab_size`` rounded up to ``vocab_multiple``."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Inverse of :meth:`to_dict`; an unknown field is an error."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UserError(f"model configuration has unknown fields {unknown}")
+        return cls(**values)
+
+
+def _bert(name: str, layers: int, hidden: int, heads: int, **more: Any) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        **more,
+    )
+
+
+# Sizes of BERT: Devlin et al. 2019 (base, large) and Turc et al. 2019 (tiny to medium);
+# the billion-parameter ones are those of Shoeybi et al. 2019, which need LayerNorm in front.
+MODELS: dict[str, ModelConfig] = {
+    config.name: config
+    for config in (
+        _bert("bert-tiny", 2, 128, 2),
+        _bert("bert-mini", 4, 256, 4),
+        _bert("bert-small", 4, 512, 8),
+        _bert("bert-medium", 8, 512, 8),
+        _bert("bert-base", 12, 768, 12),
+        _bert("bert-large", 24, 1024, 16),
+        _bert("bert-base-zh", 12, 768, 12, vocab_size=21128),
+        _bert("bert-large-zh", 24, 1024, 16, vocab_size=21128),
+        _bert("bert-1.3b", 24, 2048, 32, norm="pre"),
+        _bert("bert-3.9b", 48, 2560, 40, norm="pre"),
+    )
+}
+
+
+def model_config(name: str, **overrides: Any) -> ModelConfig:
+    """The preset ``name`` with the given fields replaced (those that are None are left alone)."""
+    if name not in MODELS:
+        raise UserError(f"unknown model {name!r}; --model takes one of {', '.join(MODELS)}")
+    return replace(MODELS[name], **{k: v for k, v in overrides.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Published settings of one phase (BERT-large with LAMB: You et al. 2020, and its public scripts)."""
+
+    seq_length: int
+    max_predictions: int
+    global_batch_size: int
+    steps: int
+    lr: float
+    warmup_fraction: float
+
+
+RECIPES: dict[int, Recipe] = {
+    1: Recipe(128, 20, 65536, 7038, 6e-3, 0.2843),
+    2: Recipe(512, 80, 32768, 1563, 4e-3, 0.128),
+}
+
+
+def default_max_predictions(seq_length: int, mask_fraction: float = 0.15) -> int:
+    """Most masked positions a sequence: 20 at length 128 and 80 at 512 for the usual 15 %."""
+    return max(1, math.ceil(seq_length * (20 / 128) * (mask_fraction / 0.15) - 1e-9))
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Model"""
+
+    model: str = setting("bert-large", "preset: " + ", ".join(MODELS))
+    hidden_size: PositiveInt | None = setting(None, "overrides the preset's hidden_size")
+    num_hidden_layers: PositiveInt | None = setting(None, "overrides the preset's layers")
+    num_attention_heads: PositiveInt | None = setting(None, "overrides the preset's heads")
+    intermediate_size: PositiveInt | None = setting(None, "overrides the preset's MLP width")
+    max_position_embeddings: PositiveInt | None = setting(
+        None, "rows of the position table (512; phase 1 already holds those of phase 2)"
+    )
+    norm: Literal["post", "pre"] | None = setting(None, "LayerNorm after (BERT) or before a block")
+    dropout: Probability | None = setting(None, "hidden and attention dropout (0.1)")
+
+    def resolve(self, vocab_size: int) -> ModelConfig:
+        """The model that these settings describe over a vocabulary of ``vocab_size``."""
+        return model_config(
+            self.model,
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=self.intermediate_size,
+            max_position_embeddings=self.max_position_embeddings,
+            norm=self.norm,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
+        )
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Data"""
+
+    data: Path = setting(Path("data/wiki"), "folder of shards made by data_tools/shard_wiki.py")
+    seq_length: PositiveInt | None = setting(None, "tokens a sequence (phase 1: 128, phase 2: 512)")
+    sentence_task: Literal["nsp", "sop", "none"] = setting("nsp", "second task on sentence pairs")
+    masking: Literal["token", "whole-word", "ngram"] = setting("token", "what is masked together")
+    mask_fraction: Fraction = setting(0.15, "share of the tokens that are predicted")
+    max_predictions: PositiveInt | None = setting(
+        None, "most predicted tokens a sequence (20 at 128, 80 at 512, else in proportion)"
+    )
+    short_sequence_fraction: Fraction = setting(0.1, "share of sequences of random shorter length")
+    packing: Literal["on", "off"] = setting("off", "several samples in one sequence")
+    loader_workers: NonNegativeInt = setting(
+        0, "loader processes a rank (0: in the training process)"
+    )
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Batch"""
+
+    global_batch_size: PositiveInt | None = setting(
+        None, "sequences an update over all ranks (phase 1: 65536, phase 2: 32768)"
+    )
+    micro_batch_size: PositiveInt | None = setting(
+        None, "sequences a rank and micro step (the largest that divides its share, at most 8)"
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimizer and schedule"""
+
+    optimizer: Literal["lamb", "adamw"] = setting("lamb", "optimizer")
+    lr: NonNegativeFloat | None = setting(None, "peak learning rate (phase 1: 6e-3, phase 2: 4e-3)")
+    beta1: Probability = setting(0.9, "decay of the first moment")
+    beta2: Probability = setting(0.999, "decay of the second moment")
+    eps: PositiveFloat = setting(1e-6, "added to the root of the second moment")
+    weight_decay: NonNegativeFloat = setting(0.01, "decay of weights (never of biases and norms)")
+    bias_correction: bool = setting(True, "correct the moments' start at zero (on|off)")
+    max_trust_ratio: PositiveFloat | None = setting(None, "upper clamp of LAMB's ratio (none)")
+    min_trust_ratio: NonNegativeFloat | None = setting(None, "lower clamp of LAMB's ratio (none)")
+    gradient_clipping: NonNegativeFloat = setting(1.0, "largest global gradient norm (0: no clip)")
+    schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
+        "poly", "learning rate after warm-up; poly is the published one"
+    )
+    warmup_fraction: Fraction | None = setting(
+        None, "share of the steps with rising rate (phase 1: 0.2843, phase 2: 0.128)"
+    )
+    steps: PositiveInt | None = setting(None, "updates (phase 1: 7038, phase 2: 1563)")
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+    """Parallelism and precision"""
+
+    tensor_parallel: PositiveInt = setting(1, "ranks that share each layer's weights")
+    zero_stage: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "auto: bf16 on a GPU, fp32 on a CPU; fp16 needs a GPU"
+    )
+    activation_checkpointing: bool = setting(False, "recompute layers in backward (on|off)")
+    deepspeed_config: Path | None = setting(
+        None,
+        "DeepSpeed JSON; its batch, precision, clipping, ZeRO and optimizer sections count",
+        flags=("--deepspeed_config", "--deepspeed-config"),
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Run"""
+
+    phase: Literal[1, 2] = setting(1, "fills in that phase's published recipe")
+    output: Path | None = setting(None, "run folder (runs/MODEL-phaseN)")
+    init_from: Path | None = setting(
+        None, "run whose weights and moments start this one; step and schedule start anew"
+    )
+    init_moments: bool = setting(True, "with --init-from: keep the optimizer's moments (on|off)")
+    resume: str = setting("never", "auto: go on from the newest whole checkpoint; or a tag")
+    seed: NonNegativeInt = setting(42, "initial weights, sample order, masks and dropout")
+    stop_after: PositiveInt | None = setting(
+        None, "stop with a checkpoint after this many updates in all (the schedule keeps --steps)"
+    )
+    eval_interval: NonNegativeInt = setting(500, "updates between evaluations (0: at the end only)")
+    eval_samples: PositiveInt = setting(1024, "most held-out sequences an evaluation reads")
+    save_interval: NonNegativeInt = setting(500, "updates between checkpoints (0: at the end only)")
+    log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    keep_last: PositiveInt = setting(2, "checkpoints kept in the run folder")
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """All settings of ``launch/pretrain.py``."""
+
+    model: ModelSettings
+    data: DataSettings
+    batch: BatchSettings
+    optimizer: OptimizerSettings
+    parallel: ParallelSettings
+    run: RunSettings

@@ -1,0 +1,1 @@
+"""Checkpoints in and out: one name table a foreign format, one check."""

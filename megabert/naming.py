@@ -1,0 +1,42 @@
+"""Names that two or more parts of the project must agree on: files, splits, special tokens."""
+
+from __future__ import annotations
+
+TRAIN = "train"
+EVAL = "eval"
+SPLITS = (TRAIN, EVAL)
+
+MANIFEST = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+SHARD_SUFFIX = ".h5"
+
+RUN_CONFIG = "config.yaml"
+RUN_DEEPSPEED_CONFIG = "ds_config.json"
+RUN_METRICS = "metrics.jsonl"
+RUN_RESULTS = "results.json"
+RUN_TENSORBOARD = "tensorboard"
+RUN_CHECKPOINTS = "checkpoints"
+RUN_FINAL = "final"
+CHECKPOINT_RECORD = "megabert.json"
+LATEST = "latest"
+
+WEIGHTS_RECORD = "megabert.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FORMAT = "megabert-weights"
+
+PAD_TOKEN = "[PAD]"
+UNK_TOKEN = "[UNK]"
+CLS_TOKEN = "[CLS]"
+SEP_TOKEN = "[SEP]"
+MASK_TOKEN = "[MASK]"
+SPECIAL_TOKENS = (PAD_TOKEN, UNK_TOKEN, CLS_TOKEN, SEP_TOKEN, MASK_TOKEN)
+
+
+def shard_file(split: str, index: int, count: int) -> str:
+    """File name of shard ``index`` of ``count`` in a split: ``train-00003-of-00016.h5``."""
+    return f"{split}-{index:05d}-of-{count:05d}{SHARD_SUFFIX}"
+
+
+def checkpoint_tag(step: int) -> str:
+    """Folder name of the checkpoint written after ``step`` updates: ``step-0000500``."""
+    return f"step-{step:07d}"

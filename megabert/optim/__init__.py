@@ -1,0 +1,1 @@
+"""LAMB, parameter groups and schedules; collectives come in as callables."""

@@ -1,0 +1,1 @@
+"""Tensor parallelism: who holds which split, and what is communicated."""

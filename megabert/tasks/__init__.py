@@ -1,0 +1,1 @@
+"""Fine-tuning tasks: features in, predictions and a metric out."""

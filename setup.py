@@ -1,0 +1,44 @@
+"""Install megabert: ``pip install -e .`` (torch first; see the Makefile and docs/install.md)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version: dict[str, str] = {}
+exec((here / "megabert" / "__init__.py").read_text(encoding="utf-8"), version)
+
+# Tested together on Python 3.11: the exact versions are pinned in requirements.txt.
+requires = [
+    "torch>=2.11",
+    "deepspeed>=0.19.8",
+    "numpy>=1.26",
+    "h5py>=3.11",
+    "tokenizers>=0.21",
+    "sentencepiece>=0.2",
+    "sentencex>=1.0.20",
+    "mwparserfromhell>=0.6.6",
+    "safetensors>=0.4.5",
+    "transformers>=5.0",
+    "pydantic>=2.7",
+    "PyYAML>=6.0",
+    "tensorboard>=2.16",
+]
+extras = {
+    "test": ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "matplotlib>=3.8"],
+    "mpi": ["mpi4py>=4.0", "openmpi>=5.0"],
+    "dev": ["ruff>=0.14", "mypy>=1.18", "types-PyYAML"],
+}
+
+setup(
+    name="megabert",
+    version=version["__version__"],
+    description="BERT pretraining from a Wikipedia dump to a SQuAD score: tensor parallel, ZeRO, exact LAMB",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["megabert", "megabert.*"]),
+    install_requires=requires,
+    extras_require=extras,
+)
