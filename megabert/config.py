@@ -196,7 +196,10 @@ class BatchSettings:
         None, "sequences an update over all ranks (phase 1: 65536, phase 2: 32768)"
     )
     micro_batch_size: PositiveInt | None = setting(
-        None, "sequences a rank and micro step (the largest that divides its share, at most 8)"
+        None, "sequences a rank and micro step (largest divisor of its share with <= 8192 tokens)"
+    )
+    gradient_accumulation_steps: PositiveInt | None = setting(
+        None, "micro steps an update (global batch / micro batch / data-parallel ranks)"
     )
 
 
@@ -272,3 +275,71 @@ class PretrainSettings:
     optimizer: OptimizerSettings
     parallel: ParallelSettings
     run: RunSettings
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Task and files"""
+
+    task: Literal["squad"] = setting("squad", "what to fine-tune for")
+    checkpoint: Path | None = setting(
+        None, "megabert folder, pretraining run, or Hugging Face BERT folder to start from"
+    )
+    train: Path | None = setting(None, "training file (none: only score --eval)")
+    eval: Path | None = setting(None, "file to score after training")
+    output: Path | None = setting(None, "new run folder (runs/TASK)")
+    max_train_examples: PositiveInt | None = setting(
+        None, "use at most so many training examples, drawn by --seed"
+    )
+    random_init: bool = setting(
+        False, "take shape and tokenizer of --checkpoint, but random weights (on|off)"
+    )
+    seed: NonNegativeInt = setting(42, "new weights, order of examples and dropout")
+    log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    dropout: Probability | None = setting(None, "hidden and attention dropout (the checkpoint's)")
+
+
+@dataclass(frozen=True)
+class SquadSettings:
+    """Question answering (SQuAD)"""
+
+    max_length: PositiveInt = setting(384, "tokens of question and context together")
+    doc_stride: PositiveInt = setting(128, "tokens from one window of a long context to the next")
+    max_query_length: PositiveInt = setting(64, "tokens of a question; the rest is cut off")
+    max_answer_length: PositiveInt = setting(30, "tokens of an answer at most")
+    n_best: PositiveInt = setting(20, "answers a question in nbest_predictions.json")
+
+
+@dataclass(frozen=True)
+class FinetuneBatchSettings(BatchSettings):
+    """Batch"""
+
+    global_batch_size: PositiveInt | None = setting(
+        32, "examples an update over all ranks", flags=("--batch-size", "--global-batch-size")
+    )
+    eval_batch_size: PositiveInt = setting(32, "examples a rank scores at once")
+
+
+@dataclass(frozen=True)
+class FinetuneOptimizerSettings(OptimizerSettings):
+    """Optimizer and schedule"""
+
+    epochs: PositiveFloat = setting(2.0, "times each example is seen (may be a fraction)")
+    optimizer: Literal["lamb", "adamw"] = setting("adamw", "optimizer")
+    lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
+    schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
+        "linear", "learning rate after warm-up"
+    )
+    warmup_fraction: Fraction | None = setting(0.1, "share of the steps with rising rate")
+    steps: PositiveInt | None = setting(None, "updates (from --epochs and the number of examples)")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """All settings of ``launch/finetune.py``."""
+
+    task: TaskSettings
+    squad: SquadSettings
+    batch: FinetuneBatchSettings
+    optimizer: FinetuneOptimizerSettings
+    parallel: ParallelSettings

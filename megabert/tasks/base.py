@@ -1,0 +1,83 @@
+"""What the fine-tuning loop asks of a task, and nothing more.
+
+A task turns a file into features, builds the model with its head, computes the loss of a batch,
+reduces a batch's output to a few numbers a feature, and scores those numbers. It knows neither ranks
+nor DeepSpeed; the loop knows neither questions nor labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from megabert.config import ModelConfig
+
+if TYPE_CHECKING:
+    from megabert.data.tokenization import Tokenizer
+    from megabert.parallel.layers import TensorParallel
+    from megabert.parallel.rng import DropoutStreams
+
+Batch = dict[str, torch.Tensor]
+
+
+class Features(Protocol):
+    """The inputs of one file: one row is one sequence for the model."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Real tokens of each row, int64 [F]."""
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The given rows, padded to the longest of them.
+
+        Always ``input_ids``, ``token_type_ids``, ``attention_mask`` (1 = real), int64 [B, S], and
+        whatever else the task's ``loss`` and ``predict`` read.
+        """
+
+    def describe(self) -> str:
+        """One line for the log: how much of what, and what was left out."""
+
+    def sizes(self) -> dict[str, int]:
+        """The same as numbers, for results.json."""
+
+
+class Task(Protocol):
+    """A fine-tuning task."""
+
+    name: str
+    new_heads: tuple[str, ...]
+    """Prefixes of parameters that a pretrained checkpoint need not hold."""
+
+    def train_features(
+        self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
+    ) -> Features:
+        """Read a training file; at most ``max_examples`` of its examples, drawn by ``seed``."""
+
+    def eval_features(self, path: Path, tokenizer: Tokenizer) -> Features:
+        """Read a file to score, all of it."""
+
+    def build_model(
+        self,
+        config: ModelConfig,
+        tensor_parallel: TensorParallel,
+        streams: DropoutStreams | None,
+        activation_checkpointing: bool,
+    ) -> torch.nn.Module:
+        """The encoder with this task's head, weights not yet drawn or loaded."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean loss over the rows of the batch, a float32 scalar."""
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> Batch:
+        """Tensors [B, ...] whose further dimensions are the same for every batch."""
+
+    def score(
+        self, features: Features, outputs: dict[str, np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        """Write the predictions into ``folder`` and return the scores.
+
+        ``outputs`` holds ``predict``'s tensors for all rows of ``features``, in their order.
+        """

@@ -1,0 +1,73 @@
+"""Exact match and F1 of SQuAD v1.1, as its evaluation script defines them.
+
+Source: Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text",
+section 6.1. Both scores compare normalised strings (lower case, no ASCII punctuation, no articles
+a/an/the, single spaces); each takes the best over the ground truths of a question and is averaged
+over all questions. A question without a prediction counts 0.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class SquadScore:
+    """Scores in per cent (0-100) over ``total`` questions, ``answered`` of which had a prediction."""
+
+    exact_match: float
+    f1: float
+    total: int
+    answered: int
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, then without punctuation, then without articles, then single spaces.
+
+    The order matters: ``"the-end"`` becomes ``"theend"``, which holds no article any more.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, truth: str) -> float:
+    """1.0 when both are equal once normalised, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(truth))
+
+
+def f1(prediction: str, truth: str) -> float:
+    """Harmonic mean of precision and recall over the bags of normalised words, 0-1.
+
+    Two strings without a common word score 0, and so do two empty ones.
+    """
+    predicted, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
+    common = sum((Counter(predicted) & Counter(true)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(true)
+    return 2 * precision * recall / (precision + recall)
+
+
+def squad_score(truths: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> SquadScore:
+    """Score ``predictions`` (question id -> text) against ``truths`` (id -> ground truths).
+
+    Every question of ``truths`` counts, predicted or not; predictions for other ids are ignored.
+    """
+    matches = overlap = 0.0
+    answered = 0
+    for question, answers in truths.items():
+        if question not in predictions:
+            continue
+        answered += 1
+        text = predictions[question]
+        matches += max((exact_match(text, answer) for answer in answers), default=0.0)
+        overlap += max((f1(text, answer) for answer in answers), default=0.0)
+    total = len(truths)
+    scale = 100.0 / total if total else 0.0
+    return SquadScore(scale * matches, scale * overlap, total, answered)
