@@ -1,0 +1,224 @@
+"""Masked language modelling: which tokens are predicted, and what stands in their place.
+
+Of a sequence's n maskable tokens, floor(fraction * n + 1/2) are predicted, at least one and at most
+`max_predictions` (Devlin et al. 2019, section 3.1). A predicted token becomes [MASK] 8 times in 10, a random
+token 1 time in 10, and stays as it is 1 time in 10, each token by itself.
+
+- "token": each maskable token is as likely as any other.
+- "whole-word": words are taken in random order, with all their tokens; a word that does not fit into what
+  is left of the budget is passed over.
+- "ngram": spans of n whole words, n drawn from 1, 2, 3 with chances proportional to 1/n (Joshi et al. 2020;
+  Lan et al. 2020); a span that does not fit is shortened word by word.
+
+Where no word fits into the budget at all, the first one drawn gives as many of its tokens as do.
+Draws are addressed by (seed, epoch, sample, position), so masks are new in each epoch, and the same for a
+sample in whatever batch or process it is made.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.counter_rng import CounterRng, Ints, Purpose, Words, below
+from megabert.log import UserError
+
+Masking = Literal["token", "whole-word", "ngram"]
+Bools = npt.NDArray[np.bool_]
+
+MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+NGRAM_CHANCES = (1.0, 1 / 2, 1 / 3)
+_WORD = 2**32
+_NGRAM_LIMITS = (np.cumsum(NGRAM_CHANCES) / sum(NGRAM_CHANCES) * _WORD).astype(np.uint64)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSettings:
+    """How tokens are chosen to be predicted.
+
+    Args:
+        masking: "token", "whole-word" or "ngram".
+        fraction: share of the maskable tokens that is predicted, over 0 and up to 1.
+        max_predictions: predictions of a sequence at most; None takes `default_max_predictions`.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    masking: Masking = "token"
+    fraction: float = 0.15
+    max_predictions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.masking not in get_args(Masking):
+            known = ", ".join(get_args(Masking))
+            raise UserError(f"masking {self.masking!r} is not known: use one of {known}")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"mask fraction {self.fraction} is not over 0 and up to 1")
+        if self.max_predictions is not None and self.max_predictions < 1:
+            raise UserError(f"max predictions {self.max_predictions} is below 1")
+
+    @property
+    def by_word(self) -> bool:
+        """Whether word starts are needed."""
+        return self.masking != "token"
+
+    def limit(self, seq_length: int) -> int:
+        """Predictions of a sequence at most."""
+        return self.max_predictions or default_max_predictions(seq_length, self.fraction)
+
+
+def default_max_predictions(seq_length: int, fraction: float = 0.15) -> int:
+    """The published maximum: fraction * length, rounded up to a multiple of 5; 20 at 128, 80 at 512."""
+    return 5 * math.ceil(round(fraction * seq_length, 6) / 5)
+
+
+class Masker:
+    """Masks batches of sequences; a pure function of (settings, seed, epoch, sample).
+
+    Args:
+        settings: how tokens are chosen.
+        seed: whole number >= 0.
+        mask_id: the id of [MASK].
+        vocab_size: ids of random tokens are below it.
+        special_ids: ids that no random token has.
+
+    Raises:
+        UserError: the vocabulary has special tokens only.
+    """
+
+    def __init__(
+        self,
+        settings: MaskSettings,
+        seed: int,
+        mask_id: int,
+        vocab_size: int,
+        special_ids: Iterable[int],
+    ) -> None:
+        self.settings = settings
+        self._mask_id = mask_id
+        self._ordinary = np.setdiff1d(np.arange(vocab_size), np.array(sorted(special_ids)))
+        if not len(self._ordinary):
+            raise UserError(f"a vocabulary of {vocab_size} special tokens leaves none to train on")
+        self._places = CounterRng(seed, Purpose.MASK_PLACE)
+        self._kinds = CounterRng(seed, Purpose.MASK_KIND)
+
+    def apply(
+        self,
+        input_ids: Ints,
+        maskable: Bools,
+        word_starts: Bools | None,
+        epochs: Ints,
+        samples: Ints,
+    ) -> tuple[Ints, Ints]:
+        """Chooses tokens and masks them in place.
+
+        Args:
+            input_ids: int64 [B, S], changed in place.
+            maskable: bool [B, S], tokens of text.
+            word_starts: bool [B, S], whether a token starts a word; needed unless masking is "token".
+            epochs: int64 [B].
+            samples: int64 [B], number of each sequence's sample within its epoch.
+
+        Returns:
+            positions int64 [M], rising, into the flat B * S; and the tokens' own ids int64 [M].
+        """
+        width = input_ids.shape[1]
+        budgets = np.floor(self.settings.fraction * maskable.sum(axis=1) + 0.5).astype(np.int64)
+        budgets = np.clip(budgets, 1, self.settings.limit(width))
+        scores = self._places.rows(epochs, samples, width)  # [B, S]
+        if self.settings.by_word:
+            assert word_starts is not None
+            lengths = np.ones(maskable.shape, np.int64)
+            if self.settings.masking == "ngram":
+                draws = self._kinds.words(epochs[:, None], samples[:, None], np.arange(width))[2]
+                lengths += np.searchsorted(_NGRAM_LIMITS[:-1], draws, side="right")
+            chosen = _choose_words(maskable, word_starts, budgets, scores, lengths)
+        else:
+            chosen = _choose_tokens(maskable, budgets, scores)
+        rows, columns = np.nonzero(chosen)
+        labels = input_ids[rows, columns]
+        drawn = self._kinds.words(epochs[rows], samples[rows], columns)  # [4, M]
+        replaced = np.where(drawn[0] < MASKED_SHARE * _WORD, self._mask_id, labels)
+        swap = (drawn[0] >= MASKED_SHARE * _WORD) & (
+            drawn[0] < (MASKED_SHARE + RANDOM_SHARE) * _WORD
+        )
+        replaced[swap] = self._ordinary[below(drawn[1][swap], len(self._ordinary))]
+        input_ids[rows, columns] = replaced
+        return rows * width + columns, labels
+
+
+def _choose_tokens(maskable: Bools, budgets: Ints, scores: Words) -> Bools:
+    """The `budgets[i]` maskable tokens of lowest score in each row; ties go to the earlier token."""
+    ranked = np.where(maskable, scores, np.uint64(_WORD)).argsort(axis=1, kind="stable")
+    taken = np.arange(maskable.shape[1]) < np.minimum(budgets, maskable.sum(axis=1))[:, None]
+    chosen = np.zeros_like(maskable)
+    np.put_along_axis(chosen, ranked, taken, axis=1)
+    return chosen
+
+
+def _choose_words(
+    maskable: Bools, word_starts: Bools, budgets: Ints, scores: Words, lengths: Ints
+) -> Bools:
+    """Whole words of each row, in the order of their first tokens' scores; see the module.
+
+    `lengths` int64 [B, S] says at each word's first token how many words its span would take.
+    """
+    chosen = np.zeros_like(maskable)
+    for row in range(len(maskable)):
+        first, last, follows = _words(maskable[row], word_starts[row])
+        order = np.argsort(scores[row, first], kind="stable").tolist()
+        spans = lengths[row, first].tolist()
+        budget = int(budgets[row])
+        bounds = first.tolist(), last.tolist(), follows.tolist()
+        for start, stop in _take_spans(order, spans, *bounds, budget=budget):
+            chosen[row, start:stop] = True
+    return chosen
+
+
+def _words(maskable: Bools, word_starts: Bools) -> tuple[Ints, Ints, Bools]:
+    """First token, end, and whether the next word touches it, of each word in a sequence.
+
+    A word whose beginning was cut off counts as a word.
+    """
+    after_gap = np.concatenate(([True], ~maskable[:-1]))
+    first = np.flatnonzero(maskable & (word_starts | after_gap))
+    before_gap = np.concatenate((~maskable[1:], [True]))
+    next_starts = np.concatenate((word_starts[1:], [True]))
+    last = np.flatnonzero(maskable & (next_starts | before_gap)) + 1
+    follows = np.concatenate((last[:-1] == first[1:], [False])) if len(first) else np.zeros(0, bool)
+    return first, last, follows
+
+
+def _take_spans(
+    order: list[int],
+    spans: list[int],
+    first: list[int],
+    last: list[int],
+    follows: list[bool],
+    budget: int,
+) -> list[tuple[int, int]]:
+    """Spans of whole words, in the order drawn, as far as the budget goes; see the module."""
+    taken: list[tuple[int, int]] = []
+    used = [False] * len(first)
+    left = budget
+    for word in order:
+        if not left:
+            break
+        if used[word] or last[word] - first[word] > left:
+            continue
+        end = word
+        while end + 1 - word < spans[word] and follows[end] and not used[end + 1]:
+            if last[end + 1] - first[word] > left:
+                break
+            end += 1
+        used[word : end + 1] = [True] * (end + 1 - word)
+        taken.append((first[word], last[end]))
+        left -= last[end] - first[word]
+    if not taken and order:
+        start = first[order[0]]
+        taken.append((start, start + budget))
+    return taken

@@ -1,0 +1,217 @@
+"""Which samples there are, and in which order an epoch takes them, without a list of either.
+
+A document of T tokens is laid out in cells of C tokens, C being the room for text in a sequence. All
+cells of a document are full-size but one, the odd cell, which takes what is left over:
+n = max(1, floor((T - C/4) / C) + 1) cells, so the odd cell has C/4 up to 5C/4 tokens, or T if n = 1.
+The odd cell's place is drawn for each (seed, epoch, document), so that an epoch cuts each document
+elsewhere, while the number of samples depends on the document's length only.
+
+The order of an epoch is a permutation of the samples computed place by place: a Feistel network over
+Z_a x Z_a with a = ceil(sqrt(samples)) (Luby and Rackoff 1988), applied again while its value falls
+outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and sample 10**9 costs
+the same as the first.
+"""
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+import numpy as np
+
+from megabert.data.counter_rng import CounterRng, Ints, Purpose, Words, check_seed
+from megabert.log import UserError
+
+SentenceTask = Literal["nsp", "sop", "none"]
+SHORTEST_SEQUENCE = 8  # tokens
+_FEISTEL_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """What a sample is, before masking.
+
+    Args:
+        seq_length: tokens in a padded sequence, special tokens included.
+        sentence_task: "nsp" next sentence prediction (Devlin et al. 2019), "sop" sentence order
+            prediction (Lan et al. 2020), or "none" (one segment, as Liu et al. 2019).
+        short_sequence_fraction: share of samples cut to a random shorter length, 0 to 1.
+        seed: whole number >= 0.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    seq_length: int
+    sentence_task: SentenceTask = "nsp"
+    short_sequence_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.seq_length < SHORTEST_SEQUENCE:
+            raise UserError(
+                f"sequence length {self.seq_length} is too short: at least {SHORTEST_SEQUENCE}"
+            )
+        if self.sentence_task not in get_args(SentenceTask):
+            known = ", ".join(get_args(SentenceTask))
+            raise UserError(
+                f"sentence task {self.sentence_task!r} is not known: use one of {known}"
+            )
+        if not 0 <= self.short_sequence_fraction <= 1:
+            raise UserError(
+                f"short sequence fraction {self.short_sequence_fraction} is not within 0 to 1"
+            )
+
+    @property
+    def paired(self) -> bool:
+        """Whether a sample holds two segments."""
+        return self.sentence_task != "none"
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in a full sequence: all but [CLS] and the [SEP] of each segment."""
+        return self.seq_length - (3 if self.paired else 2)
+
+    @property
+    def smallest(self) -> int:
+        """Tokens that the shortest possible sample needs: one for each segment."""
+        return 2 if self.paired else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """The grid of one document in one epoch.
+
+    Args:
+        length: tokens in the document.
+        count: cells.
+        odd: place of the odd cell, 0 .. count-1.
+        size: tokens in each of the other cells.
+    """
+
+    length: int
+    count: int
+    odd: int
+    size: int
+
+    @property
+    def odd_size(self) -> int:
+        """Tokens in the odd cell."""
+        return self.length - (self.count - 1) * self.size
+
+    def cell_size(self, cell: int) -> int:
+        """Tokens in one cell."""
+        return self.odd_size if cell == self.odd else self.size
+
+    def boundary(self, cell: int) -> int:
+        """First token of a cell; `boundary(count)` is the document's length."""
+        if cell <= self.odd:
+            return cell * self.size
+        return (cell - 1) * self.size + self.odd_size
+
+    def boundary_at_sentence(self, cell: int, sentence_starts: Ints, smallest: int) -> int:
+        """The boundary moved to the nearest sentence start, if one is near enough.
+
+        Near enough is a quarter of a full cell, and less where a neighbour is so small that it could be
+        left with fewer than `smallest` tokens. Boundaries keep their order, and those of a document's
+        cells cover it exactly. Ties go to the earlier sentence.
+        """
+        if cell == 0 or cell == self.count:
+            return self.length if cell else 0
+        place = self.boundary(cell)
+        thinner = min(self.cell_size(cell - 1), self.cell_size(cell))
+        reach = min(self.size // 4, (thinner - smallest) // 2)
+        after = int(np.searchsorted(sentence_starts, place))
+        later = int(sentence_starts[after]) if after < len(sentence_starts) else self.length
+        earlier = int(sentence_starts[after - 1]) if after else 0
+        nearest = earlier if place - earlier <= later - place else later
+        return nearest if abs(nearest - place) <= reach else place
+
+
+class SampleIndex:
+    """The samples of a split: their number, their places, and their order in each epoch.
+
+    Args:
+        document_lengths: int64 [D], tokens of each document.
+        settings: what a sample is.
+
+    Memory is one int64 a document, whatever the number of epochs.
+    """
+
+    def __init__(self, document_lengths: Ints, settings: SampleSettings) -> None:
+        self.settings = settings
+        self._lengths = np.asarray(document_lengths, dtype=np.int64)
+        room, smallest = settings.room, settings.smallest
+        smallest_odd = max(smallest, room // 4)
+        counts = np.maximum((self._lengths - smallest_odd) // room + 1, 1)
+        counts[self._lengths < smallest] = 0
+        self._ends = np.cumsum(counts)  # [D] samples up to and with each document
+        self._grid = CounterRng(settings.seed, Purpose.GRID)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in one epoch."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, samples: Ints) -> tuple[Ints, Ints]:
+        """Document and cell of each sample, [N] -> ([N], [N]).
+
+        Raises:
+            IndexError: a sample number outside 0 .. num_samples-1.
+        """
+        samples = np.asarray(samples, dtype=np.int64)
+        if len(samples) and (samples.min() < 0 or samples.max() >= self.num_samples):
+            raise IndexError(f"sample outside 0 .. {self.num_samples - 1}")
+        documents = np.searchsorted(self._ends, samples, side="right")
+        before = np.where(documents > 0, self._ends[documents - 1], 0)
+        return documents.astype(np.int64), samples - before
+
+    def cells(self, epochs: Ints, documents: Ints) -> list[Cells]:
+        """The grid of each document in each epoch, [N] and [N]."""
+        before = np.where(documents > 0, self._ends[documents - 1], 0)
+        counts = self._ends[documents] - before
+        draws = self._grid.rows(epochs, documents, 1)[:, 0]
+        odd = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).tolist()
+        lengths = self._lengths[documents].tolist()
+        room = self.settings.room
+        return [Cells(t, n, j, room) for t, n, j in zip(lengths, counts.tolist(), odd, strict=True)]
+
+    def order(self, epoch: int, places: Ints) -> Ints:
+        """The samples that stand at these places of an epoch's order, [N] -> [N]; a permutation."""
+        return permute(places, self.num_samples, [self.settings.seed, epoch, int(Purpose.ORDER)])
+
+
+def permute(places: Ints, size: int, key: list[int]) -> Ints:
+    """A pseudo-random permutation of 0 .. size-1, at these places only.
+
+    Args:
+        places: int64 [N], each within 0 .. size-1.
+        size: how many numbers are permuted, at least 1.
+        key: whole numbers >= 0 that choose the permutation.
+    """
+    drawn = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
+    keys: Words = drawn.astype(np.uint64)
+    side = math.isqrt(size - 1) + 1
+    values = np.array(places, dtype=np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    while outside.any():
+        values[outside] = _feistel(values[outside], np.uint64(side), keys)
+        outside = values >= np.uint64(size)
+    return values.astype(np.int64)
+
+
+def _feistel(values: Words, side: np.uint64, keys: Words) -> Words:
+    """One pass over Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
+    left: Words = values // side
+    right: Words = values % side
+    for key in keys:
+        summed: Words = (left + _scramble(right ^ key) % side) % side
+        left, right = right, summed
+    return left * side + right
+
+
+def _scramble(values: Words) -> Words:
+    """A 64-bit mixing function (the finaliser of Steele, Lea and Flood's SplitMix, 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
