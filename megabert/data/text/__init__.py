@@ -1,0 +1,1 @@
+"""From dumps and text files to cleaned paragraphs of sentences."""

@@ -1,0 +1,138 @@
+"""Readers of text that is already free of wikitext: wikiextractor's forms, JSONL, plain text."""
+
+import html
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megabert.data.text.pages import Page
+from megabert.log import UserError
+
+MAX_LINE = 1 << 26  # bytes
+_DOC = re.compile(r'<doc\s+id="([^"]*)"(?:.*?\stitle="(.*)")?[^"]*>\s*$')
+_HEADING = re.compile(r"\s*=\s+([^=].*?)\s+=\s*$")  # " = Title = ", the WikiText layout
+_ANY_HEADING = re.compile(r"\s*(?:=\s+){1,6}[^=].*?(?:\s+=){1,6}\s*$")
+
+
+@dataclass
+class Numbering:
+    """Gives a number to pages that bring none: their place in the source, from 1."""
+
+    last: int = 0
+
+    def number(self, given: object = None) -> int:
+        """The page's own number where it is one, else its place."""
+        self.last += 1
+        text = str(given).strip() if given is not None else ""
+        return int(text) if text.isdigit() and len(text) < 19 else self.last
+
+
+def _plain(number: int, title: str, text: str) -> Page:
+    return Page(number, title, 0, False, "wikitext", text, "plain")
+
+
+def text_lines(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end), decoded as UTF-8.
+
+    Raises UserError at bytes that are not UTF-8 and at a line over 64 MiB.
+    """
+    place = 0
+    number = 0
+    while line := stream.readline(MAX_LINE):
+        number += 1
+        if len(line) >= MAX_LINE and not line.endswith(b"\n"):
+            raise UserError(f"{name}: line {number:,} is over {MAX_LINE >> 20} MiB long")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}: not UTF-8 text: line {number:,}, byte {place + error.start:,}"
+            ) from None
+        place += len(line)
+        yield number, text.rstrip("\r\n")
+
+
+def read_docs(stream: io.BufferedReader, name: str, numbering: Numbering) -> Iterator[Page]:
+    """wikiextractor's ``<doc id= url= title=>`` ... ``</doc>`` blocks."""
+    lines: list[str] | None = None
+    number, title, opened = 0, "", 0
+    for place, line in text_lines(stream, name):
+        match = _DOC.match(line) if line.startswith("<doc ") else None
+        if match and lines is None:
+            number = numbering.number(match.group(1))
+            title, lines, opened = html.unescape(match.group(2) or ""), [], place
+        elif match:
+            raise UserError(f"{name}: line {place:,}: <doc> inside the <doc> of line {opened:,}")
+        elif line.strip() == "</doc>" and lines is not None:
+            yield _plain(number, title, "\n".join(lines))
+            lines = None
+        elif lines is not None:
+            lines.append(line)
+        elif line.strip():
+            raise UserError(f"{name}: line {place:,} stands outside any <doc> block")
+    if lines is not None:
+        raise UserError(f"{name}: truncated: the <doc> opened on line {opened:,} is never closed")
+
+
+def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> Iterator[Page]:
+    """One JSON object a line with ``text`` and, where there are, ``title`` and ``id``.
+
+    wikiextractor's ``--json`` form is of this kind.
+    """
+    for place, line in text_lines(stream, name):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{name}: line {place:,} is not whole JSON ({error})") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise UserError(f'{name}: line {place:,} is not an object with a "text" string')
+        title = record.get("title")
+        number = numbering.number(record.get("id"))
+        yield _plain(number, title if isinstance(title, str) else "", record["text"])
+
+
+def plain_layout(head: str) -> str:
+    """How a plain text file parts its documents, judged by its beginning.
+
+    "headings": ``= Title =`` lines, as in WikiText; "blocks": blank lines part documents, as in
+    BERT's own input; "lines": a document a line, where there is no blank line.
+    """
+    lines = head.splitlines()
+    if any(_HEADING.match(line) for line in lines):
+        return "headings"
+    seen_text = False
+    for index, line in enumerate(lines):
+        if line.strip():
+            seen_text = True
+        elif seen_text and any(rest.strip() for rest in lines[index:]):
+            return "blocks"
+    return "lines"
+
+
+def read_text(
+    stream: io.BufferedReader, name: str, numbering: Numbering, head: str
+) -> Iterator[Page]:
+    """Plain UTF-8 text; see :func:`plain_layout` for what a document is."""
+    layout = plain_layout(head)
+    title = ""
+    lines: list[str] = []
+    for _, line in text_lines(stream, name):
+        heading = _HEADING.match(line) if layout == "headings" else None
+        if layout == "lines":
+            if line.strip():
+                yield _plain(numbering.number(), "", line)
+        elif heading or (layout == "blocks" and not line.strip()):
+            if any(item.strip() for item in lines):
+                yield _plain(numbering.number(), title, "\n".join(lines))
+            lines = []
+            title = heading.group(1) if heading else ""
+        elif layout == "headings" and _ANY_HEADING.match(line):
+            lines.append("")
+        else:
+            lines.append(line)
+    if any(item.strip() for item in lines):
+        yield _plain(numbering.number(), title, "\n".join(lines))

@@ -1,0 +1,58 @@
+"""Mending of text from which markup was taken: characters, spaces, brackets left empty."""
+
+import html
+import re
+
+_REMOVED = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f"
+                      "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
+_SPACES = re.compile(r"[\s\u2028\u2029]+")
+_WIDE = "　-〿＀-￯一-鿿㐀-䶿぀-ヿ"
+_OPEN, _CLOSE = "(（\\[［【〔", ")）\\]］】〕"
+_SEPARATORS = r"\s,;:·•/、，；：–—\-"
+_EMPTY = re.compile(
+    rf"[（［【〔][{_SEPARATORS}]*[）］】〕]"
+    rf"|(?<![A-Za-z0-9_])[(\[][{_SEPARATORS}]*[)\]]"
+    r"|“\s*”|「\s*」|『\s*』|《\s*》|〈\s*〉|‘\s*’|„\s*“|«\s*»"
+    r'|(?<![\w"])"\s?"(?![\w"])'
+)
+_AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
+_BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]+([)）])")
+_INNER = re.compile(r"[(（][^()（）]*[,;、，；][^()（）]*[)）]")
+_REPEATED = re.compile(r"([,;、，；])(?:\s*[,;、，；])+")
+_SPACE_BEFORE = re.compile(r"\s+([,.;、，。；：！？](?:\s|$)|[)\]）］】」』》])")
+_SPACE_AFTER_OPEN = re.compile(r"([(\[（［【「『《])\s+")
+_WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}]) (?=[、，。；：！？）」』》〉（「『《〈])|(?<=[、，。；：！？（「『《〈]) (?=[{_WIDE}])")  # fmt: skip
+_HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
+_LEADING = re.compile(r"^[\s,;、，；。.:：]+(?=\S)")
+_WORD = re.compile(r"\w")
+
+
+def _separators_once(match: re.Match[str]) -> str:
+    return _REPEATED.sub(r"\1", match.group())
+
+
+def tidy_line(text: str) -> str:
+    """One line of clean text: entities decoded, spaces single, empty brackets gone.
+
+    ``f()`` after a Latin letter or digit is a function call and stays; ``( , )`` and ``（）``
+    are what a dropped template leaves and go. Runs in time linear in the text.
+    """
+    if "&" in text:
+        text = html.unescape(text)
+    text = _SPACES.sub(" ", _REMOVED.sub("", text))
+    if _HAS_OPEN.search(text):
+        for _ in range(3):
+            shorter = _EMPTY.sub("", text)
+            if shorter == text:
+                break
+            text = shorter
+        text = _BEFORE_CLOSE.sub(r"\1", _AFTER_OPEN.sub(r"\1", text))
+        text = _SPACE_AFTER_OPEN.sub(r"\1", _INNER.sub(_separators_once, text))
+    text = _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text))
+    text = _WIDE_SPACE.sub("", text)
+    return _LEADING.sub("", text).strip()
+
+
+def has_word(text: str) -> bool:
+    """Whether there is a letter or digit in the text."""
+    return _WORD.search(text) is not None
