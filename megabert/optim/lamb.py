@@ -163,7 +163,7 @@ class Lamb(torch.optim.Optimizer):
             state["step"] += 1
         first = [state["exp_avg"] for state in states]
         second = [state["exp_avg_sq"] for state in states]
-        gradients = [parameter.grad for parameter in active]
+        gradients = [parameter.grad for parameter in active if parameter.grad is not None]
         torch._foreach_lerp_(first, gradients, 1.0 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, value=1.0 - beta2)
