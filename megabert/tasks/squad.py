@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from megabert.config import ModelConfig, SquadSettings
-from megabert.model.bert import BertForQuestionAnswering
+from megabert.model.heads import BertForQuestionAnswering
 from megabert.tasks.base import Batch, Features
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad_data import read_squad
@@ -30,7 +30,7 @@ class Squad:
     """The task ``squad``: see :class:`megabert.tasks.base.Task` for what each method does."""
 
     name = "squad"
-    new_heads = ("qa.",)
+    new_heads = ("qa",)
 
     def __init__(self, settings: SquadSettings) -> None:
         self.settings = settings

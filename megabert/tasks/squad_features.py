@@ -50,9 +50,7 @@ def best_window(spans: list[tuple[int, int]], tokens: int) -> np.ndarray:
     scores = np.full((len(spans), tokens), -1.0)
     for index, (start, length) in enumerate(spans):
         left = np.arange(length)
-        scores[index, start : start + length] = (
-            np.minimum(left, length - 1 - left) + 0.01 * length
-        )
+        scores[index, start : start + length] = np.minimum(left, length - 1 - left) + 0.01 * length
     return scores.argmax(axis=0)
 
 
