@@ -116,7 +116,8 @@ class BertForPreTraining(nn.Module):
             input_ids, token_type_ids, attention_mask: as in :meth:`BertModel.forward`.
             masked_positions: int64 ``[M]``, indices into the flattened ``[B * S]``; M may be 0.
             masked_labels: int64 ``[M]``, below ``vocab_size``.
-            next_sentence_labels: int64 ``[B]``; needed exactly when the model has that head.
+            next_sentence_labels: int64 ``[B]``; needed exactly when the model has that head. A row
+                labelled -100 only fills up an evaluation batch: it is in no loss and no count.
         """
         if (self.nsp is None) != (next_sentence_labels is None):
             raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
@@ -144,7 +145,7 @@ class BertForPreTraining(nn.Module):
         logits = self.nsp(self.bert.pooler(hidden)).to(like.dtype)  # [B, 2]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(dim=1) == labels).sum(dtype=like.dtype)
-        return loss_sum, correct, torch.full_like(like, labels.numel(), requires_grad=False)
+        return loss_sum, correct, (labels >= 0).sum(dtype=like.dtype)
 
     @torch.no_grad()
     def logits(
