@@ -1,0 +1,247 @@
+"""Does the converted model compute the same? Both sides are loaded anew and their outputs compared.
+
+The tolerance is 1e-5 in fp32, relative to the largest output of that kind where it exceeds 1:
+``max |a - b| <= 1e-5 max(1, max |a|)``, over real tokens only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megabert.convert import huggingface
+from megabert.convert.samples import MASKED_PAIR, Batch, id_batch, same_ids, text_batch
+from megabert.convert.whole_model import (
+    ENCODER_ONLY,
+    MASKED_LM,
+    PRETRAINING,
+    QUESTION_ANSWERING,
+    WholeModel,
+    build,
+)
+from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.log import UserError
+
+TOLERANCE = 1e-5
+TOP = 5
+
+Outputs = dict[str, Tensor]
+Side = Callable[[Batch], Outputs]
+
+
+@dataclass
+class Comparison:
+    """Outcome of a check.
+
+    Attributes:
+        differences: output -> (largest absolute difference, largest absolute value).
+        tokens: real tokens compared.
+        predictions: side -> the best words for the masked one, with probabilities.
+        sentence: the masked sentence.
+    """
+
+    differences: dict[str, tuple[float, float]] = field(default_factory=dict)
+    tokens: int = 0
+    sentence: str = ""
+    predictions: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[str]:
+        """The outputs that differ, each with its figures."""
+        return [
+            f"{name} differs by {difference:.3g} (largest value {largest:.3g})"
+            for name, (difference, largest) in self.differences.items()
+            if not difference <= TOLERANCE * max(1.0, largest)
+        ]
+
+    def lines(self) -> list[str]:
+        """The comparison for people."""
+        told = [
+            f"  {name}: largest difference {difference:.2e} of {largest:.2f}"
+            for name, (difference, largest) in self.differences.items()
+        ]
+        text = [f"compared on {self.tokens} tokens (tolerance {TOLERANCE:g}):", *told]
+        if self.predictions:
+            text.append(f"  {self.sentence}")
+        for side, words in self.predictions.items():
+            best = ", ".join(f"{word} {probability:.3f}" for word, probability in words)
+            text.append(f"  {side}: {best}")
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the record."""
+        return {
+            "tolerance": TOLERANCE,
+            "tokens": self.tokens,
+            "largest_difference": {k: d for k, (d, _) in self.differences.items()},
+            "largest_value": {k: v for k, (_, v) in self.differences.items()},
+        }
+
+
+def our_side(model: WholeModel) -> Side:
+    """Forward pass of our own model with these weights."""
+    ours = build(model)
+    head, has_pooler = model.head, model.has_pooler
+
+    def run(batch: Batch) -> Outputs:
+        inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
+        if head == QUESTION_ANSWERING:
+            start, end = ours(*inputs)
+            return {"start logits": start, "end logits": end}
+        if head == ENCODER_ONLY:
+            hidden = ours.bert(*inputs)
+            pooled = {"pooler": ours.bert.pooler(hidden)} if has_pooler else {}
+            return {"hidden states": hidden, **pooled}
+        mlm, nsp = ours.logits(*inputs)
+        return {"MLM logits": mlm, **({"NSP logits": nsp} if head == PRETRAINING else {})}
+
+    return run
+
+
+def their_side(folder: Path, model: WholeModel) -> Side:
+    """Forward pass of transformers on a folder.
+
+    Args:
+        folder: what transformers loads.
+        model: the same model as megabert sees it: says which class, and what may be absent.
+
+    Raises:
+        UserError: transformers misses a tensor or meets one that nobody accounted for.
+    """
+    theirs = load_transformers(folder, model)
+    head, has_pooler = model.head, model.has_pooler
+
+    def run(batch: Batch) -> Outputs:
+        output = theirs(**batch.as_dict())
+        if head == QUESTION_ANSWERING:
+            return {"start logits": output.start_logits, "end logits": output.end_logits}
+        if head == ENCODER_ONLY:
+            pooled = {"pooler": output.pooler_output} if has_pooler else {}
+            return {"hidden states": output.last_hidden_state, **pooled}
+        if head == MASKED_LM:
+            return {"MLM logits": output.logits}
+        return {
+            "MLM logits": output.prediction_logits,
+            "NSP logits": output.seq_relationship_logits,
+        }
+
+    return run
+
+
+def load_transformers(folder: Path, model: WholeModel) -> Any:
+    """The transformers model of a folder, in fp32 and evaluation mode.
+
+    Raises:
+        UserError: transformers cannot load it, or would start with made-up weights.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    name = huggingface.class_name(model)
+    try:
+        theirs, told = getattr(transformers, name).from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype=torch.float32,
+            local_files_only=True,
+            attn_implementation="eager",
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"transformers' {name} does not load {folder}: {str(error).splitlines()[0]}"
+        ) from error
+    table = huggingface.family_of(model.config).table
+    explained = {name for name, _ in model.left_out}
+    explained |= {n.theirs for n in table.expand(0) if n.ours in explained}
+    bare = model.head == ENCODER_ONLY and not model.has_pooler
+    missing = {n for n in told["missing_keys"] if not (bare and n.startswith("pooler."))}
+    unexpected = {n for n in told["unexpected_keys"] if table.spell(n) not in explained}
+    problems = missing | unexpected | {str(n) for n in told["mismatched_keys"]}
+    if problems:
+        raise UserError(
+            f"transformers' {name} does not load {folder} completely: {len(problems)} tensors "
+            f"missing or unexpected (first: {min(problems)})"
+        )
+    return theirs.eval()
+
+
+def compare(
+    left: Side, right: Side, model: WholeModel, tokenizer: Tokenizer | None, names: tuple[str, str]
+) -> Comparison:
+    """Run both sides on the sample text and on one sequence of ids.
+
+    Args:
+        left, right: the two sides.
+        model: what they should both be.
+        tokenizer: the checkpoint's; without one, ids alone are compared.
+        names: what to call the sides.
+    """
+    result = Comparison()
+    config = model.config
+    batches = [id_batch(config.vocab_size, config.max_position_embeddings, config.type_vocab_size)]
+    masked = None
+    if tokenizer is not None:
+        batch, masked = text_batch(tokenizer, config.max_position_embeddings)
+        batches.insert(0, batch)
+    for number, batch in enumerate(batches):
+        with torch.no_grad():
+            ours, theirs = left(batch), right(batch)
+        result.tokens += int(batch.attention_mask.sum())
+        _compare_batch(result, ours, theirs, batch)
+        if number == 0 and masked is not None and "MLM logits" in ours:
+            assert tokenizer is not None
+            result.sentence = tokenizer.decode(batch.input_ids[MASKED_PAIR].tolist())
+            for side, outputs in zip(names, (ours, theirs)):
+                scores = outputs["MLM logits"][MASKED_PAIR, masked]  # [V]
+                result.predictions[side] = _best(scores, tokenizer)
+    return result
+
+
+def _compare_batch(result: Comparison, ours: Outputs, theirs: Outputs, batch: Batch) -> None:
+    if ours.keys() != theirs.keys():
+        raise AssertionError(f"the sides give {sorted(ours)} and {sorted(theirs)}")
+    real = batch.attention_mask.bool()  # [B, S]
+    for name, left in ours.items():
+        right = theirs[name]
+        if left.shape[:2] == real.shape:
+            left, right = left[real], right[real]
+        difference = (left - right).abs().max().item()
+        largest = max(left.abs().max().item(), right.abs().max().item())
+        if not math.isfinite(difference):
+            difference = math.inf
+        old = result.differences.get(name, (0.0, 0.0))
+        result.differences[name] = (max(old[0], difference), max(old[1], largest))
+
+
+def _best(scores: Tensor, tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    probabilities = torch.softmax(scores.float(), 0)
+    values, ids = probabilities.topk(min(TOP, len(probabilities)))
+    return [(tokenizer.decode([int(i)]), float(v)) for i, v in zip(ids, values)]
+
+
+def check_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """Our tokenizer of a folder, after comparing it with the one transformers makes of it.
+
+    Raises:
+        UserError: it has more words than the model, or transformers cuts the sample text otherwise.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} words, the model only {vocab_size}"
+        )
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    text = same_ids(tokenizer, theirs)
+    if text is not None:
+        raise UserError(f"{folder}: transformers' tokenizer gives other ids for {text!r}")
+    return tokenizer

@@ -1,0 +1,107 @@
+"""Our own weights as input: a run, one of its checkpoint folders, or a megabert folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from megabert.config import ModelConfig
+from megabert.convert.whole_model import WholeModel, settle
+from megabert.log import UserError, get_logger
+from megabert.model.heads import BertForPreTraining
+from megabert.model.weight_files import TOKENIZER_FILES
+from megabert.model.weights import is_weights_folder, load_weights, true_vocabulary
+from megabert.naming import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
+
+
+def read(path: Path, *, scratch: Path | None = None) -> tuple[WholeModel, str | None]:
+    """Read our own weights.
+
+    Args:
+        path: a RUN (its newest whole checkpoint, or the megabert folder of a finished fine-tuning),
+            a checkpoint folder, or a megabert folder.
+        scratch: disk space for merging a partitioned checkpoint.
+
+    Returns:
+        the model, and the SHA-256 of the tokenizer that it was trained with, if recorded.
+
+    Raises:
+        UserError: none of these, or damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(
+            f"{path} is not a folder; --input takes a run, a checkpoint or a megabert folder"
+        )
+    final = path / RUN_FINAL
+    if not (path / RUN_CHECKPOINTS).is_dir() and is_weights_folder(final):
+        path = final
+    if is_weights_folder(path):
+        return _read_megabert_folder(path)
+    return _read_checkpoint(path, scratch)
+
+
+def _tokenizer_in(folder: Path) -> Path | None:
+    has_one = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return folder if has_one else None
+
+
+def _read_megabert_folder(folder: Path) -> tuple[WholeModel, str | None]:
+    config, tensors, info = load_weights(folder)
+    model = WholeModel(
+        config=config,
+        tensors=tensors,
+        tokenizer=_tokenizer_in(folder),
+        trained_positions=int(info.get("trained_positions", config.max_position_embeddings)),
+        origin=str(folder),
+    )
+    settle(model)
+    return model, info.get("tokenizer_sha256")
+
+
+def pretraining_shapes(config: ModelConfig, sentence_task: bool) -> dict[str, tuple[int, ...]]:
+    """Whole shape of every parameter of a pretraining model (padded vocabulary), without memory."""
+    with torch.device("meta"):
+        model = BertForPreTraining(config, sentence_task=sentence_task)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str | None]:
+    # here, so that other conversions do not wait for DeepSpeed
+    from megabert.engine.checkpoint import damaged_file, newest_checkpoint
+    from megabert.engine.universal import whole_checkpoint
+
+    checkpoint = newest_checkpoint(path)
+    fault = damaged_file(checkpoint)
+    if fault is not None:
+        raise UserError(f"the checkpoint is damaged: {fault}")
+    record, folder = checkpoint.record, checkpoint.folder
+    config = ModelConfig.from_dict(record["model"])
+    shapes = pretraining_shapes(config, record.get("sentence_task", "nsp") != "none")
+    get_logger("megabert.convert").info(
+        "merging %s: ZeRO %s, tensor parallel %s, data parallel %s",
+        folder,
+        record.get("zero_stage"),
+        record.get("tensor_parallel"),
+        record.get("data_parallel"),
+    )
+    with whole_checkpoint(folder, shapes, scratch=scratch) as whole:
+        if whole.step != checkpoint.step:
+            raise UserError(
+                f"{folder}: its record says step {checkpoint.step}, its optimizer {whole.step}"
+            )
+        tensors = {
+            name: true_vocabulary(name, tensor, config.vocab_size).clone()
+            for name, tensor in whole.weights().items()
+        }
+    model = WholeModel(
+        config=replace(config),
+        tensors=tensors,
+        tokenizer=_tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER),
+        trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),
+        origin=f"{folder} (step {checkpoint.step})",
+    )
+    settle(model)
+    return model, record.get("tokenizer_sha256")

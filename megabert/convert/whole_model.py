@@ -1,0 +1,114 @@
+"""A model between two formats: whole fp32 tensors under our names, whatever it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from megabert.config import ModelConfig
+from megabert.convert.names.table import first_names
+from megabert.log import UserError
+from megabert.model.bert import BertModel
+from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.weights import load_into, true_config
+from megabert.parallel.layers import TensorParallel
+
+PRETRAINING = "pretraining"
+MASKED_LM = "masked language model"
+QUESTION_ANSWERING = "question answering"
+ENCODER_ONLY = "encoder"
+
+
+@dataclass
+class WholeModel:
+    """Weights on their way from one format to another.
+
+    Attributes:
+        config: the model, with its true vocabulary size.
+        tensors: our names -> whole fp32 tensors without vocabulary padding.
+        tokenizer: folder with the tokenizer's files, None if there is none.
+        trained_positions: rows of the position table that training has seen.
+        origin: where the weights come from, for the record and for messages.
+        left_out: (name, reason) of everything in the source that is not converted.
+    """
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    tokenizer: Path | None
+    trained_positions: int
+    origin: str
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the pooler's weights are among the tensors."""
+        return "bert.pooler.dense.weight" in self.tensors
+
+    @property
+    def head(self) -> str:
+        """What stands on the encoder; decides the class on the other side."""
+        if "qa.classifier.weight" in self.tensors:
+            return QUESTION_ANSWERING
+        if "mlm.dense.weight" in self.tensors:
+            has_nsp = "nsp.classifier.weight" in self.tensors and self.has_pooler
+            return PRETRAINING if has_nsp else MASKED_LM
+        return ENCODER_ONLY
+
+
+class EncoderOnly(nn.Module):
+    """Our encoder with its parameters named as in the models with heads (``bert.`` in front)."""
+
+    def __init__(self, config: ModelConfig, pooler: bool) -> None:
+        super().__init__()
+        self.bert = BertModel(config, pooler=pooler)
+
+
+def empty_model(config: ModelConfig, head: str, pooler: bool) -> nn.Module:
+    """Our model of one rank for this head, with unpadded vocabulary and unset weights.
+
+    ``pooler`` counts for a bare encoder only: pretraining always has one, the other heads never.
+    """
+    config = replace(true_config(config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    if head == QUESTION_ANSWERING:
+        return BertForQuestionAnswering(config)
+    if head == ENCODER_ONLY:
+        return EncoderOnly(config, pooler)
+    return BertForPreTraining(config, sentence_task=head == PRETRAINING)
+
+
+def settle(model: WholeModel) -> None:
+    """Compare names and shapes with those of our model, and set aside what it has no place for.
+
+    A pooler without a sentence task, and a sentence head without a pooler or an MLM head, go to
+    ``left_out``; nothing else may be too many.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        empty = empty_model(model.config, model.head, model.has_pooler)
+    expected = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+    absent = [name for name in expected if name not in model.tensors]
+    if absent:
+        raise UserError(f"{model.origin}: missing tensors: {first_names(absent)}")
+    for name in [name for name in model.tensors if name not in expected]:
+        if not name.startswith(("bert.pooler.", "nsp.")):
+            raise UserError(f"{model.origin}: unexpected tensor {name}")
+        model.left_out.append((name, f"a {model.head} model has no place for it"))
+        del model.tensors[name]
+    for name, tensor in model.tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise UserError(
+                f"{model.origin}: {name} has shape {list(tensor.shape)}, its configuration "
+                f"asks for {list(expected[name])}"
+            )
+
+
+def build(model: WholeModel) -> nn.Module:
+    """Our model with these weights, in evaluation mode."""
+    ours = empty_model(model.config, model.head, model.has_pooler)
+    load_into(ours, model.tensors, TensorParallel(), source=model.origin)
+    return ours.eval()

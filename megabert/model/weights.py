@@ -1,0 +1,253 @@
+"""Whole weights on disk (the "megabert folder") and into a model of any tensor parallel degree.
+
+A megabert folder holds ``megabert.json`` (what the model is and how its tensors are laid out),
+``model.safetensors`` (whole fp32 tensors under our parameter names; the vocabulary at its true size,
+without padding rows) and the tokenizer's files. It is written into a temporary neighbour and renamed,
+so a half-written one is never seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megabert.config import ModelConfig
+from megabert.log import UserError, get_logger
+from megabert.model.split import cut, split_dim
+from megabert.model.weight_files import copy_tokenizer, new_folder, read_tensors, write_tensors
+from megabert.naming import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
+from megabert.parallel.layers import TensorParallel
+
+VERSION = 1
+QKV_LAYOUT = "separate"
+"""Query, key and value are three tensors; a file that states any other layout is refused."""
+
+VOCABULARY_TENSORS = ("bert.embeddings.word_embeddings.weight", "mlm.bias")
+"""The tensors whose first dimension is the vocabulary."""
+
+
+def true_vocabulary(name: str, tensor: Tensor, vocab_size: int) -> Tensor:
+    """``tensor`` without the padding rows of the vocabulary ([Vp, ...] -> [V, ...])."""
+    return tensor[:vocab_size] if name in VOCABULARY_TENSORS else tensor
+
+
+def padded_vocabulary(name: str, tensor: Tensor, padded_size: int) -> Tensor:
+    """``tensor`` with rows of zeros up to the padded vocabulary ([V, ...] -> [Vp, ...]).
+
+    The rows are never looked up and never scored, so their values change nothing.
+    """
+    if name not in VOCABULARY_TENSORS or tensor.shape[0] >= padded_size:
+        return tensor
+    padding = tensor.new_zeros(padded_size - tensor.shape[0], *tensor.shape[1:])
+    return torch.cat([tensor, padding])
+
+
+def true_config(config: ModelConfig) -> ModelConfig:
+    """The same model with no padding in its vocabulary: its parameters are whole tensors on disk."""
+    return replace(config, vocab_multiple=1)
+
+
+def write_weights(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer_folder: Path | None,
+    **info: Any,
+) -> None:
+    """Fill an existing folder as :func:`save_weights` does (no renaming)."""
+    whole = {name: true_vocabulary(name, t, config.vocab_size) for name, t in tensors.items()}
+    write_tensors(folder / WEIGHTS_FILE, whole, {"format": "pt"})
+    copy_tokenizer(tokenizer_folder, folder)
+    record = {
+        "format": WEIGHTS_FORMAT,
+        "version": VERSION,
+        "model": config.to_dict(),
+        "qkv_layout": QKV_LAYOUT,
+        "trained_positions": info.pop("trained_positions", config.max_position_embeddings),
+        "source": info.pop("source", None),
+        **info,
+    }
+    (folder / WEIGHTS_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def save_weights(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer_folder: Path | None,
+    **info: Any,
+) -> None:
+    """Write a megabert folder.
+
+    Args:
+        folder: must not exist.
+        config: the model.
+        tensors: whole tensors under our names, any float dtype; padding rows are taken off.
+        tokenizer_folder: its tokenizer files are copied; None leaves the folder without.
+        info: further values of ``megabert.json``: ``trained_positions`` (rows of the position table
+            that training has seen), ``source``, ``tokenizer_sha256``, ...
+
+    Raises:
+        UserError: the folder exists.
+    """
+    with new_folder(folder) as temporary:
+        write_weights(temporary, config, tensors, tokenizer_folder, **info)
+
+
+def is_weights_folder(folder: Path) -> bool:
+    """Whether ``folder`` holds the two files of a megabert folder."""
+    return (folder / WEIGHTS_FILE).is_file() and (folder / WEIGHTS_RECORD).is_file()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The checked ``megabert.json`` of a megabert folder.
+
+    Raises:
+        UserError: missing, damaged, of another format or version, or with an unknown layout of
+            query, key and value.
+    """
+    path = Path(folder) / WEIGHTS_RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is not a megabert folder: it has no {WEIGHTS_RECORD} "
+            "(launch/convert.py makes one from a checkpoint or from a Hugging Face folder)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != WEIGHTS_FORMAT:
+        raise UserError(f"{path} does not describe a megabert folder of weights")
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {record.get('version')!r}; this megabert reads version {VERSION}"
+        )
+    if record.get("qkv_layout") != QKV_LAYOUT:
+        raise UserError(
+            f"{path} states the query-key-value layout {record.get('qkv_layout')!r}; this megabert "
+            f"knows {QKV_LAYOUT!r} only"
+        )
+    return record
+
+
+def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """Read a megabert folder.
+
+    Returns:
+        the model, its whole fp32 tensors (true vocabulary), and the other values of
+        ``megabert.json`` (``trained_positions``, ``source``, ...).
+
+    Raises:
+        UserError: not a megabert folder, or one of its files is damaged.
+    """
+    record = read_record(folder)
+    config = ModelConfig.from_dict(record["model"])
+    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    skip = {"format", "version", "model", "qkv_layout"}
+    return config, tensors, {key: value for key, value in record.items() if key not in skip}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_into` did, by parameter name.
+
+    ``new``: parameters of a head that the file does not hold and that keep their initial values;
+    ``unused``: tensors of the file that this model has no place for (heads only).
+    """
+
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"weights: {len(self.matched)} tensors loaded"
+        if self.new:
+            text += f", {len(self.new)} new ({_heads(self.new)})"
+        if self.unused:
+            text += f", {len(self.unused)} of the file not used ({_heads(self.unused)})"
+        return text
+
+
+def _heads(names: Collection[str]) -> str:
+    return ", ".join(sorted({name.rsplit(".", 2)[0] for name in names}))
+
+
+def load_into(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    tp: TensorParallel,
+    *,
+    new_heads: Collection[str] = (),
+    source: object = "the checkpoint",
+) -> LoadReport:
+    """Put whole tensors into a model, cut to this rank's tensor parallel part.
+
+    Every encoder tensor (``bert.``, the pooler aside) must be there on both sides with the same
+    shape. The vocabulary is padded as the model asks.
+
+    Args:
+        model: real parameters (not partitioned by ZeRO 3), any device and float dtype.
+        tensors: whole tensors under our names; true or padded vocabulary.
+        tp: this rank's place among the tensor parallel ranks.
+        new_heads: prefixes of parameters that may be absent from ``tensors`` and then keep their
+            initial values, as ``("qa", "bert.pooler")``.
+        source: path, for messages.
+
+    Raises:
+        UserError: a tensor is missing, has another shape, or belongs to no part of this model.
+    """
+    parameters = dict(model.named_parameters())
+    prefixes = tuple(f"{head}." for head in new_heads)
+    absent = [name for name in parameters if name not in tensors]
+    missing = [name for name in absent if not name.startswith(prefixes)] if prefixes else absent
+    extra = [name for name in tensors if name not in parameters]
+    unexpected = [n for n in extra if n.startswith("bert.") and not n.startswith("bert.pooler.")]
+    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", "mlm", "nsp", "qa")]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} missing ({_first(missing)})")
+    if unexpected:
+        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
+    if problems:
+        matched = len(parameters) - len(absent)
+        raise UserError(
+            f"{source} does not fit this model: {matched} tensors matched, {', '.join(problems)}"
+        )
+    for name, parameter in parameters.items():
+        if name in tensors:
+            _load_one(name, parameter, tensors[name], tp, source)
+    report = LoadReport(
+        tuple(name for name in parameters if name in tensors), tuple(absent), tuple(extra)
+    )
+    get_logger("megabert.weights").info("%s", report)
+    return report
+
+
+def _load_one(
+    name: str, parameter: nn.Parameter, whole: Tensor, tp: TensorParallel, source: object
+) -> None:
+    dim = split_dim(name)
+    if name in VOCABULARY_TENSORS:
+        rows = parameter.shape[0] * tp.size
+        whole = padded_vocabulary(name, whole, rows)
+    expected = list(parameter.shape)
+    if dim is not None:
+        expected[dim] *= tp.size
+    if list(whole.shape) != expected:
+        raise UserError(
+            f"{source}: {name} has shape {list(whole.shape)}, this model needs {expected}"
+        )
+    part = whole if dim is None else cut(whole, dim, tp.rank, tp.size)
+    with torch.no_grad():
+        parameter.copy_(part)
+
+
+def _first(names: Collection[str], most: int = 3) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
