@@ -9,6 +9,7 @@ of epoch n div N, N being the samples of an epoch. The run's data position is th
 and it means the same for any data-parallel size, micro batch size and worker count.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,14 @@ from megabert.data.pairs import CorpusLike, Pair, PairMaker, SampleSettings
 from megabert.log import UserError
 
 Arrays = dict[str, npt.NDArray[np.int64]]
+EVALUATION_SEED = 0
 IGNORED_LABEL = -100
 """Sentence label of a row that only fills up a batch; the loss and the counts leave it out."""
+
+
+def evaluation_settings(settings: SampleSettings) -> SampleSettings:
+    """The same samples in every run: the settings with a seed that is not the run's."""
+    return dataclasses.replace(settings, seed=EVALUATION_SEED)
 
 
 class SampleSource:

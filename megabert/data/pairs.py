@@ -264,7 +264,9 @@ class PairMaker:
 
 
 def _name(corpus: CorpusLike) -> str:
-    return str(getattr(corpus, "name", "the corpus"))
+    """The corpus in words, for messages."""
+    folder, split = getattr(corpus, "folder", None), getattr(corpus, "split", None)
+    return f"{folder}: the split {split!r}" if folder and split else "the corpus"
 
 
 def _below(draw: int, limit: int) -> int:

@@ -7,7 +7,7 @@ The odd cell's place is drawn for each (seed, epoch, document), so that an epoch
 elsewhere, while the number of samples depends on the document's length only.
 
 The order of an epoch is a permutation of the samples computed place by place: a Feistel network over
-Z_a x Z_a with a = ceil(sqrt(samples)) (Luby and Rackoff 1988), applied again while its value falls
+Z_a x Z_a with a = max(8, ceil(sqrt(samples))) (Luby and Rackoff 1988), applied again while its value falls
 outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and sample 10**9 costs
 the same as the first.
 """
@@ -24,6 +24,7 @@ from megabert.log import UserError
 SentenceTask = Literal["nsp", "sop", "none"]
 SHORTEST_SEQUENCE = 8  # tokens
 _FEISTEL_ROUNDS = 8
+_FEISTEL_SIDE = 8  # at least: over smaller sides a network cannot make every permutation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,7 @@ def permute(places: Ints, size: int, key: list[int]) -> Ints:
     """
     drawn = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
     keys: Words = drawn.astype(np.uint64)
-    side = math.isqrt(size - 1) + 1
+    side = max(_FEISTEL_SIDE, math.isqrt(size - 1) + 1)
     values = np.array(places, dtype=np.uint64)
     outside = np.ones(len(values), dtype=bool)
     while outside.any():
