@@ -1,19 +1,26 @@
 """A page to paragraphs of sentences, or the reason why it is dropped."""
 
+import html
 import re
 from dataclasses import dataclass
 
-from megabert.data.text.pages import Page
+from megabert.data.text.conversion import has_variants, resolve_conversion
+from megabert.data.text.inline import EXTERNAL, LinkRules, strip_inline
+from megabert.data.text.pages import Page, Site
 from megabert.data.text.sentences import split_sentences
-from megabert.data.text.tidy import has_word, tidy_line
+from megabert.data.text.tidy import has_ideograph, has_word, tidy_line
 from megabert.data.text.wikitext import TIME_LIMIT, PageLimitError, clean
 
 DROP_REASONS = ("namespace", "redirect", "model", "too long", "time limit", "empty")
+_MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
+_REFERENCE = re.compile(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
+_MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|__[^\W_]{3,40}__|\[/?url[^\[\]]*\]")
 _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
-_TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,200}>")
-_FORMULA = re.compile(r"\bformula_\d+\b")
-_HEADING_LINE = re.compile(r"[^.。!?！？,，;；:：]{1,60}\.")
-_SPACED_END = re.compile(r"\s\.$")
+# a row of a table, its attributes, or the settings of a picture, as lines of their own
+_ROW = re.compile(
+    r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
+)
+_WIDE_STOP = re.compile(r"[。！？，；：]")
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ def page_to_sentences(page: Page, language: str, time_limit: float = TIME_LIMIT)
     if page.model != "wikitext":
         return Cleaned([], "model")
     if page.markup == "plain":
-        groups = [[line] for line in _plain_lines(page)]
+        groups = [[line] for line in _plain_lines(page, language)]
     else:
         try:
             sections = clean(
@@ -59,11 +66,16 @@ def page_to_sentences(page: Page, language: str, time_limit: float = TIME_LIMIT)
     return Cleaned(paragraphs) if paragraphs else Cleaned([], "empty")
 
 
-def _plain_lines(page: Page) -> list[str]:
+def _plain_lines(page: Page, language: str) -> list[str]:
     """Lines of already extracted text, without the repeated title and section headings."""
+    text = page.text
+    if "&" in text:
+        text = html.unescape(text)
+    if _MARKUP.search(text):
+        text = _without_leftovers(text, language)
     lines = []
     first = True
-    for raw in page.text.split("\n"):
+    for raw in text.split("\n"):
         raw = raw.strip()
         if not raw:
             continue
@@ -71,16 +83,30 @@ def _plain_lines(page: Page) -> list[str]:
             first = False
             continue
         first = False
-        line = _plain_line(raw)
-        if has_word(line) and not _HEADING_LINE.fullmatch(line):
+        if _ROW.match(raw) or raw.count("||") > 1:
+            continue
+        line = tidy_line(_BULLET.sub("", raw))
+        if has_word(line) and not _is_heading(line):
             lines.append(line)
     return lines
 
 
-def _plain_line(raw: str) -> str:
-    line = _BULLET.sub("", raw)
-    if "<" in line:
-        line = _TAG.sub("", line)
-    if "formula_" in line:
-        line = _FORMULA.sub("", line)
-    return tidy_line(line)
+def _without_leftovers(text: str, language: str) -> str:
+    """Without the wikitext that extractors leave: links, tags, conversions, formula marks."""
+    text = _MARK.sub(" ", _REFERENCE.sub("", text))
+    if "-{" in text and has_variants(language):
+        text = resolve_conversion(text, language)
+    return strip_inline(text, LinkRules.of(Site(), language)).replace(EXTERNAL, "")
+
+
+def _is_heading(line: str) -> bool:
+    """A section heading as wikiextractor writes it: the heading and a full stop.
+
+    In Chinese or Japanese a short line that ends in a Latin full stop is nothing else; in other
+    scripts lines of up to three words with a full stop are taken for headings.
+    """
+    if not line.endswith(".") or len(line) > 60:
+        return False
+    if has_ideograph(line):
+        return len(line) <= 30 and not _WIDE_STOP.search(line)
+    return line.count(" ") < 3

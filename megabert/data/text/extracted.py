@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megabert.data.text.pages import Page
+from megabert.data.text.pages import Page, canonical_namespace
 from megabert.log import UserError
 
 MAX_LINE = 1 << 26  # bytes
@@ -29,8 +29,8 @@ class Numbering:
         return int(text) if text.isdigit() and len(text) < 19 else self.last
 
 
-def _plain(number: int, title: str, text: str) -> Page:
-    return Page(number, title, 0, False, "wikitext", text, "plain")
+def _plain(number: int, title: str, text: str, namespace: int = 0) -> Page:
+    return Page(number, title, namespace, False, "wikitext", text, "plain")
 
 
 def text_lines(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
@@ -66,7 +66,7 @@ def read_docs(stream: io.BufferedReader, name: str, numbering: Numbering) -> Ite
         elif match:
             raise UserError(f"{name}: line {place:,}: <doc> inside the <doc> of line {opened:,}")
         elif line.strip() == "</doc>" and lines is not None:
-            yield _plain(number, title, "\n".join(lines))
+            yield _plain(number, title, "\n".join(lines), canonical_namespace(title))
             lines = None
         elif lines is not None:
             lines.append(line)
@@ -91,8 +91,9 @@ def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> It
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise UserError(f'{name}: line {place:,} is not an object with a "text" string')
         title = record.get("title")
-        number = numbering.number(record.get("id"))
-        yield _plain(number, title if isinstance(title, str) else "", record["text"])
+        title = title if isinstance(title, str) else ""
+        namespace = canonical_namespace(title) if "url" in record else 0
+        yield _plain(numbering.number(record.get("id")), title, record["text"], namespace)
 
 
 def plain_layout(head: str) -> str:

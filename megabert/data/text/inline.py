@@ -10,7 +10,7 @@ from mwparserfromhell.wikicode import Wikicode
 
 from megabert.data.text.pages import Site
 
-EXTERNAL = "\ue000"
+EXTERNAL = "\ue000"  # marks where an external link stood
 MAX_BLOCK = 20_000  # characters given to the parser at once
 MAX_OPENERS = 150
 

@@ -5,6 +5,23 @@ from typing import Literal
 
 FILE_NAMESPACES = (-2, 6)  # "Media:" and "File:"
 CATEGORY_NAMESPACE = 14
+# names every MediaWiki understands beside its local ones, for sources without <siteinfo>
+CANONICAL = {
+    "Media": -2, "Special": -1, "Talk": 1, "User": 2, "User talk": 3, "Wikipedia": 4,
+    "Wikipedia talk": 5, "Project": 4, "WikiProject": 4, "File": 6, "File talk": 7, "Image": 6,
+    "MediaWiki": 8, "MediaWiki talk": 9, "Template": 10, "Template talk": 11, "Help": 12,
+    "Help talk": 13, "Category": 14, "Category talk": 15, "Portal": 100, "Draft": 118,
+    "TimedText": 710, "Module": 828, "Module talk": 829,
+}  # fmt: skip
+
+
+def canonical_namespace(title: str) -> int:
+    """Namespace of a title by MediaWiki's own English names; 0 where it has none of them.
+
+    "Portal: Prelude" (a space after the colon) is an article.
+    """
+    prefix, colon, rest = title.partition(":")
+    return CANONICAL.get(prefix, 0) if colon and rest[:1].strip() else 0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,29 @@
 """Sentences of a line of text, by sentencex (Wikimedia's splitter, about 300 languages)."""
 
+import re
+
 import sentencex
 
 from megabert.data.text.tidy import has_word
+
+# a full stop in Chinese or Japanese, with what closes after it, straight before a figure or a
+# Latin letter: sentencex parts there only before an ideograph
+_WIDE_STOP = re.compile(r"(?<=[。！？])(?=[0-9A-Za-z])")
+_PAIRS = (("“", "”"), ("「", "」"), ("『", "』"), ("《", "》"), ("（", "）"), ("(", ")"))
+
+
+def _at_wide_stops(piece: str) -> list[str]:
+    """Cut at wide full stops outside quotes and brackets."""
+    if not _WIDE_STOP.search(piece):
+        return [piece]
+    parts = _WIDE_STOP.split(piece)
+    joined = [parts[0]]
+    for part in parts[1:]:
+        if any(joined[-1].count(a) > joined[-1].count(b) for a, b in _PAIRS):
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
 
 
 def split_sentences(paragraph: str, language: str) -> list[str]:
@@ -12,5 +33,7 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
     English rules for codes it does not know.
     """
     code = language.replace("_", "-").lower()
-    pieces = (piece.strip() for piece in sentencex.segment(code, paragraph))
-    return [piece for piece in pieces if has_word(piece)]
+    pieces = (
+        part for piece in sentencex.segment(code, paragraph) for part in _at_wide_stops(piece)
+    )
+    return [piece.strip() for piece in pieces if has_word(piece)]

@@ -20,8 +20,8 @@ _FIRST = (
     "visible_anchor anchor_text vanchor angbr_ipa lc uc lcfirst ucfirst formatnum nhlink "
     "link-en link-ja link-de link-fr link-ru link-es link-it link-ko internal_link "
     "lang-zh-hans lang-zh-hant transl-text iast unicode polytonic allow_wrap okina-text"
-).split()
-_LAST = "lang transl transliteration rtl-lang lang-rtl tsl tslink script wikt-lang".split()
+)
+_LAST = "lang transl transliteration rtl-lang lang-rtl tsl tslink script wikt-lang"
 _LITERAL = {
     "ndash": "–", "endash": "–", "en dash": "–", "mdash": "—", "emdash": "—", "em dash": "—",
     "snd": " – ", "spnd": " – ", "sndash": " – ", "spaced ndash": " – ", "spaced en dash": " – ",
@@ -106,8 +106,8 @@ _SPECIAL: dict[str, Callable[[Arguments], str]] = {
     "sfrac": _fraction, "circa": _circa, "c.": _circa, "ca.": _circa, "val": _value,
     "as of": _as_of, "asof": _as_of, "ship": _ship,
 }  # fmt: skip
-_FIRST_NAMES = {name.replace("_", " ") for name in _FIRST}
-_LAST_NAMES = set(_LAST)
+_FIRST_NAMES = {name.replace("_", " ") for name in _FIRST.split()}
+_LAST_NAMES = set(_LAST.split())
 _FUNCTIONS = ("lc", "uc", "lcfirst", "ucfirst", "formatnum", "nowrap")
 
 
@@ -115,7 +115,7 @@ def split_arguments(body: str) -> list[str]:
     """Cut at the ``|`` that stand outside ``[[links]]`` and ``-{conversions}-``."""
     if "[[" not in body and "-{" not in body:
         return body.split("|")
-    parts, depth, start, index = [], 0, 0, 0
+    parts, depth, start = [], 0, 0
     for match in re.finditer(r"\[\[|\]\]|-\{|\}-|\|", body):
         token = match.group()
         if token == "|":
@@ -126,7 +126,6 @@ def split_arguments(body: str) -> list[str]:
             depth += 1
         else:
             depth = max(0, depth - 1)
-        index += 1
     parts.append(body[start:])
     return parts
 

@@ -10,9 +10,10 @@ _DROPPED = (
     "ref references math chem ce gallery timeline score source syntaxhighlight imagemap hiero "
     "templatedata graph mapframe maplink inputbox categorytree templatestyles indicator style "
     "script pre table section dynamicpagelist choose quiz rss includeonly video audio"
-).split()
+)
 _TAG = re.compile(
-    rf"<({'|'.join(_DROPPED)}|nowiki)\b((?:\"[^\"<>]*\"|[^<>/]|/(?!>))*)(/?)>", re.IGNORECASE
+    rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b((?:\"[^\"<>]*\"|[^<>/]|/(?!>))*)(/?)>",
+    re.IGNORECASE,
 )
 _SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}

@@ -17,18 +17,22 @@ _EMPTY = re.compile(
 )
 _AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
 _BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]+([)）])")
-_INNER = re.compile(r"[(（][^()（）]*[,;、，；][^()（）]*[)）]")
-_REPEATED = re.compile(r"([,;、，；])(?:\s*[,;、，；])+")
+# what a dropped template leaves between commas (",,word" opens a quotation in some languages)
+_REPEATED = re.compile(r"(?<=[^\s,;])[,;、，；](?:\s*[,;、，；])+")
+_HAS_REPEATED = re.compile(r"[,;、，；]\s*[,;、，；]")
+_BEFORE_STOP = re.compile(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
 _SPACE_BEFORE = re.compile(r"\s+([,.;、，。；：！？](?:\s|$)|[)\]）］】」』》])")
 _SPACE_AFTER_OPEN = re.compile(r"([(\[（［【「『《])\s+")
 _WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}]) (?=[、，。；：！？）」』》〉（「『《〈])|(?<=[、，。；：！？（「『《〈]) (?=[{_WIDE}])")  # fmt: skip
 _HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
 _LEADING = re.compile(r"^[\s,;、，；。.:：]+(?=\S)")
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
+_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 
 
-def _separators_once(match: re.Match[str]) -> str:
-    return _REPEATED.sub(r"\1", match.group())
+def _strongest(match: re.Match[str]) -> str:
+    """Of a run of commas and semicolons the one that parts most."""
+    return max(match.group().replace(" ", ""), key="、,，;；".index)
 
 
 def tidy_line(text: str) -> str:
@@ -47,12 +51,19 @@ def tidy_line(text: str) -> str:
                 break
             text = shorter
         text = _BEFORE_CLOSE.sub(r"\1", _AFTER_OPEN.sub(r"\1", text))
-        text = _SPACE_AFTER_OPEN.sub(r"\1", _INNER.sub(_separators_once, text))
-    text = _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text))
-    text = _WIDE_SPACE.sub("", text)
+        text = _SPACE_AFTER_OPEN.sub(r"\1", text)
+    text = _WIDE_SPACE.sub("", _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)))
+    if _HAS_REPEATED.search(text):
+        text = _REPEATED.sub(_strongest, text)
+    text = _BEFORE_STOP.sub("", text)
     return _LEADING.sub("", text).strip()
 
 
 def has_word(text: str) -> bool:
     """Whether there is a letter or digit in the text."""
     return _WORD.search(text) is not None
+
+
+def has_ideograph(text: str) -> bool:
+    """Whether there is a Chinese character or Japanese kana in the text."""
+    return _IDEOGRAPH.search(text) is not None

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from megabert.data.text.conversion import has_variants, resolve_conversion
-from megabert.data.text.inline import LinkRules, strip_inline
+from megabert.data.text.inline import EXTERNAL, LinkRules, strip_inline
 from megabert.data.text.pages import Site
 from megabert.data.text.templates import strip_extension_tags, strip_templates
 from megabert.data.text.tidy import has_word, tidy_line
@@ -31,7 +31,6 @@ _LATIN_WORD = re.compile(r"[^\W_]+")
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")
 ITEM_WORDS = 4
 ITEM_IDEOGRAPHS = 8
-EXTERNAL = "\ue000"  # marks where an external link stood
 
 
 class PageLimitError(Exception):
@@ -143,6 +142,8 @@ def _paragraphs(block: str) -> list[Paragraph]:
     for raw in block.split("\n"):
         match = _LIST.match(raw)
         if not match:
+            if raw.lstrip().startswith("|"):  # a row of a table that was never opened or closed
+                continue
             if raw.strip():
                 close_items()
                 prose.append(raw)
