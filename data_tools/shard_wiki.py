@@ -1,0 +1,142 @@
+"""Turn a Wikipedia dump (or other text) into HDF5 shards to pretrain on.
+
+Reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), plain text and
+JSONL; a file, a tar archive, or a folder. Keeps articles only, cleans them, splits them into
+sentences, encodes them, drops duplicates, sets an evaluation split apart, and writes shards of
+even size with a manifest. See docs/shards.md for the format.
+
+Example:
+    python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
+        --tokenizer bert-base-uncased-vocab.txt --output data/wiki --workers 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megabert.data.sharding import ShardingOptions, ShardingReport, shard
+from megabert.log import human_duration, run_command
+
+FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="shard_wiki.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what goes in and out")
+    what.add_argument(
+        "--input", nargs="+", required=True, type=Path, metavar="DUMP",
+        help="dumps or text: files, tar archives or folders, taken in this order",
+    )  # fmt: skip
+    what.add_argument(
+        "--tokenizer", required=True, type=Path, metavar="FILE",
+        help="vocab.txt, SentencePiece .model, tokenizer.json, or a folder that holds one",
+    )  # fmt: skip
+    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    what.add_argument(
+        "--input-format", choices=FORMATS, default="auto",
+        help="form of the input (default: auto, by its content)",
+    )  # fmt: skip
+    what.add_argument(
+        "--language", default="en", metavar="CODE",
+        help="language of the text, as in the wiki's address: en, zh, de (default: en)",
+    )  # fmt: skip
+    casing = what.add_mutually_exclusive_group()
+    casing.add_argument(
+        "--lower-case", dest="lower_case", action="store_true", default=None,
+        help="lower-case the text; only for a bare vocab.txt (default: by the vocabulary)",
+    )  # fmt: skip
+    casing.add_argument(
+        "--cased", dest="lower_case", action="store_false", default=None,
+        help="keep capitals; only for a bare vocab.txt (default: by the vocabulary)",
+    )  # fmt: skip
+    content = parser.add_argument_group("what is kept and how it is divided")
+    content.add_argument(
+        "--shards", type=int, metavar="N",
+        help="number of training shards (default: one for every 33.5 million tokens)",
+    )  # fmt: skip
+    content.add_argument(
+        "--eval-fraction", type=float, default=0.01, metavar="F",
+        help="share of articles set apart for evaluation, by a hash; 0 for none (default: 0.01)",
+    )  # fmt: skip
+    content.add_argument(
+        "--min-document-tokens", type=int, default=32, metavar="N",
+        help="drop articles of fewer tokens; 0 keeps all (default: 32)",
+    )  # fmt: skip
+    content.add_argument(
+        "--max-pages", type=int, metavar="N",
+        help="stop after N pages of the input, for a trial (default: read all)",
+    )  # fmt: skip
+    content.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)"
+    )
+    work = parser.add_argument_group("how it is done (the result is the same, byte for byte)")
+    work.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="worker processes, under 1 GiB of memory each (default: one a core)",
+    )  # fmt: skip
+    work.add_argument(
+        "--resume", action="store_true",
+        help="continue a stopped job in --output; also keep finished work if this run fails",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = build_parser().parse_args(argv)
+    options = ShardingOptions(
+        inputs=tuple(args.input),
+        tokenizer=args.tokenizer,
+        output=args.output,
+        input_format=args.input_format,
+        language=args.language,
+        lower_case=args.lower_case,
+        shards=args.shards,
+        eval_fraction=args.eval_fraction,
+        min_document_tokens=args.min_document_tokens,
+        max_pages=args.max_pages,
+        seed=args.seed,
+        workers=args.workers,
+        resume=args.resume,
+    )
+    report = shard(options)
+    print(summary(report, args.output))
+    return 0
+
+
+def summary(report: ShardingReport, output: Path) -> str:
+    """What was made, in a few lines."""
+    manifest = report.manifest
+    lines = [
+        f"{output}: {manifest.articles_kept} articles kept of {manifest.articles_read} pages",
+        "dropped: "
+        + (", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"),
+    ]
+    lines += [
+        f"{name}: {split.documents} documents, {split.sentences} sentences, "
+        f"{split.tokens} tokens in {len(split.shards)} shards"
+        for name, split in manifest.splits.items()
+    ]
+    if report.batches:
+        speed = report.text_bytes / 1e6 / max(report.worker_seconds, 1e-9)
+        lines.append(
+            f"time: {human_duration(report.seconds)}, {report.text_bytes / 1e6:.1f} MB of text, "
+            f"{speed:.2f} MB/s a core"
+            + (f", {report.reused} of {report.batches} batches taken over" if report.reused else "")
+        )
+    else:
+        lines.append("already finished: nothing was done")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

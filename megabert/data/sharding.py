@@ -1,0 +1,334 @@
+"""The sharding job: dumps in, a folder of shards out.
+
+    pages --main process--> batches --workers--> one file a batch     (clean, split, encode)
+    batch files --main process--> plan                                (duplicates, splits, bounds)
+    plan --workers--> shards --main process--> tokenizer/, manifest.json
+
+The content of every file is a pure function of (inputs, tokenizer, options): a batch is cut by
+the length of its pages' text, documents keep the order of the input, and shards are cut by
+tokens. Neither the number of workers nor a kill and ``resume`` changes a byte. Batch files live
+in ``OUTPUT/.sharding`` until the manifest is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import megabert
+from megabert import naming
+from megabert.data.encoding import EncodingRules, encode_pages
+from megabert.data.output_folder import finished_manifest, output_folder
+from megabert.data.planning import Plan, ShardPlan, make_plan
+from megabert.data.schema import (
+    InputInfo,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    TokenizerInfo,
+    save_manifest,
+)
+from megabert.data.shard_writer import ShardHeader, ShardWriter
+from megabert.data.spill import is_whole, load_batch, save_batch
+from megabert.data.text.pages import Page
+from megabert.data.text.sources import iter_pages, source_sha256
+from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.data.workers import WorkerPool
+from megabert.log import Progress, UserError, get_logger
+
+BATCH_CHARACTERS = 2**20
+BATCH_PAGES = 4096
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """What ``shard_wiki.py`` is asked to do. All but the last four decide the content."""
+
+    inputs: tuple[Path, ...]
+    tokenizer: Path
+    output: Path
+    input_format: str = "auto"
+    language: str = "en"
+    lower_case: bool | None = None
+    shards: int | None = None
+    eval_fraction: float = 0.01
+    min_document_tokens: int = 32
+    max_pages: int | None = None
+    seed: int = 0
+    workers: int = 1
+    resume: bool = False
+    start_method: str = "spawn"
+    batch_characters: int = BATCH_CHARACTERS
+
+    def check(self) -> None:
+        """Raise ``UserError`` for a value that makes no sense."""
+        if not self.inputs:
+            raise UserError("--input: give at least one dump")
+        if not 0.0 <= self.eval_fraction < 1.0:
+            raise UserError(f"--eval-fraction {self.eval_fraction}: expected 0 <= fraction < 1")
+        for name, value, least in (
+            ("--workers", self.workers, 1),
+            ("--shards", self.shards, 1),
+            ("--min-document-tokens", self.min_document_tokens, 0),
+            ("--max-pages", self.max_pages, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} {value}: expected at least {least}")
+        if self.input_format == "parquet":
+            raise UserError("--input-format parquet: Parquet is not read; convert it to JSONL")
+
+
+@dataclass(frozen=True)
+class ShardingReport:
+    """What a job did. ``text_bytes``: page text read, as UTF-8; seconds of CPU over all workers
+    for cleaning and encoding; ``reused`` batches found finished by ``resume``."""
+
+    manifest: Manifest
+    seconds: float
+    text_bytes: int
+    worker_seconds: float
+    batches: int
+    reused: int
+
+
+@dataclass(frozen=True)
+class _Done:
+    pages: int
+    text_bytes: int
+    seconds: float
+
+
+def shard(options: ShardingOptions) -> ShardingReport:
+    """Run the whole job.
+
+    Raises ``UserError`` in one line for wrong inputs and options, an output folder of something
+    else, a full disk, a dead worker; then nothing of this job stays behind, except that with
+    ``resume`` the finished batches are kept for the next attempt.
+    """
+    options.check()
+    started = time.monotonic()
+    tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+    inputs = tuple(_describe(path) for path in options.inputs)
+    job = _job_record(options, tokenizer.info(), inputs)
+    if (finished := finished_manifest(options.output, job, options.resume)) is not None:
+        return ShardingReport(finished, time.monotonic() - started, 0, 0.0, 0, 0)
+    with output_folder(options.output, job, options.resume) as work:
+        with WorkerPool(
+            options.workers, _prepare, (options, work), start_method=options.start_method
+        ) as pool:
+            batches, reused, done = _encode(options, work, pool)
+            plan = make_plan([_batch_path(work, i) for i in range(batches)], options.shards)
+            _require_articles(plan, options)
+            splits = _write_shards(options, plan, tokenizer.info(), inputs, pool)
+        tokenizer.save(options.output / naming.TOKENIZER_FOLDER)
+        manifest = Manifest(
+            tokenizer=tokenizer.info(),
+            language=options.language,
+            seed=options.seed,
+            splits=splits,
+            inputs=inputs,
+            options=job["options"],
+            articles_read=plan.pages,
+            dropped=plan.dropped,
+            repeated_sentence_share=plan.repeated_sentence_share,
+        )
+        save_manifest(options.output, manifest)
+    seconds = time.monotonic() - started
+    return ShardingReport(manifest, seconds, done.text_bytes, done.seconds, batches, reused)
+
+
+# --- step 1: pages to batch files ------------------------------------------------------------
+
+
+def _encode(options: ShardingOptions, work: Path, pool: WorkerPool) -> tuple[int, int, _Done]:
+    """Make all batch files; return how many there are, how many were there, and the work done."""
+    progress = Progress("cleaning and encoding")
+    counts = Counter[str]()
+
+    def tasks() -> Iterator[tuple[int, list[Page]]]:
+        for index, pages in enumerate(_batches(options)):
+            counts["batches"] += 1
+            if is_whole(_batch_path(work, index)):
+                counts["reused"] += 1
+                counts["pages"] += len(pages)
+                progress.update(counts["pages"], f"{counts['pages']} pages (finished earlier)")
+            else:
+                yield index, pages
+
+    seconds = 0.0
+    for done in pool.run(_encode_batch, tasks()):
+        counts["pages"] += done.pages
+        counts["bytes"] += done.text_bytes
+        seconds += done.seconds
+        elapsed = max(1e-9, time.monotonic() - progress.started)
+        progress.update(
+            counts["pages"],
+            f"{counts['pages']} pages  {counts['bytes'] / 1e6:.1f} MB of text  "
+            f"{counts['bytes'] / 1e6 / elapsed:.2f} MB/s  "
+            f"{counts['bytes'] / 1e6 / max(1e-9, seconds):.2f} MB/s a core",
+        )
+    progress.close(f"{counts['pages']} pages, {counts['bytes'] / 1e6:.1f} MB of text")
+    return counts["batches"], counts["reused"], _Done(counts["pages"], counts["bytes"], seconds)
+
+
+def _batches(options: ShardingOptions) -> Iterator[list[Page]]:
+    """Cut the stream of pages by length of text, whatever the workers do."""
+    pages = chain.from_iterable(iter_pages(path, options.input_format) for path in options.inputs)
+    batch: list[Page] = []
+    characters = 0
+    for page in islice(pages, options.max_pages):
+        batch.append(page)
+        characters += len(page.text)
+        if characters >= options.batch_characters or len(batch) >= BATCH_PAGES:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+class _Worker:
+    """What a worker process keeps between tasks."""
+
+    options: ShardingOptions
+    work: Path
+    tokenizer: Tokenizer
+    rules: EncodingRules
+
+
+def _prepare(options: ShardingOptions, work: Path) -> None:
+    _Worker.options = options
+    _Worker.work = work
+    _Worker.tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+    _Worker.rules = EncodingRules(
+        options.language, options.min_document_tokens, options.eval_fraction, options.seed
+    )
+
+
+def _encode_batch(task: tuple[int, list[Page]]) -> _Done:
+    index, pages = task
+    started = time.process_time()
+    batch = encode_pages(pages, _Worker.tokenizer, _Worker.rules)
+    save_batch(_batch_path(_Worker.work, index), batch)
+    text_bytes = sum(len(page.text.encode("utf-8", "replace")) for page in pages)
+    return _Done(len(pages), text_bytes, time.process_time() - started)
+
+
+def _batch_path(work: Path, index: int) -> Path:
+    return work / f"batch-{index:08d}"
+
+
+# --- step 2: batch files to shards -----------------------------------------------------------
+
+
+def _write_shards(
+    options: ShardingOptions,
+    plan: Plan,
+    tokenizer: TokenizerInfo,
+    inputs: Sequence[InputInfo],
+    pool: WorkerPool,
+) -> dict[str, SplitInfo]:
+    progress = Progress("writing shards", len(plan.shards))
+    name, digest = _source(inputs)
+    tasks = [
+        (
+            piece,
+            ShardHeader(
+                options.language,
+                tokenizer,
+                piece.split,
+                piece.index,
+                piece.count,
+                options.seed,
+                name,
+                digest,
+            ),
+        )
+        for piece in plan.shards
+    ]
+    infos: dict[str, list[ShardInfo]] = {split: [] for split in naming.SPLITS}
+    written = 0
+    for split, info in pool.run(_write_shard, tasks):
+        infos[split].append(info)
+        written += 1
+        progress.update(written, f"{written} of {len(tasks)} shards")
+    progress.close(f"{written} shards")
+    return {
+        split: SplitInfo(tuple(sorted(found, key=lambda info: info.file)))
+        for split, found in infos.items()
+    }
+
+
+def _write_shard(task: tuple[ShardPlan, ShardHeader]) -> tuple[str, ShardInfo]:
+    plan, header = task
+    path = _Worker.options.output / naming.shard_file(plan.split, plan.index, plan.count)
+    with ShardWriter(
+        path,
+        header,
+        documents=plan.documents,
+        sentences=plan.sentences,
+        tokens=plan.tokens,
+    ) as writer:
+        for batch, documents in plan.parts:
+            writer.append(load_batch(_batch_path(_Worker.work, batch)).piece(documents))
+        return plan.split, writer.finish()
+
+
+def _source(inputs: Sequence[InputInfo]) -> tuple[str, str]:
+    """Name and digest of all inputs together, for the attributes of a shard."""
+    if len(inputs) == 1:
+        return inputs[0].name, inputs[0].sha256
+    listing = "".join(f"{i.sha256}  {i.name}\n" for i in inputs)
+    return f"{inputs[0].name} and {len(inputs) - 1} more", hashlib.sha256(
+        listing.encode()
+    ).hexdigest()
+
+
+def _require_articles(plan: Plan, options: ShardingOptions) -> None:
+    if not plan.shards:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
+        raise UserError(
+            f"{options.inputs[0]}: 0 articles kept of {plan.pages} pages ({reasons}): "
+            "check --input-format, --language and --min-document-tokens"
+        )
+    present = {piece.split for piece in plan.shards}
+    if naming.TRAIN not in present:
+        raise UserError(
+            f"{options.inputs[0]}: no article is left to train on: lower --eval-fraction"
+        )
+    if options.eval_fraction > 0 and naming.EVAL not in present:
+        get_logger().warning("no article fell into the evaluation split: the input is small")
+
+
+def _describe(path: Path) -> InputInfo:
+    digest = source_sha256(path)
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return InputInfo(path.resolve().name, sum(f.stat().st_size for f in files), digest)
+
+
+def _job_record(
+    options: ShardingOptions, tokenizer: TokenizerInfo, inputs: Sequence[InputInfo]
+) -> dict[str, Any]:
+    """What must be equal for two jobs to have the same result."""
+    return {
+        "version": megabert.__version__,
+        "inputs": [dataclasses.asdict(i) for i in inputs],
+        "tokenizer": tokenizer.sha256,
+        "options": {
+            "input_format": options.input_format,
+            "language": options.language,
+            "shards": options.shards,
+            "eval_fraction": options.eval_fraction,
+            "min_document_tokens": options.min_document_tokens,
+            "max_pages": options.max_pages,
+            "seed": options.seed,
+            "batch_characters": options.batch_characters,
+        },
+    }
