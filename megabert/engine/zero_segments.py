@@ -27,9 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ def _private(owner: Any, name: str) -> Any:
         return getattr(owner, name)
     except AttributeError:
         raise UserError(
-            f"DeepSpeed {deepspeed.__version__} has no {type(owner).__name__}.{name}, which megabert "
+            f"DeepSpeed {version('deepspeed')} has no {type(owner).__name__}.{name}, which megabert "
             "reads; install the tested release: pip install deepspeed==0.19.8"
         ) from None
 
@@ -171,7 +171,7 @@ def _part_of_group(
     for parameter, start in zip(group, starts):
         if parameter.data_ptr() != buffer.data_ptr() + start * buffer.element_size():
             raise UserError(
-                f"DeepSpeed {deepspeed.__version__} keeps {names[id(parameter)]} elsewhere than its "
+                f"DeepSpeed {version('deepspeed')} keeps {names[id(parameter)]} elsewhere than its "
                 "table says; install the tested release: pip install deepspeed==0.19.8"
             )
     partition = cut(
@@ -215,7 +215,7 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> None:
 
     Gives a :class:`~megabert.optim.lamb.Lamb` its segment table and collective; undoes the update
     that DeepSpeed makes while it sets up stage 0 in half precision (weights back, no state); and
-    has stage 0 in fp32 record its gradient norm. The last two serve AdamW as well.
+    has stage 0 measure its gradient norm rightly. The last two serve AdamW as well.
 
     Raises:
         UserError: a DeepSpeed too old or changed; a topology under which it would not be exact.
@@ -237,7 +237,7 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> None:
         listed = {id(flat) for flat, _ in table}
         if not all(id(p) in listed for group in base.param_groups for p in group["params"]):
             raise UserError(
-                f"DeepSpeed {deepspeed.__version__} updates tensors that its partition tables do "
+                f"DeepSpeed {version('deepspeed')} updates tensors that its partition tables do "
                 "not list; install the tested release: pip install deepspeed==0.19.8"
             )
         base.attach(SegmentTable(table, sum_over_holders(engine, tp), tp.rank == 0))
@@ -245,8 +245,8 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> None:
         base.state.clear()
         for item in slices:
             item.flat.data.copy_(item.parameters[0].data)
-    if optimizer is base:
-        _record_norm(engine, tp)
+    if engine.zero_optimization_stage() == 0:
+        _record_norm(engine, tp, slices)
 
 
 def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
@@ -262,29 +262,50 @@ def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
     return all_reduce
 
 
-def _record_norm(engine: Any, tp: TensorParallel) -> None:
-    """Stage 0 in fp32: DeepSpeed clips without telling the norm, and without clipping has none."""
+def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[Slice]) -> None:
+    """Stage 0: have the norm measured here, before clipping, and clip by it.
+
+    DeepSpeed 0.19.8 keeps no norm in fp32; in half precision it leaves out the split tensors of all
+    tensor-parallel ranks but the first (it looks for their mark on the gradients), and reports the
+    fp16 norm times the loss scale.
+    """
     all_reduce = sum_over_holders(engine, tp)
+    optimizer = engine.optimizer
     max_norm = float(engine.gradient_clipping())
 
-    def measure_and_clip() -> None:
-        parameters = [p for p in engine.module.parameters() if p.grad is not None]
-        gradients = [parameter.grad for parameter in parameters]
-        counted = [g for p, g in zip(parameters, gradients) if is_split(p) or tp.rank == 0]
+    def norm() -> Tensor:
+        counted = [
+            item.flat.grad
+            for item in slices
+            if item.flat.grad is not None and (is_split(item.parameters[0]) or tp.rank == 0)
+        ]
         square = torch.zeros((), dtype=torch.float64, device=engine.device)
         if counted:
             square += squared_norms(counted).sum()
         if all_reduce is not None:
             all_reduce(square)
-        engine._global_grad_norm = square.sqrt()
+        return square.sqrt()
+
+    def measure_and_clip_fp32(*_: Any) -> None:
+        engine._global_grad_norm = norm()
+        gradients = [item.flat.grad for item in slices if item.flat.grad is not None]
         if max_norm > 0.0 and gradients:
             scale = (max_norm / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
 
-    if max_norm > 0.0:
-        engine.clip_fp32_gradients = measure_and_clip
+    def measure_and_clip_half(_: Any, apply_scale: bool = True) -> Any:
+        scaled = norm()
+        optimizer._global_grad_norm = scaled / optimizer.loss_scale
+        return clip(scaled, apply_scale)
+
+    if optimizer is not engine.basic_optimizer:
+        clip = _private(optimizer, "unscale_and_clip_grads")
+        optimizer.unscale_and_clip_grads = measure_and_clip_half
+    elif max_norm > 0.0:
+        _private(engine, "clip_fp32_gradients")
+        engine.clip_fp32_gradients = measure_and_clip_fp32
     else:
-        engine.basic_optimizer.register_step_pre_hook(lambda *_: measure_and_clip())
+        optimizer.register_step_pre_hook(measure_and_clip_fp32)
 
 
 def grad_norm(engine: Any) -> float:

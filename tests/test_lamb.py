@@ -1,0 +1,333 @@
+"""LAMB against the float64 reference, whole and in slices, without DeepSpeed."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from megabert.log import UserError
+from megabert.optim.lamb import Lamb
+from megabert.optim.norms import squared_norms
+from megabert.optim.param_groups import is_bias_or_norm, parameter_groups
+from megabert.optim.segments import Partition, Segment, SegmentTable, cut
+from tests.lamb_reference import LambReference
+
+SHAPES = {"a.weight": (7, 5), "b.weight": (40,), "c.weight": (3, 11), "c.bias": (3,)}
+
+
+def make_tensors(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randn(shape, generator=generator).to(dtype) for name, shape in SHAPES.items()
+    }
+
+
+def make_gradients(step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def groups_of(parameters: dict[str, Tensor]) -> list[dict]:
+    plain = {name: is_bias_or_norm(name) for name in parameters}
+    return [
+        {"params": [p for name, p in parameters.items() if not plain[name]]},
+        {
+            "params": [p for name, p in parameters.items() if plain[name]],
+            "weight_decay": 0.0,
+            "adapt": False,
+        },
+    ]
+
+
+def difference(found: Tensor, wanted: np.ndarray) -> float:
+    """Largest deviation relative to the tensor's largest value."""
+    return float(np.abs(found.double().numpy() - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias_correction": False},
+        {"weight_decay": 0.0},
+        {"bounds": (0.1, 1.5)},
+        {"betas": (0.8, 0.95), "eps": 1e-3},
+    ],
+    ids=str,
+)
+def test_equals_reference(options: dict) -> None:
+    parameters = make_tensors()
+    reference = LambReference({name: p.numpy() for name, p in parameters.items()}, **options)
+    ours = dict(options)
+    if "bounds" in ours:
+        ours["min_trust_ratio"], ours["max_trust_ratio"] = ours.pop("bounds")
+    optimizer = Lamb(groups_of(parameters), lr=0.02, **ours)
+    for step in range(10):
+        gradients = make_gradients(step)
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name].clone()
+        optimizer.step()
+        reference.step({name: g.double().numpy() for name, g in gradients.items()}, 0.02)
+    for name, parameter in parameters.items():
+        assert difference(parameter, reference.weights[name]) < 5e-7, name
+        state = optimizer.state[parameter]
+        assert difference(state["exp_avg"], reference.m[name]) < 1e-6
+        assert difference(state["exp_avg_sq"], reference.v[name]) < 1e-6
+        assert state["step"] == 10
+
+
+def test_zero_weight_or_update_has_ratio_one() -> None:
+    zero = torch.zeros(4)
+    zero.grad = torch.ones(4)
+    still = torch.ones(4)
+    still.grad = torch.zeros(4)
+    Lamb([zero, still], lr=0.1, weight_decay=0.0).step()
+    torch.testing.assert_close(zero, torch.full((4,), -0.1))
+    torch.testing.assert_close(still, torch.ones(4))
+
+
+def flat_optimizer(
+    tensors: dict[str, Tensor], size: int, rank: int, total: int, all_reduce
+) -> tuple[Lamb, Tensor]:
+    """What ZeRO hands out: rank's slice of all tensors end to end, padded to size * ranks."""
+    adapted = {name: t for name, t in tensors.items() if not is_bias_or_norm(name)}
+    flat = torch.zeros(total)
+    numels = [t.numel() for t in adapted.values()]
+    starts = [sum(numels[:i]) for i in range(len(numels))]
+    flat[: sum(numels)] = torch.cat([t.reshape(-1) for t in adapted.values()])
+    part = flat[rank * size : (rank + 1) * size].clone()
+    partition = cut(list(adapted), starts, numels, [False] * len(numels), rank * size, size)
+    optimizer = Lamb([part], lr=0.02)
+    optimizer.attach(SegmentTable([(part, partition)], all_reduce))
+    return optimizer, part
+
+
+@settings(deadline=None, max_examples=30)
+@given(ranks=st.integers(1, 5), padding=st.integers(0, 60))
+def test_slices_equal_reference(ranks: int, padding: int) -> None:
+    """Any number of simulated ranks, also ones that hold padding only; padding is never touched."""
+    tensors = make_tensors()
+    reference = LambReference({name: t.numpy() for name, t in tensors.items()})
+    used = sum(t.numel() for name, t in tensors.items() if not is_bias_or_norm(name))
+    size = -(-(used + padding) // ranks)
+    sums: list[Tensor] = []
+    replay: list[Tensor] = []
+
+    def all_reduce(vector: Tensor) -> None:
+        if replay:
+            vector.copy_(replay[0])
+        else:
+            sums.append(vector.clone())
+
+    ours = [flat_optimizer(tensors, size, rank, size * ranks, all_reduce) for rank in range(ranks)]
+    for step in range(3):
+        gradients = make_gradients(step)
+        flat = torch.zeros(size * ranks)
+        flat[:used] = torch.cat(
+            [g.reshape(-1) for name, g in gradients.items() if not is_bias_or_norm(name)]
+        )
+        # Pass 1 collects every rank's contribution, pass 2 hands all of them the sum.
+        sums.clear()
+        replay.clear()
+        for rank, (optimizer, part) in enumerate(ours):
+            part.grad = flat[rank * size : (rank + 1) * size].clone()
+            twin, part_twin = copy.deepcopy((optimizer, part))
+            twin.attach(
+                SegmentTable([(part_twin, optimizer.table.partition(part))], all_reduce, True)
+            )
+            part_twin.grad = part.grad
+            twin.step()
+        assert len(sums) == ranks  # one collective each, also on a rank of padding
+        replay.append(sum(sums[1:], sums[0]))
+        for optimizer, _ in ours:
+            optimizer.step()
+        reference.step({name: g.double().numpy() for name, g in gradients.items()}, 0.02)
+    joined = torch.cat([part for _, part in ours])
+    wanted = np.concatenate(
+        [w.reshape(-1) for name, w in reference.weights.items() if not is_bias_or_norm(name)]
+    )
+    assert difference(joined[:used], wanted) < 5e-7
+    assert not joined[used:].any()
+
+
+def test_slice_without_table_is_wrong() -> None:
+    """The fault that the table mends: one ratio for the whole slice."""
+    tensors = make_tensors()
+    tensors["b.weight"] *= 30
+    total = sum(t.numel() for name, t in tensors.items() if not is_bias_or_norm(name))
+    results = []
+    for attached in (True, False):
+        optimizer, part = flat_optimizer(tensors, total, 0, total, lambda vector: None)
+        if not attached:
+            optimizer.attach(SegmentTable((), None))
+        part.grad = torch.ones(total)
+        optimizer.step()
+        results.append(part)
+    assert (results[0] - results[1]).abs().max() > 1e-2
+
+
+def test_copies_count_once_and_splits_add() -> None:
+    """Two simulated tensor-parallel ranks: a split tensor of 2 x 6, and a copy on both."""
+    whole, copied = torch.arange(12.0), torch.arange(1.0, 5.0)
+    vectors = []
+    for rank in range(2):
+        parameters = [whole[rank * 6 : rank * 6 + 6].clone(), copied.clone()]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = Lamb(parameters, weight_decay=0.0)
+        table = [
+            (parameters[0], Partition.whole("split", 6, split=True)),
+            (parameters[1], Partition.whole("copied", 4)),
+        ]
+        optimizer.attach(SegmentTable(table, lambda v: vectors.append(v.clone()), rank == 0))
+        optimizer.step()
+    total = vectors[0] + vectors[1]
+    assert total.shape == (2, 2)
+    torch.testing.assert_close(
+        total[:, 0].sqrt(), torch.stack([whole.norm(), copied.norm()]).double()
+    )
+    torch.testing.assert_close(total[:, 1], torch.tensor([12.0, 4.0]).double(), rtol=1e-4, atol=0)
+
+
+@given(
+    numels=st.lists(st.integers(1, 50), min_size=1, max_size=8),
+    gaps=st.lists(st.integers(0, 5), min_size=8, max_size=8),
+    ranks=st.integers(1, 6),
+)
+def test_cut_covers_every_element_once(numels: list[int], gaps: list[int], ranks: int) -> None:
+    starts, end = [], 0
+    for numel, gap in zip(numels, gaps):
+        starts.append(end)
+        end += numel + gap
+    size = -(-end // ranks)
+    names = [f"t{number}" for number in range(len(numels))]
+    seen = [np.zeros(numel, int) for numel in numels]
+    flat = torch.arange(size * ranks)
+    for rank in range(ranks):
+        partition = cut(names, starts, numels, [False] * len(numels), rank * size, size)
+        views = partition.views(flat[rank * size : (rank + 1) * size])
+        for segment, view in zip(partition.segments, views):
+            part = slice(segment.tensor_start, segment.tensor_start + segment.numel)
+            seen[segment.row][part] += 1
+            place = starts[segment.row] + segment.tensor_start
+            assert view.tolist() == list(range(place, place + segment.numel))
+        for one, other in pairwise(partition.segments):
+            assert one.slice_start + one.numel <= other.slice_start
+    assert all((count == 1).all() for count in seen)
+
+
+def test_partition_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="overlaps"):
+        Partition(("a", "b"), (Segment(0, "a", 0, 0, 5, False), Segment(1, "b", 4, 0, 2, False)), 9)
+    with pytest.raises(ValueError, match="end at 5"):
+        Partition(("a",), (Segment(0, "a", 0, 0, 5, False),), 4)
+    with pytest.raises(ValueError, match="row 1"):
+        Partition(("a",), (Segment(1, "a", 0, 0, 5, False),), 5)
+
+
+def test_norm_does_not_depend_on_the_cut() -> None:
+    values = torch.randn(1_000_003, generator=torch.Generator().manual_seed(3)) * 0.02
+    whole = squared_norms([values])
+    parts = squared_norms(values.split([7, 128, 400_000, 599_868])).sum()
+    exact = values.double().square().sum()
+    assert abs(whole.item() / exact.item() - 1) < 1e-8
+    assert abs(parts.item() / exact.item() - 1) < 1e-8
+
+
+def test_state_survives_saving() -> None:
+    def run(parameters: dict[str, Tensor], optimizer: Lamb, steps: range) -> None:
+        for step in steps:
+            for name, gradient in make_gradients(step).items():
+                parameters[name].grad = gradient
+            optimizer.step()
+
+    straight = make_tensors()
+    run(straight, Lamb(groups_of(straight)), range(6))
+    first = make_tensors()
+    optimizer = Lamb(groups_of(first))
+    run(first, optimizer, range(3))
+    second = {name: p.clone() for name, p in first.items()}
+    resumed = Lamb(groups_of(second))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(second, resumed, range(3, 6))
+    assert all(torch.equal(straight[name], second[name]) for name in straight)
+
+
+def test_gradient_missing_and_dtype() -> None:
+    used, unused = torch.ones(3), torch.ones(3)
+    used.grad = torch.ones(3)
+    optimizer = Lamb([used, unused])
+    optimizer.step()
+    assert torch.equal(unused, torch.ones(3))
+    assert unused not in optimizer.state
+    half = torch.ones(3, dtype=torch.bfloat16)
+    half.grad = half.clone()
+    with pytest.raises(TypeError, match="fp32"):
+        Lamb([half]).step()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": -1.0},
+        {"betas": (1.0, 0.9)},
+        {"eps": -1.0},
+        {"min_trust_ratio": 2, "max_trust_ratio": 1},
+    ],
+    ids=str,
+)
+def test_settings_checked(options: dict) -> None:
+    with pytest.raises(ValueError):
+        Lamb([torch.ones(1)], **options)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(5, 3)
+        self.attention_norm = nn.LayerNorm(3)
+        self.dense = nn.Linear(3, 3)
+        self.decoder = nn.Linear(3, 5)
+        self.decoder.weight = self.embeddings.weight
+
+
+def test_parameter_groups() -> None:
+    model = Tiny()
+    weights, rest = parameter_groups(model, 0.01)
+    assert weights["names"] == ["embeddings.weight", "dense.weight"]  # tied: once
+    assert rest["names"] == [
+        "attention_norm.weight",
+        "attention_norm.bias",
+        "dense.bias",
+        "decoder.bias",
+    ]
+    assert (weights["weight_decay"], weights["adapt"]) == (0.01, True)
+    assert (rest["weight_decay"], rest["adapt"]) == (0.0, False)
+    optimizer = Lamb(parameter_groups(model, 0.01))
+    assert optimizer.param_groups[1]["adapt"] is False
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match="no trainable"):
+        parameter_groups(model, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("bert.layers.0.mlp_norm.weight", True),
+        ("mlm.bias", True),
+        ("bert.final_norm.bias", True),
+        ("encoder.LayerNorm.weight", True),
+        ("bert.pooler.dense.weight", False),
+        ("bert.embeddings.word_embeddings.weight", False),
+        ("normal.weight", False),
+    ],
+)
+def test_names(name: str, plain: bool) -> None:
+    assert is_bias_or_norm(name) is plain
