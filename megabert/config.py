@@ -133,11 +133,6 @@ RECIPES: dict[int, Recipe] = {
 }
 
 
-def default_max_predictions(seq_length: int, mask_fraction: float = 0.15) -> int:
-    """Most masked positions a sequence: 20 at length 128 and 80 at 512 for the usual 15 %."""
-    return max(1, math.ceil(seq_length * (20 / 128) * (mask_fraction / 0.15) - 1e-9))
-
-
 @dataclass(frozen=True)
 class ModelSettings:
     """Model"""

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Pretrain a BERT encoder on shards of text. Started by deepspeed, torchrun, srun, mpirun or alone."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from megabert import flags
+from megabert.config import PretrainSettings
+from megabert.log import run_command
+
+DESCRIPTION = """\
+Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
+
+  deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 1 --output runs/p1
+  deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 2 --init-from runs/p1 --output runs/p2
+
+Precedence: flag > --config > DeepSpeed file > the phase's published recipe > default.
+The run folder holds config.yaml (itself a --config), metrics.jsonl, tensorboard/, checkpoints/, results.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and train."""
+    given, config_file = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
+    from megabert.pretrain import pretrain
+
+    pretrain(given, config_file)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

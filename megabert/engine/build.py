@@ -1,0 +1,188 @@
+"""One training engine: our model and optimizer inside DeepSpeed's.
+
+    engine = build_engine(model, world, optimizer, parallel, batch, schedule, raw)
+    for each micro step:   engine.backward(loss)          # loss: the update's mean, see below
+                           if engine.step(): ...          # True when that was an update
+
+``backward`` takes each micro step's share of the *update's* loss: a sum over the micro step's items
+divided by the number of items in the whole global batch. DeepSpeed divides by the accumulation steps
+and averages over data-parallel ranks; the engine multiplies these two factors back in, so that the
+update is the gradient of the global batch's mean whatever the ranks and micro batches are.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from megabert.config import OptimizerSettings, ParallelSettings
+from megabert.engine.config import Batch, make_deepspeed_config, resolve_precision
+from megabert.engine.launch import World
+from megabert.engine.zero_segments import attach_lamb, check_zero_config, grad_norm
+from megabert.log import TrainingStopped, get_logger
+from megabert.optim.lamb import Lamb
+from megabert.optim.param_groups import parameter_groups
+from megabert.optim.schedule import Schedule
+
+MOST_SKIPPED_IN_A_ROW = 50
+"""Updates lost to overflow, one after another, after which a run stops."""
+
+
+@dataclass
+class TrainingEngine:
+    """DeepSpeed's engine with what a training loop needs, and nothing else."""
+
+    deepspeed: Any
+    optimizer: torch.optim.Optimizer
+    world: World
+    batch: Batch
+    precision: str
+    config: dict[str, Any]
+    steps_done: int = 0
+    _skipped_in_a_row: int = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; call the engine itself for a training forward."""
+        return self.deepspeed.module
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Forward through DeepSpeed (ZeRO 3 gathers weights, training or evaluation mode)."""
+        return self.deepspeed(*inputs, **named)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates not applied because a gradient overflowed."""
+        return int(self.deepspeed.skipped_steps)
+
+    @property
+    def zero_stage(self) -> int:
+        """Stage of ZeRO in force."""
+        return int(self.deepspeed.zero_optimization_stage())
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of a micro step's share (a scalar) of the update's mean loss."""
+        self.deepspeed.backward(loss * (self.batch.accumulation * self.batch.data_parallel))
+
+    def step(self) -> bool:
+        """End a micro step; True if it was the last of an update that was applied.
+
+        Raises:
+            TrainingStopped: many updates in a row overflowed.
+        """
+        engine = self.deepspeed
+        boundary = engine.is_gradient_accumulation_boundary()
+        skipped = engine.skipped_steps
+        engine.step()
+        if not boundary:
+            return False
+        if engine.skipped_steps > skipped:
+            self._count_skipped()
+            return False
+        self._skipped_in_a_row = 0
+        self.steps_done += 1
+        return True
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update before clipping; the device is waited for."""
+        return grad_norm(self.deepspeed)
+
+    def _count_skipped(self) -> None:
+        self._skipped_in_a_row += 1
+        get_logger().warning(
+            "update after step %d not applied: a gradient is infinite or NaN (%d in a row)",
+            self.steps_done,
+            self._skipped_in_a_row,
+        )
+        if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            knob = (
+                "a larger fp16.min_loss_scale or bf16"
+                if self.precision == "fp16"
+                else "a lower --lr"
+            )
+            raise TrainingStopped(
+                f"{self._skipped_in_a_row} updates in a row overflowed after step {self.steps_done} "
+                f"in {self.precision}; the last checkpoint is kept: resume from it with {knob}"
+            )
+
+    def describe(self) -> str:
+        """What is really in force, in one line."""
+        inner = type(self.deepspeed.optimizer).__name__
+        return (
+            f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}; "
+            f"global batch {self.batch.global_size} = micro {self.batch.micro_size} x accumulation "
+            f"{self.batch.accumulation} x data parallel {self.batch.data_parallel}"
+        )
+
+
+def make_optimizer(
+    model: nn.Module, settings: OptimizerSettings, lr: float
+) -> torch.optim.Optimizer:
+    """LAMB or AdamW over the model's parameter groups."""
+    groups = parameter_groups(model, settings.weight_decay)
+    betas = (settings.beta1, settings.beta2)
+    if settings.optimizer == "lamb":
+        return Lamb(
+            groups,
+            lr=lr,
+            betas=betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            bias_correction=settings.bias_correction,
+            min_trust_ratio=settings.min_trust_ratio,
+            max_trust_ratio=settings.max_trust_ratio,
+        )
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=settings.eps)
+
+
+def build_engine(
+    model: nn.Module,
+    world: World,
+    optimizer_settings: OptimizerSettings,
+    parallel: ParallelSettings,
+    batch: Batch,
+    schedule_name: str,
+    steps: int,
+    lr: float,
+    warmup_fraction: float,
+    raw_deepspeed: dict[str, Any] | None = None,
+) -> TrainingEngine:
+    """Wrap ``model`` (weights already initialized, fp32) for training in ``world``.
+
+    ``steps``: updates of the whole schedule. ``raw_deepspeed``: a user's DeepSpeed sections.
+
+    Raises:
+        UserError: fp16 without a GPU, or a configuration that cannot be exact.
+    """
+    import deepspeed
+
+    precision = resolve_precision(parallel.precision, world.device.type == "cuda")
+    config = make_deepspeed_config(
+        raw_deepspeed or {}, batch, optimizer_settings, parallel, precision
+    )
+    check_zero_config(config)
+    model.to(world.device)
+    optimizer = make_optimizer(model, optimizer_settings, lr)
+    schedule = Schedule(
+        optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction
+    )
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    engine, _, _, _ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        mpu=world.mpu,
+        config=config,
+        dist_init_required=False,
+    )
+    attach_lamb(engine, world.tp)
+    return TrainingEngine(engine, optimizer, world, batch, precision, config)

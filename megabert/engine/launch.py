@@ -1,0 +1,159 @@
+"""Start of a distributed run, whatever launched it: deepspeed, torchrun, srun, mpirun or nothing.
+
+The only ways in are environment variables. DeepSpeed and torchrun set RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT; Slurm and MPI name the same facts otherwise and are translated here, so
+that mpi4py is never needed for training; a bare ``python`` becomes a world of one rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+from megabert.log import UserError
+from megabert.parallel.layers import TensorParallel
+from megabert.parallel.mpu import Mpu
+from megabert.parallel.topology import ProcessGroups, Topology
+
+DEEPSPEED_MINIMUM = (0, 19, 8)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+# rank, local rank, world size, as other launchers name them
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+)
+
+
+def fill_environment(environment: MutableMapping[str, str]) -> None:
+    """Give RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT a value where they lack one.
+
+    Raises:
+        UserError: several ranks, and nobody said where rank 0 listens.
+    """
+    if "RANK" not in environment:
+        for rank, local_rank, size in _LAUNCHERS:
+            if rank in environment and size in environment:
+                environment["RANK"] = environment[rank]
+                environment["LOCAL_RANK"] = environment.get(local_rank, environment[rank])
+                environment["WORLD_SIZE"] = environment[size]
+                break
+        else:
+            environment.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    environment.setdefault("LOCAL_RANK", environment["RANK"])
+    environment.setdefault("WORLD_SIZE", "1")
+    world_size = int(environment["WORLD_SIZE"])
+    if world_size == 1:
+        environment.setdefault("MASTER_ADDR", "127.0.0.1")
+        if "MASTER_PORT" not in environment:
+            environment["MASTER_PORT"] = str(_free_port())
+    elif "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
+        raise UserError(
+            f"{world_size} ranks were started, but MASTER_ADDR and MASTER_PORT are not set; "
+            "export the host name of rank 0 and a free port of it"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_versions() -> None:
+    """Refuse DeepSpeed releases whose gradients or partition tables differ from those tested."""
+    import deepspeed
+
+    version = tuple(int(part) for part in deepspeed.__version__.split("+")[0].split(".")[:3])
+    if version < DEEPSPEED_MINIMUM:
+        wanted = ".".join(map(str, DEEPSPEED_MINIMUM))
+        raise UserError(
+            f"DeepSpeed {deepspeed.__version__} loses gradients in some configurations; "
+            f"install {wanted} or newer: pip install 'deepspeed>={wanted}'"
+        )
+
+
+@dataclass
+class World:
+    """This rank's place: topology, process groups, device."""
+
+    topology: Topology
+    groups: ProcessGroups
+    mpu: Mpu
+    tp: TensorParallel
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that speaks and writes common files."""
+        return self.topology.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        torch.distributed.barrier()
+
+    def sum_over_data_parallel(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` summed in place over the data-parallel ranks (one collective)."""
+        if self.topology.data_parallel > 1:
+            torch.distributed.all_reduce(values, group=self.groups.data)
+        return values
+
+    def agree(self, good: bool) -> bool:
+        """True if ``good`` on every rank (one collective)."""
+        flag = torch.tensor([0.0 if good else 1.0], device=self.device)
+        torch.distributed.all_reduce(flag)
+        return flag.item() == 0.0
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def start(tensor_parallel: int = 1) -> World:
+    """Join the run and return this rank's :class:`World`.
+
+    Raises:
+        UserError: the world size is not a multiple of ``tensor_parallel``; a DeepSpeed too old.
+    """
+    fill_environment(os.environ)
+    topology = Topology(
+        world_size=int(os.environ["WORLD_SIZE"]),
+        rank=int(os.environ["RANK"]),
+        tensor_parallel=tensor_parallel,
+    )
+    cuda = torch.cuda.is_available()
+    import deepspeed
+
+    _quiet_libraries()
+    check_versions()
+    # DeepSpeed compiles a shared-memory all-reduce for inference at start-up on CPU. Training never
+    # calls it, the build needs a compiler, and a killed build leaves a lock on which later runs hang.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cpu")
+    if cuda:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    groups = ProcessGroups.create(topology)
+    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device)
+
+
+def _quiet_libraries() -> None:
+    """Leave warnings about others' internals out of the log; errors stay."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b.*")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)

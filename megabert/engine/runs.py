@@ -1,0 +1,131 @@
+"""The run folder: whose it is, what is written into it at the start, and what a checkpoint must match."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megabert import __version__, flags
+from megabert.config import ModelConfig, PretrainSettings
+from megabert.data.schema import Manifest
+from megabert.engine.checkpoint import Checkpoint, write_json, write_text
+from megabert.engine.launch import World
+from megabert.log import UserError, get_logger
+from megabert.naming import (
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_DEEPSPEED_CONFIG,
+    TOKENIZER_FOLDER,
+)
+
+# What a resumed run must share with its checkpoint: other values would change the meaning of the
+# data position or of the weights.
+_MUST_MATCH = (
+    "model", "tokenizer_sha256", "data_fingerprint", "seed", "phase", "global_batch_size",
+    "seq_length", "max_predictions", "mask_fraction", "masking", "sentence_task",
+    "short_sequence_fraction", "steps",
+)  # fmt: skip
+
+
+def facts(settings: PretrainSettings, model: ModelConfig, manifest: Manifest) -> dict[str, Any]:
+    """What every checkpoint of the run records about it (plain values)."""
+    data = settings.data
+    return {
+        "program": f"megabert {__version__}",
+        "model": model.to_dict(),
+        "qkv_layout": "separate",
+        "heads": ["mlm"] if data.sentence_task == "none" else ["mlm", "nsp"],
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "data_fingerprint": manifest.fingerprint,
+        "seed": settings.run.seed,
+        "phase": settings.run.phase,
+        "steps": settings.optimizer.steps,
+        "global_batch_size": settings.batch.global_batch_size,
+        "seq_length": data.seq_length,
+        "max_predictions": data.max_predictions,
+        "mask_fraction": data.mask_fraction,
+        "masking": data.masking,
+        "sentence_task": data.sentence_task,
+        "short_sequence_fraction": data.short_sequence_fraction,
+    }
+
+
+def open_run(
+    output: Path,
+    resume: str,
+    now: dict[str, Any],
+    world: World,
+    find_checkpoint: Callable[[Path, str, World], Checkpoint | None],
+) -> Checkpoint | None:
+    """Check the output folder, make it, and return the checkpoint to go on from (all ranks call).
+
+    Raises:
+        UserError: the folder is another run's, or the checkpoint belongs to other settings.
+    """
+    taken = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if taken and resume == "never":
+        raise UserError(
+            f"{output} is not empty: it may be another run's; choose another --output, "
+            "or go on with that run by --resume auto"
+        )
+    if taken and not (output / RUN_CONFIG).is_file():
+        raise UserError(f"{output} is not a run folder (no {RUN_CONFIG}); choose another --output")
+    checkpoint = None
+    if resume != "never":
+        checkpoint = find_checkpoint(output, resume, world)
+        if checkpoint is None:
+            get_logger().info("no whole checkpoint in %s: starting at step 0", output)
+    if checkpoint is not None:
+        _require_same(checkpoint, now)
+    world.barrier()
+    if world.is_main:
+        try:
+            (output / RUN_CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == 28:
+                raise
+            raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
+    world.barrier()
+    return checkpoint
+
+
+def _require_same(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+    record = checkpoint.record
+    differing = []
+    for key in _MUST_MATCH:
+        if key == "model":
+            fields = now[key]
+            differing += [
+                f"{name} {record[key].get(name)!r} -> {value!r}"
+                for name, value in fields.items()
+                if record[key].get(name) != value
+            ]
+        elif record.get(key) != now[key]:
+            differing.append(f"{key} {record.get(key)!r} -> {now[key]!r}")
+    if differing:
+        raise UserError(
+            f"{checkpoint.folder} belongs to other settings: {'; '.join(differing)}; give the run's own "
+            "settings (--config RUN/config.yaml), or another --output"
+        )
+
+
+def trained_positions(settings: PretrainSettings, before: Checkpoint | None) -> int:
+    """Rows of the position table that have had gradients once this run has ended."""
+    earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
+    return max(earlier, settings.data.seq_length or 0)
+
+
+def write_settings(
+    output: Path, settings: PretrainSettings, deepspeed_config: dict[str, Any], data: Path
+) -> None:
+    """Write ``config.yaml``, ``ds_config.json`` and a copy of the tokenizer (main rank only)."""
+    write_text(output / RUN_CONFIG, flags.to_yaml(settings))
+    write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
+    target = output / TOKENIZER_FOLDER
+    if not target.exists():
+        temporary = output / (TOKENIZER_FOLDER + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(data / TOKENIZER_FOLDER, temporary)
+        temporary.replace(target)
