@@ -33,8 +33,8 @@ class Manifest:
 class MemoryCorpus:
     """Documents given by the lengths of their sentences.
 
-    With `ids="place"` token ids are 10, 11, 12, ... over the whole corpus, so that each id names its
-    place; with "random" they are random, as in text.
+    With `ids="place"` token ids are 10, 11, 12, ... over the whole corpus, so that each id names
+    its place; with "random" they are random, as in text.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import pickle
 import time
@@ -112,6 +113,25 @@ def test_an_id_outside_the_vocabulary_is_named():
         source.batch(0, source.samples_per_epoch)
 
 
+@pytest.mark.parametrize(
+    ("task", "masking", "digest"),
+    [
+        ("nsp", "token", "80e122d3d435ca59"),
+        ("sop", "whole-word", "99f203cfc6caa61c"),
+        ("none", "ngram", "b719c13f38f95443"),
+    ],
+)
+def test_samples_are_those_of_earlier_versions(task, masking, digest):
+    """A resumed run reads on where it stopped, so no version may change a draw unknowingly."""
+    corpus = MemoryCorpus([[5 + i * j % 37 for j in range(1, 3 + 7 * i)] for i in range(1, 9)])
+    corpus.words = np.arange(len(corpus.all)) % 5 != 3
+    source = SampleSource(corpus, SampleSettings(32, task, seed=11), MaskSettings(masking))
+    content = hashlib.sha256()
+    for name, array in sorted(source.batch(2**33, 200).items()):
+        content.update(name.encode() + array.astype("<i8").tobytes())
+    assert content.hexdigest()[:16] == digest
+
+
 # ---- order
 
 
@@ -161,6 +181,13 @@ def test_the_ten_billionth_sample_comes_at_once():
     batch = next(MicroBatches(source, 2, 1, 8, 10**10))
     assert batch["first_sample"] == 10**10 + 2
     assert time.perf_counter() - started < 1
+
+
+def test_batches_take_no_draw_from_the_global_generator():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    next(MicroBatches(small(), 2, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_stop_ends_all_ranks_after_the_same_step():

@@ -1,13 +1,14 @@
 """Counter-based random numbers: a draw is a function of its address, not of the draws before it.
 
-Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-over numpy arrays. A block of four 32-bit words is addressed by
+Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
+2011) over numpy arrays. A block of four 32-bit words is addressed by
 
     key     = 64 bits from (seed, purpose)
     counter = (block, epoch, low half of item, high half of item), 32 bits each
 
-so the draws of a whole batch are made at once, and each item's draws are the same in whatever batch,
-order or process they are made. The words agree with the published known answers of Philox4x32-10.
+so the draws of a whole batch are made at once, and each item's draws are the same in whatever
+batch, order or process they are made. The words agree with the published known answers of
+Philox4x32-10.
 """
 
 import enum
@@ -89,5 +90,8 @@ class CounterRng:
 
 
 def below(words: Words, limit: int) -> Ints:
-    """Maps 32-bit words to whole numbers 0 .. limit-1 (limit <= 2**32), evenly to one part in 2**32/limit."""
+    """Maps 32-bit words to whole numbers 0 .. limit-1 (limit <= 2**32), evenly enough.
+
+    The chances of two numbers differ by a share of limit / 2**32 at most.
+    """
     return ((words * np.uint64(limit)) >> _SHIFT32).astype(np.int64)

@@ -1,18 +1,18 @@
 """Masked language modelling: which tokens are predicted, and what stands in their place.
 
 Of a sequence's n maskable tokens, floor(fraction * n + 1/2) are predicted, at least one and at most
-`max_predictions` (Devlin et al. 2019, section 3.1). A predicted token becomes [MASK] 8 times in 10, a random
-token 1 time in 10, and stays as it is 1 time in 10, each token by itself.
+`max_predictions` (Devlin et al. 2019, section 3.1). A predicted token becomes [MASK] 8 times in 10,
+a random token 1 time in 10, and stays as it is 1 time in 10, each token by itself.
 
 - "token": each maskable token is as likely as any other.
-- "whole-word": words are taken in random order, with all their tokens; a word that does not fit into what
-  is left of the budget is passed over.
-- "ngram": spans of n whole words, n drawn from 1, 2, 3 with chances proportional to 1/n (Joshi et al. 2020;
-  Lan et al. 2020); a span that does not fit is shortened word by word.
+- "whole-word": words are taken in random order, with all their tokens; a word that does not fit
+  into what is left of the budget is passed over.
+- "ngram": spans of n whole words, n drawn from 1, 2, 3 with chances proportional to 1/n (Joshi et
+  al. 2020; Lan et al. 2020); a span that does not fit is shortened word by word.
 
 Where no word fits into the budget at all, the first one drawn gives as many of its tokens as do.
-Draws are addressed by (seed, epoch, sample, position), so masks are new in each epoch, and the same for a
-sample in whatever batch or process it is made.
+Draws are addressed by (seed, epoch, sample, position), so masks are new in each epoch, and the same
+for a sample in whatever batch or process it is made.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ class MaskSettings:
 
 
 def default_max_predictions(seq_length: int, fraction: float = 0.15) -> int:
-    """The published maximum: fraction * length, rounded up to a multiple of 5; 20 at 128, 80 at 512."""
+    """The published maximum, 20 at 128 and 80 at 512: rounded up to a multiple of 5."""
     return 5 * math.ceil(round(fraction * seq_length, 6) / 5)
 
 
@@ -119,7 +119,8 @@ class Masker:
         Args:
             input_ids: int64 [B, S], changed in place.
             maskable: bool [B, S], tokens of text.
-            word_starts: bool [B, S], whether a token starts a word; needed unless masking is "token".
+            word_starts: bool [B, S], whether a token starts a word; needed unless masking is
+                "token".
             epochs: int64 [B].
             samples: int64 [B], number of each sequence's sample within its epoch.
 
@@ -152,7 +153,7 @@ class Masker:
 
 
 def _choose_tokens(maskable: Bools, budgets: Ints, scores: Words) -> Bools:
-    """The `budgets[i]` maskable tokens of lowest score in each row; ties go to the earlier token."""
+    """The `budgets[i]` maskable tokens of lowest score in each row; ties go to the earlier."""
     ranked = np.where(maskable, scores, np.uint64(_WORD)).argsort(axis=1, kind="stable")
     taken = np.arange(maskable.shape[1]) < np.minimum(budgets, maskable.sum(axis=1))[:, None]
     chosen = np.zeros_like(maskable)

@@ -1,20 +1,21 @@
-"""One sample's text: which sentences stand in segment A and segment B, and how they belong together.
+"""One sample's text: which sentences stand in segments A and B, and how they belong together.
 
-A sample is a cell of its document (see `sample_index`). Its text starts at the cell's boundary and goes on
-to the next one, and further to the first sentence end at which the cell's size is reached: sequences are
-full though boundaries were moved to sentences. One sample in ten is short: it starts at a random sentence
-of its cell and takes whole sentences until a random length is reached.
+A sample is a cell of its document (see `sample_index`). Its text starts at the cell's boundary and
+goes on to the next one, and further to the first sentence end at which the cell's size is reached:
+sequences are full though boundaries were moved to sentences. One sample in ten is short: it starts
+at a random sentence of its cell and takes whole sentences until a random length is reached.
 
-- "nsp": A is the first part of the text, up to a random sentence end. In half of the samples B is the rest.
-  In the other half B comes from another document of the whole corpus, chosen with a chance proportional to
-  its length, at a random sentence of it, and takes whole sentences to about the length the rest had, so
-  that length does not tell the two apart. Label 0 = B is the rest ("is next"), 1 = B is random.
+- "nsp": A is the first part of the text, up to a random sentence end. In half of the samples B is
+  the rest. In the other half B comes from another document of the whole corpus, chosen with a
+  chance proportional to its length, at a random sentence of it, and takes whole sentences to about
+  the length the rest had, so that length does not tell the two apart. Label 0 = B is the rest ("is
+  next"), 1 = B is random.
 - "sop": A and B are the two parts of the text; label 1 = they have changed places.
 - "none": one segment.
 
-Text of a single sentence is parted at a random word of it, and a random B then starts within a sentence,
-too. What is too long loses tokens of the longer segment, one by one, at its front or its back by the toss
-of a coin, as in Devlin et al. (2019).
+Text of a single sentence is parted at a random word of it, and a random B then starts within a
+sentence, too. What is too long loses tokens of the longer segment, one by one, at its front or its
+back by the toss of a coin, as in Devlin et al. (2019).
 """
 
 import dataclasses
@@ -52,13 +53,16 @@ class CorpusLike(Protocol):
         """Tokens of each document, int64 [D]."""
 
     def sentence_starts(self, document: int) -> Ints:
-        """First token of each sentence within the document, and the document's length, int64 [n+1]."""
+        """First token of each sentence in its document, and its length, int64 [n+1]."""
 
     def tokens(self, document: int, start: int, stop: int) -> Tokens:
         """Token ids of a part of a document, int32 [stop - start]."""
 
     def word_starts(self, document: int, start: int, stop: int) -> Flags:
         """Whether each token starts a word, bool [stop - start]."""
+
+    def shard_of(self, document: int) -> tuple[Any, int]:
+        """The file that holds a document, and the document's number in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,7 @@ class PairMaker:
         with_words: whether pairs carry their word starts.
 
     Raises:
-        UserError: the split holds no sample, or "nsp" has no second document to take sentences from.
+        UserError: the split holds no sample, or "nsp" has no second document to take from.
     """
 
     def __init__(
@@ -123,8 +127,8 @@ class PairMaker:
             raise UserError(f"{_name(corpus)} holds no text to make samples of: shard more text")
         if settings.sentence_task == "nsp" and np.count_nonzero(lengths) < 2:
             raise UserError(
-                f"{_name(corpus)} holds one document only: next sentence prediction needs a second one "
-                "(--sentence-task sop or none does not)"
+                f"{_name(corpus)} holds one document only: next sentence prediction needs a "
+                "second one (--sentence-task sop or none does not)"
             )
         self._document_ends = np.cumsum(lengths)
         self._rng = CounterRng(settings.seed, Purpose.PAIR)
@@ -171,7 +175,7 @@ class PairMaker:
     def _text(
         self, document: int, place: int, cells: Cells, starts: Ints, draws: list[int]
     ) -> _Part:
-        """The text of a sample, before it is parted; it may be longer than a sequence has room for."""
+        """The text of a sample before it is parted; it may be longer than the room."""
         smallest, reach = self.settings.smallest, cells.size // 4
         start = cells.boundary_at_sentence(place, starts, smallest)
         stop = cells.boundary_at_sentence(place + 1, starts, smallest)
@@ -232,7 +236,7 @@ class PairMaker:
         return _Part(other, start, _nearest_end(starts, start, start + wanted, reach))
 
     def _fit(self, first: _Part, second: _Part, draws: list[int]) -> tuple[_Part, _Part]:
-        """Takes tokens of the longer part, of the second where they are equal, until both have room."""
+        """Takes tokens of the longer part (the second, if equal) until both have room."""
         excess = len(first) + len(second) - self.settings.room
         if excess <= 0:
             return first, second
@@ -279,7 +283,7 @@ def _joined(draws: list[int]) -> int:
 
 
 def _sentence_end(starts: Ints, place: int, reach: int) -> int:
-    """The first sentence end at or after `place`; `place` itself where that is further than `reach`."""
+    """The first sentence end at or after `place`; `place` itself if that is beyond `reach`."""
     length = int(starts[-1])
     if place >= length:
         return length
@@ -288,7 +292,7 @@ def _sentence_end(starts: Ints, place: int, reach: int) -> int:
 
 
 def _nearest_end(starts: Ints, start: int, place: int, reach: int) -> int:
-    """The sentence end after `start` that is nearest to `place`; `place` where none is within `reach`."""
+    """The sentence end after `start` nearest to `place`; `place` if none is within `reach`."""
     length = int(starts[-1])
     if place >= length:
         return length

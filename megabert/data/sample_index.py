@@ -1,15 +1,15 @@
 """Which samples there are, and in which order an epoch takes them, without a list of either.
 
-A document of T tokens is laid out in cells of C tokens, C being the room for text in a sequence. All
-cells of a document are full-size but one, the odd cell, which takes what is left over:
-n = max(1, floor((T - C/4) / C) + 1) cells, so the odd cell has C/4 up to 5C/4 tokens, or T if n = 1.
-The odd cell's place is drawn for each (seed, epoch, document), so that an epoch cuts each document
-elsewhere, while the number of samples depends on the document's length only.
+A document of T tokens is laid out in cells of C tokens, C being the room for text in a sequence.
+All cells of a document are full-size but one, the odd cell, which takes what is left over:
+n = max(1, floor((T - C/4) / C) + 1) cells, so the odd cell has C/4 up to 5C/4 tokens (T if n is
+1). The odd cell's place is drawn for each (seed, epoch, document), so that an epoch cuts each
+document elsewhere, while the number of samples depends on the document's length only.
 
-The order of an epoch is a permutation of the samples computed place by place: a Feistel network over
-Z_a x Z_a with a = max(8, ceil(sqrt(samples))) (Luby and Rackoff 1988), applied again while its value falls
-outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and sample 10**9 costs
-the same as the first.
+The order of an epoch is a permutation of the samples computed place by place: a Feistel network
+over Z_a x Z_a with a = max(8, ceil(sqrt(samples))) (Luby and Rackoff 1988), applied again while its
+value falls outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and
+sample 10**9 costs the same as the first.
 """
 
 import dataclasses
@@ -113,9 +113,9 @@ class Cells:
     def boundary_at_sentence(self, cell: int, sentence_starts: Ints, smallest: int) -> int:
         """The boundary moved to the nearest sentence start, if one is near enough.
 
-        Near enough is a quarter of a full cell, and less where a neighbour is so small that it could be
-        left with fewer than `smallest` tokens. Boundaries keep their order, and those of a document's
-        cells cover it exactly. Ties go to the earlier sentence.
+        Near enough is a quarter of a full cell, and less where a neighbour is so small that it
+        could be left with fewer than `smallest` tokens. Boundaries keep their order, and those of a
+        document's cells cover it exactly. Ties go to the earlier sentence.
         """
         if cell == 0 or cell == self.count:
             return self.length if cell else 0
