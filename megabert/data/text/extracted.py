@@ -11,6 +11,7 @@ from megabert.data.text.pages import Page, canonical_namespace
 from megabert.log import UserError
 
 MAX_LINE = 1 << 26  # bytes
+MAX_TAG = 1 << 13  # characters
 _DOC = re.compile(r'<doc\s+id="([^"]*)"(?:.*?\stitle="(.*)")?[^"]*>\s*$')
 _HEADING = re.compile(r"\s*=\s+([^=].*?)\s+=\s*$")  # " = Title = ", the WikiText layout
 _ANY_HEADING = re.compile(r"\s*(?:=\s+){1,6}[^=].*?(?:\s+=){1,6}\s*$")
@@ -59,7 +60,7 @@ def read_docs(stream: io.BufferedReader, name: str, numbering: Numbering) -> Ite
     lines: list[str] | None = None
     number, title, opened = 0, "", 0
     for place, line in text_lines(stream, name):
-        match = _DOC.match(line) if line.startswith("<doc ") else None
+        match = _DOC.match(line) if line.startswith("<doc ") and len(line) < MAX_TAG else None
         if match and lines is None:
             number = numbering.number(match.group(1))
             title, lines, opened = html.unescape(match.group(2) or ""), [], place

@@ -39,11 +39,11 @@ _NO_LANGUAGE = {"doi", "rfc", "pmid", "voy", "hdl", "imdb", "oeis", "wmf", "tool
 _SIMPLE_LINK = re.compile(r"\[\[([^\[\]|]*)((?:\|[^\[\]]*)?)\]\]")
 _EXTERNAL_LINK = re.compile(
     r"\[(?:(?:https?|ftps?|ircs?|gopher|git|svn|news|mailto|tel|sftp|nntp|worldwind|urn|geo|magnet|xmpp)"
-    r":|//)[^\s\[\]<>]*([^\[\]\n]*)\]",
+    r":|//)[^\s\[\]<>]*((?:(?=[\s<>])[^\[\]\n]*)?)\]",
     re.IGNORECASE,
 )
 _BARE_URL = re.compile(r"\b(?:https?|ftp)://[^\s\[\]<>\"|{}]+", re.IGNORECASE)
-_BREAK = re.compile(r"<\s*/?\s*br\b[^<>]*>", re.IGNORECASE)
+_BREAK = re.compile(r"<\s{0,5}/?\s{0,5}br\b[^<>]*>", re.IGNORECASE)
 _BLOCK_TAG = re.compile(
     r"</?(?:p|div|blockquote|center|li|ul|ol|dl|dd|dt|poem|h[1-6]|hr|tr|td|th|caption)"
     r"\b[^<>]*>",
@@ -60,6 +60,7 @@ _RUBY_SIDE = re.compile(r"<r([tp])\b[^<>]*>[^<>]*</r\1\s*>", re.IGNORECASE)
 _RESIDUE = re.compile(r"\[\[|\]\]|<[a-zA-Z/]")
 _OPENER = re.compile(r"\[|<|\{\{")
 _LEFT_OVER = re.compile(r"\[\[[^\[\]|\n]{0,200}\||\[\[|\]\]|</?[a-zA-Z][^<>\n]{0,200}>")
+_DISAMBIGUATION = re.compile(r"[(（][^()（）]*[)）]$")
 _QUOTES = re.compile(r"'{2,}")
 _MAX_NESTING = 6
 
@@ -97,7 +98,7 @@ class LinkRules:
         if label is not None and label.strip():
             return label.strip(" \t")
         if label is not None:  # "[[Foo (bar)|]]"
-            return re.sub(r"\s*[(（][^()（）]*[)）]\s*$", "", rest if colon else name)
+            return _DISAMBIGUATION.sub("", (rest if colon else name).strip()).strip()
         name, hash_mark, anchor = name.partition("#")
         return (name or anchor).replace("_", " ") if hash_mark else name
 

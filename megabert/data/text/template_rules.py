@@ -19,7 +19,7 @@ _FIRST = (
     "quote blockquote cquote quotation quote_box_text bquote poemquote centered_text center "
     "visible_anchor anchor_text vanchor angbr_ipa lc uc lcfirst ucfirst formatnum nhlink "
     "link-en link-ja link-de link-fr link-ru link-es link-it link-ko internal_link "
-    "lang-zh-hans lang-zh-hant transl-text iast unicode polytonic allow_wrap okina-text"
+    "lang-zh-hans lang-zh-hant transl-text iast unicode polytonic allow_wrap okina-text large sc smallcaps vr railgauge track_gauge script/hebrew script/arabic"
 )
 _LAST = "lang transl transliteration rtl-lang lang-rtl tsl tslink script wikt-lang"
 _LITERAL = {
@@ -30,8 +30,10 @@ _LITERAL = {
     "middot": " · ", "bullet": " • ", "okina": "ʻ", "hamza": "ʼ", "ayin": "ʽ", "pi": "π",
     "minus": "−", "times": "×", "x": "×", "sharp": "♯", "flat": "♭", "natural": "♮",
     "degree": "°", "numero": "№", "apos": "'", "sup2": "²", "dash": " – ", "--": "—",
-    "lb": "[", "rb": "]", "(": "(", ")": ")", "half": "1⁄2", "euro": "€", "gbp": "£",
+    "mdashb": "—", "ndashb": "–", "' \"": "'\"", "\" '": "\"'", "-\"": "\"", "lb": "[", "rb": "]", "(": "(", ")": ")", "half": "1⁄2", "euro": "€", "gbp": "£",
 }  # fmt: skip
+_UNITS = {"C": "°C", "F": "°F", "C-change": "°C", "F-change": "°F", "sqmi": "sq mi",
+          "sqkm": "km2", "sqft": "sq ft", "sqm": "m2", "acre": "acres", "impgal": "gallons"}  # fmt: skip
 _QUOTES = {"quote", "blockquote", "cquote", "quotation", "bquote", "poemquote"}
 _CURRENCY = {"us$": "US$", "usd": "US$", "gbp": "£", "inr": "₹", "euro": "€", "eur": "€", "aud": "A$",
              "cad": "C$", "jpy": "¥", "yen": "¥", "pound sterling": "£", "inrconvert": "₹"}  # fmt: skip
@@ -63,7 +65,7 @@ def _convert(arguments: Arguments) -> str:
         elif value.lower() in _RANGE:
             words.append(_RANGE[value.lower()])
         else:
-            words.append(value)
+            words.append(_UNITS.get(value, value))
             break
     return " ".join(words) if any(_NUMBER.fullmatch(word) for word in words) else ""
 
@@ -97,17 +99,33 @@ def _as_of(arguments: Arguments) -> str:
     return f"{start} {values[0]}" if values else ""
 
 
-def _ship(arguments: Arguments) -> str:
+def _joined(arguments: Arguments) -> str:
     return " ".join(arguments[0][:2])
+
+
+def _formula(arguments: Arguments) -> str:
+    return "".join(arguments[0]).replace("'", "")
+
+
+def _power(arguments: Arguments) -> str:
+    return f"×10^{arguments[0][0]}" if arguments[0] else ""
+
+
+def _accidental(arguments: Arguments) -> str:
+    return {"flat": "♭", "sharp": "♯", "natural": "♮"}.get("".join(arguments[0][:1]), "")
 
 
 _SPECIAL: dict[str, Callable[[Arguments], str]] = {
     "convert": _convert, "cvt": _convert, "frac": _fraction, "fraction": _fraction,
     "sfrac": _fraction, "circa": _circa, "c.": _circa, "ca.": _circa, "val": _value,
-    "as of": _as_of, "asof": _as_of, "ship": _ship,
+    "as of": _as_of, "asof": _as_of, "ship": _joined, "bibleref": _joined, "bibleverse": _joined,
+    "currency": _joined, "oldstyledate": _joined, "chem": _formula, "e": _power,
+    "music": _accidental, "nihongo foot": _joined,
 }  # fmt: skip
 _FIRST_NAMES = {name.replace("_", " ") for name in _FIRST.split()}
 _LAST_NAMES = set(_LAST.split())
+# "lang-fr" and "link-fr" everywhere; "vol-fr" is the Latgalian name of "lang-fr"
+_LANGUAGE_FORMS = ("lang-", "link-", "vol-")
 _FUNCTIONS = ("lc", "uc", "lcfirst", "ucfirst", "formatnum", "nowrap")
 
 
@@ -162,7 +180,7 @@ def template_text(body: str, title: str) -> str:
     function, colon, operand = name.partition(":")
     if colon and function in _FUNCTIONS:
         return head.partition(":")[2].strip().split("|")[0] if operand else ""
-    language_form = name.startswith(("lang-", "link-")) and len(name) <= 12
+    language_form = name.startswith(_LANGUAGE_FORMS) and len(name) <= 12
     if not (
         language_form
         or name in _FIRST_NAMES

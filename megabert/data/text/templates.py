@@ -11,15 +11,15 @@ _DROPPED = (
     "templatedata graph mapframe maplink inputbox categorytree templatestyles indicator style "
     "script pre table section dynamicpagelist choose quiz rss includeonly video audio"
 )
-_TAG = re.compile(
-    rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b((?:\"[^\"<>]*\"|[^<>/]|/(?!>))*)(/?)>",
-    re.IGNORECASE,
-)
+# as in MediaWiki, a tag ends at the first ">"
+_TAG = re.compile(rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b([^<>]*)>", re.IGNORECASE)
 _SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
-_TOKEN = re.compile(r"\{{2,}|\}{2,}|^[ \t:*#]*\{\|(?!\})|^[ \t:]*\|\}+|\n(?=\n|=)", re.MULTILINE)
+_TOKEN = re.compile(r"\{\||\{{2,}|\}{2,}|\|\}+")
+_INDENT = " \t:*#"
 MAX_DEPTH = 60
+MAX_INDENT = 40
 
 
 def strip_extension_tags(text: str) -> str:
@@ -37,7 +37,7 @@ def strip_extension_tags(text: str) -> str:
         name = match.group(1).lower()
         parts.append(text[position : match.start()])
         position = match.end()
-        if match.group(3) or name in no_more:
+        if match.group(2).endswith("/") or name in no_more:
             continue
         closing = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(text, position)
         if closing is None:
@@ -76,11 +76,13 @@ def strip_templates(text: str, title: str) -> str:
     position = 0
     for match in _TOKEN.finditer(text):
         token = match.group()
-        stack[-1].parts.append(text[position : match.start()])
+        if "|" in token and not _starts_line(text, match.start()):
+            if len(token) < 3:
+                continue  # "{|" and "|}" mean a table only where a line begins
+            token = token[1:]
+        stack[-1].parts.append(text[position : match.end() - len(token)])
         position = match.end()
-        if token == "\n":
-            stack[-1].parts.append(token)
-        elif token.endswith("{|"):
+        if token == "{|":
             stack.append(_Frame(True))
         elif token[0] == "{":
             if len(token) % 2 and text[match.start() - 1 : match.start()] == "-":
@@ -97,9 +99,16 @@ def strip_templates(text: str, title: str) -> str:
     return "".join(stack[0].parts)
 
 
+def _starts_line(text: str, place: int) -> bool:
+    """Whether only list marks and spaces stand between the line's beginning and ``place``."""
+    window = text[max(0, place - MAX_INDENT) : place]
+    _, newline, line = window.rpartition("\n")
+    return (bool(newline) or place <= MAX_INDENT) and not line.strip(_INDENT)
+
+
 def _close(stack: list[_Frame], token: str, title: str) -> None:
     """Close what a run of closing marks closes; marks without a partner are dropped."""
-    braces = len(token.lstrip(" \t:|"))
+    braces = len(token.lstrip("|"))
     if "|" in token and any(frame.table for frame in stack) and braces in (1, 3, 5):
         while not stack.pop().table:
             pass

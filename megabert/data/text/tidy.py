@@ -5,25 +5,27 @@ import re
 
 _REMOVED = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f"
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
-_SPACES = re.compile(r"[\s\u2028\u2029]+")
 _WIDE = "　-〿＀-￯一-鿿㐀-䶿぀-ヿ"
 _OPEN, _CLOSE = "(（\\[［【〔", ")）\\]］】〕"
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
+# every alternative begins with a plain character or set, which lets the engine skip ahead
 _EMPTY = re.compile(
     rf"[（［【〔][{_SEPARATORS}]*[）］】〕]"
-    rf"|(?<![A-Za-z0-9_])[(\[][{_SEPARATORS}]*[)\]]"
-    r"|“\s*”|「\s*」|『\s*』|《\s*》|〈\s*〉|‘\s*’|„\s*“|«\s*»"
-    r'|(?<![\w"])"\s?"(?![\w"])'
+    rf"|[(\[](?<![A-Za-z0-9_][(\[])[{_SEPARATORS}]*[)\]]"
+    r"|“ ?”|「 ?」|『 ?』|《 ?》|〈 ?〉|‘ ?’|„ ?“|« ?»"
+    r'|"(?<!\w") ?"(?![\w"])'
 )
 _AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
-_BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]+([)）])")
+_BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]{1,20}(?=[)）])")
 # what a dropped template leaves between commas (",,word" opens a quotation in some languages)
 _REPEATED = re.compile(r"(?<=[^\s,;])[,;、，；](?:\s*[,;、，；])+")
 _HAS_REPEATED = re.compile(r"[,;、，；]\s*[,;、，；]")
 _BEFORE_STOP = re.compile(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
-_SPACE_BEFORE = re.compile(r"\s+([,.;、，。；：！？](?:\s|$)|[)\]）］】」』》])")
-_SPACE_AFTER_OPEN = re.compile(r"([(\[（［【「『《])\s+")
-_WIDE_SPACE = re.compile(rf"(?<=[{_WIDE}]) (?=[、，。；：！？）」』》〉（「『《〈])|(?<=[、，。；：！？（「『《〈]) (?=[{_WIDE}])")  # fmt: skip
+_SPACE_BEFORE = re.compile(r" (?=[,.;、，。；：！？](?: |$)|[、，。；：！？)\]）］】」』》])")
+_SPACE_AFTER_OPEN = re.compile(r"(?<=[(\[（［【「『《]) ")
+_WIDE_SPACE = re.compile(
+    rf" (?:(?<=[{_WIDE}] )(?=[（「『《〈])|(?<=[、，。；：！？（）「」『』《》〈〉] )(?=[{_WIDE}]))"
+)
 _HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
 _LEADING = re.compile(r"^[\s,;、，；。.:：]+(?=\S)")
 _WORD = re.compile(r"[^\W_]")
@@ -43,16 +45,20 @@ def tidy_line(text: str) -> str:
     """
     if "&" in text:
         text = html.unescape(text)
-    text = _SPACES.sub(" ", _REMOVED.sub("", text))
+    if not (text.isascii() and text.isprintable()):
+        text = _REMOVED.sub("", text)
+    text = " ".join(text.split())
     if _HAS_OPEN.search(text):
         for _ in range(3):
             shorter = _EMPTY.sub("", text)
             if shorter == text:
                 break
             text = shorter
-        text = _BEFORE_CLOSE.sub(r"\1", _AFTER_OPEN.sub(r"\1", text))
-        text = _SPACE_AFTER_OPEN.sub(r"\1", text)
-    text = _WIDE_SPACE.sub("", _SPACE_BEFORE.sub(r"\1", _SPACES.sub(" ", text)))
+        text = _BEFORE_CLOSE.sub("", _AFTER_OPEN.sub(r"\1", text))
+        text = " ".join(_SPACE_AFTER_OPEN.sub("", text).split())
+    text = _SPACE_BEFORE.sub("", text)
+    if not text.isascii():
+        text = _WIDE_SPACE.sub("", text)
     if _HAS_REPEATED.search(text):
         text = _REPEATED.sub(_strongest, text)
     text = _BEFORE_STOP.sub("", text)

@@ -21,7 +21,7 @@ TIME_LIMIT = 30.0  # seconds a page
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*\1[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^=[^\n]*=[ \t]*$", re.MULTILINE)
 _SWITCH = re.compile(r"__[^\W_]{3,40}__")
 _RULE = re.compile(r"^-{4,}", re.MULTILINE)
 _LIST = re.compile(r"([*#:;]+)[ \t]*")
@@ -106,8 +106,13 @@ def _sections(text: str) -> list[tuple[str, int, str]]:
     found = []
     heading, level, start = "", 0, 0
     for match in _HEADING.finditer(text):
+        line = match.group().rstrip()
+        marks = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+        inside = line[marks:-marks].strip()
+        if not inside:
+            continue
         found.append((heading, level, text[start : match.start()]))
-        heading, level, start = match.group(2), len(match.group(1)), match.end()
+        heading, level, start = inside, marks, match.end()
     found.append((heading, level, text[start:]))
     return found
 
