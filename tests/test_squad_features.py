@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_windows_cover_everything(tokens: int, room: int, stride: int) -> None:
     covered = {t for start, length in spans for t in range(start, start + length)}
     assert covered == set(range(tokens))
     starts = [start for start, _ in spans]
-    assert all(b - a == min(stride, room) for a, b in zip(starts, starts[1:]))
+    assert all(b - a == min(stride, room) for a, b in itertools.pairwise(starts))
 
 
 @given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 60))

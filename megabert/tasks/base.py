@@ -7,8 +7,9 @@ nor DeepSpeed; the loop knows neither questions nor labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from megabert.parallel.rng import DropoutStreams
 
 Batch = dict[str, torch.Tensor]
+Forward = Callable[..., Any]
+"""A model, or an engine around one: called with input ids, token type ids and attention mask."""
 
 
 class Features(Protocol):
@@ -49,7 +52,11 @@ class Task(Protocol):
 
     name: str
     new_heads: tuple[str, ...]
-    """Prefixes of parameters that a pretrained checkpoint need not hold."""
+    """Modules of the model that a pretrained checkpoint need not hold, as ``("qa",)``."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -68,10 +75,10 @@ class Task(Protocol):
     ) -> torch.nn.Module:
         """The encoder with this task's head, weights not yet drawn or loaded."""
 
-    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Mean loss over the rows of the batch, a float32 scalar."""
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: Batch) -> Batch:
         """Tensors [B, ...] whose further dimensions are the same for every batch."""
 
     def score(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from megabert.config import ModelConfig, SquadSettings
 from megabert.model.heads import BertForQuestionAnswering
-from megabert.tasks.base import Batch, Features
+from megabert.tasks.base import Batch, Features, Forward
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad_data import read_squad
 from megabert.tasks.squad_features import SquadFeatures
@@ -30,10 +30,15 @@ class Squad:
     """The task ``squad``: see :class:`megabert.tasks.base.Task` for what each method does."""
 
     name = "squad"
-    new_heads = ("qa",)
+    new_heads: tuple[str, ...] = ("qa",)
 
     def __init__(self, settings: SquadSettings) -> None:
         self.settings = settings
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return self.settings.max_length
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -64,7 +69,7 @@ class Squad:
             config, tensor_parallel, streams, activation_checkpointing=activation_checkpointing
         )
 
-    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Mean of the cross-entropies of start and end over the real positions, in float32."""
         logits = model(batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
         padding = batch["attention_mask"] == 0
@@ -74,7 +79,7 @@ class Squad:
         ]
         return (losses[0] + losses[1]) / 2
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: Batch) -> Batch:
         """The best spans of each row (see ``best_spans``)."""
         start_logits, end_logits = model(
             batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]

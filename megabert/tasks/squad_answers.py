@@ -71,14 +71,14 @@ def rank_answers(features: SquadFeatures, outputs: Candidates, n_best: int) -> N
     """
     candidates: dict[int, list[tuple[float, int, int]]] = {}
     scores = outputs["start_logit"].astype(np.float64) + outputs["end_logit"]
-    for row in range(len(scores)):
+    for row, places in enumerate(scores):
         kept = candidates.setdefault(features.question_of(row), [])
-        for place in np.flatnonzero(np.isfinite(scores[row])):
-            kept.append((-float(scores[row, place]), row, int(place)))
+        finite = np.flatnonzero(np.isfinite(places)).tolist()
+        kept.extend((-float(places[place]), row, place) for place in finite)
     answers: NBest = {}
     for number, index in enumerate(features.questions):
         found: dict[str, dict[str, Any]] = {}
-        for _, row, place in sorted(candidates.get(number, [])):
+        for _, row, place in sorted(candidates.get(number, ())):
             if len(found) == n_best:
                 break
             span = int(outputs["start"][row, place]), int(outputs["end"][row, place])

@@ -154,7 +154,10 @@ class SquadFeatures:
 
     def _lay_out(self) -> None:
         """Cut every question's context into rows; ``questions`` keeps those that have rows."""
-        kept, queries, rows, spans = [], [], [], []
+        kept: list[int] = []
+        queries: list[np.ndarray] = []
+        rows: list[_Row] = []
+        spans: list[tuple[int, int]] = []
         for index, query in zip(self.questions, self._queries):
             question = self.data.questions[index]
             context = self._contexts[question.context]
@@ -173,7 +176,7 @@ class SquadFeatures:
                 shift = len(query) + 2 - start
                 # A window without the answer points at [CLS].
                 spans.append((answer[0] + shift, answer[1] + shift) if inside else (0, 0))
-            kept.append(index)
+            kept.append(int(index))
             queries.append(query)
         if not kept:
             detail = f" ({self.problems})" if self.problems.counts else ""
