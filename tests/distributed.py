@@ -4,7 +4,7 @@
     values = run_ranks(check, 2, 16)          # [value of rank 0, value of rank 1]
 
 Every rank is a forked process (0.1 s a world) with its own environment (RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR, MASTER_PORT, DS_ACCELERATOR=cpu) and one compute thread.  The first
+LOCAL_RANK, MASTER_ADDR, MASTER_PORT; no GPU is seen) and one compute thread.  The first
 exception of any rank ends all ranks and is raised again in the parent with the rank's traceback
 as a note; so does the time limit.  With ``initialize=False`` the function makes the process group
 itself (for example through DeepSpeed).
@@ -122,6 +122,7 @@ def _rank_main(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
         DS_ACCELERATOR="cpu",
+        CUDA_VISIBLE_DEVICES="",
         OMP_NUM_THREADS="1",
     )
     try:
