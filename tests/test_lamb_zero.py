@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from megabert.engine import launch
@@ -310,15 +312,58 @@ def worlds(rank: int, world_size: int, tensor_parallel: int) -> Iterator[World]:
     world.close()
 
 
-def exact_everywhere(rank: int, world_size: int, tensor_parallel: int) -> None:
+def exact_everywhere(
+    rank: int, world_size: int, tensor_parallel: int, cases: list[Case], folder: Path
+) -> None:
     for world in worlds(rank, world_size, tensor_parallel):
+        check_refusals(world)
         carried: dict[str, dict[str, dict[str, Tensor]]] = {}
-        for case in CASES:
+        for case in cases:
             # the same batch and clipping: another case's state is this one's too
             key = f"{case.accumulation} {case.clip}"
             carried[key] = check_case(world, case, carried.get(key))
+        check_resume(world, [Case(3, sub_group=100), Case(1, "bf16", fp32_sums=True)], folder)
         if tensor_parallel == 1:
             check_adamw(world)
+
+
+def check_resume(world: World, cases: list[Case], folder: Path) -> None:
+    """DeepSpeed's own checkpoint keeps Lamb's state and schedule: going on is bit-equal."""
+    for case in cases:
+        ended = []
+        first, second = Run(world, case), Run(world, case)
+        first.train(0)
+        first.engine.save_checkpoint(str(folder), tag=f"stage{case.stage}")
+        second.engine.load_checkpoint(str(folder), tag=f"stage{case.stage}")
+        for run in (first, second):
+            run.train(1)
+            assert run.schedule.applied_steps == optimizer_step(run.engine) == 2
+            ended.append(read_state(run.engine, world.tp))
+            run.close()
+        for name in TENSORS:
+            for key, value in ended[0][name].items():
+                assert torch.equal(value, ended[1][name][key]), f"{case}: {key} of {name}"
+
+
+def check_refusals(world: World) -> None:
+    """Wrong inputs of the state functions and of attach_lamb, each a UserError."""
+    run = Run(world, Case(1))
+    state = read_state(run.engine, world.tp, keys=("weight",))
+    missing = {name: value for name, value in state.items() if name != "up.bias"}
+    with pytest.raises(UserError, match=r"no tensor up\.bias"):
+        write_state(run.engine, world.tp, missing, 0)
+    state["down.weight"]["weight"] = torch.zeros(11, 28)
+    with pytest.raises(UserError, match=r"down\.weight .* is \(11, 28\)"):
+        write_state(run.engine, world.tp, state, 0)
+    with pytest.raises(UserError, match="are not the"):
+        # as if tensor parallelism had not been told to DeepSpeed, or the other way round
+        attach_lamb(run.engine, replace(world.tp, size=world.tp.size + 1, group=dist.group.WORLD))
+    del run.engine.optimizer.round_robin_bit16_offsets
+    with pytest.raises(
+        UserError, match=r"has no DeepSpeedZeroOptimizer\.round_robin_bit16_offsets"
+    ):
+        attach_lamb(run.engine, world.tp)
+    run.close()
 
 
 def check_adamw(world: World) -> None:
@@ -336,9 +381,49 @@ def check_adamw(world: World) -> None:
             torch.testing.assert_close(ended[0][name][key], ended[1][name][key], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("data_parallel", "tensor_parallel"), [(1, 1), (2, 1), (1, 2), (2, 2)], ids="DP{}".format
-)
-def test_exact(data_parallel: int, tensor_parallel: int) -> None:
+@pytest.mark.parametrize(("data_parallel", "tensor_parallel"), [(1, 1), (2, 2)], ids="{}".format)
+def test_exact(data_parallel: int, tensor_parallel: int, tmp_path: Path) -> None:
     size = data_parallel * tensor_parallel
-    run_ranks(exact_everywhere, size, tensor_parallel, initialize=False, timeout=240.0)
+    run_ranks(
+        exact_everywhere, size, tensor_parallel, CASES, tmp_path, initialize=False, timeout=300.0
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.parametrize("data_parallel", [1, 2])
+def test_exact_in_every_combination(
+    data_parallel: int, tensor_parallel: int, tmp_path: Path
+) -> None:
+    precisions = [("fp32", False), ("bf16", False), ("bf16", True)]
+    cases = [
+        Case(stage, precision, accumulation, fp32_sums=fp32_sums)
+        for accumulation in (1, 4)
+        for stage in range(4)
+        for precision, fp32_sums in precisions
+        if not (stage == 0 and fp32_sums)  # DeepSpeed has no such mode
+    ]
+    size = data_parallel * tensor_parallel
+    run_ranks(
+        exact_everywhere, size, tensor_parallel, cases, tmp_path, initialize=False, timeout=900.0
+    )
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        {"stage": 3, "offload_param": {"device": "nvme"}},
+        {"stage": 3, "mics_shard_size": 2},
+        {"stage": 2, "round_robin_gradients": True},
+    ],
+    ids=str,
+)
+def test_zero_settings_refused(zero: dict) -> None:
+    with pytest.raises(UserError, match=list(zero)[1]):
+        check_zero_config({"zero_optimization": zero})
+
+
+def test_zero_settings_accepted() -> None:
+    check_zero_config({})
+    check_zero_config({"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}})
