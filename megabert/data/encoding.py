@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,23 @@ SHORT = "short"
 DUPLICATE = "duplicate"
 """Drop reason of an article whose ids equal those of an earlier one."""
 
+BATCH_CHARACTERS = 2**20
+_BATCH_PAGES = 4096
 _SAMPLE = 64  # one sentence in so many is looked at for repeated sentences
+
+
+def page_batches(pages: Iterable[Page], characters: int = BATCH_CHARACTERS) -> Iterator[list[Page]]:
+    """Cut a stream of pages into batches by length of text alone, the same for any workers."""
+    batch: list[Page] = []
+    size = 0
+    for page in pages:
+        batch.append(page)
+        size += len(page.text)
+        if size >= characters or len(batch) >= _BATCH_PAGES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

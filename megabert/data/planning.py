@@ -89,7 +89,7 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:
     for number, path in enumerate(batches):
         batch = load_batch(path)
         size = len(batch.document_ids)
-        values = (
+        values: tuple[npt.NDArray, ...] = (
             np.full(size, number, np.int32),
             np.arange(size, dtype=np.int32),
             batch.document_tokens.astype(np.int64),

@@ -24,7 +24,7 @@ from typing import Any
 
 import megabert
 from megabert import naming
-from megabert.data.encoding import EncodingRules, encode_pages
+from megabert.data.encoding import BATCH_CHARACTERS, EncodingRules, encode_pages, page_batches
 from megabert.data.output_folder import finished_manifest, output_folder
 from megabert.data.planning import Plan, ShardPlan, make_plan
 from megabert.data.schema import (
@@ -42,9 +42,6 @@ from megabert.data.text.sources import iter_pages, source_sha256
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.data.workers import WorkerPool
 from megabert.log import Progress, UserError, get_logger
-
-BATCH_CHARACTERS = 2**20
-BATCH_PAGES = 4096
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def _encode(options: ShardingOptions, work: Path, pool: WorkerPool) -> tuple[int
     counts = Counter[str]()
 
     def tasks() -> Iterator[tuple[int, list[Page]]]:
-        for index, pages in enumerate(_batches(options)):
+        for index, pages in enumerate(page_batches(_pages(options), options.batch_characters)):
             counts["batches"] += 1
             if is_whole(_batch_path(work, index)):
                 counts["reused"] += 1
@@ -179,19 +176,9 @@ def _encode(options: ShardingOptions, work: Path, pool: WorkerPool) -> tuple[int
     return counts["batches"], counts["reused"], _Done(counts["pages"], counts["bytes"], seconds)
 
 
-def _batches(options: ShardingOptions) -> Iterator[list[Page]]:
-    """Cut the stream of pages by length of text, whatever the workers do."""
+def _pages(options: ShardingOptions) -> Iterator[Page]:
     pages = chain.from_iterable(iter_pages(path, options.input_format) for path in options.inputs)
-    batch: list[Page] = []
-    characters = 0
-    for page in islice(pages, options.max_pages):
-        batch.append(page)
-        characters += len(page.text)
-        if characters >= options.batch_characters or len(batch) >= BATCH_PAGES:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    return islice(pages, options.max_pages)
 
 
 class _Worker:

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -48,20 +49,18 @@ class WorkerPool:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield results as they come. At most two tasks a worker are held in memory.
+        """Yield results in the order of the tasks. At most two tasks a worker are in memory.
 
         Raises what a task raised, and ``UserError`` when a worker process died.
         """
-        pending: set[Future[Result]] = set()
+        pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                pending.add(self._pool.submit(function, task))
-                if len(pending) >= 2 * self.count:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                pending.append(self._pool.submit(function, task))
+                while pending and (len(pending) >= 2 * self.count or pending[0].done()):
+                    yield pending.popleft().result()
             while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield pending.popleft().result()
         except BrokenProcessPool:
             raise UserError(
                 "a worker process died (killed, or out of memory): the job was stopped; "

@@ -1,0 +1,115 @@
+"""Make a vocabulary from a dump or other text.
+
+Reads what shard_wiki.py reads. Writes a folder that shard_wiki.py --tokenizer and transformers
+load: vocab.txt (WordPiece) or spiece.model (SentencePiece), tokenizer.json,
+tokenizer_config.json. [PAD], [UNK], [CLS], [SEP] and [MASK] are entries 0 to 4.
+
+Example:
+    python data_tools/train_tokenizer.py --input enwiki-latest-pages-articles.xml.bz2 \\
+        --type wordpiece --vocab-size 30522 --output data/tokenizer
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megabert.data.tokenizer_training import (
+    KINDS,
+    TrainingSettings,
+    read_sentences,
+    save_tokenizer,
+    train_tokenizer,
+)
+from megabert.log import UserError, run_command
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="train_tokenizer.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what goes in and out")
+    what.add_argument(
+        "--input", nargs="+", required=True, type=Path, metavar="DUMP",
+        help="dumps or text: files, tar archives or folders, taken in this order",
+    )  # fmt: skip
+    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    what.add_argument(
+        "--input-format", default="auto",
+        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, by content)",
+    )  # fmt: skip
+    what.add_argument(
+        "--language", default="en", metavar="CODE", help="language of the text (default: en)"
+    )
+    kind = parser.add_argument_group("the vocabulary")
+    kind.add_argument(
+        "--type", choices=KINDS, default="wordpiece",
+        help="wordpiece as BERT has it, or SentencePiece unigram or bpe (default: wordpiece)",
+    )  # fmt: skip
+    kind.add_argument(
+        "--vocab-size", type=int, default=30522, metavar="N",
+        help="entries, special tokens included (default: 30522)",
+    )  # fmt: skip
+    kind.add_argument("--cased", action="store_true", help="keep capitals (default: lower-case)")
+    kind.add_argument(
+        "--alphabet", type=int, metavar="N",
+        help="wordpiece: how many characters get an entry (default: 1000; for Chinese and "
+        "Japanese a third of the vocabulary)",
+    )  # fmt: skip
+    kind.add_argument(
+        "--coverage", type=float, default=0.9995, metavar="F",
+        help="unigram, bpe: share of the text whose characters get an entry (default: 0.9995)",
+    )  # fmt: skip
+    work = parser.add_argument_group("how much text, and how")
+    work.add_argument(
+        "--max-characters", type=int, default=200_000_000, metavar="N",
+        help="use the first N characters of text, 0 for all; about 3 bytes of memory for each "
+        "(default: 200,000,000)",
+    )  # fmt: skip
+    work.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="processes that clean text; the result is the same (default: one a core)",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    args = build_parser().parse_args(argv)
+    settings = TrainingSettings(
+        kind=args.type,
+        vocab_size=args.vocab_size,
+        lower_case=not args.cased,
+        language=args.language,
+        alphabet=args.alphabet,
+        coverage=args.coverage,
+    )
+    settings.check()
+    if args.workers < 1 or args.max_characters < 0:
+        raise UserError("--workers: expected at least 1; --max-characters: expected 0 or more")
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise UserError(f"{args.output}: exists and is not empty; choose another --output")
+    sentences = read_sentences(
+        args.input,
+        input_format=args.input_format,
+        language=args.language,
+        max_characters=args.max_characters or None,
+        workers=args.workers,
+    )
+    tokenizer = train_tokenizer(sentences, settings)
+    save_tokenizer(tokenizer, args.output)
+    print(
+        f"{args.output}: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
+        f"{'lower case' if tokenizer.lower_case else 'cased'}, from {len(sentences)} sentences"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
