@@ -71,7 +71,8 @@ class Toy(nn.Module):
         super().__init__()
         for name in ("embed", "position", "up", "down", "norm", "decoder"):
             setattr(self, name, Holder(name, tp))
-        self.decoder.weight = self.embed.weight  # tied
+        # tied
+        self.decoder.register_parameter("weight", self.embed.get_parameter("weight"))
 
     def forward(self, factors: dict[str, dict[str, Tensor]]) -> Tensor:
         losses = [getattr(self, name)(values) for name, values in factors.items()]
