@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.log import run_command  # noqa: E402
+from megabert.log import run_command
 
 FORMATS = ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
 

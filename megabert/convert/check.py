@@ -86,7 +86,7 @@ class Comparison:
 
 def our_side(model: WholeModel) -> Side:
     """Forward pass of our own model with these weights."""
-    ours = build(model)
+    ours: Any = build(model)
     head, has_pooler = model.head, model.has_pooler
 
     def run(batch: Batch) -> Outputs:
@@ -140,10 +140,7 @@ def load_transformers(folder: Path, model: WholeModel) -> Any:
     Raises:
         UserError: transformers cannot load it, or would start with made-up weights.
     """
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers = _transformers()
     name = huggingface.class_name(model)
     try:
         theirs, told = getattr(transformers, name).from_pretrained(
@@ -226,22 +223,40 @@ def _best(scores: Tensor, tokenizer: Tokenizer) -> list[tuple[str, float]]:
     return [(tokenizer.decode([int(i)]), float(v)) for i, v in zip(ids, values)]
 
 
-def check_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """Our tokenizer of a folder, after comparing it with the one transformers makes of it.
+def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Compare the written tokenizer with the source's and with what transformers makes of it.
 
     Raises:
-        UserError: it has more words than the model, or transformers cuts the sample text otherwise.
+        UserError: transformers does not load it, or cuts the sample text otherwise.
     """
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} words, the model only {vocab_size}"
-        )
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if load_tokenizer(folder).sha256 != tokenizer.sha256:
+        raise UserError(f"the tokenizer files written to {folder} are not those of the source")
+    transformers = _transformers()
+    try:
+        theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"transformers does not load the tokenizer: {first}") from error
     text = same_ids(tokenizer, theirs)
     if text is not None:
-        raise UserError(f"{folder}: transformers' tokenizer gives other ids for {text!r}")
-    return tokenizer
+        raise UserError(
+            f"transformers' tokenizer gives other ids for {text!r}; nothing was written"
+        )
+
+
+def _transformers() -> Any:
+    """The transformers package, without its progress bars and warnings.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            "conversions are checked against transformers, which is not installed: "
+            "pip install transformers"
+        ) from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from megabert.config import ModelConfig
 from megabert.convert.whole_model import WholeModel, settle
 from megabert.log import UserError, get_logger
-from megabert.model.heads import BertForPreTraining
 from megabert.model.weight_files import TOKENIZER_FILES
 from megabert.model.weights import is_weights_folder, load_weights, true_vocabulary
 from megabert.naming import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
@@ -61,16 +57,10 @@ def _read_megabert_folder(folder: Path) -> tuple[WholeModel, str | None]:
     return model, info.get("tokenizer_sha256")
 
 
-def pretraining_shapes(config: ModelConfig, sentence_task: bool) -> dict[str, tuple[int, ...]]:
-    """Whole shape of every parameter of a pretraining model (padded vocabulary), without memory."""
-    with torch.device("meta"):
-        model = BertForPreTraining(config, sentence_task=sentence_task)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
 def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str | None]:
     # here, so that other conversions do not wait for DeepSpeed
     from megabert.engine.checkpoint import damaged_file, newest_checkpoint
+    from megabert.engine.phases import whole_shapes
     from megabert.engine.universal import whole_checkpoint
 
     checkpoint = newest_checkpoint(path)
@@ -79,7 +69,7 @@ def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str 
         raise UserError(f"the checkpoint is damaged: {fault}")
     record, folder = checkpoint.record, checkpoint.folder
     config = ModelConfig.from_dict(record["model"])
-    shapes = pretraining_shapes(config, record.get("sentence_task", "nsp") != "none")
+    shapes = whole_shapes(config, record["heads"])
     get_logger("megabert.convert").info(
         "merging %s: ZeRO %s, tensor parallel %s, data parallel %s",
         folder,
@@ -97,7 +87,7 @@ def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str 
             for name, tensor in whole.weights().items()
         }
     model = WholeModel(
-        config=replace(config),
+        config=config,
         tensors=tensors,
         tokenizer=_tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER),
         trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
             f"{', '.join(ACTIVATIONS)} only"
         )
     try:
-        config = ModelConfig(name=folder.resolve().name, norm=family.norm, **chosen)  # type: ignore[arg-type]
+        name = Path(values.get("_name_or_path") or folder.resolve()).name
+        config = ModelConfig(name=name, norm=family.norm, **chosen)  # type: ignore[arg-type]
     except ValueError as error:
         first = str(error).splitlines()[1:3]
         raise UserError(f"{path}: {' '.join(line.strip() for line in first)}") from error
@@ -176,7 +178,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """A ``pytorch_model.bin``, read so that no code in it can run."""
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors (or is damaged), so it is not opened: "

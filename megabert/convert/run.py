@@ -186,13 +186,15 @@ def _write_and_check(
         )
         again, _ = checkpoint.read(folder)
         right = our_side(again)
+    if tokenizer is not None:
+        _complete_tokenizer(folder, tokenizer)
     if request.source == HUGGINGFACE:
         source_folder, _ = huggingface.model_folder(request.input)
         left = their_side(source_folder, model)
     else:
         left = our_side(model)
     if tokenizer is not None:
-        tokenizer = check_tokenizer(folder, model.config.vocab_size)
+        check_tokenizer(folder, tokenizer)
     names = (f"{request.source} (input)", f"{request.target} (output)")
     comparison = compare(left, right, model, tokenizer, names)
     if comparison.failures:
@@ -201,6 +203,13 @@ def _write_and_check(
             "nothing was written"
         )
     return comparison
+
+
+def _complete_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Add the tokenizer files that the source lacks (an old folder may hold vocab.txt alone)."""
+    for name, content in tokenizer.files().items():
+        if not (folder / name).exists():
+            (folder / name).write_bytes(content)
 
 
 def _fingerprint(model: WholeModel) -> str:
@@ -215,7 +224,7 @@ def _fingerprint(model: WholeModel) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().contiguous().numpy()).cast("B")
+    return tensor.detach().contiguous().numpy().data.cast("B")
 
 
 def _unharmed(folder: Path, record: dict[str, Any]) -> bool:

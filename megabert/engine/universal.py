@@ -8,20 +8,15 @@ and DeepSpeed no converter for it: its ``mp_rank`` files hold tensor parallel pa
 ``model.split`` joins here.
 
 Nothing is believed: names, shapes and element counts are compared with those of the unsplit model.
-
-DeepSpeed's files are pickles. Before they are opened, the names of all the code they refer to are
-read and must be among those that DeepSpeed itself writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import pickle
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megabert.engine.deepspeed_files import check_pickles, load, partition_steps, zero_stage
 from megabert.log import UserError
 from megabert.model.split import merge, split_dim
 
@@ -39,15 +35,6 @@ STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 
 UNIVERSAL_VERSION = 0.2
 """Layout of the patterns below (no fused tensors, so none of the later fields)."""
-
-_KNOWN_CODE = re.compile(
-    r"(deepspeed\.(runtime\.fp16\.loss_scaler\.\w+"
-    r"|runtime\.zero\.config\.ZeroStageEnum"
-    r"|utils\.tensor_fragment\.(fragment_address|tensor_fragment))"
-    r"|collections\.(OrderedDict|defaultdict)"
-    r"|numpy\.(dtype|_core\.multiarray\.scalar|core\.multiarray\.scalar)"
-    r"|builtins\.(dict|list|set|tuple|int|float|str|bool))"
-)
 
 
 def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
@@ -76,57 +63,8 @@ def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def zero_stage(folder: Path) -> int:
-    """ZeRO stage of a DeepSpeed checkpoint folder, from its files.
-
-    Raises:
-        UserError: not a DeepSpeed checkpoint.
-    """
-    if any(folder.glob("*zero_pp_rank_*_mp_rank_*_model_states.pt")):
-        return 3
-    partitions = sorted(folder.glob("*zero_pp_rank_*_optim_states.pt"))
-    if partitions:
-        state = _load(partitions[0])["optimizer_state_dict"]
-        return int(state.get("zero_stage", 1))
-    if any(folder.glob("mp_rank_*_model_states.pt")):
-        return 0
-    raise UserError(f"{folder} is not a DeepSpeed checkpoint: it holds no *_model_states.pt")
-
-
-def check_pickles(folder: Path) -> None:
-    """Refuse a checkpoint whose files refer to code that DeepSpeed does not write.
-
-    Raises:
-        UserError: such a file, or one that is damaged.
-    """
-    for path in sorted(folder.glob("*.pt")):
-        try:
-            used = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except (
-            RuntimeError,
-            ValueError,
-            EOFError,
-            pickle.PickleError,
-            zipfile.BadZipFile,
-        ) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
-        strange = [name for name in used if not _KNOWN_CODE.fullmatch(name)]
-        if strange:
-            raise UserError(
-                f"{path} is not opened: it refers to {strange[0]}, which no megabert checkpoint does"
-            )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """One of DeepSpeed's files, memory-mapped. Its code references have been checked."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
-class WholeCheckpoint:
-    """Whole tensors by parameter name, read when asked for.
+class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
+    """Whole tensors by parameter name, read when asked for (``items()``: one at a time).
 
     Attributes:
         step: updates that the optimizer has made.
@@ -144,10 +82,8 @@ class WholeCheckpoint:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def items(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Each name with its three tensors, one at a time."""
-        for name in self.shapes:
-            yield name, self[name]
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
 
     def weights(self) -> dict[str, Tensor]:
         """All weights (not the moments): fp32, whole."""
@@ -207,7 +143,7 @@ class _Plain(WholeCheckpoint):
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         files = sorted(folder.glob("mp_rank_*_model_states.pt"))
-        loaded = [_load(path) for path in files]
+        loaded = [load(path) for path in files]
         for path, state in zip(files, loaded):
             if state.get("mp_world_size", len(files)) != len(files):
                 raise UserError(
@@ -280,17 +216,6 @@ def _one_step(steps: set[int], source: Path) -> int:
     return steps.pop() if steps else 0
 
 
-def _partition_steps(folder: Path) -> set[int]:
-    """The step counters in the ranks' optimizer files of stages 1 to 3."""
-    steps = set()
-    for path in sorted(folder.glob("*zero_pp_rank_*_optim_states.pt")):
-        state = _load(path)["optimizer_state_dict"]
-        base = state.get("base_optimizer_state") or state.get("optimizer_state_dict") or {}
-        holders = [*base.get("state", {}).values(), *base.get("param_groups", ())]
-        steps |= {int(holder["step"]) for holder in holders if "step" in holder}
-    return steps
-
-
 def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     """Stages 1 to 3: have DeepSpeed write the whole tensors under ``output`` (one process does this).
 
@@ -311,7 +236,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         return
     from deepspeed.checkpoint import ds_to_universal
 
-    step = _one_step(_partition_steps(folder), folder)
+    step = _one_step(partition_steps(folder), folder)
     arguments = SimpleNamespace(
         input_folder=str(folder),
         output_folder=str(output / "universal"),
@@ -329,7 +254,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         if error.errno == 28:
             raise
         raise UserError(f"{folder} cannot be merged: {error}") from error
-    except (AssertionError, RuntimeError, ValueError, KeyError) as error:
+    except (AssertionError, RuntimeError, ValueError, LookupError) as error:
         raise UserError(f"{folder} cannot be merged: {_explain(error)}") from error
     (output / "universal" / "zero").rename(output / "zero")
     shutil.rmtree(output / "universal")
@@ -342,6 +267,8 @@ def _explain(error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, AssertionError) and not text:
         return "a tensor that is the same on all tensor parallel ranks in a sound checkpoint differs here"
+    if isinstance(error, IndexError):
+        return "a part of a tensor is in none of its files"
     if isinstance(error, KeyError) and text in ("'exp_avg'", "'exp_avg_sq'", "0"):
         return "it holds no moments; save it after at least one update"
     return text.splitlines()[0] if text else type(error).__name__

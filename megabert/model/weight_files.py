@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -23,7 +23,10 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
+"""File names under which tokenizers are stored, by transformers and here."""
 
 
 @contextmanager
@@ -38,6 +41,7 @@ def new_folder(output: Path, *, replace_existing: bool = False) -> Iterator[Path
     output = Path(output)
     if output.exists() and not replace_existing:
         raise UserError(f"{output} exists: name another output folder or remove it first")
+    made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -52,16 +56,30 @@ def new_folder(output: Path, *, replace_existing: bool = False) -> Iterator[Path
             if path.is_file():
                 _fsync(path)
         _fsync(temporary)
-        if output.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-            output.rename(old / "was")
-            temporary.rename(output)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(output)
+        _take_place(temporary, output)
         _fsync(output.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+def _take_place(temporary: Path, output: Path) -> None:
+    """Rename ``temporary`` to ``output``; what stood there goes, unless the renaming fails."""
+    if not output.exists():
+        temporary.rename(output)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+    output.rename(old / "was")
+    try:
+        temporary.rename(output)
+    except OSError:
+        (old / "was").rename(output)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -96,6 +114,7 @@ def write_tensors(
         if "os error 28" in str(error).lower() or "no space" in str(error).lower():
             raise OSError(28, "No space left on device", str(path)) from error
         raise
+    path.chmod(0o666 & ~_umask())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

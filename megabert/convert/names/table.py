@@ -120,13 +120,13 @@ def to_ours(
     tensors: dict[str, Tensor] = {}
     missing: dict[str, list[str]] = {part: [] for part in PARTS}
     found: set[str] = set()
-    for name in table.expand(layers):
-        if name.theirs not in spelled:
-            missing[name.part].append(name.theirs)
+    for line in table.expand(layers):
+        if line.theirs not in spelled:
+            missing[line.part].append(line.theirs)
             continue
-        tensor = spelled.pop(name.theirs)
-        tensors[name.ours] = tensor.t().contiguous() if name.transpose else tensor
-        found.add(name.part)
+        tensor = spelled.pop(line.theirs)
+        tensors[line.ours] = tensor.t().contiguous() if line.transpose else tensor
+        found.add(line.part)
 
     absent = [n for part in PARTS if part == ENCODER or part in found for n in missing[part]]
     problems = []
