@@ -72,7 +72,8 @@ class Toy(nn.Module):
         for name in ("embed", "position", "up", "down", "norm", "decoder"):
             setattr(self, name, Holder(name, tp))
         # tied
-        self.decoder.register_parameter("weight", self.embed.get_parameter("weight"))
+        decoder = self.get_submodule("decoder")
+        decoder.register_parameter("weight", self.get_parameter("embed.weight"))
 
     def forward(self, factors: dict[str, dict[str, Tensor]]) -> Tensor:
         losses = [getattr(self, name)(values) for name, values in factors.items()]
