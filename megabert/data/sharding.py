@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import megabert
 from megabert import naming
@@ -98,9 +98,27 @@ class ShardingReport:
 
 @dataclass(frozen=True)
 class _Done:
+    """Work done: pages read, articles kept, text in bytes, CPU seconds of the workers."""
+
     pages: int
+    articles: int
     text_bytes: int
     seconds: float
+
+    def plus(self, other: _Done) -> _Done:
+        return _Done(
+            self.pages + other.pages,
+            self.articles + other.articles,
+            self.text_bytes + other.text_bytes,
+            self.seconds + other.seconds,
+        )
+
+    def describe(self, elapsed: float) -> str:
+        size = self.text_bytes / 1e6
+        return (
+            f"{self.pages} pages  {self.articles} articles  {size:.1f} MB of text  "
+            f"{size / max(elapsed, 1e-9):.2f} MB/s  {size / max(self.seconds, 1e-9):.2f} MB/s a core"
+        )
 
 
 def shard(options: ShardingOptions) -> ShardingReport:
@@ -121,7 +139,7 @@ def shard(options: ShardingOptions) -> ShardingReport:
         with WorkerPool(
             options.workers, _prepare, (options, work), start_method=options.start_method
         ) as pool:
-            batches, reused, done = _encode(options, work, pool)
+            batches, reused, done = _encode(options, inputs, work, pool)
             plan = make_plan([_batch_path(work, i) for i in range(batches)], options.shards)
             _require_articles(plan, options)
             splits = _write_shards(options, plan, tokenizer.info(), inputs, pool)
@@ -145,39 +163,56 @@ def shard(options: ShardingOptions) -> ShardingReport:
 # --- step 1: pages to batch files ------------------------------------------------------------
 
 
-def _encode(options: ShardingOptions, work: Path, pool: WorkerPool) -> tuple[int, int, _Done]:
+class _Reading:
+    """How many bytes of the inputs were read so far, for progress."""
+
+    def __init__(self) -> None:
+        self._before = 0
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def opened(self, file: BinaryIO) -> None:
+        self._before += self._size
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    @property
+    def done(self) -> int:
+        if self._file is None or self._file.closed:
+            return self._before + self._size
+        return self._before + self._file.tell()
+
+
+def _encode(
+    options: ShardingOptions, inputs: Sequence[InputInfo], work: Path, pool: WorkerPool
+) -> tuple[int, int, _Done]:
     """Make all batch files; return how many there are, how many were there, and the work done."""
-    progress = Progress("cleaning and encoding")
-    counts = Counter[str]()
+    reading = _Reading()
+    progress = Progress("reading, cleaning, encoding", sum(i.bytes for i in inputs))
+    batches = reused = 0
+    total = _Done(0, 0, 0, 0.0)
 
     def tasks() -> Iterator[tuple[int, list[Page]]]:
-        for index, pages in enumerate(page_batches(_pages(options), options.batch_characters)):
-            counts["batches"] += 1
-            if is_whole(_batch_path(work, index)):
-                counts["reused"] += 1
-                counts["pages"] += len(pages)
-                progress.update(counts["pages"], f"{counts['pages']} pages (finished earlier)")
+        nonlocal batches, reused
+        for pages in page_batches(_pages(options, reading), options.batch_characters):
+            batches += 1
+            if is_whole(_batch_path(work, batches - 1)):
+                reused += 1
+                progress.update(reading.done, f"{reused} batches finished earlier")
             else:
-                yield index, pages
+                yield batches - 1, pages
 
-    seconds = 0.0
     for done in pool.run(_encode_batch, tasks()):
-        counts["pages"] += done.pages
-        counts["bytes"] += done.text_bytes
-        seconds += done.seconds
-        elapsed = max(1e-9, time.monotonic() - progress.started)
-        progress.update(
-            counts["pages"],
-            f"{counts['pages']} pages  {counts['bytes'] / 1e6:.1f} MB of text  "
-            f"{counts['bytes'] / 1e6 / elapsed:.2f} MB/s  "
-            f"{counts['bytes'] / 1e6 / max(1e-9, seconds):.2f} MB/s a core",
-        )
-    progress.close(f"{counts['pages']} pages, {counts['bytes'] / 1e6:.1f} MB of text")
-    return counts["batches"], counts["reused"], _Done(counts["pages"], counts["bytes"], seconds)
+        total = total.plus(done)
+        progress.update(reading.done, total.describe(time.monotonic() - progress.started))
+    progress.close(total.describe(time.monotonic() - progress.started))
+    return batches, reused, total
 
 
-def _pages(options: ShardingOptions) -> Iterator[Page]:
-    pages = chain.from_iterable(iter_pages(path, options.input_format) for path in options.inputs)
+def _pages(options: ShardingOptions, reading: _Reading) -> Iterator[Page]:
+    pages = chain.from_iterable(
+        iter_pages(path, options.input_format, reading.opened) for path in options.inputs
+    )
     return islice(pages, options.max_pages)
 
 
@@ -205,7 +240,7 @@ def _encode_batch(task: tuple[int, list[Page]]) -> _Done:
     batch = encode_pages(pages, _Worker.tokenizer, _Worker.rules)
     save_batch(_batch_path(_Worker.work, index), batch)
     text_bytes = sum(len(page.text.encode("utf-8", "replace")) for page in pages)
-    return _Done(len(pages), text_bytes, time.process_time() - started)
+    return _Done(len(pages), len(batch.document_ids), text_bytes, time.process_time() - started)
 
 
 def _batch_path(work: Path, index: int) -> Path:

@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from megabert.data.text import extracted, mediawiki
 from megabert.data.text.pages import Page
@@ -97,13 +98,18 @@ def detect_format(path: Path) -> str:
     raise UserError(f"{path}: empty: there is no text in it")
 
 
-def iter_pages(path: Path, input_format: str = "auto") -> Iterator[Page]:
+def iter_pages(
+    path: Path,
+    input_format: str = "auto",
+    on_open: Callable[[BinaryIO], None] | None = None,
+) -> Iterator[Page]:
     """Yield the pages of a file, a tar archive or a folder, in the order they stand there.
 
     Compression (bzip2, gzip, xz, also multistream) and tar are found by content. Memory is
     bounded by the longest page. All namespaces and redirects are yielded; what is kept is
     decided by :func:`megabert.data.text.document.page_to_sentences`.
 
+    on_open: called with each file as it is opened, for progress by its ``tell()``.
     Raises UserError for an unknown ``input_format``, a missing path, damaged or truncated data
     (naming the file and the place), and for a source without any page.
     """
@@ -116,7 +122,7 @@ def iter_pages(path: Path, input_format: str = "auto") -> Iterator[Page]:
     numbering = extracted.Numbering()
     any_page = False
     for file in _files(path):
-        for name, stream in open_streams(file):
+        for name, stream in open_streams(file, on_open):
             head = _head(stream)
             if not head.strip():
                 continue

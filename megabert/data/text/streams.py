@@ -183,11 +183,14 @@ class _MemberFile(io.RawIOBase):
         return len(data)
 
 
-def open_streams(path: Path) -> Iterator[tuple[str, io.BufferedReader]]:
+def open_streams(
+    path: Path, on_open: Callable[[BinaryIO], None] | None = None
+) -> Iterator[tuple[str, io.BufferedReader]]:
     """Yield (name, stream) for a file: itself, unpacked, or each member of a tar in order.
 
     Compression and tar are recognised by content. A stream must be read before the next one is
-    asked for. Raises UserError for a missing or unreadable file and for damaged archives.
+    asked for. ``on_open`` gets the packed file itself, whose ``tell()`` is how far it was read.
+    Raises UserError for a missing or unreadable file and for damaged archives.
     """
     try:
         source = path.open("rb", buffering=0)
@@ -196,6 +199,8 @@ def open_streams(path: Path) -> Iterator[tuple[str, io.BufferedReader]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     with source:
+        if on_open is not None:
+            on_open(source)
         yield from _unpack(buffered(cast(io.RawIOBase, source)), str(path), 0)
 
 
