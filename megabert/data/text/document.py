@@ -14,12 +14,13 @@ from megabert.data.text.wikitext import TIME_LIMIT, PageLimitError, clean
 DROP_REASONS = ("namespace", "redirect", "model", "too long", "time limit", "empty")
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
 _REFERENCE = re.compile(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
-_MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|__[^\W_]{3,40}__|\[/?url[^\[\]]*\]")
+_MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|__[^\W\d_a-z]{2,40}__|\[/?url[^\[\]]*\]")
 _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
 # a row of a table, its attributes, or the settings of a picture, as lines of their own
 _ROW = re.compile(
     r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
 )
+_STOP_INSIDE = re.compile(r"[.!?,;:] ")
 _WIDE_STOP = re.compile(r"[。！？，；：]")
 
 
@@ -67,26 +68,29 @@ def page_to_sentences(page: Page, language: str, time_limit: float = TIME_LIMIT)
 
 
 def _plain_lines(page: Page, language: str) -> list[str]:
-    """Lines of already extracted text, without the repeated title and section headings."""
+    """Lines of already extracted text, without the repeated title and section headings.
+
+    Headings are looked for only under a repeated title, which is how wikiextractor writes.
+    """
     text = page.text
     if "&" in text:
         text = html.unescape(text)
     if _MARKUP.search(text):
         text = _without_leftovers(text, language)
     lines = []
-    first = True
+    first, extracted = True, False
     for raw in text.split("\n"):
         raw = raw.strip()
         if not raw:
             continue
         if first and page.title and raw == page.title.strip():
-            first = False
+            first, extracted = False, True
             continue
         first = False
         if _ROW.match(raw) or raw.count("||") > 1:
             continue
         line = tidy_line(_BULLET.sub("", raw))
-        if has_word(line) and not _is_heading(line):
+        if has_word(line) and not (extracted and _is_heading(line)):
             lines.append(line)
     return lines
 
@@ -109,4 +113,4 @@ def _is_heading(line: str) -> bool:
         return False
     if has_ideograph(line):
         return len(line) <= 30 and not _WIDE_STOP.search(line)
-    return line.count(" ") < 3
+    return line.count(" ") < 3 and not _STOP_INSIDE.search(line)

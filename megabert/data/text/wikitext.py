@@ -22,7 +22,7 @@ MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"^=[^\n]*=[ \t]*$", re.MULTILINE)
-_SWITCH = re.compile(r"__[^\W_]{3,40}__")
+_SWITCH = re.compile(r"__[^\W\d_a-z]{2,40}__")  # not "__init__"
 _RULE = re.compile(r"^-{4,}", re.MULTILINE)
 _LIST = re.compile(r"([*#:;]+)[ \t]*")
 _BLANK = re.compile(r"\n[ \t]*\n")
