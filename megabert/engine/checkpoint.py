@@ -120,6 +120,9 @@ def save_checkpoint(
         )
     finally:
         engine.deepspeed.checkpoint_engine = previous
+    if world.is_main:
+        for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # know no tensor parallelism
+            (base / script).unlink(missing_ok=True)
     everyone: list[Any] = [None] * world.topology.world_size
     torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
     failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
@@ -140,8 +143,6 @@ def save_checkpoint(
             f"{_kept(base)}; free some space and run again with --resume auto"
         )
     if world.is_main:
-        for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # know no tensor parallelism
-            (base / script).unlink(missing_ok=True)
         _delete_old(base, keep_last)
     return final
 

@@ -135,9 +135,12 @@ def start(tensor_parallel: int = 1) -> World:
 
     _quiet_libraries()
     check_versions()
-    # DeepSpeed compiles a shared-memory all-reduce for inference at start-up on CPU. Training never
-    # calls it, the build needs a compiler, and a killed build leaves a lock on which later runs hang.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not cuda:
+        # DeepSpeed compiles a shared-memory all-reduce for inference at start-up on CPU. Training
+        # never calls it, the build needs a compiler, and a killed build leaves a lock on which later
+        # runs hang. Its table of buildable operators is read for this one only; filling it here
+        # also spares the probing of all the others.
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     device = torch.device("cpu")
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -1,0 +1,285 @@
+"""Whole pretraining runs: the same under every topology, resumed bit for bit, handed to phase 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from megabert.log import TrainingStopped, UserError
+from tests.training_runs import TINY, losses, make_shards, metrics, train, whole_weights
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, no ZeRO, no dropout."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    train(shards, run, "--dropout", "0", "--zero-stage", "0", "--micro-batch-size", "8")
+    return run
+
+
+TOPOLOGIES = [
+    (1, ["--zero-stage", "1", "--micro-batch-size", "1"]),
+    (2, ["--zero-stage", "2"]),
+    (2, ["--zero-stage", "1", "--tensor-parallel", "2", "--activation-checkpointing", "on"]),
+    (2, ["--zero-stage", "0"]),
+    (4, ["--zero-stage", "3", "--tensor-parallel", "2"]),
+]
+
+
+@pytest.mark.parametrize(("ranks", "arguments"), TOPOLOGIES)
+def test_topologies_agree(
+    ranks: int, arguments: list[str], shards: Path, reference: Path, tmp_path: Path
+) -> None:
+    lines = train(shards, tmp_path / "run", "--dropout", "0", *arguments, ranks=ranks)
+    expected = metrics(reference)
+    assert len(losses(lines)) == 4
+    assert losses(lines) == pytest.approx(losses(expected), rel=1e-5)
+    assert [line["grad_norm"] for line in lines if "loss" in line] == pytest.approx(
+        [line["grad_norm"] for line in expected if "loss" in line], rel=1e-5
+    )
+    assert lines[-1]["eval_mlm_loss"] == pytest.approx(expected[-1]["eval_mlm_loss"], rel=1e-5)
+    wanted = whole_weights(reference)
+    for name, values in whole_weights(tmp_path / "run").items():
+        difference = (values["weight"] - wanted[name]["weight"]).abs().max().item()
+        assert difference < 1e-5, f"{name} differs by {difference}"
+
+
+def test_run_folder(reference: Path, shards: Path, tmp_path: Path) -> None:
+    names = {path.name for path in reference.iterdir()}
+    assert names >= {
+        "config.yaml", "ds_config.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        "results.json", "tokenizer",
+    }  # fmt: skip
+    line = metrics(reference)[0]
+    assert set(line) >= {
+        "step", "loss", "mlm_loss", "nsp_loss", "lr", "grad_norm", "tokens_per_second",
+        "consumed_samples", "elapsed_seconds",
+    }  # fmt: skip
+    assert metrics(reference)[-1].keys() == {
+        "step", "eval_mlm_loss", "eval_mlm_accuracy", "eval_nsp_accuracy",
+    }  # fmt: skip
+    results = json.loads((reference / "results.json").read_text())
+    assert results["step"] == 4
+    assert results["finished"]
+    assert results["consumed_samples"] == 32
+    # the resolved file is itself a --config, and repeats the run
+    config = yaml.safe_load((reference / "config.yaml").read_text())
+    assert config["batch"]["gradient_accumulation_steps"] == 1
+    again = tmp_path / "again"
+    train(shards, again, "--config", str(reference / "config.yaml"), "--micro-batch-size", "8")
+    assert losses(metrics(again)) == losses(metrics(reference))
+
+
+def test_resume_is_exact(shards: Path, tmp_path: Path) -> None:
+    """With dropout on and ZeRO 2 on two ranks: 4 updates = 2, a stop, and 2 more, bit for bit."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train(shards, whole, "--zero-stage", "2", ranks=2)
+    train(shards, halves, "--zero-stage", "2", "--stop-after", "2", ranks=2)
+    assert metrics(halves)[-1]["step"] == 2
+    lines = train(shards, halves, "--zero-stage", "2", "--resume", "auto", ranks=2)
+    assert losses(lines) == losses(metrics(whole))
+    assert [line["lr"] for line in lines if "lr" in line] == [
+        line["lr"] for line in metrics(whole) if "lr" in line
+    ]
+    expected = whole_weights(whole)
+    for name, values in whole_weights(halves).items():
+        for key, tensor in values.items():
+            assert torch.equal(tensor, expected[name][key]), f"{name} {key}"
+
+
+def test_kill_and_resume(shards: Path, reference: Path, root: Path, tmp_path: Path) -> None:
+    """kill -9 after a checkpoint, then --resume auto: the weights of an undisturbed run."""
+    run = tmp_path / "run"
+    long = ["--steps", "40", "--save-interval", "10", "--keep-last", "9"]
+    command = [
+        sys.executable, str(root / "launch" / "pretrain.py"), *TINY, *long,
+        "--data", str(shards), "--output", str(run), "--loader-workers", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    latest = run / "checkpoints" / "latest"
+    deadline = time.monotonic() + 120
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert latest.exists()
+    assert not (run / "results.json").exists(), "the run ended before it could be killed"
+    train(shards, run, *long, "--resume", "auto")
+    train(shards, tmp_path / "undisturbed", *long)
+    expected = whole_weights(tmp_path / "undisturbed")
+    for name, values in whole_weights(run).items():
+        assert torch.equal(values["weight"], expected[name]["weight"]), name
+    steps = [line["step"] for line in metrics(run) if "loss" in line]
+    assert steps == list(range(1, 41))
+
+
+def test_phase_change_between_topologies(shards: Path, tmp_path: Path) -> None:
+    """Weights and moments pass from TP 2, ZeRO 1 to DP 2, ZeRO 2 with longer sequences."""
+    first, second = tmp_path / "p1", tmp_path / "p2"
+    train(shards, first, "--tensor-parallel", "2", ranks=2)
+    arguments = [
+        "--phase",
+        "2",
+        "--init-from",
+        str(first),
+        "--seq-length",
+        "64",
+        "--zero-stage",
+        "2",
+    ]
+    lines = train(shards, second, *arguments, "--lr", "0", "--steps", "1", ranks=2)
+    assert lines[0]["step"] == 1
+    before, after = whole_weights(first), whole_weights(second)
+    for name, values in after.items():
+        assert torch.equal(values["weight"], before[name]["weight"]), name
+        assert (values["exp_avg_sq"] >= 0.9989 * before[name]["exp_avg_sq"]).all(), name
+    record = json.loads((second / "checkpoints" / "step-0000001" / "megabert.json").read_text())
+    assert record["trained_positions"] == 64
+    fresh = tmp_path / "weights-only"
+    train(shards, fresh, *arguments, "--lr", "0", "--steps", "1", "--init-moments", "off", ranks=2)
+    name = "bert.layers.0.mlp.up.weight"
+    assert whole_weights(fresh)[name]["exp_avg_sq"].mean() < 0.5 * after[name]["exp_avg_sq"].mean()
+
+
+def test_bf16_trains(shards: Path, tmp_path: Path) -> None:
+    lines = train(
+        shards,
+        tmp_path / "run",
+        "--precision",
+        "bf16",
+        "--zero-stage",
+        "1",
+        "--dropout",
+        "0",
+        ranks=2,
+    )
+    assert losses(lines)[-1] < losses(lines)[0]
+
+
+def test_damaged_checkpoint_is_passed_over(
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(shards, run, "--save-interval", "2", "--zero-stage", "0")
+    expected = losses(metrics(run))
+    newest = run / "checkpoints" / "step-0000004"
+    path = sorted(newest.glob("*.pt"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="has changed since it was written"):
+        train(shards, run, "--zero-stage", "0", "--resume", "step-0000004")
+    lines = train(shards, run, "--zero-stage", "0", "--resume", "auto")
+    assert "step-0000004 is damaged" in capfd.readouterr().err
+    assert losses(lines) == expected
+
+
+def _fail_on_full_disk(rank: int, world_size: int, argv: list[str]) -> None:
+    import errno
+
+    from megabert.engine import checkpoint
+    from tests.training_runs import _train
+
+    real = checkpoint.torch.save
+    calls = 0
+
+    def save(state: object, file: object) -> None:
+        nonlocal calls
+        calls += 1
+        if rank == 1 and calls > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, file)
+
+    checkpoint.torch.save = save
+    _train(rank, world_size, argv)
+
+
+def test_full_disk_keeps_the_last_checkpoint(shards: Path, tmp_path: Path) -> None:
+    from tests.distributed import run_ranks
+
+    run = tmp_path / "run"
+    argv = [*TINY, "--data", str(shards), "--output", str(run), "--save-interval", "1"]
+    with pytest.raises(UserError, match=r"No space left.*step-0000001 is kept"):
+        run_ranks(_fail_on_full_disk, 2, argv, initialize=False)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["latest", "step-0000001"]
+
+
+def test_nan_stops_the_run(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingStopped, match=r"is (nan|inf) at step"):
+        train(
+            shards, tmp_path / "run", "--lr", "1e38", "--schedule", "constant", "--zero-stage", "0"
+        )
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+WRONG = [
+    ((["--data", "nowhere"]), "no such folder.*shard_wiki.py"),
+    ((["--seq-length", "128"]), "longer than the position table of 64"),
+    ((["--global-batch-size", "7"]), "don't multiply out: global batch 7"),
+    ((["--precision", "fp16"]), "no fp16 on CPU"),
+    ((["--resume", "step-0000009"]), "no such checkpoint|not a run folder"),
+    ((["--init-from", "nowhere"]), "holds no checkpoint"),
+    ((["--packing", "on"]), "not available yet"),
+    ((["--lr", "fast"]), "optimizer.lr = 'fast'"),
+    ((["--no-such-flag"]), "unrecognized arguments"),
+    ((["--hidden-size", "33"]), "hidden_size 33 is not a multiple"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_wrong_inputs(arguments: list[str], message: str, shards: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available() and "fp16" in arguments:
+        pytest.skip("a GPU has fp16")
+    with pytest.raises(UserError, match=message):
+        train(shards, tmp_path / "run", *arguments)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_topology_errors(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be split into tensor-parallel groups"):
+        train(shards, tmp_path / "run", "--tensor-parallel", "2", ranks=3)
+    with pytest.raises(UserError, match="not divisible by the tensor parallel degree"):
+        train(
+            shards,
+            tmp_path / "run",
+            "--tensor-parallel",
+            "2",
+            "--num-attention-heads",
+            "1",
+            ranks=2,
+        )
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="may be another run's"):
+        train(shards, reference)
+    with pytest.raises(UserError, match="belongs to other settings: seed 42 -> 7"):
+        train(
+            shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0",
+            "--zero-stage", "0", "--micro-batch-size", "8",
+        )  # fmt: skip
+    with pytest.raises(UserError, match="another topology"):
+        train(shards, reference, "--resume", "auto", "--dropout", "0", "--zero-stage", "1")
+    other = make_shards(tmp_path / "other", sha256="cd" * 32)
+    with pytest.raises(UserError, match="its tokenizer"):
+        train(other, tmp_path / "p2", "--init-from", str(reference))
+    copy = shutil.copytree(shards, tmp_path / "truncated")
+    path = next(copy.glob("train-00000*"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="train-00000"):
+        train(copy, tmp_path / "p3")
