@@ -115,7 +115,7 @@ def train(
             mine = rows[first : first + batch.micro_size]
             loss = task.loss(side, side.batch(features, mine)) / batch.accumulation
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         if optimizer_settings.gradient_clipping:
             nn.utils.clip_grad_norm_(side.model.parameters(), optimizer_settings.gradient_clipping)
         optimizer.step()
