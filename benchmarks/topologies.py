@@ -17,14 +17,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.config import ModelConfig
 from megabert.engine.checkpoint import newest_checkpoint
 from megabert.engine.phases import whole_shapes
 from megabert.engine.universal import whole_checkpoint
 
+ROOT = Path(__file__).resolve().parent.parent
 TOPOLOGIES = {
     "1 rank, ZeRO 0": (1, ["--zero-stage", "0"]),
     "1 rank, ZeRO 1": (1, ["--zero-stage", "1"]),
