@@ -194,7 +194,8 @@ def compare(
         _compare_batch(result, ours, theirs, batch)
         if number == 0 and masked is not None and "MLM logits" in ours:
             assert tokenizer is not None
-            result.sentence = tokenizer.decode(batch.input_ids[MASKED_PAIR].tolist())
+            real = batch.attention_mask[MASKED_PAIR].bool()
+            result.sentence = tokenizer.decode(batch.input_ids[MASKED_PAIR][real].tolist())
             for side, outputs in zip(names, (ours, theirs)):
                 scores = outputs["MLM logits"][MASKED_PAIR, masked]  # [V]
                 result.predictions[side] = _best(scores, tokenizer)

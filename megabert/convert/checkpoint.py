@@ -5,26 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from megabert.config import ModelConfig
+from megabert.convert.tokenizer import open_tokenizer, tokenizer_in
 from megabert.convert.whole_model import WholeModel, settle
 from megabert.log import UserError, get_logger
-from megabert.model.weight_files import TOKENIZER_FILES
 from megabert.model.weights import is_weights_folder, load_weights, true_vocabulary
 from megabert.naming import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
 
 
-def read(path: Path, *, scratch: Path | None = None) -> tuple[WholeModel, str | None]:
+def read(
+    path: Path, *, scratch: Path | None = None, tokenizer: Path | None = None
+) -> tuple[WholeModel, str | None]:
     """Read our own weights.
 
     Args:
         path: a RUN (its newest whole checkpoint, or the megabert folder of a finished fine-tuning),
             a checkpoint folder, or a megabert folder.
         scratch: disk space for merging a partitioned checkpoint.
+        tokenizer: folder of tokenizer files to use instead of those beside the weights.
 
     Returns:
         the model, and the SHA-256 of the tokenizer that it was trained with, if recorded.
 
     Raises:
-        UserError: none of these, or damaged.
+        UserError: none of these, damaged, or (checkpoints, before the long work of merging) with
+            another tokenizer than it was trained with.
     """
     path = Path(path)
     if not path.is_dir():
@@ -35,21 +39,16 @@ def read(path: Path, *, scratch: Path | None = None) -> tuple[WholeModel, str | 
     if not (path / RUN_CHECKPOINTS).is_dir() and is_weights_folder(final):
         path = final
     if is_weights_folder(path):
-        return _read_megabert_folder(path)
-    return _read_checkpoint(path, scratch)
+        return _read_megabert_folder(path, tokenizer)
+    return _read_checkpoint(path, scratch, tokenizer)
 
 
-def _tokenizer_in(folder: Path) -> Path | None:
-    has_one = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return folder if has_one else None
-
-
-def _read_megabert_folder(folder: Path) -> tuple[WholeModel, str | None]:
+def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> tuple[WholeModel, str | None]:
     config, tensors, info = load_weights(folder)
     model = WholeModel(
         config=config,
         tensors=tensors,
-        tokenizer=_tokenizer_in(folder),
+        tokenizer=tokenizer or tokenizer_in(folder),
         trained_positions=int(info.get("trained_positions", config.max_position_embeddings)),
         origin=str(folder),
     )
@@ -57,7 +56,9 @@ def _read_megabert_folder(folder: Path) -> tuple[WholeModel, str | None]:
     return model, info.get("tokenizer_sha256")
 
 
-def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str | None]:
+def _read_checkpoint(
+    path: Path, scratch: Path | None, tokenizer: Path | None
+) -> tuple[WholeModel, str | None]:
     # here, so that other conversions do not wait for DeepSpeed
     from megabert.engine.checkpoint import damaged_file, newest_checkpoint
     from megabert.engine.phases import whole_shapes
@@ -70,6 +71,10 @@ def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str 
     record, folder = checkpoint.record, checkpoint.folder
     config = ModelConfig.from_dict(record["model"])
     shapes = whole_shapes(config, record["heads"])
+    trained_with = record.get("tokenizer_sha256")
+    tokenizer = tokenizer or tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER)
+    if tokenizer is not None:
+        open_tokenizer(tokenizer, config.vocab_size, str(folder), trained_with)
     get_logger("megabert.convert").info(
         "merging %s: ZeRO %s, tensor parallel %s, data parallel %s",
         folder,
@@ -89,9 +94,9 @@ def _read_checkpoint(path: Path, scratch: Path | None) -> tuple[WholeModel, str 
     model = WholeModel(
         config=config,
         tensors=tensors,
-        tokenizer=_tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER),
+        tokenizer=tokenizer,
         trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),
         origin=f"{folder} (step {checkpoint.step})",
     )
     settle(model)
-    return model, record.get("tokenizer_sha256")
+    return model, trained_with

@@ -20,6 +20,7 @@ from torch import Tensor
 from megabert.config import ModelConfig
 from megabert.convert.names import huggingface as names
 from megabert.convert.names.table import NameTable, to_ours, to_theirs
+from megabert.convert.tokenizer import tokenizer_in
 from megabert.convert.whole_model import (
     ENCODER_ONLY,
     MASKED_LM,
@@ -30,12 +31,7 @@ from megabert.convert.whole_model import (
 )
 from megabert.log import UserError
 from megabert.model.bert import ACTIVATIONS
-from megabert.model.weight_files import (
-    TOKENIZER_FILES,
-    copy_tokenizer,
-    read_tensors,
-    write_tensors,
-)
+from megabert.model.weight_files import copy_tokenizer, read_tensors, write_tensors
 
 CLASS_SUFFIX = {
     PRETRAINING: "ForPreTraining",
@@ -244,11 +240,10 @@ def read(folder: Path) -> WholeModel:
         if not tensor.is_floating_point():
             raise UserError(f"{folder}: {name} holds {tensor.dtype}, not floating-point numbers")
         renamed.tensors[name] = tensor.to(torch.float32)
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     model = WholeModel(
         config=config,
         tensors=renamed.tensors,
-        tokenizer=folder if has_tokenizer else None,
+        tokenizer=tokenizer_in(folder),
         trained_positions=config.max_position_embeddings,
         origin=f"{folder} ({family.class_prefix}, {', '.join(kinds)})",
         left_out=renamed.left_out + modules,

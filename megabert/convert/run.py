@@ -19,6 +19,7 @@ from megabert.convert.check import (
     our_side,
     their_side,
 )
+from megabert.convert.tokenizer import complete, open_tokenizer
 from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.log import UserError, get_logger
@@ -82,7 +83,18 @@ def convert(request: Request) -> Result:
             )
     old = _existing(request)
     model, trained_with = _read(request)
-    tokenizer = _tokenizer(model, trained_with)
+    tokenizer = None
+    if model.tokenizer is None:
+        log.warning("%s has no tokenizer files: none are written", model.origin)
+    else:
+        vocab_size = model.config.vocab_size
+        tokenizer = open_tokenizer(model.tokenizer, vocab_size, model.origin, trained_with)
+    if model.trained_positions < model.config.max_position_embeddings:
+        log.warning(
+            "positions from %d on have not been trained (of %d)",
+            model.trained_positions,
+            model.config.max_position_embeddings,
+        )
     for name, reason in model.left_out:
         log.info("left out: %s (%s)", name, reason)
     fingerprint = _fingerprint(model)
@@ -100,6 +112,8 @@ def convert(request: Request) -> Result:
             "to": request.target,
             "input": model.origin,
             "sha256": fingerprint,
+            "head": model.head,
+            "trained_positions": model.trained_positions,
             "left_out": dict(model.left_out),
             "check": comparison.as_dict(),
             "files": {
@@ -134,33 +148,13 @@ def _read(request: Request) -> tuple[WholeModel, str | None]:
     if request.source == HUGGINGFACE:
         model, trained_with = huggingface.read(request.input), None
     else:
-        model, trained_with = checkpoint.read(request.input)
+        beside = next(p for p in request.output.absolute().parents if p.is_dir())
+        model, trained_with = checkpoint.read(
+            request.input, scratch=beside, tokenizer=request.tokenizer
+        )
     if request.tokenizer is not None:
         model.tokenizer = request.tokenizer
     return model, trained_with
-
-
-def _tokenizer(model: WholeModel, trained_with: str | None) -> Tokenizer | None:
-    """The model's tokenizer, if its files are there.
-
-    Raises:
-        UserError: it is not the one the model was trained with, or has more words than the model.
-    """
-    if model.tokenizer is None:
-        log.warning("%s has no tokenizer files: none are written", model.origin)
-        return None
-    tokenizer = load_tokenizer(model.tokenizer)
-    if trained_with is not None and tokenizer.sha256 != trained_with:
-        raise UserError(
-            f"{model.tokenizer} is not the tokenizer that {model.origin} was trained with: its "
-            f"SHA-256 is {tokenizer.sha256[:12]}..., not {trained_with[:12]}..."
-        )
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer {model.tokenizer} has {tokenizer.vocab_size} words, the model "
-            f"{model.origin} only {model.config.vocab_size}"
-        )
-    return tokenizer
 
 
 def _write_and_check(
@@ -187,7 +181,7 @@ def _write_and_check(
         again, _ = checkpoint.read(folder)
         right = our_side(again)
     if tokenizer is not None:
-        _complete_tokenizer(folder, tokenizer)
+        complete(folder, tokenizer)
     if request.source == HUGGINGFACE:
         source_folder, _ = huggingface.model_folder(request.input)
         left = their_side(source_folder, model)
@@ -203,13 +197,6 @@ def _write_and_check(
             "nothing was written"
         )
     return comparison
-
-
-def _complete_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Add the tokenizer files that the source lacks (an old folder may hold vocab.txt alone)."""
-    for name, content in tokenizer.files().items():
-        if not (folder / name).exists():
-            (folder / name).write_bytes(content)
 
 
 def _fingerprint(model: WholeModel) -> str:

@@ -13,7 +13,9 @@ Nothing is believed: names, shapes and element counts are compared with those of
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import re
 import shutil
 import tempfile
@@ -35,6 +37,10 @@ STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 
 UNIVERSAL_VERSION = 0.2
 """Layout of the patterns below (no fused tensors, so none of the later fields)."""
+
+
+_DISK_FULL = ("PytorchStreamWriter failed", "unexpected pos")
+"""What torch.save says when the disk is full."""
 
 
 def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
@@ -251,10 +257,12 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             ds_to_universal.main(arguments)
     except OSError as error:
-        if error.errno == 28:
+        if error.errno == errno.ENOSPC:
             raise
         raise UserError(f"{folder} cannot be merged: {error}") from error
     except (AssertionError, RuntimeError, ValueError, LookupError) as error:
+        if any(sign in str(error) for sign in _DISK_FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output)) from error
         raise UserError(f"{folder} cannot be merged: {_explain(error)}") from error
     (output / "universal" / "zero").rename(output / "zero")
     shutil.rmtree(output / "universal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -46,7 +47,7 @@ def new_folder(output: Path, *, replace_existing: bool = False) -> Iterator[Path
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
-        if error.errno == 28:
+        if error.errno == errno.ENOSPC:
             raise
         raise UserError(f"cannot write {output}: {error.strerror}") from error
     try:
@@ -112,7 +113,7 @@ def write_tensors(
         save_file(plain, path, metadata=dict(metadata or {}))
     except SafetensorError as error:
         if "os error 28" in str(error).lower() or "no space" in str(error).lower():
-            raise OSError(28, "No space left on device", str(path)) from error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     path.chmod(0o666 & ~_umask())
 

@@ -1,0 +1,51 @@
+"""The tokenizer that belongs to a model: found, checked, and completed with missing files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.log import UserError
+from megabert.model.weight_files import TOKENIZER_FILES
+
+
+def tokenizer_in(folder: Path) -> Path | None:
+    """``folder`` if it holds a tokenizer file, else None."""
+    has_one = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return folder if has_one else None
+
+
+def open_tokenizer(
+    folder: Path, vocab_size: int, origin: str, trained_with: str | None
+) -> Tokenizer:
+    """Load a model's tokenizer.
+
+    Args:
+        folder: holds its files.
+        vocab_size: of the model.
+        origin: the model, for messages.
+        trained_with: SHA-256 of the tokenizer that the model was trained with, if known.
+
+    Raises:
+        UserError: it is another one than the model was trained with, or has more words than the
+            model.
+    """
+    tokenizer = load_tokenizer(folder)
+    if trained_with is not None and tokenizer.sha256 != trained_with:
+        raise UserError(
+            f"{folder} is not the tokenizer that {origin} was trained with: its SHA-256 is "
+            f"{tokenizer.sha256[:12]}..., not {trained_with[:12]}..."
+        )
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer {folder} has {tokenizer.vocab_size} words, the model {origin} only "
+            f"{vocab_size}"
+        )
+    return tokenizer
+
+
+def complete(folder: Path, tokenizer: Tokenizer) -> None:
+    """Add the tokenizer files that the source lacks (an old folder may hold vocab.txt alone)."""
+    for name, content in tokenizer.files().items():
+        if not (folder / name).exists():
+            (folder / name).write_bytes(content)
