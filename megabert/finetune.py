@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from megabert.engine.config import (
     resolve_batch,
     resolve_precision,
 )
-from megabert.engine.exchange import gather_rows, portions
+from megabert.engine.exchange import from_main, gather_rows, portions
 from megabert.engine.launch import World, start
 from megabert.engine.metrics import MetricsWriter, Throughput
 from megabert.engine.whole_state import read_state
-from megabert.finetune_inputs import Inputs, claim_output, open_inputs
+from megabert.finetune_inputs import Inputs, check_free, claim_output, open_inputs
 from megabert.flags import Values
 from megabert.log import Progress, TrainingStopped, UserError, get_logger, human_duration
 from megabert.model.init import initialize_weights
@@ -109,15 +110,16 @@ def finetune(given: Values, config_file: Values) -> dict[str, Any]:
 
 def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Loop:
     """Read the inputs, claim the run folder, and build model and engine."""
-    task = make_task(settings)
+    task, place = make_task(settings), settings.task
+    assert place.output is not None
+    from_main(world, partial(check_free, place.output))  # before the long reading
     batch = resolve_batch(
         settings.batch,
         world.topology.data_parallel,
         max(1, TOKENS_PER_MICRO_STEP // task.max_length),
     )
     inputs = open_inputs(settings, task, world)
-    optimizer, place = settings.optimizer, settings.task
-    steps = 0
+    optimizer, steps = settings.optimizer, 0
     if inputs.train is not None:
         rows = len(inputs.train.lengths)
         steps = optimizer.steps or steps_for(rows, batch.global_size, optimizer.epochs)
@@ -132,7 +134,6 @@ def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Lo
     )
     streams = DropoutStreams(place.seed, world.tp, world.device)
     model, config = _build_model(settings, task, inputs.model, world, streams)
-    assert place.output is not None
     assert optimizer.lr is not None
     claim_output(place.output, world)
     engine = build_engine(

@@ -106,6 +106,12 @@ def _check_length(length: int, model: WholeModel, path: Path) -> None:
         )
 
 
+def check_free(output: Path) -> None:
+    """Raise UserError if the run folder is there and not empty."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty: it may be another run's; choose another --output")
+
+
 def claim_output(output: Path, world: World) -> None:
     """Make the run folder (a collective).
 
@@ -114,10 +120,7 @@ def claim_output(output: Path, world: World) -> None:
     """
 
     def make() -> None:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(
-                f"{output} is not empty: it may be another run's; choose another --output"
-            )
+        check_free(output)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
