@@ -380,7 +380,7 @@ def test_vocabulary_of_more_than_two_bytes(sources: tuple[Path, Path], tmp_path:
     entries += [f"unused{i}" for i in range(70_000)]
     path = tmp_path / "large.txt"
     path.write_text("\n".join(entries) + "\n")
-    run(sources, tmp_path / "shards", tokenizer=path)
+    run(sources, tmp_path / "shards", tokenizer=path, max_pages=12)
     assert load_manifest(tmp_path / "shards").tokenizer.vocab_size > 65_536
     with h5py.File(tmp_path / "shards" / "train-00000-of-00003.h5", "r") as file:
         assert file["tokens"].dtype == np.uint32

@@ -226,7 +226,7 @@ def test_any_flipped_byte_is_found(corpus: tuple[Path, list[Document]], tmp_path
     good = (folder / name).read_bytes()
     target = copy_with(folder, tmp_path / "bad", name, good)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(st.integers(0, len(good) - 1), st.integers(1, 255))
     def check(position: int, change: int) -> None:
         content = bytearray(good)

@@ -303,10 +303,3 @@ def write_corpus(
     manifest = Manifest(tokenizer, language, seed, splits, articles_read=kept)
     save_manifest(folder, manifest)
     return manifest
-
-
-def read_attributes(path: Path) -> dict[str, str | int]:
-    """The HDF5 attributes of a shard as plain values (the file's checksums are not looked at)."""
-    with h5py.File(path, "r", locking=False) as file:
-        raw = dict(file.attrs)
-    return {name: v if isinstance(v, str) else int(v) for name, v in raw.items()}

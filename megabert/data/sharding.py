@@ -12,7 +12,6 @@ in ``OUTPUT/.sharding`` until the manifest is written.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import time
@@ -20,11 +19,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import megabert
 from megabert import naming
-from megabert.data.encoding import BATCH_CHARACTERS, EncodingRules, encode_pages, page_batches
+from megabert.data.encoding import EncodingRules, encode_pages, page_batches
 from megabert.data.output_folder import finished_manifest, output_folder
 from megabert.data.planning import Plan, ShardPlan, make_plan
 from megabert.data.schema import (
@@ -36,64 +34,18 @@ from megabert.data.schema import (
     save_manifest,
 )
 from megabert.data.shard_writer import ShardHeader, ShardWriter
+from megabert.data.sharding_options import (
+    ShardingOptions,
+    ShardingReport,
+    describe_input,
+    job_record,
+)
 from megabert.data.spill import is_whole, load_batch, save_batch
 from megabert.data.text.pages import Page
-from megabert.data.text.sources import iter_pages, source_sha256
+from megabert.data.text.sources import iter_pages
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.data.workers import WorkerPool
 from megabert.log import Progress, UserError, get_logger
-
-
-@dataclass(frozen=True)
-class ShardingOptions:
-    """What ``shard_wiki.py`` is asked to do. All but the last four decide the content."""
-
-    inputs: tuple[Path, ...]
-    tokenizer: Path
-    output: Path
-    input_format: str = "auto"
-    language: str = "en"
-    lower_case: bool | None = None
-    shards: int | None = None
-    eval_fraction: float = 0.01
-    min_document_tokens: int = 32
-    max_pages: int | None = None
-    seed: int = 0
-    workers: int = 1
-    resume: bool = False
-    start_method: str = "spawn"
-    batch_characters: int = BATCH_CHARACTERS
-
-    def check(self) -> None:
-        """Raise ``UserError`` for a value that makes no sense."""
-        if not self.inputs:
-            raise UserError("--input: give at least one dump")
-        if not 0.0 <= self.eval_fraction < 1.0:
-            raise UserError(f"--eval-fraction {self.eval_fraction}: expected 0 <= fraction < 1")
-        for name, value, least in (
-            ("--workers", self.workers, 1),
-            ("--shards", self.shards, 1),
-            ("--min-document-tokens", self.min_document_tokens, 0),
-            ("--max-pages", self.max_pages, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name} {value}: expected at least {least}")
-        if self.input_format == "parquet":
-            raise UserError("--input-format parquet: Parquet is not read; convert it to JSONL")
-
-
-@dataclass(frozen=True)
-class ShardingReport:
-    """What a job did. ``text_bytes``: page text read, as UTF-8; seconds of CPU over all workers
-    for cleaning and encoding; ``reused`` batches found finished by ``resume``."""
-
-    manifest: Manifest
-    seconds: float
-    text_bytes: int
-    worker_seconds: float
-    batches: int
-    reused: int
 
 
 @dataclass(frozen=True)
@@ -131,8 +83,8 @@ def shard(options: ShardingOptions) -> ShardingReport:
     options.check()
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    inputs = tuple(_describe(path) for path in options.inputs)
-    job = _job_record(options, tokenizer.info(), inputs)
+    inputs = tuple(describe_input(path) for path in options.inputs)
+    job = job_record(options, tokenizer.info(), inputs)
     if (finished := finished_manifest(options.output, job, options.resume)) is not None:
         return ShardingReport(finished, time.monotonic() - started, 0, 0.0, 0, 0)
     with output_folder(options.output, job, options.resume) as work:
@@ -327,30 +279,3 @@ def _require_articles(plan: Plan, options: ShardingOptions) -> None:
         )
     if options.eval_fraction > 0 and naming.EVAL not in present:
         get_logger().warning("no article fell into the evaluation split: the input is small")
-
-
-def _describe(path: Path) -> InputInfo:
-    digest = source_sha256(path)
-    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return InputInfo(path.resolve().name, sum(f.stat().st_size for f in files), digest)
-
-
-def _job_record(
-    options: ShardingOptions, tokenizer: TokenizerInfo, inputs: Sequence[InputInfo]
-) -> dict[str, Any]:
-    """What must be equal for two jobs to have the same result."""
-    return {
-        "version": megabert.__version__,
-        "inputs": [dataclasses.asdict(i) for i in inputs],
-        "tokenizer": tokenizer.sha256,
-        "options": {
-            "input_format": options.input_format,
-            "language": options.language,
-            "shards": options.shards,
-            "eval_fraction": options.eval_fraction,
-            "min_document_tokens": options.min_document_tokens,
-            "max_pages": options.max_pages,
-            "seed": options.seed,
-            "batch_characters": options.batch_characters,
-        },
-    }
