@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -30,6 +31,11 @@ def from_main(world: World, make: Callable[[], Value]) -> Value:
     if world.topology.world_size > 1:
         dist.broadcast_object_list(outcome, src=0, device=world.device)
     if outcome[1] is not None:
+        if world.topology.world_size > 1:
+            # The main rank must not leave before all have read its message; once one has
+            # read it, it does not matter who is gone.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
         raise UserError(outcome[1])
     return outcome[0]
 
