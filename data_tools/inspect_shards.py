@@ -22,16 +22,13 @@ from megabert.data.schema import Manifest, load_manifest
 from megabert.data.shards import Corpus
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.data.verification import verify_folder
+from megabert.flags import plain_parser
 from megabert.log import Progress, UserError, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="inspect_shards.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("inspect_shards.py", __doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder made by shard_wiki.py")
     parser.add_argument(
         "--verify", action="store_true",

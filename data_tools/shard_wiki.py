@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megabert.data.sharding import ShardingOptions, ShardingReport, shard
+from megabert.flags import plain_parser
 from megabert.log import human_duration, run_command
 
 FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
@@ -26,11 +27,7 @@ FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="shard_wiki.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("shard_wiki.py", __doc__)
     what = parser.add_argument_group("what goes in and out")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="DUMP",

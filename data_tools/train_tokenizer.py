@@ -24,16 +24,13 @@ from megabert.data.tokenizer_training import (
     save_tokenizer,
     train_tokenizer,
 )
+from megabert.flags import plain_parser
 from megabert.log import UserError, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="train_tokenizer.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("train_tokenizer.py", __doc__)
     what = parser.add_argument_group("what goes in and out")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="DUMP",

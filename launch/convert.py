@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megabert.flags import plain_parser
 from megabert.log import run_command
 
 FORMATS = ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
@@ -23,9 +24,7 @@ FORMATS = ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = plain_parser("convert.py", __doc__)
     source = made.add_argument_group("input")
     source.add_argument(
         "--from", dest="source", choices=FORMATS, required=True, help="format of the input"

@@ -45,11 +45,14 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def plain_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def plain_parser(
+    prog: str, description: str | None, epilog: str | None = None
+) -> argparse.ArgumentParser:
     """An argparse parser whose errors are one :class:`UserError` line."""
     return _Parser(
         prog=prog,
         description=description,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -20,6 +21,10 @@ class UserError(Exception):
     """
 
 
+class RankError(UserError):
+    """A wrong input that this rank has met by itself (a damaged shard): it speaks whatever its rank."""
+
+
 class TrainingStopped(Exception):
     """A run that cannot go on (NaN, lost rank, full disk); the last good checkpoint is kept."""
 
@@ -33,11 +38,18 @@ def process_rank() -> int:
     return 0
 
 
+class _StandardError(logging.Handler):
+    """Writes to what standard error is at the time of the message (a test may have replaced it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def get_logger(name: str = "megabert") -> logging.Logger:
     """The project's logger: plain lines on standard error; ranks above 0 only warn."""
     logger = logging.getLogger("megabert")
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _StandardError()
         rank = process_rank()
         prefix = "" if rank == 0 else f"[rank {rank}] "
         handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
@@ -59,12 +71,15 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
         status = main(None) or 0
     except UserError as error:
         status = EXIT_USAGE
-        _say_error(str(error))
+        _say_error(str(error), all_ranks=isinstance(error, RankError))
     except TrainingStopped as error:
         status = 1
         _say_error(str(error), all_ranks=True)
+    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         status = EXIT_USAGE
         place = f" while writing {error.filename}" if error.filename else ""

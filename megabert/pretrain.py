@@ -40,10 +40,17 @@ from megabert.engine.config import (
     resolve_batch,
     resolve_precision,
 )
-from megabert.engine.launch import World, start
+from megabert.engine.launch import World, lost_ranks_named, start
 from megabert.engine.metrics import MetricsWriter, Throughput
 from megabert.flags import Values
-from megabert.log import Progress, TrainingStopped, UserError, get_logger, human_duration
+from megabert.log import (
+    Progress,
+    RankError,
+    TrainingStopped,
+    UserError,
+    get_logger,
+    human_duration,
+)
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
@@ -163,10 +170,11 @@ def pretrain(given: Values, config_file: Values) -> dict[str, Any]:
     settings, raw = resolve(given, config_file)
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
+    assert settings.run.output is not None
     world = start(settings.parallel.tensor_parallel)
     try:
-        loop = prepare(settings, raw, inputs, world)
-        return loop.run()
+        with lost_ranks_named(), runs.nothing_left_behind(settings.run.output):
+            return prepare(settings, raw, inputs, world).run()
     finally:
         world.close()
 
@@ -306,7 +314,10 @@ class Loop:
 
     def _update(self, batches: Iterator[dict[str, Any]]) -> torch.Tensor:
         """One update of the global batch; its sums over this rank's micro batches, float64 [7]."""
-        micro_batches = [next(batches) for _ in range(self.engine.batch.accumulation)]
+        try:
+            micro_batches = [next(batches) for _ in range(self.engine.batch.accumulation)]
+        except UserError as error:
+            raise RankError(str(error)) from error
         masked, pairs = self._global_counts(micro_batches)
         sums = self._no_sums()
         for batch in micro_batches:

@@ -185,4 +185,6 @@ def build_engine(
         dist_init_required=False,
     )
     attach_lamb(engine, world.tp)
+    # a copy of a script that knows no tensor parallelism; launch/convert.py is the way out
+    engine._copy_recovery_script = lambda _: None
     return TrainingEngine(engine, optimizer, world, batch, precision, config)

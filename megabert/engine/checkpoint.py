@@ -118,11 +118,10 @@ def save_checkpoint(
             client_state={"megabert": record, "universal_checkpoint_info": universal_info},
             save_latest=False,
         )
+    except OSError as error:
+        writer.failure = str(error)
     finally:
         engine.deepspeed.checkpoint_engine = previous
-    if world.is_main:
-        for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # know no tensor parallelism
-            (base / script).unlink(missing_ok=True)
     everyone: list[Any] = [None] * world.topology.world_size
     torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
     failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]

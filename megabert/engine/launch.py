@@ -7,23 +7,33 @@ that mpi4py is never needed for training; a bare ``python`` becomes a world of o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 
-from megabert.log import UserError
+from megabert.log import TrainingStopped, UserError
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
 from megabert.parallel.topology import ProcessGroups, Topology
 
 DEEPSPEED_MINIMUM = (0, 19, 8)
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "NCCL communicator was aborted",
+    "remote process exited",
+)
 
 # rank, local rank, world size, as other launchers name them
 _LAUNCHERS = (
@@ -145,14 +155,40 @@ def start(tensor_parallel: int = 1) -> World:
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    deepspeed.init_distributed(
-        dist_backend="nccl" if cuda else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=COLLECTIVE_TIMEOUT,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if cuda else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ['MASTER_PORT']} is taken, probably by another run on this machine: "
+            "choose another one (deepspeed --master_port N, torchrun --master-port N)"
+        ) from error
     groups = ProcessGroups.create(topology)
     return World(topology, groups, Mpu(groups), groups.tensor_parallel, device)
+
+
+@contextlib.contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Turn a collective that broke because a peer is gone into one line.
+
+    Raises:
+        TrainingStopped: instead of the backend's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST_PEER):
+            raise
+        raise TrainingStopped(
+            f"another rank of this run is gone ({str(error).strip().splitlines()[0][-120:]}); its own "
+            "message says why; go on from the last checkpoint with --resume auto"
+        ) from error
 
 
 def _quiet_libraries() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from megabert import __version__, flags
 from megabert.config import ModelConfig, PretrainSettings
 from megabert.data.schema import Manifest
-from megabert.engine.checkpoint import Checkpoint, write_json, write_text
+from megabert.engine.checkpoint import Checkpoint, whole_checkpoints, write_json, write_text
 from megabert.engine.launch import World
 from megabert.log import UserError, get_logger
 from megabert.naming import (
@@ -89,6 +90,21 @@ def open_run(
             raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
     world.barrier()
     return checkpoint
+
+
+@contextlib.contextmanager
+def nothing_left_behind(output: Path) -> Iterator[None]:
+    """Remove a run folder that did not exist before, if a wrong input ends the run without a checkpoint.
+
+    Such a run cannot be gone on with, and its folder would only be in the way of the next try.
+    """
+    new = not output.exists() or not any(output.iterdir())
+    try:
+        yield
+    except UserError:
+        if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
+            shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def _require_same(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
