@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The benchmarks at a size that fits a laptop: `make bench`. Shards are made from the generated sample
+# unless SHARDS names a folder of real ones.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=${WORK:-runs/bench}
+mkdir -p "$work"
+if [ -z "${SHARDS:-}" ]; then
+  SHARDS=$work/shards
+  if [ ! -f "$SHARDS/manifest.json" ]; then
+    rm -rf "$work/sample" "$work/tokenizer" "$SHARDS"
+    python data_tools/make_sample_wiki.py --output "$work/sample" --articles 600
+    python data_tools/train_tokenizer.py --input "$work/sample/dump.xml.bz2" --type wordpiece --vocab-size 3000 --output "$work/tokenizer"
+    python data_tools/shard_wiki.py --input "$work/sample/dump.xml.bz2" --tokenizer "$work/tokenizer" --output "$SHARDS"
+  fi
+fi
+echo "## Loader";  python benchmarks/loader.py "$SHARDS"
+echo "## Encoder beside transformers"; python benchmarks/step.py --model bert-mini
+echo "## Topologies"; python benchmarks/topologies.py --data "$SHARDS" --output "$work/topologies" --model bert-tiny
