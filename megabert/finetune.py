@@ -33,7 +33,7 @@ from megabert.engine.config import (
     resolve_precision,
 )
 from megabert.engine.exchange import from_main, gather_rows, portions
-from megabert.engine.launch import World, start
+from megabert.engine.launch import World, lost_ranks_named, start
 from megabert.engine.metrics import MetricsWriter, Throughput
 from megabert.engine.whole_state import read_state
 from megabert.finetune_inputs import Inputs, check_free, claim_output, open_inputs
@@ -103,7 +103,8 @@ def finetune(given: Values, config_file: Values) -> dict[str, Any]:
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     world = start(settings.parallel.tensor_parallel)
     try:
-        return prepare(settings, raw, world).run()
+        with lost_ranks_named():
+            return prepare(settings, raw, world).run()
     finally:
         world.close()
 
