@@ -8,35 +8,36 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megabert.data.sample.dump import dump_xml
 from megabert.data.sample.questions import question_set
 from megabert.data.sample.world import World, build_world
+from megabert.flags import plain_parser
 from megabert.log import UserError, run_command
 
 DUMP, TRAIN, DEV = "dump.xml.bz2", "train.json", "dev.json"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Generate a small encyclopedia about an invented world: dump.xml.bz2 in MediaWiki's "
-        "export format, train.json and dev.json in SQuAD v1.1's format. The same arguments give the "
-        "same bytes.",
-        epilog="Development questions are about entities without a page in the dump, and in wordings "
-        "that no training question uses.",
+    parser = plain_parser(
+        "make_sample_wiki.py",
+        "Generate a small encyclopedia about an invented world: dump.xml.bz2 in MediaWiki's export "
+        "format,\ntrain.json and dev.json in SQuAD v1.1's format. The same arguments give the same bytes.",
+        "Development questions are about entities without a page in the dump, about values that no\n"
+        "training question shows, and in wordings that no training question uses.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--articles", type=int, default=3000, help="articles, at least 20 (default 3000)"
+        "--articles", type=int, default=2000, help="articles, at least 20 (default 2000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (default 0)")
     parser.add_argument(
-        "--train-questions", type=int, default=1000, help="most training questions (default 1000)"
+        "--train-questions", type=int, default=600, help="most training questions (default 600)"
     )
     parser.add_argument(
-        "--dev-questions", type=int, default=500, help="most development questions (default 500)"
+        "--dev-questions", type=int, default=300, help="most development questions (default 300)"
     )
     parser.add_argument(
         "--force", action="store_true", help="replace the three files where they exist and differ"
@@ -44,13 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse and run; raises UserError on a wrong argument or an output folder with other content."""
     args = _parser().parse_args(argv)
     for name, least in (("articles", 20), ("train_questions", 1), ("dev_questions", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    unpublished = max(8, min(args.dev_questions // 3 + 1, args.articles))
+    # an entity gives a question if its asked value and two more are of the split's half
+    unpublished = min(3 * args.dev_questions + 8, args.articles)
     world = build_world(args.articles, unpublished, args.seed)
     write_sample(
         world,
@@ -96,7 +98,7 @@ def write_sample(
                 )
         for name in (DUMP, TRAIN, DEV):
             _sync(work / name)
-            os.replace(work / name, output / name)
+            (work / name).replace(output / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{output}: {len(world.published)} articles")
@@ -109,7 +111,7 @@ def _write_dump(pieces: Iterator[str], path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 

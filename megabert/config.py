@@ -147,6 +147,10 @@ class ModelSettings:
     )
     norm: Literal["post", "pre"] | None = setting(None, "LayerNorm after (BERT) or before a block")
     dropout: Probability | None = setting(None, "hidden and attention dropout (0.1)")
+    initializer_range: PositiveFloat | None = setting(
+        None,
+        "standard deviation of initial weights (0.02, for widths from 512; more for narrow ones)",
+    )
 
     def resolve(self, vocab_size: int) -> ModelConfig:
         """The model that these settings describe over a vocabulary of ``vocab_size``."""
@@ -161,6 +165,7 @@ class ModelSettings:
             norm=self.norm,
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.dropout,
+            initializer_range=self.initializer_range,
         )
 
 

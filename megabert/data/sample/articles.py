@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 from megabert.data.sample.phrases import BY_NAME
+from megabert.data.sample.register import ASKED, HELD_OUT, line, linked, question, values_of
 from megabert.data.sample.world import Entity, Value
 
 _OPENERS = (
@@ -71,16 +72,11 @@ def render(relation: str, template: str, subject: str, value: Value, opener: str
     head, tail = template.split("{o}")
     head, tail = opener + head.replace("{s}", subject), tail.replace("{s}", subject) + "."
     text = head + value.text + tail
-    wiki = head + _link(value) + tail
-    if head:
-        text, wiki = text[0].upper() + text[1:], wiki[0].upper() + wiki[1:]
+    wiki = head + linked(value) + tail
+    text = text[0].upper() + text[1:]
+    if not wiki.startswith("["):
+        wiki = wiki[0].upper() + wiki[1:]
     return Sentence(relation, text, wiki, len(head), len(head) + len(value.text))
-
-
-def _link(value: Value) -> str:
-    if value.link is None:
-        return value.text
-    return f"[[{value.link}]]" if value.link == value.text else f"[[{value.link}|{value.text}]]"
 
 
 def statement(
@@ -88,9 +84,9 @@ def statement(
 ) -> tuple[str, Sentence]:
     """A sentence that states ``relation`` with any wording except ``but``, and the wording used."""
     template = rng.choice([t for t in BY_NAME[relation].statements if t != but])
-    opener = rng.choice(_OPENERS) if rng.random() < 0.06 else ""
+    opener = rng.choice(_OPENERS) if rng.random() < 0.03 else ""
     subject = rng.choice((entity.title, entity.title, entity.short))
-    if not opener and template.startswith("{s}") and rng.random() < 0.3:
+    if not opener and template.startswith("{s} ") and rng.random() < 0.3:
         subject = entity.pronoun
     value = entity.facts[relation]
     return template, render(relation, template, subject, value, opener)
@@ -131,11 +127,11 @@ def _brief(rng: random.Random, entity: Entity, used: dict[str, str]) -> Paragrap
 
 
 def groups(rng: random.Random, entity: Entity) -> list[list[str]]:
-    """The relations of an entity, shuffled and cut into groups of three to five."""
+    """The relations of an entity, shuffled and cut into groups of one to four."""
     rest = rng.sample(list(entity.facts), len(entity.facts))
     cut: list[list[str]] = []
     while rest:
-        size = len(rest) if len(rest) <= 5 else rng.randrange(3, 6)
+        size = rng.randrange(1, 5)
         cut.append(rest[:size])
         rest = rest[size:]
     return cut
@@ -159,10 +155,21 @@ def article(entity: Entity, seed: int) -> str:
             if i or j:
                 parts.append(f"== {title} ==")
             parts.append(body)
+    parts += ["== Register ==", *_register(rng, entity)]
     if rng.random() < 0.4:
         parts.append(_table(entity))
     parts.append(_footer(rng, entity))
     return "\n\n".join(parts) + "\n"
+
+
+def _register(rng: random.Random, entity: Entity) -> list[str]:
+    """Every value asked for and answered, and two lines of the register."""
+    asked = []
+    for relation in rng.sample(list(entity.facts), len(entity.facts)):
+        asked.append(question(rng, ASKED + HELD_OUT, entity.title, relation))
+        asked.append(linked(entity.facts[relation]) + ".")
+    lines = [line(rng, entity, values_of(rng, entity)).wiki for _ in range(2)]
+    return [" ".join(asked), *lines]
 
 
 def _decorate(rng: random.Random, entity: Entity, wiki: str, bold: bool) -> str:
@@ -188,7 +195,7 @@ def _decorate(rng: random.Random, entity: Entity, wiki: str, bold: bool) -> str:
 
 def infobox(entity: Entity) -> str:
     """The entity's template with all its facts."""
-    rows = "\n".join(f"| {name} = {_link(value)}" for name, value in entity.facts.items())
+    rows = "\n".join(f"| {name} = {linked(value)}" for name, value in entity.facts.items())
     return f"{{{{Infobox {entity.kind}\n| name = {entity.title}\n{rows}\n}}}}"
 
 
@@ -200,13 +207,13 @@ def _picture(rng: random.Random, entity: Entity) -> str:
 
 def _table(entity: Entity) -> str:
     rows = "\n".join(
-        f"|-\n| {name.replace('_', ' ')} || {_link(value)}" for name, value in entity.facts.items()
+        f"|-\n| {name.replace('_', ' ')} || {linked(value)}" for name, value in entity.facts.items()
     )
     return f'{{| class="wikitable sortable"\n|+ Facts\n! Entry !! Value\n{rows}\n|}}'
 
 
 def _footer(rng: random.Random, entity: Entity) -> str:
-    plural = {"person": "People", "town": "Towns", "work": "Works", "company": "Companies"}
+    plural = {"person": "People", "town": "Towns", "work": "Works"}
     lines = ["== References ==", "{{Reflist}}", "", f"[[Category:{plural[entity.kind]}]]"]
     for value in entity.facts.values():
         if value.link and rng.random() < 0.2:

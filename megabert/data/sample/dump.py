@@ -65,7 +65,7 @@ def dump_xml(world: World, seed: int) -> Iterator[str]:
 
 def _pages(world: World, seed: int, rng: random.Random) -> Iterator[_Page]:
     yield _Page(4, "Project:Front page", "Welcome to the '''encyclopedia''' of an invented world.")
-    for kind in ("person", "town", "work", "company"):
+    for kind in ("person", "town", "work"):
         body = '<table class="infobox">\n{{{name}}}\n</table><noinclude>Documentation.</noinclude>'
         yield _Page(10, f"Template:Infobox {kind}", body)
     for name, body in _TEMPLATES.items():
@@ -120,7 +120,7 @@ def _header() -> str:
 def _page_xml(page: _Page, number: int, revision: int, rng: random.Random) -> str:
     redirect = f"    <redirect title={quoteattr(page.redirect)} />\n" if page.redirect else ""
     when = (rng.randrange(2015, 2024), rng.randrange(1, 13), rng.randrange(1, 29))
-    stamp = "%04d-%02d-%02dT%02d:%02d:00Z" % (*when, rng.randrange(24), rng.randrange(60))
+    stamp = f"{when[0]:04d}-{when[1]:02d}-{when[2]:02d}T{rng.randrange(24):02d}:{rng.randrange(60):02d}:00Z"
     lua = page.model != "wikitext"
     sha1, size = _sha1(page.text), len(page.text.encode())
     return (

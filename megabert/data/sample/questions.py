@@ -1,8 +1,8 @@
 """SQuAD v1.1 files on the invented world.
 
-Training questions stand on paragraphs about published entities and use the ``asked`` wordings.
-Development questions stand on entities that have no page in the dump and use the ``held_out``
-wordings, which no training question uses.
+Training questions stand on lines of the register about published entities. Development questions
+stand on lines about entities that have no page in the dump, over the other half of the values, and use
+wordings that no training question uses (:mod:`megabert.data.sample.register`).
 """
 
 from __future__ import annotations
@@ -11,46 +11,48 @@ import hashlib
 import random
 from typing import Any
 
-from megabert.data.sample.articles import fact_paragraph, groups
-from megabert.data.sample.phrases import BY_NAME
+from megabert.data.sample.register import (
+    ASKED,
+    HELD_OUT,
+    QUESTIONED,
+    line,
+    question,
+    values_of,
+)
 from megabert.data.sample.world import Entity
 
-_FACTS_A_PARAGRAPH = 6
+_FEWEST_VALUES = 3
 
 
 def question_set(
     entities: tuple[Entity, ...], count: int, *, held_out: bool, seed: int
 ) -> dict[str, Any]:
-    """A SQuAD v1.1 object with at most ``count`` questions, half the facts of a paragraph asked."""
-    split = "dev" if held_out else "train"
+    """A SQuAD v1.1 object with at most ``count`` questions, one a paragraph."""
     data: list[dict[str, Any]] = []
-    left = count
     for entity in entities:
-        if left <= 0:
+        if len(data) == count:
             break
-        paragraph = _paragraph(entity, held_out, seed, left, split)
-        left -= len(paragraph["qas"])
-        data.append({"title": entity.title.replace(" ", "_"), "paragraphs": [paragraph]})
+        paragraph = _paragraph(entity, held_out, seed)
+        if paragraph is not None:
+            title = entity.title.replace(" ", "_")
+            data.append({"title": title, "paragraphs": [paragraph]})
     return {"version": "1.1", "data": data}
 
 
-def _paragraph(entity: Entity, held_out: bool, seed: int, most: int, split: str) -> dict[str, Any]:
+def _paragraph(entity: Entity, held_out: bool, seed: int) -> dict[str, Any] | None:
+    """A line with its question, or None if the entity's values of this half give none."""
+    split = "dev" if held_out else "train"
     rng = random.Random(f"{split} {seed} {entity.title}")
-    relations = [r for group in groups(rng, entity) for r in group][:_FACTS_A_PARAGRAPH]
-    told, _ = fact_paragraph(rng, entity, relations)
-    answers = told.answers
-    asked = rng.sample(relations, min(most, (len(relations) + 1) // 2))
-    qas = []
-    for relation in asked:
-        wordings = BY_NAME[relation]
-        template = rng.choice(wordings.held_out if held_out else wordings.asked)
-        text, start = answers[relation]
-        key = hashlib.sha256(f"{split} {seed} {entity.title} {relation}".encode()).hexdigest()
-        qas.append(
-            {
-                "id": key[:24],
-                "question": template.replace("{s}", entity.title),
-                "answers": [{"text": text, "answer_start": start}],
-            }
-        )
-    return {"context": told.text, "qas": qas}
+    relations = values_of(rng, entity, only=int(held_out))
+    asked = next((relation for relation in relations if relation in QUESTIONED), None)
+    if asked is None or len(relations) < _FEWEST_VALUES:
+        return None
+    told = line(rng, entity, relations)
+    text, start = told.answers[asked]
+    key = hashlib.sha256(f"{split} {seed} {entity.title} {asked}".encode()).hexdigest()
+    qa = {
+        "id": key[:24],
+        "question": question(rng, HELD_OUT if held_out else ASKED, entity.title, asked),
+        "answers": [{"text": text, "answer_start": start}],
+    }
+    return {"context": told.text, "qas": [qa]}

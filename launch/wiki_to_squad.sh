@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# The whole road on a generated sample: dump -> shards -> pretraining -> conversion -> SQuAD score.
+#
+#   bash launch/wiki_to_squad.sh            (or `make demo`)
+#   WORK=/some/folder bash launch/wiki_to_squad.sh
+#
+# Every stage is one command that writes one folder and reads only folders of stages before it. A
+# stage whose result is there is skipped, so a stopped run goes on where it was; remove a folder to
+# make it again. The first stage that fails ends the script with that stage's exit status.
+# About ten minutes on two cores; no GPU and no network are needed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# --- settings -----------------------------------------------------------------------------------
+WORK=${WORK:-runs/demo}         # everything is written below this folder
+RANKS=2                         # processes of a training run
+ARTICLES=2000                   # of the generated encyclopedia
+VOCABULARY=1200                 # WordPiece entries
+MODEL=(--model bert-tiny --max-position-embeddings 128 --initializer-range 0.06 --dropout 0)
+BATCH=(--global-batch-size 64 --micro-batch-size 32)
+STEPS_1=1500 LENGTH_1=48        # phase 1: short sequences teach which words go together
+STEPS_2=100 LENGTH_2=96         # phase 2: as long as question and paragraph
+PRETRAIN=(--optimizer lamb --mask-fraction 0.2 --zero-stage 1 --eval-interval 250 --save-interval 500 --log-interval 50)
+FINETUNE=(--task squad --max-length 96 --batch-size 32 --epochs 4 --lr 1e-3 --dropout 0)
+
+# --- how to run a stage ---------------------------------------------------------------------------
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # one thread a rank: two ranks fill two cores
+
+stage() { # stage TITLE RESULT COMMAND...: run COMMAND unless the file RESULT is there
+  local title=$1 result=$2
+  shift 2
+  if [[ -e $result ]]; then
+    printf '== %s: there already (%s)\n' "$title" "$result"
+    return
+  fi
+  printf '\n== %s\n' "$title"
+  local started=$SECONDS
+  "$@"
+  [[ -e $result ]] || { printf 'error: %s made no %s\n' "$title" "$result" >&2; exit 1; }
+  printf '== %s: done in %d s\n' "$title" $((SECONDS - started))
+}
+
+ranks() { # ranks SCRIPT ARGUMENTS...: the script on RANKS processes
+  deepspeed --num_gpus "$RANKS" --master_port "$((20000 + $$ % 20000))" "$@"
+}
+
+# --- the road -----------------------------------------------------------------------------------
+stage "1. a generated encyclopedia and questions on it" "$WORK/wiki/dev.json" \
+  python data_tools/make_sample_wiki.py --output "$WORK/wiki" --articles "$ARTICLES"
+
+stage "2. a vocabulary from its text" "$WORK/tokenizer/vocab.txt" \
+  python data_tools/train_tokenizer.py --input "$WORK/wiki/dump.xml.bz2" \
+  --type wordpiece --vocab-size "$VOCABULARY" --output "$WORK/tokenizer"
+
+stage "3. dump to shards" "$WORK/shards/manifest.json" \
+  python data_tools/shard_wiki.py --input "$WORK/wiki/dump.xml.bz2" \
+  --tokenizer "$WORK/tokenizer" --output "$WORK/shards" --eval-fraction 0.02
+
+stage "4. pretraining, phase 1" "$WORK/phase1/results.json" \
+  ranks launch/pretrain.py "${MODEL[@]}" "${BATCH[@]}" "${PRETRAIN[@]}" --phase 1 \
+  --data "$WORK/shards" --seq-length "$LENGTH_1" --steps "$STEPS_1" --lr 8e-3 \
+  --warmup-fraction 0.15 --schedule linear --output "$WORK/phase1" --resume auto
+
+stage "5. pretraining, phase 2" "$WORK/phase2/results.json" \
+  ranks launch/pretrain.py "${MODEL[@]}" "${BATCH[@]}" "${PRETRAIN[@]}" --phase 2 \
+  --data "$WORK/shards" --seq-length "$LENGTH_2" --steps "$STEPS_2" --lr 3e-3 \
+  --warmup-fraction 0.1 --schedule linear --init-from "$WORK/phase1" --output "$WORK/phase2" \
+  --resume auto
+
+stage "6. conversion to Hugging Face, logits compared" "$WORK/huggingface/config.json" \
+  python launch/convert.py --from megabert --input "$WORK/phase2" --to huggingface --output "$WORK/huggingface"
+
+stage "7. fine-tuning from the pretrained weights" "$WORK/squad/results.json" \
+  ranks launch/finetune.py "${FINETUNE[@]}" --checkpoint "$WORK/huggingface" \
+  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad"
+
+stage "8. the same fine-tuning from random weights" "$WORK/squad-scratch/results.json" \
+  ranks launch/finetune.py "${FINETUNE[@]}" --random-init on --checkpoint "$WORK/huggingface" \
+  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad-scratch"
+
+# --- the scores -----------------------------------------------------------------------------------
+python - "$WORK" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+work = Path(sys.argv[1])
+print(f"\n{'development questions':<24}{'EM':>8}{'F1':>8}")
+for title, run in (("with pretraining", "squad"), ("from scratch", "squad-scratch")):
+    scores = json.loads((work / run / "results.json").read_text(encoding="utf-8"))
+    print(f"{title:<24}{scores['exact_match']:>8.1f}{scores['f1']:>8.1f}")
+PYTHON
