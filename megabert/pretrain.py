@@ -1,8 +1,8 @@
 """Pretraining: masked language model and sentence pairs, phase 1 and phase 2.
 
-    resolve    flags, --config, DeepSpeed file and phase recipe -> settings, all checked before step 0
-    prepare    shards, model, engine; then fresh weights, a phase change, or a resumed run
-    Loop       update, log, evaluate, save; knows nothing of how weights and batches are divided
+    pretrain_inputs   flags, --config, DeepSpeed file and phase recipe -> settings, shards, model shape
+    prepare           model and engine; then fresh weights, a phase change, or a resumed run
+    Loop              update, log, evaluate, save; knows nothing of how weights and batches are divided
 
 The loss of an update is the mean over all masked positions of its global batch, plus the mean over
 all its pairs. Micro batches hold different numbers of masked positions, so their sums are divided by
@@ -12,34 +12,23 @@ batches.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from megabert import flags
-from megabert.config import RECIPES, ModelConfig, PretrainSettings
-from megabert.data.loader import MicroBatches, SampleSource, evaluation_batches
-from megabert.data.masking import MaskSettings, default_max_predictions
-from megabert.data.pairs import SampleSettings
-from megabert.data.schema import Manifest, load_manifest
-from megabert.data.shards import Corpus
+from megabert.config import PretrainSettings
+from megabert.data.loader import MicroBatches, evaluation_batches
 from megabert.engine import phases, runs
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
-from megabert.engine.config import (
-    deepspeed_values,
-    read_deepspeed_config,
-    resolve_batch,
-    resolve_precision,
-)
+from megabert.engine.config import resolve_batch, resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
 from megabert.engine.metrics import MetricsWriter, Throughput
 from megabert.flags import Values
@@ -54,108 +43,14 @@ from megabert.log import (
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.naming import EVAL, RUN_RESULTS, TRAIN
+from megabert.naming import RUN_RESULTS
 from megabert.parallel.rng import DropoutStreams
+from megabert.pretrain_inputs import Inputs, open_inputs, resolve
 
 TOKENS_PER_MICRO_STEP = 8192
 """A micro batch that nobody set holds at most this many tokens."""
 
 log = get_logger()
-
-
-def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[str, Any]]:
-    """All settings but the batch, and the user's DeepSpeed sections.
-
-    ``given``: what flags set; ``config_file``: what ``--config`` set. Precedence: flag > file >
-    DeepSpeed file > phase recipe > default.
-    """
-    first = flags.build(PretrainSettings, flags.join(config_file, given))
-    recipe = RECIPES[first.run.phase]
-    layer: Values = {
-        "data": {"seq_length": recipe.seq_length},
-        "batch": {"global_batch_size": recipe.global_batch_size},
-        "optimizer": {
-            "lr": recipe.lr,
-            "warmup_fraction": recipe.warmup_fraction,
-            "steps": recipe.steps,
-        },
-        "run": {"output": f"runs/{first.model.model}-phase{first.run.phase}"},
-    }
-    raw: dict[str, Any] = {}
-    from_deepspeed: Values = {}
-    if first.parallel.deepspeed_config is not None:
-        raw = read_deepspeed_config(first.parallel.deepspeed_config)
-        from_deepspeed = deepspeed_values(raw, first.parallel.deepspeed_config)
-    by_hand = flags.join(config_file, given)
-    for section in by_hand.values():  # None in a file means "not set"
-        for name in [name for name, value in section.items() if value is None]:
-            del section[name]
-    values = flags.join(layer, from_deepspeed, by_hand)
-    if "global_batch_size" not in {**from_deepspeed.get("batch", {}), **by_hand.get("batch", {})}:
-        factors = by_hand.get("batch", {}) | from_deepspeed.get("batch", {})
-        if {"micro_batch_size", "gradient_accumulation_steps"} <= set(factors):
-            values["batch"].pop("global_batch_size")
-    settings = flags.build(PretrainSettings, values)
-    if settings.data.packing == "on":
-        raise UserError("--packing on: packed sequences are not available yet; use --packing off")
-    if settings.run.init_from is not None and settings.run.resume not in ("never", "auto"):
-        raise UserError(
-            "--init-from starts a run and --resume TAG goes on with one; give one of them"
-        )
-    length = settings.data.seq_length or 0
-    limit = settings.data.max_predictions or default_max_predictions(
-        length, settings.data.mask_fraction
-    )
-    return replace(settings, data=replace(settings.data, max_predictions=limit)), raw
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The shards and the model that belong to them."""
-
-    manifest: Manifest
-    train: SampleSource
-    evaluation: SampleSource | None
-    model: ModelConfig
-
-
-def open_inputs(settings: PretrainSettings) -> Inputs:
-    """Open the shards and check them against the model.
-
-    Raises:
-        UserError: no shards, damaged shards, sequences longer than the position table.
-    """
-    data = settings.data
-    try:
-        manifest = load_manifest(data.data)
-    except UserError as error:
-        raise UserError(
-            f"{error} -- make shards with: python data_tools/shard_wiki.py --input DUMP "
-            f"--tokenizer FILE --output {data.data}"
-        ) from error
-    model = settings.model.resolve(manifest.tokenizer.vocab_size)
-    assert data.seq_length is not None
-    assert data.max_predictions is not None
-    if data.seq_length > model.max_position_embeddings:
-        raise UserError(
-            f"--seq-length {data.seq_length} is longer than the position table of "
-            f"{model.max_position_embeddings} rows (max_position_embeddings)"
-        )
-    samples = SampleSettings(
-        seq_length=data.seq_length,
-        sentence_task=data.sentence_task,
-        short_sequence_fraction=data.short_sequence_fraction,
-        seed=settings.run.seed,
-    )
-    masks = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
-    train = SampleSource(Corpus.open(data.data, TRAIN), samples, masks)
-    held_out = None
-    if manifest.splits.get(EVAL) is not None and manifest.splits[EVAL].documents > 1:
-        # own fixed seed: the same held-out samples and masks in every run over these shards
-        held_out = SampleSource(
-            Corpus.open(data.data, EVAL), dataclasses.replace(samples, seed=0), masks
-        )
-    return Inputs(manifest, train, held_out, model)
 
 
 def pretrain(given: Values, config_file: Values) -> dict[str, Any]:

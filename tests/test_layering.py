@@ -20,7 +20,9 @@ ALLOWED = {
     "tasks": {"model", "parallel", "data", "config", "log", "naming"},
     "convert": {"engine", "model", "parallel", "data", "config", "log", "naming", "flags"},
     "engine": {"model", "parallel", "optim", "data", "config", "log", "naming", "flags"},
-    "pretrain": {"engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
+    "pretrain_inputs": {"engine", "data", "config", "flags", "log", "naming"},
+    "pretrain": {
+        "pretrain_inputs","engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
     "finetune_inputs": {
         "engine", "tasks", "convert", "model", "parallel", "data", "config", "flags", "log", "naming",
     },

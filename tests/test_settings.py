@@ -20,7 +20,7 @@ from megabert.engine.config import (
 )
 from megabert.engine.launch import fill_environment
 from megabert.log import UserError
-from megabert.pretrain import resolve
+from megabert.pretrain_inputs import resolve
 
 
 def settings(*argv: str) -> PretrainSettings:
