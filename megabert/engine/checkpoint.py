@@ -14,6 +14,7 @@ DeepSpeed's files are pickles: load only checkpoints that you trust.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -56,7 +57,10 @@ class _RecordingEngine(TorchCheckpointEngine):
                 "sha256": _sha256(Path(path)),
             }
         except (OSError, RuntimeError) as error:
-            self.failure = f"{Path(path).name}: {error}"
+            # torch's writer says only that it is not where it should be in the file
+            full = "unexpected pos" in str(error) or "file write failed" in str(error)
+            reason = os.strerror(errno.ENOSPC) if full else str(error)
+            self.failure = f"{Path(path).name}: {reason}"
 
 
 def _sha256(path: Path) -> str:

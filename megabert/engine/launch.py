@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import time
 import warnings
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from megabert.parallel.topology import ProcessGroups, Topology
 DEEPSPEED_MINIMUM = (0, 19, 8)
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
+_SECONDS_FOR_THE_LAUNCHER = 5.0
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -177,6 +180,10 @@ def start(tensor_parallel: int = 1) -> World:
 def lost_ranks_named() -> Iterator[None]:
     """Turn a collective that broke because a peer is gone into one line.
 
+    The rank that failed has said why and left with its own exit status. A launcher ends the others
+    then; they wait for that, so that neither its message nor its status is drowned by theirs, and
+    speak only if nobody ends them.
+
     Raises:
         TrainingStopped: instead of the backend's error.
     """
@@ -185,6 +192,8 @@ def lost_ranks_named() -> Iterator[None]:
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _LOST_PEER):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_SECONDS_FOR_THE_LAUNCHER)
         raise TrainingStopped(
             f"another rank of this run is gone ({str(error).strip().splitlines()[0][-120:]}); its own "
             "message says why; go on from the last checkpoint with --resume auto"
