@@ -1,9 +1,10 @@
-"""LAMB in float64 on whole tensors in one process: the plain twin of megabert.optim.lamb."""
+"""LAMB, LANS and AdamW in float64 on whole tensors in one process: the plain twin of Lamb."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ Array = NDArray[np.float64]
 
 
 class LambReference:
-    """Global-norm clipping, then LAMB, by names; biases and norms neither decay nor adapt."""
+    """Global-norm clipping, then LAMB, by names; biases and norms neither decay nor adapt.
+
+    ``groups``: by name, something with ``lr_scale``, ``weight_decay`` and ``adapt`` (None: as usual).
+    """
 
     def __init__(
         self,
@@ -24,12 +28,17 @@ class LambReference:
         bias_correction: bool = True,
         bounds: tuple[float, float] = (0.0, float("inf")),
         clip: float = 0.0,
+        rule: str = "lamb",
+        adapt_all: bool = False,
+        groups: Mapping[str, Any] | None = None,
     ) -> None:
         self.weights = {name: np.array(value, np.float64) for name, value in weights.items()}
         self.m = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self.v = {name: np.zeros_like(value) for name, value in self.weights.items()}
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.bias_correction, self.bounds, self.clip = bias_correction, bounds, clip
+        self.rule, self.adapt_all = rule, adapt_all
+        self.groups = dict(groups or {})
         self.t = 0
         self.norm = float("nan")
         self.ratios: dict[str, float] = {}
@@ -47,17 +56,39 @@ class LambReference:
         b1, b2 = self.betas
         for name, p in self.weights.items():
             g = gradients[name] * scale
+            if self.rule == "lans":
+                g = g / size(g) if size(g) > 0 else g
             m, v = self.m[name], self.v[name]
             m[...] = b1 * m + (1 - b1) * g
             v[...] = b2 * v + (1 - b2) * g * g
             c1, c2 = (1 - b1**self.t, 1 - b2**self.t) if self.bias_correction else (1.0, 1.0)
-            u = (m / c1) / (np.sqrt(v / c2) + self.eps)
-            ratio = 1.0
-            if not self.plain(name):
-                u = u + self.weight_decay * p
-                top, bottom = np.sqrt(np.sum(p * p)), np.sqrt(np.sum(u * u))
-                if top > 0 and bottom > 0:
-                    ratio = float(top / bottom)
-                ratio = float(np.clip(ratio, *self.bounds))
-            self.ratios[name] = ratio
-            p -= lr * ratio * u
+            denominator = np.sqrt(v / c2) + self.eps
+            own = self.groups.get(name)
+            decay = 0.0 if self.plain(name) else self.weight_decay
+            if own is not None and own.weight_decay is not None:
+                decay = own.weight_decay
+            rate = lr * (own.lr_scale if own is not None else 1.0)
+            first = (m / c1) / denominator + decay * p
+            self.ratios[name] = self.ratio(name, p, first)
+            if self.rule == "lans":
+                second = g / denominator + decay * p
+                other = self.ratio(name, p, second)
+                p -= rate * (b1 * self.ratios[name] * first + (1 - b1) * other * second)
+            else:
+                p -= rate * self.ratios[name] * first
+
+    def ratio(self, name: str, p: Array, u: Array) -> float:
+        """Trust ratio of a tensor with update ``u``."""
+        own = self.groups.get(name)
+        adapts = not self.plain(name) or self.adapt_all
+        if own is not None and own.adapt is not None:
+            adapts = own.adapt
+        if self.rule == "adamw" or not adapts:
+            return 1.0
+        ratio = size(p) / size(u) if size(p) > 0 and size(u) > 0 else 1.0
+        return float(np.clip(ratio, *self.bounds))
+
+
+def size(values: Array) -> float:
+    """Euclidean norm."""
+    return float(np.sqrt(np.sum(values * values)))

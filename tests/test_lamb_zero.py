@@ -1,152 +1,26 @@
-"""LAMB inside DeepSpeed against the float64 reference: every ZeRO stage, TP, DP and precision.
-
-The loss is linear in the weights, so that the gradients are known exactly; they, their sums and the
-starting weights are representable in bf16. All precisions must therefore reach the reference's
-weights to fp32 rounding, and what differs is what DeepSpeed or the optimizer did wrong.
-"""
+"""LAMB inside DeepSpeed against the float64 reference: every ZeRO stage, TP, DP and precision."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from megabert.engine import launch
 from megabert.engine.launch import World
 from megabert.engine.whole_state import optimizer_step, read_state, write_state
 from megabert.engine.zero_segments import attach_lamb, check_zero_config, grad_norm
 from megabert.log import UserError
-from megabert.optim.lamb import Lamb
-from megabert.optim.param_groups import parameter_groups
-from megabert.optim.schedule import Schedule
-from megabert.parallel.layers import TensorParallel, mark_split
 from tests.distributed import run_ranks
 from tests.lamb_reference import LambReference
+from tests.lamb_runs import PEAK, TENSORS, Case, Run, full_gradient, worlds
 
-# name: full shape, dimension of the tensor-parallel split
-TENSORS: dict[str, tuple[tuple[int, ...], int | None]] = {
-    "embed.weight": ((24, 11), 0),
-    "position.weight": ((7, 11), None),
-    "up.weight": ((14, 11), 0),
-    "up.bias": ((14,), 0),
-    "down.weight": ((11, 14), 1),
-    "down.bias": ((11,), None),
-    "norm.weight": ((11,), None),
-    "norm.bias": ((11,), None),
-    "decoder.bias": ((24,), 0),
-}
-PEAK, CLIP, STEPS = 0.05, 1.0, 3
-TOLERANCE = 1e-6
-
-
-class Holder(nn.Module):
-    """Parameters ``weight`` and ``bias`` as asked for; their inner product with given tensors."""
-
-    def __init__(self, name: str, tp: TensorParallel) -> None:
-        super().__init__()
-        for full_name, (_, dim) in TENSORS.items():
-            owner, last = full_name.split(".")
-            if owner == name:
-                parameter = nn.Parameter(tp.cut(start_weight(full_name), dim).clone())
-                self.register_parameter(
-                    last, parameter if dim is None else mark_split(parameter, dim)
-                )
-
-    def forward(self, factors: dict[str, Tensor]) -> Tensor:
-        return torch.stack([(getattr(self, n) * f).sum() for n, f in factors.items()]).sum()
-
-
-class Toy(nn.Module):
-    """Split, copied and tied tensors of sizes that no partition border respects."""
-
-    def __init__(self, tp: TensorParallel) -> None:
-        super().__init__()
-        for name in ("embed", "position", "up", "down", "norm", "decoder"):
-            setattr(self, name, Holder(name, tp))
-        # tied
-        decoder = self.get_submodule("decoder")
-        decoder.register_parameter("weight", self.get_parameter("embed.weight"))
-
-    def forward(self, factors: dict[str, dict[str, Tensor]]) -> Tensor:
-        losses = [getattr(self, name)(values) for name, values in factors.items()]
-        return torch.stack(losses).sum()
-
-
-def drawn(name: str, seed: int, scale: float) -> Tensor:
-    """Multiples of 1/16 of at most half: sums of eight are exact in bf16."""
-    shape, _ = TENSORS[name]
-    generator = torch.Generator().manual_seed(1000 * seed + sorted(TENSORS).index(name))
-    return torch.randint(-8, 9, shape, generator=generator) * (scale / 16)
-
-
-def start_weight(name: str) -> Tensor:
-    return drawn(name, 1, 4.0 if name == "up.weight" else 1.0).float()
-
-
-def micro_gradients(step: int, part: int) -> dict[str, Tensor]:
-    """Gradient of one micro batch (``part`` of the update); ``decoder.weight`` is the tied use."""
-    seed = 10 + 100 * step + part
-    gradients = {name: drawn(name, seed, 1.0) for name in TENSORS}
-    gradients["decoder.weight"] = drawn("embed.weight", seed + 50, 1.0)
-    return gradients
-
-
-def full_gradient(step: int, parts: int) -> dict[str, np.ndarray]:
-    """Mean over the update's micro batches, the tied tensor's two uses added."""
-    total: dict[str, np.ndarray] = {}
-    for part in range(parts):
-        for name, value in micro_gradients(step, part).items():
-            key = "embed.weight" if name == "decoder.weight" else name
-            total[key] = total.get(key, 0) + value.double().numpy() / parts
-    return total
-
-
-def make_reference(clip: float = CLIP) -> LambReference:
-    return LambReference({name: start_weight(name).numpy() for name in TENSORS}, clip=clip)
-
-
-@dataclass(frozen=True)
-class Case:
-    stage: int
-    precision: str = "fp32"
-    accumulation: int = 1
-    clip: float = CLIP
-    fp32_sums: bool = False
-    sub_group: int = 1_000_000
-
-    def __str__(self) -> str:
-        sums = " summed in fp32" if self.fp32_sums else ""
-        return f"ZeRO {self.stage} {self.precision}{sums} accumulation {self.accumulation}"
-
-    def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": self.accumulation,
-            "gradient_clipping": self.clip,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": self.stage},
-        }
-        if self.precision == "bf16":
-            config["bf16"] = {"enabled": True}
-        if self.fp32_sums:
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-        if self.stage == 3:
-            # some parameters stay whole, some are partitioned; buckets smaller than the model
-            config["zero_optimization"].update(
-                stage3_param_persistence_threshold=80,
-                sub_group_size=self.sub_group,
-                reduce_bucket_size=500,
-            )
-        return config
-
+STEPS = 3
 
 CASES = [
     Case(0),
@@ -162,102 +36,31 @@ CASES = [
     Case(3, "bf16", fp32_sums=True, sub_group=100),
     Case(0, accumulation=4, clip=0.0),
     Case(3, accumulation=4),
+    Case(1, offload=True),
+    Case(1, "bf16", 4, fp32_sums=True, offload=True),
+    Case(2, "bf16", 4, offload=True),
+    Case(3, offload=True, sub_group=100),
+    Case(3, "bf16", 4, fp32_sums=True, offload=True),
+    Case(0, "fp16"),
+    Case(1, "fp16", 4),
+    Case(2, "fp16"),
+    Case(3, "fp16", 4, sub_group=100),
+    Case(0, own_groups=True),
+    Case(1, own_groups=True, bounds=(0.3, 2.0)),
+    Case(3, "bf16", own_groups=True, sub_group=30),
+    Case(2, "bf16", adapt_all=True),
+    Case(1, rule="lans"),
+    Case(3, rule="lans", sub_group=30, own_groups=True),
+    Case(0, "bf16", rule="lans", adapt_all=True),
+    Case(1, "bf16", rule="adamw"),
+    Case(3, rule="adamw"),
 ]
-
-
-class Run:
-    """One engine with its counters, fed with the known gradients."""
-
-    def __init__(self, world: World, case: Case, optimizer_class: Any = Lamb) -> None:
-        import deepspeed
-
-        self.world, self.case = world, case
-        self.model = Toy(world.tp)
-        groups = parameter_groups(self.model, 0.01)
-        if optimizer_class is not Lamb:
-            for group in groups:
-                group.pop("adapt")
-        self.optimizer = optimizer_class(groups, lr=PEAK)
-        self.schedule = Schedule(self.optimizer, "constant", 100, PEAK, 0.0)
-        self.engine, *_ = deepspeed.initialize(
-            model=self.model,
-            optimizer=self.optimizer,
-            lr_scheduler=self.schedule,
-            config=case.config(),
-            mpu=world.mpu,
-            dist_init_required=False,
-        )
-        attach_lamb(self.engine, world.tp)
-        self.collectives = 0
-        if optimizer_class is Lamb and self.optimizer.table.all_reduce is not None:
-            self.optimizer.table.all_reduce = self._counted(self.optimizer.table.all_reduce)
-
-    def _counted(self, all_reduce: Any) -> Any:
-        def call(tensor: Tensor) -> None:
-            self.collectives += 1
-            all_reduce(tensor)
-
-        return call
-
-    def train(self, step: int, poison: float = 0.0) -> None:
-        """Update ``step``: this rank's micro batches of it."""
-        topology, case = self.world.topology, self.case
-        dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
-        for micro in range(case.accumulation):
-            part = micro * topology.data_parallel + topology.data_parallel_rank
-            factors: dict[str, dict[str, Tensor]] = {}
-            for name, value in micro_gradients(step, part).items():
-                owner, last = name.split(".")
-                dim = 0 if name == "decoder.weight" else TENSORS[name][1]
-                local = self.world.tp.cut(value, dim).to(dtype)
-                factors.setdefault(owner, {})[last] = local + poison
-            self.engine.backward(self.engine(factors))
-            self.engine.step()
-
-    def parts(self) -> int:
-        return self.case.accumulation * self.world.topology.data_parallel
-
-    def check(self, reference: LambReference, what: str) -> None:
-        """Masters, moments and the model's weights are the reference's."""
-        state = read_state(self.engine, self.world.tp)
-        assert sorted(state) == sorted(TENSORS), what
-        wanted = {
-            "weight": reference.weights,
-            "exp_avg": reference.m,
-            "exp_avg_sq": reference.v,
-        }
-        for name, values in state.items():
-            for key, value in values.items():
-                error = relative(value, wanted[key][name])
-                assert error < TOLERANCE, f"{what}: {key} of {name} is off by {error:.1e}"
-        self.check_model(state, what)
-        assert optimizer_step(self.engine) == reference.t, what
-        steps = {int(s["step"]) for s in self.optimizer.state.values()}
-        assert steps <= {reference.t}, what
-
-    def check_model(self, state: dict[str, dict[str, Tensor]], what: str) -> None:
-        """What the model computes with is the rounded master, on every rank."""
-        import deepspeed
-
-        for name, parameter in self.model.named_parameters():
-            whole = state[name]["weight"]
-            local = self.world.tp.cut(whole, TENSORS[name][1]).to(parameter.dtype)
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.case.stage == 3):
-                assert torch.equal(parameter.detach(), local), f"{what}: {name} is not its master"
-
-    def close(self) -> None:
-        self.engine.destroy()
-
-
-def relative(found: Tensor, wanted: np.ndarray) -> float:
-    scale = max(float(np.abs(wanted).max()), 1e-30)
-    return float(np.abs(found.double().numpy() - wanted).max()) / scale
 
 
 def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] | None) -> Any:
     """Train from the start; then go on from the state that another stage ended with."""
     run = Run(world, case)
-    reference = make_reference(case.clip)
+    reference = case.reference()
     run.check(reference, f"{case} at start")
     for step in range(STEPS):
         run.train(step)
@@ -266,8 +69,7 @@ def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] |
     run.check(reference, f"{case} after {STEPS} steps")
     check_collectives(run)
     state = read_state(run.engine, world.tp)
-    if not (case.stage == 0 and case.precision == "fp32"):
-        check_overflow(run, reference)
+    check_overflow(run, reference)
     if carried is not None:
         blank = {name: {"weight": torch.zeros(TENSORS[name][0])} for name in TENSORS}
         write_state(run.engine, world.tp, blank, 0)
@@ -281,20 +83,20 @@ def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] |
 
 
 def check_collectives(run: Run) -> None:
-    """One all-reduce an adapted group (a sub-group in stage 3) and step, on every rank."""
+    """One all-reduce an adapted group (a sub-group in stage 3) and step, on every rank; one more in
+    every group for LANS."""
     case, topology = run.case, run.world.topology
-    expected = STEPS
+    groups = case.groups(run.model)
     if case.stage == 3:
-        decayed = {id(run.model.get_parameter(n)) for n in parameter_groups_names(run.model)}
-        groups = run.engine.optimizer.fp16_groups
-        expected *= sum(id(group[0]) in decayed for group in groups)
-        assert (len(groups) > 2) == (case.sub_group < 1000)
+        owner = {id(p): group for group in groups for p in group["params"]}
+        sub_groups = run.engine.optimizer.fp16_groups
+        assert (len(sub_groups) > len(groups)) == (case.sub_group < 1000)
+        groups = [owner[id(sub_group[0])] for sub_group in sub_groups]
+    each = [
+        int(group["adapt"] and case.rule != "adamw") + int(case.rule == "lans") for group in groups
+    ]
     sharers = topology.tensor_parallel if case.stage == 0 else topology.world_size
-    assert run.collectives == (expected if sharers > 1 else 0), str(case)
-
-
-def parameter_groups_names(model: nn.Module) -> list[str]:
-    return parameter_groups(model, 0.01)[0]["names"]
+    assert run.collectives == (STEPS * sum(each) if sharers > 1 else 0), str(case)
 
 
 def check_overflow(run: Run, reference: LambReference) -> None:
@@ -308,21 +110,15 @@ def check_overflow(run: Run, reference: LambReference) -> None:
     run.check(reference, f"{run.case} after a skipped step")
 
 
-def worlds(rank: int, world_size: int, tensor_parallel: int) -> Iterator[World]:
-    world = launch.start(tensor_parallel)
-    yield world
-    world.close()
-
-
 def exact_everywhere(
     rank: int, world_size: int, tensor_parallel: int, cases: list[Case], folder: Path
 ) -> None:
-    for world in worlds(rank, world_size, tensor_parallel):
+    for world in worlds(tensor_parallel):
         check_refusals(world)
-        carried: dict[str, dict[str, dict[str, Tensor]]] = {}
+        carried: dict[Case, dict[str, dict[str, Tensor]]] = {}
         for case in cases:
-            # the same batch and clipping: another case's state is this one's too
-            key = f"{case.accumulation} {case.clip}"
+            # another case of the same mathematics: its state is this one's too
+            key = replace(case, stage=0, precision="", fp32_sums=False, offload=False, sub_group=0)
             carried[key] = check_case(world, case, carried.get(key))
         check_resume(world, [Case(3, sub_group=100), Case(1, "bf16", fp32_sums=True)], folder)
         if tensor_parallel == 1:
@@ -414,8 +210,15 @@ def test_exact_in_every_combination(
 @pytest.mark.parametrize(
     "zero",
     [
-        {"stage": 2, "offload_optimizer": {"device": "cpu"}},
-        {"stage": 3, "offload_param": {"device": "nvme"}},
+        {"stage": 2, "offload_optimizer": {"device": "nvme"}},
+        {"stage": 0, "offload_optimizer": {"device": "cpu"}},
+        {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}},
+        {"stage": 3, "offload_param": {"device": "cpu"}},
+        {"stage": 3, "zero_quantized_gradients": True},
+        {"stage": 3, "zero_hpz_partition_size": 2},
+        {"stage": 2, "zenflow": {"topk_ratio": 0.1}},
+        {"stage": 2, "compute_grad_norm": False},
+        {"stage": 2, "cpu_offload": True},
         {"stage": 3, "mics_shard_size": 2},
         {"stage": 2, "round_robin_gradients": True},
     ],
@@ -428,4 +231,7 @@ def test_zero_settings_refused(zero: dict) -> None:
 
 def test_zero_settings_accepted() -> None:
     check_zero_config({})
+    check_zero_config({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}})
+    with pytest.raises(UserError, match="bf16_optimizer_states"):
+        check_zero_config({"bf16": {"enabled": True, "bf16_optimizer_states": True}})
     check_zero_config({"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}})

@@ -24,8 +24,9 @@ from megabert.engine.config import Batch, make_deepspeed_config, resolve_precisi
 from megabert.engine.launch import World
 from megabert.engine.zero_segments import attach_lamb, check_zero_config, grad_norm
 from megabert.log import TrainingStopped, get_logger
-from megabert.optim.lamb import Lamb
-from megabert.optim.param_groups import parameter_groups
+from megabert.optim.backends import apex_lamb, choose_backend
+from megabert.optim.lamb import Lamb, TensorNorms
+from megabert.optim.param_groups import parameter_groups, read_parameter_groups
 from megabert.optim.schedule import Schedule
 
 MOST_SKIPPED_IN_A_ROW = 50
@@ -44,6 +45,7 @@ class TrainingEngine:
     config: dict[str, Any]
     steps_done: int = 0
     _skipped_in_a_row: int = 0
+    _clip_hits: int | torch.Tensor = 0
 
     @property
     def module(self) -> nn.Module:
@@ -90,11 +92,37 @@ class TrainingEngine:
             return False
         self._skipped_in_a_row = 0
         self.steps_done += 1
+        self._count_clip()
         return True
 
     def grad_norm(self) -> float:
         """Global gradient norm of the last update before clipping; the device is waited for."""
         return grad_norm(self.deepspeed)
+
+    def norm_on_device(self) -> torch.Tensor:
+        """:meth:`grad_norm` as a scalar tensor, without waiting; 0 if DeepSpeed measures none."""
+        norm = self.deepspeed.get_global_grad_norm()
+        if isinstance(norm, torch.Tensor):
+            return norm.detach()
+        return torch.full((), 0.0 if norm is None else float(norm), device=self.world.device)
+
+    def tensor_norms(self) -> list[TensorNorms]:
+        """Trust ratio and norms of each adapted tensor in the last update, the same on every rank.
+
+        From the sums that the update made; the device is waited for. Empty where nothing adapts.
+        """
+        return self.optimizer.tensor_norms() if isinstance(self.optimizer, Lamb) else []
+
+    def clip_hits(self) -> int:
+        """Updates since the last call whose gradient was clipped; the device is waited for."""
+        hits, self._clip_hits = int(self._clip_hits), 0
+        return hits
+
+    def _count_clip(self) -> None:
+        """Add the update to the hits if its norm was above the limit, without waiting for it."""
+        limit, norm = self.deepspeed.gradient_clipping(), self.deepspeed.get_global_grad_norm()
+        if limit and norm is not None:
+            self._clip_hits = self._clip_hits + (norm > limit)
 
     def _count_skipped(self) -> None:
         self._skipped_in_a_row += 1
@@ -117,31 +145,51 @@ class TrainingEngine:
     def describe(self) -> str:
         """What is really in force, in one line."""
         inner = type(self.deepspeed.optimizer).__name__
+        own = type(self.optimizer).__name__
+        if isinstance(self.optimizer, Lamb):
+            own = f"{self.optimizer.rule} by {self.optimizer.backend.name}"
         return (
-            f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}; "
+            f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}, {own}; "
             f"global batch {self.batch.global_size} = micro {self.batch.micro_size} x accumulation "
             f"{self.batch.accumulation} x data parallel {self.batch.data_parallel}"
         )
 
 
 def make_optimizer(
-    model: nn.Module, settings: OptimizerSettings, lr: float
+    model: nn.Module, settings: OptimizerSettings, lr: float, zero_stage: int, tp_size: int
 ) -> torch.optim.Optimizer:
-    """LAMB or AdamW over the model's parameter groups."""
-    groups = parameter_groups(model, settings.weight_decay)
-    betas = (settings.beta1, settings.beta2)
-    if settings.optimizer == "lamb":
-        return Lamb(
+    """LAMB, LANS or AdamW over the model's parameter groups and the user's own.
+
+    Raises:
+        UserError: a group that matches nothing; apex where it would not be exact.
+    """
+    own = []
+    if settings.parameter_groups is not None:
+        own = read_parameter_groups(settings.parameter_groups)
+    groups = parameter_groups(model, settings.weight_decay, adapt_all=settings.adapt_all, own=own)
+    if settings.lamb_backend == "apex":
+        return apex_lamb(
             groups,
             lr=lr,
-            betas=betas,
+            betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
-            weight_decay=settings.weight_decay,
             bias_correction=settings.bias_correction,
-            min_trust_ratio=settings.min_trust_ratio,
-            max_trust_ratio=settings.max_trust_ratio,
+            bounds=(settings.min_trust_ratio, settings.max_trust_ratio),
+            rule=settings.optimizer,
+            zero_stage=zero_stage,
+            tensor_parallel=tp_size,
         )
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=settings.eps)
+    return Lamb(
+        groups,
+        lr=lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        bias_correction=settings.bias_correction,
+        min_trust_ratio=settings.min_trust_ratio,
+        max_trust_ratio=settings.max_trust_ratio,
+        rule=settings.optimizer,
+    )
 
 
 def build_engine(
@@ -161,7 +209,8 @@ def build_engine(
     ``steps``: updates of the whole schedule. ``raw_deepspeed``: a user's DeepSpeed sections.
 
     Raises:
-        UserError: fp16 without a GPU, or a configuration that cannot be exact.
+        UserError: fp16 without a GPU, a configuration that cannot be exact, or an optimizer backend
+            that cannot be used here.
     """
     import deepspeed
 
@@ -171,7 +220,7 @@ def build_engine(
     )
     check_zero_config(config)
     model.to(world.device)
-    optimizer = make_optimizer(model, optimizer_settings, lr)
+    optimizer = make_optimizer(model, optimizer_settings, lr, parallel.zero_stage, world.tp.size)
     schedule = Schedule(
         optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction
     )
@@ -184,7 +233,9 @@ def build_engine(
         config=config,
         dist_init_required=False,
     )
-    attach_lamb(engine, world.tp)
+    device = attach_lamb(engine, world.tp)
+    if isinstance(optimizer, Lamb):
+        optimizer.backend = choose_backend(optimizer_settings.lamb_backend, device)
     # a copy of a script that knows no tensor parallelism; launch/convert.py is the way out
     engine._copy_recovery_script = lambda _: None
     return TrainingEngine(engine, optimizer, world, batch, precision, config)

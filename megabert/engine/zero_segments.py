@@ -25,6 +25,7 @@ of one tensor are added by tensor-parallel rank 0 only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,30 +42,82 @@ from megabert.optim.norms import squared_norms
 from megabert.optim.segments import AllReduce, Partition, Segment, SegmentTable, cut
 from megabert.parallel.topology import TensorParallel
 
+_UNSCALED_STAGE_0 = "0.19.8"
+"""The DeepSpeed whose fp16 stage 0 is known, and mended in :func:`_scale_loss_once`."""
+
+# Settings of zero_optimization under which ratios, norms or checkpoints are not exact, or could not be
+# checked: the values that are harmless, and why others are refused.
+_INEXACT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "round_robin_gradients": ((False,), "DeepSpeed's checkpoints then name the wrong tensors"),
+    "mics_shard_size": (
+        (-1, 0),
+        "MiCS keeps several copies of each slice, which norms would count",
+    ),
+    "mics_hierarchical_params_gather": ((False,), "it belongs to MiCS"),
+    "zero_hpz_partition_size": ((0, 1), "hpZ has a second partition that was never checked"),
+    "zero_quantized_weights": ((False,), "the weights would be rounded to 8 bits on their way"),
+    "zero_quantized_nontrainable_weights": ((False,), "weights would be rounded to 8 bits"),
+    "zero_quantized_gradients": ((False,), "the gradients would be rounded to 4 bits"),
+    "zenflow": (
+        (None,),
+        "ZenFlow updates parts of a tensor at different steps, so it has no ratio",
+    ),
+    "compute_grad_norm": ((True,), "gradients would not be clipped, and no norm reported"),
+    "legacy_stage1": ((False,), "DeepSpeed has retired it"),
+}
+
 
 def check_zero_config(config: Mapping[str, Any]) -> None:
-    """Refuse ZeRO settings under which LAMB or a checkpoint could not be exact.
+    """Refuse settings under which LAMB or a checkpoint could not be exact.
 
     Args:
         config: the DeepSpeed configuration, before ``deepspeed.initialize``.
 
     Raises:
-        UserError: which setting, and what to do.
+        UserError: which setting, why, and what to do.
     """
     zero = config.get("zero_optimization") or {}
-    for key in ("offload_optimizer", "offload_param"):
-        if (zero.get(key) or {}).get("device", "none") != "none":
+    for key, (harmless, reason) in _INEXACT.items():
+        if key in zero and zero[key] not in harmless:
+            raise UserError(f"zero_optimization.{key} is not supported: {reason}; remove it")
+    for key in ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"):
+        if zero.get(key):
             raise UserError(
-                f"zero_optimization.{key} is not supported: remove it, and use a higher ZeRO stage "
-                "or more ranks where memory is short"
+                f"zero_optimization.{key} is an old name: write "
+                '"offload_optimizer": {"device": "cpu"}'
             )
-    if zero.get("mics_shard_size", -1) > 0:
-        raise UserError("zero_optimization.mics_shard_size is not supported: remove it")
-    if zero.get("round_robin_gradients"):
+    parameters = (zero.get("offload_param") or {}).get("device", "none")
+    if parameters != "none":
         raise UserError(
-            "zero_optimization.round_robin_gradients is not supported: DeepSpeed's checkpoints "
-            "then name the wrong tensors; remove it"
+            f"zero_optimization.offload_param on {parameters} is not supported: weights that leave "
+            "the device between uses were never checked; remove it, or use more ranks"
         )
+    states = zero.get("offload_optimizer") or {}
+    device = states.get("device", "none")
+    if device == "nvme":
+        raise UserError(
+            "zero_optimization.offload_optimizer on nvme is not supported: masters that are on disk "
+            'have no address to check; use "device": "cpu"'
+        )
+    if device != "none" and zero.get("stage", 0) == 0:
+        raise UserError(
+            "zero_optimization.offload_optimizer needs ZeRO: set --zero-stage 1, 2 or 3"
+        )
+    if states.get("super_offload") or states.get("ratio", 1.0) != 1.0:
+        raise UserError(
+            "zero_optimization.offload_optimizer: super_offload and ratio are not supported: they "
+            "update parts of the state elsewhere, by another optimizer; remove them"
+        )
+    for section, key in (
+        ("fp16", "fp16_master_weights_and_grads"),
+        ("bf16", "bf16_master_weights_and_grads"),
+        ("bf16", "bf16_optimizer_states"),
+    ):
+        if (config.get(section) or {}).get(key):
+            raise UserError(
+                f"{section}.{key} is not supported: trust ratios of half-precision masters would not "
+                "be exact; remove it"
+            )
 
 
 # ---------------------------------------------------------------- one form for all stages
@@ -210,21 +263,21 @@ def _slices_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[Slice]:
 # ---------------------------------------------------------------- LAMB and the gradient norm
 
 
-def attach_lamb(engine: Any, tp: TensorParallel) -> None:
+def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
     """Make a fresh engine's optimizer exact: call once, between initialize and anything else.
 
+    Returns where the optimizer's state is.
+
     Gives a :class:`~megabert.optim.lamb.Lamb` its segment table and collective; undoes the update
-    that DeepSpeed makes while it sets up stage 0 in half precision (weights back, no state); and
-    has stage 0 measure its gradient norm rightly. The last two serve AdamW as well.
+    that DeepSpeed makes while it sets up stage 0 in half precision (weights back, no state); has
+    stage 0 measure its gradient norm rightly, and in fp32 skip an update whose gradient is not finite,
+    as all other modes do. All but the first serve other optimizers as well.
 
     Raises:
         UserError: a DeepSpeed too old or changed; a topology under which it would not be exact.
     """
     check_versions()
     optimizer, base = engine.optimizer, engine.basic_optimizer
-    for name in ("cpu_offload", "offload_optimizer"):
-        if getattr(optimizer, name, False):
-            raise UserError("ZeRO-Offload is not supported: remove zero_optimization.offload_*")
     world_size = dist.get_world_size()
     if engine.dp_world_size * tp.size != world_size:
         raise UserError(
@@ -232,7 +285,15 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> None:
             f"{world_size} ranks of the run: was the mpu given to DeepSpeed?"
         )
     slices = slices_of(engine)
+    for item in slices:
+        if item.flat.dtype != torch.float32:
+            raise UserError(
+                f"the weights that the optimizer updates are {item.flat.dtype}, not fp32: remove the "
+                "setting of half-precision masters from the DeepSpeed configuration"
+            )
     if isinstance(base, Lamb):
+        # DeepSpeed drops the gradients as soon as the step is done
+        base.overwrite_gradients = True
         table = [(item.flat, item.partition) for item in slices]
         listed = {id(flat) for flat, _ in table}
         if not all(id(p) in listed for group in base.param_groups for p in group["params"]):
@@ -247,6 +308,28 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> None:
             item.flat.data.copy_(item.parameters[0].data)
     if engine.zero_optimization_stage() == 0:
         _record_norm(engine, tp, slices)
+    elif getattr(optimizer, "cpu_offload", False):
+        _forget_overflow(optimizer)
+    return slices[0].flat.device
+
+
+def _forget_overflow(optimizer: Any) -> None:
+    """Stages 1 and 2 with ZeRO-Offload: drop the summed gradients of a skipped update.
+
+    DeepSpeed 0.19.8 keeps those that are summed in fp32, so that one NaN makes every later update
+    overflow. The method wrapped here ends each update, skipped or not.
+    """
+    reset, sums = (
+        _private(optimizer, "reset_cpu_buffers"),
+        _private(optimizer, "averaged_gradients"),
+    )
+
+    def reset_all() -> None:
+        reset()
+        for group in sums:
+            sums[group] = None
+
+    optimizer.reset_cpu_buffers = reset_all
 
 
 def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
@@ -256,8 +339,15 @@ def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
     if (dist.get_world_size() if partitioned else tp.size) == 1:
         return None
 
+    device = engine.device
+
     def all_reduce(tensor: Tensor) -> None:
-        dist.all_reduce(tensor, group=group)
+        if tensor.device.type == device.type:
+            dist.all_reduce(tensor, group=group)
+        else:  # ZeRO-Offload: the state is in host memory, the ranks meet on their devices
+            moved = tensor.to(device)
+            dist.all_reduce(moved, group=group)
+            tensor.copy_(moved)
 
     return all_reduce
 
@@ -265,9 +355,10 @@ def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
 def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[Slice]) -> None:
     """Stage 0: have the norm measured here, before clipping, and clip by it.
 
-    DeepSpeed 0.19.8 keeps no norm in fp32; in half precision it leaves out the split tensors of all
-    tensor-parallel ranks but the first (it looks for their mark on the gradients), and reports the
-    fp16 norm times the loss scale.
+    DeepSpeed 0.19.8 keeps no norm in fp32, and applies a gradient that is not finite there
+    (``overflow`` is what its engine asks an optimizer for). In half precision it leaves out the split
+    tensors of all tensor-parallel ranks but the first (it looks for their mark on the gradients), and
+    reports the fp16 norm times the loss scale.
     """
     all_reduce = sum_over_holders(engine, tp)
     optimizer = engine.optimizer
@@ -288,24 +379,67 @@ def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[Slice]) -> No
 
     def measure_and_clip_fp32(*_: Any) -> None:
         engine._global_grad_norm = norm()
+        optimizer.overflow = not bool(torch.isfinite(engine._global_grad_norm))
+        if optimizer.overflow:
+            engine._global_grad_norm = math.inf
+            return
         gradients = [item.flat.grad for item in slices if item.flat.grad is not None]
         if max_norm > 0.0 and gradients:
             scale = (max_norm / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
 
-    def measure_and_clip_half(_: Any, apply_scale: bool = True) -> Any:
-        scaled = norm()
-        optimizer._global_grad_norm = scaled / optimizer.loss_scale
-        return clip(scaled, apply_scale)
-
     if optimizer is not engine.basic_optimizer:
-        clip = _private(optimizer, "unscale_and_clip_grads")
-        optimizer.unscale_and_clip_grads = measure_and_clip_half
-    elif max_norm > 0.0:
-        _private(engine, "clip_fp32_gradients")
-        engine.clip_fp32_gradients = measure_and_clip_fp32
-    else:
-        optimizer.register_step_pre_hook(measure_and_clip_fp32)
+        _scale_loss_once(engine, norm)
+        return
+    step = optimizer.step
+
+    def step_unless_overflow(closure: Any = None) -> Any:
+        if max_norm <= 0.0:
+            measure_and_clip_fp32()
+        return None if optimizer.overflow else step(closure)
+
+    _private(engine, "clip_fp32_gradients")
+    engine.clip_fp32_gradients = measure_and_clip_fp32
+    optimizer.step = step_unless_overflow
+
+
+def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
+    """Stage 0 in half precision: have each gradient carry the loss scale that it is divided by.
+
+    DeepSpeed 0.19.8 divides the gradients by fp16's loss scale here, but its ``backward`` multiplies
+    the loss by it under ZeRO only; and it divides by the scale of the *next* update where that grows.
+
+    Raises:
+        UserError: fp16 with another DeepSpeed, which may have been mended.
+    """
+    optimizer = engine.optimizer
+    scales = _private(optimizer, "loss_scale_config")
+    clip = _private(optimizer, "unscale_and_clip_grads")
+    used = [float(scales.cur_scale)]
+    if scales.use_grad_scaling:
+        if version("deepspeed") != _UNSCALED_STAGE_0:
+            raise UserError(
+                f"fp16 at ZeRO stage 0 was checked with DeepSpeed {_UNSCALED_STAGE_0} only, this is "
+                f"{version('deepspeed')}: use --zero-stage 1, or bf16"
+            )
+        backward = engine.backward
+
+        def backward_scaled(loss: Tensor, **named: Any) -> Any:
+            used[0] = float(scales.cur_scale)
+            return backward(loss.float() * used[0], **named)
+
+        engine.backward = backward_scaled
+
+    def measure_and_clip(_: Any, apply_scale: bool = True) -> Any:
+        scaled = norm()
+        optimizer._global_grad_norm = scaled / used[0]
+        following, scales.cur_scale = scales.cur_scale, used[0]
+        try:
+            return clip(scaled, apply_scale)
+        finally:
+            scales.cur_scale = following
+
+    optimizer.unscale_and_clip_grads = measure_and_clip
 
 
 def grad_norm(engine: Any) -> float:

@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import nn
 
 from megabert.log import UserError
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class GroupRule:
+    """A parameter group of the user's own.
+
+    Attributes:
+        match: regular expression, searched for in parameter names.
+        lr_scale: factor of the learning rate.
+        weight_decay: of all the group's parameters (None: as without the rule).
+        adapt: whether they have trust ratios (None: as without the rule).
+    """
+
+    match: str
+    lr_scale: NonNegativeFloat = 1.0
+    weight_decay: NonNegativeFloat | None = None
+    adapt: bool | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise ValueError(f"{self.match!r} is no regular expression ({error})") from error
+
+
+def read_parameter_groups(path: Path) -> list[GroupRule]:
+    """The groups of a YAML file: a list of mappings with the fields of :class:`GroupRule`.
+
+    Raises:
+        UserError: the file cannot be read, or which entry is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TypeAdapter(list[GroupRule]).validate_python(content)
+    except OSError as error:
+        raise UserError(f"--parameter-groups {path}: {error.strerror}; name a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--parameter-groups {path}: not YAML ({error})") from error
+    except ValidationError as error:
+        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise UserError(
+            f"--parameter-groups {path}: {'; '.join(parts)}; each entry has match, and may have "
+            "lr_scale, weight_decay, adapt"
+        ) from error
 
 
 def is_bias_or_norm(name: str) -> bool:
@@ -18,28 +68,47 @@ def is_bias_or_norm(name: str) -> bool:
     return last == "bias" or (bool(modules) and modules[-1].lower().endswith("norm"))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, adapt_all: bool = False, own: Sequence[GroupRule] = ()
+) -> list[dict[str, Any]]:
     """The model's trainable parameters as optimizer groups; a tied tensor is there once.
 
     Two groups at most: weights (``weight_decay`` as given, ``adapt`` True), and biases and norm
-    parameters (0, False). Each has its parameters' names, in order, under ``names``.
+    parameters (0, ``adapt_all``), and as many again for each rule of ``own``, whose first match
+    takes a parameter. Each has its parameters' names, in order, under ``names``, and the factor of
+    its learning rate under ``lr_scale``.
 
     Raises:
-        UserError: nothing to train.
+        UserError: nothing to train; a rule that no parameter is left for.
     """
-    weights: dict[str, Any] = {
-        "params": [],
-        "names": [],
-        "weight_decay": weight_decay,
-        "adapt": True,
-    }
-    rest: dict[str, Any] = {"params": [], "names": [], "weight_decay": 0.0, "adapt": False}
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    matched: set[int] = set()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            group = rest if is_bias_or_norm(name) else weights
-            group["params"].append(parameter)
-            group["names"].append(name)
-    groups = [group for group in (weights, rest) if group["params"]]
+        if not parameter.requires_grad:
+            continue
+        number = next((n for n, rule in enumerate(own) if re.search(rule.match, name)), -1)
+        rule = own[number] if number >= 0 else GroupRule("")
+        matched.add(number)
+        plain = is_bias_or_norm(name)
+        decay = 0.0 if plain else weight_decay
+        group = groups.setdefault(
+            (number, plain),
+            {
+                "params": [],
+                "names": [],
+                "weight_decay": decay if rule.weight_decay is None else rule.weight_decay,
+                "adapt": (adapt_all or not plain) if rule.adapt is None else rule.adapt,
+                "lr_scale": rule.lr_scale,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
     if not groups:
         raise UserError("the model has no trainable parameter: unfreeze some before training")
-    return groups
+    for number, rule in enumerate(own):
+        if number not in matched:
+            raise UserError(
+                f"parameter group {number + 1}: no parameter is left that {rule.match!r} matches; "
+                "see the names in docs/architecture.md"
+            )
+    return [groups[key] for key in sorted(groups)]

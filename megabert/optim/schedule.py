@@ -63,7 +63,8 @@ class Schedule:
     uses ``lr(applied_steps + 1)``, whatever a loaded checkpoint left in the groups.
 
     Args:
-        optimizer: the optimizer given to DeepSpeed; all its groups get the same rate.
+        optimizer: the optimizer given to DeepSpeed; all its groups get the same rate, times the
+            ``lr_scale`` of a group that has one.
         name, steps, peak, warmup_fraction: see :func:`learning_rate`.
 
     Raises:
@@ -98,7 +99,8 @@ class Schedule:
 
     def get_last_lr(self) -> list[float]:
         """Rate of the coming update, one value a group."""
-        return [self.lr(self.applied_steps + 1) for _ in self.optimizer.param_groups]
+        rate = self.lr(self.applied_steps + 1)
+        return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     get_lr = get_last_lr
 
@@ -114,4 +116,4 @@ class Schedule:
     def _write(self) -> None:
         rate = self.lr(self.applied_steps + 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
