@@ -24,8 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megabert.engine.exact import grad_norm
 from megabert.engine.whole_state import read_state
-from megabert.engine.zero_segments import grad_norm
 from tests.distributed import run_ranks
 from tests.lamb_runs import PEAK, TOLERANCE, Case, Run, full_gradient, relative, worlds
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from megabert.engine import launch
+from megabert.engine.exact import attach_lamb
 from megabert.engine.launch import World
 from megabert.engine.whole_state import optimizer_step, read_state
-from megabert.engine.zero_segments import attach_lamb
 from megabert.optim.lamb import Lamb
 from megabert.optim.param_groups import GroupRule, parameter_groups
 from megabert.optim.schedule import Schedule

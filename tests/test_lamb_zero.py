@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megabert.engine.exact import attach_lamb, grad_norm
 from megabert.engine.launch import World
 from megabert.engine.whole_state import optimizer_step, read_state, write_state
-from megabert.engine.zero_segments import attach_lamb, check_zero_config, grad_norm
+from megabert.engine.zero_config import check_zero_config
 from megabert.log import UserError
 from tests.distributed import run_ranks
 from tests.lamb_reference import LambReference

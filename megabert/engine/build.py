@@ -21,8 +21,9 @@ from torch import nn
 
 from megabert.config import OptimizerSettings, ParallelSettings
 from megabert.engine.config import Batch, make_deepspeed_config, resolve_precision
+from megabert.engine.exact import attach_lamb, grad_norm
 from megabert.engine.launch import World
-from megabert.engine.zero_segments import attach_lamb, check_zero_config, grad_norm
+from megabert.engine.zero_config import check_zero_config
 from megabert.log import TrainingStopped, get_logger
 from megabert.optim.backends import apex_lamb, choose_backend
 from megabert.optim.lamb import Lamb, TensorNorms
@@ -235,7 +236,9 @@ def build_engine(
     )
     device = attach_lamb(engine, world.tp)
     if isinstance(optimizer, Lamb):
-        optimizer.backend = choose_backend(optimizer_settings.lamb_backend, device)
+        optimizer.backend = choose_backend(
+            optimizer_settings.lamb_backend, device, flat=parallel.zero_stage > 0
+        )
     # a copy of a script that knows no tensor parallelism; launch/convert.py is the way out
     engine._copy_recovery_script = lambda _: None
     return TrainingEngine(engine, optimizer, world, batch, precision, config)

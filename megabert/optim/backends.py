@@ -1,6 +1,7 @@
 """Who computes the optimizer's step: Triton kernels, torch operators, or NVIDIA's apex.
 
-    auto      triton on a CUDA device where triton is installed, torch operators otherwise
+    auto      triton on a CUDA device for ZeRO's flat slices, torch operators otherwise (without
+              ZeRO each tensor would cost the kernels' launches)
     triton    fused kernels over the flat partition (CUDA; on a CPU only through triton's interpreter)
     torch     fused and foreach operators, on any device
     apex      NVIDIA apex's FusedLAMB, where it can be exact: no ZeRO, no tensor parallelism
@@ -61,8 +62,10 @@ def _fused_lamb() -> Any:
     return importlib.import_module("apex.optimizers").FusedLAMB
 
 
-def choose_backend(name: Name, device: torch.device) -> Backend:
-    """The backend for optimizer state on ``device`` ("apex" is none: see :func:`apex_lamb`).
+def choose_backend(name: Name, device: torch.device, *, flat: bool = True) -> Backend:
+    """The backend for optimizer state on ``device``, in ``flat`` slices or tensor by tensor.
+
+    "apex" is no backend but an optimizer: see :func:`apex_lamb`.
 
     Raises:
         UserError: triton was asked for and cannot be used here.
@@ -76,7 +79,7 @@ def choose_backend(name: Name, device: torch.device) -> Backend:
             f"--lamb-backend triton: the optimizer's state is on the {device.type}, and triton's "
             "kernels need a CUDA device; use --lamb-backend torch (or auto)"
         )
-    if name == "triton" or (name == "auto" and on_gpu and installed):
+    if name == "triton" or (name == "auto" and on_gpu and installed and flat):
         from megabert.optim.lamb_triton import TritonBackend
 
         return TritonBackend()
