@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,12 @@ from megabert.log import UserError
 from megabert.optim.lamb import Lamb
 from megabert.optim.lamb_torch import TorchBackend
 from megabert.optim.norms import squared_norms
-from megabert.optim.param_groups import GroupRule, is_bias_or_norm, parameter_groups
+from megabert.optim.param_groups import (
+    GroupRule,
+    is_bias_or_norm,
+    parameter_groups,
+    read_parameter_groups,
+)
 from megabert.optim.schedule import Schedule
 from megabert.optim.segments import Partition, Segment, SegmentTable, cut
 from tests.lamb_reference import LambReference
@@ -458,3 +464,33 @@ def test_own_parameter_groups() -> None:
 )
 def test_names(name: str, plain: bool) -> None:
     assert is_bias_or_norm(name) is plain
+
+
+def test_parameter_groups_file(tmp_path: Path) -> None:
+    path = tmp_path / "groups.yaml"
+    path.write_text('- match: "^dense"\n  lr_scale: 5e-1\n- {match: bias$, adapt: on}\n')
+    assert read_parameter_groups(path) == [
+        GroupRule("^dense", lr_scale=0.5),
+        GroupRule("bias$", adapt=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {match: a, rate: 2}", "0.rate"),
+        ("- {lr_scale: 2}", "0.match"),
+        ("- {match: '('}", "no regular expression"),
+        ("- {match: a, lr_scale: -1}", "0.lr_scale"),
+        ("match: a", "valid list"),
+        ("[", "not YAML"),
+        (None, "No such file"),
+    ],
+)
+def test_parameter_groups_file_wrong(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "groups.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_parameter_groups(path)
+    assert str(path) in str(caught.value)
