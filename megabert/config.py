@@ -207,7 +207,7 @@ class BatchSettings:
 class OptimizerSettings:
     """Optimizer and schedule"""
 
-    optimizer: Literal["lamb", "adamw"] = setting("lamb", "optimizer")
+    optimizer: Literal["lamb", "lans", "adamw"] = setting("lamb", "optimizer")
     lr: NonNegativeFloat | None = setting(None, "peak learning rate (phase 1: 6e-3, phase 2: 4e-3)")
     beta1: Probability = setting(0.9, "decay of the first moment")
     beta2: Probability = setting(0.999, "decay of the second moment")
@@ -216,6 +216,15 @@ class OptimizerSettings:
     bias_correction: bool = setting(True, "correct the moments' start at zero (on|off)")
     max_trust_ratio: PositiveFloat | None = setting(None, "upper clamp of LAMB's ratio (none)")
     min_trust_ratio: NonNegativeFloat | None = setting(None, "lower clamp of LAMB's ratio (none)")
+    adapt_all: bool = setting(
+        False, "trust ratios for biases and norm parameters too (NVLAMB; on|off)"
+    )
+    lamb_backend: Literal["auto", "triton", "torch", "apex"] = setting(
+        "auto", "who computes the step; auto: triton's kernels on a GPU, torch operators on a CPU"
+    )
+    parameter_groups: Path | None = setting(
+        None, "YAML list of own groups: match (a regular expression), lr_scale, weight_decay, adapt"
+    )
     gradient_clipping: NonNegativeFloat = setting(1.0, "largest global gradient norm (0: no clip)")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "poly", "learning rate after warm-up; poly is the published one"
@@ -262,7 +271,24 @@ class RunSettings:
     eval_samples: PositiveInt = setting(1024, "most held-out sequences an evaluation reads")
     save_interval: NonNegativeInt = setting(500, "updates between checkpoints (0: at the end only)")
     log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    trust_ratio_interval: NonNegativeInt = setting(
+        100, "updates between lines of each tensor's trust ratio and norms (0: never)"
+    )
     keep_last: PositiveInt = setting(2, "checkpoints kept in the run folder")
+    on_spike: Literal["stop", "rollback", "ignore"] = setting(
+        "stop",
+        "a loss that jumps or is not finite: stop; or rollback to the last checkpoint and leave its "
+        "samples out; ignore goes on after jumps and stops at what is not finite",
+    )
+    spike_threshold: PositiveFloat = setting(
+        12.0, "jump of the loss that is a spike, in robust standard deviations of the last updates"
+    )
+    skip_samples: str | None = setting(
+        None, "A:B[,A:B...]: samples A to B-1 of the run left out, in whole global batches"
+    )
+    max_rollbacks: PositiveInt = setting(
+        10, "returns to a checkpoint, without getting past the bad update, after which a run stops"
+    )
 
 
 @dataclass(frozen=True)
@@ -325,7 +351,7 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     """Optimizer and schedule"""
 
     epochs: PositiveFloat = setting(2.0, "times each example is seen (may be a fraction)")
-    optimizer: Literal["lamb", "adamw"] = setting("adamw", "optimizer")
+    optimizer: Literal["lamb", "lans", "adamw"] = setting("adamw", "optimizer")
     lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "linear", "learning rate after warm-up"

@@ -25,7 +25,7 @@ from megabert import flags
 from megabert.config import FinetuneSettings, ModelConfig
 from megabert.convert.whole_model import WholeModel
 from megabert.engine.build import TrainingEngine, build_engine
-from megabert.engine.checkpoint import write_json, write_text
+from megabert.engine.checkpoint_record import write_json, write_text
 from megabert.engine.config import (
     deepspeed_values,
     read_deepspeed_config,

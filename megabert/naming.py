@@ -17,6 +17,7 @@ RUN_RESULTS = "results.json"
 RUN_TENSORBOARD = "tensorboard"
 RUN_CHECKPOINTS = "checkpoints"
 RUN_FINAL = "final"
+RUN_MERGING = "merging.tmp"
 CHECKPOINT_RECORD = "megabert.json"
 LATEST = "latest"
 

@@ -13,10 +13,13 @@ from megabert.data.masking import MaskSettings, default_max_predictions
 from megabert.data.pairs import SampleSettings
 from megabert.data.schema import Manifest, load_manifest
 from megabert.data.shards import Corpus
-from megabert.engine.config import deepspeed_values, read_deepspeed_config
+from megabert.engine.config import Batch, deepspeed_values, read_deepspeed_config, resolve_batch
 from megabert.flags import Values
 from megabert.log import UserError
 from megabert.naming import EVAL, TRAIN
+
+TOKENS_PER_MICRO_STEP = 8192
+"""A micro batch that nobody set holds at most this many tokens."""
 
 
 def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[str, Any]]:
@@ -63,6 +66,27 @@ def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[
         length, settings.data.mask_fraction
     )
     return replace(settings, data=replace(settings.data, max_predictions=limit)), raw
+
+
+def divide(
+    settings: PretrainSettings, data_parallel: int, kept: int | None = None
+) -> tuple[PretrainSettings, Batch]:
+    """The settings with every batch size made definite, and those sizes.
+
+    ``kept``: global batch of the checkpoint that the run goes on from (``resolve_batch``).
+
+    Raises:
+        UserError: they don't multiply out.
+    """
+    micro_limit = max(1, TOKENS_PER_MICRO_STEP // (settings.data.seq_length or 1))
+    batch = resolve_batch(settings.batch, data_parallel, micro_limit, kept=kept)
+    sizes = replace(
+        settings.batch,
+        global_batch_size=batch.global_size,
+        micro_batch_size=batch.micro_size,
+        gradient_accumulation_steps=batch.accumulation,
+    )
+    return replace(settings, batch=sizes), batch
 
 
 @dataclass(frozen=True)

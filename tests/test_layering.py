@@ -21,8 +21,9 @@ ALLOWED = {
     "convert": {"engine", "model", "parallel", "data", "config", "log", "naming", "flags"},
     "engine": {"model", "parallel", "optim", "data", "config", "log", "naming", "flags"},
     "pretrain_inputs": {"engine", "data", "config", "flags", "log", "naming"},
+    "guards": {"config", "log"},
     "pretrain": {
-        "pretrain_inputs","engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
+        "pretrain_inputs", "guards", "engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
     "finetune_inputs": {
         "engine", "tasks", "convert", "model", "parallel", "data", "config", "flags", "log", "naming",
     },

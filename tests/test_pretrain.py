@@ -226,6 +226,63 @@ def test_nan_stops_the_run(shards: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_weights_that_are_not_finite_are_not_saved(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--lr", "1e39", "--schedule", "constant", "--save-interval", "1"]
+    with pytest.raises(TrainingStopped, match="the weights are not finite after step 1"):
+        train(shards, run, *arguments)
+    assert not list((run / "checkpoints").iterdir())
+
+
+def test_trust_ratios_are_logged(shards: Path, tmp_path: Path) -> None:
+    """From two ranks as from one; and how often gradients were clipped."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["--dropout", "0", "--trust-ratio-interval", "2", "--gradient-clipping", "1e-3"]
+    options += ["--max-trust-ratio", "0.5", "--log-interval", "3"]
+    found = []
+    for ranks, stage in ((1, "0"), (2, "1"), (2, "3")):
+        run = tmp_path / stage
+        lines = train(shards, run, *options, "--zero-stage", stage, ranks=ranks)
+        found.append([line for line in lines if "trust_ratio" in line])
+        assert [line["step"] for line in found[-1]] == [2, 4]
+        assert [line["clip_hits"] for line in lines if "loss" in line] == [3, 1]
+    for line, *others in zip(*found):
+        assert line["clamped"] == sum(ratio >= 0.5 for ratio in line["trust_ratio"].values()) > 0
+        names = set(line["trust_ratio"])
+        assert "bert.layers.0.attention.query.weight" in names
+        assert not any("norm" in name or "bias" in name for name in names)
+        for other in others:
+            for key in ("trust_ratio", "weight_norm", "update_norm"):
+                assert other[key] == pytest.approx(line[key], rel=1e-4)
+    board = EventAccumulator(str(tmp_path / "1" / "tensorboard"), {"scalars": 0})
+    board.Reload()
+    name = "bert.embeddings.word_embeddings.weight"
+    points = [(point.step, point.value) for point in board.Scalars(f"trust_ratio/{name}")]
+    assert points == [(line["step"], pytest.approx(line["trust_ratio"][name])) for line in found[1]]
+
+
+def test_own_parameter_groups(shards: Path, tmp_path: Path) -> None:
+    """Same losses on every topology; resumed elsewhere, and with the groups changed, by name."""
+    groups = tmp_path / "groups.yaml"
+    groups.write_text(
+        '- {match: "^bert.embeddings", lr_scale: 0.5}\n- {match: "bias$", adapt: on}\n'
+    )
+    own = ["--dropout", "0", "--parameter-groups", str(groups)]
+    expected = losses(train(shards, tmp_path / "one", *own, "--zero-stage", "0"))
+    plain = losses(train(shards, tmp_path / "plain", "--dropout", "0", "--zero-stage", "0"))
+    assert expected[0] == plain[0]
+    assert expected[-1] != pytest.approx(plain[-1], rel=1e-3)
+    run = tmp_path / "run"
+    train(shards, run, *own, "--zero-stage", "1", "--stop-after", "2", ranks=2)
+    other = shutil.copytree(run, tmp_path / "other")
+    lines = train(shards, run, *own, "--zero-stage", "3", "--resume", "auto")
+    assert losses(lines) == pytest.approx(expected, rel=1e-5)
+    lines = train(shards, other, "--dropout", "0", "--zero-stage", "1", "--resume", "auto", ranks=2)
+    assert losses(lines)[:3] == pytest.approx(expected[:3], rel=1e-5)
+    assert losses(lines)[3] != pytest.approx(expected[3], rel=1e-5)
+
+
 WRONG = [
     ((["--data", "nowhere"]), "no such folder.*shard_wiki.py"),
     ((["--seq-length", "128"]), "longer than the position table of 64"),
@@ -234,6 +291,9 @@ WRONG = [
     ((["--resume", "step-0000009"]), "no such checkpoint|not a run folder"),
     ((["--init-from", "nowhere"]), "holds no checkpoint"),
     ((["--packing", "on"]), "not available yet"),
+    ((["--parameter-groups", "nowhere.yaml"]), "nowhere.yaml: No such file"),
+    ((["--lamb-backend", "triton"]), "triton"),
+    ((["--lamb-backend", "apex"]), "apex"),
     ((["--lr", "fast"]), "optimizer.lr = 'fast'"),
     ((["--no-such-flag"]), "unrecognized arguments"),
     ((["--hidden-size", "33"]), "hidden_size 33 is not a multiple"),
@@ -273,8 +333,6 @@ def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) ->
             shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0",
             "--zero-stage", "0", "--micro-batch-size", "8",
         )  # fmt: skip
-    with pytest.raises(UserError, match="another topology"):
-        train(shards, reference, "--resume", "auto", "--dropout", "0", "--zero-stage", "1")
     other = make_shards(tmp_path / "other", sha256="cd" * 32)
     with pytest.raises(UserError, match="its tokenizer"):
         train(other, tmp_path / "p2", "--init-from", str(reference))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +48,19 @@ def make_shards(folder: Path, *, sha256: str = "ab" * 32, seed: int = 0) -> Path
     return folder
 
 
+@functools.cache
+def import_once() -> None:
+    """Import here what every rank of every run would import for itself (5 s); forked ranks inherit it."""
+    before = os.environ.get("DS_ACCELERATOR")
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
+
+    if before is None:
+        del os.environ["DS_ACCELERATOR"]
+
+
 def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:
     from megabert.pretrain import pretrain
 
@@ -55,6 +70,7 @@ def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:
 def train(shards: Path, output: Path, *arguments: str, ranks: int = 1) -> list[dict[str, Any]]:
     """Run ``launch/pretrain.py`` at the tiny size; the lines of its metrics."""
     argv = [*TINY, "--data", str(shards), "--output", str(output), *arguments]
+    import_once()
     run_ranks(_train, ranks, argv, initialize=False, timeout=240.0)
     return metrics(output)
 

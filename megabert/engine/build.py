@@ -24,6 +24,7 @@ from megabert.engine.config import Batch, make_deepspeed_config, resolve_precisi
 from megabert.engine.exact import attach_lamb, grad_norm
 from megabert.engine.launch import World
 from megabert.engine.zero_config import check_zero_config
+from megabert.engine.zero_segments import slices_of
 from megabert.log import TrainingStopped, get_logger
 from megabert.optim.backends import apex_lamb, choose_backend
 from megabert.optim.lamb import Lamb, TensorNorms
@@ -46,7 +47,6 @@ class TrainingEngine:
     config: dict[str, Any]
     steps_done: int = 0
     _skipped_in_a_row: int = 0
-    _clip_hits: int | torch.Tensor = 0
 
     @property
     def module(self) -> nn.Module:
@@ -93,7 +93,6 @@ class TrainingEngine:
             return False
         self._skipped_in_a_row = 0
         self.steps_done += 1
-        self._count_clip()
         return True
 
     def grad_norm(self) -> float:
@@ -107,6 +106,15 @@ class TrainingEngine:
             return norm.detach()
         return torch.full((), 0.0 if norm is None else float(norm), device=self.world.device)
 
+    def weights_are_finite(self) -> bool:
+        """Whether all weights of all ranks are (one collective; the device is waited for)."""
+        good = all(
+            bool(torch.isfinite(torch.linalg.vector_norm(item.flat, torch.inf)))
+            for item in slices_of(self.deepspeed)
+            if item.flat.numel()
+        )
+        return self.world.agree(good)
+
     def tensor_norms(self) -> list[TensorNorms]:
         """Trust ratio and norms of each adapted tensor in the last update, the same on every rank.
 
@@ -114,16 +122,10 @@ class TrainingEngine:
         """
         return self.optimizer.tensor_norms() if isinstance(self.optimizer, Lamb) else []
 
-    def clip_hits(self) -> int:
-        """Updates since the last call whose gradient was clipped; the device is waited for."""
-        hits, self._clip_hits = int(self._clip_hits), 0
-        return hits
-
-    def _count_clip(self) -> None:
-        """Add the update to the hits if its norm was above the limit, without waiting for it."""
-        limit, norm = self.deepspeed.gradient_clipping(), self.deepspeed.get_global_grad_norm()
-        if limit and norm is not None:
-            self._clip_hits = self._clip_hits + (norm > limit)
+    def clips(self, norm: float) -> bool:
+        """Whether a gradient of this global norm is clipped."""
+        limit = float(self.deepspeed.gradient_clipping())
+        return 0.0 < limit < norm
 
     def _count_skipped(self) -> None:
         self._skipped_in_a_row += 1

@@ -1,13 +1,14 @@
 """Checkpoints of a run: written whole or not at all, found again, and checked before they are used.
 
     RUN/checkpoints/step-0000500/      DeepSpeed's files, and megabert.json: what the run was, with
-                                       the size and SHA-256 of every file
+                                       the size and SHA-256 of every file and of itself
     RUN/checkpoints/latest             name of the newest whole checkpoint
 
 A checkpoint is written under ``<tag>.partial``. Each rank's failures (a full disk) are collected
 instead of raised inside DeepSpeed's own barriers, all ranks then agree, and only if every file is on
-disk does rank 0 write the record, rename the folder and move ``latest``. A run killed at any moment
-leaves the checkpoint before it in force.
+disk does rank 0 write the record, rename the folder and move ``latest``. Files, names and folders
+are synced in this order, so a run killed at any moment, or a power cut, leaves the checkpoint before
+it in force.
 
 DeepSpeed's files are pickles: load only checkpoints that you trust.
 """
@@ -15,11 +16,8 @@ DeepSpeed's files are pickles: load only checkpoints that you trust.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +25,26 @@ import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
 from megabert.engine.build import TrainingEngine
+from megabert.engine.checkpoint_record import (
+    PARTIAL,
+    Checkpoint,
+    damaged_file,
+    plain,
+    read_record,
+    remove_folder,
+    sha256_of,
+    step_of_tag,
+    sync_folder,
+    tagged_folders,
+    whole_checkpoints,
+    write_record,
+    write_text,
+)
+from megabert.engine.exchange import from_main
 from megabert.engine.launch import World
+from megabert.engine.layout import Layout, counters, state_bytes
 from megabert.log import UserError, get_logger
 from megabert.naming import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
-
-PARTIAL = ".partial"
-RECORD_VERSION = 1
-_CHUNK = 1 << 22
 
 
 class _RecordingEngine(TorchCheckpointEngine):
@@ -54,7 +65,7 @@ class _RecordingEngine(TorchCheckpointEngine):
                 os.fsync(file.fileno())
             self.files[Path(path).name] = {
                 "bytes": Path(path).stat().st_size,
-                "sha256": _sha256(Path(path)),
+                "sha256": sha256_of(Path(path)),
             }
         except (OSError, RuntimeError) as error:
             # torch's writer says only that it is not where it should be in the file
@@ -63,30 +74,7 @@ class _RecordingEngine(TorchCheckpointEngine):
             self.failure = f"{Path(path).name}: {reason}"
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A whole checkpoint: its folder and record."""
-
-    folder: Path
-    record: dict[str, Any]
-
-    @property
-    def step(self) -> int:
-        """Updates done."""
-        return int(self.record["step"])
-
-    @property
-    def consumed_samples(self) -> int:
-        """Position in the data: sequences consumed since the start of the run's schedule."""
-        return int(self.record["consumed_samples"])
+# ---------------------------------------------------------------- writing
 
 
 def save_checkpoint(
@@ -98,7 +86,9 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint of ``engine`` (all ranks call) and return its folder.
 
-    ``record``: plain values; holds ``step`` and ``consumed_samples``.
+    ``record``: plain values; holds ``step`` and ``consumed_samples``. Layout and counters of the
+    engine are added. Checkpoints of later steps are of a course that the run has left (it was
+    resumed from an older one): they are removed.
 
     Raises:
         UserError: the disk is full or not writable; the partial folder is removed, the checkpoint
@@ -108,31 +98,16 @@ def save_checkpoint(
     base = run / RUN_CHECKPOINTS
     tag = checkpoint_tag(int(record["step"]))
     partial, final = base / (tag + PARTIAL), base / tag
+    record = plain({**record, **Layout.of(engine).to_record(), **counters(engine)})
     if world.is_main:
         for stale in base.glob("*" + PARTIAL):
             shutil.rmtree(stale, ignore_errors=True)
-        _check_space(base)
+        check_space(base, state_bytes(engine), "a checkpoint")
     world.barrier()
-    writer = _RecordingEngine()
-    previous, engine.deepspeed.checkpoint_engine = engine.deepspeed.checkpoint_engine, writer
-    try:
-        engine.deepspeed.save_checkpoint(
-            str(base),
-            tag=partial.name,
-            client_state={"megabert": record, "universal_checkpoint_info": universal_info},
-            save_latest=False,
-        )
-    except OSError as error:
-        writer.failure = str(error)
-    finally:
-        engine.deepspeed.checkpoint_engine = previous
-    everyone: list[Any] = [None] * world.topology.world_size
-    torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
-    failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
+    written, failures = _write_files(engine, base, partial, record, universal_info)
     if not failures and world.is_main:
         try:
-            files = {name: facts for _, written in everyone for name, facts in written.items()}
-            _finish(partial, final, {**record, "files": files})
+            _finish(partial, final, {**record, "files": written})
         except OSError as error:
             failures = [f"rank 0: {error}"]
     outcome = [failures]
@@ -146,50 +121,70 @@ def save_checkpoint(
             f"{_kept(base)}; free some space and run again with --resume auto"
         )
     if world.is_main:
-        _delete_old(base, keep_last)
+        for old in whole_checkpoints(base)[keep_last:]:
+            remove_folder(old.folder)
     return final
 
 
+def _write_files(
+    engine: TrainingEngine,
+    base: Path,
+    partial: Path,
+    record: dict[str, Any],
+    universal_info: dict[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+    """Have DeepSpeed write every rank's files; size and sum of each, and what failed on any rank."""
+    writer = _RecordingEngine()
+    previous, engine.deepspeed.checkpoint_engine = engine.deepspeed.checkpoint_engine, writer
+    try:
+        engine.deepspeed.save_checkpoint(
+            str(base),
+            tag=partial.name,
+            client_state={"megabert": record, "universal_checkpoint_info": universal_info},
+            save_latest=False,
+        )
+    except OSError as error:
+        writer.failure = str(error)
+    finally:
+        engine.deepspeed.checkpoint_engine = previous
+    everyone: list[Any] = [None] * engine.world.topology.world_size
+    torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
+    failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
+    return {name: facts for _, files in everyone for name, facts in files.items()}, failures
+
+
 def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
-    write_json(partial / CHECKPOINT_RECORD, {**record, "version": RECORD_VERSION})
+    """Make a written folder a checkpoint: record, rename, ``latest``, each on disk before the next."""
+    write_record(partial, record)
+    for later in tagged_folders(final.parent):
+        if step_of_tag(later.name) > step_of_tag(final.name):
+            get_logger().info("removing %s: this run went on from before it", later.name)
+            remove_folder(later)
     if final.exists():
-        shutil.rmtree(final)
+        remove_folder(final)
     partial.replace(final)
+    sync_folder(final.parent)
     write_text(final.parent / LATEST, final.name + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file durably and at once (temporary file, fsync, rename)."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def check_space(folder: Path, wanted: float, what: str) -> None:
+    """Warn before something of about ``wanted`` bytes would fill the disk."""
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free < wanted:
+        get_logger().warning(
+            "%s has %.1f GB free, but %s takes about %.1f GB",
+            folder,
+            free / 1e9,
+            what,
+            wanted / 1e9,
+        )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """:func:`write_text` of indented JSON."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _check_space(base: Path) -> None:
-    """Warn before a checkpoint as large as the last one would fill the disk."""
-    whole = whole_checkpoints(base)
-    if whole:
-        size = sum(facts["bytes"] for facts in whole[0].record["files"].values())
-        free = shutil.disk_usage(base).free
-        if free < size:
-            get_logger().warning(
-                "%s has %.1f GB free, the last checkpoint took %.1f GB",
-                base,
-                free / 1e9,
-                size / 1e9,
-            )
+def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
+    """Warn at the start of a run whose checkpoints will not all find room (``keep_last`` and one)."""
+    base = run / RUN_CHECKPOINTS
+    more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
+    check_space(base, more * state_bytes(engine), f"this run, with {more} more checkpoints,")
 
 
 def _kept(base: Path) -> str:
@@ -197,121 +192,70 @@ def _kept(base: Path) -> str:
     return f"checkpoint {whole[0].folder.name} is kept" if whole else "no earlier checkpoint exists"
 
 
-def _delete_old(base: Path, keep_last: int) -> None:
-    for old in whole_checkpoints(base)[keep_last:]:
-        shutil.rmtree(old.folder, ignore_errors=True)
+# ---------------------------------------------------------------- finding
 
 
-def read_record(folder: Path) -> Checkpoint:
-    """The record of a checkpoint folder.
-
-    Raises:
-        UserError: the folder is not a whole checkpoint of this program.
-    """
-    path = folder / CHECKPOINT_RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["version"] != RECORD_VERSION:
-            raise UserError(f"{path}: version {record['version']} is newer than this program")
-        for name in ("step", "consumed_samples", "files", "model"):
-            record[name]
-    except OSError as error:
-        raise UserError(f"{folder} is not a whole checkpoint: no {CHECKPOINT_RECORD}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
-    return Checkpoint(folder, record)
-
-
-def whole_checkpoints(base: Path) -> list[Checkpoint]:
-    """Checkpoints whose record is there, the newest first."""
-    found = []
-    for folder in base.glob("step-*") if base.is_dir() else ():
-        if folder.is_dir() and not folder.name.endswith(PARTIAL):
-            try:
-                found.append(read_record(folder))
-            except UserError as error:
-                get_logger().warning("left aside: %s", error)
-    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
-
-
-def damaged_file(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str | None:
-    """The first fault among every ``parts``-th file (missing, short, flipped byte), or None."""
-    for number, (name, facts) in enumerate(sorted(checkpoint.record["files"].items())):
-        if number % parts != part:
-            continue
-        path = checkpoint.folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != facts["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-        if _sha256(path) != facts["sha256"]:
-            return f"{path} has changed since it was written (SHA-256 differs)"
-    return None
+def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
+    """The first fault among a checkpoint's files, or None; ranks share the reading (all call)."""
+    faults: list[Any] = [None] * world.topology.world_size
+    mine = damaged_file(checkpoint, world.topology.rank, world.topology.world_size)
+    torch.distributed.all_gather_object(faults, mine)
+    return next((text for text in faults if text), None)
 
 
 def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
     """The checkpoint to go on from (all ranks call, all get the same one).
 
     ``wanted``: "auto" takes the newest undamaged one and says which it passed over (None if there is
-    none); a tag takes exactly that one.
+    none yet); a tag takes exactly that one.
 
     Raises:
-        UserError: a checkpoint asked for by tag is missing or damaged.
+        UserError: a checkpoint asked for by tag is missing or damaged; or all that there are.
     """
     base = run / RUN_CHECKPOINTS
-    if wanted == "auto":
-        candidates = whole_checkpoints(base)
-    else:
-        if not (base / wanted).is_dir():
+    first_fault = None
+    for found in from_main(world, lambda: _candidates(base, wanted)):
+        fault = shared_fault(found, world) if isinstance(found, Checkpoint) else found
+        if isinstance(found, Checkpoint) and fault is None:
+            return found
+        if wanted != "auto":
+            raise UserError(f"--resume {wanted}: {fault}")
+        first_fault = first_fault or fault
+        if world.is_main:
+            name = "a checkpoint" if isinstance(found, str) else f"checkpoint {found.folder.name}"
+            get_logger().warning("%s is damaged and passed over: %s", name, fault)
+    if first_fault is not None:
+        raise UserError(
+            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); put back what is "
+            "missing, or remove that folder to begin again at step 0"
+        )
+    return None
+
+
+def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
+    """What ``wanted`` may mean, the best first: a checkpoint, or what is wrong with its record."""
+    if wanted != "auto":
+        if wanted.endswith(PARTIAL) or not (base / wanted).is_dir():
             have = ", ".join(checkpoint.folder.name for checkpoint in whole_checkpoints(base))
             raise UserError(
                 f"--resume {wanted}: no such checkpoint in {base} (there: {have or 'none'})"
             )
-        candidates = [read_record(base / wanted)]
-    for checkpoint in candidates:
-        faults: list[Any] = [None] * world.topology.world_size
-        mine = damaged_file(checkpoint, world.topology.rank, world.topology.world_size)
-        torch.distributed.all_gather_object(faults, mine)
-        fault = next((text for text in faults if text), None)
-        if fault is None:
-            return checkpoint
-        if wanted != "auto":
-            raise UserError(f"--resume {wanted}: {fault}")
-        get_logger().warning("checkpoint %s is damaged: %s", checkpoint.folder.name, fault)
-    return None
-
-
-def load_checkpoint(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
-    """Put ``checkpoint`` into ``engine``: weights, moments, schedule and counters, bit for bit.
-
-    Raises:
-        UserError: the engine's topology, ZeRO stage or precision differs from the checkpoint's.
-    """
-    record, topology = checkpoint.record, engine.world.topology
-    now = {
-        "world_size": topology.world_size,
-        "tensor_parallel": topology.tensor_parallel,
-        "zero_stage": engine.zero_stage,
-        "precision": engine.precision,
-    }
-    differing = [
-        f"{key} {record[key]} -> {value}" for key, value in now.items() if record[key] != value
-    ]
-    if differing:
-        raise UserError(
-            f"{checkpoint.folder} was written by another topology ({'; '.join(differing)}); "
-            "resume with the same one, or start a new run from it with --init-from"
-        )
-    path, _ = engine.deepspeed.load_checkpoint(
-        str(checkpoint.folder.parent), tag=checkpoint.folder.name
-    )
-    if path is None:
-        raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
-    engine.steps_done = checkpoint.step
+        return [read_record(base / wanted)]
+    for partial in sorted(base.glob("*" + PARTIAL)):
+        get_logger().info("left aside: %s was not written to its end", partial)
+    found: list[Checkpoint | str] = []
+    for folder in tagged_folders(base):
+        try:
+            found.append(read_record(folder))
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def newest_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
+
+    A ``latest`` that is missing or names no whole checkpoint is passed over for the newest whole one.
 
     Raises:
         UserError: there is none.
@@ -320,9 +264,19 @@ def newest_checkpoint(path: Path) -> Checkpoint:
         return read_record(path)
     base = path / RUN_CHECKPOINTS
     pointer = base / LATEST
-    if not pointer.is_file():
-        raise UserError(
-            f"{path} holds no checkpoint: expected a run folder with {RUN_CHECKPOINTS}/{LATEST}, "
-            f"or a checkpoint folder with {CHECKPOINT_RECORD}"
-        )
-    return read_record(base / pointer.read_text(encoding="utf-8").strip())
+    try:
+        return read_record(base / pointer.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        fault = f"{pointer} cannot be read"
+    except UserError as error:
+        fault = f"{pointer} names no whole checkpoint ({error})"
+    whole = whole_checkpoints(base)
+    if whole:
+        get_logger().info("%s: taking %s", fault, whole[0].folder.name)
+        return whole[0]
+    if tagged_folders(base):
+        raise UserError(f"{path} holds no whole checkpoint: {fault}")
+    raise UserError(
+        f"{path} holds no checkpoint: expected a run folder with {RUN_CHECKPOINTS}/{LATEST}, "
+        f"or a checkpoint folder with {CHECKPOINT_RECORD}"
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 from megabert.config import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.flags import Values
-from megabert.log import UserError
+from megabert.log import UserError, get_logger
 
 # Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself accepts any
 # misspelt name in silence.
@@ -134,14 +134,21 @@ class Batch:
     data_parallel: int
 
 
-def resolve_batch(settings: BatchSettings, data_parallel: int, micro_limit: int) -> Batch:
+def resolve_batch(
+    settings: BatchSettings, data_parallel: int, micro_limit: int, *, kept: int | None = None
+) -> Batch:
     """Derive what is not given; check that the factors multiply out.
+
+    ``kept``: global batch of the checkpoint that a run goes on from. It stays the same on any number
+    of ranks, so a given micro batch and accumulation give way to it where they do not fit.
 
     Raises:
         UserError: they don't; the line shows the arithmetic.
     """
     micro, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
     total = settings.global_batch_size
+    if kept is not None:
+        return _redivide(total or kept, micro, accumulation, data_parallel, micro_limit)
     if total is None:
         if micro is None:
             raise UserError("no batch size given: set --global-batch-size")
@@ -161,6 +168,32 @@ def resolve_batch(settings: BatchSettings, data_parallel: int, micro_limit: int)
     return Batch(total, micro, accumulation, data_parallel)
 
 
+def _redivide(
+    total: int, micro: int | None, accumulation: int | None, data_parallel: int, micro_limit: int
+) -> Batch:
+    """A resumed run's batch: the micro batch as given if it divides a rank's share, else smaller."""
+    share, rest = divmod(total, data_parallel)
+    if rest:
+        raise UserError(
+            f"the run's global batch {total} cannot be divided among {data_parallel} data-parallel "
+            "ranks; resume with a number of ranks that divides it"
+        )
+    most = micro or min(micro_limit, share // (accumulation or 1))
+    fitting = max((n for n in range(1, min(share, most) + 1) if share % n == 0), default=1)
+    batch = Batch(total, fitting, share // fitting, data_parallel)
+    given = (micro or batch.micro_size, accumulation or batch.accumulation)
+    if given != (batch.micro_size, batch.accumulation):
+        get_logger().info(
+            "global batch %d on %d data-parallel ranks: micro batch %d x accumulation %d (given: %d x %d)",
+            total,
+            data_parallel,
+            batch.micro_size,
+            batch.accumulation,
+            *given,
+        )
+    return batch
+
+
 def resolve_precision(precision: str, cuda: bool) -> str:
     """ "auto" made definite.
 
@@ -172,6 +205,25 @@ def resolve_precision(precision: str, cuda: bool) -> str:
     if precision == "fp16" and not cuda:
         raise UserError("DeepSpeed has no fp16 on CPU; use --precision bf16 or fp32")
     return precision
+
+
+def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> None:
+    """Leave a DeepSpeed file's ``grad_accum_dtype`` out where DeepSpeed knows no such mixture.
+
+    So a run can go on from its checkpoint in another precision or stage with the file that it has.
+    """
+    types = dict(config.get("data_types") or {})
+    wanted = types.get("grad_accum_dtype") or precision
+    if wanted != precision and (precision == "fp32" or stage == 0):
+        del types["grad_accum_dtype"]
+        config["data_types"] = types
+        get_logger().warning(
+            "data_types.grad_accum_dtype %s has no effect: %s at ZeRO %d sums gradients up in %s",
+            wanted,
+            precision,
+            stage,
+            precision,
+        )
 
 
 def make_deepspeed_config(
@@ -199,12 +251,15 @@ def make_deepspeed_config(
         gradient_clipping=optimizer.gradient_clipping,
         zero_optimization=zero,
         zero_allow_untested_optimizer=True,
+        # with ZeRO-Offload the optimizer is still ours
+        zero_force_ds_cpu_optimizer=False,
     )
     config.setdefault("steps_per_print", 2**31)
     config["bf16"] = {**config.get("bf16", {}), "enabled": precision == "bf16"}
     config["fp16"] = {**config.get("fp16", {}), "enabled": precision == "fp16"}
     if precision == "bf16" and parallel.zero_stage in (1, 2):
         config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
+    _fit_accumulation(config, parallel.zero_stage, precision)
     for kind in ("bf16", "fp16"):
         if kind != precision:
             config[kind] = {"enabled": False}

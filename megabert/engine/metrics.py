@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megabert.naming import RUN_METRICS, RUN_TENSORBOARD
+from megabert.optim.lamb import TensorNorms
 
 
 class MetricsWriter:
@@ -34,16 +36,38 @@ class MetricsWriter:
         )
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append ``record`` (it holds ``step``); None values are left out."""
+        """Append ``record`` (it holds ``step``); None values are left out.
+
+        A record with an ``event`` is a remark, not a measurement: TensorBoard does not get it.
+        """
         if self._file is None or self._board is None:
             return
         record = {key: value for key, value in record.items() if value is not None}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for key, value in record.items():
+        for key, value in record.items() if "event" not in record else ():
             if key != "step" and isinstance(value, (int, float)):
                 group = "eval" if key.startswith("eval_") else "train"
                 self._board.add_scalar(f"{group}/{key}", value, record["step"])
+
+    def write_tensors(self, step: int, rows: Sequence[TensorNorms]) -> None:
+        """Append a line with each tensor's trust ratio and norms after update ``step``.
+
+        ``{"step", "trust_ratio": {name: r}, "weight_norm": {...}, "update_norm": {...}, "clamped": n}``
+        and, for TensorBoard, one curve a tensor and quantity. Nothing where no tensor adapts.
+        """
+        if self._file is None or self._board is None or not rows:
+            return
+        quantities = {
+            key: {row.name: float(f"{getattr(row, key):.6g}") for row in rows}
+            for key in ("trust_ratio", "weight_norm", "update_norm")
+        }
+        line = {"step": step, **quantities, "clamped": sum(row.clamped for row in rows)}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for key, values in quantities.items():
+            for name, value in values.items():
+                self._board.add_scalar(f"{key}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -1,4 +1,12 @@
-"""Where a run's first weights come from: an earlier run (phase change) or its own checkpoint."""
+"""Where a run's first weights come from: an earlier run (phase change) or its own checkpoint.
+
+    hand_over    weights and moments of another run; step and schedule stay at 0
+    resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed loads
+                 its files as they are, bit for bit; else (other ranks, ZeRO stage, precision...) the
+                 state goes through whole tensors, as in a phase change, and the counters follow
+
+Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank takes its own parts.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +20,21 @@ from torch import nn
 
 from megabert.config import ModelConfig
 from megabert.engine.build import TrainingEngine
-from megabert.engine.checkpoint import (
-    Checkpoint,
-    damaged_file,
-    load_checkpoint,
-    newest_checkpoint,
-)
+from megabert.engine.checkpoint import check_space, newest_checkpoint, shared_fault
+from megabert.engine.checkpoint_record import Checkpoint, damaged_file
+from megabert.engine.exchange import from_main
+from megabert.engine.launch import World
+from megabert.engine.layout import Layout, set_counters, state_bytes
 from megabert.engine.universal import (
     WholeCheckpoint,
     merge_partitions,
     open_merged,
     universal_checkpoint_info,
 )
-from megabert.engine.whole_state import write_state
-from megabert.log import UserError
+from megabert.engine.whole_state import optimizer_step, write_state
+from megabert.log import UserError, get_logger
 from megabert.model.heads import BertForPreTraining
+from megabert.naming import RUN_MERGING
 
 # Fields of a model that a phase change may alter: they shape no tensor.
 _FREE = {"name", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
@@ -44,8 +52,12 @@ def universal_info(engine: TrainingEngine, model: ModelConfig) -> dict[str, Any]
     return universal_checkpoint_info(name for name, _ in engine.module.named_parameters())
 
 
-def find_source(path: Path, model: ModelConfig, tokenizer_sha256: str) -> Checkpoint:
+def find_source(
+    path: Path, model: ModelConfig, tokenizer_sha256: str, world: World | None = None
+) -> Checkpoint:
     """The checkpoint that ``--init-from`` names, if this run's model can take its tensors.
+
+    ``world``: its ranks share the reading of the files (all call); None: this process reads all.
 
     Raises:
         UserError: no checkpoint there, another tokenizer, another shape (positions included), or
@@ -65,7 +77,7 @@ def find_source(path: Path, model: ModelConfig, tokenizer_sha256: str) -> Checkp
     ]
     if differing:
         raise UserError(f"--init-from {path}: another model ({'; '.join(differing)})")
-    fault = damaged_file(source)
+    fault = damaged_file(source) if world is None else shared_fault(source, world)
     if fault is not None:
         raise UserError(f"--init-from {path}: {fault}")
     return source
@@ -76,26 +88,46 @@ def hand_over(
 ) -> None:
     """Put ``source``'s weights (and moments) into a fresh engine; step and schedule stay at 0.
 
-    Works from any ZeRO stage, data and tensor parallel degree to any other: rank 0 merges the
-    source to whole tensors inside the folder ``run``, every rank then takes its own parts.
+    Works from any ZeRO stage, data and tensor parallel degree to any other.
     """
+    _write_whole(engine, model, source, run / RUN_MERGING, moments=moments, step=0)
+
+
+def _write_whole(
+    engine: TrainingEngine,
+    model: nn.Module,
+    source: Checkpoint,
+    merged: Path,
+    *,
+    moments: bool,
+    step: int,
+) -> int:
+    """Put ``source`` into ``engine`` by way of whole tensors; the optimizer's step there."""
     world = engine.world
-    merged = run / "merging.tmp"
-    if world.is_main:
+
+    def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
-        merge_partitions(source.folder, merged)
-    world.barrier()
+        check_space(merged, 2 * state_bytes(engine), "merging a checkpoint")
+        try:
+            merge_partitions(source.folder, merged)
+        except OSError as error:
+            raise UserError(
+                f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs about "
+                f"{2 * state_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
+            ) from error
+
     try:
+        from_main(world, merge)
         shapes = whole_shapes(ModelConfig.from_dict(source.record["model"]), source.record["heads"])
-        whole: Any = open_merged(source.folder, merged, shapes)
+        whole = open_merged(source.folder, merged, shapes)
         missing = [name for name, _ in model.named_parameters() if name not in shapes]
         if missing:
             raise UserError(
                 f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"
             )
-        if not moments:
-            whole = _WeightsOnly(whole)
-        write_state(engine.deepspeed, world.tp, whole, step=0)
+        tensors: Any = whole if moments else _WeightsOnly(whole)
+        write_state(engine.deepspeed, world.tp, tensors, step=step)
+        return whole.step
     finally:
         world.barrier()
         if world.is_main:
@@ -119,15 +151,58 @@ class _WeightsOnly(Mapping[str, Mapping[str, torch.Tensor]]):
 
 
 def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
-    """Go on from the run's own checkpoint, bit for bit; the schedule is checked against the step.
+    """Go on from the run's own checkpoint, whatever topology, ZeRO stage and precision wrote it.
 
     Raises:
-        UserError: it was written by another topology, ZeRO stage or precision.
+        UserError: it is not sound.
     """
-    load_checkpoint(engine, checkpoint)
-    schedule = engine.deepspeed.lr_scheduler
-    if schedule.applied_steps != checkpoint.step:
+    before, now = Layout.from_record(checkpoint.record), Layout.of(engine)
+    if before.fits(now):
+        _load_files(engine, checkpoint)
+    else:
+        run = checkpoint.folder.parent.parent
+        step = _write_whole(
+            engine,
+            engine.module,
+            checkpoint,
+            run / RUN_MERGING,
+            moments=True,
+            step=checkpoint.step,
+        )
+        _require_step(checkpoint, "optimizer", step)
+        set_counters(engine, checkpoint.record)
+    _require_step(checkpoint, "schedule", engine.deepspeed.lr_scheduler.applied_steps)
+    _require_step(checkpoint, "optimizer", optimizer_step(engine.deepspeed))
+    get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
+
+
+def _load_files(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
+    """Have DeepSpeed load its own files: weights, moments, schedule and counters, bit for bit.
+
+    DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those of
+    this run stay in force, so that a flag given on resume has its effect.
+    """
+    base, inner = engine.deepspeed.basic_optimizer, engine.deepspeed.optimizer
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "lr", "step")}
+        for group in base.param_groups
+    ]
+    clipping = getattr(inner, "clip_grad", None)
+    path, _ = engine.deepspeed.load_checkpoint(
+        str(checkpoint.folder.parent), tag=checkpoint.folder.name
+    )
+    if path is None:
+        raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
+    for group, own in zip(base.param_groups, settings):
+        group.update(own)
+    if clipping is not None:
+        inner.clip_grad = clipping
+    engine.steps_done = checkpoint.step
+
+
+def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:
+    if step != checkpoint.step:
         raise UserError(
-            f"{checkpoint.folder}: its schedule stands at update {schedule.applied_steps}, "
-            f"its record at {checkpoint.step}; the checkpoint is not sound"
+            f"{checkpoint.folder}: its {what} stands at update {step}, its record at "
+            f"{checkpoint.step}; the checkpoint is not sound"
         )

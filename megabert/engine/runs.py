@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from megabert import __version__, flags
 from megabert.config import ModelConfig, PretrainSettings
 from megabert.data.schema import Manifest
-from megabert.engine.checkpoint import Checkpoint, whole_checkpoints, write_json, write_text
+from megabert.engine.checkpoint_record import (
+    Checkpoint,
+    whole_checkpoints,
+    write_json,
+    write_text,
+)
 from megabert.engine.launch import World
 from megabert.log import UserError, get_logger
 from megabert.naming import (
     RUN_CHECKPOINTS,
     RUN_CONFIG,
     RUN_DEEPSPEED_CONFIG,
+    RUN_MERGING,
     TOKENIZER_FOLDER,
 )
 
@@ -53,19 +60,29 @@ def facts(settings: PretrainSettings, model: ModelConfig, manifest: Manifest) ->
     }
 
 
+def _taken(output: Path) -> bool:
+    """True if ``output`` holds more than a run leaves that was killed before its first update."""
+    if not output.is_dir():
+        return output.exists()
+    worthless = {RUN_CHECKPOINTS, RUN_MERGING, f"{RUN_CONFIG}.tmp"}
+    if any(path.name not in worthless for path in output.iterdir()):
+        return True
+    base = output / RUN_CHECKPOINTS
+    return base.exists() and (not base.is_dir() or any(base.iterdir()))
+
+
 def open_run(
     output: Path,
     resume: str,
-    now: dict[str, Any],
     world: World,
     find_checkpoint: Callable[[Path, str, World], Checkpoint | None],
 ) -> Checkpoint | None:
     """Check the output folder, make it, and return the checkpoint to go on from (all ranks call).
 
     Raises:
-        UserError: the folder is another run's, or the checkpoint belongs to other settings.
+        UserError: the folder is another run's, or its checkpoints are damaged.
     """
-    taken = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    taken = _taken(output)
     if taken and resume == "never":
         raise UserError(
             f"{output} is not empty: it may be another run's; choose another --output, "
@@ -78,10 +95,9 @@ def open_run(
         checkpoint = find_checkpoint(output, resume, world)
         if checkpoint is None:
             get_logger().info("no whole checkpoint in %s: starting at step 0", output)
-    if checkpoint is not None:
-        _require_same(checkpoint, now)
     world.barrier()
     if world.is_main:
+        shutil.rmtree(output / RUN_MERGING, ignore_errors=True)
         try:
             (output / RUN_CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,7 +114,7 @@ def nothing_left_behind(output: Path) -> Iterator[None]:
 
     Such a run cannot be gone on with, and its folder would only be in the way of the next try.
     """
-    new = not output.exists() or not any(output.iterdir())
+    new = not _taken(output)
     try:
         yield
     except UserError:
@@ -107,7 +123,14 @@ def nothing_left_behind(output: Path) -> Iterator[None]:
         raise
 
 
-def _require_same(checkpoint: Checkpoint, now: dict[str, Any]) -> None:
+def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that other settings made.
+
+    Raises:
+        UserError: which settings, from what to what.
+    """
+    if checkpoint is None:
+        return
     record = checkpoint.record
     differing = []
     for key in _MUST_MATCH:
@@ -136,8 +159,12 @@ def trained_positions(settings: PretrainSettings, before: Checkpoint | None) -> 
 def write_settings(
     output: Path, settings: PretrainSettings, deepspeed_config: dict[str, Any], data: Path
 ) -> None:
-    """Write ``config.yaml``, ``ds_config.json`` and a copy of the tokenizer (main rank only)."""
-    write_text(output / RUN_CONFIG, flags.to_yaml(settings))
+    """Write ``config.yaml``, ``ds_config.json`` and a copy of the tokenizer (main rank only).
+
+    ``stop_after`` is left out: it ends a job, not the run, and the file serves to go on with the run.
+    """
+    lasting = replace(settings, run=replace(settings.run, stop_after=None))
+    write_text(output / RUN_CONFIG, flags.to_yaml(lasting))
     write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
     target = output / TOKENIZER_FOLDER
     if not target.exists():

@@ -28,7 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.engine.deepspeed_files import check_pickles, load, partition_steps, zero_stage
+from megabert.engine.deepspeed_files import (
+    base_optimizer,
+    check_pickles,
+    load,
+    partition_steps,
+    slice_lengths,
+    zero_stage,
+)
 from megabert.log import UserError
 from megabert.model.split import merge, split_dim
 
@@ -244,7 +251,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
 
     step = _one_step(partition_steps(folder), folder)
     arguments = SimpleNamespace(
-        input_folder=str(folder),
+        input_folder=str(_with_moments(folder, output / "moments")),
         output_folder=str(output / "universal"),
         num_extract_workers=workers,
         num_merge_workers=workers,
@@ -266,8 +273,33 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         raise UserError(f"{folder} cannot be merged: {_explain(error)}") from error
     (output / "universal" / "zero").rename(output / "zero")
     shutil.rmtree(output / "universal")
+    shutil.rmtree(output / "moments", ignore_errors=True)
     (output / "latest_universal").unlink()
     (output / "step").write_text(f"{step}\n", encoding="utf-8")
+
+
+def _with_moments(folder: Path, copy: Path) -> Path:
+    """``folder``, or where it was saved before any update, a copy with moments of zero.
+
+    DeepSpeed's converter takes no optimizer without state.
+    """
+    paths = sorted(folder.glob("*_optim_states.pt"))
+    if any(base_optimizer(load(path))["state"] for path in paths):
+        return folder
+    copy.mkdir()
+    for path in folder.glob("*.pt"):
+        if path not in paths:
+            (copy / path.name).symlink_to(path.resolve())
+    for path in paths:
+        content = load(path)
+        base_optimizer(content)["state"].update(
+            {
+                number: {"step": 0, "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+                for number, size in enumerate(slice_lengths(content))
+            }
+        )
+        torch.save(content, copy / path.name)
+    return copy
 
 
 def _explain(error: Exception) -> str:
