@@ -17,3 +17,5 @@ fi
 echo "## Loader";  python benchmarks/loader.py "$SHARDS"
 echo "## Encoder beside transformers"; python benchmarks/step.py --model bert-mini
 echo "## Topologies"; python benchmarks/topologies.py --data "$SHARDS" --output "$work/topologies" --model bert-tiny
+echo "## LAMB against float64"; python benchmarks/lamb_matrix.py --max-ranks 2 --steps 5 2>"$work/lamb_matrix.log"
+echo "## One step of LAMB beside others"; python benchmarks/lamb.py --models bert-mini
