@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ from megabert.optim.param_groups import parameter_groups
 from megabert.optim.segments import SegmentTable, cut
 
 LR, EPS, DECAY, BETAS = 1e-4, 1e-6, 0.01, (0.9, 0.999)
-FLOOR_BYTES = 28
 
 
 @dataclass
@@ -51,51 +51,95 @@ class Contender:
     bytes: int
 
 
-def bert_groups(model: str, device: torch.device) -> list[dict[str, Any]]:
+@dataclass
+class Memory:
+    """One parameter group's weights, gradients and moments, flat [n] each, and the tensors in them.
+
+    All contenders work on the same memory, so that BERT-large fits a small machine.
+    """
+
+    names: list[str]
+    shapes: list[torch.Size]
+    weight_decay: float
+    adapt: bool
+    flats: dict[str, Tensor]
+
+    @property
+    def numels(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    def flat(self) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """The group as one slice, and its moments."""
+        moments = {key: self.flats[key] for key in ("exp_avg", "exp_avg_sq")}
+        return [self._parameter(self.flats["weight"], self.flats["grad"])], [moments]
+
+    def tensors(self) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """The group tensor by tensor, and the moments of each."""
+        views = {
+            key: [v.view(s) for v, s in zip(flat.split(self.numels), self.shapes)]
+            for key, flat in self.flats.items()
+        }
+        parameters = [self._parameter(p, g) for p, g in zip(views["weight"], views["grad"])]
+        moments = zip(views["exp_avg"], views["exp_avg_sq"])
+        return parameters, [{"exp_avg": m, "exp_avg_sq": v} for m, v in moments]
+
+    @staticmethod
+    def _parameter(weight: Tensor, grad: Tensor) -> Tensor:
+        parameter = weight.detach()
+        parameter.grad = grad
+        return parameter
+
+
+def bert_memory(model: str, device: torch.device) -> list[Memory]:
     """The model's parameter groups with weights and gradients of usual sizes, on ``device``."""
     with torch.device("meta"):
         whole = BertForPreTraining(model_config(model))
-    groups = parameter_groups(whole, DECAY)
-    generator = torch.Generator(device).manual_seed(0)
-    for group in groups:
-        made = []
-        for parameter in group["params"]:
-            weight = torch.randn(parameter.shape, generator=generator, device=device) * 0.02
-            weight.grad = torch.randn(parameter.shape, generator=generator, device=device) * 1e-4
-            made.append(weight)
-        group["params"] = made
-    return groups
+    memory = []
+    for group in parameter_groups(whole, DECAY):
+        shapes = [parameter.shape for parameter in group["params"]]
+        total = sum(shape.numel() for shape in shapes)
+        flats = {
+            "weight": torch.randn(total, device=device).mul_(0.02),
+            "grad": torch.randn(total, device=device).mul_(1e-4),
+            "exp_avg": torch.zeros(total, device=device),
+            "exp_avg_sq": torch.zeros(total, device=device),
+        }
+        memory.append(Memory(group["names"], shapes, group["weight_decay"], group["adapt"], flats))
+    return memory
 
 
-def flat_groups(groups: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], SegmentTable]:
-    """The same as one slice a group, with its segments."""
-    table, flats = [], []
-    for group in groups:
-        tensors = group["params"]
-        numels = [tensor.numel() for tensor in tensors]
+def optimizer_over(
+    memory: list[Memory], make: Callable[[list[dict[str, Any]]], Any], *, flat: bool, step: Any
+) -> Any:
+    """``make`` of the groups, with the shared moments and a step count of 1 in its state."""
+    groups, states = [], []
+    for part in memory:
+        parameters, moments = part.flat() if flat else part.tensors()
+        groups.append(
+            {"params": parameters, "weight_decay": part.weight_decay, "adapt": part.adapt}
+        )
+        states += list(zip(parameters, moments))
+    optimizer = make(groups)
+    for parameter, moments in states:
+        optimizer.state[parameter] = {"step": step(), **moments}
+    return optimizer
+
+
+def segments_of(memory: list[Memory], optimizer: Lamb) -> SegmentTable:
+    """What lies in the optimizer's slices."""
+    table = []
+    for part, group in zip(memory, optimizer.param_groups):
+        numels = part.numels
         starts = [sum(numels[:number]) for number in range(len(numels))]
-        flat = torch.cat([tensor.view(-1) for tensor in tensors])
-        flat.grad = torch.cat([tensor.grad.view(-1) for tensor in tensors])
         none = [False] * len(numels)
-        table.append((flat, cut(group["names"], starts, numels, none, 0, flat.numel())))
-        flats.append({**group, "params": [flat]})
-    return flats, SegmentTable(table, None)
+        whole = sum(numels)
+        table.append((group["params"][0], cut(part.names, starts, numels, none, 0, whole)))
+    return SegmentTable(table, None)
 
 
-def copies(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Groups with tensors of their own."""
-    new = []
-    for group in groups:
-        tensors = [tensor.detach().clone() for tensor in group["params"]]
-        for tensor, old in zip(tensors, group["params"]):
-            tensor.grad = old.grad.clone()
-        new.append({**group, "params": tensors})
-    return new
-
-
-def only_torchs(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    keys = ("params", "weight_decay")
-    return [{key: group[key] for key in keys} for group in copies(groups)]
+def without_adapt(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups as other optimizers know them."""
+    return [{key: group[key] for key in ("params", "weight_decay")} for group in groups]
 
 
 class PlainLamb(torch.optim.Optimizer):
@@ -106,10 +150,8 @@ class PlainLamb(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]
-                if not state:
-                    state.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
-                state["t"] += 1
-                m, v, t = state["m"], state["v"], state["t"]
+                state["step"] += 1
+                m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
                 m.mul_(BETAS[0]).add_(p.grad, alpha=1 - BETAS[0])
                 v.mul_(BETAS[1]).addcmul_(p.grad, p.grad, value=1 - BETAS[1])
                 u = (m / (1 - BETAS[0] ** t)) / ((v / (1 - BETAS[1] ** t)).sqrt().add_(EPS))
@@ -121,9 +163,15 @@ class PlainLamb(torch.optim.Optimizer):
                 p.add_(u, alpha=-LR * ratio)
 
 
-def contenders(groups: list[dict[str, Any]], device: torch.device) -> list[Contender]:
+def contenders(memory: list[Memory], device: torch.device) -> list[Contender]:
     """Everything that runs here; the rest is told why it does not."""
     found = []
+
+    def add(name: str, make: Any, moved: int, *, flat: bool = False, step: Any = lambda: 1) -> Any:
+        optimizer = optimizer_over(memory, make, flat=flat, step=step)
+        found.append(Contender(name, optimizer.step, moved))
+        return optimizer
+
     for rule, moved in (("lamb", 40), ("lans", 48), ("adamw", 28)):
         for backend in ("torch", "triton"):
             try:
@@ -132,22 +180,26 @@ def contenders(groups: list[dict[str, Any]], device: torch.device) -> list[Conte
                 if rule == "lamb":
                     print(f"left out: megabert by {backend}: {error}")
                 continue
-            flats, table = flat_groups(groups)
-            ours = Lamb(flats, lr=LR, eps=EPS, rule=rule, backend=chosen, overwrite_gradients=True)  # type: ignore[arg-type]
-            ours.attach(table)
-            found.append(Contender(f"megabert {rule}, flat, {backend}", ours.step, moved))
+            make = partial(Lamb, lr=LR, eps=EPS, rule=rule, backend=chosen)
+            name = f"megabert {rule}, {{}}, {backend}"
+            ours = add(
+                name.format("flat"), partial(make, overwrite_gradients=True), moved, flat=True
+            )
+            ours.attach(segments_of(memory, ours))
             if rule == "lamb":
-                whole = Lamb(copies(groups), lr=LR, eps=EPS, backend=chosen)
-                name = f"megabert lamb, tensors, {backend}"
-                found.append(Contender(name, whole.step, moved))
+                add(name.format("tensors"), make, moved)
     for kind in ("foreach", "fused"):
-        peer = torch.optim.AdamW(only_torchs(groups), lr=LR, eps=EPS, betas=BETAS, **{kind: True})
-        found.append(Contender(f"torch AdamW, tensors, {kind}", peer.step, 28))
-    plain = PlainLamb(only_torchs(groups), {"lr": LR})
-    found.append(Contender("plain LAMB, a loop over tensors", plain.step, 40))
-    for name, make in (("DeepSpeed FusedLamb", deepspeed_lamb), ("apex FusedLAMB", nvidia_lamb)):
+        options = {"lr": LR, "eps": EPS, "betas": BETAS, kind: True}
+        add(
+            f"torch AdamW, tensors, {kind}",
+            lambda groups, options=options: torch.optim.AdamW(without_adapt(groups), **options),
+            28,
+            step=lambda: torch.ones((), device=device),
+        )
+    add("plain LAMB, a loop over tensors", lambda g: PlainLamb(without_adapt(g), {"lr": LR}), 40)
+    for name, peer in (("DeepSpeed FusedLamb", deepspeed_lamb), ("apex FusedLAMB", nvidia_lamb)):
         try:
-            found.append(Contender(f"{name}, tensors", make(copies(groups)).step, 40))
+            add(f"{name}, tensors", peer, 40)
         except Exception as error:  # a peer's build can fail in any way
             print(f"left out: {name}: {' '.join(str(error).split())[:160]}")
     return found
@@ -158,9 +210,7 @@ def deepspeed_lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
     if groups[0]["params"][0].device.type != "cuda":
         raise RuntimeError("its kernel is CUDA only")
-    keys = ("params", "weight_decay")
-    slim = [{key: group[key] for key in keys} for group in groups]
-    return FusedLamb(slim, lr=LR, eps=EPS, betas=BETAS)
+    return FusedLamb(without_adapt(groups), lr=LR, eps=EPS, betas=BETAS)
 
 
 def nvidia_lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -181,18 +231,27 @@ def timed(step: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def floor_step(total: int, device: torch.device) -> Callable[[], Tensor]:
-    """A copy that reads and writes 28 bytes a parameter in all."""
-    numel = total * FLOOR_BYTES // 8
-    source, target = torch.randn(numel, device=device), torch.empty(numel, device=device)
-    return lambda: target.copy_(source)
+def floor_step(memory: list[Memory]) -> Callable[[], None]:
+    """Copies that read and write 28 bytes a parameter in all (four of 8 bytes, the last one half)."""
+    pairs = []
+    for part in memory:
+        target, source = part.flats["exp_avg"], part.flats["exp_avg_sq"]
+        pairs += [(target, source)] * 3
+        half = target.numel() // 2
+        pairs.append((target[:half], source[:half]))
+
+    def copy() -> None:
+        for target, source in pairs:
+            target.copy_(source)
+
+    return copy
 
 
 def measure(model: str, rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    groups = bert_groups(model, device)
-    total = sum(tensor.numel() for group in groups for tensor in group["params"])
-    field = contenders(groups, device)
-    field.append(Contender("floor: a copy of 28 bytes a parameter", floor_step(total, device), 28))
+    memory = bert_memory(model, device)
+    total = sum(sum(part.numels) for part in memory)
+    field = contenders(memory, device)
+    field.append(Contender("floor: copies of 28 bytes a parameter", floor_step(memory), 28))
     times: dict[str, list[float]] = {one.name: [] for one in field}
     for _ in range(2):
         for one in field:

@@ -4,8 +4,9 @@
 
 A run of two ranks (ZeRO 1, dropout on, a checkpoint every 5 of 200 updates) is killed with SIGKILL,
 both ranks at once, at random moments spread over the run, half of them meant to fall into a save;
-then it is started again with --resume auto. After every kill its newest whole checkpoint must hold, bit for bit, what the
-undisturbed run wrote at that step, and so must the last one: weights, moments, schedule, counters.
+then it is started again with --resume auto. After every kill its newest whole checkpoint must hold,
+bit for bit, what the undisturbed run wrote at that step, and so must the last one: weights, moments,
+schedule, counters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What passes from layout to layout: every weight and moment unchanged, counters, batch, loss scale."""
+"""What passes from layout to layout: weights and moments unchanged, counters, batch, loss scale."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_state_passes_unchanged(
     shards: Path,
     tmp_path: Path,
 ) -> None:
-    """Every fp32 weight and moment bit for bit, and all counters; resumed, and handed to phase 2."""
+    """Every fp32 weight and moment bit for bit, and all counters; resumed, and into phase 2."""
     run, expected = source(name)
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -50,7 +50,7 @@ def make_shards(folder: Path, *, sha256: str = "ab" * 32, seed: int = 0) -> Path
 
 @functools.cache
 def import_once() -> None:
-    """Import here what every rank of every run would import for itself (5 s); forked ranks inherit it."""
+    """Import here what every rank would import for itself (5 s a run); forked ranks inherit it."""
     before = os.environ.get("DS_ACCELERATOR")
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401

@@ -5,10 +5,10 @@
     RUN/checkpoints/latest             name of the newest whole checkpoint
 
 A checkpoint is written under ``<tag>.partial``. Each rank's failures (a full disk) are collected
-instead of raised inside DeepSpeed's own barriers, all ranks then agree, and only if every file is on
-disk does rank 0 write the record, rename the folder and move ``latest``. Files, names and folders
-are synced in this order, so a run killed at any moment, or a power cut, leaves the checkpoint before
-it in force.
+instead of raised inside DeepSpeed's own barriers, all ranks then agree, and only if every file is
+on disk does rank 0 write the record, rename the folder and move ``latest``. Files, names and
+folders are synced in this order, so a run killed at any moment, or a power cut, leaves the
+checkpoint before it in force.
 
 DeepSpeed's files are pickles: load only checkpoints that you trust.
 """
@@ -133,7 +133,7 @@ def _write_files(
     record: dict[str, Any],
     universal_info: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
-    """Have DeepSpeed write every rank's files; size and sum of each, and what failed on any rank."""
+    """Have DeepSpeed write all ranks' files; size and sum of each, and what failed on any rank."""
     writer = _RecordingEngine()
     previous, engine.deepspeed.checkpoint_engine = engine.deepspeed.checkpoint_engine, writer
     try:
@@ -154,7 +154,7 @@ def _write_files(
 
 
 def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
-    """Make a written folder a checkpoint: record, rename, ``latest``, each on disk before the next."""
+    """Make a folder a checkpoint: record, rename, ``latest``, each on disk before the next."""
     write_record(partial, record)
     for later in tagged_folders(final.parent):
         if step_of_tag(later.name) > step_of_tag(final.name):
@@ -181,7 +181,7 @@ def check_space(folder: Path, wanted: float, what: str) -> None:
 
 
 def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
-    """Warn at the start of a run whose checkpoints will not all find room (``keep_last`` and one)."""
+    """Warn at a run's start if its checkpoints (``keep_last`` and one) will not find room."""
     base = run / RUN_CHECKPOINTS
     more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
     check_space(base, more * state_bytes(engine), f"this run, with {more} more checkpoints,")
@@ -206,8 +206,8 @@ def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
 def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
     """The checkpoint to go on from (all ranks call, all get the same one).
 
-    ``wanted``: "auto" takes the newest undamaged one and says which it passed over (None if there is
-    none yet); a tag takes exactly that one.
+    ``wanted``: "auto" takes the newest undamaged one and says which it passed over (None if there
+    is none yet); a tag takes exactly that one.
 
     Raises:
         UserError: a checkpoint asked for by tag is missing or damaged; or all that there are.
@@ -226,8 +226,8 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
             get_logger().warning("%s is damaged and passed over: %s", name, fault)
     if first_fault is not None:
         raise UserError(
-            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); put back what is "
-            "missing, or remove that folder to begin again at step 0"
+            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); put back what "
+            "is missing, or remove that folder to begin again at step 0"
         )
     return None
 
@@ -255,7 +255,7 @@ def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
 def newest_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
 
-    A ``latest`` that is missing or names no whole checkpoint is passed over for the newest whole one.
+    A ``latest`` that is missing, or names no whole one, is passed over for the newest whole one.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""The record of a checkpoint, ``megabert.json``: written last, read first, believed only if sums agree.
+"""A checkpoint's record, ``megabert.json``: written last, read first, believed if its sums agree.
 
     {"version": 2, "step": 500, "consumed_samples": ..., "model": {...}, ...,
      "files": {"mp_rank_00_model_states.pt": {"bytes": ..., "sha256": ...}, ...},
@@ -77,7 +77,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file durably and at once (temporary file, fsync, rename, fsync of the folder)."""
+    """Write a small file durably and at once (temporary file, fsync, rename, fsync of folder)."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` (plain values, ``files`` among them) into ``folder`` with a sum over itself."""
+    """Write ``record`` (plain values, ``files`` among them) into ``folder``, with its own sum."""
     content = plain({**record, "version": RECORD_VERSION})
     write_json(folder / CHECKPOINT_RECORD, {**content, _RECORD_SUM: _record_sum(content)})
 
@@ -167,7 +167,7 @@ def tagged_folders(base: Path) -> list[Path]:
 
 
 def whole_checkpoints(base: Path) -> list[Checkpoint]:
-    """Checkpoints whose record is there and sound, the newest first; others are left out silently."""
+    """Checkpoints whose record is there and sound, the newest first; nothing is said of others."""
     found = []
     for folder in tagged_folders(base):
         try:

@@ -139,8 +139,8 @@ def resolve_batch(
 ) -> Batch:
     """Derive what is not given; check that the factors multiply out.
 
-    ``kept``: global batch of the checkpoint that a run goes on from. It stays the same on any number
-    of ranks, so a given micro batch and accumulation give way to it where they do not fit.
+    ``kept``: global batch of the checkpoint that a run goes on from. It stays the same on any
+    number of ranks, so a given micro batch and accumulation give way to it where they do not fit.
 
     Raises:
         UserError: they don't; the line shows the arithmetic.
@@ -171,7 +171,7 @@ def resolve_batch(
 def _redivide(
     total: int, micro: int | None, accumulation: int | None, data_parallel: int, micro_limit: int
 ) -> Batch:
-    """A resumed run's batch: the micro batch as given if it divides a rank's share, else smaller."""
+    """A resumed run's batch: the micro batch given if it divides a rank's share, else smaller."""
     share, rest = divmod(total, data_parallel)
     if rest:
         raise UserError(
@@ -184,7 +184,8 @@ def _redivide(
     given = (micro or batch.micro_size, accumulation or batch.accumulation)
     if given != (batch.micro_size, batch.accumulation):
         get_logger().info(
-            "global batch %d on %d data-parallel ranks: micro batch %d x accumulation %d (given: %d x %d)",
+            "global batch %d on %d data-parallel ranks: micro batch %d x accumulation %d "
+            "(given: %d x %d)",
             total,
             data_parallel,
             batch.micro_size,

@@ -83,7 +83,7 @@ def base_optimizer(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def slice_lengths(content: dict[str, Any]) -> list[int]:
-    """Lengths of the rank's flat moments by the same file, whose fp32 weights may lack the padding."""
+    """Lengths of the rank's flat moments, by the same file (its fp32 weights may lack padding)."""
     state = content["optimizer_state_dict"]
     flats = state.get("fp32_flat_groups") or state["single_partition_of_fp32_groups"]
     paddings = state.get("group_paddings") or [0] * len(flats)

@@ -21,10 +21,10 @@ _BYTES_OF_STATE = 12  # fp32 master weight and two moments
 class Layout:
     """What must be equal for DeepSpeed's files to fit.
 
-    ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of each
-    of a rank's flat slices, and a sum over the names of the tensors in it (stage 0: of all in one);
-    they tell parameter groups and stage 3's sub-groups apart. The last three are None in records of
-    version 1, and then not compared.
+    ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of
+    each of a rank's flat slices, and a sum over the names of the tensors in it (stage 0: of all in
+    one); they tell parameter groups and stage 3's sub-groups apart. The last three are None in
+    records of version 1, and then not compared.
     """
 
     world_size: int
@@ -122,7 +122,7 @@ def counters(engine: TrainingEngine) -> dict[str, Any]:
 def set_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
     """Have ``engine`` count and schedule on from a checkpoint's record.
 
-    A loss scale is taken over from fp16 to fp16 where it is dynamic; one that a user has fixed stays.
+    A loss scale passes from fp16 to fp16 where it is dynamic; one that a user has fixed stays.
     """
     step, skipped = int(record["step"]), int(record.get("skipped_steps", 0))
     inner = engine.deepspeed

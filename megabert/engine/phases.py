@@ -1,9 +1,10 @@
 """Where a run's first weights come from: an earlier run (phase change) or its own checkpoint.
 
     hand_over    weights and moments of another run; step and schedule stay at 0
-    resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed loads
-                 its files as they are, bit for bit; else (other ranks, ZeRO stage, precision...) the
-                 state goes through whole tensors, as in a phase change, and the counters follow
+    resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed
+                 loads its files as they are, bit for bit; else (other ranks, ZeRO stage,
+                 precision...) the state goes through whole tensors, as in a phase change, and the
+                 counters follow
 
 Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank takes its own parts.
 """
@@ -112,8 +113,8 @@ def _write_whole(
             merge_partitions(source.folder, merged)
         except OSError as error:
             raise UserError(
-                f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs about "
-                f"{2 * state_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
+                f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs "
+                f"about {2 * state_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
             ) from error
 
     try:

@@ -161,7 +161,7 @@ def write_settings(
 ) -> None:
     """Write ``config.yaml``, ``ds_config.json`` and a copy of the tokenizer (main rank only).
 
-    ``stop_after`` is left out: it ends a job, not the run, and the file serves to go on with the run.
+    ``stop_after`` is left out: it ends a job, and the file serves to go on with the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
     write_text(output / RUN_CONFIG, flags.to_yaml(lasting))
