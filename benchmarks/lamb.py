@@ -206,10 +206,10 @@ def contenders(memory: list[Memory], device: torch.device) -> list[Contender]:
 
 
 def deepspeed_lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    from deepspeed.ops.lamb import FusedLamb
-
     if groups[0]["params"][0].device.type != "cuda":
         raise RuntimeError("its kernel is CUDA only")
+    from deepspeed.ops.lamb import FusedLamb
+
     return FusedLamb(without_adapt(groups), lr=LR, eps=EPS, betas=BETAS)
 
 

@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--zero-stage", default="1", help="ZeRO stage [1]")
     parser.add_argument("--steps", default="300", help="updates of each run [300]")
     parser.add_argument("--lr", default="5e-3", help="peak learning rate [5e-3]")
+    parser.add_argument("--initializer-range", help="of the initial weights [the preset's]")
     parser.add_argument("--global-batch-size", default="32", help="sequences an update [32]")
     arguments = parser.parse_args()
     found = {}
@@ -101,6 +102,8 @@ def main() -> None:
             "--precision", "fp32", "--log-interval", "5", "--trust-ratio-interval", "50",
             "--save-interval", "0", "--eval-interval", "100", "--eval-samples", "512",
         ]  # fmt: skip
+        if arguments.initializer_range:
+            argv += ["--initializer-range", arguments.initializer_range]
         run_ranks(train, arguments.ranks, argv, aware, initialize=False, timeout=7200.0)
         found[name] = read(run)
     ratios = {name: lines[2] for name, lines in found.items()}
@@ -110,9 +113,12 @@ def main() -> None:
     )
     for ours, other in zip(ratios["ours"], ratios["unaware"]):
         values = sorted(ours["trust_ratio"].values())
-        theirs = ", ".join(f"{value:.3f}" for value in other["trust_ratio"].values())
+        (theirs,) = other["trust_ratio"].values()
         middle = values[len(values) // 2]
-        print(f"| {ours['step']} | {values[0]:.3f}, {middle:.3f}, {values[-1]:.3f} | {theirs} |")
+        print(
+            f"| {ours['step']} | {values[0]:.3f}, {middle:.3f}, {values[-1]:.3f} | {theirs:.3f} "
+            f"| {theirs / values[-1]:.2f} to {theirs / values[0]:.2f} |"
+        )
     print(
         "\n| update | MLM loss, ours | unaware | held out, ours | unaware |\n|---|---|---|---|---|"
     )
