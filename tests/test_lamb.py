@@ -163,6 +163,22 @@ def test_half_precision_has_masters(dtype: torch.dtype, rule: str) -> None:
         assert torch.equal(parameter, master.to(dtype))
 
 
+def test_a_group_of_several_precisions() -> None:
+    """Each tensor of a mixed group moves as it would alone."""
+    dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.bfloat16]
+    base = torch.randn(12, generator=torch.Generator().manual_seed(7))
+    alone, together = ([base.to(dtype, copy=True) for dtype in dtypes] for _ in range(2))
+    optimizers = [Lamb([p], lr=0.1) for p in alone] + [Lamb(together, lr=0.1)]
+    for _ in range(3):
+        for parameter in (*alone, *together):
+            parameter.grad = torch.linspace(-1, 1, 12).to(parameter.dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(alone, together):
+        torch.testing.assert_close(one, other)
+        assert not torch.equal(one, base.to(one.dtype))
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adamw_is_torchs(decay: float) -> None:
     ours, theirs = make_tensors(), make_tensors()

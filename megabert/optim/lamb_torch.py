@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,14 +48,22 @@ class _Block:
     half-precision copies that there are, each with its master; ``spare`` has no entries unless
     every piece has one."""
 
-    master: list[Tensor]
-    grad: list[Tensor]
-    exp_avg: list[Tensor]
-    exp_avg_sq: list[Tensor]
-    low: list[tuple[Tensor, Tensor]]
-    owners: list[tuple[int, int]]
-    steps: list[int]
-    spare: list[Tensor]
+    master: list[Tensor] = field(default_factory=list)
+    grad: list[Tensor] = field(default_factory=list)
+    exp_avg: list[Tensor] = field(default_factory=list)
+    exp_avg_sq: list[Tensor] = field(default_factory=list)
+    low: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    owners: list[tuple[int, int]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    spare: list[Tensor] = field(default_factory=list)
+    held: int = 0
+
+    def takes(self, tensor: Tensor, limit: int) -> bool:
+        """Whether another piece belongs into this block."""
+        if not self.master:
+            return True
+        alike = tensor.dtype == self.master[0].dtype and tensor.device == self.master[0].device
+        return alike and (tensor.device.type != "cpu" or self.held + tensor.numel() <= limit)
 
 
 class TorchBackend:
@@ -135,8 +143,7 @@ class TorchBackend:
     # ------------------------------------------------------------------ blocks
 
     def _blocks(self, work: Sequence[Work]) -> Iterator[_Block]:
-        block = _Block([], [], [], [], [], [], [], [])
-        held = 0
+        block = _Block()
         lent = all(item.spare is not None for item in work)
         for number, item in enumerate(work):
             cuts = self._cut(item.partition, item.master.device.type == "cpu")
@@ -148,10 +155,9 @@ class TorchBackend:
             low = [] if item.low is None else item.low.split(cuts.sizes)
             spare = item.spare.split(cuts.sizes) if lent and item.spare is not None else []
             for piece, segment in enumerate(cuts.segments):
-                size = parts[0][piece].numel()
-                if held and held + size > self.block and item.master.device.type == "cpu":
+                if not block.takes(parts[0][piece], self.block):
                     yield block
-                    block, held = _Block([], [], [], [], [], [], [], []), 0
+                    block = _Block()
                 block.master.append(parts[0][piece])
                 block.grad.append(parts[1][piece])
                 block.exp_avg.append(parts[2][piece])
@@ -162,14 +168,15 @@ class TorchBackend:
                     block.spare.append(spare[cuts.wanted[piece]])
                 block.owners.append((number, segment))
                 block.steps.append(item.step)
-                held += size
-        if held:
+                block.held += parts[0][piece].numel()
+        if block.master:
             yield block
 
     def _cut(self, partition: Partition, in_blocks: bool) -> _Pieces:
         """The partition's pieces; made once, since partitions do not change."""
-        if id(partition) in self._cuts:
-            return self._cuts[id(partition)][1]
+        found = self._cuts.get(id(partition))
+        if found is not None and found[0] is partition:
+            return found[1]
         sizes: list[int] = []
         wanted: list[int] = []
         segments: list[int] = []
@@ -239,11 +246,7 @@ def _spread(values: Sequence[Tensor], width: int, times: float = 1.0) -> list[li
 
 def _full(gradients: list[Tensor], like: list[Tensor]) -> list[Tensor]:
     """Gradients in the masters' precision."""
-    if gradients[0].dtype == like[0].dtype:
-        return gradients
-    full = [torch.empty_like(tensor) for tensor in like]
-    torch._foreach_copy_(full, gradients)
-    return full
+    return [gradient.to(master.dtype) for gradient, master in zip(gradients, like)]
 
 
 def _scaled(block: _Block, spread: list[list[list]] | None) -> list[Tensor]:
