@@ -2,7 +2,7 @@
 """The same training twice: our LAMB, and one that does not know of ZeRO's slices.
 
     python benchmarks/unaware_lamb.py --data SHARDS --output DIR [--model bert-mini] [--ranks 2]
-        [--steps 300] [--zero-stage 1]
+        [--steps 300] [--zero-stage 1] [-- further flags of launch/pretrain.py]
 
 Both runs have the same data, weights, seed, rule and settings; the second one's optimizer gets no
 segment table, so that it does with a slice what every LAMB does with a tensor: one norm of it, one
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--zero-stage", default="1", help="ZeRO stage [1]")
     parser.add_argument("--steps", default="300", help="updates of each run [300]")
     parser.add_argument("--lr", default="5e-3", help="peak learning rate [5e-3]")
-    parser.add_argument("--initializer-range", help="of the initial weights [the preset's]")
+    parser.add_argument("more", nargs="*", help="further flags of launch/pretrain.py, after --")
     parser.add_argument("--global-batch-size", default="32", help="sequences an update [32]")
     arguments = parser.parse_args()
     found = {}
@@ -101,15 +101,15 @@ def main() -> None:
             "--global-batch-size", arguments.global_batch_size, "--warmup-fraction", "0.1",
             "--precision", "fp32", "--log-interval", "5", "--trust-ratio-interval", "50",
             "--save-interval", "0", "--eval-interval", "100", "--eval-samples", "512",
+            *arguments.more,
         ]  # fmt: skip
-        if arguments.initializer_range:
-            argv += ["--initializer-range", arguments.initializer_range]
         run_ranks(train, arguments.ranks, argv, aware, initialize=False, timeout=7200.0)
         found[name] = read(run)
     ratios = {name: lines[2] for name, lines in found.items()}
     print(f"ZeRO {arguments.zero_stage}, {arguments.ranks} ranks, {arguments.model}\n")
     print(
-        "| update | our ratios: smallest, median, largest | the unaware slice's (rank 0) |\n|---|---|---|"
+        "| update | our ratios: smallest, median, largest | the unaware slice's (rank 0) "
+        "| a tensor's step, times what it should be |\n|---|---|---|---|"
     )
     for ours, other in zip(ratios["ours"], ratios["unaware"]):
         values = sorted(ours["trust_ratio"].values())
