@@ -147,7 +147,7 @@ def test_each_sample_once_an_epoch_on_any_number_of_ranks(size, micro):
         for k in range(steps):
             numbers += range(share.first_sample(k), share.first_sample(k) + micro)
     assert sorted(numbers) == list(range(steps * size * micro))
-    _, samples = source.addresses(0, 3 * epoch)
+    _, samples = source.addresses(np.arange(3 * epoch))
     for e in range(3):
         assert sorted(samples[e * epoch : (e + 1) * epoch].tolist()) == list(range(epoch))
     taken = [

@@ -58,9 +58,8 @@ class SampleSource:
         """Samples in one epoch; each stands in each epoch exactly once."""
         return self._pairs.index.num_samples
 
-    def addresses(self, first: int, count: int) -> tuple[Ints, Ints]:
-        """Epoch and sample of the run's samples first .. first+count-1, both int64 [count]."""
-        numbers = np.arange(first, first + count, dtype=np.int64)
+    def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Epoch and sample of these samples of the run, [N] -> two int64 [N]."""
         epochs, places = np.divmod(numbers, self.samples_per_epoch)
         samples = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
@@ -70,10 +69,23 @@ class SampleSource:
 
     def pairs(self, first: int, count: int) -> list[Pair]:
         """The text of the run's samples first .. first+count-1, before masking."""
-        return self._pairs.make(*self.addresses(first, count))
+        return self._pairs.make(*self.addresses(_row(first, count)))
+
+    def lengths(self, numbers: Ints) -> Ints:
+        """Real tokens of these samples of the run, special tokens included: [N] -> int64 [N].
+
+        Reads no tokens: what `samples` would give as the sums of its attention mask.
+        """
+        special = self.settings.seq_length - self.settings.room
+        pairs = self._pairs.make(*self.addresses(numbers))
+        return np.array([len(p.a_ids) + len(p.b_ids) + special for p in pairs], dtype=np.int64)
 
     def batch(self, first: int, count: int) -> Arrays:
-        """The run's samples first .. first+count-1.
+        """The run's samples first .. first+count-1; as `samples`."""
+        return self.samples(_row(first, count))
+
+    def samples(self, numbers: Ints) -> Arrays:
+        """These samples of the run, int64 [B], in this order.
 
         Returns:
             input_ids, token_type_ids, attention_mask int64 [B, S] (mask: 1 = real, 0 = padding);
@@ -83,9 +95,9 @@ class SampleSource:
         Raises:
             UserError: the corpus holds an id outside its vocabulary, or is damaged.
         """
-        epochs, samples = self.addresses(first, count)
+        epochs, samples = self.addresses(numbers)
         pairs = self._pairs.make(epochs, samples)
-        shape = (count, self.settings.seq_length)
+        shape = (len(numbers), self.settings.seq_length)
         input_ids = np.full(shape, self._special.pad, dtype=np.int64)
         token_types = np.zeros(shape, dtype=np.int64)
         attention = np.zeros(shape, dtype=np.int64)
@@ -137,3 +149,7 @@ class SampleSource:
             f"vocabulary of {self._vocab_size}: the shards are damaged or were made with another "
             "tokenizer; make them again"
         )
+
+
+def _row(first: int, count: int) -> Ints:
+    return np.arange(first, first + count, dtype=np.int64)
