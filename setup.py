@@ -18,14 +18,22 @@ requires = [
     "sentencepiece>=0.2.3",
     "sentencex>=1.0.20",
     "mwparserfromhell>=0.6.6",
+    "jieba>=0.42.1",
+    "pyarrow>=17.0",
+    "google-crc32c>=1.5",
     "safetensors>=0.4.5",
     "transformers>=5.0",
     "pydantic>=2.7",
     "PyYAML>=6.0",
     "tensorboard>=2.16",
 ]
+# mpich's mpirun starts more ranks than cores, and as root, without being asked to
+mpi = ["mpi4py>=4.0", "mpich>=4.2"]
+plots = ["matplotlib>=3.8"]
 extras = {
     "test": [
+        *mpi,
+        *plots,
         "pytest>=8",
         "hypothesis>=6.100",
         "pytest-xdist>=3.6",
@@ -33,8 +41,8 @@ extras = {
         # a CUDA torch brings its own; beside a CPU torch it runs the kernels in its interpreter
         "triton>=3.5; sys_platform == 'linux'",
     ],
-    "plots": ["matplotlib>=3.8"],
-    "mpi": ["mpi4py>=4.0", "openmpi>=5.0"],
+    "plots": plots,
+    "mpi": mpi,
     "dev": ["ruff>=0.14", "mypy>=1.18", "types-PyYAML"],
 }
 
