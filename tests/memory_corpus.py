@@ -6,6 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from megabert.data.pairs import CorpusLike, PairPlan
+from megabert.data.spans import SentenceStarts, Spans
+
 
 @dataclasses.dataclass(frozen=True)
 class Special:
@@ -59,16 +62,31 @@ class MemoryCorpus:
             self.words[self.base[document] + starts[:-1][starts[:-1] < starts[-1]]] = True
         self.manifest = Manifest(TokenizerInfo(vocab))
 
-    def sentence_starts(self, document: int) -> np.ndarray:
-        return self.starts[document]
+    @property
+    def document_ends(self) -> np.ndarray:
+        return np.cumsum(self.document_lengths)
 
-    def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        assert 0 <= start <= stop <= self.document_lengths[document]
-        return self.all[self.base[document] + start : self.base[document] + stop]
+    def sentences(self, documents: np.ndarray) -> SentenceStarts:
+        parts = [self.starts[d] for d in documents.tolist()]
+        counts = np.array([len(p) for p in parts], dtype=np.int64)
+        return SentenceStarts(np.concatenate([np.zeros(0, np.int64), *parts]), counts)
 
-    def word_starts(self, document: int, start: int, stop: int) -> np.ndarray:
-        assert 0 <= start <= stop <= self.document_lengths[document]
-        return self.words[self.base[document] + start : self.base[document] + stop]
+    def read_tokens(self, spans: Spans) -> np.ndarray:
+        return self._read(self.all, spans)
+
+    def read_word_starts(self, spans: Spans) -> np.ndarray:
+        return self._read(self.words, spans)
+
+    def _read(self, values: np.ndarray, spans: Spans) -> np.ndarray:
+        assert (spans.starts >= 0).all()
+        assert (spans.starts <= spans.stops).all()
+        assert (spans.stops <= self.document_lengths[spans.documents]).all()
+        bases = np.array(self.base)[spans.documents]
+        parts = [
+            values[base + start : base + stop]
+            for base, start, stop in zip(bases, spans.starts, spans.stops)
+        ]
+        return np.concatenate([values[:0], *parts])
 
     def shard_of(self, document: int) -> tuple[str, int]:
         return ("memory.h5", document)
@@ -87,3 +105,34 @@ def wiki_like(documents: int, seed: int = 0, ids: str = "random") -> MemoryCorpu
         ids,
         seed,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The text of one sample, without special tokens; `b_place` is None where there is no B."""
+
+    a_ids: np.ndarray
+    b_ids: np.ndarray
+    a_words: np.ndarray
+    b_words: np.ndarray
+    label: int
+    a_place: tuple[int, int]
+    b_place: tuple[int, int] | None
+
+
+def pairs_of(corpus: CorpusLike, plan: PairPlan) -> list[Pair]:
+    """What a plan says, sample by sample."""
+    pairs = []
+    for row in range(len(plan.labels)):
+        a, b = (spans.take(np.array([row])) for spans in (plan.first, plan.second))
+        places = [(int(s.documents[0]), int(s.starts[0])) for s in (a, b)]
+        pairs.append(
+            Pair(
+                *(corpus.read_tokens(s).astype(np.int64) for s in (a, b)),
+                *(corpus.read_word_starts(s) for s in (a, b)),
+                label=int(plan.labels[row]),
+                a_place=places[0],
+                b_place=places[1] if len(b) and b.lengths[0] else None,
+            )
+        )
+    return pairs

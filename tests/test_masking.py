@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.masking import Masker, MaskSettings, default_max_predictions
+from megabert.data.word_spans import take_spans, take_words
 from megabert.log import UserError
 
 MASK, VOCAB, SPECIAL = 4, 200, (0, 1, 2, 3, 4)
@@ -91,6 +92,25 @@ def test_only_text_is_masked_and_as_much_as_asked(lengths, masking, fraction, li
             if cut:  # only where no word fitted into the budget
                 assert len(cut) == 1
                 assert len(places) == budget < len(cut[0])
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), min_size=1, max_size=5),
+    budget=st.integers(1, 30),
+)
+@settings(max_examples=100, deadline=None)
+def test_words_taken_together_are_those_taken_one_by_one(sizes, budget):
+    depth = max(len(row) for row in sizes)
+    counts = np.array([len(row) for row in sizes])
+    stops = np.cumsum([row + [0] * (depth - len(row)) for row in sizes]).reshape(-1, depth)
+    first = np.concatenate(([0], stops.ravel()[:-1])).reshape(-1, depth)
+    spans = np.stack((first, stops), axis=2)
+    budgets = np.full(len(sizes), budget)
+    together, one_by_one = (bytearray(int(stops.max()) + 1) for _ in range(2))
+    left = take_words(spans, counts, budgets, together)
+    assert left.tolist() == take_spans(spans, counts, budgets, one_by_one).tolist()
+    assert together == one_by_one
+    assert sum(together) == budgets.sum() - left.sum()
 
 
 @pytest.mark.parametrize("masking", ["token", "whole-word", "ngram"])

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.counter_rng import CounterRng, Purpose, below, philox
-from megabert.data.pairs import Pair, PairMaker, SampleIndex, SampleSettings
+from megabert.data.pairs import PairMaker, PairPlan, SampleIndex, SampleSettings
 from megabert.data.sample_index import Cells, permute
+from megabert.data.spans import SentenceStarts
 from megabert.log import UserError
-from tests.memory_corpus import MemoryCorpus, wiki_like
+from tests.memory_corpus import MemoryCorpus, Pair, pairs_of, wiki_like
 
 TASKS = ("nsp", "sop", "none")
 
@@ -23,9 +24,13 @@ def integers(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
 
 
-def all_pairs(maker: PairMaker, epoch: int = 0) -> list[Pair]:
+def whole_plan(maker: PairMaker, epoch: int = 0) -> PairPlan:
     samples = np.arange(maker.index.num_samples)
-    return maker.make(np.full_like(samples, epoch), samples)
+    return maker.plan(np.full_like(samples, epoch), samples)
+
+
+def all_pairs(maker: PairMaker, epoch: int = 0) -> list[Pair]:
+    return pairs_of(maker.corpus, whole_plan(maker, epoch))
 
 
 # ---- random numbers
@@ -83,7 +88,7 @@ def test_an_order_holds_every_sample_once(size, key):
 
 
 def test_order_is_place_by_place_and_new_each_epoch():
-    index = SampleIndex(np.full(1000, 100), SampleSettings(128))
+    index = SampleIndex(np.arange(100, 100_001, 100), SampleSettings(128))
     places = np.arange(1000)
     first, second = index.order(0, places), index.order(1, places)
     assert (index.order(0, integers(17, 3)) == first[[17, 3]]).all()
@@ -94,7 +99,7 @@ def test_order_is_place_by_place_and_new_each_epoch():
 
 @pytest.mark.parametrize("size", [3, 10, 97])
 def test_each_sample_is_as_likely_at_each_place(size):
-    trials = 3000
+    trials = 1000
     seen = np.zeros((size, size))
     for key in range(trials):
         seen[np.arange(size), permute(np.arange(size), size, [key])] += 1
@@ -129,19 +134,22 @@ sentence_lists = st.lists(st.integers(1, 90), min_size=1, max_size=60)
 def test_cells_cover_a_document_exactly(sentences, seq_length, task, epoch, seed):
     corpus = MemoryCorpus([sentences])
     chosen = SampleSettings(seq_length, task, seed=seed)
-    index = SampleIndex(corpus.document_lengths, chosen)
-    length, starts = sum(sentences), corpus.sentence_starts(0)
+    index = SampleIndex(corpus.document_ends, chosen)
+    length, starts = sum(sentences), corpus.starts[0]
     if index.num_samples == 0:
         assert length < chosen.smallest
         return
-    (cells,) = index.cells(integers(epoch), integers(0))
-    assert cells.count == index.num_samples
-    sizes = [cells.cell_size(c) for c in range(cells.count)]
+    count = index.num_samples
+    rows = np.arange(count + 1)
+    cells = index.cells(np.full(count + 1, epoch), np.zeros_like(rows))
+    assert (cells.counts == count).all()
+    sizes = cells.cell_sizes(rows)[:count].tolist()
     assert sum(sizes) == length
     assert sum(size != chosen.room for size in sizes) <= 1
-    grid = [cells.boundary(c) for c in range(cells.count + 1)]
+    grid = cells.boundaries(rows).tolist()
     assert np.diff(grid).tolist() == sizes
-    moved = [cells.boundary_at_sentence(c, starts, chosen.smallest) for c in range(cells.count + 1)]
+    sentences = corpus.sentences(np.zeros_like(rows))
+    moved = cells.boundaries_at_sentences(rows, sentences, chosen.smallest).tolist()
     assert (moved[0], moved[-1]) == (0, length)
     assert all(b - a >= chosen.smallest for a, b in itertools.pairwise(moved))
     for plain, place in zip(grid, moved):
@@ -150,26 +158,30 @@ def test_cells_cover_a_document_exactly(sentences, seq_length, task, epoch, seed
 
 
 def test_boundaries_go_to_the_nearest_sentence_or_split_a_long_one():
-    cells = Cells(length=300, count=3, odd=1, size=100)
-    near = integers(0, 90, 105, 130, 300)
-    assert cells.boundary_at_sentence(1, near, 2) == 105
-    assert cells.boundary_at_sentence(2, near, 2) == 200
-    assert cells.boundary_at_sentence(1, integers(0, 60, 300), 2) == 100
-    assert cells.boundary_at_sentence(1, integers(0, 95, 105, 300), 2) == 95
+    documents = [
+        integers(0, 90, 105, 130, 300),
+        integers(0, 90, 105, 130, 300),
+        integers(0, 60, 300),
+        integers(0, 95, 105, 300),
+    ]
+    sentences = SentenceStarts(np.concatenate(documents), integers(5, 5, 3, 4))
+    cells = Cells(lengths=np.full(4, 300), counts=np.full(4, 3), odd=np.full(4, 1), size=100)
+    found = cells.boundaries_at_sentences(integers(1, 2, 1, 1), sentences, 2)
+    assert found.tolist() == [105, 200, 100, 95]
 
 
 def test_number_of_samples_depends_on_length_only_and_the_grid_moves():
     lengths = np.random.default_rng(0).integers(0, 3000, 500)
     chosen = SampleSettings(128)
-    index = SampleIndex(lengths, chosen)
-    assert index.num_samples == SampleIndex(lengths[::-1], chosen).num_samples
+    index = SampleIndex(np.cumsum(lengths), chosen)
+    assert index.num_samples == SampleIndex(np.cumsum(lengths[::-1]), chosen).num_samples
     documents, cells = index.locate(np.arange(index.num_samples))
     counts = np.bincount(documents, minlength=500)
     assert counts[lengths < 2].sum() == 0
     assert (counts[lengths >= 2] >= 1).all()
     assert (cells == np.concatenate([np.arange(c) for c in counts])).all()
     long = integers(int(lengths.argmax()))
-    odd = {index.cells(integers(epoch), long)[0].odd for epoch in range(60)}
+    odd = {int(index.cells(integers(epoch), long).odd[0]) for epoch in range(60)}
     assert len(odd) > 10
     with pytest.raises(IndexError):
         index.locate(integers(index.num_samples))
@@ -190,7 +202,7 @@ def test_number_of_samples_depends_on_length_only_and_the_grid_moves():
 def test_every_pair_is_whole_and_its_label_true(documents, seq_length, task, short, epoch, seed):
     corpus = MemoryCorpus(documents)
     chosen = SampleSettings(seq_length, task, short, seed)
-    if SampleIndex(corpus.document_lengths, chosen).num_samples == 0:
+    if SampleIndex(corpus.document_ends, chosen).num_samples == 0:
         return
     for pair in all_pairs(PairMaker(corpus, chosen), epoch):
         a, b = pair.a_ids, pair.b_ids
@@ -235,17 +247,14 @@ def test_length_does_not_tell_random_from_next():
     corpus = wiki_like(3000)
     for seq_length in (128, 512):
         maker = PairMaker(corpus, SampleSettings(seq_length, "nsp"))
-        pairs = all_pairs(maker)
-        labels = np.array([p.label for p in pairs])
-        for measured in (
-            np.array([len(p.a_ids) + len(p.b_ids) for p in pairs]),
-            np.array([len(p.b_ids) for p in pairs]),
-        ):
+        plan = whole_plan(maker)
+        labels = plan.labels
+        for measured in (plan.lengths, plan.second.lengths):
             # The best guess of the label from the length alone, by tenths of the range.
             best = 0
             for group in np.array_split(np.argsort(measured, kind="stable"), 10):
                 best += max(labels[group].sum(), (1 - labels[group]).sum())
-            assert best / len(pairs) < 0.56
+            assert best / len(labels) < 0.56
 
 
 def test_random_sentences_come_from_the_whole_corpus_by_length():
@@ -267,21 +276,13 @@ def test_one_sample_in_ten_is_short():
     corpus = MemoryCorpus([[10] * 1000, [10] * 1000], ids="place")
     for task in TASKS:
         full = SampleSettings(128, task).room
-        totals = np.array(
-            [
-                len(p.a_ids) + len(p.b_ids)
-                for p in all_pairs(PairMaker(corpus, SampleSettings(128, task, 0.0)))
-            ]
-        )
+        totals = whole_plan(PairMaker(corpus, SampleSettings(128, task, 0.0))).lengths
         assert (totals == full).mean() > 0.98
-        lengths = [
-            len(p.a_ids) + len(p.b_ids)
-            for epoch in range(20)
-            for p in all_pairs(PairMaker(corpus, SampleSettings(128, task)), epoch)
-        ]
+        maker = PairMaker(corpus, SampleSettings(128, task))
+        lengths = np.concatenate([whole_plan(maker, epoch).lengths for epoch in range(20)])
         # a short length within ten tokens of the room is filled by its last sentence
-        assert abs(np.mean(np.array(lengths) < full) - 0.1 * 115 / 125) < 0.02
-        short = np.array(lengths)[np.array(lengths) < full]
+        assert abs(np.mean(lengths < full) - 0.1 * 115 / 125) < 0.02
+        short = lengths[lengths < full]
         assert abs(short.mean() - 65) < 8
 
 
@@ -306,13 +307,12 @@ def test_a_sample_is_the_same_in_any_company_and_other_in_another_epoch():
     corpus = wiki_like(200)
     maker = PairMaker(corpus, SampleSettings(128, seed=3))
     pairs = all_pairs(maker, 2)
-    again = PairMaker(corpus, SampleSettings(128, seed=3), with_words=False)
+    again = PairMaker(corpus, SampleSettings(128, seed=3))
     for sample in (0, 17, len(pairs) - 1):
-        (alone,) = again.make(integers(2), integers(sample))
+        (alone,) = pairs_of(corpus, again.plan(integers(2), integers(sample)))
         assert (alone.a_ids == pairs[sample].a_ids).all()
         assert (alone.b_ids == pairs[sample].b_ids).all()
         assert alone.label == pairs[sample].label
-        assert len(alone.a_words) == 0
     other = all_pairs(maker, 3)
     changed = sum(
         p.a_place != q.a_place or len(p.a_ids) != len(q.a_ids)
@@ -331,8 +331,9 @@ def test_every_token_of_the_corpus_is_read_over_some_epochs():
         maker = PairMaker(corpus, SampleSettings(64, task))
         seen = set()
         for epoch in range(300):
-            for pair in all_pairs(maker, epoch):
-                seen |= set(pair.a_ids.tolist()) | set(pair.b_ids.tolist())
+            plan = whole_plan(maker, epoch)
+            for spans in (plan.first, plan.second):
+                seen |= set(corpus.read_tokens(spans).tolist())
         assert len(seen) == len(corpus.all)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import multiprocessing
+import os
 import pickle
 import random
+import resource
+import time
 from pathlib import Path
 
 import h5py
@@ -16,6 +21,9 @@ from hypothesis import strategies as st
 
 from megabert import naming
 from megabert.data import shard_layout as layout
+from megabert.data import shard_set
+from megabert.data.sample_index import SampleSettings
+from megabert.data.sample_source import SampleSource
 from megabert.data.schema import (
     Manifest,
     ShardError,
@@ -24,8 +32,10 @@ from megabert.data.schema import (
     load_manifest,
     save_manifest,
 )
+from megabert.data.shard_file import ShardFile
 from megabert.data.shard_writer import Document, ShardHeader, ShardWriter, as_piece, write_corpus
-from megabert.data.shards import Corpus, ShardReader
+from megabert.data.shards import Corpus
+from megabert.data.spans import Spans
 from megabert.data.verification import verify_folder
 from megabert.log import UserError
 
@@ -131,10 +141,13 @@ def test_any_documents_in_any_pieces(
         for first in range(0, len(documents), step):
             writer.append(as_piece(documents[first : first + step]))
         writer.finish()
-    reader = ShardReader(path)
-    reader.verify()
-    assert reader.tokens(0, len(whole.tokens)).tolist() == whole.tokens.tolist()
-    assert reader.word_starts(0, len(whole.tokens)).tolist() == whole.word_starts.tolist()
+    file = ShardFile(path)
+    file.verify()
+    assert file.array(layout.TOKENS, "<u2").tolist() == whole.tokens.tolist()
+    bits = np.unpackbits(file.array(layout.WORD_STARTS, "|u1"), bitorder="little")
+    assert bits[: len(whole.tokens)].tolist() == whole.word_starts.tolist()
+    ends = np.cumsum([sum(len(t) for t, _ in d.sentences) for d in documents])
+    assert file.document_ends().tolist() == ends.tolist()
     assert not list(path.parent.glob("*.tmp"))
 
 
@@ -145,6 +158,7 @@ def test_any_hdf5_program_can_read_it(corpus: tuple[Path, list[Document]]) -> No
             "tokens",
             "sentence_starts",
             "document_starts",
+            "document_token_starts",
             "word_starts",
             "document_ids",
             "block_crc32",
@@ -155,6 +169,7 @@ def test_any_hdf5_program_can_read_it(corpus: tuple[Path, list[Document]]) -> No
         bits = np.unpackbits(file["word_starts"][:], bitorder="little")
         assert bits[: len(words)].astype(bool).tolist() == words
         assert file["document_starts"][1] == len(documents[0].sentences)
+        assert file["document_token_starts"][1] == len(ids)
         assert file["document_ids"][0] == 1000
         assert all(dataset.chunks is None for dataset in file.values())
         assert file.attrs["split"] == "train"
@@ -233,7 +248,7 @@ def test_any_flipped_byte_is_found(corpus: tuple[Path, list[Document]], tmp_path
         content[position] ^= change
         (target / name).write_bytes(content)
         with pytest.raises(ShardError, match=name):
-            ShardReader(target / name).verify()
+            ShardFile(target / name).verify()
         with pytest.raises(ShardError, match=name):
             verify_folder(target)
 
@@ -276,7 +291,7 @@ def test_truncated_missing_and_foreign_files(
         with pytest.raises(ShardError, match="truncated"):
             Corpus.open(target, naming.TRAIN)
         with pytest.raises(ShardError, match=name):
-            ShardReader(target / name)
+            ShardFile(target / name)
     (target / name).unlink()
     with pytest.raises(ShardError, match="missing"):
         Corpus.open(target, naming.TRAIN)
@@ -289,7 +304,7 @@ def test_truncated_missing_and_foreign_files(
         verify_folder(target)
     (target / "other.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
     with pytest.raises(ShardError, match="not a shard"):
-        ShardReader(target / "other.h5")
+        ShardFile(target / "other.h5")
 
 
 def test_shards_of_another_set_are_refused(
@@ -354,3 +369,104 @@ def test_readers_take_no_lock(corpus: tuple[Path, list[Document]]) -> None:
     with (folder / "train-00000-of-00002.h5").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # HDF5's own locking would stop here
         assert Corpus.open(folder, naming.TRAIN).tokens(0).tolist() == joined(documents[0])[0]
+
+
+def test_more_shards_than_open_files(
+    corpus: tuple[Path, list[Document]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, documents = corpus
+    monkeypatch.setattr(shard_set, "_files_allowed", lambda wanted: 1)
+    found = Corpus.open(folder, naming.TRAIN)
+    rows = np.array([0, 50, 3, 64, 1, 50])
+    spans = Spans(rows, np.zeros_like(rows), found.document_lengths[rows])
+    ids, words = zip(*(joined(documents[row]) for row in rows))
+    for _ in range(2):
+        assert found.read_tokens(spans).tolist() == list(itertools.chain(*ids))
+        assert found.read_word_starts(spans).tolist() == list(itertools.chain(*words))
+        assert found.sentences(rows).lengths.tolist() == [len(content) for content in ids]
+    assert_holds(found, documents)
+    assert len(found._shards._opened) == 1
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    for limit, allowed, raised in (
+        ((20_000, 20_000), 1000, []),
+        ((1024, 4096), 1000, [(1256, 4096)]),
+        ((1024, resource.RLIM_INFINITY), 1000, [(1256, resource.RLIM_INFINITY)]),
+        ((512, 1024), 768, [(1024, 1024)]),
+        ((100, 100), 1, [(100, 100)]),
+    ):
+        limits.clear()
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: limit)
+        assert shard_set._files_allowed(1000) == allowed
+        assert limits == raised
+
+
+def test_a_shard_cut_short_replaced_or_gone_while_it_is_used(
+    corpus: tuple[Path, list[Document]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, documents = corpus
+    name = "train-00001-of-00002.h5"
+    good = (folder / name).read_bytes()
+    target = copy_with(folder, tmp_path / "used", name, good)
+    found = Corpus.open(target, naming.TRAIN)
+    for document in range(40, 65):
+        found.tokens(document)  # all blocks have been checked
+    os.truncate(target / name, layout.PREAMBLE_BYTES)
+    with pytest.raises(ShardError, match=f"{name}: truncated while it was in use"):
+        found.tokens(64)
+    (target / name).write_bytes(good)
+    assert found.tokens(64).tolist() == joined(documents[64])[0]
+
+    def fails(*_: int) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", fails)
+        with pytest.raises(ShardError, match=f"{name}: cannot be read: Stale file handle"):
+            found.tokens(64)
+    file = ShardFile(target / name)
+    file.close()
+    (target / "new").write_bytes(good)
+    (target / "new").rename(target / name)
+    for _ in range(2):
+        with pytest.raises(ShardError, match=f"{name}: was replaced"):
+            file.read(layout.PREAMBLE_BYTES, layout.PREAMBLE_BYTES + 1)
+
+
+def test_a_shard_of_equal_size_from_another_set_is_refused(tmp_path: Path) -> None:
+    documents = [make_document(n) for n in range(20)]
+    for seed in (1, 2):
+        write_corpus(tmp_path / str(seed), {naming.TRAIN: [documents]}, TOKENIZER, seed=seed)
+    name = "train-00000-of-00001.h5"
+    (tmp_path / "1" / name).write_bytes((tmp_path / "2" / name).read_bytes())
+    found = Corpus.open(tmp_path / "1", naming.TRAIN)
+    with pytest.raises(ShardError, match=r"seed is 2 here and 1 in the manifest"):
+        found.tokens(0)
+
+
+def test_folders_of_version_1_are_read(root: Path, tmp_path: Path) -> None:
+    folder = root / "tests" / "shards_version_1"
+    documents = [make_document(n, sentences=4) for n in range(5)]
+    assert_holds(Corpus.open(folder, naming.TRAIN), documents)
+    verify_folder(folder)
+    write_corpus(tmp_path, {naming.TRAIN: [documents[:3], documents[3:]]}, TOKENIZER, seed=3)
+    settings = SampleSettings(16, seed=4)
+    old, new = (
+        SampleSource(Corpus.open(place, naming.TRAIN), settings).batch(0, 50)
+        for place in (folder, tmp_path)
+    )
+    assert all((old[key] == new[key]).all() for key in old)
+
+
+@pytest.mark.parametrize("shards", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_thousand_shards_open_in_a_second(tmp_path: Path, shards: int) -> None:
+    write_corpus(tmp_path, {naming.TRAIN: [[make_document(1)]] * shards}, TOKENIZER)
+    started = time.process_time()
+    source = SampleSource(Corpus.open(tmp_path, naming.TRAIN), SampleSettings(128))
+    source.batch(10**8, 64)
+    assert time.process_time() - started < 1

@@ -15,22 +15,33 @@ Draws are addressed by (seed, epoch, sample, position), so masks are new in each
 for a sample in whatever batch or process it is made.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from megabert.data.counter_rng import CounterRng, Ints, Purpose, Words, below
+from megabert.data.spans import ranges
+from megabert.data.word_spans import (
+    Bools,
+    WordsInOrder,
+    lowest,
+    ranked,
+    take_spans,
+    take_words,
+)
 from megabert.log import UserError
 
 Masking = Literal["token", "whole-word", "ngram"]
-Bools = npt.NDArray[np.bool_]
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 NGRAM_CHANCES = (1.0, 1 / 2, 1 / 3)
+_SPARE_WORDS = 8
+"""Words looked at beyond as many as there are tokens to predict, before all of them are."""
 _WORD = 2**32
 _NGRAM_LIMITS = (np.cumsum(NGRAM_CHANCES) / sum(NGRAM_CHANCES) * _WORD).astype(np.uint64)
 
@@ -133,15 +144,12 @@ class Masker:
         scores = self._places.rows(epochs, samples, width)  # [B, S]
         if self.settings.by_word:
             assert word_starts is not None
-            lengths = np.ones(maskable.shape, np.int64)
-            if self.settings.masking == "ngram":
-                draws = self._kinds.words(epochs[:, None], samples[:, None], np.arange(width))[2]
-                lengths += np.searchsorted(_NGRAM_LIMITS[:-1], draws, side="right")
-            chosen = _choose_words(maskable, word_starts, budgets, scores, lengths)
+            words = WordsInOrder(maskable, word_starts, scores)
+            positions = self._choose_words(words, budgets, epochs, samples)
         else:
-            chosen = _choose_tokens(maskable, budgets, scores)
-        rows, columns = np.nonzero(chosen)
-        labels = input_ids[rows, columns]
+            positions = np.flatnonzero(_choose_tokens(maskable, budgets, scores))
+        labels = input_ids.reshape(-1)[positions]
+        rows, columns = np.divmod(positions, width)
         drawn = self._kinds.words(epochs[rows], samples[rows], columns)  # [4, M]
         replaced = np.where(drawn[0] < MASKED_SHARE * _WORD, self._mask_id, labels)
         swap = (drawn[0] >= MASKED_SHARE * _WORD) & (
@@ -149,77 +157,46 @@ class Masker:
         )
         replaced[swap] = self._ordinary[below(drawn[1][swap], len(self._ordinary))]
         input_ids[rows, columns] = replaced
-        return rows * width + columns, labels
+        return positions, labels
+
+    def _choose_words(
+        self, words: WordsInOrder, budgets: Ints, epochs: Ints, samples: Ints
+    ) -> Ints:
+        """Whole words of each row, in random order; see the module; rising positions int64 [M].
+
+        Only so many words of a row are looked at as its budget is likely to need, and more of them
+        for the rows where that was not enough.
+        """
+        taken = bytearray(len(budgets) * words.width + 1)  # one more: behind the last word
+        tokens = np.frombuffer(taken, np.uint8)
+        take = take_spans if self.settings.masking == "ngram" else take_words
+        rows = words.counts.nonzero()[0]
+        depth = int(budgets.max(initial=0)) + _SPARE_WORDS
+        while len(rows):
+            columns = words.first(rows, depth)  # [n, depth]
+            lengths = self._span_lengths(epochs[rows, None], samples[rows, None], columns)
+            spans = words.spans(rows, columns, lengths, int(lengths.max()))
+            left = take(spans, words.counts[rows], budgets[rows], taken)
+            unfinished = (left > 0) & (words.counts[rows] > depth)
+            nothing = (left == budgets[rows]) & ~unfinished  # no word fits: part of the first one
+            tokens[ranges(spans[nothing, 0, 0], left[nothing])] = 1
+            rows, depth = rows[unfinished], 4 * depth
+            tokens[:-1].reshape(-1, words.width)[rows] = 0
+        return tokens.nonzero()[0]
+
+    def _span_lengths(self, epochs: Ints, samples: Ints, columns: Ints) -> Ints:
+        """Words that the span of each word would take, [n, 1], [n, 1], [n, depth] -> [n, depth]."""
+        lengths = np.ones(columns.shape, np.int64)
+        if self.settings.masking == "ngram":
+            draws = self._kinds.words(epochs, samples, columns)[2]
+            lengths += np.searchsorted(_NGRAM_LIMITS[:-1], draws, side="right")
+        return lengths
 
 
 def _choose_tokens(maskable: Bools, budgets: Ints, scores: Words) -> Bools:
     """The `budgets[i]` maskable tokens of lowest score in each row; ties go to the earlier."""
-    ranked = np.where(maskable, scores, np.uint64(_WORD)).argsort(axis=1, kind="stable")
-    taken = np.arange(maskable.shape[1]) < np.minimum(budgets, maskable.sum(axis=1))[:, None]
-    chosen = np.zeros_like(maskable)
-    np.put_along_axis(chosen, ranked, taken, axis=1)
+    keys = ranked(maskable, scores)
+    last = np.minimum(budgets, np.maximum(maskable.sum(axis=1), 1)) - 1
+    limits = np.take_along_axis(lowest(keys, int(last.max(initial=0)) + 1), last[:, None], axis=1)
+    chosen: Bools = maskable & (keys <= limits)
     return chosen
-
-
-def _choose_words(
-    maskable: Bools, word_starts: Bools, budgets: Ints, scores: Words, lengths: Ints
-) -> Bools:
-    """Whole words of each row, in the order of their first tokens' scores; see the module.
-
-    `lengths` int64 [B, S] says at each word's first token how many words its span would take.
-    """
-    chosen = np.zeros_like(maskable)
-    for row in range(len(maskable)):
-        first, last, follows = _words(maskable[row], word_starts[row])
-        order = np.argsort(scores[row, first], kind="stable").tolist()
-        spans = lengths[row, first].tolist()
-        budget = int(budgets[row])
-        bounds = first.tolist(), last.tolist(), follows.tolist()
-        for start, stop in _take_spans(order, spans, *bounds, budget=budget):
-            chosen[row, start:stop] = True
-    return chosen
-
-
-def _words(maskable: Bools, word_starts: Bools) -> tuple[Ints, Ints, Bools]:
-    """First token, end, and whether the next word touches it, of each word in a sequence.
-
-    A word whose beginning was cut off counts as a word.
-    """
-    after_gap = np.concatenate(([True], ~maskable[:-1]))
-    first = np.flatnonzero(maskable & (word_starts | after_gap))
-    before_gap = np.concatenate((~maskable[1:], [True]))
-    next_starts = np.concatenate((word_starts[1:], [True]))
-    last = np.flatnonzero(maskable & (next_starts | before_gap)) + 1
-    follows = np.concatenate((last[:-1] == first[1:], [False])) if len(first) else np.zeros(0, bool)
-    return first, last, follows
-
-
-def _take_spans(
-    order: list[int],
-    spans: list[int],
-    first: list[int],
-    last: list[int],
-    follows: list[bool],
-    budget: int,
-) -> list[tuple[int, int]]:
-    """Spans of whole words, in the order drawn, as far as the budget goes; see the module."""
-    taken: list[tuple[int, int]] = []
-    used = [False] * len(first)
-    left = budget
-    for word in order:
-        if not left:
-            break
-        if used[word] or last[word] - first[word] > left:
-            continue
-        end = word
-        while end + 1 - word < spans[word] and follows[end] and not used[end + 1]:
-            if last[end + 1] - first[word] > left:
-                break
-            end += 1
-        used[word : end + 1] = [True] * (end + 1 - word)
-        taken.append((first[word], last[end]))
-        left -= last[end] - first[word]
-    if not taken and order:
-        start = first[order[0]]
-        taken.append((start, start + budget))
-    return taken

@@ -12,18 +12,27 @@ value falls outside the samples ("cycle walking", Black and Rogaway 2002). Nothi
 sample 10**9 costs the same as the first.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
 import math
 from typing import Literal, get_args
 
 import numpy as np
 
 from megabert.data.counter_rng import CounterRng, Ints, Purpose, Words, check_seed
+from megabert.data.spans import SentenceStarts
 from megabert.log import UserError
 
 SentenceTask = Literal["nsp", "sop", "none"]
 SHORTEST_SEQUENCE = 8  # tokens
 _FEISTEL_ROUNDS = 8
+_MIXING = [
+    (np.array([shift], np.uint64), np.array([multiplier], np.uint64))
+    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+]
+_LAST_SHIFT = np.array([31], np.uint64)
 _FEISTEL_SIDE = 8  # at least: over smaller sides a network cannot make every permutation
 
 
@@ -81,71 +90,75 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """The grid of one document in one epoch.
+    """The grids of some documents in one epoch each.
 
     Args:
-        length: tokens in the document.
-        count: cells.
-        odd: place of the odd cell, 0 .. count-1.
+        lengths: tokens in each document, int64 [N].
+        counts: cells of each, int64 [N].
+        odd: place of each odd cell, 0 .. count-1, int64 [N].
         size: tokens in each of the other cells.
     """
 
-    length: int
-    count: int
-    odd: int
+    lengths: Ints
+    counts: Ints
+    odd: Ints
     size: int
 
     @property
-    def odd_size(self) -> int:
-        """Tokens in the odd cell."""
-        return self.length - (self.count - 1) * self.size
+    def odd_sizes(self) -> Ints:
+        """Tokens in each odd cell, int64 [N]."""
+        return self.lengths - (self.counts - 1) * self.size
 
-    def cell_size(self, cell: int) -> int:
-        """Tokens in one cell."""
-        return self.odd_size if cell == self.odd else self.size
+    def cell_sizes(self, cells: Ints) -> Ints:
+        """Tokens in one cell of each document, [..., N] -> [..., N]."""
+        return np.where(cells == self.odd, self.odd_sizes, self.size)
 
-    def boundary(self, cell: int) -> int:
-        """First token of a cell; `boundary(count)` is the document's length."""
-        if cell <= self.odd:
-            return cell * self.size
-        return (cell - 1) * self.size + self.odd_size
+    def boundaries(self, cells: Ints) -> Ints:
+        """First token of one cell of each; that of cell `count` is the document's length.
 
-    def boundary_at_sentence(self, cell: int, sentence_starts: Ints, smallest: int) -> int:
-        """The boundary moved to the nearest sentence start, if one is near enough.
+        [..., N] -> [..., N].
+        """
+        behind_odd = (cells - 1) * self.size + self.odd_sizes
+        return np.where(cells <= self.odd, cells * self.size, behind_odd)
+
+    def boundaries_at_sentences(
+        self, cells: Ints, sentences: SentenceStarts, smallest: int
+    ) -> Ints:
+        """The boundaries moved to the nearest sentence starts, where these are near enough.
+
+        [..., N] -> [..., N].
 
         Near enough is a quarter of a full cell, and less where a neighbour is so small that it
         could be left with fewer than `smallest` tokens. Boundaries keep their order, and those of a
         document's cells cover it exactly. Ties go to the earlier sentence.
         """
-        if cell == 0 or cell == self.count:
-            return self.length if cell else 0
-        place = self.boundary(cell)
-        thinner = min(self.cell_size(cell - 1), self.cell_size(cell))
-        reach = min(self.size // 4, (thinner - smallest) // 2)
-        after = int(np.searchsorted(sentence_starts, place))
-        later = int(sentence_starts[after]) if after < len(sentence_starts) else self.length
-        earlier = int(sentence_starts[after - 1]) if after else 0
-        nearest = earlier if place - earlier <= later - place else later
-        return nearest if abs(nearest - place) <= reach else place
+        places = self.boundaries(cells)
+        thinner = np.minimum(self.cell_sizes(cells - 1), self.cell_sizes(cells))
+        reach = np.minimum(self.size // 4, (thinner - smallest) // 2)
+        after = sentences.search(places)
+        later, earlier = sentences.at(after), sentences.at(np.maximum(after - 1, 0))
+        nearest = np.where(places - earlier <= later - places, earlier, later)
+        inner = (cells > 0) & (cells < self.counts)
+        return np.where(inner & (np.abs(nearest - places) <= reach), nearest, places)
 
 
 class SampleIndex:
     """The samples of a split: their number, their places, and their order in each epoch.
 
     Args:
-        document_lengths: int64 [D], tokens of each document.
+        document_ends: int64 [D], tokens up to and with each document.
         settings: what a sample is.
 
-    Memory is one int64 a document, whatever the number of epochs.
+    Memory is one int64 a document beside `document_ends`, whatever the number of epochs.
     """
 
-    def __init__(self, document_lengths: Ints, settings: SampleSettings) -> None:
-        self.settings = settings
-        self._lengths = np.asarray(document_lengths, dtype=np.int64)
+    def __init__(self, document_ends: Ints, settings: SampleSettings) -> None:
+        self.settings, self.document_ends = settings, document_ends
+        lengths = np.diff(document_ends, prepend=0)
         room, smallest = settings.room, settings.smallest
         smallest_odd = max(smallest, room // 4)
-        counts = np.maximum((self._lengths - smallest_odd) // room + 1, 1)
-        counts[self._lengths < smallest] = 0
+        counts = np.maximum((lengths - smallest_odd) // room + 1, 1)
+        counts[lengths < smallest] = 0
         self._ends = np.cumsum(counts)  # [D] samples up to and with each document
         self._grid = CounterRng(settings.seed, Purpose.GRID)
 
@@ -163,23 +176,25 @@ class SampleIndex:
         samples = np.asarray(samples, dtype=np.int64)
         if len(samples) and (samples.min() < 0 or samples.max() >= self.num_samples):
             raise IndexError(f"sample outside 0 .. {self.num_samples - 1}")
-        documents = np.searchsorted(self._ends, samples, side="right")
-        before = np.where(documents > 0, self._ends[documents - 1], 0)
-        return documents.astype(np.int64), samples - before
+        documents = self._ends.searchsorted(samples, side="right")
+        return documents, samples - before(self._ends, documents)
 
-    def cells(self, epochs: Ints, documents: Ints) -> list[Cells]:
+    def cells(self, epochs: Ints, documents: Ints) -> Cells:
         """The grid of each document in each epoch, [N] and [N]."""
-        before = np.where(documents > 0, self._ends[documents - 1], 0)
-        counts = self._ends[documents] - before
+        counts = self._ends[documents] - before(self._ends, documents)
         draws = self._grid.rows(epochs, documents, 1)[:, 0]
-        odd = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).tolist()
-        lengths = self._lengths[documents].tolist()
-        room = self.settings.room
-        return [Cells(t, n, j, room) for t, n, j in zip(lengths, counts.tolist(), odd, strict=True)]
+        odd = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+        lengths = self.document_ends[documents] - before(self.document_ends, documents)
+        return Cells(lengths, counts, odd, self.settings.room)
 
     def order(self, epoch: int, places: Ints) -> Ints:
         """The samples that stand at these places of an epoch's order, [N] -> [N]; a permutation."""
         return permute(places, self.num_samples, [self.settings.seed, epoch, int(Purpose.ORDER)])
+
+
+def before(ends: Ints, documents: Ints) -> Ints:
+    """What stands before each document, given running totals over the documents: [N] -> [N]."""
+    return np.where(documents > 0, ends[documents - 1], 0)
 
 
 def permute(places: Ints, size: int, key: list[int]) -> Ints:
@@ -190,18 +205,27 @@ def permute(places: Ints, size: int, key: list[int]) -> Ints:
         size: how many numbers are permuted, at least 1.
         key: whole numbers >= 0 that choose the permutation.
     """
-    drawn = np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64)
-    keys: Words = drawn.astype(np.uint64)
-    side = max(_FEISTEL_SIDE, math.isqrt(size - 1) + 1)
-    values = np.array(places, dtype=np.uint64)
-    outside = np.ones(len(values), dtype=bool)
-    while outside.any():
-        values[outside] = _feistel(values[outside], np.uint64(side), keys)
-        outside = values >= np.uint64(size)
+    keys = _feistel_keys(tuple(key))
+    side = np.array([max(_FEISTEL_SIDE, math.isqrt(size - 1) + 1)], np.uint64)
+    values = _feistel(places.astype(np.uint64), side, keys)
+    outside = (values >= size).nonzero()[0]
+    while len(outside):
+        walked = _feistel(values[outside], side, keys)
+        values[outside] = walked
+        outside = outside[walked >= size]
     return values.astype(np.int64)
 
 
-def _feistel(values: Words, side: np.uint64, keys: Words) -> Words:
+@functools.lru_cache(maxsize=16)
+def _feistel_keys(key: tuple[int, ...]) -> list[Words]:
+    """The key of each round, [1] each."""
+    drawn: Words = (
+        np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
+    )
+    return [drawn[i : i + 1] for i in range(_FEISTEL_ROUNDS)]
+
+
+def _feistel(values: Words, side: Words, keys: list[Words]) -> Words:
     """One pass over Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
     left: Words = values // side
     right: Words = values % side
@@ -213,6 +237,6 @@ def _feistel(values: Words, side: np.uint64, keys: Words) -> Words:
 
 def _scramble(values: Words) -> Words:
     """A 64-bit mixing function (the finaliser of Steele, Lea and Flood's SplitMix, 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    for shift, multiplier in _MIXING:
+        values = (values ^ (values >> shift)) * multiplier
+    return values ^ (values >> _LAST_SHIFT)

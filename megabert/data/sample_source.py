@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from megabert.data.counter_rng import Ints
 from megabert.data.masking import Masker, MaskSettings
-from megabert.data.pairs import CorpusLike, Pair, PairMaker, SampleSettings
+from megabert.data.pairs import CorpusLike, PairMaker, PairPlan, SampleSettings, Tokens
+from megabert.data.spans import Spans
 from megabert.log import UserError
 
 Arrays = dict[str, npt.NDArray[np.int64]]
@@ -47,7 +48,7 @@ class SampleSource:
         info = corpus.manifest.tokenizer
         self.corpus, self.settings = corpus, sample_settings
         self._special, self._vocab_size = info.special, int(info.vocab_size)
-        self._pairs = PairMaker(corpus, sample_settings, with_words=masks.by_word)
+        self._pairs = PairMaker(corpus, sample_settings)
         special_ids = tuple(info.special.values())
         self._masker = Masker(
             masks, sample_settings.seed, info.special.mask, self._vocab_size, special_ids
@@ -61,24 +62,26 @@ class SampleSource:
     def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
         """Epoch and sample of these samples of the run, [N] -> two int64 [N]."""
         epochs, places = np.divmod(numbers, self.samples_per_epoch)
+        here = set(epochs.tolist())
+        if len(here) == 1:
+            return epochs, self._pairs.index.order(here.pop(), places)
         samples = np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            samples[here] = self._pairs.index.order(epoch, places[here])
+        for epoch in here:
+            rows = epochs == epoch
+            samples[rows] = self._pairs.index.order(epoch, places[rows])
         return epochs, samples
-
-    def pairs(self, first: int, count: int) -> list[Pair]:
-        """The text of the run's samples first .. first+count-1, before masking."""
-        return self._pairs.make(*self.addresses(_row(first, count)))
 
     def lengths(self, numbers: Ints) -> Ints:
         """Real tokens of these samples of the run, special tokens included: [N] -> int64 [N].
 
-        Reads no tokens: what `samples` would give as the sums of its attention mask.
+        What `samples` would give as the sums of its attention mask, without reading tokens.
         """
         special = self.settings.seq_length - self.settings.room
-        pairs = self._pairs.make(*self.addresses(numbers))
-        return np.array([len(p.a_ids) + len(p.b_ids) + special for p in pairs], dtype=np.int64)
+        return self.plan(numbers).lengths + special
+
+    def plan(self, numbers: Ints) -> PairPlan:
+        """Which text these samples of the run hold, before masking."""
+        return self._pairs.plan(*self.addresses(numbers))
 
     def batch(self, first: int, count: int) -> Arrays:
         """The run's samples first .. first+count-1; as `samples`."""
@@ -96,56 +99,50 @@ class SampleSource:
             UserError: the corpus holds an id outside its vocabulary, or is damaged.
         """
         epochs, samples = self.addresses(numbers)
-        pairs = self._pairs.make(epochs, samples)
-        shape = (len(numbers), self.settings.seq_length)
-        input_ids = np.full(shape, self._special.pad, dtype=np.int64)
-        token_types = np.zeros(shape, dtype=np.int64)
-        attention = np.zeros(shape, dtype=np.int64)
-        maskable = np.zeros(shape, dtype=bool)
-        word_starts = np.zeros(shape, dtype=bool) if self._masker.settings.by_word else None
-        for row, pair in enumerate(pairs):
-            input_ids[row, 0] = self._special.cls
-            end = 1
-            for part, (ids, words) in enumerate(
-                ((pair.a_ids, pair.a_words), (pair.b_ids, pair.b_words))
-            ):
-                if part and not len(ids):
-                    break
-                stop = end + len(ids)
-                input_ids[row, end:stop] = ids
-                input_ids[row, stop] = self._special.sep
-                maskable[row, end:stop] = True
-                token_types[row, end : stop + 1] = part
-                if word_starts is not None:
-                    word_starts[row, end:stop] = words
-                end = stop + 1
-            attention[row, :end] = 1
-        self._check_ids(input_ids, pairs)
-        positions, labels = self._masker.apply(input_ids, maskable, word_starts, epochs, samples)
+        plan = self._pairs.plan(epochs, samples)
+        spans = plan.first.in_turn(plan.second) if self.settings.paired else plan.first
+        tokens = self.corpus.read_tokens(spans)
+        self._check_ids(tokens, spans)
+
+        columns = np.arange(self.settings.seq_length)
+        separators = 1 + plan.first.lengths  # column of the [SEP] behind A
+        ends = separators + 1
+        maskable = (columns > 0) & (columns < separators[:, None])
+        if self.settings.paired:
+            ends = ends + plan.second.lengths + 1
+            maskable |= (columns > separators[:, None]) & (columns < ends[:, None] - 1)
+        attention = columns < ends[:, None]
+
+        rows = np.arange(len(numbers))
+        input_ids = np.full(attention.shape, self._special.pad, dtype=np.int64)
+        input_ids[:, 0] = self._special.cls
+        input_ids[rows, separators] = input_ids[rows, ends - 1] = self._special.sep
+        input_ids[maskable] = tokens
+        words = None
+        if self._masker.settings.by_word:
+            words = np.zeros(attention.shape, dtype=bool)
+            words[maskable] = self.corpus.read_word_starts(spans)
+        positions, labels = self._masker.apply(input_ids, maskable, words, epochs, samples)
         arrays = {
             "input_ids": input_ids,
-            "token_type_ids": token_types,
-            "attention_mask": attention,
+            "token_type_ids": (attention & (columns > separators[:, None])).astype(np.int64),
+            "attention_mask": attention.astype(np.int64),
             "masked_positions": positions,
             "masked_labels": labels,
         }
         if self.settings.paired:
-            arrays["next_sentence_labels"] = np.array(
-                [pair.label for pair in pairs], dtype=np.int64
-            )
+            arrays["next_sentence_labels"] = plan.labels
         return arrays
 
-    def _check_ids(self, input_ids: Ints, pairs: list[Pair]) -> None:
-        if input_ids.max() < self._vocab_size and input_ids.min() >= 0:
+    def _check_ids(self, tokens: Tokens, spans: Spans) -> None:
+        bad = (tokens >= self._vocab_size) | (tokens < 0)
+        if not bad.any():
             return
-        bad = (input_ids >= self._vocab_size) | (input_ids < 0)
-        row = int(np.flatnonzero(bad.any(axis=1))[0])
-        pair = pairs[row]
-        in_a = (pair.a_ids >= self._vocab_size).any() or (pair.a_ids < 0).any()
-        document = (pair.a_place if in_a or pair.b_place is None else pair.b_place)[0]
-        path, number = self.corpus.shard_of(document)
+        place = int(np.flatnonzero(bad)[0])
+        span = int(np.searchsorted(np.cumsum(spans.lengths), place, side="right"))
+        path, number = self.corpus.shard_of(int(spans.documents[span]))
         raise UserError(
-            f"token id {int(input_ids[bad][0])} in document {number} of {path} is outside the "
+            f"token id {int(tokens[place])} in document {number} of {path} is outside the "
             f"vocabulary of {self._vocab_size}: the shards are damaged or were made with another "
             "tokenizer; make them again"
         )

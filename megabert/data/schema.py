@@ -156,8 +156,7 @@ class Manifest:
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``folder/manifest.json`` by temporary file, fsync and rename."""
     body = manifest.content() | {"fingerprint": manifest.fingerprint}
-    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / naming.MANIFEST, text.encode())
+    write_atomically(folder / naming.MANIFEST, _as_written(body))
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -174,8 +173,9 @@ def load_manifest(folder: Path | str) -> Manifest:
             f"{folder}: not a finished folder of shards ({naming.MANIFEST} is missing); "
             "make it with data_tools/shard_wiki.py (--resume continues a stopped run)"
         )
+    content = path.read_bytes()
     try:
-        body = json.loads(path.read_bytes().decode("utf-8"))
+        body = json.loads(content.decode("utf-8"))
         fingerprint = body.pop("fingerprint")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ShardError(f"{path}: damaged or not a manifest ({error})") from None
@@ -186,6 +186,8 @@ def load_manifest(folder: Path | str) -> Manifest:
         )
     if hashlib.sha256(_canonical(body)).hexdigest() != fingerprint:
         raise ShardError(f"{path}: damaged or edited: its content does not match its fingerprint")
+    if _as_written(body | {"fingerprint": fingerprint}) != content:
+        raise ShardError(f"{path}: damaged or edited: its line breaks or spaces were changed")
     try:
         return _from_json(body)
     except (KeyError, TypeError, ValueError) as error:
@@ -219,6 +221,10 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_written(body: Mapping[str, Any]) -> bytes:
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

@@ -4,7 +4,7 @@
     offset 4096   HDF5 proper: superblock, headers, attributes, and contiguous datasets
 
 HDF5 programs skip the first part (it is HDF5's *user block*). The JSON names the file's length,
-where each array lies, and where the table of checksums lies. That table, the dataset
+where each array lies, where the table of checksums lies, and what the shard holds. That table, the dataset
 ``block_crc32``, holds one CRC-32 for every 16 KiB of everything after the preamble; in the sum
 its own bytes count as zeros, and its own CRC-32 stands in the preamble. So each byte of the file
 is under exactly one checksum, and a reader can check the part it touches, before HDF5's own
@@ -15,28 +15,33 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from megabert.data.schema import ShardError
 
 FORMAT = "megabert-shard"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no `document_token_starts`, and no `content` in its preamble."""
 PREAMBLE_BYTES = 4096
 BLOCK_BYTES = 16384
 
 TOKENS = "tokens"
 SENTENCE_STARTS = "sentence_starts"
 DOCUMENT_STARTS = "document_starts"
+DOCUMENT_TOKEN_STARTS = "document_token_starts"
 WORD_STARTS = "word_starts"
 DOCUMENT_IDS = "document_ids"
 CHECKSUMS = "block_crc32"
 
-LAZY_ARRAYS = (TOKENS, WORD_STARTS, SENTENCE_STARTS)
-"""Arrays checked block by block at first touch; all else is checked when a file is opened."""
+CONTENT = (
+    *("tokenizer_sha256", "vocab_size", "language", "seed", "split", "shard_index", "shard_count"),
+    *("documents", "sentences", "tokens"),
+)
+"""Attributes that the preamble repeats: by them a shard belongs to a manifest."""
 
 MAX_SHARD_TOKENS = 2**32 - 1
 """``sentence_starts`` are uint32."""
@@ -58,6 +63,7 @@ class Preamble:
     checksums_count: int
     checksums_crc32: int
     arrays: dict[str, tuple[int, int]]  # name -> (offset, bytes)
+    content: dict[str, str | int] = field(default_factory=dict)  # the same as HDF5 attributes
     block_bytes: int = BLOCK_BYTES
     format: str = FORMAT
     version: int = VERSION
@@ -65,7 +71,7 @@ class Preamble:
     @property
     def blocks(self) -> int:
         """How many blocks the file has after the preamble."""
-        return -(-(self.file_bytes - PREAMBLE_BYTES) // self.block_bytes)
+        return -(-(self.file_bytes - PREAMBLE_BYTES) // BLOCK_BYTES)
 
     @property
     def checksums_end(self) -> int:
@@ -74,18 +80,16 @@ class Preamble:
 
     def block_range(self, block: int) -> tuple[int, int]:
         """First byte of a block, and the first byte behind it."""
-        start = PREAMBLE_BYTES + block * self.block_bytes
-        return start, min(start + self.block_bytes, self.file_bytes)
+        start = PREAMBLE_BYTES + block * BLOCK_BYTES
+        return start, min(start + BLOCK_BYTES, self.file_bytes)
 
-    def block_crc32(self, content: npt.NDArray[np.uint8], block: int) -> int:
-        """CRC-32 of a block of the file ``content``, the table's own bytes taken as zeros."""
+    def block_crc32(self, content: bytes, block: int) -> int:
+        """CRC-32 of a block, given its bytes, the table's own bytes taken as zeros."""
         start, stop = self.block_range(block)
         low, high = max(start, self.checksums_offset), min(stop, self.checksums_end)
-        if low >= high:
-            return zlib.crc32(content[start:stop].data)
-        clean = np.array(content[start:stop])
-        clean[low - start : high - start] = 0
-        return zlib.crc32(clean.data)
+        if low < high:
+            content = content[: low - start] + bytes(high - low) + content[high - start :]
+        return zlib.crc32(content)
 
     def place(self, start: int, stop: int) -> str:
         """Which arrays lie in a byte range, in words."""
@@ -118,9 +122,10 @@ def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
     if b"%08x\n" % zlib.crc32(body) != tail:
         raise ShardError(f"{path}: damaged: preamble (bytes 0 to {PREAMBLE_BYTES})")
     fields = json.loads(body)
-    if fields["version"] != VERSION:
+    if fields["version"] not in READABLE or fields["block_bytes"] != BLOCK_BYTES:
         raise ShardError(
-            f"{path}: shard version {fields['version']}; this program reads version {VERSION}"
+            f"{path}: shard version {fields['version']} with blocks of {fields['block_bytes']} "
+            f"bytes; this program reads versions {READABLE} with blocks of {BLOCK_BYTES}"
         )
     fields["arrays"] = {name: (start, size) for name, (start, size) in fields["arrays"].items()}
     preamble = Preamble(**fields)

@@ -7,6 +7,7 @@ and memory stays bounded by one :class:`Piece`. Checksums, fsync and rename come
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from collections.abc import Sequence
@@ -110,12 +111,13 @@ class ShardWriter:
             layout.WORD_STARTS: (-(-tokens // 8), "|u1"),
             layout.SENTENCE_STARTS: (sentences + 1, "<u4"),
             layout.DOCUMENT_STARTS: (documents + 1, "<u4"),
+            layout.DOCUMENT_TOKEN_STARTS: (documents + 1, "<u4"),
             layout.DOCUMENT_IDS: (documents, "<i8"),
         }
+        attributes = _attributes(header, documents, sentences, tokens)
+        self._content = {name: attributes[name] for name in layout.CONTENT}
         try:
-            self._arrays, self._checksums = _lay_out(
-                self._temporary, shapes, _attributes(header, documents, sentences, tokens)
-            )
+            self._arrays, self._checksums = _lay_out(self._temporary, shapes, attributes)
             self._file = self._temporary.open("r+b")
             os.posix_fallocate(self._file.fileno(), 0, self._temporary.stat().st_size)
         except OSError:
@@ -123,6 +125,7 @@ class ShardWriter:
             raise
         self._put(layout.SENTENCE_STARTS, 0, np.zeros(1, "<u4"))
         self._put(layout.DOCUMENT_STARTS, 0, np.zeros(1, "<u4"))
+        self._put(layout.DOCUMENT_TOKEN_STARTS, 0, np.zeros(1, "<u4"))
 
     def __enter__(self) -> Self:
         return self
@@ -152,10 +155,12 @@ class ShardWriter:
             raise ValueError("document and sentence counts disagree")
         self._put(layout.TOKENS, tokens, ids.astype(self._dtype))
         self._append_bits(tokens, piece.word_starts)
-        ends = tokens + np.cumsum(piece.sentence_lengths, dtype=np.int64)
-        self._put(layout.SENTENCE_STARTS, sentences + 1, ends.astype("<u4"))
-        ends = sentences + np.cumsum(piece.document_sentences, dtype=np.int64)
-        self._put(layout.DOCUMENT_STARTS, documents + 1, ends.astype("<u4"))
+        token_ends = tokens + np.cumsum(piece.sentence_lengths, dtype=np.int64)
+        self._put(layout.SENTENCE_STARTS, sentences + 1, token_ends.astype("<u4"))
+        ends = np.cumsum(piece.document_sentences, dtype=np.int64)
+        self._put(layout.DOCUMENT_STARTS, documents + 1, (sentences + ends).astype("<u4"))
+        document_ends = token_ends[ends - 1]
+        self._put(layout.DOCUMENT_TOKEN_STARTS, documents + 1, document_ends.astype("<u4"))
         self._put(layout.DOCUMENT_IDS, documents, piece.document_ids.astype("<i8"))
         self._done[0] += len(piece.document_ids)
         self._done[1] += len(piece.sentence_lengths)
@@ -198,18 +203,17 @@ class ShardWriter:
     def _write_checksums(self, size: int) -> None:
         offset, table_bytes = self._checksums
         count = table_bytes // 4
-        plan = layout.Preamble(size, offset, count, 0, self._arrays)
+        plan = layout.Preamble(size, offset, count, 0, self._arrays, self._content)
         if plan.blocks > count:
             raise ValueError(f"{self.path}: {plan.blocks} blocks, but room for {count} checksums")
-        content = np.memmap(self._temporary, np.uint8, "r")
         table = np.zeros(count, "<u4")
+        self._file.seek(layout.PREAMBLE_BYTES)
         for block in range(plan.blocks):
-            table[block] = plan.block_crc32(content, block)
+            table[block] = plan.block_crc32(self._file.read(layout.BLOCK_BYTES), block)
         self._file.seek(offset)
         self._file.write(table.data)
-        final = layout.Preamble(size, offset, count, zlib.crc32(table.data), self._arrays)
         self._file.seek(0)
-        self._file.write(final.encode())
+        self._file.write(dataclasses.replace(plan, checksums_crc32=zlib.crc32(table.data)).encode())
 
 
 def _attributes(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from megabert import naming
 from megabert.data.schema import Manifest, ShardError, ShardInfo, file_sha256, load_manifest
-from megabert.data.shards import ShardReader, check_file, check_membership
+from megabert.data.shard_file import ShardFile
+from megabert.data.shard_set import check_file, check_membership
 from megabert.data.tokenization import load_tokenizer
 
 
@@ -50,9 +51,9 @@ def _verify_shard(
 ) -> None:
     check_file(folder, info)
     path = folder / info.file
-    reader = ShardReader(path)
-    check_membership(reader, manifest, split, index)
-    reader.verify()
+    file = ShardFile(path)
+    check_membership(file, manifest, split, index)
+    file.verify()
     if file_sha256(path) != info.sha256:
         raise ShardError(f"{path}: whole in itself, but not the file the manifest describes")
 
