@@ -173,7 +173,12 @@ class ModelSettings:
 class DataSettings:
     """Data"""
 
-    data: Path = setting(Path("data/wiki"), "folder of shards made by data_tools/shard_wiki.py")
+    data: Path = setting(
+        Path("data/wiki"),
+        "folder of shards made by data_tools/shard_wiki.py; or NVIDIA's HDF5 or BERT TFRecords, a "
+        "file or a folder of them, which need --tokenizer",
+    )
+    tokenizer: Path | None = setting(None, "tokenizer of shards that carry none")
     seq_length: PositiveInt | None = setting(None, "tokens a sequence (phase 1: 128, phase 2: 512)")
     sentence_task: Literal["nsp", "sop", "none"] = setting("nsp", "second task on sentence pairs")
     masking: Literal["token", "whole-word", "ngram"] = setting("token", "what is masked together")
@@ -182,7 +187,9 @@ class DataSettings:
         None, "most predicted tokens a sequence (20 at 128, 80 at 512, else in proportion)"
     )
     short_sequence_fraction: Fraction = setting(0.1, "share of sequences of random shorter length")
-    packing: Literal["on", "off"] = setting("off", "several samples in one sequence")
+    packing: Literal["on", "off"] = setting(
+        "off", "samples end to end in rows of seq_length: same updates, less padding"
+    )
     loader_workers: NonNegativeInt = setting(
         0, "loader processes a rank (0: in the training process)"
     )

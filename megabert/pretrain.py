@@ -7,7 +7,7 @@
 The loss of an update is the mean over all masked positions of its global batch, plus the mean over
 all its pairs. Micro batches hold different numbers of masked positions, so their sums are divided by
 the counts of the whole global batch: the update is the same for any division into ranks and micro
-batches.
+batches, and with packing as without.
 
 What an update came to stays on the device until a line of metrics, an evaluation or a checkpoint is
 due. Then every update since is judged, in order (:mod:`megabert.guards`), so that no checkpoint is
@@ -27,7 +27,8 @@ import torch
 
 from megabert.config import PretrainSettings
 from megabert.data import skipping
-from megabert.data.loader import MicroBatches, evaluation_batches
+from megabert.data.loader import MicroBatches, count_samples, evaluation_batches
+from megabert.data.packing import Window, choose_window
 from megabert.engine import phases, runs
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.checkpoint import (
@@ -119,7 +120,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
         phases.hand_over(engine, model, source, run.output, moments=run.init_moments)
         log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
     if world.is_main:
-        runs.write_settings(run.output, settings, engine.config, Path(settings.data.data))
+        runs.write_settings(run.output, settings, engine.config, inputs.save_tokenizer)
         check_room(engine, run.output, run.keep_last)
     log.info("%s", engine.describe())
     trained = runs.trained_positions(settings, checkpoint or source)
@@ -162,6 +163,7 @@ class Loop:
             self.world.topology.data_parallel,
             num_workers=settings.data.loader_workers,
             pin_memory=self.world.device.type == "cuda",
+            window=self._window() if settings.data.packing == "on" else None,
         )
         self.batches = skipping.GlobalBatches(
             open_loader, engine.batch.global_size, engine.batch.accumulation
@@ -173,6 +175,19 @@ class Loop:
         self.stop_requested = False
         self._stand_at(checkpoint)
 
+    def _window(self) -> Window:
+        batch = self.engine.batch
+        window = choose_window(batch.micro_size, batch.accumulation, batch.data_parallel)
+        samples = window.micro_batches * batch.micro_size
+        log.info(
+            "packing windows of %d samples: micro steps %d x data-parallel ranks %d",
+            samples,
+            *window,
+        )
+        if batch.micro_size == 1:
+            log.warning("--packing on has no effect with one sample a micro batch: raise it")
+        return window
+
     def _stand_at(self, checkpoint: Checkpoint | None) -> None:
         """Be where the run was when it wrote ``checkpoint``; None: at its beginning."""
         record = checkpoint.record if checkpoint else {}
@@ -180,6 +195,7 @@ class Loop:
         self.guard.restore(record.get("guard", []))
         self.pending.clear()
         self.unlogged = Sums(*record.get("unlogged", []))
+        self.unlogged_padding = float(record.get("unlogged_padding", 0.0))
         self.tokens = int(record.get("tokens", 0))
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
@@ -237,8 +253,8 @@ class Loop:
         except UserError as error:
             raise RankError(str(error)) from error
         masked, pairs = self._global_counts(micro_batches)
-        # this rank's: losses, correct, counts, tokens; the gradient norm
-        sums = torch.zeros(8, dtype=torch.float64, device=self.world.device)
+        # this rank's: losses, correct, counts, tokens; the gradient norm; this rank's padding
+        sums = torch.zeros(9, dtype=torch.float64, device=self.world.device)
         applied = False
         for batch in micro_batches:
             self.streams.start(batch.pop("first_sample"))
@@ -247,7 +263,8 @@ class Loop:
             self.engine.backward(output.mlm_loss_sum / masked + output.nsp_loss_sum / pairs)
             sums[:6] += torch.stack([value.detach().double() for value in output])
             sums[6] += real_tokens
-            self.meter.add(real_tokens, len(batch["input_ids"]))
+            sums[8] += batch["input_ids"].numel() - real_tokens
+            self.meter.add(real_tokens, count_samples(batch))
             applied = self.engine.step()
         sums[7] = self.engine.norm_on_device()
         stop = self.batches.position
@@ -265,7 +282,7 @@ class Loop:
         Raises:
             TrainingStopped: one of them is bad, and the run is not to go back, or cannot.
         """
-        table = torch.stack([sums for sums, _ in self.pending])  # [updates, 8]
+        table = torch.stack([sums for sums, _ in self.pending])  # [updates, 9]
         fault = None
         for row, (_, update) in zip(
             self.world.sum_over_data_parallel(table).tolist(), self.pending
@@ -276,6 +293,7 @@ class Loop:
             if fault is not None:
                 break
             self.unlogged = self.unlogged.plus(sums)
+            self.unlogged_padding += row[8]
             self.tokens += round(sums.tokens)
         if fault is None and weights and not self.engine.weights_are_finite():
             _, last = self.pending[-1]
@@ -314,7 +332,7 @@ class Loop:
         counts = torch.tensor(
             [
                 sum(len(batch["masked_positions"]) for batch in micro_batches),
-                sum(len(batch["input_ids"]) for batch in micro_batches),
+                sum(len(batch.get("next_sentence_labels", ())) for batch in micro_batches),
             ],
             dtype=torch.float32,
         ).to(self.world.device, non_blocking=True)
@@ -339,6 +357,8 @@ class Loop:
             "grad_norm": norm,
             "tokens_per_second": rates["tokens_per_second"] * ranks,
             "samples_per_second": rates["samples_per_second"] * ranks,
+            "padding_fraction": self.unlogged_padding
+            / max(1.0, self.unlogged_padding + self.unlogged.tokens),
             "data_wait_fraction": rates["data_wait_fraction"],
             "model_tflops_per_second": self._flops(rates["samples_per_second"]) / 1e12,
             "clip_hits": int(self.unlogged.clip_hits),
@@ -347,7 +367,7 @@ class Loop:
             "tokens": self.tokens,
             "elapsed_seconds": self._elapsed(),
         }
-        self.unlogged = Sums()
+        self.unlogged, self.unlogged_padding = Sums(), 0.0
         self.last_line = line
         self.metrics.write(line)
         if self.world.is_main:
@@ -415,6 +435,7 @@ class Loop:
             "guard": self.guard.window,
             "skipped_ranges": self.skipped,
             "unlogged": self.unlogged,
+            "unlogged_padding": self.unlogged_padding,
         }
         folder = save_checkpoint(
             self.engine,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from megabert import flags
-from megabert.config import RECIPES, ModelConfig, PretrainSettings
-from megabert.data.loader import SampleSource
+from megabert.config import RECIPES, DataSettings, ModelConfig, PretrainSettings
+from megabert.data.foreign.files import is_foreign, open_foreign
+from megabert.data.foreign.source import ForeignSource
+from megabert.data.loader import Samples, SampleSource, evaluation_settings
 from megabert.data.masking import MaskSettings, default_max_predictions
 from megabert.data.pairs import SampleSettings
 from megabert.data.schema import Manifest, load_manifest
 from megabert.data.shards import Corpus
+from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.engine.config import Batch, deepspeed_values, read_deepspeed_config, resolve_batch
 from megabert.flags import Values
-from megabert.log import UserError
-from megabert.naming import EVAL, TRAIN
+from megabert.log import UserError, get_logger
+from megabert.naming import EVAL, TOKENIZER_FOLDER, TRAIN
 
 TOKENS_PER_MICRO_STEP = 8192
 """A micro batch that nobody set holds at most this many tokens."""
+_ONLY_UNMASKED = ("masking", "mask_fraction", "short_sequence_fraction")
+"""Settings that say how samples are made, which foreign shards have behind them."""
 
 
 def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[str, Any]]:
@@ -55,12 +61,11 @@ def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[
         if {"micro_batch_size", "gradient_accumulation_steps"} <= set(factors):
             values["batch"].pop("global_batch_size")
     settings = flags.build(PretrainSettings, values)
-    if settings.data.packing == "on":
-        raise UserError("--packing on: packed sequences are not available yet; use --packing off")
     if settings.run.init_from is not None and settings.run.resume not in ("never", "auto"):
         raise UserError(
             "--init-from starts a run and --resume TAG goes on with one; give one of them"
         )
+    _require_meaning(settings, given, config_file)
     length = settings.data.seq_length or 0
     limit = settings.data.max_predictions or default_max_predictions(
         length, settings.data.mask_fraction
@@ -89,22 +94,72 @@ def divide(
     return replace(settings, batch=sizes), batch
 
 
+def _require_meaning(settings: PretrainSettings, given: Values, config_file: Values) -> None:
+    """Refuse settings of the data that its shards give no meaning to.
+
+    A ``--config`` may be another run's file, which names every setting: there only values other
+    than the defaults are refused.
+    """
+    data = settings.data
+    if not is_foreign(data.data):
+        if data.tokenizer is not None and data.data.exists():
+            raise UserError(
+                f"{data.data}: no HDF5 or TFRecord shards of other projects here, and --tokenizer is "
+                "for these alone: megabert's own carry their tokenizer"
+            )
+        return
+    if data.tokenizer is None:
+        raise UserError(
+            f"{data.data}: these shards carry no vocabulary: give the tokenizer that they were made "
+            "with, --tokenizer FILE"
+        )
+    flagged, filed = given.get("data", {}), config_file.get("data", {})
+    defaults = {field.name: field.default for field in fields(DataSettings)}
+    idle = [name for name in (*_ONLY_UNMASKED, "max_predictions") if name in flagged]
+    idle += [
+        name
+        for name in _ONLY_UNMASKED
+        if name in filed and name not in idle and getattr(data, name) != defaults[name]
+    ]
+    if idle:
+        names = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise UserError(
+            f"{names}: no effect on {data.data}, whose samples are cut and masked already; leave it "
+            "out, or make shards of ours with data_tools/import_shards.py"
+        )
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """The shards and the model that belong to them."""
+    """The samples, the model that belongs to them, and their tokenizer.
+
+    ``manifest``: what the data says about itself; ``tokenizer``: the folder that our own shards
+    keep it in, or the tokenizer given for foreign ones.
+    """
 
     manifest: Manifest
-    train: SampleSource
-    evaluation: SampleSource | None
+    train: Samples
+    evaluation: Samples | None
     model: ModelConfig
+    tokenizer: Path | Tokenizer
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's files into a new folder."""
+        if isinstance(self.tokenizer, Path):
+            shutil.copytree(self.tokenizer, folder)
+        else:
+            self.tokenizer.save(folder)
 
 
 def open_inputs(settings: PretrainSettings) -> Inputs:
     """Open the shards and check them against the model.
 
     Raises:
-        UserError: no shards, damaged shards, sequences longer than the position table.
+        UserError: no shards, damaged shards, sequences longer than the position table; foreign
+            shards that do not fit the tokenizer or the settings.
     """
+    if is_foreign(settings.data.data):
+        return _open_foreign(settings)
     data = settings.data
     try:
         manifest = load_manifest(data.data)
@@ -113,26 +168,58 @@ def open_inputs(settings: PretrainSettings) -> Inputs:
             f"{error} -- make shards with: python data_tools/shard_wiki.py --input DUMP "
             f"--tokenizer FILE --output {data.data}"
         ) from error
-    model = settings.model.resolve(manifest.tokenizer.vocab_size)
-    assert data.seq_length is not None
+    model = _model(settings, manifest.tokenizer.vocab_size)
+    samples = _sample_settings(settings)
     assert data.max_predictions is not None
-    if data.seq_length > model.max_position_embeddings:
-        raise UserError(
-            f"--seq-length {data.seq_length} is longer than the position table of "
-            f"{model.max_position_embeddings} rows (max_position_embeddings)"
-        )
-    samples = SampleSettings(
-        seq_length=data.seq_length,
-        sentence_task=data.sentence_task,
-        short_sequence_fraction=data.short_sequence_fraction,
-        seed=settings.run.seed,
-    )
     masks = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
     train = SampleSource(Corpus.open(data.data, TRAIN), samples, masks)
     held_out = None
     if manifest.splits.get(EVAL) is not None and manifest.splits[EVAL].documents > 1:
         # own fixed seed: the same held-out samples and masks in every run over these shards
-        held_out = SampleSource(
-            Corpus.open(data.data, EVAL), dataclasses.replace(samples, seed=0), masks
+        held_out = SampleSource(Corpus.open(data.data, EVAL), evaluation_settings(samples), masks)
+    return Inputs(manifest, train, held_out, model, data.data / TOKENIZER_FOLDER)
+
+
+def _open_foreign(settings: PretrainSettings) -> Inputs:
+    assert settings.data.tokenizer is not None
+    tokenizer = load_tokenizer(settings.data.tokenizer)
+    model = _model(settings, tokenizer.vocab_size)
+    shards = open_foreign([settings.data.data])
+    samples, info = _sample_settings(settings), tokenizer.info()
+    train = ForeignSource(shards.train, samples, info)
+    held_out = None
+    if shards.evaluation:
+        held_out = ForeignSource(shards.evaluation, evaluation_settings(samples), info)
+    get_logger().info(
+        "%s: %s, %d files, %d samples for training and %d for evaluation, masks as they are",
+        settings.data.data,
+        shards.layout,
+        len(shards.files),
+        train.samples_per_epoch,
+        held_out.samples_per_epoch if held_out else 0,
+    )
+    if shards.advice:
+        get_logger().info("slow to read: %s", shards.advice)
+    return Inputs(shards.manifest(info), train, held_out, model, tokenizer)
+
+
+def _model(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
+    model = settings.model.resolve(vocab_size)
+    assert settings.data.seq_length is not None
+    if settings.data.seq_length > model.max_position_embeddings:
+        raise UserError(
+            f"--seq-length {settings.data.seq_length} is longer than the position table of "
+            f"{model.max_position_embeddings} rows (max_position_embeddings)"
         )
-    return Inputs(manifest, train, held_out, model)
+    return model
+
+
+def _sample_settings(settings: PretrainSettings) -> SampleSettings:
+    data = settings.data
+    assert data.seq_length is not None
+    return SampleSettings(
+        seq_length=data.seq_length,
+        sentence_task=data.sentence_task,
+        short_sequence_fraction=data.short_sequence_fraction,
+        seed=settings.run.seed,
+    )

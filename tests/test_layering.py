@@ -75,7 +75,8 @@ def test_only_the_engine_knows_deepspeed(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tool", ["shard_wiki", "train_tokenizer", "inspect_shards", "make_sample_wiki"]
+    "tool",
+    ["shard_wiki", "train_tokenizer", "inspect_shards", "import_shards", "make_sample_wiki"],
 )
 def test_data_tools_need_no_torch(tool: str, root: Path) -> None:
     """Follow the imports of a data tool through the package."""

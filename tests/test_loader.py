@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
+import os
 import pickle
+import shutil
 import time
-from collections import Counter
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,7 @@ from megabert.data.pairs import SampleSettings
 from megabert.data.schema import SpecialIds, TokenizerInfo
 from megabert.data.shards import Corpus, Document, write_corpus
 from megabert.log import UserError
-from tests.memory_corpus import MemoryCorpus, wiki_like
+from tests.memory_corpus import MemoryCorpus, pairs_of, wiki_like
 
 NSP = SampleSettings(64, "nsp", seed=5)
 
@@ -89,7 +92,7 @@ def test_a_batch_is_well_formed(task, masking):
     assert (ids[np.arange(count), lengths - 1] == 3).all()
     assert ((ids == 3).sum(axis=1) == (1 if task == "none" else 2)).all()
     assert (np.diff(types * mask - (1 - mask), axis=1) >= 0).sum() > 0
-    for row, pair in enumerate(source.pairs(0, count)):
+    for row, pair in enumerate(pairs_of(source.corpus, source.plan(np.arange(count)))):
         a, b = len(pair.a_ids), len(pair.b_ids)
         assert types[row].tolist() == [0] * (a + 2) + ([1] * (b + 1) if b else []) + [0] * (
             64 - a - 2 - (b + 1 if b else 0)
@@ -130,6 +133,15 @@ def test_samples_are_those_of_earlier_versions(task, masking, digest):
     for name, array in sorted(source.batch(2**33, 200).items()):
         content.update(name.encode() + array.astype("<i8").tobytes())
     assert content.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("task", ["nsp", "sop", "none"])
+def test_lengths_are_those_of_the_samples_and_read_no_token(task, monkeypatch):
+    source = SampleSource(wiki_like(60), SampleSettings(48, task, seed=2))
+    numbers = np.array([7, 3, 10**8, 7, 2**40])
+    expected = source.samples(numbers)["attention_mask"].sum(axis=1)
+    monkeypatch.setattr(MemoryCorpus, "read_tokens", None)
+    assert source.lengths(numbers).tolist() == expected.tolist()
 
 
 # ---- order
@@ -202,7 +214,7 @@ def test_stop_ends_all_ranks_after_the_same_step():
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_worker_processes_change_nothing(start_method, shards):
     source = SampleSource(Corpus.open(shards, "train"), NSP)
-    plain = run_of(source, 1, 4, 9)
+    plain = run_of(source, 1, 4, 9)  # files are open before the processes begin
     batches = MicroBatches(source, 4, 0, 1, num_workers=2, start_method=start_method)
     assert rows({b["first_sample"]: b for b in itertools.islice(batches, 9)}) == rows(plain)
     assert batches.seconds_waited > 0
@@ -217,6 +229,21 @@ def test_damage_is_one_line_in_the_main_process_too(workers):
     batches = MicroBatches(SampleSource(corpus, NSP), 2, 0, 1, num_workers=workers)
     with pytest.raises(UserError, match="token id 5000") as caught:
         next(batches)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_a_damaged_shard_stops_worker_processes_in_one_line(start_method, shards, tmp_path):
+    for path in shards.iterdir():
+        shutil.copy(path, tmp_path)
+    source = SampleSource(Corpus.open(tmp_path, "train"), NSP)
+    name = "train-00001-of-00004.h5"
+    with (tmp_path / name).open("r+b") as file:  # by far the largest: tokens at its beginning
+        file.seek(8000)
+        file.write(b"\xff" * 2000)
+    batches = MicroBatches(source, 8, 0, 1, num_workers=1, start_method=start_method)
+    with pytest.raises(UserError, match=rf"{name}: damaged: .*bytes \d+ to \d+") as caught:
+        list(itertools.islice(batches, 20))
     assert "\n" not in str(caught.value)
 
 
@@ -251,10 +278,7 @@ def test_shards_of_any_size_make_every_sample_once(shards):
     source = SampleSource(Corpus.open(shards, "train"), NSP)
     source = pickle.loads(pickle.dumps(source))
     epoch = source.samples_per_epoch
-    places = Counter(
-        (pair.a_place, len(pair.a_ids)) for n in range(epoch) for pair in source.pairs(n, 1)
-    )
-    assert {place[0] for place, _ in places} == set(range(151))
+    assert set(source.plan(np.arange(epoch)).first.documents.tolist()) == set(range(151))
     batches = run_of(source, 4, 2, 50)  # beyond the end of an epoch: no boundary
     assert len(rows(batches)) == 400 > epoch
     assert rows(batches)[:10] == rows(run_of(source, 5, 1, 2))
@@ -269,8 +293,7 @@ def test_evaluation_is_the_same_each_time_and_covers_its_split_only(shards):
         assert all(torch.equal(first[k], again[k]) for k in first if torch.is_tensor(first[k]))
     total = source.samples_per_epoch
     assert sum(batch["real_samples"] for batch in once) == total
-    documents = {place[0] for n in range(total) for place in [source.pairs(n, 1)[0].a_place]}
-    assert documents == set(range(5))
+    assert set(source.plan(np.arange(total)).first.documents.tolist()) == set(range(5))
 
 
 @pytest.mark.parametrize("task", ["nsp", "none"])
@@ -312,3 +335,40 @@ def test_a_process_makes_a_thousand_samples_a_second():
     for first in range(0, 1024, 64):
         source.batch(first, 64)
     assert 1024 / (time.process_time() - started) > 1000
+
+
+def test_reading_writes_nothing_and_takes_no_lock(shards, tmp_path, monkeypatch):
+    folder = tmp_path / "shards"
+    shutil.copytree(shards, folder)
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    before = {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    flags = []
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda path, flag: flags.append(flag) or opened(path, flag))
+    monkeypatch.setattr(fcntl, "flock", None)
+    monkeypatch.setattr(fcntl, "lockf", None)
+    source = SampleSource(Corpus.open(folder, "train"), NSP, MaskSettings("ngram"))
+    for first in range(0, source.samples_per_epoch, 32):
+        source.batch(first, 32)
+    assert len(flags) == 8  # once to count documents, once to read
+    assert not any(flag & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) for flag in flags)
+    assert before == {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch(shards):
+    source = SampleSource(Corpus.open(shards, "train"), NSP, MaskSettings("whole-word"))
+    epoch = source.samples_per_epoch
+
+    def read(number: int) -> int:
+        for first in range(number * epoch, (number + 1) * epoch, 32):
+            source.batch(first, 32)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        sizes = [read(number) for number in range(4)]
+    finally:
+        tracemalloc.stop()
+    assert abs(sizes[3] - sizes[1]) < 20_000

@@ -37,6 +37,9 @@ TOPOLOGIES = [
     (2, ["--zero-stage", "1", "--tensor-parallel", "2", "--activation-checkpointing", "on"]),
     (2, ["--zero-stage", "0"]),
     (4, ["--zero-stage", "3", "--tensor-parallel", "2"]),
+    (1, ["--zero-stage", "0", "--packing", "on", "--micro-batch-size", "8"]),
+    (2, ["--zero-stage", "3", "--packing", "on", "--micro-batch-size", "4"]),
+    (2, ["--tensor-parallel", "2", "--packing", "on", "--activation-checkpointing", "on"]),
 ]
 
 
@@ -99,6 +102,46 @@ def test_resume_is_exact(shards: Path, tmp_path: Path) -> None:
     for name, values in whole_weights(halves).items():
         for key, tensor in values.items():
             assert torch.equal(tensor, expected[name][key]), f"{name} {key}"
+
+
+def test_packing_and_resume(shards: Path, reference: Path, tmp_path: Path) -> None:
+    """Packed, a run is resumed bit for bit; and packing may change at any checkpoint."""
+    packed = ["--packing", "on", "--micro-batch-size", "4"]
+    whole, halves, mixed = tmp_path / "whole", tmp_path / "halves", tmp_path / "mixed"
+    expected = train(shards, whole, *packed, ranks=2)
+    train(shards, halves, *packed, "--stop-after", "2", ranks=2)
+    lines = train(shards, halves, *packed, "--resume", "auto", ranks=2)
+    assert losses(lines) == losses(expected)
+    paddings = [line["padding_fraction"] for line in lines if "loss" in line]
+    assert paddings == [line["padding_fraction"] for line in expected if "loss" in line]
+    weights = whole_weights(whole)
+    for name, values in whole_weights(halves).items():
+        for key, tensor in values.items():
+            assert torch.equal(tensor, weights[name][key]), f"{name} {key}"
+    off = ["--dropout", "0", "--zero-stage", "0"]
+    train(shards, mixed, *off, "--stop-after", "2")
+    lines = train(shards, mixed, *off, *packed, "--resume", "auto", ranks=2)
+    assert losses(lines) == pytest.approx(losses(metrics(reference)), rel=1e-5)
+
+
+def test_padding_is_measured(shards: Path, reference: Path, tmp_path: Path) -> None:
+    """Over all ranks; with packing there is less, while samples and tokens stay the same."""
+    options = ["--dropout", "0", "--global-batch-size", "16", "--log-interval", "2"]
+    options += ["--micro-batch-size", "4", "--short-sequence-fraction", "0.9", "--steps", "2"]
+    found = {}
+    for packing in ("off", "on"):
+        lines = train(shards, tmp_path / packing, *options, "--packing", packing, ranks=2)
+        found[packing] = lines[0]
+    off, on = found["off"], found["on"]
+    assert on["loss"] == pytest.approx(off["loss"], rel=1e-5)
+    assert on["tokens"] == off["tokens"]
+    assert off["padding_fraction"] == pytest.approx(1 - off["tokens"] / (2 * 16 * 32))
+    rows = on["tokens"] / (1 - on["padding_fraction"]) / 32
+    assert rows == pytest.approx(round(rows))
+    assert 2 * 16 * 0.5 < rows < 2 * 16 * 0.8
+    for line in (off, on):  # the main rank's share may be a sample more or less
+        tokens, samples = line["tokens_per_second"], line["samples_per_second"]
+        assert tokens / samples == pytest.approx(line["tokens"] / (2 * 16), rel=0.3)
 
 
 def test_kill_and_resume(shards: Path, reference: Path, root: Path, tmp_path: Path) -> None:
@@ -290,7 +333,6 @@ WRONG = [
     ((["--precision", "fp16"]), "no fp16 on CPU"),
     ((["--resume", "step-0000009"]), "no such checkpoint|not a run folder"),
     ((["--init-from", "nowhere"]), "holds no checkpoint"),
-    ((["--packing", "on"]), "not available yet"),
     ((["--parameter-groups", "nowhere.yaml"]), "nowhere.yaml: No such file"),
     ((["--lamb-backend", "triton"]), "triton"),
     ((["--lamb-backend", "apex"]), "apex"),

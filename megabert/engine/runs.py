@@ -157,10 +157,14 @@ def trained_positions(settings: PretrainSettings, before: Checkpoint | None) -> 
 
 
 def write_settings(
-    output: Path, settings: PretrainSettings, deepspeed_config: dict[str, Any], data: Path
+    output: Path,
+    settings: PretrainSettings,
+    deepspeed_config: dict[str, Any],
+    save_tokenizer: Callable[[Path], None],
 ) -> None:
-    """Write ``config.yaml``, ``ds_config.json`` and a copy of the tokenizer (main rank only).
+    """Write ``config.yaml``, ``ds_config.json`` and the tokenizer (main rank only).
 
+    ``save_tokenizer`` writes the tokenizer's files into a new folder.
     ``stop_after`` is left out: it ends a job, and the file serves to go on with the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
@@ -170,5 +174,5 @@ def write_settings(
     if not target.exists():
         temporary = output / (TOKENIZER_FOLDER + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(data / TOKENIZER_FOLDER, temporary)
+        save_tokenizer(temporary)
         temporary.replace(target)

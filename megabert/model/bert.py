@@ -11,6 +11,9 @@ matrix split by rows, and leaves with g (inside RowParallelLinear).
     post-LN (BERT):   x = norm(x + dropout(block(x)))
     pre-LN:           x = x + dropout(block(norm(x))), no norm after the embeddings, one after the
                       last layer (Shoeybi et al. 2019, section 4)
+
+A row of B may hold several sequences end to end ("packed"): `sequence_ids` then says which tokens belong
+together. Each attends to its own sequence only, and `position_ids` begin at 0 in each.
 """
 
 from __future__ import annotations
@@ -77,6 +80,14 @@ def key_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     return real[:, None, None, :]
 
 
+def same_sequence_mask(sequence_ids: Tensor) -> Tensor:
+    """int64 ``[B, S]`` -> bool ``[B, 1, S, S]``: may a token (row) attend to another (column)?
+
+    Padding (0) is a sequence of its own, so that every token has one to attend to.
+    """
+    return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+
+
 class Embeddings(nn.Module):
     """Sum of word, position and token type embeddings, normalized and dropped out."""
 
@@ -90,12 +101,19 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = layer_norm(config) if config.norm == "post" else None
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, dropout: Dropout) -> Tensor:
-        """int64 ``[B, S]`` twice -> ``[B, S, H]``."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        position_ids: Tensor | None,
+        dropout: Dropout,
+    ) -> Tensor:
+        """int64 ``[B, S]`` each -> ``[B, S, H]``; without ``position_ids`` 0 .. S-1 in every row."""
         dropout.begin()
-        positions = torch.arange(input_ids.size(1), device=input_ids.device)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
         x = self.word_embeddings(input_ids)  # [B, S, H]
-        x = x + self.token_type_embeddings(token_type_ids) + self.position_embeddings(positions)
+        x = x + self.token_type_embeddings(token_type_ids) + self.position_embeddings(position_ids)
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout, self.training)
@@ -118,7 +136,7 @@ class SelfAttention(nn.Module):
         self.output = RowParallelLinear(hidden, hidden, tp, what="hidden_size")
 
     def forward(self, x: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
-        """``[B, S, H]``, bool ``[B, 1, 1, S]`` (True = may be attended to) -> ``[B, S, H]``."""
+        """``[B, S, H]``, bool ``[B, 1, 1 or S, S]`` (True = may be attended to) -> ``[B, S, H]``."""
         x = f(x, self.tp)  # [B, S, H]
         query, key, value = (
             linear(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, N/t, S, D]
@@ -178,15 +196,17 @@ class Layer(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh of a linear map of the first token ([CLS])."""
+    """tanh of a linear map of a sequence's first token ([CLS])."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``[B, S, H] -> [B, H]``."""
-        return torch.tanh(self.dense(hidden[:, 0]))
+    def forward(self, hidden: Tensor, sequence_starts: Tensor | None = None) -> Tensor:
+        """``[B, S, H] -> [B, H]``; with int64 ``[P]`` into the flat B * S: ``[P, H]``."""
+        if sequence_starts is None:
+            return torch.tanh(self.dense(hidden[:, 0]))
+        return torch.tanh(self.dense(hidden.flatten(0, 1).index_select(0, sequence_starts)))
 
 
 class BertModel(nn.Module):
@@ -223,6 +243,8 @@ class BertModel(nn.Module):
         input_ids: Tensor,
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of the last layer.
 
@@ -230,6 +252,9 @@ class BertModel(nn.Module):
             input_ids: int64 ``[B, S]``, below ``vocab_size``.
             token_type_ids: int64 ``[B, S]``; all 0 when left out.
             attention_mask: ``[B, S]``, 1 for real tokens, 0 for padding; all 1 when left out.
+            position_ids: int64 ``[B, S]``; 0 .. S-1 in every row when left out.
+            sequence_ids: int64 ``[B, S]`` for packed rows: 0 in padding, else the same number in all
+                tokens of a sequence. ``attention_mask`` says nothing beside it.
 
         Returns:
             ``[B, S, H]`` in the dtype of the weights.
@@ -245,8 +270,11 @@ class BertModel(nn.Module):
             )
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
-        mask = key_padding_mask(attention_mask)
-        x = self.embeddings(input_ids, token_type_ids, self._dropout(EMBEDDINGS))
+        if sequence_ids is None:
+            mask = key_padding_mask(attention_mask)
+        else:
+            mask = same_sequence_mask(sequence_ids)
+        x = self.embeddings(input_ids, token_type_ids, position_ids, self._dropout(EMBEDDINGS))
         for number, layer in enumerate(self.layers):
             dropout = self._dropout(number)
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():

@@ -1,6 +1,7 @@
 """Heads: masked language model, next sentence, question answering (Devlin et al. 2019, 3.1, 4.2).
 
-Shapes as in :mod:`megabert.model.bert`; M = masked positions of a micro batch, V = true vocabulary.
+Shapes as in :mod:`megabert.model.bert`; M = masked positions of a micro batch, V = true vocabulary;
+P = sequences of a packed micro batch.
 Losses are sums over a micro batch, in float32 whatever the weights' dtype: the training loop
 divides by the counts of the whole global batch, so that how that batch is cut up does not change what
 is optimized.
@@ -109,26 +110,34 @@ class BertForPreTraining(nn.Module):
         masked_positions: Tensor,
         masked_labels: Tensor,
         next_sentence_labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        sequence_starts: Tensor | None = None,
     ) -> PretrainingOutput:
         """Losses and counts of a micro batch.
 
         Args:
-            input_ids, token_type_ids, attention_mask: as in :meth:`BertModel.forward`.
+            input_ids, token_type_ids, attention_mask, position_ids, sequence_ids: as in
+                :meth:`BertModel.forward`.
             masked_positions: int64 ``[M]``, indices into the flattened ``[B * S]``; M may be 0.
             masked_labels: int64 ``[M]``, below ``vocab_size``.
             next_sentence_labels: int64 ``[B]``; needed exactly when the model has that head. A row
                 labelled -100 only fills up an evaluation batch: it is in no loss and no count.
+            sequence_starts: int64 ``[P]`` for packed rows: places of the sequences' first tokens in
+                the flattened ``[B * S]``; labels are ``[P]`` then.
         """
         if (self.nsp is None) != (next_sentence_labels is None):
             raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
-        hidden = self.bert(input_ids, token_type_ids, attention_mask)  # [B, S, H]
+        hidden = self.bert(
+            input_ids, token_type_ids, attention_mask, position_ids, sequence_ids
+        )  # [B, S, H]
         masked = hidden.flatten(0, 1).index_select(0, masked_positions)  # [M, H]
         logits = self.mlm(masked, self.bert.embeddings.word_embeddings.weight)  # [M, Vp/t]
         loss, correct = vocab_parallel_cross_entropy(
             logits, masked_labels, self.config.vocab_size, self.tp
         )
         mlm_loss_sum = loss.sum()
-        nsp = self._sentence_sums(hidden, next_sentence_labels, mlm_loss_sum)
+        nsp = self._sentence_sums(hidden, sequence_starts, next_sentence_labels, mlm_loss_sum)
         return PretrainingOutput(
             mlm_loss_sum,
             correct.sum(dtype=mlm_loss_sum.dtype),
@@ -137,12 +146,12 @@ class BertForPreTraining(nn.Module):
         )
 
     def _sentence_sums(
-        self, hidden: Tensor, labels: Tensor | None, like: Tensor
+        self, hidden: Tensor, starts: Tensor | None, labels: Tensor | None, like: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.nsp is None or self.bert.pooler is None or labels is None:
             nothing = torch.zeros_like(like, requires_grad=False)
             return nothing, nothing, nothing
-        logits = self.nsp(self.bert.pooler(hidden)).to(like.dtype)  # [B, 2]
+        logits = self.nsp(self.bert.pooler(hidden, starts)).to(like.dtype)  # [B or P, 2]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(dim=1) == labels).sum(dtype=like.dtype)
         return loss_sum, correct, (labels >= 0).sum(dtype=like.dtype)

@@ -1,0 +1,183 @@
+"""What a file or folder of foreign shards holds: its layout, its splits, and what names it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megabert import naming
+from megabert.data.foreign.hdf5 import SIGNATURE, Hdf5File
+from megabert.data.foreign.static import ForeignFile, ForeignShardError
+from megabert.data.foreign.tf_example import TFRecordFile
+from megabert.data.foreign.tfrecord import HEAD_BYTES, is_tfrecord
+from megabert.data.output_folder import WORK_FOLDER
+from megabert.data.schema import Manifest, TokenizerInfo
+from megabert.log import UserError
+
+EVAL_WORDS = frozenset({"eval", "evaluation", "test", "dev", "valid", "validation"})
+"""A file is for evaluation if one of these is a word of its name: ``wiki_test_0.hdf5``."""
+
+_OTHER_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".model", ".csv", ".log"})
+_SLOW_BYTES = 1 << 18  # unpacked for one sample
+_GZIP = b"\x1f\x8b"
+_SAMPLED_BYTES = 4096  # at either end of a file, for the fingerprint
+
+
+@dataclass(frozen=True)
+class ForeignData:
+    """The shard files of each split, in the order of their names."""
+
+    place: Path
+    train: tuple[ForeignFile, ...]
+    evaluation: tuple[ForeignFile, ...]
+
+    @property
+    def files(self) -> tuple[ForeignFile, ...]:
+        """All files, those for training first."""
+        return self.train + self.evaluation
+
+    @property
+    def layout(self) -> str:
+        """The files' layout in words."""
+        return self.files[0].layout
+
+    @property
+    def advice(self) -> str | None:
+        """What makes slow shards fast, in one line; None for shards that are not slow."""
+        for file in self.files:
+            if isinstance(file, Hdf5File) and file.bytes_a_sample > _SLOW_BYTES:
+                return (
+                    f"{file.path} is stored in chunks: each sample unpacks "
+                    f"{file.bytes_a_sample / 1e6:.1f} MB; h5repack -f NONE -l CONTI rewrites it so "
+                    "that only the sample itself is read"
+                )
+        return None
+
+    def manifest(self, tokenizer: TokenizerInfo) -> Manifest:
+        """What a run records of this data, in the form it has for our own shards.
+
+        The fingerprint covers each file's name, size, count of samples, and first and last 4 KiB:
+        it tells other files from these without reading them whole.
+        """
+        listing = {
+            split: [[f.path.name, f.samples, *_size_and_digest(f.path)] for f in files]
+            for split, files in ((naming.TRAIN, self.train), (naming.EVAL, self.evaluation))
+        }
+        options = {"layout": self.layout, "files": listing}
+        return Manifest(tokenizer, language="", seed=0, splits={}, options=options)
+
+
+def is_foreign(place: Path) -> bool:
+    """Whether ``place`` is to be read as foreign shards: a file, or a folder that is not one of ours
+    and holds HDF5 or TFRecord files."""
+    if not place.is_dir():
+        return place.is_file()
+    if (place / naming.MANIFEST).exists() or (place / WORK_FOLDER).exists():
+        return False
+    return any(_kind(path) for path in _candidates(place))
+
+
+def open_foreign(places: Sequence[Path]) -> ForeignData:
+    """Look at all shards of these files and folders (not of folders inside them).
+
+    Files named in ``places`` are for training, whatever they are called.
+
+    Raises:
+        ForeignShardError: nothing there, a file that is no shard, damaged or cut off; shards of
+            several layouts; no file for training.
+    """
+    train: list[ForeignFile] = []
+    evaluation: list[ForeignFile] = []
+    for place in places:
+        if not place.is_dir():
+            train.append(_open(place))
+            continue
+        paths = _candidates(place)
+        if not paths:
+            raise ForeignShardError(
+                f"{place}: no shard in it; name the folder that holds the files itself"
+            )
+        for path in paths:
+            (evaluation if is_for_evaluation(path.name) else train).append(_open(path))
+    if not train:
+        raise ForeignShardError(
+            f"{places[0]}: every file is named as one for evaluation ({evaluation[0].path.name}); "
+            "name one for training, or give the file itself"
+        )
+    data = ForeignData(places[0], tuple(train), tuple(evaluation))
+    for file in data.files:
+        if (file.layout, file.labelled) != (data.files[0].layout, data.files[0].labelled):
+            raise ForeignShardError(
+                f"{file.path} is {_described(file)}, {data.files[0].path} "
+                f"{_described(data.files[0])}: keep shards of one layout in a folder"
+            )
+    return data
+
+
+def is_for_evaluation(name: str) -> bool:
+    """Whether a shard's name says that it is for evaluation."""
+    return not EVAL_WORDS.isdisjoint(re.split(r"[\W_]+|(?<=\D)(?=\d)", name.lower()))
+
+
+def _described(file: ForeignFile) -> str:
+    return file.layout + ("" if file.labelled else " without next_sentence_labels")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The folder's own files that may be shards, by name."""
+    found = (
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".")
+        and path.suffix.lower() not in _OTHER_SUFFIXES
+        and path.is_file()
+    )
+    return sorted(found, key=lambda path: path.name)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        raise ForeignShardError(f"{path}: no such file or folder") from None
+    except OSError as error:
+        raise ForeignShardError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _kind(path: Path) -> type[ForeignFile] | None:
+    head = _head(path)
+    if head.startswith(SIGNATURE):
+        return Hdf5File
+    return TFRecordFile if is_tfrecord(head) else None
+
+
+def _open(path: Path) -> ForeignFile:
+    kind = _kind(path)
+    if kind is not None:
+        return kind(path)
+    head = _head(path)
+    if not head:
+        raise ForeignShardError(f"{path}: an empty file, where a shard was expected")
+    if head.startswith(_GZIP):
+        raise ForeignShardError(
+            f"{path}: gzip-compressed; samples are read in random order, so unpack it first (gunzip)"
+        )
+    raise ForeignShardError(
+        f"{path}: neither HDF5 nor an uncompressed TFRecord (or its first bytes are damaged); for "
+        "megabert's own shards give their folder"
+    )
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    try:
+        with path.open("rb") as file:
+            first = file.read(_SAMPLED_BYTES)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _SAMPLED_BYTES))
+            return size, hashlib.sha256(first + file.read()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,156 @@
+"""NVIDIA's HDF5 shards of masked samples, in the layouts of their published BERT scripts.
+
+Fixed (DeepLearningExamples, ``create_pretraining_data.py``): ``input_ids``, ``input_mask``,
+``segment_ids`` [N, S], ``masked_lm_positions``, ``masked_lm_ids`` [N, P], ``next_sentence_labels``
+[N]; lists are filled up with zeros. Position 0 is that of [CLS], which is never predicted, so an
+entry is filling where position and label are both 0.
+
+Variable (MLPerf submissions, ``convert_fixed2variable.py``): the same names without
+``input_mask``, [N] lists of variable length, without filling.
+
+Files are opened without HDF5's file locks. HDF5 has no checksums of its own: what a damaged file
+still gives is checked for being a sample, no more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from megabert.data.counter_rng import Ints
+from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_NEEDED = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")
+_MASK, _NEXT = "input_mask", "next_sentence_labels"
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
+
+
+class Hdf5File(ForeignFile):
+    """One HDF5 file in the fixed or the variable layout.
+
+    ``bytes_a_sample``: what reading one sample unpacks; whole chunks, where the file has them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with _damage_named(path, "cannot be opened"), _open(path) as file:
+            self._look(file)
+
+    def _look(self, file: h5py.File) -> None:
+        if "packed_input_len" in file:
+            raise ForeignShardError(
+                f"{self.path}: several sequences are packed into one row (packed_input_len); this "
+                "layout is not read: use the shards it was packed from"
+            )
+        missing = [name for name in _NEEDED if not isinstance(file.get(name), h5py.Dataset)]
+        if missing:
+            raise ForeignShardError(
+                f"{self.path}: HDF5 without {', '.join(missing)}: not a shard of masked samples "
+                "in NVIDIA's layout"
+            )
+        self._fixed = file["input_ids"].ndim == 2
+        self.labelled = isinstance(file.get(_NEXT), h5py.Dataset)
+        self.layout = f"NVIDIA HDF5, {'fixed' if self._fixed else 'variable'} length"
+        self.samples = int(file["input_ids"].shape[0]) if file["input_ids"].ndim else 0
+        self.width = int(file["input_ids"].shape[1]) if self._fixed else None
+        names = [*_NEEDED, *([_MASK] if self._fixed else []), *([_NEXT] if self.labelled else [])]
+        for name in names:
+            self._check_dataset(file, name)
+        if self.samples == 0:
+            raise ForeignShardError(f"{self.path}: holds no sample")
+        self.bytes_a_sample = sum(_bytes_read(file[name]) for name in names)
+
+    def _check_dataset(self, file: h5py.File, name: str) -> None:
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise ForeignShardError(f"{self.path}: {name} is missing (fixed-length layout)")
+        shape = dataset.shape
+        ragged = h5py.check_vlen_dtype(dataset.dtype)
+        number = ragged if ragged is not None else dataset.dtype
+        wanted = 1 if name == _NEXT or not self._fixed else 2
+        sound = len(shape) == wanted and number.kind in "iu"
+        sound = sound and (ragged is not None) == (not self._fixed and name != _NEXT)
+        if not sound:
+            raise ForeignShardError(
+                f"{self.path}: {name} is {dataset.dtype} {list(shape)}, not whole numbers in the "
+                f"{'fixed' if self._fixed else 'variable'}-length layout"
+            )
+        if shape[0] != self.samples:
+            raise ForeignShardError(
+                f"{self.path}: {self.samples} input_ids, but {shape[0]} {name}: cut off?"
+            )
+        if name in ("segment_ids", _MASK) and wanted == 2 and shape[1] != self.width:
+            raise ForeignShardError(
+                f"{self.path}: input_ids are {self.width} wide, {name} {shape[1]}"
+            )
+
+    def read(self, row: int) -> StaticSample:
+        with _damage_named(self.path, f"sample {row} cannot be read"):
+            ids, segments, positions, labels = (self._row(name, row) for name in _NEEDED)
+            mask = self._row(_MASK, row) if self._fixed else None
+            label = int(self._datasets()[_NEXT][row]) if self.labelled else NO_LABEL
+        if mask is not None:
+            size = self._without_padding(row, mask)
+            ids, segments = ids[:size], segments[:size]
+            if len(positions) == len(labels):
+                real = (positions != 0) | (labels != 0)
+                positions, labels = positions[real], labels[real]
+        return self._sample(row, ids, segments, positions, labels, label)
+
+    def length(self, row: int) -> int:
+        with _damage_named(self.path, f"sample {row} cannot be read"):
+            if self._fixed:
+                return self._without_padding(row, self._row(_MASK, row))
+            return len(self._datasets()["input_ids"][row])
+
+    def _row(self, name: str, row: int) -> Ints:
+        values: Ints = self._datasets()[name][row].astype(np.int64)
+        return values
+
+    def _datasets(self) -> dict[str, Any]:
+        """The open datasets of this process."""
+        if self._handle is None or self._handle[0] != os.getpid():
+            file = _open(self.path)
+            self._handle = (os.getpid(), file, {name: file[name] for name in file})
+        datasets: dict[str, Any] = self._handle[2]
+        return datasets
+
+    def close(self) -> None:
+        if self._handle is not None and self._handle[0] == os.getpid():
+            self._handle[1].close()
+        self._handle = None
+
+
+def _open(path: Path) -> h5py.File:
+    # No chunk cache: rows are read in random order, and many files are open.
+    return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+
+
+def _bytes_read(dataset: h5py.Dataset) -> int:
+    """Bytes that reading one row of a dataset unpacks."""
+    if dataset.chunks is None:
+        return int(np.prod(dataset.shape[1:])) * int(dataset.dtype.itemsize)
+    across = 1
+    for size, chunk in zip(dataset.shape[1:], dataset.chunks[1:]):
+        across *= -(-size // chunk)
+    return across * int(np.prod(dataset.chunks)) * int(dataset.dtype.itemsize)
+
+
+@contextmanager
+def _damage_named(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ForeignShardError:
+        raise
+    except FileNotFoundError:
+        raise ForeignShardError(f"{path}: no such file") from None
+    except _HDF5_ERRORS as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ForeignShardError(f"{path}: damaged or cut off: {what} ({reason})") from None

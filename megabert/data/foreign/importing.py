@@ -1,0 +1,300 @@
+"""The import job: foreign shards in, a folder of our own shards out.
+
+    samples --recovery--> documents of sentences --repetition--> new text --> batch files
+    batch files --make_plan--> shards, tokenizer/, manifest.json
+
+One process, in the order of the files. A pair whose B follows A is one document, any other sample
+one document a segment. Text of files named for evaluation goes into the evaluation split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import megabert
+from megabert import naming
+from megabert.data.chinese_words import find_words
+from megabert.data.encoding import SHORT, in_eval_split
+from megabert.data.foreign.files import ForeignData, open_foreign
+from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_of
+from megabert.data.foreign.repetition import SeenText
+from megabert.data.foreign.source import check_ids
+from megabert.data.foreign.static import ForeignFile
+from megabert.data.output_folder import finished_manifest, output_folder
+from megabert.data.planning import Plan, make_plan
+from megabert.data.schema import (
+    InputInfo,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    file_sha256,
+    save_manifest,
+)
+from megabert.data.shard_layout import token_dtype
+from megabert.data.shard_writer import ShardHeader, ShardWriter
+from megabert.data.spill import Batch, load_batch, save_batch
+from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.log import Progress, UserError
+
+REPEATED = "repeated"
+"""Drop reason of a document whose text stands in earlier ones."""
+EVAL_FRACTION = 0.01
+_SAMPLES_AT_ONCE = 512
+_BATCH_TOKENS = 2**22
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What ``import_shards.py`` is asked to do. ``eval_fraction`` None: 0.01, or 0 where files are
+    named for evaluation."""
+
+    inputs: tuple[Path, ...]
+    tokenizer: Path
+    output: Path
+    language: str = "en"
+    shards: int | None = None
+    eval_fraction: float | None = None
+    min_document_tokens: int = 8
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ``UserError`` for a value that makes no sense."""
+        if self.eval_fraction is not None and not 0.0 <= self.eval_fraction < 1.0:
+            raise UserError(f"--eval-fraction {self.eval_fraction}: expected 0 <= fraction < 1")
+        for name, value, least in (
+            ("--shards", self.shards, 1),
+            ("--min-document-tokens", self.min_document_tokens, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} {value}: expected at least {least}")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came of it. ``repeated_tokens``: left out because they stand in earlier text."""
+
+    manifest: Manifest
+    layout: str
+    samples: int
+    tokens: int
+    repeated_tokens: int
+    counts: Counts
+    seconds: float
+
+
+def import_shards(options: ImportOptions) -> ImportReport:
+    """Run the whole job.
+
+    Raises ``UserError`` in one line for wrong inputs and options, shards whose text cannot be
+    recovered, an output folder of something else, a full disk; nothing stays behind then.
+    """
+    options.check()
+    started = time.monotonic()
+    tokenizer = load_tokenizer(options.tokenizer)
+    data = open_foreign(options.inputs)
+    fraction = options.eval_fraction
+    if fraction is None:
+        fraction = 0.0 if data.evaluation else EVAL_FRACTION
+    inputs = tuple(
+        InputInfo(file.path.name, file.path.stat().st_size, file_sha256(file.path))
+        for file in data.files
+    )
+    chosen = {
+        "imported_from": data.layout,
+        "language": options.language,
+        "shards": options.shards,
+        "eval_fraction": fraction,
+        "min_document_tokens": options.min_document_tokens,
+        "seed": options.seed,
+    }
+    job = {
+        "version": megabert.__version__,
+        "inputs": [dataclasses.asdict(i) for i in inputs],
+        "tokenizer": tokenizer.sha256,
+        "options": chosen,
+    }
+    finished_manifest(options.output, job, resume=False)
+    with output_folder(options.output, job, resume=False) as work:
+        reader = _Reader(options, tokenizer, fraction)
+        paths = _save(reader, data, tokenizer, work)
+        plan = make_plan(paths, options.shards)
+        _require_text(plan, options)
+        splits = _write(options, plan, paths, tokenizer, inputs)
+        tokenizer.save(options.output / naming.TOKENIZER_FOLDER)
+        manifest = Manifest(
+            tokenizer=tokenizer.info(),
+            language=options.language,
+            seed=options.seed,
+            splits=splits,
+            inputs=inputs,
+            options=chosen,
+            articles_read=plan.pages,
+            dropped=plan.dropped,
+        )
+        save_manifest(options.output, manifest)
+    return ImportReport(
+        manifest,
+        data.layout,
+        reader.samples,
+        reader.tokens,
+        reader.repeated_tokens,
+        reader.recovery.counts,
+        time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Document:
+    sentences: list[Sentence]
+    evaluation: bool
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(s.ids) for s in self.sentences)
+
+
+class _Reader:
+    """Documents of new text out of samples, with counts."""
+
+    def __init__(self, options: ImportOptions, tokenizer: Tokenizer, fraction: float) -> None:
+        self.options, self.tokenizer, self.fraction = options, tokenizer, fraction
+        self.info = tokenizer.info()
+        words = find_words(options.language)
+        self.recovery = Recovery(tokenizer, options.language, words)
+        self.seen = SeenText()
+        self.samples = self.tokens = self.repeated_tokens = self.pages = 0
+        self.dropped: Counter[str] = Counter()
+
+    def documents(self, file: ForeignFile, rows: range, evaluation: bool) -> Iterator[_Document]:
+        """The new text of some samples of a file."""
+        samples = [file.read(row) for row in rows]
+        parts = []
+        for row, sample in zip(rows, samples):
+            check_ids(file, row, sample, self.info)
+            parts.append(segments_of(file, row, sample, self.tokenizer))
+        sentences = iter(self.recovery.sentences([segment for part in parts for segment in part]))
+        for sample, part in zip(samples, parts):
+            segments = [next(sentences) for _ in part]
+            self.samples += 1
+            if sample.next_sentence == 0:
+                segments = [[s for segment in segments for s in segment]]
+            for segment in segments:
+                yield from self._new(segment, evaluation)
+
+    def _new(self, segment: Sequence[Sentence], evaluation: bool) -> Iterator[_Document]:
+        self.pages += 1
+        size = sum(len(s.ids) for s in segment)
+        self.tokens += size
+        stretches = self.seen.take_new(segment)
+        self.repeated_tokens += size - sum(len(s.ids) for part in stretches for s in part)
+        documents = [_Document(list(part), evaluation) for part in stretches]
+        long = [d for d in documents if d.tokens >= self.options.min_document_tokens]
+        if not long:
+            self.dropped[SHORT if documents else REPEATED] += 1
+        for document in long:
+            yield dataclasses.replace(document, evaluation=evaluation or self._held_out(document))
+
+    def _held_out(self, document: _Document) -> bool:
+        first = document.sentences[0].ids
+        return in_eval_split(len(first), str(first.tolist()), self.options.seed, self.fraction)
+
+
+def _save(reader: _Reader, data: ForeignData, tokenizer: Tokenizer, work: Path) -> list[Path]:
+    """Write the text of all samples as batch files."""
+    total = sum(file.samples for file in data.files)
+    progress = Progress("unmasking, splitting, comparing", total)
+    paths: list[Path] = []
+    documents: list[_Document] = []
+    written = 0
+
+    def flush() -> None:
+        nonlocal written
+        path = work / f"batch-{len(paths):08d}"
+        save_batch(path, _as_batch(documents, tokenizer, reader, written))
+        paths.append(path)
+        written += len(documents)
+        documents.clear()
+
+    for number, file in enumerate(data.files):
+        for first in range(0, file.samples, _SAMPLES_AT_ONCE):
+            rows = range(first, min(file.samples, first + _SAMPLES_AT_ONCE))
+            documents += reader.documents(file, rows, evaluation=number >= len(data.train))
+            if sum(d.tokens for d in documents) >= _BATCH_TOKENS:
+                flush()
+            progress.update(reader.samples, f"{reader.samples} samples")
+        file.close()
+    flush()
+    progress.close(f"{reader.samples} samples")
+    return paths
+
+
+def _as_batch(
+    documents: Sequence[_Document], tokenizer: Tokenizer, reader: _Reader, before: int
+) -> Batch:
+    """A batch file's content; takes over the reader's counts of documents read and dropped."""
+    sentences = [s for document in documents for s in document.sentences]
+    tokens = np.concatenate([np.zeros(0, np.int64), *(s.ids for s in sentences)])
+    words = np.concatenate([np.zeros(0, np.bool_), *(s.word_starts for s in sentences)])
+    numbers = np.arange(before + 1, before + 1 + len(documents), dtype=np.int64)
+    batch = Batch(
+        tokens=tokens.astype(token_dtype(tokenizer.vocab_size)),
+        word_bits=np.packbits(words, bitorder="little"),
+        sentence_lengths=np.array([len(s.ids) for s in sentences], np.uint32),
+        document_sentences=np.array([len(d.sentences) for d in documents], np.uint32),
+        document_tokens=np.array([d.tokens for d in documents], np.uint32),
+        document_ids=numbers,
+        document_eval=np.array([d.evaluation for d in documents], np.uint8),
+        document_digest=np.stack([numbers, numbers], axis=1).astype(np.uint64),  # none is repeated
+        sentence_sample=np.zeros(0, np.uint64),
+        pages=reader.pages,
+        dropped=dict(reader.dropped),
+    )
+    reader.pages = 0
+    reader.dropped.clear()
+    return batch
+
+
+def _write(
+    options: ImportOptions,
+    plan: Plan,
+    batches: Sequence[Path],
+    tokenizer: Tokenizer,
+    inputs: Sequence[InputInfo],
+) -> dict[str, SplitInfo]:
+    infos: dict[str, list[ShardInfo]] = {split: [] for split in naming.SPLITS}
+    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+    for piece in plan.shards:
+        header = ShardHeader(
+            options.language,
+            tokenizer.info(),
+            piece.split,
+            piece.index,
+            piece.count,
+            options.seed,
+            inputs[0].name + more,
+            inputs[0].sha256,
+        )
+        path = options.output / naming.shard_file(piece.split, piece.index, piece.count)
+        sizes = {name: getattr(piece, name) for name in ("documents", "sentences", "tokens")}
+        with ShardWriter(path, header, **sizes) as writer:
+            for batch, documents in piece.parts:
+                writer.append(load_batch(batches[batch]).piece(documents))
+            infos[piece.split].append(writer.finish())
+    return {split: SplitInfo(tuple(found)) for split, found in infos.items()}
+
+
+def _require_text(plan: Plan, options: ImportOptions) -> None:
+    if not any(piece.split == naming.TRAIN for piece in plan.shards):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
+        raise UserError(
+            f"{options.inputs[0]}: no text is left to train on of {plan.pages} documents "
+            f"({reasons or 'none dropped'}): check --min-document-tokens and --eval-fraction"
+        )

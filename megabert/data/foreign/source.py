@@ -1,0 +1,163 @@
+"""Samples of foreign shards by their number in the run, as the loader wants them.
+
+As with our own shards, sample n of a run is the sample at place n mod N of the order of epoch
+n div N, and that order is the same pseudo-random permutation. The masks are those of the shards, in
+every epoch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from megabert.data.counter_rng import Ints, Purpose
+from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
+from megabert.data.sample_index import SampleSettings, permute
+from megabert.data.sample_source import Arrays
+from megabert.data.schema import TokenizerInfo
+from megabert.log import UserError
+
+OPEN_FILES = 128
+
+
+class ForeignSource:
+    """Masked samples of foreign shards, padded to the run's sequence length.
+
+    Args:
+        files: the shards of one split, in order.
+        settings: sequence length; "nsp" for the shards' own sentence labels, "none" to leave them
+            out; seed of the order. The share of short sequences has no meaning here.
+        tokenizer: what the ids must fit.
+
+    Raises:
+        UserError: samples stored wider than the sequence length, "sop", "nsp" without labels.
+
+    Keeps at most ``OPEN_FILES`` files open in a process; pickles without them.
+    """
+
+    def __init__(
+        self, files: Sequence[ForeignFile], settings: SampleSettings, tokenizer: TokenizerInfo
+    ) -> None:
+        self.files, self.settings, self.tokenizer = tuple(files), settings, tokenizer
+        self._ends = np.cumsum([file.samples for file in self.files])  # [files]
+        self._open: OrderedDict[int, None] = OrderedDict()
+        first = self.files[0]
+        if settings.sentence_task == "sop":
+            raise UserError(
+                f"{first.path}: masked shards come with labels of their own: --sentence-task nsp "
+                "takes them as they are, none leaves them out; sop cannot be had"
+            )
+        if settings.paired and not first.labelled:
+            raise UserError(
+                f"{first.path}: has no next_sentence_labels; --sentence-task none does without"
+            )
+        for file in self.files:
+            if file.width is not None and file.width > settings.seq_length:
+                raise self._too_long(str(file.path), file.width)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in one epoch; each stands in each epoch exactly once."""
+        return int(self._ends[-1])
+
+    def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """File and row of these samples of the run, [N] -> two int64 [N]."""
+        epochs, places = np.divmod(numbers, self.samples_per_epoch)
+        samples = np.empty_like(places)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            key = [self.settings.seed, epoch, int(Purpose.ORDER)]
+            samples[here] = permute(places[here], self.samples_per_epoch, key)
+        files = np.searchsorted(self._ends, samples, side="right")
+        before = np.where(files > 0, self._ends[files - 1], 0)
+        return files.astype(np.int64), samples - before
+
+    def lengths(self, numbers: Ints) -> Ints:
+        """Real tokens of these samples of the run, special tokens included: [N] -> int64 [N]."""
+        files, rows = self.addresses(numbers)
+        return np.array(
+            [self._file(f).length(row) for f, row in zip(files.tolist(), rows.tolist())], np.int64
+        )
+
+    def batch(self, first: int, count: int) -> Arrays:
+        """The run's samples first .. first+count-1; as `samples`."""
+        return self.samples(np.arange(first, first + count, dtype=np.int64))
+
+    def samples(self, numbers: Ints) -> Arrays:
+        """These samples of the run, int64 [B]; the arrays of ``SampleSource.samples``.
+
+        Raises:
+            UserError: a sample that is damaged, longer than the sequence length, or not made with
+                this tokenizer; the message names file and sample.
+        """
+        files, rows = (part.tolist() for part in self.addresses(numbers))
+        shape = (len(numbers), self.settings.seq_length)
+        input_ids = np.full(shape, self.tokenizer.special.pad, dtype=np.int64)
+        token_types = np.zeros(shape, dtype=np.int64)
+        attention = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, -1, dtype=np.int64)
+        next_sentence = np.zeros(len(numbers), dtype=np.int64)
+        for place, (number, row) in enumerate(zip(files, rows)):
+            file = self._file(number)
+            sample = file.read(row)
+            self._check(file, row, sample)
+            size = len(sample.input_ids)
+            input_ids[place, :size] = sample.input_ids
+            token_types[place, :size] = sample.segment_ids
+            attention[place, :size] = 1
+            labels[place, sample.positions] = sample.labels
+            next_sentence[place] = sample.next_sentence
+        positions = np.flatnonzero(labels.ravel() >= 0)
+        arrays = {
+            "input_ids": input_ids,
+            "token_type_ids": token_types,
+            "attention_mask": attention,
+            "masked_positions": positions,
+            "masked_labels": labels.ravel()[positions],
+        }
+        if self.settings.paired:
+            arrays["next_sentence_labels"] = next_sentence
+        return arrays
+
+    def _check(self, file: ForeignFile, row: int, sample: StaticSample) -> None:
+        ids, special = sample.input_ids, self.tokenizer.special
+        if len(ids) > self.settings.seq_length:
+            raise self._too_long(f"{file.path}: sample {row}", len(ids))
+        check_ids(file, row, sample, self.tokenizer)
+        if ids[0] != special.cls or ids[-1] != special.sep:
+            raise file.error(
+                row,
+                f"begins with id {ids[0]} and ends with {ids[-1]}, not with [CLS] {special.cls} and "
+                f"[SEP] {special.sep} of the tokenizer; give --tokenizer the one it was made with",
+            )
+
+    def _too_long(self, what: str, length: int) -> UserError:
+        return UserError(
+            f"{what}: samples of {length} tokens are longer than --seq-length "
+            f"{self.settings.seq_length}; give --seq-length {length}"
+        )
+
+    def _file(self, number: int) -> ForeignFile:
+        """A file, noted as the one used last; the one not used for longest is closed."""
+        self._open[number] = None
+        self._open.move_to_end(number)
+        if len(self._open) > OPEN_FILES:
+            self.files[self._open.popitem(last=False)[0]].close()
+        return self.files[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+
+def check_ids(file: ForeignFile, row: int, sample: StaticSample, tokenizer: TokenizerInfo) -> None:
+    """Raise ``ForeignShardError`` for an id outside of the vocabulary, naming file and sample."""
+    for ids in (sample.input_ids, sample.labels):
+        outside = (ids < 0) | (ids >= tokenizer.vocab_size)
+        if outside.any():
+            raise ForeignShardError(
+                f"{file.path}: sample {row}: token id {int(ids[outside][0])} is outside the vocabulary "
+                f"of {tokenizer.vocab_size}; give --tokenizer the one the shards were made with"
+            )

@@ -1,0 +1,116 @@
+"""One masked sample of a foreign shard, and what every kind of shard file can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megabert.data.counter_rng import Ints
+from megabert.log import UserError
+
+NO_LABEL = -1
+
+
+class ForeignShardError(UserError):
+    """A foreign shard that is damaged, incomplete, or of a form that is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSample:
+    """A sample as its maker masked it, without padding.
+
+    ``input_ids`` and ``segment_ids`` int64 [L], special tokens included; ``positions`` and
+    ``labels`` int64 [M], the predicted places and the ids that stood there; ``next_sentence``: 0 =
+    B follows A, 1 = it does not, ``NO_LABEL`` where the shard has none.
+    """
+
+    input_ids: Ints
+    segment_ids: Ints
+    positions: Ints
+    labels: Ints
+    next_sentence: int
+
+    def unmasked(self) -> Ints:
+        """The ids before masking, int64 [L]."""
+        ids = self.input_ids.copy()
+        ids[self.positions] = self.labels
+        return ids
+
+
+class ForeignFile(ABC):
+    """One shard file: looked at when made, opened when first read, in each process for itself.
+
+    ``layout``: its form in words; ``samples``: how many it holds; ``width``: tokens of a padded
+    sample, None where samples are stored unpadded; ``labelled``: whether it has labels of the
+    sentence task. Pickles without its open handle.
+
+    Raises:
+        ForeignShardError: missing, damaged, cut off, or not of this form.
+    """
+
+    layout: str
+    samples: int
+    width: int | None
+    labelled: bool
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: Any = None
+
+    @abstractmethod
+    def read(self, row: int) -> StaticSample:
+        """Sample ``row`` of the file, from 0.
+
+        Raises:
+            ForeignShardError: damaged, or not a masked sample.
+        """
+
+    @abstractmethod
+    def length(self, row: int) -> int:
+        """Real tokens of sample ``row``, special tokens included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+
+    def error(self, row: int, what: str) -> ForeignShardError:
+        """An error that names the file and the sample."""
+        return ForeignShardError(f"{self.path}: sample {row}: {what}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": None}
+
+    def _without_padding(self, row: int, mask: Ints) -> int:
+        """Real tokens by an attention mask [S]: ones, then zeros."""
+        size = int(np.count_nonzero(mask))
+        if not size or not (mask[:size] == 1).all():
+            raise self.error(row, "its input_mask is not ones followed by zeros")
+        return size
+
+    def _sample(
+        self, row: int, ids: Ints, segments: Ints, positions: Ints, labels: Ints, next_sentence: int
+    ) -> StaticSample:
+        """Check what can be checked without a vocabulary.
+
+        Raises:
+            ForeignShardError: lengths that disagree, positions outside of the real tokens or
+                given twice, segments or labels other than 0 and 1.
+        """
+        size = len(ids)
+        if len(segments) != size:
+            raise self.error(row, f"{size} input_ids and {len(segments)} segment_ids")
+        if len(positions) != len(labels):
+            raise self.error(row, f"{len(positions)} masked positions and {len(labels)} labels")
+        if len(positions) and not 0 <= positions.min() <= positions.max() < size:
+            raise self.error(row, f"a masked position is outside of its {size} tokens")
+        if len(np.unique(positions)) != len(positions):
+            raise self.error(row, "a position is masked twice")
+        if size and not 0 <= segments.min() <= segments.max() <= 1:
+            raise self.error(row, "a segment id is neither 0 nor 1")
+        if next_sentence not in (0, 1, NO_LABEL):
+            raise self.error(row, f"its next sentence label is {next_sentence}, not 0 or 1")
+        return StaticSample(ids, segments, positions, labels, next_sentence)

@@ -1,0 +1,96 @@
+"""The framing of TFRecord files: where each record lies, and its bytes with both checksums checked.
+
+A record is: its length (uint64), a masked CRC-32C of those 8 bytes (uint32), the data, a masked
+CRC-32C of the data (uint32), all little-endian. A mask is a rotation by 15 bits and an addition.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from megabert.data.counter_rng import Ints
+from megabert.data.foreign.static import ForeignShardError
+
+_HEAD = struct.Struct("<QI")
+_TAIL = struct.Struct("<I")
+HEAD_BYTES, TAIL_BYTES = _HEAD.size, _TAIL.size
+_MASK_DELTA = 0xA282EAD8
+_BUFFER = 1 << 20
+
+
+def masked_crc32c(data: bytes) -> int:
+    """CRC-32C as TFRecords store it."""
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(data: bytes) -> bytes:
+    """A record as it stands in a file."""
+    size = struct.pack("<Q", len(data))
+    return b"".join((size, _TAIL.pack(masked_crc32c(size)), data, _TAIL.pack(masked_crc32c(data))))
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 at least) is an uncompressed TFRecord."""
+    if len(head) < HEAD_BYTES:
+        return False
+    _, crc = _HEAD.unpack_from(head)
+    return crc == masked_crc32c(head[:8])
+
+
+def index_records(path: Path) -> Ints:
+    """Offset of each record, int64 [N]; reads and checks the lengths, not the data.
+
+    Raises:
+        ForeignShardError: a length's checksum is wrong, or the file ends within a record.
+    """
+    offsets: list[int] = []
+    try:
+        with path.open("rb", buffering=_BUFFER) as file:
+            total = os.fstat(file.fileno()).st_size
+            position = 0
+            while position < total:
+                head = file.read(HEAD_BYTES)
+                size, crc = _HEAD.unpack(head) if len(head) == HEAD_BYTES else (total, 0)
+                if len(head) == HEAD_BYTES and crc != masked_crc32c(head[:8]):
+                    raise ForeignShardError(
+                        f"{path}: damaged: the length of record {len(offsets)} (byte {position:,}) "
+                        "does not match its checksum"
+                    )
+                offsets.append(position)
+                position += HEAD_BYTES + size + TAIL_BYTES
+                if position > total:
+                    raise ForeignShardError(
+                        f"{path}: cut off: record {len(offsets) - 1} (byte {offsets[-1]:,}) goes on "
+                        f"behind the end of the file ({total:,} bytes)"
+                    )
+                file.seek(position)
+    except OSError as error:
+        raise ForeignShardError(f"{path}: cannot be read ({error.strerror})") from None
+    return np.array(offsets, np.int64)
+
+
+def read_record(handle: int, offset: int, path: Path, row: int) -> bytes:
+    """The data of the record at ``offset`` of an open file descriptor.
+
+    Raises:
+        ForeignShardError: a checksum is wrong, or the file ends within the record.
+    """
+    head = os.pread(handle, HEAD_BYTES, offset)
+    if len(head) == HEAD_BYTES:
+        size, crc = _HEAD.unpack(head)
+        if crc == masked_crc32c(head[:8]):
+            body = os.pread(handle, size + TAIL_BYTES, offset + HEAD_BYTES)
+            data = body[:size]
+            if len(body) == size + TAIL_BYTES and _TAIL.unpack(body[size:])[0] == masked_crc32c(
+                data
+            ):
+                return data
+    raise ForeignShardError(
+        f"{path}: damaged or cut off: record {row} (byte {offset:,}) does not match its checksum"
+    )

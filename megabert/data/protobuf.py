@@ -1,0 +1,67 @@
+"""The wire format of protocol buffers: fields of a message, without its schema."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+_FIXED_BYTES = {1: 8, 5: 4}  # wire type -> bytes of a value
+_LONGEST_VARINT = 10  # bytes of a 64-bit value
+
+
+def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and raw value of each field: an int for a varint, else the value's bytes.
+
+    Raises:
+        ValueError: not a message, or one that is cut off.
+    """
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield number, value
+            continue
+        if wire == 2:
+            size, position = _varint(message, position)
+        elif wire in _FIXED_BYTES:
+            size = _FIXED_BYTES[wire]
+        else:
+            raise ValueError(f"not a protocol-buffer message (wire type {wire})")
+        if position + size > end:
+            raise ValueError("a protocol-buffer message is cut off")
+        yield number, message[position : position + size]
+        position += size
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message) and shift < 7 * _LONGEST_VARINT:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError("a protocol-buffer message is cut off")
+
+
+def packed_varints(packed: bytes) -> npt.NDArray[np.int64]:
+    """The numbers of a packed repeated field of int64, [N].
+
+    Raises:
+        ValueError: the last number is cut off, or one is too long.
+    """
+    raw = np.frombuffer(packed, np.uint8)
+    last = raw < 0x80
+    if last.all():
+        return raw.astype(np.int64)
+    ends = np.flatnonzero(last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - starts + 1
+    if not last[-1] or sizes.max() > _LONGEST_VARINT:
+        raise ValueError("a packed list of numbers is cut off")
+    shifts = 7 * (np.arange(len(raw)) - np.repeat(starts, sizes))
+    groups = (raw & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
+    return np.bitwise_or.reduceat(groups, starts).astype(np.int64)
