@@ -59,9 +59,9 @@ def lengths_of(source: SampleSource, samples: int) -> np.ndarray:
     return np.concatenate([source.lengths(part) for part in parts])
 
 
-def windows_table(lengths: np.ndarray, budget: int) -> None:
-    """Padding by window, with micro batches of `MICRO_TOKENS`."""
-    micro = MICRO_TOKENS // budget
+def windows_table(lengths: np.ndarray, seq_length: int, budget: int) -> None:
+    """Padding by window, with micro batches of `MICRO_TOKENS`, in rows of `budget` tokens."""
+    micro = MICRO_TOKENS // seq_length
     for size in (size for size in WINDOWS if micro <= size <= len(lengths)):
         windows = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)][:256]
         began = time.process_time()
@@ -69,7 +69,8 @@ def windows_table(lengths: np.ndarray, budget: int) -> None:
         planning = (time.process_time() - began) / (len(windows) * size)
         real = sum(int(window.sum()) for window in windows)
         print(
-            f"| {budget} | {size} | {1 - real / (len(windows) * size * budget):.2%} "
+            f"| {seq_length} | {budget} | {size} "
+            f"| {1 - real / (len(windows) * size * seq_length):.2%} "
             f"| {1 - real / (rows * budget):.2%} | {rows / (len(windows) * size):.3f} "
             f"| {planning * 1e6:.2f} |"
         )
@@ -190,10 +191,12 @@ def main() -> None:
     corpus = Corpus.open(arguments.shards, TRAIN)
     sources = {length: SampleSource(corpus, SampleSettings(length)) for length in LENGTHS}
     lengths = {length: lengths_of(sources[length], arguments.samples) for length in LENGTHS}
-    print("| length | samples a window | padding, padded | packed | rows a sample | planning us |")
-    print("|---|---|---|---|---|---|")
+    print("| length | budget | samples a window | padding, padded | packed", end=" ")
+    print("| rows a sample | planning us |")
+    print("|---|---|---|---|---|---|---|")
     for length in LENGTHS:
-        windows_table(lengths[length], length)
+        for budget in (length, 2 * length):
+            windows_table(lengths[length], length, budget)
     print(
         "\n| length | global batch | ranks | micro batch x steps | window: steps x ranks", end=" "
     )

@@ -188,7 +188,10 @@ class DataSettings:
     )
     short_sequence_fraction: Fraction = setting(0.1, "share of sequences of random shorter length")
     packing: Literal["on", "off"] = setting(
-        "off", "samples end to end in rows of seq_length: same updates, less padding"
+        "off", "samples end to end in rows: same updates, less padding"
+    )
+    packing_budget: PositiveInt | None = setting(
+        None, "tokens of a packed row, at least seq_length; more pads less (seq_length)"
     )
     loader_workers: NonNegativeInt = setting(
         0, "loader processes a rank (0: in the training process)"

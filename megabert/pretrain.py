@@ -164,6 +164,7 @@ class Loop:
             num_workers=settings.data.loader_workers,
             pin_memory=self.world.device.type == "cuda",
             window=self._window() if settings.data.packing == "on" else None,
+            packing_budget=settings.data.packing_budget,
         )
         self.batches = skipping.GlobalBatches(
             open_loader, engine.batch.global_size, engine.batch.accumulation

@@ -67,6 +67,13 @@ def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[
         )
     _require_meaning(settings, given, config_file)
     length = settings.data.seq_length or 0
+    budget = settings.data.packing_budget
+    if budget is not None and settings.data.packing == "off":
+        raise UserError(f"--packing-budget {budget} has no effect without --packing on")
+    if budget is not None and budget < length:
+        raise UserError(
+            f"--packing-budget {budget}: a row must hold a whole sample, --seq-length {length} tokens"
+        )
     limit = settings.data.max_predictions or default_max_predictions(
         length, settings.data.mask_fraction
     )

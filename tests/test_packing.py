@@ -192,19 +192,23 @@ def packed_samples(batch: Arrays) -> list[tuple]:
 
 
 @pytest.mark.parametrize("task", ["nsp", "none"])
-@pytest.mark.parametrize(("micro_steps", "ranks", "micro"), [(4, 1, 5), (2, 3, 8), (1, 4, 1)])
+@pytest.mark.parametrize(
+    ("micro_steps", "ranks", "micro", "budget"),
+    [(4, 1, 5, 64), (2, 3, 8, 64), (1, 4, 1, 64), (4, 2, 6, 150)],
+)
 def test_a_window_holds_its_samples_unchanged(
-    task: str, micro_steps: int, ranks: int, micro: int
+    task: str, micro_steps: int, ranks: int, micro: int, budget: int
 ) -> None:
     source = source_of(task)
     first = 5 * source.samples_per_epoch - 7  # over the end of an epoch
     count = micro_steps * ranks * micro
     numbers = np.arange(first, first + count)
     window = Window(micro_steps, ranks)
-    by_rank = [packed_batches(source, numbers, 64, window, rank) for rank in range(ranks)]
+    by_rank = [packed_batches(source, numbers, budget, window, rank) for rank in range(ranks)]
     batches = list(itertools.chain(*by_rank))
     assert [len(mine) for mine in by_rank] == [micro_steps] * ranks
     assert all(array.dtype == np.int64 for batch in batches for array in batch.values())
+    assert all(batch["input_ids"].shape[1] == budget for batch in batches)
     packed = [sample for batch in batches for sample in packed_samples(batch)]
     assert sorted(packed) == sorted(padded_samples(source.samples(numbers)))
     heights = [len(batch["input_ids"]) for batch in batches]

@@ -38,6 +38,7 @@ TOPOLOGIES = [
     (2, ["--zero-stage", "0"]),
     (4, ["--zero-stage", "3", "--tensor-parallel", "2"]),
     (1, ["--zero-stage", "0", "--packing", "on", "--micro-batch-size", "8"]),
+    (2, ["--packing", "on", "--packing-budget", "150", "--micro-batch-size", "4"]),
     (2, ["--zero-stage", "3", "--packing", "on", "--micro-batch-size", "4"]),
     (2, ["--tensor-parallel", "2", "--packing", "on", "--activation-checkpointing", "on"]),
 ]
@@ -336,6 +337,8 @@ WRONG = [
     ((["--parameter-groups", "nowhere.yaml"]), "nowhere.yaml: No such file"),
     ((["--lamb-backend", "triton"]), "triton"),
     ((["--lamb-backend", "apex"]), "apex"),
+    ((["--packing", "on", "--packing-budget", "9"]), "a row must hold a whole sample"),
+    ((["--packing-budget", "99"]), "no effect without --packing on"),
     ((["--lr", "fast"]), "optimizer.lr = 'fast'"),
     ((["--no-such-flag"]), "unrecognized arguments"),
     ((["--hidden-size", "33"]), "hidden_size 33 is not a multiple"),

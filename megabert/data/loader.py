@@ -135,6 +135,7 @@ class MicroBatches:
         pin_memory: put tensors in page-locked memory, for quicker copies to a GPU.
         prefetch: batches that each worker prepares ahead; whole windows of them, with packing.
         window: the micro steps and ranks whose samples are packed together; None = no packing.
+        packing_budget: tokens of a packed row, at least the source's `seq_length`; None = that.
 
     Attributes:
         seconds_waited: time spent waiting for batches, since the beginning.
@@ -158,6 +159,7 @@ class MicroBatches:
         pin_memory: bool = False,
         prefetch: int = 4,
         window: Window | None = None,
+        packing_budget: int | None = None,
     ) -> None:
         self.steps = MicroSteps(
             micro_batch_size, data_parallel_rank, data_parallel_size, consumed_samples
@@ -170,7 +172,7 @@ class MicroBatches:
         self._pin_memory = pin_memory
         micro_steps = 1 if window is None else window.micro_steps
         loader: DataLoader[Any] = DataLoader(
-            _Steps(source, self.steps, window),
+            _Steps(source, self.steps, window, packing_budget or source.settings.seq_length),
             batch_size=None,
             sampler=_Counting(None if stop is None else self.steps.until(stop) // micro_steps),
             num_workers=num_workers,
@@ -275,8 +277,11 @@ class _Failure:
 class _Steps(Dataset[Any]):
     """Number -> the arrays of micro steps that are made together, in order."""
 
-    def __init__(self, source: Samples, steps: MicroSteps, window: Window | None) -> None:
+    def __init__(
+        self, source: Samples, steps: MicroSteps, window: Window | None, packing_budget: int
+    ) -> None:
         self._source, self._steps, self._window = source, steps, window
+        self._budget = packing_budget
 
     def __getitem__(self, number: int) -> list[Arrays] | _Failure:
         try:
@@ -293,7 +298,7 @@ class _Steps(Dataset[Any]):
         return packed_batches(
             self._source,
             self._steps.of_window(self._window, number),
-            self._source.settings.seq_length,
+            self._budget,
             self._window,
             self._steps.data_parallel_rank % self._window.ranks,
         )

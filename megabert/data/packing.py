@@ -1,4 +1,4 @@
-"""Packing: whole samples laid end to end in rows of `seq_length` tokens (numpy only).
+"""Packing: whole samples laid end to end in rows of a budget of tokens (numpy only).
 
     choose_window   which micro steps of which ranks are packed together
     assign_rows     lengths of the window's samples -> their rows
@@ -9,7 +9,7 @@ A window covers q micro steps of g neighbouring data-parallel ranks, and so the 
 micro steps have without packing: an update reads the same global batch. The window's samples are
 laid into rows by best-fit decreasing: longest first, each into the fullest row that has room for it. It
 needs at most 11/9 of the fewest possible rows and 4 more, like first-fit decreasing (Johnson et al.
-1974), but finds a row in constant time, as free tokens are whole numbers up to `seq_length`.
+1974), but finds a row in constant time, as free tokens are whole numbers up to the budget.
 
 Rows are shared out over the window's q g micro batches: fullest first, forth and back, so that
 each gets as many rows as any other, or one fewer, and about as many tokens. Samples are never split.
@@ -153,12 +153,12 @@ def packed_batches(
     Args:
         source: the samples.
         numbers: those of the whole window, int64 [N].
-        budget: tokens of a row; the width of the source's arrays.
+        budget: tokens of a row, at least the width of the source's arrays.
         window: its layout.
         rank: this rank's place among the window's.
 
     Returns:
-        For each micro step, with R rows of S tokens and P samples:
+        For each micro step, with R rows of S = budget tokens and P samples:
             input_ids, token_type_ids, position_ids, sequence_ids, attention_mask int64 [R, S];
             sequence_ids is 0 in padding and else the sample's place in its row, from 1 on;
             positions begin at 0 in each sample;
@@ -182,7 +182,7 @@ def packed_batches(
     rows = plan.rows.reshape(window.micro_steps, window.ranks)[:, rank]
     ends = np.cumsum(rows)
     firsts = ((ends - rows)[steps[own]] + plan.row[own]) * budget + plan.start[own]
-    stacked = _stack(arrays, firsts, plan.place[own], int(ends[-1]))
+    stacked = _stack(arrays, firsts, plan.place[own], int(ends[-1]), budget)
     return _split(stacked, (ends - rows).tolist(), ends.tolist())
 
 
@@ -213,7 +213,7 @@ def _line_up(assigned: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     return start, place
 
 
-def _stack(arrays: Arrays, firsts: Ints, places: Ints, rows: int) -> Arrays:
+def _stack(arrays: Arrays, firsts: Ints, places: Ints, rows: int, budget: int) -> Arrays:
     """Moves padded samples to their places in `rows` rows; flat places come out rising.
 
     Args:
@@ -221,16 +221,17 @@ def _stack(arrays: Arrays, firsts: Ints, places: Ints, rows: int) -> Arrays:
         firsts: flat place of each sample's first token in the rows, int64 [P].
         places: each sample's place in its row, from 1 on; int64 [P].
         rows: R.
+        budget: tokens of a row.
     """
-    real = arrays["attention_mask"].astype(bool)  # [P, S]
+    real = arrays["attention_mask"].astype(bool)  # [P, seq_length]
     width = real.shape[1]
     columns = np.arange(width)
     target = (firsts[:, None] + columns)[real]
 
     def laid_out(values: Ints) -> Ints:
-        flat = np.zeros(rows * width, dtype=np.int64)
+        flat = np.zeros(rows * budget, dtype=np.int64)
         flat[target] = np.broadcast_to(values, real.shape)[real]
-        return flat.reshape(rows, width)
+        return flat.reshape(rows, budget)
 
     sequence_ids = laid_out(places[:, None])
     samples, masked_columns = np.divmod(arrays["masked_positions"], width)

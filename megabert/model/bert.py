@@ -260,9 +260,9 @@ class BertModel(nn.Module):
             ``[B, S, H]`` in the dtype of the weights.
 
         Raises:
-            UserError: S is larger than ``max_position_embeddings``.
+            UserError: S is larger than ``max_position_embeddings``, without ``position_ids``.
         """
-        if input_ids.size(1) > self.config.max_position_embeddings:
+        if position_ids is None and input_ids.size(1) > self.config.max_position_embeddings:
             raise UserError(
                 f"sequence length {input_ids.size(1)} is larger than the position table "
                 f"(max_position_embeddings {self.config.max_position_embeddings}): "
