@@ -12,8 +12,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megabert.data.sentencepiece_model import read_model
 from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.data.tokenizer_sentencepiece import read_model
 from megabert.log import UserError
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -14,8 +14,10 @@ from megabert.data.shard_layout import token_dtype
 from megabert.data.spill import Batch
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.pages import Page
-from megabert.data.tokenization import Encoded, Tokenizer
+from megabert.data.tokenization import EncodedBatch, Tokenizer, Words
 
+EMPTY = "empty"
+"""Drop reason of an article without text."""
 SHORT = "short"
 """Drop reason of an article with fewer tokens than ``min_document_tokens``."""
 DUPLICATE = "duplicate"
@@ -42,12 +44,14 @@ def page_batches(pages: Iterable[Page], characters: int = BATCH_CHARACTERS) -> I
 
 @dataclass(frozen=True)
 class EncodingRules:
-    """Options that decide what becomes of a page."""
+    """Options that decide what becomes of a page. ``words``: knows words that the tokenizer does
+    not (``chinese_words.find_words``)."""
 
     language: str
     min_document_tokens: int
     eval_fraction: float
     seed: int
+    words: Words | None = None
 
 
 def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
@@ -59,73 +63,97 @@ def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
 def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> Batch:
     """Clean, split into sentences and encode; drop what is no article or too short."""
     dropped: Counter[str] = Counter()
-    kept: list[tuple[Page, list[str]]] = []
+    articles: list[Page] = []
+    sentences: list[str] = []
+    counts: list[int] = []
     for page in pages:
         cleaned = page_to_sentences(page, rules.language)
         if cleaned.drop_reason is not None:
             dropped[cleaned.drop_reason] += 1
             continue
-        kept.append((page, [s for paragraph in cleaned.paragraphs for s in paragraph]))
-    flat = [sentence for _, sentences in kept for sentence in sentences]
-    encoded = tokenizer.encode_sentences(flat, with_offsets=False)
-    documents: list[tuple[Page, list[Encoded]]] = []
-    position = 0
-    for page, texts in kept:
-        content = [e for e in encoded[position : position + len(texts)] if len(e.ids)]
-        position += len(texts)
-        size = sum(len(e.ids) for e in content)
-        if not size:
-            dropped["empty"] += 1
-        elif size < rules.min_document_tokens:
-            dropped[SHORT] += 1
-        else:
-            documents.append((page, content))
-    return _as_batch(documents, tokenizer, rules, len(pages), dropped)
-
-
-def _as_batch(
-    documents: Sequence[tuple[Page, list[Encoded]]],
-    tokenizer: Tokenizer,
-    rules: EncodingRules,
-    pages: int,
-    dropped: Counter[str],
-) -> Batch:
-    sentences = [sentence for _, content in documents for sentence in content]
-    tokens = [e.ids for e in sentences]
-    words = [e.word_starts for e in sentences]
-    sample = [digest for e in sentences if (digest := _digest(e.ids)) % _SAMPLE == 0]
-    evaluation = [
-        in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction)
-        for page, _ in documents
-    ]
-    digests = [_document_digest(content) for _, content in documents]
-    return Batch(
-        tokens=_joined(tokens, np.int32).astype(token_dtype(tokenizer.vocab_size)),
-        word_bits=np.packbits(_joined(words, np.bool_), bitorder="little"),
-        sentence_lengths=np.array([len(ids) for ids in tokens], np.uint32),
-        document_sentences=np.array([len(content) for _, content in documents], np.uint32),
-        document_tokens=np.array([sum(len(e.ids) for e in c) for _, c in documents], np.uint32),
-        document_ids=np.array([page.page_id for page, _ in documents], np.int64),
-        document_eval=np.array(evaluation, np.uint8),
-        document_digest=np.array(digests, np.uint64).reshape(-1, 2),
-        sentence_sample=np.array(sample, np.uint64),
-        pages=pages,
-        dropped=dict(sorted(dropped.items())),
+        articles.append(page)
+        before = len(sentences)
+        for paragraph in cleaned.paragraphs:
+            sentences += paragraph
+        counts.append(len(sentences) - before)
+    encoded = tokenizer.encode_batch(sentences, rules.words)
+    article_of = np.repeat(np.arange(len(articles)), counts)
+    tokens = np.bincount(article_of, encoded.lengths, len(articles)).astype(np.int64)
+    least = max(1, rules.min_document_tokens)
+    for reason, count in (
+        (EMPTY, np.sum(tokens == 0)),
+        (SHORT, np.sum((tokens > 0) & (tokens < least))),
+    ):
+        if count:
+            dropped[reason] += int(count)
+    kept = np.flatnonzero(tokens >= least)
+    return _as_batch(
+        [articles[i] for i in kept.tolist()],
+        _sentences_of(encoded, np.isin(article_of, kept)),
+        np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[kept],
+        tokens[kept],
+        tokenizer,
+        rules,
+        len(pages),
+        dropped,
     )
 
 
-def _joined(parts: Sequence[npt.NDArray], dtype: type) -> npt.NDArray:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype)
+def _sentences_of(encoded: EncodedBatch, wanted: npt.NDArray[np.bool_]) -> EncodedBatch:
+    """The wanted sentences (bool [S]) that have any ids."""
+    tokens = np.repeat(wanted, encoded.lengths)
+    lengths = encoded.lengths[wanted & (encoded.lengths > 0)]
+    return EncodedBatch(encoded.ids[tokens], encoded.word_starts[tokens], lengths)
+
+
+def _as_batch(
+    pages: Sequence[Page],
+    encoded: EncodedBatch,
+    sentences: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int64],
+    tokenizer: Tokenizer,
+    rules: EncodingRules,
+    pages_read: int,
+    dropped: Counter[str],
+) -> Batch:
+    """``sentences`` and ``tokens`` [D]: of each of the pages, one document each."""
+    ends = np.cumsum(encoded.lengths)
+    begins = ends - encoded.lengths
+    digests = (
+        _digest(encoded.ids[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist())
+    )
+    sample = [digest for digest in digests if digest % _SAMPLE == 0]
+    evaluation = [
+        in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction) for page in pages
+    ]
+    return Batch(
+        tokens=encoded.ids.astype(token_dtype(tokenizer.vocab_size)),
+        word_bits=np.packbits(encoded.word_starts, bitorder="little"),
+        sentence_lengths=encoded.lengths.astype(np.uint32),
+        document_sentences=sentences.astype(np.uint32),
+        document_tokens=tokens.astype(np.uint32),
+        document_ids=np.array([page.page_id for page in pages], np.int64),
+        document_eval=np.array(evaluation, np.uint8),
+        document_digest=_document_digests(encoded, sentences, tokens),
+        sentence_sample=np.array(sample, np.uint64),
+        pages=pages_read,
+        dropped=dict(sorted(dropped.items())),
+    )
 
 
 def _digest(ids: npt.NDArray[np.int32]) -> int:
     return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
 
 
-def _document_digest(content: Sequence[Encoded]) -> tuple[int, int]:
-    state = hashlib.blake2b(digest_size=16)
-    for sentence in content:
-        state.update(len(sentence.ids).to_bytes(4, "little"))
-        state.update(sentence.ids.tobytes())
-    raw = state.digest()
-    return int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+def _document_digests(
+    encoded: EncodedBatch, sentences: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Of each document's sentence lengths and ids, uint64 [D, 2]."""
+    digests = b"".join(
+        hashlib.blake2b(lengths.tobytes() + ids.tobytes(), digest_size=16).digest()
+        for lengths, ids in zip(
+            np.split(encoded.lengths, np.cumsum(sentences)[:-1]),
+            np.split(encoded.ids, np.cumsum(tokens)[:-1]),
+        )
+    )
+    return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)[: len(tokens)]

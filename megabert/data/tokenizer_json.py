@@ -22,9 +22,10 @@ from megabert.data.tokenization import (
     NO_OFFSETS,
     Encoded,
     Tokenizer,
+    are_ideographs,
     find_special,
-    is_ideograph,
     tokenizer_config,
+    without_surrogates,
 )
 from megabert.data.tokenizer_wordpiece import MAX_WORD_CHARACTERS, PREFIX, WordPieceTokenizer
 from megabert.log import UserError
@@ -57,18 +58,14 @@ class JsonTokenizer(Tokenizer):
         self, sentences: Sequence[str], *, with_offsets: bool = True
     ) -> list[Encoded]:
         result = []
+        sentences = without_surrogates(sentences)
         for first in range(0, len(sentences), _BATCH):
             batch = list(sentences[first : first + _BATCH])
             encodings = self._backend.encode_batch(batch, add_special_tokens=False)
             for sentence, encoding in zip(batch, encodings):
-                offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-                words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)
-                starts = np.ones(len(words), np.bool_)
-                starts[1:] = words[1:] != words[:-1]
-                for index, (begin, end) in enumerate(offsets):
-                    if begin < end and is_ideograph(ord(sentence[begin])):
-                        starts[index] = True
                 ids = np.array(encoding.ids, np.int32)
+                offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+                starts = _word_starts(sentence, encoding.word_ids, offsets)
                 result.append(Encoded(ids, starts, offsets if with_offsets else NO_OFFSETS))
         return result
 
@@ -83,6 +80,20 @@ class JsonTokenizer(Tokenizer):
             JSON_FILE: self._text.encode(),
             CONFIG_FILE: tokenizer_config(self, "PreTrainedTokenizerFast"),
         }
+
+
+def _word_starts(
+    sentence: str, word_ids: Sequence[int | None], offsets: npt.NDArray[np.int32]
+) -> npt.NDArray[np.bool_]:
+    """bool [n]: where the pre-tokenizer's word changes, and at the first token of an ideograph."""
+    words = np.array([-1 if word is None else word for word in word_ids], np.int64)
+    starts = np.diff(words, prepend=-2) != 0
+    if not sentence.isascii():
+        codes = np.append(np.frombuffer(sentence.encode("utf-32-le"), "<u4"), 0)
+        begins, ends = offsets.T
+        first = (begins < ends) & (np.diff(begins, prepend=-1) != 0)
+        starts |= first & are_ideographs(codes[begins])
+    return starts
 
 
 def load(path: Path) -> Tokenizer:

@@ -1,16 +1,15 @@
 """SentencePiece models, unigram and BPE (Kudo and Richardson 2018), with BERT's special tokens.
 
 The ``sentencepiece`` library makes the ids. For transformers a ``tokenizer.json`` with the same
-pieces, scores and normalisation is written beside the model; the model's file is protocol
-buffers, of which only four fields are needed and read here.
+pieces, scores and normalisation is written beside the model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,33 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from megabert.data.sentencepiece_model import ModelSpec, read_model
 from megabert.data.tokenization import (
     CONFIG_FILE,
     JSON_FILE,
-    NO_OFFSETS,
     SENTENCEPIECE_FILES,
     Encoded,
+    EncodedBatch,
     Tokenizer,
+    Words,
+    continuing_tokens,
     find_special,
     starts_word_alone,
     tokenizer_config,
+    without_surrogates,
 )
 from megabert.log import UserError
 
 SPACE = "▁"  # stands for a space in pieces
+_BEFORE_MARK = r"(?<=[^\x01])(?=[\p{M}\x{200c}\x{200d}\x{1100}-\x{11ff}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}])"  # all that Unicode counts as one written character with what stands before it
+_TEXT = (1, 4)  # types of pieces that stand for text: normal, user-defined
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model.
 
     A word begins at a piece that begins with ``▁``, at an ideograph or punctuation mark, and
-    behind one.
+    behind one. A piece that is ``▁`` alone belongs to the word behind it.
     """
 
     def __init__(self, place: Path, content: bytes) -> None:
@@ -59,27 +64,72 @@ class SentencePieceTokenizer(Tokenizer):
         self.special_tokens, self.special = find_special(place, ids)
         self.lower_case = self._model.normalize("A") == self._model.normalize("a")
         self.sha256 = hashlib.sha256(content).hexdigest()
+        self._known = {p: i for i, (p, _, kind) in enumerate(self._spec.pieces) if kind in _TEXT}
+        self._space = ids.get(SPACE, -1)
         self._begins = np.array([_begins(p) for p in self._pieces], np.bool_)
         self._ends = np.array([_ends(p) for p in self._pieces], np.bool_)
 
     def encode_sentences(
         self, sentences: Sequence[str], *, with_offsets: bool = True
     ) -> list[Encoded]:
-        return [self._encode(sentence, with_offsets) for sentence in sentences]
+        if not with_offsets:
+            return self.encode_batch(sentences).split()
+        sentences = without_surrogates(sentences)
+        ids, spans, lengths = self._spans(sentences)
+        parts = self._batch(ids, lengths).split()
+        offsets = np.split(spans, np.cumsum(lengths)[:-1])
+        return [Encoded(e.ids, e.word_starts, o) for e, o in zip(parts, offsets)]
 
-    def _encode(self, sentence: str, with_offsets: bool) -> Encoded:
-        offsets = NO_OFFSETS
-        if with_offsets:
-            pieces = self._model.encode(sentence, return_type="proto").pieces
-            ids = np.array([piece.id for piece in pieces], np.int32)
-            bounds = [(piece.begin, piece.end) for piece in pieces]
-            offsets = _as_characters(sentence, np.array(bounds, np.int64).reshape(-1, 2))
-        else:
-            ids = np.array(self._model.encode(sentence), np.int32)
+    def encode_batch(self, sentences: Sequence[str], words: Words | None = None) -> EncodedBatch:
+        sentences = without_surrogates(sentences)
+        if words is None:
+            found = self._model.encode(list(sentences), num_threads=1)
+            return self._batch(_joined(found), _lengths(found))
+        ids, spans, lengths = self._spans(sentences)
+        batch = self._batch(ids, lengths)
+        batch.word_starts[continuing_tokens(words, sentences, spans, lengths)] = False
+        return batch
+
+    def _batch(self, ids: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> EncodedBatch:
         starts = self._begins[ids]
         starts[1:] |= self._ends[ids[:-1]]
-        starts[:1] = True
-        return Encoded(ids, starts, offsets)
+        starts[1:] &= ids[:-1] != self._space
+        first = np.cumsum(lengths) - lengths
+        starts[first[lengths > 0]] = True
+        return EncodedBatch(ids, starts, lengths)
+
+    def _spans(
+        self, sentences: Sequence[str]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Ids [T], characters of each [T, 2], and each sentence's number of ids [S]."""
+        if self._spec.byte_fallback:
+            return self._spans_of_bytes(sentences)
+        found = self._model.encode(list(sentences), out_type=str, num_threads=1)
+        lengths = _lengths(found)
+        pieces = list(chain.from_iterable(found))
+        known = map(self._known.get, pieces, repeat(self.special.unk))
+        ids = np.fromiter(known, np.int32, len(pieces))
+        normalised = self._model.normalize(list(sentences), with_offsets=True)
+        # The character that each character of the normalised text, and its end, come from.
+        origins = np.fromiter(chain.from_iterable(o for _, o in normalised), np.int32)
+        sizes = _lengths(pieces)
+        ends = np.cumsum(sizes) + np.repeat(np.arange(len(lengths)), lengths)
+        return ids, np.stack((origins[ends - sizes], origins[ends]), axis=1), lengths
+
+    def _spans_of_bytes(
+        self, sentences: Sequence[str]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """The same for a model with pieces that are bytes, whose text is not their characters."""
+        ids: list[int] = []
+        lengths = []
+        spans = [np.zeros((0, 2), np.int32)]
+        for sentence in sentences:
+            pieces = self._model.encode(sentence, return_type="proto").pieces
+            ids += [piece.id for piece in pieces]
+            lengths.append(len(pieces))
+            bounds = np.array([(p.begin, p.end) for p in pieces], np.int64).reshape(-1, 2)
+            spans.append(_as_characters(sentence, bounds))
+        return np.array(ids, np.int32), np.concatenate(spans), np.array(lengths, np.int64)
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
         return [self._pieces[int(i)] for i in ids]
@@ -100,7 +150,8 @@ class SentencePieceTokenizer(Tokenizer):
     def files(self) -> dict[str, bytes]:
         names = list(self.special_tokens.values())
         cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
-        backend = _backend(self._spec, self.special.unk)
+        composes = self._model.normalize("e\u0301\x01") == self._model.normalize("\u00e9")
+        backend = _backend(self._spec, self.special.unk, composes=composes)
         backend.add_special_tokens(names)
         backend.post_processor = processors.TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0",
@@ -117,6 +168,14 @@ class SentencePieceTokenizer(Tokenizer):
 def load(path: Path) -> SentencePieceTokenizer:
     """Read a ``.model`` file."""
     return SentencePieceTokenizer(path, path.read_bytes())
+
+
+def _joined(parts: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+    return np.fromiter(chain.from_iterable(parts), np.int32)
+
+
+def _lengths(parts: Sequence[Any]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(len, parts), np.int64, len(parts))
 
 
 def _begins(piece: str) -> bool:
@@ -139,76 +198,11 @@ def _as_characters(sentence: str, bounds: npt.NDArray[np.int64]) -> npt.NDArray[
     return characters[bounds]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a SentencePiece model file holds, as far as it is needed."""
+def _backend(spec: ModelSpec, unk: int, *, composes: bool) -> tokenizers.Tokenizer:
+    """The same model for the ``tokenizers`` library.
 
-    kind: str
-    pieces: list[tuple[str, float, int]]  # text, score, type (1 normal, 2 unknown, 3 control, ...)
-    charsmap: bytes
-    dummy_prefix: bool
-    byte_fallback: bool
-
-
-def read_model(content: bytes) -> ModelSpec:
-    """Decode a SentencePiece model file (``sentencepiece_model.proto``).
-
-    Fields: ModelProto.pieces 1 {piece 1, score 2, type 3}, trainer_spec 2 {model_type 3,
-    byte_fallback 35}, normalizer_spec 3 {precompiled_charsmap 2, add_dummy_prefix 3}.
+    composes: the normalisation composes a letter and its mark, and drops U+0001.
     """
-    pieces = []
-    trainer: dict[int, Any] = {}
-    rules: dict[int, Any] = {}
-    for number, value in _fields(content):
-        if number == 1:
-            entry = dict(_fields(value))
-            score = struct.unpack("<f", entry.get(2, b"\0\0\0\0"))[0]
-            pieces.append((entry[1].decode(), score, entry.get(3, 1)))
-        elif number == 2:
-            trainer = dict(_fields(value))
-        elif number == 3:
-            rules = dict(_fields(value))
-    kind = {1: "unigram", 2: "bpe"}.get(trainer.get(3, 1), "other")
-    return ModelSpec(
-        kind, pieces, rules.get(2, b""), bool(rules.get(3, 1)), bool(trainer.get(35, 0))
-    )
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
-    """Field numbers and raw values of one protocol-buffer message."""
-    position = 0
-    while position < len(content):
-        key, position = _varint(content, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(content, position)
-            yield number, value
-            continue
-        if wire == 2:
-            size, position = _varint(content, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError("not a protocol-buffer message")
-        if position + size > len(content):
-            raise ValueError("a message is cut off")
-        yield number, content[position : position + size]
-        position += size
-
-
-def _varint(content: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-
-
-def _backend(spec: ModelSpec, unk: int) -> tokenizers.Tokenizer:
-    """The same model for the ``tokenizers`` library."""
     model: models.Model
     if spec.kind == "unigram":
         scored = [(text, score) for text, score, _ in spec.pieces]
@@ -223,8 +217,16 @@ def _backend(spec: ModelSpec, unk: int) -> tokenizers.Tokenizer:
             byte_fallback=spec.byte_fallback,
         )
     backend = tokenizers.Tokenizer(model)
-    steps: list[Any] = [normalizers.Precompiled(spec.charsmap)] if spec.charsmap else []
-    steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    steps: list[Any] = []
+    if composes:
+        # The library looks up a letter and its marks as a whole, and loses marks that the table
+        # does not have there. Composed first, then parted, each is looked up by itself.
+        steps = [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(_BEFORE_MARK), "\x01")]
+    if spec.charsmap:
+        steps.append(normalizers.Precompiled(spec.charsmap))
+    if spec.extra_spaces_removed:
+        for pattern, content in ((r"\A +| +\z", ""), (" {2,}", " ")):
+            steps.append(normalizers.Replace(tokenizers.Regex(pattern), content))
     backend.normalizer = normalizers.Sequence(steps)
     scheme = "always" if spec.dummy_prefix else "never"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from megabert.data.tokenization import (
     CONFIG_FILE,
     JSON_FILE,
-    NO_OFFSETS,
     VOCAB_FILE,
     Encoded,
+    EncodedBatch,
     Tokenizer,
+    Words,
     find_special,
     tokenizer_config,
+    without_surrogates,
 )
+from megabert.data.wordpiece_batch import WordPieceBatchEncoder
 from megabert.log import UserError
 
 PREFIX = "##"
@@ -53,6 +57,7 @@ class WordPieceTokenizer(Tokenizer):
         self._split_ideographs = split_ideographs
         self.special_tokens, self.special = find_special(place, ids)
         self._begins = np.array([not t.startswith(PREFIX) for t in self._vocabulary], np.bool_)
+        self._ids = ids
         self._backend = self._build(ids)
         rules = [self.kind, lower_case, strip_accents, split_ideographs, self._vocabulary]
         self.sha256 = hashlib.sha256(json.dumps(rules).encode()).hexdigest()
@@ -79,17 +84,37 @@ class WordPieceTokenizer(Tokenizer):
     def encode_sentences(
         self, sentences: Sequence[str], *, with_offsets: bool = True
     ) -> list[Encoded]:
-        encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
+        if not with_offsets:
+            return self.encode_batch(sentences).split()
         result = []
+        sentences = without_surrogates(sentences)
         for first in range(0, len(sentences), _BATCH):
             batch = list(sentences[first : first + _BATCH])
-            for encoding in encode(batch, add_special_tokens=False):
+            for encoding in self._backend.encode_batch(batch, add_special_tokens=False):
                 ids = np.array(encoding.ids, np.int32)
-                offsets = NO_OFFSETS
-                if with_offsets:
-                    offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+                offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
                 result.append(Encoded(ids, self._begins[ids], offsets))
         return result
+
+    def encode_batch(self, sentences: Sequence[str], words: Words | None = None) -> EncodedBatch:
+        sentences = without_surrogates(sentences)
+        continues = words.continues("\n".join(sentences)) if words is not None else None
+        ids, lengths, continuing = self._batch_encoder.encode(sentences, continues)
+        starts = self._begins[ids]
+        starts[continuing] = False
+        return EncodedBatch(ids, starts, lengths)
+
+    @cached_property
+    def _batch_encoder(self) -> WordPieceBatchEncoder:
+        return WordPieceBatchEncoder(
+            self._backend,
+            self._ids,
+            unk=self.special.unk,
+            prefix=PREFIX,
+            max_word=MAX_WORD_CHARACTERS,
+            lower_case=self.lower_case,
+            split_ideographs=self._split_ideographs,
+        )
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
         return [self._vocabulary[int(i)] for i in ids]
@@ -98,7 +123,7 @@ class WordPieceTokenizer(Tokenizer):
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def files(self) -> dict[str, bytes]:
-        whole = self._build({token: i for i, token in enumerate(self._vocabulary)})
+        whole = self._build(self._ids)
         whole.add_special_tokens(list(self.special_tokens.values()))
         cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
         whole.post_processor = processors.TemplateProcessing(
