@@ -15,6 +15,11 @@ if [ -z "${SHARDS:-}" ]; then
   fi
 fi
 echo "## Loader";  python benchmarks/loader.py "$SHARDS"
+echo "## Packing"; python benchmarks/packing.py "$SHARDS" --samples 16384 --seconds 1 --model bert-tiny
+if [ -d "$work/sample" ]; then
+  echo "## Preparation, stage by stage"
+  python benchmarks/preparation.py --dump en="$work/sample/dump.xml.bz2" --vocab "$work/tokenizer/vocab.txt" --profile
+fi
 echo "## Encoder beside transformers"; python benchmarks/step.py --model bert-mini
 echo "## Topologies"; python benchmarks/topologies.py --data "$SHARDS" --output "$work/topologies" --model bert-tiny
 echo "## LAMB against float64"; python benchmarks/lamb_matrix.py --max-ranks 2 --steps 5 2>"$work/lamb_matrix.log"

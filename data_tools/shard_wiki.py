@@ -1,19 +1,21 @@
 """Turn a Wikipedia dump (or other text) into HDF5 shards to pretrain on.
 
-Reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), plain text and
-JSONL; a file, a tar archive, or a folder. Keeps articles only, cleans them, splits them into
-sentences, encodes them, drops duplicates, sets an evaluation split apart, and writes shards of
-even size with a manifest. See docs/shards.md for the format.
+Reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), Parquet, plain
+text and JSONL; a file, a tar archive, or a folder. Keeps articles only, cleans them, splits them
+into sentences, encodes them, drops duplicates, sets an evaluation split apart, and writes shards
+of even size with a manifest. See docs/shards.md for the format.
 
-Example:
+Examples:
     python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
+        --tokenizer bert-base-uncased-vocab.txt --output data/wiki --workers 16
+    mpirun -n 8 python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
         --tokenizer bert-base-uncased-vocab.txt --output data/wiki --workers 16
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,12 +75,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop after N pages of the input, for a trial (default: read all)",
     )  # fmt: skip
     content.add_argument(
+        "--word-boundaries", choices=("auto", "tokens", "jieba"), default="auto",
+        help="what whole-word masking takes for a word: pieces by the tokenizer's rule, or jieba's "
+        "Chinese words (default: auto, jieba for zh)",
+    )  # fmt: skip
+    content.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)"
     )
     work = parser.add_argument_group("how it is done (the result is the same, byte for byte)")
     work.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="worker processes, under 1 GiB of memory each (default: one a core)",
+        "--workers", type=int, metavar="N",
+        help="worker processes, of each rank under mpirun, with less than 1 GiB of memory each "
+        "(default: one a core; ranks of one host share its cores)",
     )  # fmt: skip
     work.add_argument(
         "--resume", action="store_true",
@@ -102,11 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         min_document_tokens=args.min_document_tokens,
         max_pages=args.max_pages,
         seed=args.seed,
+        word_boundaries=args.word_boundaries,
         workers=args.workers,
         resume=args.resume,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = shard(options)
-    print(summary(report, args.output))
+    if report is not None:
+        print(summary(report, args.output))
     return 0
 
 
@@ -129,6 +140,10 @@ def summary(report: ShardingReport, output: Path) -> str:
             f"time: {human_duration(report.seconds)}, {report.text_bytes / 1e6:.1f} MB of text, "
             f"{speed:.2f} MB/s a core"
             + (f", {report.reused} of {report.batches} batches taken over" if report.reused else "")
+        )
+        lines.append(
+            f"memory: at most {report.worker_memory >> 20} MiB in each of {report.workers} workers, "
+            f"{report.main_memory >> 20} MiB in the main process"
         )
     else:
         lines.append("already finished: nothing was done")

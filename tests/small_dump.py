@@ -49,15 +49,18 @@ def pages_xml(count: int, first: int = 1) -> str:
     return "".join(parts)
 
 
-def write_dump(path: Path, count: int = 60, first: int = 1) -> Path:
-    """A bzip2 dump of :func:`pages_xml`."""
+def write_dump(path: Path, count: int = 60, first: int = 1, stream_bytes: int = 4096) -> Path:
+    """A multistream bzip2 dump of :func:`pages_xml`; a stream holds ``stream_bytes`` of XML, and
+    begins and ends anywhere in it."""
     head = (
         '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" '
         'xml:lang="en"><siteinfo><sitename>Test</sitename><namespaces>'
         '<namespace key="0" case="first-letter" /><namespace key="1">Talk</namespace>'
         "</namespaces></siteinfo>"
     )
-    path.write_bytes(bz2.compress((head + pages_xml(count, first) + "</mediawiki>").encode()))
+    xml = (head + pages_xml(count, first) + "</mediawiki>").encode()
+    starts = range(0, len(xml), stream_bytes)
+    path.write_bytes(b"".join(bz2.compress(xml[i : i + stream_bytes]) for i in starts))
     return path
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from megabert import naming
-from megabert.data import output_folder, sharding
+from megabert.data import output_folder, sharding, sharding_worker
 from megabert.data.encoding import in_eval_split
 from megabert.data.schema import load_manifest
 from megabert.data.sharding import ShardingOptions, ShardingReport, shard
@@ -26,7 +26,7 @@ from megabert.data.verification import verify_folder
 from megabert.log import UserError
 from tests.small_dump import write_dump, write_vocabulary
 
-BATCH = 6000  # characters: about ten batches
+SEGMENT = 4000  # packed bytes: about ten segments
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,15 @@ def options(sources: tuple[Path, Path], output: Path, **changes: Any) -> Shardin
         eval_fraction=0.2,
         min_document_tokens=8,
         start_method="fork",
-        batch_characters=BATCH,
+        segment_bytes=SEGMENT,
     )
     return dataclasses.replace(base, **changes)
 
 
 def run(sources: tuple[Path, Path], output: Path, **changes: Any) -> ShardingReport:
-    return shard(options(sources, output, **changes))
+    report = shard(options(sources, output, **changes))
+    assert report is not None
+    return report
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -118,14 +120,14 @@ def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]
     script = (
         "import time, pathlib\n"
         "from pathlib import PosixPath\n"
-        "from megabert.data import sharding\n"
+        "from megabert.data import sharding, sharding_worker\n"
         "from megabert.data.sharding import ShardingOptions\n"
         "from megabert.log import run_command\n"
-        "encode = sharding.encode_pages\n"
+        "encode = sharding_worker.encode_pages\n"
         "def slow(*arguments):\n"
         f"    time.sleep({delay})\n"
         "    return encode(*arguments)\n"
-        "sharding.encode_pages = slow\n"
+        "sharding_worker.encode_pages = slow\n"
         f"run_command(lambda argv: sharding.shard({options!r}) and 0)\n"
     )
     return subprocess.Popen(
@@ -136,7 +138,7 @@ def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]
 def wait_for_batches(output: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     work = output / output_folder.WORK_FOLDER
-    while len(list(work.glob("batch-????????"))) < count:
+    while len(list(work.glob("batch-????????-????????"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -157,7 +159,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
         run(sources, output)
     with pytest.raises(UserError, match=r"seed 0 there, 5 here"):
         run(sources, output, resume=True, seed=5)
-    torn = output / ".sharding" / "batch-00000001"
+    torn = output / ".sharding" / "batch-00000001-00000000"
     torn.write_bytes(torn.read_bytes()[:-1])  # as if the machine had gone down while writing
     report = run(sources, output, resume=True, workers=1)
     assert 1 <= report.reused < report.batches
@@ -227,7 +229,8 @@ def test_a_full_disk_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sharding, place, full)
+    module = sharding if place == "save_manifest" else sharding_worker
+    monkeypatch.setattr(module, place, full)
     output = tmp_path / "shards"
     with pytest.raises(UserError, match="the disk is full") as caught:
         run(sources, output, resume=resume)
@@ -267,7 +270,7 @@ def test_an_error_in_a_worker_reaches_the_user(
     def broken(*_: Any) -> None:
         raise UserError("vocab.txt: something is wrong with it")
 
-    monkeypatch.setattr(sharding, "encode_pages", broken)
+    monkeypatch.setattr(sharding_worker, "encode_pages", broken)
     (tmp_path / "shards").mkdir()
     with pytest.raises(UserError, match="something is wrong"):
         run(sources, tmp_path / "shards", workers=2)
@@ -289,7 +292,7 @@ def test_the_split_does_not_depend_on_order(
 ) -> None:
     one = write_dump(tmp_path / "one.xml.bz2", count=30, first=31)
     two = write_dump(tmp_path / "two.xml.bz2", count=30, first=1)
-    run(sources, tmp_path / "shards", inputs=(one, two), batch_characters=50_000)
+    run(sources, tmp_path / "shards", inputs=(one, two), segment_bytes=50_000)
     found = []
     for folder in (reference[0], tmp_path / "shards"):
         corpus = Corpus.open(folder, naming.EVAL)

@@ -229,8 +229,8 @@ def test_missing_path_format_and_empty_folder(tmp_path: Path) -> None:
         list(iter_pages(tmp_path / "none.xml"))
     with pytest.raises(UserError, match="empty folder"):
         list(iter_pages(tmp_path))
-    with pytest.raises(UserError, match="parquet is not read yet"):
-        list(iter_pages(tmp_path, "parquet"))
+    with pytest.raises(UserError, match="format 'html' is unknown"):
+        list(iter_pages(tmp_path, "html"))
     with pytest.raises(UserError, match="no such file"):
         source_sha256(tmp_path / "none.xml")
 

@@ -114,7 +114,7 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
 
 def _require_same(folder: Path, there: Job, here: Job) -> None:
     """Raise ``UserError`` that names the first thing in which two jobs differ."""
-    for name in ("inputs", "tokenizer", "version"):
+    for name in ("inputs", "tokenizer", "version", "segment_bytes"):
         if name in here and there.get(name) != here[name]:
             raise UserError(
                 f"{folder}: holds the work of another job (other {name}); "

@@ -104,7 +104,8 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:
         pages += batch.pages
     sample = np.concatenate(samples)
     repeated = 1 - len(np.unique(sample)) / len(sample) if len(sample) else 0.0
-    return _Table(*map(np.concatenate, columns)), pages, dropped, round(repeated, 6)
+    table = _Table(*(np.concatenate(columns.pop(0)) for _ in range(6)))  # one at a time
+    return table, pages, dropped, round(repeated, 6)
 
 
 def _is_repeated(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

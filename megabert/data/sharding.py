@@ -1,30 +1,30 @@
 """The sharding job: dumps in, a folder of shards out.
 
-    pages --main process--> batches --workers--> one file a batch     (clean, split, encode)
-    batch files --main process--> plan                                (duplicates, splits, bounds)
+    inputs --workers--> digests, segments                              (sharding_inputs)
+    segments --workers--> one batch file each                          (read, clean, split, encode)
+    streams --reader processes--> batches of pages --workers--> batch files   (page_streams)
+    batch files --main process--> plan                                 (duplicates, splits, bounds)
     plan --workers--> shards --main process--> tokenizer/, manifest.json
 
-The content of every file is a pure function of (inputs, tokenizer, options): a batch is cut by
-the length of its pages' text, documents keep the order of the input, and shards are cut by
-tokens. Neither the number of workers nor a kill and ``resume`` changes a byte. Batch files live
-in ``OUTPUT/.sharding`` until the manifest is written.
+The content of every file is a pure function of (inputs, tokenizer, options): documents keep the
+order of the input, and shards are cut by tokens. Neither the number of ranks and workers nor a
+kill and ``resume`` changes a byte. Batch files live in ``OUTPUT/.sharding`` until the manifest is
+written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 from megabert import naming
-from megabert.data.encoding import EncodingRules, encode_pages, page_batches
 from megabert.data.output_folder import finished_manifest, output_folder
-from megabert.data.planning import Plan, ShardPlan, make_plan
+from megabert.data.page_streams import PageStreams
+from megabert.data.planning import Plan, make_plan
+from megabert.data.ranks import task_pool
 from megabert.data.schema import (
     InputInfo,
     Manifest,
@@ -33,48 +33,27 @@ from megabert.data.schema import (
     TokenizerInfo,
     save_manifest,
 )
-from megabert.data.shard_writer import ShardHeader, ShardWriter
-from megabert.data.sharding_options import (
-    ShardingOptions,
-    ShardingReport,
-    describe_input,
-    job_record,
+from megabert.data.shard_writer import ShardHeader
+from megabert.data.sharding_inputs import Inputs, Units, cut_inputs, survey_inputs
+from megabert.data.sharding_options import ShardingOptions, ShardingReport, job_record
+from megabert.data.sharding_worker import (
+    Done,
+    EncodingTask,
+    encode,
+    prepare,
+    reused,
+    write_shard,
 )
-from megabert.data.spill import is_whole, load_batch, save_batch
-from megabert.data.text.pages import Page
-from megabert.data.text.sources import iter_pages
+from megabert.data.spill import batch_path
 from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.data.workers import WorkerPool
+from megabert.data.workers import TaskPool, peak_memory
 from megabert.log import Progress, UserError, get_logger
 
-
-@dataclass(frozen=True)
-class _Done:
-    """Work done: pages read, articles kept, text in bytes, CPU seconds of the workers."""
-
-    pages: int
-    articles: int
-    text_bytes: int
-    seconds: float
-
-    def plus(self, other: _Done) -> _Done:
-        return _Done(
-            self.pages + other.pages,
-            self.articles + other.articles,
-            self.text_bytes + other.text_bytes,
-            self.seconds + other.seconds,
-        )
-
-    def describe(self, elapsed: float) -> str:
-        size = self.text_bytes / 1e6
-        return (
-            f"{self.pages} pages  {self.articles} articles  {size:.1f} MB of text  "
-            f"{size / max(elapsed, 1e-9):.2f} MB/s  {size / max(self.seconds, 1e-9):.2f} MB/s a core"
-        )
+_WORKERS_A_READER = 16  # so many workers can be fed by one reader of a stream
 
 
-def shard(options: ShardingOptions) -> ShardingReport:
-    """Run the whole job.
+def shard(options: ShardingOptions) -> ShardingReport | None:
+    """Run the whole job; under MPI, all ranks call this, and those above 0 get None.
 
     Raises ``UserError`` in one line for wrong inputs and options, an output folder of something
     else, a full disk, a dead worker; then nothing of this job stays behind, except that with
@@ -83,120 +62,143 @@ def shard(options: ShardingOptions) -> ShardingReport:
     options.check()
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    inputs = tuple(describe_input(path) for path in options.inputs)
-    job = job_record(options, tokenizer.info(), inputs)
+    with task_pool(options.workers, prepare, (options,), start_method=options.start_method) as pool:
+        return None if pool is None else _lead(options, tokenizer, pool, started)
+
+
+def _lead(
+    options: ShardingOptions, tokenizer: Tokenizer, pool: TaskPool, started: float
+) -> ShardingReport:
+    inputs = survey_inputs(options, pool)
+    job = job_record(options, tokenizer.info(), inputs.infos)
     if (finished := finished_manifest(options.output, job, options.resume)) is not None:
-        return ShardingReport(finished, time.monotonic() - started, 0, 0.0, 0, 0)
+        return ShardingReport(finished, time.monotonic() - started)
     with output_folder(options.output, job, options.resume) as work:
-        with WorkerPool(
-            options.workers, _prepare, (options, work), start_method=options.start_method
-        ) as pool:
-            batches, reused, done = _encode(options, inputs, work, pool)
-            plan = make_plan([_batch_path(work, i) for i in range(batches)], options.shards)
-            _require_articles(plan, options)
-            splits = _write_shards(options, plan, tokenizer.info(), inputs, pool)
+        units = cut_inputs(options, inputs, work, pool)
+        encoding = _Encoding(options, inputs, units, work, pool)
+        batches = encoding.run()
+        plan = make_plan(batches, options.shards)
+        _require_articles(plan, options)
+        splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
         tokenizer.save(options.output / naming.TOKENIZER_FOLDER)
         manifest = Manifest(
             tokenizer=tokenizer.info(),
             language=options.language,
             seed=options.seed,
             splits=splits,
-            inputs=inputs,
+            inputs=inputs.infos,
             options=job["options"],
             articles_read=plan.pages,
             dropped=plan.dropped,
             repeated_sentence_share=plan.repeated_sentence_share,
         )
         save_manifest(options.output, manifest)
-    seconds = time.monotonic() - started
-    return ShardingReport(manifest, seconds, done.text_bytes, done.seconds, batches, reused)
+    return ShardingReport(
+        manifest=manifest,
+        seconds=time.monotonic() - started,
+        input_bytes=inputs.bytes,
+        text_bytes=encoding.text_bytes,
+        worker_seconds=encoding.worker_seconds,
+        batches=len(batches),
+        reused=encoding.reused,
+        workers=pool.count,
+        worker_memory=pool.peak_memory,
+        main_memory=peak_memory(),
+    )
 
 
-# --- step 1: pages to batch files ------------------------------------------------------------
+# --- step 1: units to batch files ------------------------------------------------------------
 
 
-class _Reading:
-    """How many bytes of the inputs were read so far, for progress."""
+class _Encoding:
+    """Makes the batch files of all units, and counts what was done."""
 
-    def __init__(self) -> None:
-        self._before = 0
-        self._file: BinaryIO | None = None
-        self._size = 0
+    def __init__(
+        self,
+        options: ShardingOptions,
+        inputs: Inputs,
+        units: Units,
+        work: Path,
+        pool: TaskPool,
+    ) -> None:
+        self._options, self._units, self._work, self._pool = options, units, work, pool
+        self._progress = Progress("reading, cleaning, encoding", inputs.bytes)
+        self._pages = [0] * len(units.units)  # read of each unit
+        self._position = {unit: 0 for unit, _ in units.streams}  # bytes read of each stream
+        self._bytes = 0  # of the input, read so far
+        self._articles = 0
+        self._batches: set[tuple[int, int]] = set()
+        self.text_bytes = 0
+        self.worker_seconds = 0.0
+        self.reused = 0
 
-    def opened(self, file: BinaryIO) -> None:
-        self._before += self._size
-        self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+    def run(self) -> list[Path]:
+        """Make all batch files; their paths in the order of the input.
 
-    @property
-    def done(self) -> int:
-        if self._file is None or self._file.closed:
-            return self._before + self._size
-        return self._before + self._file.tell()
+        Raises ``UserError`` for a damaged input and for one without a page.
+        """
+        readers = 1 + self._pool.count // _WORKERS_A_READER
+        with (
+            PageStreams(
+                self._units.streams,
+                self._work,
+                batch_characters=self._options.batch_characters,
+                at_once=readers,
+                start_method=self._options.start_method,
+            ) as streams,
+            closing(self._pool.run_unordered(encode, self._tasks(streams))) as results,
+        ):
+            for done in results:
+                self._count(done)
+        self._progress.close(self._describe())
+        self._units.require_pages(self._pages)
+        there = {path.name for path in self._work.iterdir()}
+        batches = [batch_path(self._work, *batch) for batch in sorted(self._batches)]
+        for path in batches:
+            if path.name not in there:
+                raise UserError(
+                    f"{path}: written, but not to be seen here: give an --output on a file "
+                    "system that all hosts share"
+                )
+        return batches
 
-
-def _encode(
-    options: ShardingOptions, inputs: Sequence[InputInfo], work: Path, pool: WorkerPool
-) -> tuple[int, int, _Done]:
-    """Make all batch files; return how many there are, how many were there, and the work done."""
-    reading = _Reading()
-    progress = Progress("reading, cleaning, encoding", sum(i.bytes for i in inputs))
-    batches = reused = 0
-    total = _Done(0, 0, 0, 0.0)
-
-    def tasks() -> Iterator[tuple[int, list[Page]]]:
-        nonlocal batches, reused
-        for pages in page_batches(_pages(options, reading), options.batch_characters):
-            batches += 1
-            if is_whole(_batch_path(work, batches - 1)):
-                reused += 1
-                progress.update(reading.done, f"{reused} batches finished earlier")
+    def _tasks(self, streams: PageStreams) -> Iterator[EncodingTask | None]:
+        segments = iter(self._units.segments)
+        while True:
+            batch = streams.poll()
+            if batch is not None:
+                self._bytes += batch.position - self._position[batch.unit]
+                self._position[batch.unit] = batch.position
+                if batch.pages is None:
+                    self._count(reused(self._work, batch.unit, batch.part))
+                else:
+                    yield EncodingTask(batch.unit, batch.part, batch.pages)
+            elif (segment := next(segments, None)) is not None:
+                yield EncodingTask(segment[0], 0, segment[1])
+            elif streams.finished:
+                return
             else:
-                yield batches - 1, pages
+                yield None
 
-    for done in pool.run(_encode_batch, tasks()):
-        total = total.plus(done)
-        progress.update(reading.done, total.describe(time.monotonic() - progress.started))
-    progress.close(total.describe(time.monotonic() - progress.started))
-    return batches, reused, total
+    def _count(self, done: Done) -> None:
+        self._batches.add((done.unit, done.part))
+        self._pages[done.unit] += done.pages
+        self._articles += done.articles
+        self.text_bytes += done.text_bytes
+        self.worker_seconds += done.seconds
+        self.reused += done.reused
+        if done.unit not in self._position:
+            self._bytes += self._units.units[done.unit].size
+        self._progress.update(self._bytes, self._describe())
 
-
-def _pages(options: ShardingOptions, reading: _Reading) -> Iterator[Page]:
-    pages = chain.from_iterable(
-        iter_pages(path, options.input_format, reading.opened) for path in options.inputs
-    )
-    return islice(pages, options.max_pages)
-
-
-class _Worker:
-    """What a worker process keeps between tasks."""
-
-    options: ShardingOptions
-    work: Path
-    tokenizer: Tokenizer
-    rules: EncodingRules
-
-
-def _prepare(options: ShardingOptions, work: Path) -> None:
-    _Worker.options = options
-    _Worker.work = work
-    _Worker.tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    _Worker.rules = EncodingRules(
-        options.language, options.min_document_tokens, options.eval_fraction, options.seed
-    )
-
-
-def _encode_batch(task: tuple[int, list[Page]]) -> _Done:
-    index, pages = task
-    started = time.process_time()
-    batch = encode_pages(pages, _Worker.tokenizer, _Worker.rules)
-    save_batch(_batch_path(_Worker.work, index), batch)
-    text_bytes = sum(len(page.text.encode("utf-8", "replace")) for page in pages)
-    return _Done(len(pages), len(batch.document_ids), text_bytes, time.process_time() - started)
-
-
-def _batch_path(work: Path, index: int) -> Path:
-    return work / f"batch-{index:08d}"
+    def _describe(self) -> str:
+        elapsed = max(time.monotonic() - self._progress.started, 1e-9)
+        pages, size = sum(self._pages), self._bytes / 1e6
+        again = f"  {self.reused} batches finished earlier" if self.reused else ""
+        return (
+            f"{pages} pages  {self._articles} articles  {pages / elapsed:.0f} pages/s  "
+            f"{size / elapsed:.2f} MB/s of input  {self.text_bytes / 1e6:.1f} MB of text{again}"
+        )
 
 
 # --- step 2: batch files to shards -----------------------------------------------------------
@@ -205,13 +207,14 @@ def _batch_path(work: Path, index: int) -> Path:
 def _write_shards(
     options: ShardingOptions,
     plan: Plan,
+    batches: Sequence[Path],
     tokenizer: TokenizerInfo,
     inputs: Sequence[InputInfo],
-    pool: WorkerPool,
+    pool: TaskPool,
 ) -> dict[str, SplitInfo]:
     progress = Progress("writing shards", len(plan.shards))
     name, digest = _source(inputs)
-    tasks = [
+    tasks = (
         (
             piece,
             ShardHeader(
@@ -224,35 +227,22 @@ def _write_shards(
                 name,
                 digest,
             ),
+            [batches[number] for number, _ in piece.parts],
         )
         for piece in plan.shards
-    ]
+    )
     infos: dict[str, list[ShardInfo]] = {split: [] for split in naming.SPLITS}
     written = 0
-    for split, info in pool.run(_write_shard, tasks):
-        infos[split].append(info)
-        written += 1
-        progress.update(written, f"{written} of {len(tasks)} shards")
+    with closing(pool.run_unordered(write_shard, tasks)) as results:
+        for split, info in results:
+            infos[split].append(info)
+            written += 1
+            progress.update(written, f"{written} of {len(plan.shards)} shards")
     progress.close(f"{written} shards")
     return {
         split: SplitInfo(tuple(sorted(found, key=lambda info: info.file)))
         for split, found in infos.items()
     }
-
-
-def _write_shard(task: tuple[ShardPlan, ShardHeader]) -> tuple[str, ShardInfo]:
-    plan, header = task
-    path = _Worker.options.output / naming.shard_file(plan.split, plan.index, plan.count)
-    with ShardWriter(
-        path,
-        header,
-        documents=plan.documents,
-        sentences=plan.sentences,
-        tokens=plan.tokens,
-    ) as writer:
-        for batch, documents in plan.parts:
-            writer.append(load_batch(_batch_path(_Worker.work, batch)).piece(documents))
-        return plan.split, writer.finish()
 
 
 def _source(inputs: Sequence[InputInfo]) -> tuple[str, str]:

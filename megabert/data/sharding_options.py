@@ -11,13 +11,18 @@ from typing import Any
 import megabert
 from megabert.data.encoding import BATCH_CHARACTERS
 from megabert.data.schema import InputInfo, Manifest, TokenizerInfo
+from megabert.data.text.segments import SEGMENT_BYTES
 from megabert.data.text.sources import source_sha256
 from megabert.log import UserError
 
 
 @dataclass(frozen=True)
 class ShardingOptions:
-    """What ``shard_wiki.py`` is asked to do. All but the last four decide the content."""
+    """What ``shard_wiki.py`` is asked to do. All but the last five decide the content.
+
+    workers: processes a rank; None for one a core. segment_bytes: see ``text/segments.py``; it
+    decides the number of a MediaWiki page that brings none, and nothing else.
+    """
 
     inputs: tuple[Path, ...]
     tokenizer: Path
@@ -30,10 +35,12 @@ class ShardingOptions:
     min_document_tokens: int = 32
     max_pages: int | None = None
     seed: int = 0
-    workers: int = 1
+    word_boundaries: str = "auto"
+    workers: int | None = 1
     resume: bool = False
     start_method: str = "spawn"
     batch_characters: int = BATCH_CHARACTERS
+    segment_bytes: int = SEGMENT_BYTES
 
     def check(self) -> None:
         """Raise ``UserError`` for a value that makes no sense."""
@@ -50,28 +57,36 @@ class ShardingOptions:
         ):
             if value is not None and value < least:
                 raise UserError(f"{name} {value}: expected at least {least}")
-        if self.input_format == "parquet":
-            raise UserError("--input-format parquet: Parquet is not read; convert it to JSONL")
 
 
 @dataclass(frozen=True)
 class ShardingReport:
-    """What a job did. ``text_bytes``: page text read, as UTF-8; seconds of CPU over all workers
-    for cleaning and encoding; ``reused`` batches found finished by ``resume``."""
+    """What a job did. ``input_bytes`` of the files read; ``text_bytes``: page text read, as
+    UTF-8; seconds of CPU over all workers for reading, cleaning and encoding; ``batches`` files,
+    of which ``reused`` were found finished by ``resume``; ``workers`` of all ranks; the most
+    memory that a worker and that the main process held, in bytes."""
 
     manifest: Manifest
     seconds: float
-    text_bytes: int
-    worker_seconds: float
-    batches: int
-    reused: int
+    input_bytes: int = 0
+    text_bytes: int = 0
+    worker_seconds: float = 0.0
+    batches: int = 0
+    reused: int = 0
+    workers: int = 0
+    worker_memory: int = 0
+    main_memory: int = 0
 
 
 def describe_input(path: Path) -> InputInfo:
     """Name, size and SHA-256 of an input. Raises ``UserError`` when it cannot be read."""
-    digest = source_sha256(path)
+    return InputInfo(path.resolve().name, input_bytes(path), source_sha256(path))
+
+
+def input_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return InputInfo(path.resolve().name, sum(f.stat().st_size for f in files), digest)
+    return sum(f.stat().st_size for f in files)
 
 
 def job_record(
@@ -82,6 +97,7 @@ def job_record(
         "version": megabert.__version__,
         "inputs": [dataclasses.asdict(i) for i in inputs],
         "tokenizer": tokenizer.sha256,
+        "segment_bytes": options.segment_bytes,
         "options": {
             "input_format": options.input_format,
             "language": options.language,
@@ -90,6 +106,7 @@ def job_record(
             "min_document_tokens": options.min_document_tokens,
             "max_pages": options.max_pages,
             "seed": options.seed,
+            "word_boundaries": options.word_boundaries,
             "batch_characters": options.batch_characters,
         },
     }

@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,30 @@ _ARRAYS = (
     "word_bits",
     "tokens",
 )
+
+
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """One batch of the documents of several (at least one), in order."""
+    if len(parts) == 1:
+        return parts[0]
+    words = [_unpack(part.word_bits, 0, len(part.tokens)) for part in parts]
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _ARRAYS
+        if name != "word_bits"
+    }
+    dropped = sum((Counter(part.dropped) for part in parts), Counter())
+    return Batch(
+        **arrays,
+        word_bits=np.packbits(np.concatenate(words), bitorder="little"),
+        pages=sum(part.pages for part in parts),
+        dropped=dict(sorted(dropped.items())),
+    )
+
+
+def batch_path(work: Path, unit: int, part: int) -> Path:
+    """The file of batch ``part`` of ``unit``; names sort in the order of the input."""
+    return work / f"batch-{unit:08d}-{part:08d}"
 
 
 def save_batch(path: Path, batch: Batch) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,14 +13,18 @@ from megabert.data.text.pages import Page
 from megabert.data.text.streams import PIECE, open_streams
 from megabert.log import UserError
 
-FORMATS = ("mediawiki", "wikiextractor", "jsonl", "text")
+FORMATS = ("mediawiki", "wikiextractor", "jsonl", "text", "parquet")
 _XML_NAME = re.compile(r"\.xml(-[^.]*)?(\.(bz2|gz|xz))?$", re.IGNORECASE)
 _FIRST_TAG = re.compile(r"<([A-Za-z][\w:.-]*)")
+_PARQUET = b"PAR"
 _WIKIEXTRACTOR_KEYS = {"id", "url", "title", "text"}
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself, or all files of a folder in path order (hidden ones left out)."""
+def input_files(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder in path order (hidden ones left out).
+
+    Raises UserError for a folder without files.
+    """
     if not path.is_dir():
         return [path]
     found = [
@@ -33,15 +37,15 @@ def _files(path: Path) -> list[Path]:
     return sorted(found, key=lambda item: item.relative_to(path).parts)
 
 
-def _head(stream: io.BufferedReader) -> bytes:
+def head_of(stream: io.BufferedReader) -> bytes:
     """Up to PIECE bytes of what comes next, without taking them."""
     return stream.peek(PIECE)
 
 
-def _sniff(head: bytes, name: str) -> str:
+def sniff(head: bytes, name: str) -> str:
     """Format of a stream by its first bytes. Raises UserError where none fits."""
-    if head.startswith(b"PAR1"):
-        raise UserError(f"{name}: Parquet is not read yet; write it out as JSONL first")
+    if head.startswith(_PARQUET):
+        raise UserError(f"{name}: Parquet inside of an archive is not read; unpack it first")
     try:
         text = head.decode("utf-8-sig", errors="strict")
     except UnicodeDecodeError as error:
@@ -83,6 +87,33 @@ def _unknown(name: str) -> str:
     return f"{name}: unknown format (binary data); {_expected()}"
 
 
+def check_format(input_format: str) -> None:
+    """Raise UserError unless it is "auto" or one of FORMATS."""
+    if input_format not in ("auto", *FORMATS):
+        raise UserError(f"input format {input_format!r} is unknown; use auto, {', '.join(FORMATS)}")
+
+
+def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
+    """Whether a file is to be read as Parquet: asked for, or found by its first bytes.
+
+    Raises UserError for a file that is missing or cannot be read.
+    """
+    if input_format not in ("auto", "parquet"):
+        return False
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(4)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    if input_format == "parquet" or not head.startswith(_PARQUET):
+        return input_format == "parquet"
+    from megabert.data.text import parquet  # loads pyarrow, which other inputs do not need
+
+    return parquet.is_parquet(head)
+
+
 def detect_format(path: Path) -> str:
     """One of FORMATS, by the content of the file, of a tar's first member, or of a folder's
     first file that is not empty.
@@ -90,12 +121,19 @@ def detect_format(path: Path) -> str:
     Raises UserError for a missing, damaged, empty or unknown input.
     """
     path = Path(path)
-    for file in _files(path):
+    for file in input_files(path):
+        if is_parquet_file(file):
+            return "parquet"
         for name, stream in open_streams(file):
-            head = _head(stream)
+            head = head_of(stream)
             if head.strip():
-                return _sniff(head, name)
-    raise UserError(f"{path}: empty: there is no text in it")
+                return sniff(head, name)
+    raise no_text(path)
+
+
+def no_text(path: Path) -> UserError:
+    """The error of an input without any page."""
+    return UserError(f"{path}: empty: there is no page in it")
 
 
 def iter_pages(
@@ -114,23 +152,37 @@ def iter_pages(
     (naming the file and the place), and for a source without any page.
     """
     path = Path(path)
-    if input_format not in ("auto", *FORMATS):
-        raise UserError(
-            f"input format {input_format!r} is unknown; use auto, {', '.join(FORMATS)}"
-            + (" (parquet is not read yet)" if input_format == "parquet" else "")
-        )
+    check_format(input_format)
     numbering = extracted.Numbering()
     any_page = False
-    for file in _files(path):
-        for name, stream in open_streams(file, on_open):
-            head = _head(stream)
-            if not head.strip():
-                continue
-            for page in _read(stream, name, head, input_format, numbering):
-                any_page = True
-                yield page
+    for file in input_files(path):
+        for page in iter_file(file, input_format, numbering, on_open):
+            any_page = True
+            yield page
     if not any_page:
-        raise UserError(f"{path}: empty: there is no page in it")
+        raise no_text(path)
+
+
+def iter_file(
+    file: Path,
+    input_format: str,
+    numbering: extracted.Numbering,
+    on_open: Callable[[BinaryIO], None] | None = None,
+) -> Iterator[Page]:
+    """Yield the pages of one file of an input; see :func:`iter_pages`.
+
+    numbering: gives pages without a number their place in the whole input.
+    """
+    if is_parquet_file(file, input_format):
+        from megabert.data.text import parquet
+
+        for group in range(parquet.row_groups(file)):
+            yield from parquet.read_row_group(file, group)
+        return
+    for name, stream in open_streams(file, on_open):
+        head = head_of(stream)
+        if head.strip():
+            yield from _read(stream, name, head, input_format, numbering)
 
 
 def _read(
@@ -140,7 +192,7 @@ def _read(
     input_format: str,
     numbering: extracted.Numbering,
 ) -> Iterator[Page]:
-    kind = _sniff(head, name) if input_format == "auto" else input_format
+    kind = sniff(head, name) if input_format == "auto" else input_format
     if kind == "mediawiki":
         yield from mediawiki.read_mediawiki(stream, name)
     elif kind == "jsonl" or (kind == "wikiextractor" and head.lstrip()[:1] == b"{"):
@@ -158,16 +210,23 @@ def source_sha256(path: Path) -> str:
     Raises UserError when the path is missing or cannot be read.
     """
     path = Path(path)
-    files = _files(path)
-    digests = []
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
-        except FileNotFoundError:
-            raise UserError(f"{file}: no such file") from None
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    files = input_files(path)
+    return joined_sha256(path, files, [file_sha256(file) for file in files])
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises UserError when it is missing or cannot be read."""
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def joined_sha256(path: Path, files: Sequence[Path], digests: Sequence[str]) -> str:
+    """The digest of an input from those of its files (as :func:`input_files` gives them)."""
     if not path.is_dir():
         return digests[0]
     names = (file.relative_to(path).as_posix() for file in files)

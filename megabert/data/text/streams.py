@@ -60,6 +60,18 @@ _NEW: dict[str, Callable[[], Any]] = {
 }
 
 
+def compressed_fault(name: str, what: str, byte: int) -> UserError:
+    """The error of a damaged file: ``what`` was found at a byte of the packed file."""
+    return UserError(
+        f"{name}: {what} at compressed byte {byte:,}; fetch the file again or check its checksum"
+    )
+
+
+def not_padding(name: str, kind: str, byte: int) -> UserError:
+    """The error of data behind a whole stream that is neither a stream nor zeros."""
+    return compressed_fault(name, f"data that is no {kind} stream stands", byte)
+
+
 class DecompressedFile(io.RawIOBase):
     """Reads one or more compressed streams laid end to end.
 
@@ -88,10 +100,7 @@ class DecompressedFile(io.RawIOBase):
         return filled
 
     def _fail(self, what: str) -> UserError:
-        return UserError(
-            f"{self._name}: {what} at compressed byte {self._read - len(self._pending):,}; "
-            "fetch the file again or check its checksum"
-        )
+        return compressed_fault(self._name, what, self._read - len(self._pending))
 
     def _more(self) -> bytes:
         if self._pending:
@@ -139,7 +148,7 @@ class DecompressedFile(io.RawIOBase):
             return True
         if self._started and self._rest_is_padding():
             return False
-        raise self._fail(f"data that is no {self._kind} stream stands")
+        raise not_padding(self._name, self._kind, self._read - len(self._pending))
 
     def _rest_is_padding(self) -> bool:
         """Zero bytes after the last stream are padding (xz and tape tools write them)."""
@@ -192,16 +201,19 @@ def open_streams(
     asked for. ``on_open`` gets the packed file itself, whose ``tell()`` is how far it was read.
     Raises UserError for a missing or unreadable file and for damaged archives.
     """
+    with _open(path) as source:
+        if on_open is not None:
+            on_open(source)
+        yield from _unpack(buffered(cast(io.RawIOBase, source)), str(path), 0)
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        source = path.open("rb", buffering=0)
+        return cast(BinaryIO, path.open("rb", buffering=0))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    with source:
-        if on_open is not None:
-            on_open(source)
-        yield from _unpack(buffered(cast(io.RawIOBase, source)), str(path), 0)
 
 
 def _unpack(
@@ -220,6 +232,24 @@ def _unpack(
         yield from _members(stream, name, depth)
     else:
         yield name, stream
+
+
+def packing(path: Path) -> tuple[str, ...]:
+    """How a file is packed, outermost first: of "bz2", "gz", "xz", and "tar" (then no further).
+
+    Raises UserError as :func:`open_streams`.
+    """
+    with _open(path) as source:
+        stream = buffered(cast(io.RawIOBase, source))
+        found: list[str] = []
+        while len(found) < MAX_NESTING:
+            head = _peek(stream, 512)
+            kind = next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), None)
+            if kind is None:
+                return (*found, "tar") if _is_tar(head) else tuple(found)
+            found.append(kind)
+            stream = buffered(DecompressedFile(cast(BinaryIO, stream), kind, str(path)))
+        return tuple(found)
 
 
 def _members(
