@@ -5,20 +5,23 @@ import re
 from dataclasses import dataclass
 
 from megabert.data.text.conversion import has_variants, resolve_conversion
-from megabert.data.text.inline import EXTERNAL, LinkRules, strip_inline
+from megabert.data.text.inline import strip_inline
+from megabert.data.text.links import EXTERNAL, LinkRules
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.tidy import has_ideograph, has_word, tidy_line
-from megabert.data.text.wikitext import TIME_LIMIT, PageLimitError, clean
+from megabert.data.text.wikitext import PageLimitError, clean
 
-DROP_REASONS = ("namespace", "redirect", "model", "too long", "time limit", "empty")
+DROP_REASONS = ("namespace", "redirect", "model", "too long", "empty")
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
 _REFERENCE = re.compile(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
 _MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|__[^\W\d_a-z]{2,40}__|\[/?url[^\[\]]*\]")
 _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
-# a row of a table, its attributes, or the settings of a picture, as lines of their own
-_ROW = re.compile(
+# a line that is a row of a table, its attributes, the settings or name of a picture, or a heading
+_NO_TEXT = re.compile(
     r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
+    r"|[^|]*\.(?:jpe?g|png|svg|gif)\s*\||[\W\d]*\|\|[\W\d]*$|[^=]{0,9}={2,}[^=]+={2,}\s*$",
+    re.IGNORECASE,
 )
 _STOP_INSIDE = re.compile(r"[.!?,;:] ")
 _WIDE_STOP = re.compile(r"[。！？，；：]")
@@ -33,7 +36,7 @@ class Cleaned:
     drop_reason: str | None = None
 
 
-def page_to_sentences(page: Page, language: str, time_limit: float = TIME_LIMIT) -> Cleaned:
+def page_to_sentences(page: Page, language: str) -> Cleaned:
     """The page's text as sentences.
 
     Kept are pages of namespace 0 that are no redirect and hold wikitext (or come as plain
@@ -49,15 +52,9 @@ def page_to_sentences(page: Page, language: str, time_limit: float = TIME_LIMIT)
         groups = [[line] for line in _plain_lines(page, language)]
     else:
         try:
-            sections = clean(
-                page.text,
-                language=language,
-                title=page.title,
-                site=page.site,
-                time_limit=time_limit,
-            )
-        except PageLimitError as error:
-            return Cleaned([], "too long" if str(error) == "length" else "time limit")
+            sections = clean(page.text, language=language, title=page.title, site=page.site)
+        except PageLimitError:
+            return Cleaned([], "too long")
         groups = [list(p.lines) for section in sections for p in section.paragraphs]
     paragraphs = []
     for lines in groups:
@@ -87,7 +84,7 @@ def _plain_lines(page: Page, language: str) -> list[str]:
             first, extracted = False, True
             continue
         first = False
-        if _ROW.match(raw) or raw.count("||") > 1:
+        if _NO_TEXT.match(raw) or raw.count("||") > 1:
             continue
         line = tidy_line(_BULLET.sub("", raw))
         if has_word(line) and not (extracted and _is_heading(line)):

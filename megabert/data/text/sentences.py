@@ -9,14 +9,19 @@ from megabert.data.text.tidy import has_word
 # a full stop in Chinese or Japanese, with what closes after it, straight before a figure or a
 # Latin letter: sentencex parts there only before an ideograph
 _WIDE_STOP = re.compile(r"(?<=[。！？])(?=[0-9A-Za-z])")
+_STOP_AND_WORD = re.compile(r"[。！？][0-9A-Za-z]")
 _PAIRS = (("“", "”"), ("「", "」"), ("『", "』"), ("《", "》"), ("（", "）"), ("(", ")"))
+
+
+def _has_wide_stop(text: str) -> bool:
+    return ("。" in text or "！" in text or "？" in text) and bool(_STOP_AND_WORD.search(text))
 
 
 def _at_wide_stops(piece: str) -> list[str]:
     """Cut at wide full stops outside quotes and brackets."""
-    if not _WIDE_STOP.search(piece):
-        return [piece]
     parts = _WIDE_STOP.split(piece)
+    if len(parts) == 1:
+        return parts
     joined = [parts[0]]
     for part in parts[1:]:
         if any(joined[-1].count(a) > joined[-1].count(b) for a, b in _PAIRS):
@@ -33,7 +38,7 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
     English rules for codes it does not know.
     """
     code = language.replace("_", "-").lower()
-    pieces = (
-        part for piece in sentencex.segment(code, paragraph) for part in _at_wide_stops(piece)
-    )
-    return [piece.strip() for piece in pieces if has_word(piece)]
+    pieces = sentencex.segment(code, paragraph)
+    if _has_wide_stop(paragraph):
+        pieces = [part for piece in pieces for part in _at_wide_stops(piece)]
+    return [sentence for piece in pieces if has_word(sentence := piece.strip())]

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from megabert.data.text.template_rules import template_text
+from megabert.data.text.tidy import gap
 
 # tags whose inside is no running text
 _DROPPED = (
@@ -16,9 +18,13 @@ _TAG = re.compile(rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b([^<>]*)>", re.IGNO
 _SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
-_TOKEN = re.compile(r"\{\||\{{2,}|\}{2,}|\|\}+")
+# a template call without braces inside, the brace runs of ``{{{parameters}}}`` left alone
+_INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
+# each alternative begins with a plain character, which lets the engine skip ahead
+_TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
 _INDENT = " \t:*#"
 MAX_DEPTH = 60
+_PASSES = 8
 MAX_INDENT = 40
 
 
@@ -35,18 +41,30 @@ def strip_extension_tags(text: str) -> str:
     no_more: set[str] = set()  # names without another closing tag
     while match := _TAG.search(text, position):
         name = match.group(1).lower()
-        parts.append(text[position : match.start()])
+        if position < match.start():
+            parts.append(text[position : match.start()])
         position = match.end()
-        if match.group(2).endswith("/") or name in no_more:
-            continue
-        closing = re.compile(rf"</{name}\s*>", re.IGNORECASE).search(text, position)
-        if closing is None:
-            no_more.add(name)
-            continue
-        parts.append(_kept(name, text[position : closing.start()]))
-        position = closing.end()
+        kept = ""
+        if not match.group(2).endswith("/") and name not in no_more:
+            closing = _closing(name).search(text, position)
+            if closing is None:
+                no_more.add(name)
+            else:
+                kept = _kept(name, text[position : closing.start()])
+                position = closing.end()
+        if kept:
+            parts.append(kept)
+        elif name != "nowiki" and parts:
+            parts.append(gap(parts[-1], text[position : position + 1]))
+            if not parts[-1]:
+                parts.pop()
     parts.append(text[position:])
     return "".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _closing(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{name}\s*>", re.IGNORECASE)
 
 
 def _kept(name: str, inside: str) -> str:
@@ -64,14 +82,41 @@ class _Frame:
     table: bool
     parts: list[str] = field(default_factory=list)
 
+    def add(self, text: str) -> None:
+        """Append text; nothing for none, so that the last part is never empty."""
+        if text:
+            self.parts.append(text)
+
 
 def strip_templates(text: str, title: str) -> str:
     """Without templates and tables, however nested; see template_rules for what is kept.
 
     Braces that never close take the text up to the next blank line or heading with them.
     """
+    for _ in range(_PASSES):
+        pieces = _INNERMOST.split(text) if "{{" in text else [text]
+        if len(pieces) == 1:
+            break
+        before = pieces[0]
+        for index in range(1, len(pieces), 2):
+            shown = template_text(pieces[index], title) or _left(before, pieces[index + 1])
+            pieces[index] = shown
+            before = pieces[index + 1] or shown or before
+        text = "".join(pieces)
     if "{{" not in text and "{|" not in text and "}}" not in text and "|}" not in text:
         return text
+    return _strip_nested(text, title)
+
+
+def _left(before: str, after: str) -> str:
+    """What stays of a dropped template: a gap between words, an address in ``[{{x}} label]``."""
+    if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
+        return "//"
+    return gap(before, after)
+
+
+def _strip_nested(text: str, title: str) -> str:
+    """The same by one scan with a stack, for tables, deep nesting and braces that do not pair."""
     stack = [_Frame(False)]
     position = 0
     for match in _TOKEN.finditer(text):
@@ -80,21 +125,22 @@ def strip_templates(text: str, title: str) -> str:
             if len(token) < 3:
                 continue  # "{|" and "|}" mean a table only where a line begins
             token = token[1:]
-        stack[-1].parts.append(text[position : match.end() - len(token)])
+        stack[-1].add(text[position : match.end() - len(token)])
         position = match.end()
         if token == "{|":
             stack.append(_Frame(True))
         elif token[0] == "{":
             if len(token) % 2 and text[match.start() - 1 : match.start()] == "-":
-                stack[-1].parts.append("{")  # the brace of a conversion "-{{{...}}}-"
+                stack[-1].add("{")  # the brace of a conversion "-{{{...}}}-"
             stack.extend(_Frame(False) for _ in range(len(token) // 2))
         else:
-            _close(stack, token, title)
-            if token[0] == "}" and len(token) % 2 and text[position : position + 1] == "-":
-                stack[-1].parts.append("}")
+            after = text[position : position + 1]
+            _close(stack, token, title, after)
+            if token[0] == "}" and len(token) % 2 and after == "-":
+                stack[-1].add("}")
         if len(stack) > MAX_DEPTH:
             _unwind(stack)
-    stack[-1].parts.append(text[position:])
+    stack[-1].add(text[position:])
     _unwind(stack)
     return "".join(stack[0].parts)
 
@@ -106,14 +152,17 @@ def _starts_line(text: str, place: int) -> bool:
     return (bool(newline) or place <= MAX_INDENT) and not line.strip(_INDENT)
 
 
-def _close(stack: list[_Frame], token: str, title: str) -> None:
-    """Close what a run of closing marks closes; marks without a partner are dropped."""
+def _close(stack: list[_Frame], token: str, title: str, after: str) -> None:
+    """Close what a run of closing marks closes; marks without a partner are dropped.
+
+    after: the character behind the marks.
+    """
     braces = len(token.lstrip("|"))
     if "|" in token and any(frame.table for frame in stack) and braces in (1, 3, 5):
         while not stack.pop().table:
             pass
         braces -= 1
-    for _ in range(braces // 2):
+    for left in range(braces // 2, 0, -1):
         if len(stack) == 1:
             return
         while stack[-1].table and any(not frame.table for frame in stack[1:]):
@@ -121,7 +170,9 @@ def _close(stack: list[_Frame], token: str, title: str) -> None:
         if stack[-1].table:
             return
         body = "".join(stack.pop().parts)
-        stack[-1].parts.append(template_text(body, title))
+        frame = stack[-1]
+        before = frame.parts[-1] if frame.parts else ""
+        frame.add(template_text(body, title) or _left(before, after if left == 1 else ""))
 
 
 def _unwind(stack: list[_Frame]) -> None:
@@ -131,4 +182,4 @@ def _unwind(stack: list[_Frame]) -> None:
         body = "".join(frame.parts)
         cut = re.search(r"\n(?=\n|=)", body)
         if cut:
-            stack[-1].parts.append(body[cut.start() :])
+            stack[-1].add(body[cut.start() :])

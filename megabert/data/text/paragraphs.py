@@ -1,0 +1,105 @@
+"""A section's lines to paragraphs of prose and lists."""
+
+import re
+from dataclasses import dataclass
+
+from megabert.data.text.links import EXTERNAL
+from megabert.data.text.tidy import has_word, spaceless_letters, tidy_line
+
+_LIST_MARKS = "*#:;"
+_ISBN = re.compile(r"\bISBN[ :]*[\dX-]{9,}")
+_FOUR_WORDS = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+){3}[^\W_]")
+_INITIALS = re.compile(r"[^\W\d_]+,? [^\W\d_]\.")
+ITEM_LETTERS = 8
+"""Least length of a list item in a script without spaces; four words in other scripts."""
+_STOPS = tuple(".!?。！？…")
+_PROSE_LENGTH = 50
+_PROSE_LETTERS = 15
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Lines that belong together; each line is split into sentences by itself.
+
+    A paragraph of prose has one line, a list one line an item.
+    """
+
+    kind: str  # "text" or "list"
+    lines: tuple[str, ...]
+
+
+def paragraphs(body: str) -> list[Paragraph]:
+    """Paragraphs of a section without markup: runs of prose lines and runs of list items.
+
+    An item that only opens a discussion (``:``) is prose.
+    """
+    found: list[Paragraph] = []
+    prose: list[str] = []
+    items: list[str] = []
+
+    def add_prose(raw: str) -> None:
+        line = tidy_line(raw.replace(EXTERNAL, ""))
+        if has_word(line):
+            found.append(Paragraph("text", (line,)))
+
+    def close_prose() -> None:
+        add_prose(" ".join(prose))
+        prose.clear()
+
+    def close_items() -> None:
+        found.append(Paragraph("list", tuple(items)))
+        items.clear()
+
+    for raw in body.split("\n"):
+        mark = raw[:1]
+        if not mark or (mark.isspace() and not raw.strip()):
+            if prose:
+                close_prose()
+            if items:
+                close_items()
+        elif mark not in _LIST_MARKS:
+            if mark == "|" or (mark.isspace() and raw.lstrip()[:1] == "|"):
+                continue  # a row of a table that was never opened or closed
+            if items:
+                close_items()
+            prose.append(raw)
+        else:
+            if prose:
+                close_prose()
+            text = raw.lstrip(_LIST_MARKS)
+            if raw[len(raw) - len(text) - 1] == ":":
+                if items:
+                    close_items()
+                add_prose(text)
+            elif EXTERNAL not in text:  # an item with a web link is a citation or a link list
+                line = tidy_line(text)
+                if _keeps_item(line):
+                    items.append(line)
+    if prose:
+        close_prose()
+    if items:
+        close_items()
+    return found
+
+
+def _keeps_item(line: str) -> bool:
+    """A list item is kept when it says something: long enough, and no book by its number."""
+    if "ISBN" in line and _ISBN.search(line):
+        return False
+    return _FOUR_WORDS.match(line) is not None or spaceless_letters(line) >= ITEM_LETTERS
+
+
+def reads_as_prose(lines: list[str], raw: str) -> bool:
+    """Whether a section of list items alone holds sentences and not works, links or names.
+
+    lines: its items. raw: its wikitext, in which titles of works stand in italics. Sentences
+    are long, most of them end in a full stop, and most come without italics, web links and an
+    author's initials ("Smith, J."). A single item is no list of sentences.
+    """
+    stops = sum(line.endswith(_STOPS) for line in lines)
+    letters = sum(spaceless_letters(line) for line in lines)
+    length = sum(map(len, lines))
+    signs = raw.count("''") // 2 + raw.count("://") + raw.count("ISBN")
+    signs += sum(_INITIALS.match(line) is not None for line in lines)
+    is_long = length >= _PROSE_LENGTH * len(lines) or letters >= _PROSE_LETTERS * len(lines)
+    return len(lines) > 1 and is_long and stops * 3 >= len(lines) * 2 and signs * 2 <= len(lines)
