@@ -17,7 +17,6 @@ requires = [
     "tokenizers>=0.21",
     "sentencepiece>=0.2.3",
     "sentencex>=1.0.20",
-    "mwparserfromhell>=0.6.6",
     "rjieba>=0.2.2",
     "opencc>=1.4.2",
     "pyarrow>=17.0",

@@ -39,7 +39,7 @@ def test_a_line_that_is_not_mended_needs_no_mending(text: str) -> None:
 templates = st.recursive(
     st.sampled_from(["a", "B.", " ", "中", "x|y", "\n", "{{!}}", "[[a|b]]", " c"]),
     lambda inner: st.lists(inner, max_size=4).map("".join).flatmap(
-        lambda body: st.sampled_from(["cite|", "lang|fr|", "nowrap|", "convert|3|", ""]).map(
+        lambda body: st.sampled_from(["cite|", "lang|fr|", "nowrap|", ""]).map(
             lambda name: "{{" + name + body + "}}"
         )
     ),
