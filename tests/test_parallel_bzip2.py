@@ -31,7 +31,7 @@ from megabert.data.text.segments import (
     inspect_file,
 )
 from megabert.data.text.sources import iter_pages
-from megabert.data.text.streams import open_streams
+from megabert.data.text.streams import DecompressedFile, buffered
 from megabert.log import UserError
 from tests.small_dump import pages_xml, write_dump
 
@@ -72,7 +72,8 @@ def by_blocks(path: Path, piece: int = 1 << 20) -> bytes:
 
 
 def in_one_piece(path: Path) -> bytes:
-    return b"".join(stream.read() for _, stream in open_streams(path))
+    with path.open("rb") as file:
+        return buffered(DecompressedFile(file, "bz2", str(path))).read()
 
 
 def packed(streams: list[tuple[bytes, int]]) -> bytes:

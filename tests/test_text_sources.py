@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from megabert.data.text.sources import detect_format, iter_pages, source_sha256
+from megabert.data.text.streams import open_streams
 from megabert.log import UserError
 
 SITEINFO = """<siteinfo><namespaces><namespace key="0" case="first-letter" />
@@ -265,3 +266,10 @@ def test_the_real_dumps(shared_data: Path) -> None:
         (path,) = (shared_data / "wiki_xml").glob(start + "*")
         found = Counter(page.redirect for page in iter_pages(path))
         assert (found.total(), found[True]) == (pages, redirects), start
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, lzma.compress])
+def test_streams_without_content(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.packed"
+    path.write_bytes(pack(b"") + pack(b"One. ") + pack(b"") + pack(b"") + pack(b"Two."))
+    assert [stream.read() for _, stream in open_streams(path)] == [b"One. Two."]

@@ -113,8 +113,10 @@ class DecompressedFile(io.RawIOBase):
     def _piece(self, limit: int) -> bytes:
         feed = b""
         while True:
-            if self._decompressor is None and not self._next_stream():
-                return b""
+            if self._decompressor is None:
+                if not self._next_stream():
+                    return b""
+                feed = b""  # a stream without content has ended, and this one begins
             assert self._decompressor is not None
             try:
                 data = self._decompressor.decompress(feed, limit)
