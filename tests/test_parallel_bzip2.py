@@ -263,13 +263,13 @@ def test_pages_without_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x[: len(x) // 2], "the XML is truncated: it ends at .*, after page"),
+        (lambda x: x[: len(x) // 2], "the XML is truncated: it ends at .*, and not with </med"),
         (lambda x: x.replace(b"</mediawiki>", b""), "truncated"),
         (lambda x: x.replace(b"</title>", b"</titel>"), "not well-formed XML at .*mismatched tag"),
         (lambda x: x.replace(b"</page><page>", b"<page>", 3), "not well-formed"),
         (lambda x: x.replace(b"</mediawiki>", b"</mediawiki><x/>"), "junk after"),
         (lambda x: x.replace(b"</page>", b"</page><![CDATA[<page>]]>"), "a CDATA section"),
-        (lambda x: x.replace(b"</page>", b"</page><!-- <page> -->"), "a comment"),
+        (lambda x: x.replace(b"</page>", b"</page><!-- <page> -->"), "a comment|truncated"),
         (lambda x: b"<!DOCTYPE mediawiki>" + x, "document type"),
     ],
 )

@@ -337,13 +337,13 @@ def _explain(error: expat.ExpatError, place: str, reader: _Reader) -> str:
     )
     if ended and not reader.started:
         return f"{reader.name}: not XML: no element in it ({place})"
-    before = f"after page {reader.title!r}" if reader.count else "before its first page"
+    before = f", after page {reader.title!r}" if reader.count else ""
     if not ended:
         return (
-            f"{reader.name}: not well-formed XML at {place}, {before} "
+            f"{reader.name}: not well-formed XML at {place}{before} "
             f"({expat.ErrorString(error.code)})"
         )
     return (
-        f"{reader.name}: the XML is truncated: it ends at {place}, {before}, and not with "
+        f"{reader.name}: the XML is truncated: it ends at {place}{before}, and not with "
         "</mediawiki>; fetch the file again"
     )
