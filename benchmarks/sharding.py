@@ -93,7 +93,7 @@ def kill_and_resume(arguments: argparse.Namespace, folder: Path, typical: float)
     draw = random.Random()
     for _ in range(arguments.kills):
         job = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(draw.uniform(0.2, 0.9) * typical)
+        time.sleep(draw.uniform(0.1, 0.3) * typical)
         victims = [
             int(entry.name)
             for entry in Path("/proc").iterdir()
