@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from megabert import naming
-from megabert.data import output_folder, sharding, sharding_worker
+from megabert.data import output_folder, planned_shards, sharding, sharding_worker
 from megabert.data.encoding import in_eval_split
 from megabert.data.schema import load_manifest
 from megabert.data.sharding import ShardingOptions, ShardingReport, shard
@@ -229,8 +229,8 @@ def test_a_full_disk_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    module = sharding if place == "save_manifest" else sharding_worker
-    monkeypatch.setattr(module, place, full)
+    modules = {"save_manifest": sharding, "save_batch": sharding_worker}
+    monkeypatch.setattr(modules.get(place, planned_shards), place, full)
     output = tmp_path / "shards"
     with pytest.raises(UserError, match="the disk is full") as caught:
         run(sources, output, resume=resume)

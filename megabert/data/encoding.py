@@ -89,7 +89,7 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
     kept = np.flatnonzero(tokens >= least)
     return _as_batch(
         [articles[i] for i in kept.tolist()],
-        _sentences_of(encoded, np.isin(article_of, kept)),
+        _sentences_of(encoded, (tokens >= least)[article_of]),
         np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[kept],
         tokens[kept],
         tokenizer,

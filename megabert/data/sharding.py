@@ -14,7 +14,6 @@ written.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from pathlib import Path
 from megabert import naming
 from megabert.data.output_folder import finished_manifest, output_folder
 from megabert.data.page_streams import PageStreams
+from megabert.data.planned_shards import as_splits, header_of
 from megabert.data.planning import Plan, make_plan
 from megabert.data.ranks import task_pool
 from megabert.data.schema import (
@@ -33,7 +33,6 @@ from megabert.data.schema import (
     TokenizerInfo,
     save_manifest,
 )
-from megabert.data.shard_writer import ShardHeader
 from megabert.data.sharding_inputs import Inputs, Units, cut_inputs, survey_inputs
 from megabert.data.sharding_options import ShardingOptions, ShardingReport, job_record
 from megabert.data.sharding_worker import (
@@ -213,46 +212,21 @@ def _write_shards(
     pool: TaskPool,
 ) -> dict[str, SplitInfo]:
     progress = Progress("writing shards", len(plan.shards))
-    name, digest = _source(inputs)
     tasks = (
         (
             piece,
-            ShardHeader(
-                options.language,
-                tokenizer,
-                piece.split,
-                piece.index,
-                piece.count,
-                options.seed,
-                name,
-                digest,
-            ),
+            header_of(piece, options.language, tokenizer, options.seed, inputs),
             [batches[number] for number, _ in piece.parts],
         )
         for piece in plan.shards
     )
-    infos: dict[str, list[ShardInfo]] = {split: [] for split in naming.SPLITS}
-    written = 0
+    written: list[tuple[str, ShardInfo]] = []
     with closing(pool.run_unordered(write_shard, tasks)) as results:
-        for split, info in results:
-            infos[split].append(info)
-            written += 1
-            progress.update(written, f"{written} of {len(plan.shards)} shards")
-    progress.close(f"{written} shards")
-    return {
-        split: SplitInfo(tuple(sorted(found, key=lambda info: info.file)))
-        for split, found in infos.items()
-    }
-
-
-def _source(inputs: Sequence[InputInfo]) -> tuple[str, str]:
-    """Name and digest of all inputs together, for the attributes of a shard."""
-    if len(inputs) == 1:
-        return inputs[0].name, inputs[0].sha256
-    listing = "".join(f"{i.sha256}  {i.name}\n" for i in inputs)
-    return f"{inputs[0].name} and {len(inputs) - 1} more", hashlib.sha256(
-        listing.encode()
-    ).hexdigest()
+        for made in results:
+            written.append(made)
+            progress.update(len(written), f"{len(written)} of {len(plan.shards)} shards")
+    progress.close(f"{len(written)} shards")
+    return as_splits(written)
 
 
 def _require_articles(plan: Plan, options: ShardingOptions) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megabert import naming
 from megabert.data.chinese_words import find_words
 from megabert.data.encoding import EncodingRules, encode_pages, page_batches
 from megabert.data.output_folder import WORK_FOLDER
+from megabert.data.planned_shards import write_planned
 from megabert.data.planning import ShardPlan
 from megabert.data.schema import ShardInfo
-from megabert.data.shard_writer import ShardHeader, ShardWriter
+from megabert.data.shard_writer import ShardHeader
 from megabert.data.sharding_options import ShardingOptions
 from megabert.data.spill import batch_path, is_whole, join_batches, load_batch, save_batch
 from megabert.data.text.bzip2_blocks import OVERLAP, BlockFile, Marks, find_marks
@@ -144,14 +144,4 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
 def write_shard(task: tuple[ShardPlan, ShardHeader, list[Path]]) -> tuple[str, ShardInfo]:
     """Write one shard; task: (plan, header, the batch file of each of ``plan.parts``)."""
     plan, header, batches = task
-    path = _Worker.options.output / naming.shard_file(plan.split, plan.index, plan.count)
-    with ShardWriter(
-        path,
-        header,
-        documents=plan.documents,
-        sentences=plan.sentences,
-        tokens=plan.tokens,
-    ) as writer:
-        for batch, (_, documents) in zip(batches, plan.parts, strict=True):
-            writer.append(load_batch(batch).piece(documents))
-        return plan.split, writer.finish()
+    return plan.split, write_planned(_Worker.options.output, plan, header, batches)

@@ -28,18 +28,17 @@ from megabert.data.foreign.repetition import SeenText
 from megabert.data.foreign.source import check_ids
 from megabert.data.foreign.static import ForeignFile
 from megabert.data.output_folder import finished_manifest, output_folder
+from megabert.data.planned_shards import as_splits, header_of, write_planned
 from megabert.data.planning import Plan, make_plan
 from megabert.data.schema import (
     InputInfo,
     Manifest,
-    ShardInfo,
     SplitInfo,
     file_sha256,
     save_manifest,
 )
 from megabert.data.shard_layout import token_dtype
-from megabert.data.shard_writer import ShardHeader, ShardWriter
-from megabert.data.spill import Batch, load_batch, save_batch
+from megabert.data.spill import Batch, save_batch
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.log import Progress, UserError
 
@@ -269,26 +268,12 @@ def _write(
     tokenizer: Tokenizer,
     inputs: Sequence[InputInfo],
 ) -> dict[str, SplitInfo]:
-    infos: dict[str, list[ShardInfo]] = {split: [] for split in naming.SPLITS}
-    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+    written = []
     for piece in plan.shards:
-        header = ShardHeader(
-            options.language,
-            tokenizer.info(),
-            piece.split,
-            piece.index,
-            piece.count,
-            options.seed,
-            inputs[0].name + more,
-            inputs[0].sha256,
-        )
-        path = options.output / naming.shard_file(piece.split, piece.index, piece.count)
-        sizes = {name: getattr(piece, name) for name in ("documents", "sentences", "tokens")}
-        with ShardWriter(path, header, **sizes) as writer:
-            for batch, documents in piece.parts:
-                writer.append(load_batch(batches[batch]).piece(documents))
-            infos[piece.split].append(writer.finish())
-    return {split: SplitInfo(tuple(found)) for split, found in infos.items()}
+        header = header_of(piece, options.language, tokenizer.info(), options.seed, inputs)
+        files = [batches[number] for number, _ in piece.parts]
+        written.append((piece.split, write_planned(options.output, piece, header, files)))
+    return as_splits(written)
 
 
 def _require_text(plan: Plan, options: ImportOptions) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -251,8 +251,3 @@ def byte_segments(form: FileForm, segment_bytes: int) -> list[ByteSegment]:
 def row_groups(form: FileForm) -> list[RowGroup]:
     """All row groups."""
     return [RowGroup(form.path, group, form.size // form.groups) for group in range(form.groups)]
-
-
-def total_size(segments: Iterable[Segment | Stream]) -> int:
-    """Bytes of the files that the segments are read from."""
-    return sum(segment.size for segment in segments)

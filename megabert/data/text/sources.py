@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from megabert.data import schema
 from megabert.data.text import extracted, mediawiki
 from megabert.data.text.pages import Page
 from megabert.data.text.streams import PIECE, open_streams
@@ -217,8 +218,7 @@ def source_sha256(path: Path) -> str:
 def file_sha256(file: Path) -> str:
     """SHA-256 (hex) of a file's bytes. Raises UserError when it is missing or cannot be read."""
     try:
-        with file.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return schema.file_sha256(file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
