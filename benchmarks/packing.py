@@ -3,11 +3,12 @@
 
     python benchmarks/packing.py SHARDS [--samples 65536] [--seconds 3] [--model bert-mini]
 
-Four tables for sequences of 128 and of 512 tokens; times are CPU times of one process:
+Three tables for sequences of 128 and of 512 tokens; times are CPU times of one process, on one thread:
 
-    padding by the size of the window, and the time of planning it
-    padding and balance of whole updates, for global batches on 1, 8 and 64 data-parallel ranks: how
-        much more the busiest rank gets than the mean, max / mean - 1
+    how samples are dealt, for global batches on 1, 8 and 64 data-parallel ranks: the share of padding
+        that padded batches have; how much more the largest micro batch and the busiest rank of an
+        update get than the mean, max / mean - 1, in tokens and in FLOPs of the model; and the time of
+        the deal a sample
     samples a second that a loader process makes, padded and packed
     forward and backward of the same samples, padded and packed, without dropout
 """
@@ -19,25 +20,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.config import model_config
-from megabert.data.loader import SampleSource
-from megabert.data.packing import Window, choose_window, packed_batches, plan_window
+from megabert.config import ModelConfig, model_config
+from megabert.data.loader import SampleSource, as_tensors
+from megabert.data.packing import Window, choose_window, deal_window, packed_batches
 from megabert.data.pairs import SampleSettings
-from megabert.data.sample_source import Arrays
 from megabert.data.shards import Corpus
+from megabert.model.flops import pretraining_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.naming import TRAIN
 
 LENGTHS = (128, 512)
 MICRO_TOKENS = 8192
-WINDOWS = (64, 128, 256, 512, 1024, 2048, 4096, 16384, 65536)
 GLOBAL_BATCHES = (64, 256, 1024, 4096, 32768, 65536)
 RANKS = (1, 8, 64)
 ROUNDS = 3
@@ -59,120 +60,106 @@ def lengths_of(source: SampleSource, samples: int) -> np.ndarray:
     return np.concatenate([source.lengths(part) for part in parts])
 
 
-def windows_table(lengths: np.ndarray, seq_length: int, budget: int) -> None:
-    """Padding by window, with micro batches of `MICRO_TOKENS`, in rows of `budget` tokens."""
-    micro = MICRO_TOKENS // seq_length
-    for size in (size for size in WINDOWS if micro <= size <= len(lengths)):
-        windows = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)][:256]
-        began = time.process_time()
-        rows = sum(int(plan_window(window, budget, size // micro).rows.sum()) for window in windows)
-        planning = (time.process_time() - began) / (len(windows) * size)
-        real = sum(int(window.sum()) for window in windows)
-        print(
-            f"| {seq_length} | {budget} | {size} "
-            f"| {1 - real / (len(windows) * size * seq_length):.2%} "
-            f"| {1 - real / (rows * budget):.2%} | {rows / (len(windows) * size):.3f} "
-            f"| {planning * 1e6:.2f} |"
-        )
-
-
-def one_update(
-    lengths: np.ndarray, budget: int, shape: tuple[int, int, int], window: Window
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and real tokens of each micro batch of a global batch, [accumulation, ranks] each."""
-    accumulation, ranks, _ = shape
-    rows = np.zeros((accumulation, ranks))
-    tokens = np.zeros((accumulation, ranks))
-    by_micro_batch = lengths.reshape(shape)
-    for step in range(0, accumulation, window.micro_steps):
-        for rank in range(0, ranks, window.ranks):
-            here = slice(step, step + window.micro_steps), slice(rank, rank + window.ranks)
-            own = by_micro_batch[here].ravel()
-            plan = plan_window(own, budget, window.micro_batches)
-            rows[here] = plan.rows.reshape(window)
-            tokens[here] = np.bincount(plan.batch, own, window.micro_batches).reshape(window)
-    return rows, tokens
-
-
 def excess(loads: np.ndarray) -> float:
     """max / mean - 1 over the last axis, averaged over the others."""
     return float((loads.max(axis=-1) / loads.mean(axis=-1) - 1).mean())
 
 
-def layouts_table(lengths: np.ndarray, budget: int) -> None:
-    """Padding and balance of updates."""
+def one_update(lengths: np.ndarray, window: Window) -> tuple[np.ndarray, float]:
+    """The lengths in each micro batch, and the CPU seconds of dealing them.
+
+    Args:
+        lengths: of a global batch, int64 [accumulation, ranks, micro batch size].
+        window: its layout.
+
+    Returns:
+        int64 [accumulation, ranks, micro batch size], and the seconds.
+    """
+    dealt, seconds = np.empty_like(lengths), 0.0
+    for step in range(0, lengths.shape[0], window.micro_steps):
+        for rank in range(0, lengths.shape[1], window.ranks):
+            here = slice(step, step + window.micro_steps), slice(rank, rank + window.ranks)
+            own = lengths[here].ravel()
+            began = time.process_time()
+            places = deal_window(own, window)
+            seconds += time.process_time() - began
+            dealt[here] = own[places]
+    return dealt, seconds
+
+
+def balance_table(lengths: np.ndarray, seq_length: int, config: ModelConfig) -> None:
+    """Balance of updates."""
     for batch in (batch for batch in GLOBAL_BATCHES if batch <= len(lengths)):
         for ranks in (ranks for ranks in RANKS if batch // ranks > 1):
-            micro = min(MICRO_TOKENS // budget, batch // ranks)
+            micro = min(MICRO_TOKENS // seq_length, batch // ranks)
             shape = batch // ranks // micro, ranks, micro
             window = choose_window(micro, shape[0], ranks)
             updates = min(64, len(lengths) // batch)
             parts = [
-                one_update(lengths[i * batch : (i + 1) * batch], budget, shape, window)
+                one_update(lengths[i * batch : (i + 1) * batch].reshape(shape), window)
                 for i in range(updates)
             ]
-            rows, tokens = (np.stack(part) for part in zip(*parts))  # [updates, steps, ranks]
+            dealt = np.stack([part for part, _ in parts]).astype(float)
+            tokens, squares = dealt.sum(axis=-1), (dealt**2).sum(axis=-1)  # [updates, steps, ranks]
+            flops = pretraining_flops(config, tokens, squares, 0)
+            microseconds = 1e6 * sum(seconds for _, seconds in parts) / (updates * batch)
             print(
-                f"| {budget} | {batch} | {ranks} | {micro} x {shape[0]} "
-                f"| {window.micro_steps} x {window.ranks} "
-                f"| {1 - tokens.sum() / (rows.sum() * budget):.2%} | {excess(tokens.sum(axis=1)):.2%} "
-                f"| {excess(rows.sum(axis=1)):.2%} | {excess(rows):.2%} |"
+                f"| {seq_length} | {batch} | {ranks} | {micro} x {shape[0]} "
+                f"| {window.micro_steps} x {window.ranks} | {1 - dealt.mean() / seq_length:.2%} "
+                f"| {excess(tokens.reshape(updates, -1)):.2%} | {excess(tokens):.2%} "
+                f"| {excess(tokens.sum(axis=1)):.2%} | {excess(flops.reshape(updates, -1)):.2%} "
+                f"| {excess(flops.sum(axis=1)):.2%} | {microseconds:.2f} |"
             )
 
 
-def loader_table(source: SampleSource, budget: int, seconds: float) -> None:
+def loader_table(source: SampleSource, length: int, seconds: float) -> None:
     """Samples a second of one process."""
-    micro = MICRO_TOKENS // budget
-    count = 1024
-    numbers = np.arange(count)
+    micro = MICRO_TOKENS // length
+    count = 2048
 
     def show(name: str, samples: int, call: Callable[[], object]) -> None:
-        print(f"| {budget} | {name} | {samples / seconds_a_call(call, seconds):,.0f} |", flush=True)
+        print(f"| {length} | {name} | {samples / seconds_a_call(call, seconds):,.0f} |", flush=True)
 
-    show("padded", micro, lambda: source.batch(0, micro))
+    numbers = np.arange(count)
+    parts = np.split(numbers, count // micro)
+    show("padded", count, lambda: [source.samples(part) for part in parts])
     alone = Window(count // micro, 1)
-    show("packed, one rank", count, lambda: packed_batches(source, numbers, budget, alone, 0))
-    eight = Window(count // micro // 8 or 1, 8)
-    own = eight.micro_steps * micro
-    numbers_of_eight = np.arange(8 * own)
+    show("packed, one rank", count, lambda: packed_batches(source, numbers, alone, 0))
+    eight = Window(count // micro // 8, 8)
     show(
         "packed, a rank of eight",
-        own,
-        lambda: packed_batches(source, numbers_of_eight, budget, eight, 3),
+        count // 8,
+        lambda: packed_batches(source, numbers, eight, 3),
     )
-    each = seconds_a_call(lambda: source.lengths(numbers), seconds) / count
-    print(f"| {budget} | lengths alone | {1 / each:,.0f} |")
+    show("lengths alone", count, lambda: source.lengths(numbers))
 
 
-def model_table(source: SampleSource, budget: int, name: str) -> None:
+def model_table(source: SampleSource, length: int, config: ModelConfig) -> None:
     """Forward and backward of one window, micro batch by micro batch; the best of `ROUNDS`."""
-    config = model_config(
-        name,
-        vocab_size=source.corpus.manifest.tokenizer.vocab_size,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
     model = BertForPreTraining(config)
     initialize_weights(model, config, 0)
-    micro, steps = MICRO_TOKENS // budget, 4
+    micro, steps = MICRO_TOKENS // length, 4
     numbers = np.arange(micro * steps)
-    padded = [source.samples(part) for part in np.split(numbers, steps)]
-    packed = packed_batches(source, numbers, budget, Window(steps, 1), 0)
+    parts = np.split(numbers, steps)
+    padded = [{**source.samples(part), "sample_numbers": part} for part in parts]
+    packed = packed_batches(source, numbers, Window(steps, 1), 0)
+    for batch in packed:
+        batch.pop("real_tokens")
+    tokens = sum(batch["input_ids"].size for batch in packed)
 
-    def train(batches: list[Arrays]) -> float:
+    def train(batches: list[dict[str, Any]]) -> float:
         began = time.process_time()
-        for arrays in batches:
-            output = model(**{key: torch.from_numpy(array) for key, array in arrays.items()})
+        for batch in batches:
+            output = model(**as_tensors(batch))
             (output.mlm_loss_sum + output.nsp_loss_sum).backward()
         model.zero_grad(set_to_none=True)
         return time.process_time() - began
 
     rounds = [(train(padded), train(packed)) for _ in range(ROUNDS)]
     times = [min(column) for column in zip(*rounds)]
-    rows = sum(len(batch["input_ids"]) for batch in packed)
     print(
-        f"| {budget} | {len(numbers) / times[0]:,.1f} | {len(numbers) / times[1]:,.1f} "
-        f"| {times[0] / times[1]:.3f} | {len(numbers) / rows:.3f} |",
+        f"| {length} | {len(numbers) / times[0]:,.1f} | {len(numbers) / times[1]:,.1f} "
+        f"| {times[0] / times[1]:.3f} | {len(numbers) * length / tokens:.3f} |",
         flush=True,
     )
 
@@ -185,32 +172,30 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("--samples", type=int, default=65536, help="samples looked at (65536)")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU time of each timing (3)")
-    parser.add_argument("--model", default="bert-mini", help="shape of the encoder (bert-mini)")
+    parser.add_argument("--model", default="bert-mini", help="shape of the model (bert-mini)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     corpus = Corpus.open(arguments.shards, TRAIN)
     sources = {length: SampleSource(corpus, SampleSettings(length)) for length in LENGTHS}
-    lengths = {length: lengths_of(sources[length], arguments.samples) for length in LENGTHS}
-    print("| length | budget | samples a window | padding, padded | packed", end=" ")
-    print("| rows a sample | planning us |")
-    print("|---|---|---|---|---|---|---|")
-    for length in LENGTHS:
-        for budget in (length, 2 * length):
-            windows_table(lengths[length], length, budget)
-    print(
-        "\n| length | global batch | ranks | micro batch x steps | window: steps x ranks", end=" "
+    config = model_config(
+        arguments.model,
+        vocab_size=corpus.manifest.tokenizer.vocab_size,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
-    print("| padding | tokens, update | rows, update | rows, micro step |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| length | global batch | ranks | micro batch x steps | window: steps x ranks", end=" ")
+    print("| padding if padded | tokens: micro batch | micro step | update", end=" ")
+    print("| FLOPs: micro batch | update | us a sample |")
+    print("|" + "---|" * 12)
     for length in LENGTHS:
-        layouts_table(lengths[length], length)
+        balance_table(lengths_of(sources[length], arguments.samples), length, config)
     print("\n| length | loader | samples/s |\n|---|---|---|")
     for length in LENGTHS:
         loader_table(sources[length], length, arguments.seconds)
-    print("\n| length | padded samples/s | packed samples/s | ratio | samples a row |")
+    print("\n| length | padded samples/s | packed samples/s | ratio | 1 / share of real tokens |")
     print("|---|---|---|---|---|")
     for length in LENGTHS:
-        model_table(sources[length], length, arguments.model)
+        model_table(sources[length], length, config)
 
 
 if __name__ == "__main__":

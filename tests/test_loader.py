@@ -21,6 +21,7 @@ from megabert.data.loader import (
     MicroBatches,
     MicroSteps,
     SampleSource,
+    count_samples,
     evaluation_batches,
     evaluation_settings,
 )
@@ -168,6 +169,14 @@ def test_each_sample_once_an_epoch_on_any_number_of_ranks(size, micro):
     assert [r[0] for r in rows(run_of(source, size, micro, steps))] == taken
 
 
+def test_a_batch_names_its_samples_and_counts_its_tokens():
+    for first, batch in run_of(small(), size=2, micro=3, steps=4, consumed=30).items():
+        assert batch["sample_numbers"].tolist() == list(range(first, first + 3))
+        assert batch["real_tokens"] == int(batch["attention_mask"].sum())
+        assert isinstance(batch["real_tokens"], int)
+        assert count_samples(batch) == 3
+
+
 def test_resumed_run_gives_the_same_samples_on_other_ranks():
     whole = rows(run_of(small(), size=2, micro=3, steps=16))
     first = rows(run_of(small(), size=2, micro=3, steps=4))
@@ -304,13 +313,18 @@ def test_evaluation_counts_do_not_depend_on_the_ranks(shards, task, size, micro,
     source = SampleSource(Corpus.open(shards, "eval"), SampleSettings(64, task))
     total = most or source.samples_per_epoch
     plain = source.batch(0, total)
-    labels, masked, lengths, real = [], 0, [], 0
+    labels, masked, lengths, real, tokens = [], 0, [], 0, 0
     for rank in range(size):
         batches = list(evaluation_batches(source, micro, rank, size, most))
         lengths.append(len(batches))
         for batch in batches:
             assert batch["input_ids"].shape == (micro, 64)
-            assert (batch["attention_mask"].sum(dim=1) > 2).all()
+            lengths_here = batch["attention_mask"].sum(dim=1)
+            assert (lengths_here > 2).all()
+            assert batch["real_tokens"] == lengths_here[: batch["real_samples"]].sum()
+            named = batch["sample_numbers"][: batch["real_samples"]]
+            assert named.tolist() == [batch["first_sample"] + i for i in range(len(named))]
+            tokens += batch["real_tokens"]
             masked += len(batch["masked_labels"])
             real += batch["real_samples"]
             if task == "nsp":
@@ -318,6 +332,7 @@ def test_evaluation_counts_do_not_depend_on_the_ranks(shards, task, size, micro,
     assert len(set(lengths)) == 1
     assert real == total
     assert masked == len(plain["masked_labels"])
+    assert tokens == plain["attention_mask"].sum()
     if task == "nsp":
         assert sorted(labels) == sorted(plain["next_sentence_labels"].tolist())
 

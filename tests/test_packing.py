@@ -1,4 +1,4 @@
-"""Packing: which samples stand where, what is in a packed batch, and the model over packed rows."""
+"""Packing: which samples a micro batch holds, and what its flat arrays are."""
 
 from __future__ import annotations
 
@@ -10,97 +10,73 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from megabert.data.loader import MicroBatches, SampleSource, count_samples
+from megabert.data.loader import (
+    IGNORED_LABEL,
+    MicroBatches,
+    SampleSource,
+    as_tensors,
+    count_samples,
+    evaluation_batches,
+)
 from megabert.data.masking import MaskSettings
 from megabert.data.packing import (
+    NO_SAMPLE,
     WINDOW_SAMPLES,
     Window,
-    assign_rows,
     choose_window,
+    deal,
+    flat_batches,
     packed_batches,
-    plan_window,
 )
 from megabert.data.pairs import SampleSettings
 from megabert.data.shards import Corpus
 from megabert.data.skipping import GlobalBatches
 from megabert.log import UserError
-from megabert.model.bert import same_sequence_mask
-from megabert.model.heads import BertForPreTraining
-from megabert.model.init import initialize_weights
-from megabert.model.split import merge, split_dim
-from megabert.parallel.layers import TensorParallel
-from megabert.parallel.rng import DropoutStreams
-from megabert.parallel.topology import ProcessGroups, Topology
-from tests.distributed import run_ranks
 from tests.memory_corpus import MemoryCorpus, wiki_like
-from tests.model_cases import tiny_config
 
 Arrays = dict[str, Any]
 
 
-# ---- the plan: lengths only
+# ---- the deal: lengths only
 
 
 @st.composite
-def windows(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
-    """Lengths of a window's samples, the budget of a row, and the micro batches."""
-    budget = draw(st.integers(1, 40))
-    micro_batches, size = draw(st.integers(1, 7)), draw(st.integers(1, 9))
-    number = micro_batches * size
-    lengths = draw(st.lists(st.integers(1, budget), min_size=number, max_size=number))
-    return np.array(lengths, dtype=np.int64), budget, micro_batches
+def things(draw: st.DrawFn) -> tuple[np.ndarray, int]:
+    """Sizes, and bins that their number is a multiple of."""
+    bins, rounds = draw(st.integers(1, 7)), draw(st.integers(1, 9))
+    largest = draw(st.sampled_from([1, 3, 40]))
+    number = bins * rounds
+    sizes = draw(st.lists(st.integers(1, largest), min_size=number, max_size=number))
+    return np.array(sizes, dtype=np.int64), bins
 
 
-@given(windows())
-def test_rows_hold_whole_samples_and_no_two_would_fit_into_one(case: Any) -> None:
-    lengths, budget, _ = case
-    rows = assign_rows(lengths, budget)
-    fills = np.bincount(rows, lengths)
-    assert (fills > 0).all()
-    assert (fills <= budget).all()
-    assert sum(sorted(fills)[:2]) > budget or len(fills) == 1
+@given(things())
+def test_each_bin_gets_equally_many_things_of_nearly_equal_sum(case: Any) -> None:
+    sizes, bins = case
+    dealt = deal(sizes, bins)
+    assert dealt.shape == (len(sizes) // bins, bins)
+    assert sorted(dealt.ravel().tolist()) == list(range(len(sizes)))
+    by_round = sizes[dealt]
+    assert (by_round[:-1].min(axis=1) >= by_round[1:].max(axis=1)).all()
+    sums = by_round.sum(axis=0)
+    widest = (by_round.max(axis=1) - by_round.min(axis=1)).max()
+    assert sums.max() - sums.min() <= widest <= sizes.max() - sizes.min()
 
 
-@given(windows())
-def test_a_plan_places_each_sample_once(case: Any) -> None:
-    lengths, budget, micro_batches = case
-    plan = plan_window(lengths, budget, micro_batches)
-    taken = np.zeros((micro_batches, plan.rows.max(), budget), dtype=int)
-    order = np.lexsort((plan.start, plan.row, plan.batch))
-    before, place = (-1, -1), 0
-    for sample in order.tolist():
-        start, here = plan.start[sample], (plan.batch[sample], plan.row[sample])
-        place = 1 if here != before else place + 1
-        assert plan.place[sample] == place
-        taken[(*here, slice(start, start + lengths[sample]))] += 1
-        assert start + lengths[sample] <= budget
-        before = here
-    assert taken.max() == 1
-    assert taken.sum() == lengths.sum()
-    assert (np.diff(taken, axis=2) <= 0).all(), "a row has a gap"
-    assert ((taken.sum(axis=2) > 0).sum(axis=1) == plan.rows).all()
-    assert plan.rows.min() >= 1
-    assert plan.rows.max() - plan.rows.min() <= 1
-    assert plan.rows.max() <= len(lengths) // micro_batches
-    tokens = taken.sum(axis=(1, 2))
-    assert tokens.max() - tokens.min() <= budget
+def test_a_deal_by_hand() -> None:
+    # rounds of sizes 9 9 9 | 9 9 7 | 6 4 1: the last is dealt first, then the one with the 7
+    sizes = np.array([1, 9, 9, 4, 9, 7, 9, 6, 9])
+    assert deal(sizes, 3).tolist() == [[1, 2, 4], [5, 8, 6], [7, 3, 0]]
+    assert sizes[deal(sizes, 3)].sum(axis=0).tolist() == [22, 22, 19]
 
 
-def test_best_fit_decreasing_by_hand() -> None:
-    lengths = np.array([4, 10, 6, 3, 7, 2, 3])
-    # 10 | 7 3 | 6 4 | 3 2: the last 3 finds no room
-    assert assign_rows(lengths, 10).tolist() == [2, 0, 2, 1, 1, 3, 3]
-
-
-def test_tokens_are_balanced() -> None:
-    lengths = np.array([7, 10, 8, 9])
-    plan = plan_window(lengths, 10, 2)
-    assert plan.batch.tolist() == [0, 0, 1, 1]
-    assert plan.rows.tolist() == [2, 2]
+def test_later_rounds_even_out_what_earlier_ones_left() -> None:
+    sizes = np.random.default_rng(0).integers(1, 513, 2048)
+    sums = sizes[deal(sizes, 32)].sum(axis=0)
+    assert sums.max() - sums.min() <= 4
 
 
 @pytest.mark.parametrize(
@@ -126,7 +102,7 @@ def test_windows(micro: int, accumulation: int, ranks: int, expected: Window) ->
     assert accumulation % window.micro_steps == ranks % window.ranks == 0
 
 
-# ---- packed batches
+# ---- flat batches
 
 
 def source_of(task: str = "nsp", masking: str = "whole-word", length: int = 64) -> SampleSource:
@@ -135,7 +111,7 @@ def source_of(task: str = "nsp", masking: str = "whole-word", length: int = 64) 
 
 
 def padded_samples(batch: Arrays) -> list[tuple]:
-    """Ids, types, masked positions and labels, and sentence label of each sample of a padded batch."""
+    """Number, ids, types, masked positions and labels, and sentence label of each padded sample."""
     width = batch["input_ids"].shape[1]
     found = []
     for row, mask in enumerate(batch["attention_mask"]):
@@ -143,6 +119,7 @@ def padded_samples(batch: Arrays) -> list[tuple]:
         masked = batch["masked_positions"] // width == row
         found.append(
             (
+                int(batch["sample_numbers"][row]),
                 tuple(batch["input_ids"][row, :length].tolist()),
                 tuple(batch["token_type_ids"][row, :length].tolist()),
                 tuple((batch["masked_positions"][masked] % width).tolist()),
@@ -155,77 +132,111 @@ def padded_samples(batch: Arrays) -> list[tuple]:
     return found
 
 
-def packed_samples(batch: Arrays) -> list[tuple]:
-    """The same of a packed batch, by rows; its form is checked."""
-    rows, width = batch["input_ids"].shape
-    ids, positions = batch["sequence_ids"].reshape(-1), batch["position_ids"].reshape(-1)
-    assert ((batch["attention_mask"] > 0) == (batch["sequence_ids"] > 0)).all()
-    assert (batch["input_ids"].reshape(-1)[ids == 0] == 0).all()
-    assert (batch["masked_positions"][1:] > batch["masked_positions"][:-1]).all()
-    starts = batch["sequence_starts"].tolist()
-    found, covered, masked_seen = [], 0, 0
-    for number, start in enumerate(starts):
-        place = int(ids[start])
-        assert place == (1 if start % width == 0 else int(ids[start - 1]) + 1)
-        stop = start
-        while stop < (start // width + 1) * width and ids[stop] == place:
-            assert positions[stop] == stop - start
-            stop += 1
-        covered += stop - start
-        inside = (batch["masked_positions"] >= start) & (batch["masked_positions"] < stop)
+def samples_of(source: SampleSource, numbers: np.ndarray) -> list[tuple]:
+    return padded_samples({**source.samples(numbers), "sample_numbers": numbers})
+
+
+def packed_samples(batch: Arrays, filled: bool = False) -> list[tuple]:
+    """The same of a flat batch, whose form is checked, without the sequence that fills it up."""
+    ends = batch["cu_seqlens"].tolist()
+    lengths = np.diff(ends)
+    assert ends[0] == 0
+    assert (lengths > 0).all()
+    assert batch["max_seqlen"] >= lengths.max()
+    tokens = batch["real_tokens"] if filled else ends[-1]
+    assert batch["real_tokens"] == tokens
+    for name in ("input_ids", "token_type_ids", "position_ids"):
+        assert batch[name].shape == (ends[-1],)
+    assert batch["position_ids"].tolist() == [p for n in lengths.tolist() for p in range(n)]
+    numbers, masked = batch["sample_numbers"].tolist(), batch["masked_positions"]
+    assert len(numbers) == len(lengths)
+    assert (masked[1:] > masked[:-1]).all()
+    assert len(masked) == len(batch["masked_labels"])
+    found, masked_seen = [], 0
+    for place, (number, start, stop) in enumerate(zip(numbers, ends, ends[1:])):
+        inside = (masked >= start) & (masked < stop)
         masked_seen += int(inside.sum())
+        label = (
+            int(batch["next_sentence_labels"][place]) if "next_sentence_labels" in batch else None
+        )
         found.append(
             (
-                tuple(batch["input_ids"].reshape(-1)[start:stop].tolist()),
-                tuple(batch["token_type_ids"].reshape(-1)[start:stop].tolist()),
-                tuple((batch["masked_positions"][inside] - start).tolist()),
+                number,
+                tuple(batch["input_ids"][start:stop].tolist()),
+                tuple(batch["token_type_ids"][start:stop].tolist()),
+                tuple((masked[inside] - start).tolist()),
                 tuple(batch["masked_labels"][inside].tolist()),
-                int(batch["next_sentence_labels"][number])
-                if "next_sentence_labels" in batch
-                else None,
+                label,
             )
         )
-    assert covered == int((ids > 0).sum())
-    assert masked_seen == len(batch["masked_positions"])
-    assert {start // width for start in starts} == set(range(rows))
+    assert masked_seen == len(masked)
+    if ends[-1] > tokens:
+        size = ends[-1] - tokens
+        label = IGNORED_LABEL if "next_sentence_labels" in batch else None
+        assert found.pop() == (NO_SAMPLE, (0,) * size, (0,) * size, (), (), label)
+    real = [len(sample[1]) for sample in found]
+    assert sum(real) == tokens
+    assert real == sorted(real, reverse=True)
     return found
 
 
 @pytest.mark.parametrize("task", ["nsp", "none"])
 @pytest.mark.parametrize(
-    ("micro_steps", "ranks", "micro", "budget"),
-    [(4, 1, 5, 64), (2, 3, 8, 64), (1, 4, 1, 64), (4, 2, 6, 150)],
+    ("micro_steps", "ranks", "micro", "multiple"),
+    [(4, 1, 5, 1), (2, 3, 8, 1), (1, 4, 1, 1), (5, 2, 1, 16), (4, 2, 6, 2), (3, 1, 4, 64)],
 )
 def test_a_window_holds_its_samples_unchanged(
-    task: str, micro_steps: int, ranks: int, micro: int, budget: int
+    task: str, micro_steps: int, ranks: int, micro: int, multiple: int
 ) -> None:
     source = source_of(task)
     first = 5 * source.samples_per_epoch - 7  # over the end of an epoch
-    count = micro_steps * ranks * micro
-    numbers = np.arange(first, first + count)
+    numbers = np.arange(first, first + micro_steps * ranks * micro)
     window = Window(micro_steps, ranks)
-    by_rank = [packed_batches(source, numbers, budget, window, rank) for rank in range(ranks)]
-    batches = list(itertools.chain(*by_rank))
+    by_rank = [packed_batches(source, numbers, window, rank, multiple) for rank in range(ranks)]
     assert [len(mine) for mine in by_rank] == [micro_steps] * ranks
-    assert all(array.dtype == np.int64 for batch in batches for array in batch.values())
-    assert all(batch["input_ids"].shape[1] == budget for batch in batches)
-    packed = [sample for batch in batches for sample in packed_samples(batch)]
-    assert sorted(packed) == sorted(padded_samples(source.samples(numbers)))
-    heights = [len(batch["input_ids"]) for batch in batches]
-    assert max(heights) - min(heights) <= 1
-    assert 1 <= min(heights) <= max(heights) <= micro
-    if micro > 1:
-        assert sum(heights) < count
+    batches = list(itertools.chain(*by_rank))
+    for batch in batches:
+        assert all(
+            value.dtype == (np.int32 if name == "cu_seqlens" else np.int64)
+            for name, value in batch.items()
+            if isinstance(value, np.ndarray)
+        )
+        assert isinstance(batch["real_tokens"], int)
+        assert batch["max_seqlen"] == 64
+        assert len(batch["input_ids"]) == -(-batch["real_tokens"] // multiple) * multiple
+        assert count_samples(batch) == micro
+    packed = [packed_samples(batch, filled=multiple > 1) for batch in batches]
+    assert {len(samples) for samples in packed} == {micro}
+    assert sorted(itertools.chain(*packed)) == samples_of(source, numbers)
+    tokens = np.array([batch["real_tokens"] for batch in batches]).reshape(ranks, micro_steps)
+    assert tokens.max() - tokens.min() <= 64
+    assert np.ptp(tokens.sum(axis=1)) <= np.ptp(tokens, axis=0).max()
+
+
+def test_micro_steps_are_alike_on_all_ranks() -> None:
+    """One sample a micro batch: what a micro step holds differs little from rank to rank."""
+    source = source_of()
+    numbers = np.arange(64)
+    tokens = np.array(
+        [
+            [batch["real_tokens"] for batch in packed_batches(source, numbers, Window(16, 4), rank)]
+            for rank in range(4)
+        ]
+    )
+    longest_first = np.sort(source.lengths(numbers))[::-1].reshape(16, 4)
+    assert np.sort(tokens, axis=0)[::-1].T.tolist() == longest_first.tolist()
 
 
 def test_lengths_say_what_masks_say() -> None:
-    """One rank alone takes lengths from its samples, several ask for them: the plan is the same."""
+    """One rank alone takes lengths from its samples, several ask for them: the deal is the same."""
     source = source_of()
     numbers = np.arange(40)
-    (mine,) = packed_batches(source, numbers, 64, Window(1, 1), 0)
-    plan = plan_window(source.lengths(numbers), 64, 1)
-    order = np.lexsort((plan.start, plan.row))
-    assert packed_samples(mine) == [padded_samples(source.samples(numbers))[n] for n in order]
+    alone = packed_batches(source, numbers, Window(4, 1), 0)
+    dealt = deal(source.lengths(numbers), 4)
+    expected = samples_of(source, numbers)
+    assert sorted(map(packed_samples, alone)) == sorted(
+        [expected[n] for n in column] for column in dealt.T.tolist()
+    )
 
 
 class _Liar(SampleSource):
@@ -236,7 +247,17 @@ class _Liar(SampleSource):
 def test_wrong_lengths_are_found() -> None:
     source = _Liar(wiki_like(40), SampleSettings(64))
     with pytest.raises(ValueError, match="lengths are not those"):
-        packed_batches(source, np.arange(8), 64, Window(1, 2), 0)
+        packed_batches(source, np.arange(8), Window(1, 2), 0)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_a_batch_without_samples(multiple: int) -> None:
+    arrays = source_of().samples(np.arange(3))
+    nothing = np.zeros((2, 0), dtype=np.int64)
+    for batch in flat_batches(arrays, np.arange(3), nothing, multiple):
+        assert packed_samples(batch, filled=True) == []
+        assert batch["cu_seqlens"].tolist() == [0, multiple]
+        assert count_samples(batch) == 0
 
 
 # ---- the loader
@@ -265,7 +286,11 @@ def test_an_update_reads_the_same_samples() -> None:
             packed = gathered(source, micro, ranks, 2 * accumulation, window=window, **more)
             assert [b["first_sample"] for b in packed] == [b["first_sample"] for b in padded]
             assert sorted(itertools.chain(*map(packed_samples, packed[here]))) == expected
-            assert sum(map(count_samples, packed[here])) == micro * ranks * accumulation
+            counts = [
+                sum(batch["real_tokens"] for batch in part[here]) for part in (padded, packed)
+            ]
+            assert counts[0] == counts[1]
+            assert {count_samples(b) for b in [*packed[here], *padded[here]]} == {micro}
 
 
 def test_samples_that_are_left_out() -> None:
@@ -277,7 +302,7 @@ def test_samples_that_are_left_out() -> None:
         packed = batches.next()
         assert [batch["first_sample"] for batch in packed] == list(range(first, first + 16, 4))
         found = sorted(itertools.chain(*map(packed_samples, packed)))
-        assert found == sorted(padded_samples(source.batch(first, 16)))
+        assert found == samples_of(source, np.arange(first, first + 16))
     batches.close()
 
 
@@ -327,112 +352,68 @@ def real_shards(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("length", [128, 512])
-def test_one_token_in_a_hundred_is_padding(length: int, real_shards: Path) -> None:
+@pytest.mark.parametrize(("length", "most"), [(128, 0.002), (512, 0.01)])
+def test_micro_batches_of_real_text_are_balanced(
+    length: int, most: float, real_shards: Path
+) -> None:
     source = SampleSource(Corpus.open(real_shards, "train"), SampleSettings(length))
     lengths = source.lengths(np.arange(WINDOW_SAMPLES))
-    plan = plan_window(lengths, length, 32)
-    assert lengths.sum() >= 0.99 * plan.rows.sum() * length
+    tokens = lengths[deal(lengths, WINDOW_SAMPLES * length // 8192)].sum(axis=0)
+    assert tokens.max() <= (1 + most) * tokens.mean()
 
 
-# ---- the model
+# ---- evaluation
 
 
-def packed_and_padded(task: str = "nsp") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The same 12 samples of up to 24 tokens, all ids below 101."""
-    documents = [[3, 4], [2, 7], [5], [4, 4], [2, 2], [6], [9, 3], [3], [4], [5, 5], [2, 3], [8]]
-    source = SampleSource(MemoryCorpus(documents), SampleSettings(24, task))  # type: ignore[arg-type]
-    numbers = np.arange(12)
-    padded = source.samples(numbers)
-    (packed,) = packed_batches(source, numbers, 24, Window(1, 1), 0)
-    assert len(packed["input_ids"]) <= 9
-    return tuple({k: torch.from_numpy(v) for k, v in a.items()} for a in (packed, padded))  # type: ignore[return-value]
-
-
-def step(
-    batch: dict[str, Tensor], tp: TensorParallel, recompute: bool = False, **changes: Any
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Loss sums and counts, and gradients."""
-    config = tiny_config(**changes)
-    streams = DropoutStreams(3, tp)
-    streams.start(7)
-    sentence = "next_sentence_labels" in batch
-    model = BertForPreTraining(config, tp, streams, sentence, recompute)
-    initialize_weights(model, config, seed=2)
-    output = model(**batch)
-    (output.mlm_loss_sum / output.mlm_count + output.nsp_loss_sum / 12).backward()
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return [value.detach() for value in output], gradients
-
-
-def assert_same(one: Any, other: Any) -> None:
-    torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
-    assert one[1].keys() == other[1].keys()
-    for name, gradient in other[1].items():
-        torch.testing.assert_close(one[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
-
-
-@pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("task", ["nsp", "none"])
-def test_packed_rows_train_as_padded_ones(norm: str, task: str) -> None:
-    packed, padded = packed_and_padded(task)
-    expected = step(padded, TensorParallel(), norm=norm)
-    assert_same(step(packed, TensorParallel(), norm=norm), expected)
-    assert_same(step(packed, TensorParallel(), recompute=True, norm=norm), expected)
+@pytest.mark.parametrize(
+    ("ranks", "micro", "most", "multiple"),
+    [(1, 3, None, 1), (3, 2, 19, 1), (4, 5, 21, 16), (8, 4, 7, 2)],
+)
+def test_an_evaluation_is_packed_batch_by_batch(
+    task: str, ranks: int, micro: int, most: int | None, multiple: int
+) -> None:
+    source = source_of(task)
+    total = most or source.samples_per_epoch
+    found, lengths = [], []
+    for rank in range(ranks):
+        padded = list(evaluation_batches(source, micro, rank, ranks, most))
+        packed = evaluation_batches(
+            source, micro, rank, ranks, most, packed=True, token_multiple=multiple
+        )
+        lengths.append(len(padded))
+        for flat, plain in zip(packed, padded, strict=True):
+            for name in ("first_sample", "real_samples", "real_tokens"):
+                assert flat[name] == plain[name]
+            assert len(flat["input_ids"]) % multiple == 0
+            assert len(flat["input_ids"]) - flat["real_tokens"] <= multiple
+            samples = packed_samples(flat, filled=True)
+            assert sorted(samples) == padded_samples(plain)[: plain["real_samples"]]
+            assert count_samples(flat) == flat["real_samples"] == len(samples)
+            found += samples
+    assert len(set(lengths)) == 1
+    assert sorted(found) == samples_of(source, np.arange(total))
 
 
-def _split_step(rank: int, world_size: int, batch: dict[str, Tensor], changes: Any) -> Any:
-    tp = ProcessGroups.create(Topology(world_size, rank, world_size)).tensor_parallel
-    return [step(batch, tp, recompute, **changes) for recompute in (False, True)]
+# ---- what is refused, and what is passed on
 
 
-def test_packed_rows_with_split_layers() -> None:
-    packed, padded = packed_and_padded()
-    whole = step(padded, TensorParallel())
-    for parts in zip(*run_ranks(_split_step, 2, packed, {})):
-        gradients = {
-            name: merge([part[1][name] for part in parts], split_dim(name)) for name in whole[1]
-        }
-        assert_same((parts[0][0], gradients), whole)
+@pytest.mark.parametrize(
+    ("window", "multiple"), [(Window(1, 1), 0), (Window(1, 1), 65), (None, 2), (None, 0)]
+)
+def test_wrong_token_multiples(window: Window | None, multiple: int) -> None:
+    with pytest.raises(ValueError, match=f"token multiple {multiple} is not within 1"):
+        MicroBatches(source_of(), 4, 0, 1, window=window, token_multiple=multiple)
+    with pytest.raises(ValueError, match=f"token multiple {multiple} is not within 1"):
+        next(evaluation_batches(source_of(), 4, packed=window is not None, token_multiple=multiple))
 
 
-def test_dropout_over_packed_rows_is_repeated() -> None:
-    packed, _ = packed_and_padded()
-    dropping = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
-    plain = step(packed, TensorParallel(), **dropping)
-    again = step(packed, TensorParallel(), recompute=True, **dropping)
-    assert all(torch.equal(a, b) for a, b in zip(plain[0], again[0]))
-    assert all(torch.equal(gradient, again[1][name]) for name, gradient in plain[1].items())
-    assert plain[0][0] != step(packed, TensorParallel())[0][0]
-
-
-def test_no_attention_between_samples() -> None:
-    packed, _ = packed_and_padded()
-    config = tiny_config()
-    model = BertForPreTraining(config)
-    initialize_weights(model, config, seed=2)
-    names = ("input_ids", "token_type_ids", "attention_mask", "position_ids", "sequence_ids")
-    batch = {name: packed[name] for name in names}
-    row, place = (batch["sequence_ids"] == 2).nonzero()[0].tolist()[0], 2
-    changed = (batch["sequence_ids"] == place) & (torch.arange(len(batch["input_ids"])) == row)[
-        :, None
-    ]
-    other_ids = torch.where(changed, (batch["input_ids"] + 1) % 101, batch["input_ids"])
-    padding = batch["sequence_ids"] == 0
-    assert padding.any()
-    other_ids = torch.where(padding, 7, other_ids)
-    with torch.no_grad():
-        before = model.bert(**batch)
-        after = model.bert(**{**batch, "input_ids": other_ids})
-    moved = (before - after).abs().amax(dim=2)
-    assert torch.isfinite(before).all()
-    assert (moved[changed] > 1e-3).all()
-    assert not moved[~changed & ~padding].any()
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
-def test_the_mask(ids: list[int]) -> None:
-    mask = same_sequence_mask(torch.tensor([ids]))
-    assert mask.shape == (1, 1, len(ids), len(ids))
-    assert mask[0, 0].tolist() == [[one == other for other in ids] for one in ids]
+def test_integers_stay_integers_where_memory_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    (batch,) = packed_batches(source_of(), np.arange(4), Window(1, 1), 0)
+    tensors = as_tensors(batch, pin_memory=True)
+    integers = {name for name, value in tensors.items() if isinstance(value, int)}
+    assert integers == {"real_tokens", "max_seqlen"}
+    assert len(pinned) == len(tensors) - 2
+    assert tensors["cu_seqlens"].dtype == torch.int32

@@ -3,7 +3,7 @@
     SampleSource         global sample number -> padded, masked arrays (numpy; pure)
     MicroBatches         the samples of this rank, micro step by micro step, padded or packed (torch
                          tensors, workers)
-    evaluation_batches   every sample of a split once, the same each time
+    evaluation_batches   every sample of a split once, the same each time, padded or packed
 
 A run's data position is the count of samples consumed, and it means the same for any data-parallel
 size, micro batch size and worker count.
@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from megabert.data.counter_rng import Ints
 from megabert.data.masking import MaskSettings
-from megabert.data.packing import PackableSource, Window, packed_batches
+from megabert.data.micro_steps import MicroSteps
+from megabert.data.packing import (
+    IGNORED_LABEL,
+    Batch,
+    PackableSource,
+    Window,
+    flat_batches,
+    packed_batches,
+)
 from megabert.data.pairs import SampleSettings
 from megabert.data.sample_source import Arrays, SampleSource, evaluation_settings
 from megabert.log import UserError
@@ -39,9 +47,6 @@ __all__ = [
     "evaluation_settings",
 ]
 
-IGNORED_LABEL = -100
-"""Sentence label of a row that only fills up a batch; the loss and the counts leave it out."""
-
 
 class Samples(PackableSource, Protocol):
     """Samples by their number in the run, as `SampleSource` gives them."""
@@ -52,74 +57,13 @@ class Samples(PackableSource, Protocol):
     def samples_per_epoch(self) -> int:
         """Samples in one epoch."""
 
-    def batch(self, first: int, count: int) -> Arrays:
-        """Padded arrays of the run's samples first .. first+count-1."""
-
-
-@dataclass(frozen=True)
-class MicroSteps:
-    """Which samples a rank gets at each micro step: pure arithmetic.
-
-    Micro step k of the run gives data-parallel rank r the `micro_batch_size` samples from
-    `consumed_samples + (k * data_parallel_size + r) * micro_batch_size` on. Ranks of one
-    tensor-parallel group have the same data-parallel rank, and so the same samples.
-
-    Raises:
-        UserError: a size below 1, a rank outside its group, or a negative count of samples.
-    """
-
-    micro_batch_size: int
-    data_parallel_rank: int
-    data_parallel_size: int
-    consumed_samples: int = 0
-
-    def __post_init__(self) -> None:
-        if self.micro_batch_size < 1 or self.data_parallel_size < 1:
-            raise UserError(
-                f"micro batch size {self.micro_batch_size} and data-parallel size "
-                f"{self.data_parallel_size} must be at least 1"
-            )
-        if not 0 <= self.data_parallel_rank < self.data_parallel_size:
-            raise UserError(
-                f"data-parallel rank {self.data_parallel_rank} is not within "
-                f"0 .. {self.data_parallel_size - 1}"
-            )
-        if self.consumed_samples < 0:
-            raise UserError(f"consumed samples {self.consumed_samples} is negative")
-
-    @property
-    def stride(self) -> int:
-        """Samples that all ranks together take at one micro step."""
-        return self.micro_batch_size * self.data_parallel_size
-
-    def first_sample(self, micro_step: int) -> int:
-        """Number of this rank's first sample at a micro step."""
-        return (
-            self.consumed_samples
-            + micro_step * self.stride
-            + self.data_parallel_rank * self.micro_batch_size
-        )
-
-    def until(self, stop: int) -> int:
-        """Whole micro steps that take no sample of number `stop` or above."""
-        return max(0, stop - self.consumed_samples) // self.stride
-
-    def of_window(self, window: Window, number: int) -> Ints:
-        """Numbers of all samples of a window: window n begins at micro step n * window.micro_steps.
-
-        int64 [window.micro_batches * micro_batch_size]: by micro step, then rank, then number.
-        """
-        micro_steps = number * window.micro_steps + np.arange(window.micro_steps)
-        first_rank = self.data_parallel_rank - self.data_parallel_rank % window.ranks
-        firsts = self.consumed_samples + micro_steps * self.stride
-        firsts += first_rank * self.micro_batch_size
-        return (firsts[:, None] + np.arange(window.ranks * self.micro_batch_size)).ravel()
-
 
 class MicroBatches:
     """This rank's micro batches, in order and without epoch boundaries.
 
-    Iterating gives dictionaries of the tensors of `SampleSource.batch`, or of `packed_batches`, and
+    Iterating gives dictionaries of tensors and integers. Padded ones hold the tensors of
+    `SampleSource.samples`, "sample_numbers" int64 [B], the numbers of the samples in the run, and
+    "real_tokens", the tokens without padding; packed ones what `flat_batches` says. Both hold
     "first_sample": the number of the batch's first sample in the run, were it not packed. Every
     rank gets equally many, and as many with packing as without.
 
@@ -135,14 +79,15 @@ class MicroBatches:
         pin_memory: put tensors in page-locked memory, for quicker copies to a GPU.
         prefetch: batches that each worker prepares ahead; whole windows of them, with packing.
         window: the micro steps and ranks whose samples are packed together; None = no packing.
-        packing_budget: tokens of a packed row, at least the source's `seq_length`; None = that.
+        token_multiple: packed batches are filled up to a multiple of so many tokens.
 
     Attributes:
         seconds_waited: time spent waiting for batches, since the beginning.
 
     Raises:
-        UserError: as `MicroSteps`, a negative number of workers; later, as `SampleSource.batch`.
-        ValueError: the data-parallel ranks don't divide into windows.
+        UserError: as `MicroSteps`, a negative number of workers; later, as `SampleSource.samples`.
+        ValueError: the data-parallel ranks don't divide into windows, or a `token_multiple` below 1,
+            above the source's `seq_length`, or other than 1 without packing.
     """
 
     def __init__(
@@ -159,7 +104,7 @@ class MicroBatches:
         pin_memory: bool = False,
         prefetch: int = 4,
         window: Window | None = None,
-        packing_budget: int | None = None,
+        token_multiple: int = 1,
     ) -> None:
         self.steps = MicroSteps(
             micro_batch_size, data_parallel_rank, data_parallel_size, consumed_samples
@@ -168,11 +113,12 @@ class MicroBatches:
             raise UserError(f"number of data workers {num_workers} is negative: 0 or more")
         if window is not None and data_parallel_size % window.ranks:
             raise ValueError(f"{data_parallel_size} ranks are not whole windows of {window.ranks}")
+        _check_multiple(token_multiple, source, window is not None)
         self.seconds_waited = 0.0
         self._pin_memory = pin_memory
         micro_steps = 1 if window is None else window.micro_steps
         loader: DataLoader[Any] = DataLoader(
-            _Steps(source, self.steps, window, packing_budget or source.settings.seq_length),
+            _Steps(source, self.steps, window, token_multiple),
             batch_size=None,
             sampler=_Counting(None if stop is None else self.steps.until(stop) // micro_steps),
             num_workers=num_workers,
@@ -182,7 +128,7 @@ class MicroBatches:
             generator=torch.Generator(),  # so that no draw is taken from the global one
         )
         self._items: Iterator[Any] | None = iter(loader)
-        self._ready: deque[Arrays] = deque()
+        self._ready: deque[Batch] = deque()
         self._micro_step = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -216,54 +162,84 @@ def evaluation_batches(
     data_parallel_rank: int = 0,
     data_parallel_size: int = 1,
     max_samples: int | None = None,
+    *,
+    packed: bool = False,
+    token_multiple: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """The first `max_samples` samples (None: all) of epoch 0, once each, the same every time.
 
-    Every rank gets equally many batches of `micro_batch_size` rows, as collectives need. Rows that
-    only fill up the last ones repeat a sample, have no masked position, and carry the sentence
-    label `IGNORED_LABEL`; so sums over all ranks do not depend on their number. Batches are as
-    those of `MicroBatches`, and carry "real_samples" beside.
+    Batches are as those of `MicroBatches`, and carry "real_samples" beside; batch for batch they
+    hold the same samples packed as padded. Every rank gets equally many batches, as collectives
+    need. Padded ones have `micro_batch_size` rows: rows that only fill up the last ones repeat a
+    sample, have no masked position, and carry the sentence label `IGNORED_LABEL`. A packed batch is
+    filled up only to a whole `token_multiple`, or where it has no sample at all, as `flat_batches`
+    says. So sums over all ranks do not depend on their number.
 
     Raises:
         UserError: as `MicroSteps`, or `max_samples` is below 1.
+        ValueError: `token_multiple` as in `MicroBatches`.
     """
     if max_samples is not None and max_samples < 1:
         raise UserError(f"evaluation of {max_samples} samples: at least 1")
+    _check_multiple(token_multiple, source, packed)
     total = min(source.samples_per_epoch, max_samples or source.samples_per_epoch)
     steps = MicroSteps(micro_batch_size, data_parallel_rank, data_parallel_size)
     for micro_step in range(-(-total // steps.stride)):
         first = steps.first_sample(micro_step)
         real = min(micro_batch_size, max(0, total - first))
-        arrays = source.batch(first if real else 0, real or 1)
-        filled = _fill(arrays, real, micro_batch_size)
-        yield {**as_tensors(filled), "first_sample": first, "real_samples": real}
+        numbers = np.arange(first, first + real) if real else np.zeros(1, dtype=np.int64)
+        arrays = source.samples(numbers)
+        if packed:
+            longest_first = np.argsort(-arrays["attention_mask"].sum(axis=1), kind="stable")
+            (batch,) = flat_batches(arrays, numbers, longest_first[None, :real], token_multiple)
+        else:
+            batch = _fill(arrays, numbers, real, micro_batch_size)
+        yield {**as_tensors(batch), "first_sample": first, "real_samples": real}
 
 
 def count_samples(batch: Mapping[str, Any]) -> int:
-    """Samples of a micro batch, padded or packed."""
-    return len(batch["sequence_starts"] if "sequence_starts" in batch else batch["input_ids"])
+    """Samples of a micro batch of `MicroBatches`, padded or packed, without what fills it up."""
+    return int((batch["sample_numbers"] >= 0).sum())
 
 
-def as_tensors(arrays: Arrays, pin_memory: bool = False) -> dict[str, torch.Tensor]:
-    """The arrays as tensors, without a copy unless memory is to be pinned."""
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if pin_memory:
-        return {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return tensors
+def as_tensors(batch: Batch, pin_memory: bool = False) -> dict[str, Any]:
+    """The batch with tensors for arrays, without a copy unless memory is to be pinned."""
+    return {name: _as_tensor(value, pin_memory) for name, value in batch.items()}
 
 
-def _fill(arrays: Arrays, real: int, rows: int) -> Arrays:
+def _as_tensor(value: Any, pin_memory: bool) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    tensor = torch.from_numpy(value)
+    return tensor.pin_memory() if pin_memory else tensor
+
+
+def _check_multiple(token_multiple: int, source: Samples, packed: bool) -> None:
+    most = source.settings.seq_length if packed else 1
+    if not 1 <= token_multiple <= most:
+        raise ValueError(f"token multiple {token_multiple} is not within 1 .. {most}")
+
+
+def _padded(arrays: Arrays, numbers: Ints) -> Batch:
+    """Padded samples with their numbers and the count of their tokens."""
+    real_tokens = int(arrays["attention_mask"].sum())
+    return {**arrays, "sample_numbers": numbers, "real_tokens": real_tokens}
+
+
+def _fill(arrays: Arrays, numbers: Ints, real: int, rows: int) -> Batch:
     """The first `real` rows, and the first row again and again without anything to predict."""
     pick = np.arange(rows)
     pick[real:] = 0
     width = arrays["input_ids"].shape[1]
     names = ("input_ids", "token_type_ids", "attention_mask", "next_sentence_labels")
-    filled = {name: arrays[name][pick] for name in names if name in arrays}
+    filled: Batch = {name: arrays[name][pick] for name in names if name in arrays}
     if "next_sentence_labels" in filled:
         filled["next_sentence_labels"][real:] = IGNORED_LABEL
     kept = arrays["masked_positions"] < real * width
     filled["masked_positions"] = arrays["masked_positions"][kept]
     filled["masked_labels"] = arrays["masked_labels"][kept]
+    filled["sample_numbers"] = numbers[pick]
+    filled["real_tokens"] = int(arrays["attention_mask"][:real].sum())
     return filled
 
 
@@ -278,29 +254,30 @@ class _Steps(Dataset[Any]):
     """Number -> the arrays of micro steps that are made together, in order."""
 
     def __init__(
-        self, source: Samples, steps: MicroSteps, window: Window | None, packing_budget: int
+        self, source: Samples, steps: MicroSteps, window: Window | None, token_multiple: int
     ) -> None:
         self._source, self._steps, self._window = source, steps, window
-        self._budget = packing_budget
+        self._token_multiple = token_multiple
 
-    def __getitem__(self, number: int) -> list[Arrays] | _Failure:
+    def __getitem__(self, number: int) -> list[Batch] | _Failure:
         try:
             return self._padded(number) if self._window is None else self._packed(number)
         except UserError as error:
             return _Failure(str(error))
 
-    def _padded(self, micro_step: int) -> list[Arrays]:
+    def _padded(self, micro_step: int) -> list[Batch]:
         first = self._steps.first_sample(micro_step)
-        return [self._source.batch(first, self._steps.micro_batch_size)]
+        numbers = np.arange(first, first + self._steps.micro_batch_size)
+        return [_padded(self._source.samples(numbers), numbers)]
 
-    def _packed(self, number: int) -> list[Arrays]:
+    def _packed(self, number: int) -> list[Batch]:
         assert self._window is not None
         return packed_batches(
             self._source,
             self._steps.of_window(self._window, number),
-            self._budget,
             self._window,
             self._steps.data_parallel_rank % self._window.ranks,
+            self._token_multiple,
         )
 
 

@@ -1,32 +1,38 @@
-"""Packing: whole samples laid end to end in rows of a budget of tokens (numpy only).
+"""Packing: whole samples laid end to end in flat micro batches without padding (numpy only).
 
-    choose_window   which micro steps of which ranks are packed together
-    assign_rows     lengths of the window's samples -> their rows
-    plan_window     ... -> micro batch, row and first token of each sample
-    packed_batches  ... -> the arrays of a rank's own micro batches
+    choose_window   which micro steps of which ranks share their samples
+    deal            sizes -> which bin gets which of them: equal counts, nearly equal sums
+    deal_window     lengths of the window's samples -> which of them each micro batch holds
+    flat_batches    padded samples and their order -> flat arrays
+    packed_batches  all of it: the flat micro batches of one rank of a window
 
 A window covers q micro steps of g neighbouring data-parallel ranks, and so the same samples as these
 micro steps have without packing: an update reads the same global batch. The window's samples are
-laid into rows by best-fit decreasing: longest first, each into the fullest row that has room for it. It
-needs at most 11/9 of the fewest possible rows and 4 more, like first-fit decreasing (Johnson et al.
-1974), but finds a row in constant time, as free tokens are whole numbers up to the budget.
-
-Rows are shared out over the window's q g micro batches: fullest first, forth and back, so that
-each gets as many rows as any other, or one fewer, and about as many tokens. Samples are never split.
+dealt to its q g micro batches, each as many as without packing, so that the micro batches hold
+nearly equal numbers of tokens; the micro batches are then dealt to the ranks in the same way, so that
+the ranks of a micro step, and over the window, have nearly equal work. Samples are never split.
 All of it is a pure function of the lengths, computed alike by each rank of the window.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from megabert.data.counter_rng import Ints
 from megabert.data.sample_source import Arrays
+from megabert.data.spans import ranges
 
 WINDOW_SAMPLES = 2048
 """Samples that a window holds at least, if the global batch allows it."""
 FEWEST_RANKS, MOST_RANKS = 8, 64
 """Ranks of a window. More balance better; each plans with the lengths of all their samples."""
+IGNORED_LABEL = -100
+"""Sentence label of a row or sequence that only fills up a batch; loss and counts leave it out."""
+NO_SAMPLE = -1
+"""Sample number of a sequence that only fills up a flat batch."""
+
+Batch = dict[str, Any]
+"""A micro batch: numpy arrays, and the integers `real_tokens` and, if it is flat, `max_seqlen`."""
 
 
 class Window(NamedTuple):
@@ -41,26 +47,11 @@ class Window(NamedTuple):
         return self.micro_steps * self.ranks
 
 
-class Plan(NamedTuple):
-    """Where each sample of a window stands.
-
-    Args:
-        batch: its micro batch, 0 .. B-1; int64 [N].
-        row: its row in the micro batch; int64 [N].
-        start: its first token's place in the row; int64 [N].
-        place: 1 = the first sample of its row, 2 = the second ...; int64 [N].
-        rows: rows of each micro batch, at least 1; int64 [B].
-    """
-
-    batch: Ints
-    row: Ints
-    start: Ints
-    place: Ints
-    rows: Ints
-
-
 class PackableSource(Protocol):
-    """Samples by their number in the run, as `SampleSource` gives them: padding comes last."""
+    """Samples by their number in the run, as `SampleSource` gives them.
+
+    Padding comes last in each sample, and masked positions rise.
+    """
 
     def samples(self, numbers: Ints) -> Arrays:
         """Padded arrays of these samples, in this order."""
@@ -85,189 +76,193 @@ def choose_window(micro_batch_size: int, accumulation: int, data_parallel: int) 
     return Window(accumulation, preferred[-1])
 
 
-def assign_rows(lengths: Ints, budget: int) -> Ints:
-    """Best-fit decreasing; equal lengths go by their place in `lengths`.
+def deal(sizes: Ints, bins: int) -> Ints:
+    """Divides things into bins: equally many in each, and nearly equal sums of their sizes.
+
+    The things are sorted, largest first (the earlier one if equal), and cut into rounds of one a
+    bin. Rounds are dealt one after the other, the one whose sizes differ most first: its largest
+    goes to the bin with the smallest sum so far, and so on, its smallest to the largest sum. The
+    sums then differ by no more than the sizes of one round do, and by less the more rounds there
+    are: later rounds even out what earlier ones left.
 
     Args:
-        lengths: int64 [N], N >= 1, each 1 .. budget.
-        budget: tokens of a row.
+        sizes: int64 [N]; N is a multiple of `bins`.
+        bins: B.
 
     Returns:
-        The row of each sample, int64 [N]; rows are numbered 0, 1, 2, ... without a gap.
+        Indices into `sizes`, int64 [N / B, B]: row by row a round, the one of the largest first, and
+        in each column what the bin gets, largest first.
     """
-    order = np.argsort(-lengths, kind="stable")
-    longest_first = lengths[order]
-    alone = int(np.count_nonzero(longest_first > budget - longest_first[-1]))
-    rows = list(range(alone))
-    by_free: list[list[int]] = [[] for _ in range(budget + 1)]
-    free_sizes = 0  # bit n is set while by_free[n] holds a row
-    opened = alone
-    for length in longest_first[alone:].tolist():
-        fitting = free_sizes >> length
-        if fitting:
-            free = length + (fitting & -fitting).bit_length() - 1
-            row = by_free[free].pop()
-            if not by_free[free]:
-                free_sizes ^= 1 << free
-        else:
-            free, row = budget, opened
-            opened += 1
-        rows.append(row)
-        by_free[free - length].append(row)
-        free_sizes |= 1 << (free - length)
-    assigned = np.empty(len(lengths), dtype=np.int64)
-    assigned[order] = rows
-    return assigned
+    rounds = np.argsort(-sizes, kind="stable").reshape(-1, bins)
+    by_round = sizes[rounds]
+    spreads = by_round[:, 0] - by_round[:, -1]
+    widest_first = np.argsort(-spreads, kind="stable")
+    dealt, sums = rounds.copy(), np.zeros(bins, dtype=np.int64)
+    for number in widest_first[: np.count_nonzero(spreads)].tolist():
+        emptiest_first = np.argsort(sums, kind="stable")
+        dealt[number, emptiest_first] = rounds[number]
+        sums[emptiest_first] += by_round[number]
+    return dealt
 
 
-def plan_window(lengths: Ints, budget: int, micro_batches: int) -> Plan:
-    """Rows for a window's samples, shared out over its micro batches.
+def deal_window(lengths: Ints, window: Window) -> Ints:
+    """Deals a window's samples to its micro batches by tokens, and these to the window's ranks.
 
     Args:
-        lengths: int64 [N], N >= micro_batches, each 1 .. budget.
-        budget: tokens of a row.
-        micro_batches: how many share the rows; none goes empty.
+        lengths: int64 [N]; N is a multiple of the window's micro batches.
+        window: its layout.
+
+    Returns:
+        Indices into `lengths`, int64 [q, g, N / (q g)]: for each micro step and rank its samples,
+        longest first. The first micro step holds the largest micro batches.
     """
-    assigned = _at_least(micro_batches, assign_rows(lengths, budget))
-    fills = np.bincount(assigned, lengths).astype(np.int64)
-    fullest_first = np.argsort(-fills, kind="stable")
-    turns, batches = np.divmod(np.arange(len(fills)), micro_batches)
-    batches = np.where(turns % 2, micro_batches - 1 - batches, batches)
-    batch, row = np.empty_like(fills), np.empty_like(fills)
-    batch[fullest_first], row[fullest_first] = batches, turns
-    start, place = _line_up(assigned, lengths)
-    return Plan(
-        batch[assigned],
-        row[assigned],
-        start,
-        place,
-        np.bincount(batches, minlength=micro_batches),
-    )
+    micro_batches = deal(lengths, window.micro_batches).T  # [q g, N / (q g)]
+    ranks = deal(lengths[micro_batches].sum(axis=1), window.ranks)  # [q, g]
+    return micro_batches[ranks]
 
 
 def packed_batches(
-    source: PackableSource, numbers: Ints, budget: int, window: Window, rank: int
-) -> list[Arrays]:
-    """The micro batches of one rank of a window.
+    source: PackableSource, numbers: Ints, window: Window, rank: int, token_multiple: int = 1
+) -> list[Batch]:
+    """The flat micro batches of one rank of a window.
 
     Args:
         source: the samples.
-        numbers: those of the whole window, int64 [N].
-        budget: tokens of a row, at least the width of the source's arrays.
+        numbers: those of the whole window, int64 [N]; N is a multiple of its micro batches.
         window: its layout.
         rank: this rank's place among the window's.
+        token_multiple: as in `flat_batches`.
 
     Returns:
-        For each micro step, with R rows of S = budget tokens and P samples:
-            input_ids, token_type_ids, position_ids, sequence_ids, attention_mask int64 [R, S];
-            sequence_ids is 0 in padding and else the sample's place in its row, from 1 on;
-            positions begin at 0 in each sample;
-            masked_positions int64 [M], rising, into the flat R * S, and masked_labels int64 [M];
-            sequence_starts int64 [P], rising, the flat place of each sample's first token;
-            next_sentence_labels int64 [P], if the source gives them.
-        Padding holds token id 0, whatever the vocabulary: nothing attends to it.
+        For each micro step N / (q g) samples, longest first, as `flat_batches`.
 
     Raises:
         UserError: as the source's `samples`.
+        ValueError: the source's lengths are not those of its samples.
     """
-    arrays = source.samples(numbers) if window.ranks == 1 else None  # then all are its own
-    lengths = source.lengths(numbers) if arrays is None else arrays["attention_mask"].sum(axis=1)
-    plan = plan_window(lengths, budget, window.micro_batches)
-    steps, ranks = np.divmod(plan.batch, window.ranks)
-    own = np.flatnonzero(ranks == rank)
-    if arrays is None:
-        arrays = source.samples(numbers[own])
-    if not np.array_equal(arrays["attention_mask"].sum(axis=1), lengths[own]):
+    if window.ranks == 1:  # all samples are its own, and tell their lengths
+        arrays = source.samples(numbers)
+        order = deal_window(arrays["attention_mask"].sum(axis=1), window)[:, 0]
+        return flat_batches(arrays, numbers, order, token_multiple)
+    lengths = source.lengths(numbers)
+    own = deal_window(lengths, window)[:, rank]
+    arrays = source.samples(numbers[own.ravel()])
+    if not np.array_equal(arrays["attention_mask"].sum(axis=1), lengths[own.ravel()]):
         raise ValueError("the source's lengths are not those of its samples")
-    rows = plan.rows.reshape(window.micro_steps, window.ranks)[:, rank]
-    ends = np.cumsum(rows)
-    firsts = ((ends - rows)[steps[own]] + plan.row[own]) * budget + plan.start[own]
-    stacked = _stack(arrays, firsts, plan.place[own], int(ends[-1]), budget)
-    return _split(stacked, (ends - rows).tolist(), ends.tolist())
+    order = np.arange(own.size).reshape(own.shape)
+    return flat_batches(arrays, numbers[own.ravel()], order, token_multiple)
+
+
+def flat_batches(
+    arrays: Arrays, numbers: Ints, order: Ints, token_multiple: int = 1
+) -> list[Batch]:
+    """Padded samples as flat micro batches.
+
+    Args:
+        arrays: of a `PackableSource`; N samples of width S, padded.
+        numbers: of these samples in the run, int64 [N].
+        order: indices of the samples of each micro batch, int64 [Q, K]; K may be 0.
+        token_multiple: each micro batch is filled up to a multiple of so many tokens, 1 .. S.
+
+    Returns:
+        For each of the Q micro batches, with P sequences of T tokens together, M of them masked:
+            input_ids, token_type_ids, position_ids int64 [T]; positions begin at 0 in each sequence;
+            cu_seqlens int32 [P + 1], from 0 to T: where sequences begin and end;
+            sample_numbers int64 [P];
+            masked_positions int64 [M], rising, into T, and masked_labels int64 [M];
+            next_sentence_labels int64 [P], if the source gives them;
+            max_seqlen, the integer S: no sequence is longer;
+            real_tokens, an integer: T without filling.
+        A T that is no multiple of `token_multiple`, or is 0, is filled up by one more sequence, which
+        stands last whatever its length: token id 0, type 0, nothing masked, sample number
+        `NO_SAMPLE`, sentence label `IGNORED_LABEL`.
+    """
+    flat = _laid_end_to_end(arrays, numbers, order.ravel())
+    count = order.shape[1]
+    parts = (flat.part(i * count, (i + 1) * count) for i in range(len(order)))
+    return [_filled_up(part, token_multiple) for part in parts]
 
 
 def _divisors(number: int, most: int) -> list[int]:
     return [n for n in range(1, min(number, most) + 1) if number % n == 0]
 
 
-def _at_least(count: int, assigned: Ints) -> Ints:
-    """The same rows, or, if they are fewer than `count`, with samples moved to rows of their own."""
-    opened = int(assigned.max()) + 1
-    if opened >= count:
-        return assigned
-    _, first_of_row = np.unique(assigned, return_index=True)
-    followers = np.setdiff1d(np.arange(len(assigned)), first_of_row)
-    assigned[followers[len(followers) - (count - opened) :]] = np.arange(opened, count)
-    return assigned
-
-
-def _line_up(assigned: Ints, lengths: Ints) -> tuple[Ints, Ints]:
-    """First token and place of each sample in its row, the longest first; int64 [N] each."""
-    by_row = np.lexsort((-lengths, assigned))
-    rows = assigned[by_row]
-    begins = np.cumsum(lengths[by_row]) - lengths[by_row]
-    heads = np.searchsorted(rows, rows)  # index of the first sample of the same row
-    start, place = np.empty_like(lengths), np.empty_like(lengths)
-    start[by_row] = begins - begins[heads]
-    place[by_row] = np.arange(len(rows)) - heads + 1
-    return start, place
-
-
-def _stack(arrays: Arrays, firsts: Ints, places: Ints, rows: int, budget: int) -> Arrays:
-    """Moves padded samples to their places in `rows` rows; flat places come out rising.
+class _Flat(NamedTuple):
+    """Samples laid end to end.
 
     Args:
-        arrays: of the source, P samples.
-        firsts: flat place of each sample's first token in the rows, int64 [P].
-        places: each sample's place in its row, from 1 on; int64 [P].
-        rows: R.
-        budget: tokens of a row.
+        by_token: arrays of one entry a token.
+        by_masked: arrays of one entry a masked token.
+        by_sample: arrays of one entry a sample.
+        token_ends: int64 [samples + 1], 0 and where each sample ends in `by_token`.
+        masked_ends: the same of `by_masked`.
+        width: S.
     """
-    real = arrays["attention_mask"].astype(bool)  # [P, seq_length]
-    width = real.shape[1]
-    columns = np.arange(width)
-    target = (firsts[:, None] + columns)[real]
 
-    def laid_out(values: Ints) -> Ints:
-        flat = np.zeros(rows * budget, dtype=np.int64)
-        flat[target] = np.broadcast_to(values, real.shape)[real]
-        return flat.reshape(rows, budget)
+    by_token: Arrays
+    by_masked: Arrays
+    by_sample: Arrays
+    token_ends: Ints
+    masked_ends: Ints
+    width: int
 
-    sequence_ids = laid_out(places[:, None])
-    samples, masked_columns = np.divmod(arrays["masked_positions"], width)
-    masked = firsts[samples] + masked_columns
-    by_place, in_order = np.argsort(masked, kind="stable"), np.argsort(firsts)
-    stacked = {
-        "input_ids": laid_out(arrays["input_ids"]),
-        "token_type_ids": laid_out(arrays["token_type_ids"]),
-        "position_ids": laid_out(columns),
-        "sequence_ids": sequence_ids,
-        "attention_mask": (sequence_ids > 0).astype(np.int64),
-        "masked_positions": masked[by_place],
-        "masked_labels": arrays["masked_labels"][by_place],
-        "sequence_starts": firsts[in_order],
-    }
+    def part(self, first: int, last: int) -> Batch:
+        """Samples first .. last-1 as a micro batch."""
+        begin, end = int(self.token_ends[first]), int(self.token_ends[last])
+        masked = slice(int(self.masked_ends[first]), int(self.masked_ends[last]))
+        batch: Batch = {name: array[begin:end] for name, array in self.by_token.items()}
+        batch["cu_seqlens"] = (self.token_ends[first : last + 1] - begin).astype(np.int32)
+        batch["masked_positions"] = self.by_masked["masked_positions"][masked] - begin
+        batch["masked_labels"] = self.by_masked["masked_labels"][masked]
+        batch |= {name: array[first:last] for name, array in self.by_sample.items()}
+        return batch | {"max_seqlen": self.width, "real_tokens": end - begin}
+
+
+def _laid_end_to_end(arrays: Arrays, numbers: Ints, samples: Ints) -> _Flat:
+    """The samples of these rows, in this order."""
+    width = arrays["input_ids"].shape[1]
+    begins = samples * width
+    lengths = arrays["attention_mask"].sum(axis=1)[samples]
+    tokens, token_ends = ranges(begins, lengths), _after_zero(lengths.cumsum())
+    counts = np.bincount(arrays["masked_positions"] // width, minlength=len(numbers))
+    masked_counts = counts[samples]
+    masked = ranges((counts.cumsum() - counts)[samples], masked_counts)
+    by_token = {name: arrays[name].take(tokens) for name in ("input_ids", "token_type_ids")}
+    by_token["position_ids"] = ranges(np.zeros_like(lengths), lengths)
+    moved = (token_ends[:-1] - begins).repeat(masked_counts)
+    by_sample = {"sample_numbers": numbers[samples]}
     if "next_sentence_labels" in arrays:
-        stacked["next_sentence_labels"] = arrays["next_sentence_labels"][in_order]
-    return stacked
+        by_sample["next_sentence_labels"] = arrays["next_sentence_labels"][samples]
+    return _Flat(
+        by_token,
+        {
+            "masked_positions": arrays["masked_positions"][masked] + moved,
+            "masked_labels": arrays["masked_labels"][masked],
+        },
+        by_sample,
+        token_ends,
+        _after_zero(masked_counts.cumsum()),
+        width,
+    )
 
 
-def _split(stacked: Arrays, begins: list[int], ends: list[int]) -> list[Arrays]:
-    """Rows begins[i] .. ends[i]-1 as batch i, with flat places counted from its own first row."""
-    width = stacked["input_ids"].shape[1]
-    batches = []
-    for begin, end in zip(begins, ends):
-        masked = _between(stacked["masked_positions"], begin * width, end * width)
-        starts = _between(stacked["sequence_starts"], begin * width, end * width)
-        batch = {name: a[begin:end] for name, a in stacked.items() if a.ndim == 2}
-        batch["masked_positions"] = stacked["masked_positions"][masked] - begin * width
-        batch["masked_labels"] = stacked["masked_labels"][masked]
-        batch["sequence_starts"] = stacked["sequence_starts"][starts] - begin * width
-        if "next_sentence_labels" in stacked:
-            batch["next_sentence_labels"] = stacked["next_sentence_labels"][starts]
-        batches.append(batch)
-    return batches
+def _after_zero(values: Ints) -> Ints:
+    return np.concatenate((np.zeros(1, dtype=np.int64), values))
 
 
-def _between(rising: Ints, low: int, high: int) -> slice:
-    return slice(*np.searchsorted(rising, (low, high)).tolist())
+def _filled_up(batch: Batch, multiple: int) -> Batch:
+    """The batch with the sequence that fills it up, if it needs one; see `flat_batches`."""
+    tokens = batch["real_tokens"]
+    size = -tokens % multiple if tokens else multiple
+    if not size:
+        return batch
+    more = {
+        "input_ids": np.zeros(size, dtype=np.int64),
+        "token_type_ids": np.zeros(size, dtype=np.int64),
+        "position_ids": np.arange(size),
+        "cu_seqlens": np.array([tokens + size], dtype=np.int32),
+        "sample_numbers": np.array([NO_SAMPLE]),
+        "next_sentence_labels": np.array([IGNORED_LABEL]),
+    }
+    joined = {name: np.concatenate((batch[name], more[name])) for name in more if name in batch}
+    return batch | joined
