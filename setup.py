@@ -56,6 +56,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megabert", "megabert.*"]),
+    package_data={"megabert.kernels": ["cpu.cpp"]},
     install_requires=requires,
     extras_require=extras,
 )

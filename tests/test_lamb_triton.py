@@ -9,12 +9,8 @@ that need not be there.
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +24,7 @@ from torch import Tensor
 
 from megabert.optim.segments import Partition, Segment
 from megabert.optim.work import Rule, Work
+from tests.triton_processes import Run, process
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -40,39 +37,6 @@ GAPS = (3, 0, 5, 16, 0, 30)
 """Padding before each segment, and behind the last one."""
 PAD = 7.0
 LR = 0.02
-Run = Callable[..., Any]
-
-
-# ---------------------------------------------------------------------- processes
-
-
-@contextmanager
-def process(**environment: str) -> Iterator[Run]:
-    """Calls functions in a new process with this environment, and no interpreter unless in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("TRITON_INTERPRET", raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        pool.submit(start).result()
-    with pool:
-        yield lambda check, *args: pool.submit(check, *args).result()
-
-
-def start() -> None:
-    """Set a worker up. The interpreter cuts bf16 off where a GPU rounds to nearest: mended here."""
-    torch.set_num_threads(1)
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        from triton.runtime import interpreter
-
-        convert = interpreter._convert_float
-
-        def rounding(data: Any, source: Any, target: Any, mode: Any) -> Any:
-            if source.name == "fp32" and target.name == "bf16":
-                return torch.from_numpy(data.copy()).bfloat16().view(torch.uint16).numpy()
-            return convert(data, source, target, mode)
-
-        interpreter._convert_float = rounding
 
 
 @pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,0 +1,103 @@
+"""Processes for tests of Triton kernels: one that interprets them on CPU tensors, one that compiles.
+
+The interpreter must be chosen before Triton is imported, which may already have happened in the test
+process: each kind lives in a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+Run = Callable[..., Any]
+
+
+@contextmanager
+def process(**environment: str) -> Iterator[Run]:
+    """Calls functions in a new process with this environment, and no interpreter unless in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        pool.submit(start).result()
+    with pool:
+        yield lambda check, *args: pool.submit(check, *args).result()
+
+
+def start() -> None:
+    """Set a worker up. The interpreter cuts bf16 off where a GPU rounds to nearest: mended here."""
+    torch.set_num_threads(1)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from triton.runtime import interpreter
+
+        convert = interpreter._convert_float
+
+        def rounding(data: Any, source: Any, target: Any, mode: Any) -> Any:
+            if source.name == "fp32" and target.name == "bf16":
+                return torch.from_numpy(data.copy()).bfloat16().view(torch.uint16).numpy()
+            return convert(data, source, target, mode)
+
+        interpreter._convert_float = rounding
+
+
+class Recorder:
+    """Stands in for a kernel in a module and keeps what it is launched with."""
+
+    def __init__(self, kernel: Any, launches: list[tuple[Any, tuple, dict]]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *args, **options: self.launches.append((self.kernel, args, options))
+
+
+def launches(modules: Sequence[ModuleType], function: Run, *args: Any) -> list[tuple]:
+    """Launches (kernel, arguments, options) that ``function`` makes of the modules' kernels.
+
+    The kernels are not run. Only without the interpreter.
+    """
+    from triton.runtime.jit import JITFunction
+
+    found: list[tuple[Any, tuple, dict]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in modules:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, JITFunction) and name.endswith("_kernel"):
+                    patch.setattr(module, name, Recorder(value, found))
+        function(*args)
+    return found
+
+
+def bound(launch: tuple, arch: int) -> tuple:
+    """What the launcher knows of a launch on a GPU: (target, backend, arguments, key, options).
+
+    The key is what launches must have in common to share a compiled kernel.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    kernel, args, options = launch
+    target = GPUTarget("cuda", arch, 32)
+    backend = make_backend(target)
+    binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+    return (target, backend, *binder(*args, **options))
+
+
+def compiled(launch: tuple, arch: int) -> Any:
+    """The kernel of a launch, compiled for a GPU that need not be there."""
+    import triton
+    from triton.compiler import ASTSource
+
+    kernel = launch[0]
+    target, backend, arguments, key, options = bound(launch, arch)
+    parsed, *parts = kernel._pack_args(backend, options, arguments, key, options)
+    return triton.compile(ASTSource(kernel, *parts), target=target, options=parsed.__dict__)
