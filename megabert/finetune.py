@@ -44,7 +44,7 @@ from megabert.model.weights import load_into, save_weights
 from megabert.naming import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
 from megabert.parallel.rng import DropoutStreams
 from megabert.tasks.base import Features, Task
-from megabert.tasks.batches import BatchPlan, steps_for
+from megabert.tasks.batches import BatchPlan, packed, steps_for
 from megabert.tasks.squad import Squad
 
 TOKENS_PER_MICRO_STEP = 8192
@@ -85,6 +85,8 @@ def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[
         raise UserError("neither --train nor --eval is given: there is nothing to do")
     if task.random_init and task.train is None:
         raise UserError("--random-init on without --train: random weights are not worth scoring")
+    if settings.parallel.sequence_parallel:
+        raise UserError("--sequence-parallel on is for pretraining; leave it out")
     if task.output is None:
         settings = replace(settings, task=replace(task, output=Path("runs") / task.task))
     return settings, raw
@@ -133,7 +135,7 @@ def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Lo
             gradient_accumulation_steps=batch.accumulation,
         ),
     )
-    streams = DropoutStreams(place.seed, world.tp, world.device)
+    streams = DropoutStreams(place.seed)
     model, config = _build_model(settings, task, inputs.model, world, streams)
     assert optimizer.lr is not None
     claim_output(place.output, world)
@@ -153,7 +155,7 @@ def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Lo
         write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
         write_json(place.output / RUN_DEEPSPEED_CONFIG, engine.config)
     log.info("%s", engine.describe())
-    return Loop(settings, task, inputs, config, engine, streams, steps)
+    return Loop(settings, task, inputs, config, engine, steps)
 
 
 def _build_model(
@@ -193,13 +195,11 @@ class Loop:
         inputs: Inputs,
         config: ModelConfig,
         engine: TrainingEngine,
-        streams: DropoutStreams,
         steps: int,
     ) -> None:
         self.settings, self.task, self.inputs, self.config = settings, task, inputs, config
         self.engine, self.world, self.steps = engine, engine.world, steps
         self.output = settings.task.output or Path()
-        self.streams = streams
         self.metrics = MetricsWriter(self.output, enabled=self.world.is_main)
         self.meter = Throughput()
         self.started = time.monotonic()
@@ -275,8 +275,11 @@ class Loop:
                 micro * topology.data_parallel + topology.data_parallel_rank
             ) * batch.micro_size
             mine = rows[first : first + batch.micro_size]
-            self.streams.start(attempt * batch.global_size + first)
-            loss = self.task.loss(self.engine, self._to_device(features.batch(mine)))
+            batch_of_mine = self._packed(features, mine)
+            numbers = attempt * batch.global_size + first + np.arange(len(mine))
+            batch_of_mine["sample_numbers"] = torch.from_numpy(numbers).to(self.world.device)
+            batch_of_mine["first_sample"] = attempt * batch.global_size + first
+            loss = self.task.loss(self.engine, batch_of_mine)
             share = loss / (batch.accumulation * batch.data_parallel)
             self.engine.backward(share)
             self.engine.step()
@@ -284,9 +287,13 @@ class Loop:
             self.meter.add(int(features.lengths[mine].sum()), len(mine))
         return total
 
-    def _to_device(self, batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    def _packed(self, features: Features, rows: np.ndarray) -> dict[str, Any]:
+        """The rows without padding, on the device; whole numbers stay as they are."""
+        batch = packed(features.batch(rows), self.task.max_length)
         return {
             name: torch.from_numpy(value).to(self.world.device, non_blocking=True)
+            if isinstance(value, np.ndarray)
+            else value
             for name, value in batch.items()
         }
 
@@ -342,7 +349,7 @@ class Loop:
                 topology.data_parallel_rank,
                 topology.data_parallel,
             ):
-                found = self.task.predict(self.engine, self._to_device(features.batch(mine)))
+                found = self.task.predict(self.engine, self._packed(features, mine))
                 if counts:
                     rows.append(mine)
                     outputs.append({name: value.cpu().numpy() for name, value in found.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from megabert.log import UserError
 from megabert.model.bert import BertModel
 from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
 from megabert.model.init import initialize_weights
+from megabert.parallel.products import NativeProducts, products_for
+from megabert.parallel.rng import DropoutStreams
 from tests.model_cases import tiny_batch, tiny_config
 
 # transformers' name -> ours, for BERT (post-LN) and Megatron-BERT (pre-LN)
@@ -256,32 +259,31 @@ def test_unknown_activation() -> None:
         BertModel(tiny_config(hidden_act="gelo"))
 
 
-def test_only_masked_positions_reach_the_vocabulary() -> None:
+def test_only_masked_positions_reach_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config()
     model = BertForPreTraining(config)
     initialize_weights(model, config, seed=0)
-    shapes: list[torch.Size] = []
-    model.mlm.register_forward_hook(lambda module, args, out: shapes.append(out.shape))
+    products: list[tuple[int, int]] = []
+    real = products_for(torch.zeros(1)).forward
+
+    def spy(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        products.append((len(x), len(weight)))
+        return real(x, weight, *rest)
+
+    monkeypatch.setattr(NativeProducts, "forward", lambda _, *args: spy(*args))
     model(**tiny_batch(config, masked=4))
-    assert shapes == [(4, config.padded_vocab_size)]
+    assert [rows for rows, columns in products if columns == config.padded_vocab_size] == [4]
+    # in the last layer: queries, keys and values of all 48 rows, then the 4 and 3 first tokens
+    assert [rows for rows, _ in products] == [48] * 6 + [48] * 3 + [7] * 3 + [4, 4, 3, 3]
 
 
-def test_attention_gets_no_mask_when_nothing_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config()
-    model = BertModel(config)
-    masks: list[Tensor | None] = []
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def spy(*args: Tensor, **kwargs: object) -> Tensor:
-        mask = kwargs["attn_mask"]
-        assert mask is None or isinstance(mask, Tensor)
-        masks.append(mask)
-        return attention(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    ids = torch.zeros(2, 5, dtype=torch.int64)
-    model(ids, None, torch.ones_like(ids))
-    assert masks == [None, None]
-    masks.clear()
-    model(ids, None, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]))
-    assert all(mask is not None and mask.shape == (2, 1, 1, 5) for mask in masks)
+def test_the_last_layer_for_some_rows_is_that_of_all() -> None:
+    config = tiny_config(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    model = BertModel(config, streams=DropoutStreams(3))
+    initialize_weights(model, config, seed=0)
+    batch = tiny_batch(config)
+    inputs = [batch[name] for name in ("input_ids", "token_type_ids", "attention_mask")]
+    numbers, kept = torch.arange(3), torch.tensor([5, 3, 40, 3])
+    whole = model(*inputs, sample_numbers=numbers)
+    some = model(*inputs, sample_numbers=numbers, kept=kept)
+    torch.testing.assert_close(some, whole.flatten(0, 1)[kept], rtol=1e-5, atol=1e-5)

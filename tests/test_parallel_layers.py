@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig, model_config
+from megabert.kernels.attention import Sequences
 from megabert.log import UserError
 from megabert.model.bert import BertModel, Layer
 from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
@@ -22,7 +24,6 @@ from megabert.parallel.layers import (
     VocabParallelEmbedding,
 )
 from megabert.parallel.mappings import f, g, gather_last_dim
-from megabert.parallel.rng import FreeDropout
 from megabert.parallel.topology import ProcessGroups, Topology
 from tests.distributed import run_ranks
 from tests.model_cases import tiny_batch, tiny_config
@@ -143,28 +144,35 @@ def run_model(
 
 
 def _models(
-    rank: int, world_size: int, cases: list[tuple[ModelConfig, torch.dtype, bool]]
+    rank: int, world_size: int, cases: list[tuple[ModelConfig, torch.dtype, bool, bool]]
 ) -> list[dict[str, Any]]:
     tp = split_all_ways(rank, world_size)
-    return [run_model(config, tp, dtype, recompute) for config, dtype, recompute in cases]
+    return [
+        run_model(config, replace(tp, sequence_parallel=sequence), dtype, recompute)
+        for config, dtype, recompute, sequence in cases
+    ]
 
 
 MILD = tiny_config(initializer_range=0.05)
+# model, dtype, activation checkpointing, sequence parallelism
 CASES = [
-    (MILD, torch.float32, False),
-    (MILD, torch.float32, True),
-    (tiny_config(), torch.float64, False),
-    (tiny_config(norm="pre"), torch.float64, False),
-    (tiny_config(norm="pre"), torch.float64, True),
-    (tiny_config(vocab_size=90), torch.float64, False),
-    (tiny_config(vocab_size=30522, initializer_range=0.05), torch.float32, False),
+    (MILD, torch.float32, False, False),
+    (MILD, torch.float32, True, False),
+    (MILD, torch.float32, False, True),
+    (tiny_config(), torch.float64, False, False),
+    (tiny_config(), torch.float64, True, True),
+    (tiny_config(norm="pre"), torch.float64, False, False),
+    (tiny_config(norm="pre"), torch.float64, True, False),
+    (tiny_config(norm="pre", num_hidden_layers=3), torch.float64, False, True),
+    (tiny_config(vocab_size=90), torch.float64, False, False),
+    (tiny_config(vocab_size=30522, initializer_range=0.05), torch.float32, False, False),
 ]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_split_model_equals_whole_model(world_size: int) -> None:
     ranks = run_ranks(_models, world_size, CASES)
-    for (config, dtype, _), *results in zip(CASES, *ranks):
+    for (config, dtype, *_), *results in zip(CASES, *ranks):
         whole = run_model(config, TensorParallel(), dtype)
         tolerance = 1e-12 if dtype == torch.float64 else 1e-6
         for result in results:
@@ -201,10 +209,11 @@ def test_split_question_answering() -> None:
 def _count(rank: int, world_size: int) -> tuple[int, int, int, int]:
     tp = split_all_ways(rank, world_size)
     config = tiny_config()
-    layer = Layer(config, tp)
-    x = torch.randn(2, 4, config.hidden_size, requires_grad=True)
+    layer = Layer(config, tp, 0)
+    x = torch.randn(8, config.hidden_size, requires_grad=True)
+    sequences = Sequences.packed(torch.tensor([0, 5, 8], dtype=torch.int32), 5)
     with Collectives() as forward:
-        y = layer(x, None, FreeDropout())
+        y = layer(x, sequences, None)
     with Collectives() as backward:
         y.sum().backward()
     model = BertForPreTraining(config, tp)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.config import SquadSettings
+from megabert.tasks.batches import packed
 from megabert.tasks.squad import Squad
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad_data import read_squad
@@ -124,35 +125,40 @@ def test_write_json_leaves_no_half_file(tmp_path: Path) -> None:
 
 
 class _FixedModel(torch.nn.Module):
-    def __init__(self, start: torch.Tensor, end: torch.Tensor) -> None:
-        super().__init__()
-        self.start, self.end = start, end
+    """Logits that a model gives for packed rows of 6 and 4 tokens: -inf beyond their ends."""
 
-    def forward(self, ids: torch.Tensor, types: torch.Tensor, mask: torch.Tensor):
-        width = ids.shape[1]
-        return self.start[:, :width], self.end[:, :width]
+    def __init__(self, sides: torch.Tensor) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def forward(self, cu_seqlens: torch.Tensor, max_seqlen: int, **_: torch.Tensor):
+        outside = torch.arange(max_seqlen) >= cu_seqlens.diff()[:, None]
+        return tuple(side[:, :max_seqlen].masked_fill(outside, -torch.inf) for side in self.sides)
 
 
 def test_the_loss_does_not_see_padding() -> None:
     torch.manual_seed(0)
-    start, end = torch.randn(2, 2, 9)
-    narrow = {
-        "input_ids": torch.ones(2, 6, dtype=torch.long),
-        "token_type_ids": torch.zeros(2, 6, dtype=torch.long),
-        "attention_mask": torch.ones(2, 6, dtype=torch.long),
-        "start_positions": torch.tensor([1, 0]),
-        "end_positions": torch.tensor([3, 0]),
+    sides = torch.randn(2, 2, 9)
+    real = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    padded = {
+        "input_ids": real * 7,
+        "token_type_ids": real * 0,
+        "attention_mask": real,
+        "start_positions": np.array([1, 0]),
+        "end_positions": np.array([3, 2]),
     }
-    pad = {"input_ids": 0, "token_type_ids": 0, "attention_mask": 0}
-    wide = {
-        key: torch.nn.functional.pad(value, (0, 3), value=pad[key]) if key in pad else value
-        for key, value in narrow.items()
-    }
-    task, model = Squad(SquadSettings()), _FixedModel(start, end)
+    losses = []
+    for width in (6, 9):
+        batch = packed(padded, width)
+        assert batch["input_ids"].tolist() == [7] * 10
+        assert batch["cu_seqlens"].tolist() == [0, 6, 10]
+        tensors = {k: torch.from_numpy(v) for k, v in batch.items() if k != "max_seqlen"}
+        task = Squad(SquadSettings())
+        losses.append(float(task.loss(_FixedModel(sides), {**tensors, "max_seqlen": width})))
     expected = sum(
-        -torch.log_softmax(side[row, :6], 0)[narrow[key][row]]
-        for side, key in ((start, "start_positions"), (end, "end_positions"))
-        for row in range(2)
+        -torch.log_softmax(side[row, :length], 0)[padded[key][row]]
+        for side, key in zip(sides, ("start_positions", "end_positions"))
+        for row, length in enumerate((6, 4))
     )
-    assert float(task.loss(model, narrow)) == pytest.approx(float(expected) / 4, rel=1e-6)
-    assert float(task.loss(model, wide)) == pytest.approx(float(task.loss(model, narrow)), rel=1e-7)
+    assert losses[0] == pytest.approx(float(expected) / 4, rel=1e-6)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-7)

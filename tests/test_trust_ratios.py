@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from megabert.config import ModelConfig, OptimizerSettings, ParallelSettings
@@ -30,8 +31,7 @@ def one_update(
 ) -> dict[str, tuple[float, float, float, float]]:
     """Trust ratio and |p|, reported, and both by the formula from whole tensors, by name."""
     world = launch.start(tensor_parallel=2)
-    streams = DropoutStreams(0, world.tp, world.device)
-    model = BertForPreTraining(config, world.tp, streams)
+    model = BertForPreTraining(config, world.tp, DropoutStreams(0))
     initialize_weights(model, config, 0)
     whole = {n: padded_vocabulary(n, t, config.padded_vocab_size) for n, t in tensors.items()}
     load_into(model, whole, world.tp, new_heads=("mlm", "nsp", "bert.pooler"))
@@ -41,10 +41,10 @@ def one_update(
         Batch(4 * replicas, 4, 1, replicas), "constant", 10, 1e-3, 0.0,
     )  # fmt: skip
     before = read_state(engine.deepspeed, world.tp, keys=("weight",))
-    streams.start(4 * world.topology.data_parallel_rank)
     batch = tiny_batch(
         config, sequences=4, length=32, masked=20, seed=world.topology.data_parallel_rank
     )
+    batch["sample_numbers"] = 4 * world.topology.data_parallel_rank + torch.arange(4)
     output = engine(**batch)
     engine.backward((output.mlm_loss_sum / 20 + output.nsp_loss_sum / 4) / replicas)
     assert engine.step()

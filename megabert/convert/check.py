@@ -96,7 +96,7 @@ def our_side(model: WholeModel) -> Side:
             return {"start logits": start, "end logits": end}
         if head == ENCODER_ONLY:
             hidden = ours.bert(*inputs)
-            pooled = {"pooler": ours.bert.pooler(hidden)} if has_pooler else {}
+            pooled = {"pooler": ours.bert.pooler(hidden[:, 0])} if has_pooler else {}
             return {"hidden states": hidden, **pooled}
         mlm, nsp = ours.logits(*inputs)
         return {"MLM logits": mlm, **({"NSP logits": nsp} if head == PRETRAINING else {})}

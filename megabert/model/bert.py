@@ -3,23 +3,31 @@
 Local shapes in comments:
     B sequences of a micro batch    S tokens a sequence    H hidden_size    N heads    D head_size
     I intermediate_size             Vp padded vocabulary   t tensor parallel degree
+    T rows that are computed on: the real tokens of packed sequences, or B S with padding
+    K rows of the last layer that a head reads
 
-Each layer is two blocks, attention and MLP.  A block enters its split region with f, multiplies by
-matrices split by columns, computes on its own heads or its own part of the MLP, multiplies by a
-matrix split by rows, and leaves with g (inside RowParallelLinear).
+Sequences lie end to end in T rows ("packed"), so that no operator but the attention sees where one
+ends; padded input ``[B, S]`` is the same with padding between. Each layer is two blocks, attention and
+MLP. A block enters its split region, multiplies by matrices split by columns, computes on its own
+heads or its own part of the MLP, multiplies by a matrix split by rows, and leaves; what follows (bias,
+dropout, residual sum, norm) is one operator.
 
     post-LN (BERT):   x = norm(x + dropout(block(x)))
     pre-LN:           x = x + dropout(block(norm(x))), no norm after the embeddings, one after the
                       last layer (Shoeybi et al. 2019, section 4)
 
-A row of B may hold several sequences end to end ("packed"): `sequence_ids` then says which tokens belong
-together. Each attends to its own sequence only, and `position_ids` begin at 0 in each.
+With sequence parallelism (Korthikanti et al. 2022) each tensor-parallel rank has only its own T/t rows
+outside the split regions, up to the last layer.
+
+The heads read few rows of the last layer: the masked positions and the sequences' first tokens. Its
+output projection and MLP are computed for these only (``kept``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,6 +36,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megabert.config import ModelConfig
+from megabert.kernels.attention import Sequences, attention
+from megabert.kernels.dropout import Dropout, token_keys
+from megabert.kernels.ops import add_norm, bias_gelu, dropped, embedding
 from megabert.log import UserError
 from megabert.parallel.layers import (
     ColumnParallelLinear,
@@ -35,10 +46,16 @@ from megabert.parallel.layers import (
     TensorParallel,
     VocabParallelEmbedding,
 )
-from megabert.parallel.mappings import f
-from megabert.parallel.rng import EMBEDDINGS, DropoutStreams, FreeDropout, LayerDropout
-
-Dropout = LayerDropout | FreeDropout
+from megabert.parallel.linear import column_linear
+from megabert.parallel.mappings import own_tokens, scatter_sum, shared, whole_tokens
+from megabert.parallel.rng import (
+    AFTER_ATTENTION,
+    AFTER_MLP,
+    ATTENTION,
+    EMBEDDINGS,
+    DropoutStreams,
+    MicroStepDropout,
+)
 
 _gelu_tanh = partial(F.gelu, approximate="tanh")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -62,30 +79,26 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
+def biased_activation(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """``activation(x + bias)``, in one operator where there is one."""
+    function = activation(name)
+    return bias_gelu if function is F.gelu else lambda x, bias: function(x + bias)
+
+
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
     """LayerNorm over H."""
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-def key_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """``[B, S]`` of 1 (real) and 0 (padding) as bool ``[B, 1, 1, S]``; None when nothing is padded.
-
-    Only a mask on the CPU is looked at: elsewhere that would make the host wait for the device.
-    """
-    if attention_mask is None:
-        return None
-    real = attention_mask.bool()
-    if real.device.type == "cpu" and bool(real.all()):
-        return None
-    return real[:, None, None, :]
+def normalized(x: Tensor, norm: nn.LayerNorm, tp: TensorParallel) -> Tensor:
+    """``norm(x)`` of this rank's rows."""
+    weight, bias = shared([norm.weight, norm.bias], tp)
+    return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
-def same_sequence_mask(sequence_ids: Tensor) -> Tensor:
-    """int64 ``[B, S]`` -> bool ``[B, 1, S, S]``: may a token (row) attend to another (column)?
-
-    Padding (0) is a sequence of its own, so that every token has one to attend to.
-    """
-    return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer that every tensor-parallel rank computes alike."""
+    return column_linear(x, [layer.weight], [layer.bias], TensorParallel())[0]
 
 
 class Embeddings(nn.Module):
@@ -93,7 +106,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
-        self.dropout = config.hidden_dropout_prob
+        self.tp = tp
         self.word_embeddings = VocabParallelEmbedding(
             config.padded_vocab_size, config.hidden_size, tp, what="padded vocabulary"
         )
@@ -105,18 +118,20 @@ class Embeddings(nn.Module):
         self,
         input_ids: Tensor,
         token_type_ids: Tensor,
-        position_ids: Tensor | None,
-        dropout: Dropout,
+        position_ids: Tensor,
+        dropout: Dropout | None,
     ) -> Tensor:
-        """int64 ``[B, S]`` each -> ``[B, S, H]``; without ``position_ids`` 0 .. S-1 in every row."""
-        dropout.begin()
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
-        x = self.word_embeddings(input_ids)  # [B, S, H]
-        x = x + self.token_type_embeddings(token_type_ids) + self.position_embeddings(position_ids)
+        """int64 ``[T]`` each -> ``[T or T/t, H]``."""
+        words = self.word_embeddings
+        tables = shared(
+            [self.token_type_embeddings.weight, self.position_embeddings.weight], self.tp
+        )
+        x = scatter_sum(embedding(input_ids, words.weight, words.first), self.tp)
+        for ids, table in zip((token_type_ids, position_ids), tables):
+            x = x + embedding(own_tokens(ids, self.tp), table)
         if self.norm is not None:
-            x = self.norm(x)
-        return F.dropout(x, self.dropout, self.training)
+            x = normalized(x, self.norm, self.tp)
+        return dropped(x, dropout)
 
 
 class SelfAttention(nn.Module):
@@ -129,29 +144,32 @@ class SelfAttention(nn.Module):
         self.tp = tp
         self.head_size = config.head_size
         self.scale = 1.0 / math.sqrt(config.head_size)
-        self.dropout = config.attention_probs_dropout_prob
         self.query = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.key = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.value = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.output = RowParallelLinear(hidden, hidden, tp, what="hidden_size")
 
-    def forward(self, x: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
-        """``[B, S, H]``, bool ``[B, 1, 1 or S, S]`` (True = may be attended to) -> ``[B, S, H]``."""
-        x = f(x, self.tp)  # [B, S, H]
+    def forward(
+        self, x: Tensor, sequences: Sequences, dropout: Dropout | None, kept: Tensor | None = None
+    ) -> Tensor:
+        """``[T or T/t, H]`` -> the same shape, or ``[K, H]``; the output's bias is not added."""
+        linears = self.query, self.key, self.value
         query, key, value = (
-            linear(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # [B, N/t, S, D]
-            for linear in (self.query, self.key, self.value)
-        )
-        with dropout.split():
-            context = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask,
-                dropout_p=self.dropout if self.training else 0.0,
-                scale=self.scale,
+            part.unflatten(-1, (-1, self.head_size))  # [T, N/t, D]
+            for part in column_linear(
+                x,
+                [linear.weight for linear in linears],
+                [linear.bias for linear in linears],
+                self.tp,
+                self.query.products,
             )
-        return self.output(context.transpose(1, 2).flatten(2))  # [B, S, H/t] -> [B, S, H]
+        )
+        first_head = self.tp.rank * query.size(1)
+        context = attention(query, key, value, sequences, first_head, self.scale, dropout)
+        context = context.flatten(1)  # [T, H/t]
+        if kept is not None:
+            context = context.index_select(0, kept)
+        return self.output.product(context)
 
 
 class Mlp(nn.Module):
@@ -161,38 +179,61 @@ class Mlp(nn.Module):
         super().__init__()
         hidden, inner = config.hidden_size, config.intermediate_size
         self.tp = tp
-        self.activation = activation(config.hidden_act)
+        self.activation = biased_activation(config.hidden_act)
         self.up = ColumnParallelLinear(hidden, inner, tp, what="intermediate_size")
         self.down = RowParallelLinear(inner, hidden, tp, what="intermediate_size")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, H] -> [B, S, H]``."""
-        return self.down(self.activation(self.up(f(x, self.tp))))  # inside: [B, S, I/t]
+        """``[T or T/t, H]`` -> the same shape; the output's bias is not added."""
+        inner = self.up.product(x)  # [T, I/t]
+        return self.down.product(self.activation(inner, self.up.bias))
 
 
 class Layer(nn.Module):
     """Attention block and MLP block, each with its residual sum, LayerNorm and dropout."""
 
-    def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, tp: TensorParallel, number: int) -> None:
         super().__init__()
+        self.number, self.tp = number, tp
         self.pre_norm = config.norm == "pre"
-        self.dropout = config.hidden_dropout_prob
         self.attention = SelfAttention(config, tp)
         self.attention_norm = layer_norm(config)
         self.mlp = Mlp(config, tp)
         self.mlp_norm = layer_norm(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
-        """``[B, S, H] -> [B, S, H]``; ``mask`` as in :class:`SelfAttention`."""
-        dropout.begin()
-        if self.pre_norm:
-            x = x + self._drop(self.attention(self.attention_norm(x), mask, dropout))
-            return x + self._drop(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self._drop(self.attention(x, mask, dropout)))
-        return self.mlp_norm(x + self._drop(self.mlp(x)))
+    def forward(
+        self,
+        x: Tensor,
+        sequences: Sequences,
+        dropout: MicroStepDropout | None,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """``[T or T/t, H]`` -> the same shape; only the rows ``kept``, ``[K, H]``, if these are given.
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        ``kept`` (int64 [K]) is for layers without sequence parallelism.
+        """
+        within = None if dropout is None else dropout.at(self.number, ATTENTION)
+        entered = normalized(x, self.attention_norm, self.tp) if self.pre_norm else x
+        out = self.attention(entered, sequences, within, kept)
+        rows = None if dropout is None else own_tokens(dropout.rows, self.tp)
+        if kept is not None:
+            x = x.index_select(0, kept)
+            rows = None if rows is None else rows.index_select(0, kept)
+        norm = self.mlp_norm if self.pre_norm else self.attention_norm
+        after = None if dropout is None else dropout.at(self.number, AFTER_ATTENTION, rows)
+        total, x = self._add_norm(out, self.attention.output.bias, x, norm, after)
+        out = self.mlp(x)
+        after = None if dropout is None else dropout.at(self.number, AFTER_MLP, rows)
+        if self.pre_norm:
+            (bias,) = shared([self.mlp.down.bias], self.tp)
+            return total + dropped(out + bias, after)
+        return self._add_norm(out, self.mlp.down.bias, x, self.mlp_norm, after)[1]
+
+    def _add_norm(
+        self, x: Tensor, bias: Tensor, residual: Tensor, norm: nn.LayerNorm, dropout: Dropout | None
+    ) -> tuple[Tensor, Tensor]:
+        bias, weight, norm_bias = shared([bias, norm.weight, norm.bias], self.tp)
+        return add_norm(x, bias, residual, weight, norm_bias, norm.eps, dropout)
 
 
 class Pooler(nn.Module):
@@ -202,19 +243,16 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: Tensor, sequence_starts: Tensor | None = None) -> Tensor:
-        """``[B, S, H] -> [B, H]``; with int64 ``[P]`` into the flat B * S: ``[P, H]``."""
-        if sequence_starts is None:
-            return torch.tanh(self.dense(hidden[:, 0]))
-        return torch.tanh(self.dense(hidden.flatten(0, 1).index_select(0, sequence_starts)))
+    def forward(self, first_tokens: Tensor) -> Tensor:
+        """``[P, H] -> [P, H]``."""
+        return torch.tanh(linear(first_tokens, self.dense))
 
 
 class BertModel(nn.Module):
     """Embeddings and ``num_hidden_layers`` layers; ``pooler=True`` adds one for sentence tasks.
 
     ``activation_checkpointing`` keeps each layer's input only and computes the layer again in
-    backward.  ``streams`` gives the dropout masks; it may be left out where nothing is
-    split or recomputed: dropout then draws from torch's generator as it stands.
+    backward.  ``streams`` gives the dropout masks of samples that have a number in the run.
 
     Raises UserError when ``hidden_size``, ``num_attention_heads``, ``intermediate_size`` or the padded
     vocabulary is not divisible by the tensor parallel degree.
@@ -234,7 +272,10 @@ class BertModel(nn.Module):
         self.streams = streams
         self.activation_checkpointing = activation_checkpointing
         self.embeddings = Embeddings(config, tp)
-        self.layers = nn.ModuleList(Layer(config, tp) for _ in range(config.num_hidden_layers))
+        last, alone = config.num_hidden_layers - 1, replace(tp, sequence_parallel=False)
+        self.layers = nn.ModuleList(
+            Layer(config, alone if number == last else tp, number) for number in range(last + 1)
+        )
         self.final_norm = layer_norm(config) if config.norm == "pre" else None
         self.pooler = Pooler(config) if pooler else None
 
@@ -244,58 +285,100 @@ class BertModel(nn.Module):
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        sequence_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of the last layer.
 
         Args:
-            input_ids: int64 ``[B, S]``, below ``vocab_size``.
-            token_type_ids: int64 ``[B, S]``; all 0 when left out.
+            input_ids: int64 ``[T]`` (packed) or ``[B, S]`` (padded), below ``vocab_size``.
+            token_type_ids: int64, the same shape; all 0 when left out.
             attention_mask: ``[B, S]``, 1 for real tokens, 0 for padding; all 1 when left out.
-            position_ids: int64 ``[B, S]``; 0 .. S-1 in every row when left out.
-            sequence_ids: int64 ``[B, S]`` for packed rows: 0 in padding, else the same number in all
-                tokens of a sequence. ``attention_mask`` says nothing beside it.
+            position_ids: int64, the same shape; when left out, 0, 1, ... in every sequence.
+            cu_seqlens: int32 ``[P+1]`` for packed sequences: where they begin and end, from 0 to T.
+            max_seqlen: a bound of their lengths, the same in all batches; goes with ``cu_seqlens``.
+            sample_numbers: int64 ``[P or B]``, the samples' numbers in the run, for the dropout masks.
+            first_sample: a number of this micro step alone, for masks that a generator draws.
+            kept: int64 ``[K]``, the rows (of the flat T, or B * S) to return; all when left out.
 
         Returns:
-            ``[B, S, H]`` in the dtype of the weights.
+            In the dtype of the weights ``[K, H]``, or ``[T, H]``, or ``[B, S, H]``.
 
         Raises:
-            UserError: S is larger than ``max_position_embeddings``, without ``position_ids``.
+            UserError: a sequence may be longer than ``max_position_embeddings``.
         """
-        if position_ids is None and input_ids.size(1) > self.config.max_position_embeddings:
+        if (cu_seqlens is None) != (max_seqlen is None):
+            raise ValueError("cu_seqlens and max_seqlen go together")
+        longest = input_ids.size(-1) if max_seqlen is None else max_seqlen
+        if longest > self.config.max_position_embeddings:
             raise UserError(
-                f"sequence length {input_ids.size(1)} is larger than the position table "
+                f"sequence length {longest} is larger than the position table "
                 f"(max_position_embeddings {self.config.max_position_embeddings}): "
                 "use shorter sequences or a model with more positions"
             )
-        if token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
-        if sequence_ids is None:
-            mask = key_padding_mask(attention_mask)
-        else:
-            mask = same_sequence_mask(sequence_ids)
-        x = self.embeddings(input_ids, token_type_ids, position_ids, self._dropout(EMBEDDINGS))
-        for number, layer in enumerate(self.layers):
-            dropout = self._dropout(number)
+        sequences, places, lengths = self._layout(input_ids, attention_mask, cu_seqlens, longest)
+        positions = places if position_ids is None else position_ids.reshape(-1)
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        dropout = self._dropout(places, lengths, sample_numbers, first_sample)
+        first = None
+        if dropout is not None:
+            first = dropout.at(EMBEDDINGS, rows=own_tokens(dropout.rows, self.tp))
+        x = self.embeddings(input_ids.reshape(-1), types.reshape(-1), positions, first)
+        for layer in self.layers:
+            here = None
+            if layer.number == len(self.layers) - 1:
+                x, here = whole_tokens(x, self.tp), kept
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(
-                    layer, x, mask, dropout, use_reentrant=False, preserve_rng_state=False
+                    layer,
+                    x,
+                    sequences,
+                    dropout,
+                    here,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                x = layer(x, mask, dropout)
-        return x if self.final_norm is None else self.final_norm(x)
+                x = layer(x, sequences, dropout, here)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return x if kept is not None else x.view(*input_ids.shape, -1)
 
-    def _dropout(self, layer: int) -> Dropout:
-        """Streams of one layer, or FreeDropout where no mask needs to be repeated."""
+    def _layout(
+        self, ids: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, longest: int
+    ) -> tuple[Sequences, Tensor, Tensor | None]:
+        """(division into sequences, each row's place in its sequence [T], lengths; None: all longest)"""
+        if cu_seqlens is None:
+            rows = ids.size(0)
+            places = torch.arange(longest, device=ids.device).repeat(rows)
+            return Sequences.padded(rows, longest, ids.device, mask), places, None
+        lengths = cu_seqlens.diff()
+        starts = torch.repeat_interleave(cu_seqlens[:-1], lengths, output_size=ids.numel())
+        places = torch.arange(ids.numel(), device=ids.device) - starts
+        return Sequences.packed(cu_seqlens, longest), places, lengths
+
+    def _dropout(
+        self,
+        places: Tensor,
+        lengths: Tensor | None,
+        sample_numbers: Tensor | None,
+        first_sample: int,
+    ) -> MicroStepDropout | None:
+        """Masks of this micro step; None in evaluation and for a model without dropout."""
         config = self.config
-        if not self.training or not (
-            config.hidden_dropout_prob or config.attention_probs_dropout_prob
-        ):
-            return FreeDropout()
-        if self.streams is not None:
-            return self.streams.layer(layer)
-        if self.tp.size > 1 or self.activation_checkpointing:
-            raise ValueError(
-                "dropout with tensor parallelism or activation checkpointing needs DropoutStreams"
-            )
-        return FreeDropout()
+        hidden, within = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+        if not self.training or not (hidden or within):
+            return None
+        if self.streams is None or sample_numbers is None:
+            if self.tp.size > 1:
+                raise ValueError("dropout with tensor parallelism needs streams and sample_numbers")
+            drawn = DropoutStreams(int(torch.randint(2**62, ())))
+            rows = torch.arange(places.numel(), device=places.device)
+            return MicroStepDropout(drawn, rows, hidden, within)
+        repeats = places.numel() // sample_numbers.numel() if lengths is None else lengths
+        samples = torch.repeat_interleave(sample_numbers, repeats, output_size=places.numel())
+        keys = token_keys(samples, places)
+        return MicroStepDropout(self.streams, keys, hidden, within, first_sample)

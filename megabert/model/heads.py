@@ -1,7 +1,7 @@
 """Heads: masked language model, next sentence, question answering (Devlin et al. 2019, 3.1, 4.2).
 
 Shapes as in :mod:`megabert.model.bert`; M = masked positions of a micro batch, V = true vocabulary;
-P = sequences of a packed micro batch.
+P = sequences of a micro batch.
 Losses are sums over a micro batch, in float32 whatever the weights' dtype: the training loop
 divides by the counts of the whole global batch, so that how that batch is cut up does not change what
 is optimized.
@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
-from megabert.model.bert import BertModel, activation, layer_norm
-from megabert.parallel.cross_entropy import vocab_parallel_cross_entropy
+from megabert.model.bert import BertModel, biased_activation, layer_norm, linear
+from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split
+from megabert.parallel.linear import column_linear
 from megabert.parallel.mappings import f, gather_last_dim
 from megabert.parallel.rng import DropoutStreams
 
@@ -29,16 +30,26 @@ class MlmHead(nn.Module):
     def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
         self.tp = tp
-        self.activation = activation(config.hidden_act)
+        self.vocab_size = config.vocab_size
+        self.activation = biased_activation(config.hidden_act)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = layer_norm(config)
         columns = tp.divide(config.padded_vocab_size, "padded vocabulary")
         self.bias = mark_split(nn.Parameter(torch.zeros(columns)), 0)
 
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """``[..., H]``, ``[Vp/t, H]`` -> logits ``[..., Vp/t]``."""
-        x = self.norm(self.activation(self.dense(hidden)))
-        return F.linear(f(x, self.tp), word_embeddings, self.bias)
+    def transform(self, hidden: Tensor) -> Tensor:
+        """``[M, H] -> [M, H]``, at the entrance of the split region."""
+        (out,) = column_linear(hidden, [self.dense.weight], [None], TensorParallel())
+        return f(self.norm(self.activation(out, self.dense.bias)), self.tp)
+
+    def forward(
+        self, hidden: Tensor, word_embeddings: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """Summed loss and correct predictions of ``labels`` [M], float32; without: ``[M, Vp/t]`` logits."""
+        x = self.transform(hidden)
+        if labels is None:
+            return column_linear(x, [word_embeddings], [self.bias], TensorParallel())[0]
+        return linear_cross_entropy(x, word_embeddings, self.bias, labels, self.vocab_size, self.tp)
 
 
 class NspHead(nn.Module):
@@ -49,8 +60,8 @@ class NspHead(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, 2)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """``[B, H] -> [B, 2]``."""
-        return self.classifier(pooled)
+        """``[P, H] -> [P, 2]``."""
+        return linear(pooled, self.classifier)
 
 
 class QaHead(nn.Module):
@@ -61,8 +72,8 @@ class QaHead(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, 2)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, S, H]`` -> start logits ``[B, S]``, end logits ``[B, S]``."""
-        start, end = self.classifier(hidden).unbind(-1)
+        """``[..., H]`` -> start logits ``[...]``, end logits ``[...]``."""
+        start, end = linear(hidden, self.classifier).unbind(-1)
         return start, end
 
 
@@ -106,52 +117,61 @@ class BertForPreTraining(nn.Module):
         self,
         input_ids: Tensor,
         token_type_ids: Tensor | None,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | None = None,
+        *,
         masked_positions: Tensor,
         masked_labels: Tensor,
         next_sentence_labels: Tensor | None = None,
         position_ids: Tensor | None = None,
-        sequence_ids: Tensor | None = None,
-        sequence_starts: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
     ) -> PretrainingOutput:
         """Losses and counts of a micro batch.
 
         Args:
-            input_ids, token_type_ids, attention_mask, position_ids, sequence_ids: as in
-                :meth:`BertModel.forward`.
-            masked_positions: int64 ``[M]``, indices into the flattened ``[B * S]``; M may be 0.
+            input_ids, token_type_ids, attention_mask, position_ids, cu_seqlens, max_seqlen,
+                sample_numbers, first_sample: as in :meth:`BertModel.forward`.
+            masked_positions: int64 ``[M]``, places in the flat ``[T]`` or ``[B * S]``; M may be 0.
             masked_labels: int64 ``[M]``, below ``vocab_size``.
-            next_sentence_labels: int64 ``[B]``; needed exactly when the model has that head. A row
-                labelled -100 only fills up an evaluation batch: it is in no loss and no count.
-            sequence_starts: int64 ``[P]`` for packed rows: places of the sequences' first tokens in
-                the flattened ``[B * S]``; labels are ``[P]`` then.
+            next_sentence_labels: int64 ``[P or B]``; needed exactly when the model has that head. A
+                sequence labelled -100 only fills up a batch: it is in no loss and no count.
         """
         if (self.nsp is None) != (next_sentence_labels is None):
             raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
+        kept = masked_positions
+        if self.nsp is not None:
+            kept = torch.cat([masked_positions, _first_tokens(input_ids, cu_seqlens)])
         hidden = self.bert(
-            input_ids, token_type_ids, attention_mask, position_ids, sequence_ids
-        )  # [B, S, H]
-        masked = hidden.flatten(0, 1).index_select(0, masked_positions)  # [M, H]
-        logits = self.mlm(masked, self.bert.embeddings.word_embeddings.weight)  # [M, Vp/t]
-        loss, correct = vocab_parallel_cross_entropy(
-            logits, masked_labels, self.config.vocab_size, self.tp
-        )
-        mlm_loss_sum = loss.sum()
-        nsp = self._sentence_sums(hidden, sequence_starts, next_sentence_labels, mlm_loss_sum)
+            input_ids,
+            token_type_ids,
+            attention_mask,
+            position_ids,
+            cu_seqlens,
+            max_seqlen,
+            sample_numbers,
+            first_sample,
+            kept,
+        )  # [M, H] and the sequences' first tokens, [P, H]
+        masked = masked_positions.numel()
+        words = self.bert.embeddings.word_embeddings.weight
+        mlm_loss_sum, mlm_correct = self.mlm(hidden[:masked], words, masked_labels)
+        nsp = self._sentence_sums(hidden[masked:], next_sentence_labels, mlm_loss_sum)
         return PretrainingOutput(
             mlm_loss_sum,
-            correct.sum(dtype=mlm_loss_sum.dtype),
-            torch.full_like(mlm_loss_sum, masked_labels.numel(), requires_grad=False),
+            mlm_correct,
+            torch.full_like(mlm_loss_sum, masked, requires_grad=False),
             *nsp,
         )
 
     def _sentence_sums(
-        self, hidden: Tensor, starts: Tensor | None, labels: Tensor | None, like: Tensor
+        self, first_tokens: Tensor, labels: Tensor | None, like: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.nsp is None or self.bert.pooler is None or labels is None:
             nothing = torch.zeros_like(like, requires_grad=False)
             return nothing, nothing, nothing
-        logits = self.nsp(self.bert.pooler(hidden, starts)).to(like.dtype)  # [B or P, 2]
+        logits = self.nsp(self.bert.pooler(first_tokens)).to(like.dtype)  # [P, 2]
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(dim=1) == labels).sum(dtype=like.dtype)
         return loss_sum, correct, (labels >= 0).sum(dtype=like.dtype)
@@ -164,12 +184,13 @@ class BertForPreTraining(nn.Module):
         attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """MLM logits ``[B, S, V]`` at every position and sentence logits ``[B, 2]``; no gradient."""
-        hidden = self.bert(input_ids, token_type_ids, attention_mask)
-        parts = self.mlm(hidden, self.bert.embeddings.word_embeddings.weight)  # [B, S, Vp/t]
-        words = gather_last_dim(parts, self.tp)[..., : self.config.vocab_size]
+        hidden = self.bert(input_ids, token_type_ids, attention_mask)  # [B, S, H]
+        parts = self.mlm(hidden.flatten(0, 1), self.bert.embeddings.word_embeddings.weight)
+        words = gather_last_dim(parts, self.tp)[:, : self.config.vocab_size]
+        words = words.unflatten(0, input_ids.shape)
         if self.nsp is None or self.bert.pooler is None:
             return words, None
-        return words, self.nsp(self.bert.pooler(hidden))
+        return words, self.nsp(self.bert.pooler(hidden[:, 0]))
 
 
 class BertForQuestionAnswering(nn.Module):
@@ -193,7 +214,43 @@ class BertForQuestionAnswering(nn.Module):
         input_ids: Tensor,
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """Start and end logits, each ``[B, S]``; arguments as in :meth:`BertModel.forward`."""
-        start, end = self.qa(self.bert(input_ids, token_type_ids, attention_mask))
-        return start, end
+        """Start and end logits; arguments as in :meth:`BertModel.forward`.
+
+        ``[B, S]`` each; of packed sequences ``[P, max_seqlen]``, -inf beyond a sequence's end.
+        """
+        hidden = self.bert(
+            input_ids,
+            token_type_ids,
+            attention_mask,
+            position_ids,
+            cu_seqlens,
+            max_seqlen,
+            sample_numbers,
+            first_sample,
+        )
+        start, end = self.qa(hidden)
+        if cu_seqlens is None or max_seqlen is None:
+            return start, end
+        return tuple(_in_rows(side, cu_seqlens, max_seqlen) for side in (start, end))  # type: ignore[return-value]
+
+
+def _first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Places of the sequences' first tokens in the flat rows, int64."""
+    if cu_seqlens is not None:
+        return cu_seqlens[:-1].long()
+    return torch.arange(len(input_ids), device=input_ids.device) * input_ids.size(1)
+
+
+def _in_rows(values: Tensor, cu_seqlens: Tensor, width: int) -> Tensor:
+    """Values of packed tokens ``[T]`` as one row a sequence, ``[P, width]``; -inf beyond its end."""
+    columns = torch.arange(width, device=values.device)
+    places = cu_seqlens[:-1, None] + columns  # [P, width]
+    inside = places < cu_seqlens[1:, None]
+    rows = values.index_select(0, places.masked_fill(~inside, 0).flatten()).view_as(inside)
+    return rows.masked_fill(~inside, -torch.inf)

@@ -1,99 +1,128 @@
-"""Cross-entropy over a vocabulary that is split across ranks.
+"""Product with the vocabulary and cross-entropy in one, over a vocabulary that is split across ranks.
 
-Each rank holds logits for its columns of the padded vocabulary.  It reduces them alone to four
-numbers a token (log-sum-exp, the label's logit, largest logit, its column); one all-gather of
-``[M, 4]`` then gives every rank the whole answer.  Reductions are done in float32 (float64 for float64
-logits) whatever the dtype of the logits.  Columns at or beyond ``vocab_size`` are padding: they take
-no part in the softmax and their gradient is zero.
+Each rank has the rows of the word embeddings for its columns of the padded vocabulary. For a chunk of
+tokens it computes its logits and reduces each row to four numbers (log-sum-exp, the label's logit,
+largest logit, its column); one all-gather of ``[m, 4]`` gives every rank the whole answer. Then
 
-    backward:  d loss / d logit_j = softmax_j - [j = label]
+    d loss / d logit_j = softmax_j - [j = label]
 
-which needs only the logits and the log-sum-exp, so nothing of size M x V is kept beside the logits.
+is written over the logits, and its products with the weight and the input are taken at once, in
+forward: logits exist once, for one chunk, in the dtype of the products, and never as a second copy.
+Backward only multiplies by the gradient of the summed loss. Columns at or beyond ``vocab_size`` are
+padding: they take no part in the softmax and their gradient is zero.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megabert.kernels.ops import implementation
+from megabert.kernels.reference import cross_entropy_rows, wide
+from megabert.parallel.products import products_for
 from megabert.parallel.topology import TensorParallel
 
+CHUNK_BYTES = 1 << 28
+"""Memory of the logits of a chunk, at most (one token's are computed whatever they take)."""
 
-class _VocabParallelCrossEntropy(torch.autograd.Function):
+
+class _Columns(NamedTuple):
+    """This rank's columns: the vocabulary's number of the first, and how many are not padding."""
+
+    first: int
+    real: int
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, first: int, real: int, tp: TensorParallel
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        columns: _Columns,
+        tp: TensorParallel,
+        with_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
-        local = labels - first
-        here = (local >= 0) & (local < real)
-        local = local.masked_fill(~here, 0)
-        summary = _summarize(logits[:, :real], local, here, first)  # [M, 4]
-        logsumexp, target, correct = _combine(summary, labels, tp)
-        ctx.save_for_backward(logits, local, here, logsumexp)
-        ctx.real = real
+        products = products_for(x)
+        operand, table = products.operand(x), products.operand(weight)
+        dtype = wide(x.dtype)
+        loss = torch.zeros((), dtype=dtype, device=x.device)
+        correct = torch.zeros_like(loss)
+        grads_x: list[Tensor] = []
+        grad_weight = torch.zeros((), dtype=weight.dtype, device=x.device)
+        grad_bias = torch.zeros(bias.shape, dtype=dtype, device=x.device)
+        size = max(1, CHUNK_BYTES // max(1, len(weight) * operand.element_size()))
+        for part, chosen in zip(operand.split(size), labels.split(size)):
+            logits = products.forward(part, table, bias.to(operand.dtype), operand.dtype)
+            lse, target, right = _whole_rows(logits, chosen, columns, tp)
+            loss += (lse - target).sum()
+            correct += right.sum()
+            if with_gradients:
+                grad = implementation(logits).cross_entropy_gradient_(logits, chosen, lse, *columns)
+                grads_x.append(products.grad_x([grad], [table], x.dtype))
+                grad_bias += grad.sum(dim=0, dtype=dtype)
+                if len(part) == len(operand):
+                    grad_weight = products.grad_weight(grad, part, weight.dtype)
+                else:
+                    grad_weight = grad_weight.to(dtype) + products.grad_weight(grad, part, dtype)
+        if with_gradients:
+            ctx.grads = (
+                torch.cat(grads_x) if grads_x else torch.zeros_like(x),
+                grad_weight.to(weight.dtype),
+                grad_bias.to(bias.dtype),
+            )
         ctx.mark_non_differentiable(correct)
-        return logsumexp - target, correct
+        return loss, correct
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits, local, here, logsumexp = ctx.saved_tensors
-        grad, real = grads[0].unsqueeze(1), ctx.real  # [M, 1]
-        softmax = (logits[:, :real] - logsumexp.unsqueeze(1)).exp_()
-        if real:
-            softmax.scatter_add_(1, local.unsqueeze(1), -here.to(softmax.dtype).unsqueeze(1))
-        out = softmax.mul_(grad).to(logits.dtype)
-        if real < logits.size(1):
-            out = torch.nn.functional.pad(out, (0, logits.size(1) - real))
-        return out, None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.grads is None:
+            raise RuntimeError("the gradients of this loss have been taken already")
+        made, ctx.grads = ctx.grads, None
+        scaled = (whole.mul_(grads[0].to(whole.dtype)) for whole in made)
+        return (*scaled, None, None, None, None)
 
 
-def _summarize(real_logits: Tensor, local: Tensor, here: Tensor, first: int) -> Tensor:
-    """This rank's columns ``[M, n]`` as ``[M, 4]``: log-sum-exp, label's logit, maximum, its column."""
-    dtype = torch.promote_types(real_logits.dtype, torch.float32)
-    tokens, columns = real_logits.shape
-    if columns == 0:
-        nothing = torch.tensor([-torch.inf, 0.0, -torch.inf, -1.0], dtype=dtype)
-        return nothing.to(real_logits.device).repeat(tokens, 1)
-    largest, column = real_logits.max(dim=1)
-    largest = largest.to(dtype)
-    logsumexp = (real_logits - largest.unsqueeze(1)).exp_().sum(dim=1).log_() + largest
-    target = real_logits.gather(1, local.unsqueeze(1)).squeeze(1).to(dtype)
-    target = target.masked_fill(~here, 0.0)
-    return torch.stack([logsumexp, target, largest, (column + first).to(dtype)], dim=1)
-
-
-def _combine(summary: Tensor, labels: Tensor, tp: TensorParallel) -> tuple[Tensor, Tensor, Tensor]:
-    """All ranks' summaries to (log-sum-exp [M], label's logit [M], argmax is the label [M])."""
+def _whole_rows(
+    logits: Tensor, labels: Tensor, columns: _Columns, tp: TensorParallel
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp and the label's logit over the whole vocabulary, and is the label most probable?"""
+    rows = implementation(logits).cross_entropy_rows if columns.real else cross_entropy_rows
+    summary = rows(logits, labels, *columns)  # [m, 4]
     if tp.size > 1 and summary.numel():
         parts = [torch.empty_like(summary) for _ in range(tp.size)]
         dist.all_gather(parts, summary, group=tp.group)
-        logsumexps, targets, maxima, columns = torch.stack(parts).unbind(dim=2)  # [t, M] each
+        logsumexps, targets, maxima, best = torch.stack(parts).unbind(dim=2)  # [t, m] each
         winner = maxima.argmax(dim=0, keepdim=True)
         logsumexp, target = logsumexps.logsumexp(dim=0), targets.sum(dim=0)
-        best = columns.gather(0, winner).squeeze(0)
+        column = best.gather(0, winner).squeeze(0)
     else:
-        logsumexp, target, _, best = summary.unbind(dim=1)
-    return logsumexp, target, best.to(labels.dtype) == labels
+        logsumexp, target, _, column = summary.unbind(dim=1)
+    return logsumexp.contiguous(), target, column.to(labels.dtype) == labels
 
 
-def vocab_parallel_cross_entropy(
-    logits: Tensor, labels: Tensor, vocab_size: int, tp: TensorParallel
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocab_size: int, tp: TensorParallel
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each token and whether the most probable word is its label.
+    """Summed loss of ``x W^T + b`` and how many labels are the most probable word.
 
     Args:
-        logits: ``[M, Vp/t]``, this rank's columns of the padded vocabulary.
+        x: ``[M, H]``, the same on all ranks; its gradient is this rank's part of a sum (f is before).
+        weight, bias: ``[Vp/t, H]`` and ``[Vp/t]``, this rank's columns of the padded vocabulary.
         labels: int64 ``[M]``, each in ``0..vocab_size-1``.
         vocab_size: V, the true vocabulary; columns from V on are padding.
 
     Returns:
-        (loss ``[M]``, float32 or float64; correct ``[M]``, bool), the same on all ranks.
+        (loss, correct): scalars, float32 or float64, the same on all ranks. Backward runs once.
     """
-    columns = logits.size(1)
-    first = tp.rank * columns
-    real = min(max(vocab_size - first, 0), columns)
-    loss, correct = _VocabParallelCrossEntropy.apply(logits, labels, first, real, tp)
+    first = tp.rank * len(weight)
+    columns = _Columns(first, min(max(vocab_size - first, 0), len(weight)))
+    loss, correct = _LinearCrossEntropy.apply(
+        x, weight, bias, labels, columns, tp, torch.is_grad_enabled()
+    )
     return loss, correct

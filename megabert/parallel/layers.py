@@ -6,10 +6,14 @@ Shapes in comments are local; t = tensor-parallel degree.
     RowParallelLinear       Y = X A^T + b    A split by input columns: each rank has [out, in/t]
     VocabParallelEmbedding  row look-up      table split by rows: each rank has [rows/t, width]
 
-Column then row is one block: f in front (one for all column layers that read the same input), g
-inside the row layer.  Every split parameter carries ``tensor_model_parallel=True`` and
-``partition_dim``: DeepSpeed's gradient norm and the checkpoint code read these marks.  Degree 1 is
-the same code with nothing to communicate.
+Column then row is one block: one entrance (f or gather_tokens) for all column layers that read the
+same input, one exit (g or scatter_sum) inside the row layer.  Column layers that share an input go
+through :func:`megabert.parallel.linear.column_linear` together; ``product`` is the same for a layer
+alone, entrance or exit included, bias left out.
+
+Every split parameter carries ``tensor_model_parallel=True`` and ``partition_dim``: DeepSpeed's
+gradient norm and the checkpoint code read these marks.  Degree 1 is the same code with nothing to
+communicate.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megabert.parallel.mappings import g
+from megabert.parallel.linear import column_linear, row_linear
+from megabert.parallel.mappings import scatter_sum, shared
+from megabert.parallel.products import Products
 from megabert.parallel.topology import TensorParallel
 
 __all__ = [
@@ -26,8 +32,12 @@ __all__ = [
     "RowParallelLinear",
     "TensorParallel",
     "VocabParallelEmbedding",
+    "column_linear",
     "mark_split",
+    "row_linear",
 ]
+
+_ALONE = TensorParallel()
 
 
 def mark_split(parameter: nn.Parameter, dim: int) -> nn.Parameter:
@@ -38,38 +48,64 @@ def mark_split(parameter: nn.Parameter, dim: int) -> nn.Parameter:
 
 
 class ColumnParallelLinear(nn.Module):
-    """``[..., in] -> [..., out/t]``; the caller puts f in front of it."""
+    """``[..., in] -> [..., out/t]``.
+
+    Attributes:
+        products: arithmetic of its products; None for the default of the input's device and dtype.
+    """
 
     def __init__(self, inputs: int, outputs: int, tp: TensorParallel, *, what: str) -> None:
         super().__init__()
         part = tp.divide(outputs, what)
+        self.tp = tp
+        self.products: Products | None = None
         self.weight = mark_split(nn.Parameter(torch.zeros(part, inputs)), 0)
         self.bias = mark_split(nn.Parameter(torch.zeros(part)), 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Output columns of this rank."""
-        return F.linear(x, self.weight, self.bias)  # [..., out/t]
+        """Output columns of this rank, for an input that has passed the entrance."""
+        return column_linear(x, [self.weight], [self.bias], _ALONE, self.products)[0]
+
+    def product(self, x: Tensor) -> Tensor:
+        """Entrance and product without the bias; shapes as in column_linear."""
+        return column_linear(x, [self.weight], [None], self.tp, self.products)[0]
 
 
 class RowParallelLinear(nn.Module):
-    """``[..., in/t] -> [..., out]``, the same on all ranks; g is inside, before the bias."""
+    """``[..., in/t] -> [..., out]``, the same on all ranks; the exit is inside, before the bias.
+
+    With sequence parallelism ``[T, in/t] -> [T/t, out]``, this rank's own tokens; the bias is then used
+    on own tokens only.
+
+    Attributes:
+        products: arithmetic of its products; None for the default of the input's device and dtype.
+    """
 
     def __init__(self, inputs: int, outputs: int, tp: TensorParallel, *, what: str) -> None:
         super().__init__()
         part = tp.divide(inputs, what)
         self.tp = tp
+        self.products: Products | None = None
         self.weight = mark_split(nn.Parameter(torch.zeros(outputs, part)), 1)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum over ranks of the partial products, plus the bias once."""
         if self.tp.size == 1:
-            return F.linear(x, self.weight, self.bias)
-        return g(F.linear(x, self.weight), self.tp) + self.bias  # [..., out]
+            return column_linear(x, [self.weight], [self.bias], _ALONE, self.products)[0]
+        (bias,) = shared([self.bias], self.tp)
+        return self.product(x) + bias  # [..., out]
+
+    def product(self, x: Tensor) -> Tensor:
+        """Sum over ranks of the partial products, without the bias."""
+        return row_linear(x, self.weight, self.tp, self.products)
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Look-up in a table of ``rows`` split over ranks: int64 ``[...] -> [..., width]`` on all."""
+    """Look-up in a table of ``rows`` split over ranks: int64 ``[...] -> [..., width]`` on all.
+
+    With sequence parallelism int64 ``[T]``, all tokens, ``-> [T/t, width]``, this rank's own.
+    """
 
     def __init__(self, rows: int, width: int, tp: TensorParallel, *, what: str) -> None:
         super().__init__()
@@ -78,10 +114,10 @@ class VocabParallelEmbedding(nn.Module):
         self.weight = mark_split(nn.Parameter(torch.zeros(self.last - self.first, width)), 0)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of this rank, zeros for the others' rows, summed by g."""
+        """Rows of this rank, zeros for the others' rows, summed by the exit."""
         if self.tp.size == 1:
             return F.embedding(ids, self.weight)
         elsewhere = (ids < self.first) | (ids >= self.last)
         local = (ids - self.first).masked_fill(elsewhere, 0)
         rows = F.embedding(local, self.weight).masked_fill(elsewhere.unsqueeze(-1), 0.0)
-        return g(rows, self.tp)  # [..., width]
+        return scatter_sum(rows, self.tp)  # [..., width]

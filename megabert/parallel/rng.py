@@ -1,110 +1,65 @@
-"""Dropout that does not depend on history.
+"""Where dropout masks come from: the places of a run, each with a seed of its own.
 
-Each place that drops draws from torch's generator of the device after seeding it with
+A mask is a pure function of the run's seed, the layer, the place in it, the sample's number in the run
+and the token's position in the sample (:mod:`megabert.kernels.dropout`). So tensor-parallel ranks drop
+the same units of what they all hold and different ones of their own heads, a layer recomputed by
+activation checkpointing and a resumed run see the same masks, and how a global batch is divided
+into ranks and micro batches, padded or packed, changes no mask. No generator state is kept anywhere.
 
-    hash(seed, first sample number of the micro batch, layer, region[, tensor-parallel rank])
-
-so a mask is a pure function of where it is used.  Outside split regions every tensor-parallel rank
-seeds alike and drops the same units; inside them (attention probabilities of the rank's own heads)
-the rank is part of the seed.  A resumed run, and a layer recomputed by activation checkpointing, see
-the same masks with no generator state saved anywhere.
-
-    streams.start(first_sample)            # once a micro step, by the loop
-    dropout = streams.layer(i)             # by the model, before a layer
-    dropout.begin()                        # at the layer's entry, recomputed or not
-    with dropout.split(): ...              # around what the ranks hold different parts of
+Attention on a GPU, and over padded rows, draws from torch's generator instead, seeded by place: there
+masks depend on the micro batch.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from megabert.parallel.topology import TensorParallel
+from megabert.kernels.dropout import Dropout, mix64
 
 EMBEDDINGS = -1
 """Layer number of the embeddings."""
-
-_ENTRY, _SPLIT, _AFTER = range(3)
+ATTENTION, AFTER_ATTENTION, AFTER_MLP = range(3)
+"""Places of a layer: the attention's probabilities, and the outputs of its two blocks."""
+_PLACES = 4
 
 
 @dataclass(frozen=True)
-class LayerDropout:
-    """The dropout streams of one layer in one micro step; a value, so recomputation repeats it."""
-
-    entry: int
-    inside: int
-    after: int
-    generator: torch.Generator
-
-    def begin(self) -> None:
-        """Seed for the part of the layer that all tensor-parallel ranks compute alike."""
-        self.generator.manual_seed(self.entry)
-
-    @contextlib.contextmanager
-    def split(self) -> Iterator[None]:
-        """Seed for a split region; afterwards all ranks drop alike again."""
-        self.generator.manual_seed(self.inside)
-        yield
-        self.generator.manual_seed(self.after)
-
-
-class FreeDropout:
-    """Draws from the generator as it stands: one rank, no recomputation, or no dropout at all."""
-
-    def begin(self) -> None:
-        """Leave the generator alone."""
-
-    def split(self) -> contextlib.AbstractContextManager[None]:
-        """Leave the generator alone."""
-        return contextlib.nullcontext()
-
-
 class DropoutStreams:
-    """Dropout seeds of a run: ``seed`` of the run, ``tp`` and the device the model computes on."""
+    """The masks of a run with this seed."""
 
-    def __init__(
-        self,
-        seed: int,
-        tp: TensorParallel | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.seed = seed
-        self.rank = tp.rank if tp is not None else 0
-        self._generator = _default_generator(torch.device(device))
-        self._first_sample: int | None = None
+    seed: int
 
-    def start(self, sample_number: int) -> None:
-        """Begin the micro step whose first sample has this global number (>= 0)."""
-        self._first_sample = int(sample_number)
-
-    def layer(self, layer: int) -> LayerDropout:
-        """The streams of ``layer`` (EMBEDDINGS, or 0 and up) in the current micro step."""
-        if self._first_sample is None:
-            raise RuntimeError("DropoutStreams.start(sample_number) comes before a training step")
-        place = (self.seed, self._first_sample, layer)
-        return LayerDropout(
-            _hash(*place, _ENTRY),
-            _hash(*place, _SPLIT, self.rank),
-            _hash(*place, _AFTER),
-            self._generator,
-        )
+    def place(self, layer: int, place: int) -> int:
+        """Seed of a place of ``layer`` (EMBEDDINGS, or 0 and up), 0 .. 2^63-1."""
+        return mix64(mix64(self.seed) + (layer + 1) * _PLACES + place) >> 1
 
 
-def _hash(*numbers: int) -> int:
-    text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+@dataclass(frozen=True)
+class MicroStepDropout:
+    """The masks of one micro step.
 
+    Args:
+        streams: of the run.
+        rows: keys of the tokens, int64 [T].
+        hidden: probability in the embeddings and after each block.
+        attention: probability in the attention's weights.
+        draw: the micro step's first sample, or any number that tells micro steps apart.
+    """
 
-def _default_generator(device: torch.device) -> torch.Generator:
-    if device.type == "cuda":
-        torch.cuda.init()
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        return torch.cuda.default_generators[index]
-    if device.type == "cpu":
-        return torch.default_generator
-    raise ValueError(f"no dropout streams for device {device}")
+    streams: DropoutStreams
+    rows: Tensor
+    hidden: float
+    attention: float
+    draw: int = 0
+
+    def at(
+        self, layer: int, place: int = AFTER_ATTENTION, rows: Tensor | None = None
+    ) -> Dropout | None:
+        """Dropout of a place, for tokens with these keys (all of the micro step); None for none."""
+        probability = self.attention if place == ATTENTION else self.hidden
+        if probability == 0.0:
+            return None
+        keys = self.rows if rows is None else rows
+        return Dropout(probability, self.streams.place(layer, place), keys, self.draw)

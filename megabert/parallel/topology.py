@@ -35,17 +35,24 @@ def cut(full: Tensor, dim: int | None, index: int, parts: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """This rank's place among the ranks that share one model's weights."""
+    """This rank's place among the ranks that share one model's weights.
+
+    ``sequence_parallel``: outside the split regions each rank holds its own tokens only, the
+    ``rank``-th of ``size`` equal parts (:mod:`megabert.parallel.mappings`).
+    """
 
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None
+    sequence_parallel: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"tensor-parallel rank {self.rank} of {self.size}")
         if self.size > 1 and self.group is None:
             raise ValueError(f"tensor parallel degree {self.size} needs a process group")
+        if self.sequence_parallel and self.size == 1:
+            raise ValueError("sequence parallelism needs a tensor parallel degree above 1")
 
     def divide(self, number: int, what: str) -> int:
         """``number / size``; UserError naming both when it is not whole."""

@@ -21,9 +21,18 @@ if TYPE_CHECKING:
     from megabert.parallel.layers import TensorParallel
     from megabert.parallel.rng import DropoutStreams
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
+"""Tensors, and whole numbers, by name: a batch of features as :func:`megabert.tasks.batches.packed`."""
 Forward = Callable[..., Any]
-"""A model, or an engine around one: called with input ids, token type ids and attention mask."""
+"""A model, or an engine around one: called with the names of :func:`inputs_of`."""
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """What the encoder reads of a batch: packed tokens, and the samples' numbers if they have any."""
+    names = (
+        "input_ids", "token_type_ids", "cu_seqlens", "max_seqlen", "sample_numbers", "first_sample",
+    )  # fmt: skip
+    return {name: batch[name] for name in names if name in batch}
 
 
 class Features(Protocol):

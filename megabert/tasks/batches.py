@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,3 +77,16 @@ def pad_rows(rows: list[np.ndarray], width: int, fill: int) -> np.ndarray:
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return padded
+
+
+def packed(batch: dict[str, np.ndarray], max_length: int) -> dict[str, Any]:
+    """A padded batch with its tokens end to end and no padding; other arrays stay as they are.
+
+    ``input_ids``, ``token_type_ids``, ``attention_mask`` [B, S] become ``input_ids`` and
+    ``token_type_ids`` int64 [T], ``cu_seqlens`` int32 [B+1] and ``max_seqlen``, ``max_length``.
+    """
+    real = batch["attention_mask"].astype(bool)
+    flat = {name: batch[name][real] for name in ("input_ids", "token_type_ids")}
+    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32)
+    rest = {name: a for name, a in batch.items() if name not in flat and name != "attention_mask"}
+    return {**rest, **flat, "cu_seqlens": ends, "max_seqlen": max_length}

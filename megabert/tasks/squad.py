@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from megabert.config import ModelConfig, SquadSettings
 from megabert.model.heads import BertForQuestionAnswering
-from megabert.tasks.base import Batch, Features, Forward
+from megabert.tasks.base import Batch, Features, Forward, inputs_of
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad_data import read_squad
 from megabert.tasks.squad_features import SquadFeatures
@@ -71,22 +71,18 @@ class Squad:
 
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Mean of the cross-entropies of start and end over the real positions, in float32."""
-        logits = model(batch["input_ids"], batch["token_type_ids"], batch["attention_mask"])
-        padding = batch["attention_mask"] == 0
-        losses = [
-            F.cross_entropy(side.float().masked_fill(padding, -torch.inf), target)
-            for side, target in zip(logits, (batch["start_positions"], batch["end_positions"]))
-        ]
+        targets = batch["start_positions"], batch["end_positions"]
+        sides = model(**inputs_of(batch))
+        losses = [F.cross_entropy(side.float(), target) for side, target in zip(sides, targets)]
         return (losses[0] + losses[1]) / 2
 
     def predict(self, model: Forward, batch: Batch) -> Batch:
         """The best spans of each row (see ``best_spans``)."""
-        start_logits, end_logits = model(
-            batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
-        )
+        start_logits, end_logits = model(**inputs_of(batch))
+        width = batch["answer_starts"].size(1)
         return best_spans(
-            start_logits,
-            end_logits,
+            start_logits[:, :width],
+            end_logits[:, :width],
             batch["answer_starts"],
             batch["answer_ends"],
             max_answer_length=self.settings.max_answer_length,

@@ -1,0 +1,152 @@
+"""Split matrix products with their communication, which runs beside other products where it can.
+
+    column_linear    several weights split by output rows read one input: query, key and value
+    row_linear       one weight split by input columns; its partial products are summed over ranks
+
+Backward of column_linear, in this order (Shoeybi et al. 2019; Korthikanti et al. 2022, section 4.2.2):
+
+    tensor parallel                          sequence parallel
+                                             start all-gather of own x
+    dX = sum_i dY_i W_i                      dX = sum_i dY_i W_i             beside the all-gather
+    start all-reduce of dX                   start reduce-scatter of dX
+                                             wait for x
+    dW_i = dY_i^T X                          dW_i = dY_i^T X                 beside the reduction
+    wait                                     wait
+
+With sequence parallelism only own tokens ``[T/t, in]`` are kept for backward, hence the second
+all-gather.  On a GPU the collectives run on their own stream; they need to be queued before the
+products beside them, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment makes sure of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megabert.parallel.mappings import (
+    scatter_sum,
+    start_all_gather,
+    start_all_reduce,
+    start_reduce_scatter,
+    wait,
+)
+from megabert.parallel.products import Products, products_for
+from megabert.parallel.topology import TensorParallel
+
+_ALONE = TensorParallel()
+
+
+class _Linear(torch.autograd.Function):
+    """``x [T or T/t, in]``, then n weights ``[out_i, in]``, then n biases ``[out_i]`` or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, tp: TensorParallel, products: Products, *tensors: Any
+    ) -> tuple[Tensor, ...]:
+        n = len(tensors) // 2
+        weights, biases = tensors[:n], tensors[n:]
+        ctx.save_for_backward(x, *weights)
+        ctx.set_materialize_grads(False)
+        ctx.tp, ctx.products = tp, products
+        ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in biases]
+        whole = x
+        if tp.sequence_parallel:
+            whole, work = start_all_gather(x, tp)
+            wait(work)
+        operand = products.operand(whole)
+        return tuple(
+            products.forward(operand, products.operand(weight), bias, x.dtype)
+            for weight, bias in zip(weights, biases)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        tp, products, n = ctx.tp, ctx.products, len(weights)
+        need_x, need_weights, need_biases = (
+            ctx.needs_input_grad[0],
+            ctx.needs_input_grad[3 : 3 + n],
+            ctx.needs_input_grad[3 + n :],
+        )
+        gathering = None
+        if tp.sequence_parallel and any(need_weights):
+            x, gathering = start_all_gather(x, tp)
+        # outputs that nothing read have no gradient, and neither have their weights
+        operands = [None if grad is None else products.operand(grad) for grad in grads]
+        grad_x, reducing = None, None
+        if need_x:
+            used = [i for i in range(n) if grads[i] is not None]
+            sources = [products.operand(weights[i]) for i in used]
+            grad_x = products.grad_x([operands[i] for i in used], sources, x.dtype)
+            grad_x, reducing = _start_reduction(grad_x, tp)
+        wait(gathering)
+        inputs = products.operand(x) if any(need_weights) else None
+        grad_weights = [
+            products.grad_weight(operands[i], inputs, weights[i].dtype)
+            if need_weights[i] and grads[i] is not None
+            else None
+            for i in range(n)
+        ]
+        grad_biases = [
+            grad.sum(0, dtype=dtype) if need and grad is not None else None
+            for grad, need, dtype in zip(grads, need_biases, ctx.bias_dtypes)
+        ]
+        wait(reducing)
+        return grad_x, None, None, *grad_weights, *grad_biases
+
+
+def _start_reduction(partial: Tensor, tp: TensorParallel) -> tuple[Tensor, dist.Work | None]:
+    """The sum over ranks of their gradients of one input, once the work is waited for."""
+    if tp.sequence_parallel:
+        return start_reduce_scatter(partial, tp)
+    return partial, start_all_reduce(partial, tp) if tp.size > 1 else None
+
+
+def column_linear(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    tp: TensorParallel,
+    products: Products | None = None,
+) -> tuple[Tensor, ...]:
+    """``x W_i^T + b_i`` for weights split by output rows; the communication of f is inside.
+
+    Args:
+        x: ``[..., in]``, the same on all ranks; with sequence parallelism this rank's own tokens
+            ``[T/t, in]``.
+        weights: n times ``[out_i/t, in]``.
+        biases: n times ``[out_i/t]`` or None.
+        products: arithmetic of the products; the default for ``x`` when left out.
+
+    Returns:
+        n times ``[..., out_i/t]``; with sequence parallelism over all tokens, ``[T, out_i/t]``.
+    """
+    products = products_for(x) if products is None else products
+    flat = x.reshape(-1, x.size(-1))
+    outputs = _Linear.apply(flat, tp, products, *weights, *biases)
+    if x.dim() == 2:
+        return tuple(outputs)
+    return tuple(out.view(*x.shape[:-1], out.size(-1)) for out in outputs)
+
+
+def row_linear(
+    x: Tensor, weight: Tensor, tp: TensorParallel, products: Products | None = None
+) -> Tensor:
+    """Sum over ranks of ``x W^T`` for a weight split by input columns; the communication of g inside.
+
+    Args:
+        x: ``[..., in/t]``, this rank's columns of all tokens.
+        weight: ``[out, in/t]``.
+        products: arithmetic of the products; the default for ``x`` when left out.
+
+    Returns:
+        ``[..., out]``, the same on all ranks; with sequence parallelism, where ``x`` must be
+        ``[T, in/t]``, this rank's own ``[T/t, out]``.
+    """
+    (partial,) = column_linear(x.reshape(-1, x.size(-1)), [weight], [None], _ALONE, products)
+    out = scatter_sum(partial, tp)
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], out.size(-1))
