@@ -188,10 +188,7 @@ class DataSettings:
     )
     short_sequence_fraction: Fraction = setting(0.1, "share of sequences of random shorter length")
     packing: Literal["on", "off"] = setting(
-        "off", "samples end to end in rows: same updates, less padding"
-    )
-    packing_budget: PositiveInt | None = setting(
-        None, "tokens of a packed row, at least seq_length; more pads less (seq_length)"
+        "on", "samples end to end instead of padded: same updates, no time spent on padding"
     )
     loader_workers: NonNegativeInt = setting(
         0, "loader processes a rank (0: in the training process)"
@@ -250,9 +247,17 @@ class ParallelSettings:
     """Parallelism and precision"""
 
     tensor_parallel: PositiveInt = setting(1, "ranks that share each layer's weights")
+    sequence_parallel: bool = setting(
+        False, "split the tokens between blocks over the tensor-parallel ranks too (on|off)"
+    )
     zero_stage: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "auto: bf16 on a GPU, fp32 on a CPU; fp16 needs a GPU"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
+        "auto",
+        "auto: bf16 on a GPU, fp32 on a CPU; fp16 needs a GPU; fp8 is bf16 with the encoder's matrix "
+        "products in float8, on a GPU of compute capability 8.9 or more (a CPU imitates them)",
+    )
+    fp8_scaling: Literal["tensor", "row"] = setting(
+        "tensor", "with fp8: one scale for a whole matrix, or one for each of its rows"
     )
     activation_checkpointing: bool = setting(False, "recompute layers in backward (on|off)")
     deepspeed_config: Path | None = setting(
@@ -260,6 +265,13 @@ class ParallelSettings:
         "DeepSpeed JSON; its batch, precision, clipping, ZeRO and optimizer sections count",
         flags=("--deepspeed_config", "--deepspeed-config"),
     )
+
+    def __post_init__(self) -> None:
+        if self.sequence_parallel and self.tensor_parallel == 1:
+            raise UserError(
+                "--sequence-parallel on splits tokens over tensor-parallel ranks, and there is one: "
+                "set --tensor-parallel to 2 or more, or leave it off"
+            )
 
 
 @dataclass(frozen=True)
@@ -281,6 +293,14 @@ class RunSettings:
     eval_samples: PositiveInt = setting(1024, "most held-out sequences an evaluation reads")
     save_interval: NonNegativeInt = setting(500, "updates between checkpoints (0: at the end only)")
     log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    profile: PositiveInt | None = setting(
+        None, "updates, after 3 to warm up, whose trace and operators go to RUN/profile (none)"
+    )
+    peak_tflops: PositiveFloat | None = setting(
+        None,
+        "TFLOP/s of a rank's device, which MFU is a share of (a GPU's published peak in the run's "
+        "precision; a CPU's is measured)",
+    )
     trust_ratio_interval: NonNegativeInt = setting(
         100, "updates between lines of each tensor's trust ratio and norms (0: never)"
     )

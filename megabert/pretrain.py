@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ import torch
 
 from megabert.config import PretrainSettings
 from megabert.data import skipping
-from megabert.data.loader import MicroBatches, count_samples, evaluation_batches
-from megabert.data.packing import Window, choose_window
 from megabert.engine import phases, runs
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.checkpoint import (
@@ -40,16 +38,21 @@ from megabert.engine.checkpoint import (
 from megabert.engine.config import resolve_precision
 from megabert.engine.exchange import from_main
 from megabert.engine.launch import World, lost_ranks_named, start
-from megabert.engine.metrics import MetricsWriter, Throughput
+from megabert.engine.metrics import MetricsWriter, progress_text
+from megabert.engine.profiling import profiled, require_room
 from megabert.engine.rollback import return_to_checkpoint
+from megabert.engine.throughput import Meter
+from megabert.engine.timing import OTHER
+from megabert.engine.workload import Workload, workload
+from megabert.evaluation import evaluate
 from megabert.flags import Values
 from megabert.guards import Fault, RunGuard, Sums, Update, rollback_event
 from megabert.log import Progress, RankError, UserError, get_logger, human_duration
-from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.naming import RUN_RESULTS, checkpoint_tag
 from megabert.parallel.rng import DropoutStreams
+from megabert.pretrain_batches import global_counts, open_batches, to_device
 from megabert.pretrain_inputs import Inputs, divide, open_inputs, resolve
 
 log = get_logger()
@@ -84,6 +87,8 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
     assert optimizer.steps is not None
     assert optimizer.warmup_fraction is not None
     checkpoint = runs.open_run(run.output, run.resume, world, find_checkpoint)
+    if run.profile is not None and checkpoint is None:
+        require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
     kept = checkpoint.record["global_batch_size"] if checkpoint else None
     settings, batch = divide(settings, world.topology.data_parallel, kept)
     skipped = skipping.parse_ranges(run.skip_samples, batch.global_size)
@@ -93,11 +98,10 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
     if checkpoint is None and run.init_from is not None:
         tokenizer = inputs.manifest.tokenizer.sha256
         source = phases.find_source(run.init_from, inputs.model, tokenizer, world)
-    streams = DropoutStreams(run.seed, world.tp, world.device)
     model = BertForPreTraining(
         inputs.model,
-        world.tp,
-        streams,
+        replace(world.tp, sequence_parallel=settings.parallel.sequence_parallel),
+        DropoutStreams(run.seed),
         sentence_task=settings.data.sentence_task != "none",
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
@@ -126,7 +130,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
     trained = runs.trained_positions(settings, checkpoint or source)
     log.info("position rows trained at the end of this run: %d", trained)
     facts = {**facts, "trained_positions": trained}
-    return Loop(settings, inputs, engine, streams, checkpoint, facts, skipped)
+    return Loop(settings, inputs, engine, checkpoint, facts, skipped)
 
 
 class Loop:
@@ -137,12 +141,11 @@ class Loop:
         settings: PretrainSettings,
         inputs: Inputs,
         engine: TrainingEngine,
-        streams: DropoutStreams,
         checkpoint: Checkpoint | None,
         facts: dict[str, Any],
         skipped: list[skipping.Range],
     ) -> None:
-        self.settings, self.inputs, self.engine, self.streams = settings, inputs, engine, streams
+        self.settings, self.inputs, self.engine = settings, inputs, engine
         self.world, self.facts = engine.world, facts
         self.run_folder = settings.run.output or Path()
         self.steps = settings.optimizer.steps or 0
@@ -155,39 +158,17 @@ class Loop:
         ):
             log.warning("--skip-samples: the run is already past %s", skipping.show_ranges(late))
         self.skipped = skipping.merge_ranges([*known, *skipped])
-        open_loader = partial(
-            MicroBatches,
-            inputs.train,
-            engine.batch.micro_size,
-            self.world.topology.data_parallel_rank,
-            self.world.topology.data_parallel,
-            num_workers=settings.data.loader_workers,
-            pin_memory=self.world.device.type == "cuda",
-            window=self._window() if settings.data.packing == "on" else None,
-            packing_budget=settings.data.packing_budget,
-        )
-        self.batches = skipping.GlobalBatches(
-            open_loader, engine.batch.global_size, engine.batch.accumulation
-        )
+        self.batches = open_batches(settings, inputs, self.world, engine.batch)
         self.guard = RunGuard(settings.run)
-        self.pending: list[tuple[torch.Tensor, Update]] = []
-        self.meter = Throughput()
+        self.pending: list[tuple[torch.Tensor, Workload, Update]] = []
+        peak = settings.run.peak_tflops
+        self.meter = Meter(
+            self.world, inputs.model, engine.precision, peak * 1e12 if peak else None
+        )
+        self.clock = self.meter.clock
         self.progress = Progress("pretrain", self.last, interval=30.0)
         self.stop_requested = False
         self._stand_at(checkpoint)
-
-    def _window(self) -> Window:
-        batch = self.engine.batch
-        window = choose_window(batch.micro_size, batch.accumulation, batch.data_parallel)
-        samples = window.micro_batches * batch.micro_size
-        log.info(
-            "packing windows of %d samples: micro steps %d x data-parallel ranks %d",
-            samples,
-            *window,
-        )
-        if batch.micro_size == 1:
-            log.warning("--packing on has no effect with one sample a micro batch: raise it")
-        return window
 
     def _stand_at(self, checkpoint: Checkpoint | None) -> None:
         """Be where the run was when it wrote ``checkpoint``; None: at its beginning."""
@@ -196,11 +177,10 @@ class Loop:
         self.guard.restore(record.get("guard", []))
         self.pending.clear()
         self.unlogged = Sums(*record.get("unlogged", []))
-        self.unlogged_padding = float(record.get("unlogged_padding", 0.0))
         self.tokens = int(record.get("tokens", 0))
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
-        self.meter.read(self.batches.seconds_waited)
+        self.meter.restore(record, self.batches.seconds_waited)
         self.metrics = MetricsWriter(
             self.run_folder,
             enabled=self.world.is_main,
@@ -213,6 +193,21 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Train to the last step; returns the results, which are also in ``results.json``."""
         signal.signal(signal.SIGTERM, self._request_stop)
+        profile = self.settings.run.profile
+        with (
+            self.clock.running(),
+            profiled(profile, self.run_folder, self.world, self.meter, self._remark),
+        ):
+            self._train()
+        self.batches.close()
+        if self.engine.steps_done == self.last:
+            self._evaluate()
+        if self.saved_step < self.engine.steps_done:
+            self._save()
+        return self._finish()
+
+    def _train(self) -> None:
+        """Update until the last step, or until the run is asked to stop."""
         run = self.settings.run
         while self.engine.steps_done < self.last:
             if not self._update():
@@ -240,38 +235,38 @@ class Loop:
                 self._evaluate()
             if save:
                 self._save()
-        self.batches.close()
-        if self.engine.steps_done == self.last:
-            self._evaluate()
-        if self.saved_step < self.engine.steps_done:
-            self._save()
-        return self._finish()
 
     def _update(self) -> bool:
         """One update with the next global batch; False if DeepSpeed did not apply it."""
+        clock, step = self.clock, self.engine.steps_done + 1
+        clock.begin(sampled=step % self.settings.run.log_interval == 0 or step == self.last)
         try:
             micro_batches = self.batches.next()
         except UserError as error:
             raise RankError(str(error)) from error
-        masked, pairs = self._global_counts(micro_batches)
-        # this rank's: losses, correct, counts, tokens; the gradient norm; this rank's padding
-        sums = torch.zeros(9, dtype=torch.float64, device=self.world.device)
-        applied = False
+        clock.enter(OTHER)
+        masked, pairs = global_counts(self.world, micro_batches)
+        # this rank's: losses, correct, counts; the gradient norm
+        sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
+        work, applied = Workload(), False
         for batch in micro_batches:
-            self.streams.start(batch.pop("first_sample"))
-            real_tokens = int(batch["attention_mask"].sum())
-            output = self.engine(**self._to_device(batch))
+            del batch["real_tokens"]
+            work = work.plus(workload(batch))
+            clock.enter("forward")
+            output = self.engine(**to_device(batch, self.world.device))
+            clock.enter("backward")
             self.engine.backward(output.mlm_loss_sum / masked + output.nsp_loss_sum / pairs)
+            clock.enter(OTHER)
             sums[:6] += torch.stack([value.detach().double() for value in output])
-            sums[6] += real_tokens
-            sums[8] += batch["input_ids"].numel() - real_tokens
-            self.meter.add(real_tokens, count_samples(batch))
+            clock.enter("optimizer")
             applied = self.engine.step()
-        sums[7] = self.engine.norm_on_device()
+            clock.enter(OTHER)
+        sums[6] = self.engine.norm_on_device()
+        clock.end()
         stop = self.batches.position
         samples = stop - self.engine.batch.global_size, stop
         number = self.engine.steps_done + (0 if applied else 1)
-        self.pending.append((sums, Update(number, samples, applied)))
+        self.pending.append((sums, work, Update(number, samples, applied)))
         return applied
 
     def _all_sound(self, *, weights: bool = False) -> bool:
@@ -283,21 +278,19 @@ class Loop:
         Raises:
             TrainingStopped: one of them is bad, and the run is not to go back, or cannot.
         """
-        table = torch.stack([sums for sums, _ in self.pending])  # [updates, 9]
-        fault = None
-        for row, (_, update) in zip(
-            self.world.sum_over_data_parallel(table).tolist(), self.pending
-        ):
-            clipped = update.applied and self.engine.clips(row[7])
-            sums = Sums(*row[:7])._replace(clip_hits=float(clipped))
-            fault = self.guard.fault(update, sums.loss, row[7])
+        fault, ranks = None, self.world.topology.data_parallel
+        for row, (_, _, update) in zip(self._summed(), self.pending):
+            work, norm = Workload(*row[7:]), row[6] / ranks  # every rank has the same norm
+            clipped = update.applied and self.engine.clips(norm)
+            sums = Sums(*row[:6])._replace(tokens=work.tokens, clip_hits=float(clipped))
+            fault = self.guard.fault(update, sums.loss, norm)
             if fault is not None:
                 break
             self.unlogged = self.unlogged.plus(sums)
-            self.unlogged_padding += row[8]
-            self.tokens += round(sums.tokens)
+            self.meter.add(work)
+            self.tokens += round(work.tokens)
         if fault is None and weights and not self.engine.weights_are_finite():
-            _, last = self.pending[-1]
+            _, _, last = self.pending[-1]
             reason = f"the weights are not finite after step {last.step}"
             fault = Fault(last.step, last.samples, reason)
         self.pending.clear()
@@ -307,6 +300,14 @@ class Loop:
             return True
         self._go_back(fault)
         return False
+
+    def _summed(self) -> list[list[float]]:
+        """Of each pending update its sums, norm and work, summed over the data-parallel ranks."""
+        work = torch.tensor([work for _, work, _ in self.pending], dtype=torch.float64)
+        sums = torch.stack([sums for sums, _, _ in self.pending])
+        table = torch.cat([sums, work.to(sums.device)], dim=1)  # [updates, 7 + 5]
+        rows: list[list[float]] = self.world.sum_over_data_parallel(table).tolist()
+        return rows
 
     def _go_back(self, fault: Fault) -> None:
         """Return to the last checkpoint, and leave the bad update's samples out from now on.
@@ -326,101 +327,43 @@ class Loop:
         self.metrics.write(rollback_event(fault, checkpoint.step))
         log.warning("%s; back at %s, to go on without them", fault, checkpoint.folder.name)
 
-    def _global_counts(
-        self, micro_batches: list[dict[str, Any]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors."""
-        counts = torch.tensor(
-            [
-                sum(len(batch["masked_positions"]) for batch in micro_batches),
-                sum(len(batch.get("next_sentence_labels", ())) for batch in micro_batches),
-            ],
-            dtype=torch.float32,
-        ).to(self.world.device, non_blocking=True)
-        masked, pairs = self.world.sum_over_data_parallel(counts).clamp(min=1.0).unbind()
-        return masked, pairs
-
-    def _to_device(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return {
-            name: value.to(self.world.device, non_blocking=True) for name, value in batch.items()
-        }
-
     def _log(self) -> None:
         """Write a metrics line of the updates since the last one."""
-        norm = self.engine.grad_norm()
-        rates = self.meter.read(self.batches.seconds_waited)
-        ranks = self.world.topology.data_parallel
-        step = self.engine.steps_done
+        norm, step = self.engine.grad_norm(), self.engine.steps_done
         line = {
             "step": step,
             **self.unlogged.metrics(),
             "lr": self.engine.deepspeed.lr_scheduler.lr(step),
             "grad_norm": norm,
-            "tokens_per_second": rates["tokens_per_second"] * ranks,
-            "samples_per_second": rates["samples_per_second"] * ranks,
-            "padding_fraction": self.unlogged_padding
-            / max(1.0, self.unlogged_padding + self.unlogged.tokens),
-            "data_wait_fraction": rates["data_wait_fraction"],
-            "model_tflops_per_second": self._flops(rates["samples_per_second"]) / 1e12,
+            **self.meter.line(self.batches.seconds_waited),
             "clip_hits": int(self.unlogged.clip_hits),
             "skipped_steps": self.engine.skipped_steps,
             "consumed_samples": self.batches.position,
             "tokens": self.tokens,
             "elapsed_seconds": self._elapsed(),
         }
-        self.unlogged, self.unlogged_padding = Sums(), 0.0
+        self.unlogged = Sums()
         self.last_line = line
         self.metrics.write(line)
         if self.world.is_main:
-            self.progress.update(
-                step,
-                f"step {step}/{self.last}  loss {line['loss']:.4f}  lr {line['lr']:.3e}  "
-                f"grad norm {norm:.3f}  {line['tokens_per_second']:,.0f} tokens/s",
-            )
-
-    def _flops(self, samples_per_second: float) -> float:
-        data = self.settings.data
-        return samples_per_second * sequence_flops(
-            self.inputs.model, data.seq_length or 0, data.max_predictions or 0
-        )
+            self.progress.update(step, f"step {step}/{self.last}  {progress_text(line)}")
 
     def _evaluate(self) -> None:
         """Held-out losses and accuracies: the same samples and masks every time."""
         if self.inputs.evaluation is None:
             return
-        began = time.monotonic()
-        self.engine.module.eval()
-        sums = torch.zeros(6, dtype=torch.float64, device=self.world.device)
-        with torch.no_grad():
-            for batch in evaluation_batches(
-                self.inputs.evaluation,
-                self.engine.batch.micro_size,
-                self.world.topology.data_parallel_rank,
-                self.world.topology.data_parallel,
-                self.settings.run.eval_samples,
-            ):
-                batch.pop("first_sample")
-                batch.pop("real_samples")
-                output = self.engine(**self._to_device(batch))
-                sums += torch.stack([value.double() for value in output])
-        self.engine.module.train()
-        values = Sums(*self.world.sum_over_data_parallel(sums).tolist()).metrics()
-        self.last_evaluation = {
-            "step": self.engine.steps_done,
-            **{
-                f"eval_{name}": values[name]
-                for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy")
-            },
-        }
+        began, step = time.monotonic(), self.engine.steps_done
+        values = evaluate(self.engine, self.settings, self.inputs)
+        self.last_evaluation = {"step": step, **values}
         self.metrics.write(self.last_evaluation)
         seconds = time.monotonic() - began
         self.meter.pause(seconds)
-        accuracy = self.last_evaluation["eval_nsp_accuracy"]
+        accuracy = values["eval_nsp_accuracy"]
         log.info(
             "step %d  held out: MLM loss %.4f, MLM accuracy %.3f%s (%.1f s)",
-            self.engine.steps_done,
-            self.last_evaluation["eval_mlm_loss"],
-            self.last_evaluation["eval_mlm_accuracy"],
+            step,
+            values["eval_mlm_loss"],
+            values["eval_mlm_accuracy"],
             f", NSP accuracy {accuracy:.3f}" if accuracy is not None else "",
             seconds,
         )
@@ -436,7 +379,7 @@ class Loop:
             "guard": self.guard.window,
             "skipped_ranges": self.skipped,
             "unlogged": self.unlogged,
-            "unlogged_padding": self.unlogged_padding,
+            **self.meter.record(),
         }
         folder = save_checkpoint(
             self.engine,
@@ -448,6 +391,9 @@ class Loop:
         self.saved_step = self.engine.steps_done
         self.meter.pause(time.monotonic() - began)
         log.info("saved %s (%.1f s)", folder, time.monotonic() - began)
+
+    def _remark(self, event: dict[str, Any]) -> None:
+        self.metrics.write({"step": self.engine.steps_done, **event})
 
     def _elapsed(self) -> float:
         return round(self.elapsed_before + time.monotonic() - self.started, 3)
@@ -463,6 +409,7 @@ class Loop:
             "finished": step == self.steps,
             **{key: value for key, value in self.last_line.items() if key != "step"},
             **{key: value for key, value in self.last_evaluation.items() if key != "step"},
+            "whole_run": self.meter.whole_run(),
             "elapsed_seconds": self._elapsed(),
         }
         self.metrics.close()

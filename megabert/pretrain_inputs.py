@@ -66,13 +66,11 @@ def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[
             "--init-from starts a run and --resume TAG goes on with one; give one of them"
         )
     _require_meaning(settings, given, config_file)
-    length = settings.data.seq_length or 0
-    budget = settings.data.packing_budget
-    if budget is not None and settings.data.packing == "off":
-        raise UserError(f"--packing-budget {budget} has no effect without --packing on")
-    if budget is not None and budget < length:
+    length, degree = settings.data.seq_length or 0, settings.parallel.tensor_parallel
+    if settings.parallel.sequence_parallel and settings.data.packing == "off" and length % degree:
         raise UserError(
-            f"--packing-budget {budget}: a row must hold a whole sample, --seq-length {length} tokens"
+            f"--sequence-parallel on splits a padded batch's tokens evenly, and --seq-length {length} is "
+            f"not divisible by --tensor-parallel {degree}: leave --packing on, or change one of them"
         )
     limit = settings.data.max_predictions or default_max_predictions(
         length, settings.data.mask_fraction

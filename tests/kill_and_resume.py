@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS = 2
 EVERY = 5
 PATIENCE = 180.0
-_OF_THE_CLOCK = {"elapsed_seconds"}
+_OF_THE_CLOCK = {"elapsed_seconds", "clock"}
 
 
 # ---------------------------------------------------------------- comparing checkpoints

@@ -25,6 +25,7 @@ from megabert.engine.exact import attach_lamb, grad_norm
 from megabert.engine.launch import World
 from megabert.engine.zero_config import check_zero_config
 from megabert.engine.zero_segments import slices_of
+from megabert.kernels.float8 import use_float8
 from megabert.log import TrainingStopped, get_logger
 from megabert.optim.backends import apex_lamb, choose_backend
 from megabert.optim.lamb import Lamb, TensorNorms
@@ -223,6 +224,8 @@ def build_engine(
     )
     check_zero_config(config)
     model.to(world.device)
+    if precision == "fp8":
+        use_float8(model, by_row=parallel.fp8_scaling == "row")
     optimizer = make_optimizer(model, optimizer_settings, lr, parallel.zero_stage, world.tp.size)
     schedule = Schedule(
         optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from megabert.config import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.flags import Values
+from megabert.kernels.float8 import check_device
 from megabert.log import UserError, get_logger
 
 # Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself accepts any
@@ -199,13 +202,20 @@ def resolve_precision(precision: str, cuda: bool) -> str:
     """ "auto" made definite.
 
     Raises:
-        UserError: fp16 without a GPU, which DeepSpeed cannot do.
+        UserError: fp16 without a GPU, which DeepSpeed cannot do; fp8 on a GPU without float8 units.
     """
     if precision == "auto":
         return "bf16" if cuda else "fp32"
     if precision == "fp16" and not cuda:
         raise UserError("DeepSpeed has no fp16 on CPU; use --precision bf16 or fp32")
+    if precision == "fp8" and cuda:
+        check_device(torch.device("cuda"))
     return precision
+
+
+def storage_precision(precision: str) -> str:
+    """What DeepSpeed keeps weights and gradients in: bf16 for fp8, else the precision itself."""
+    return "bf16" if precision == "fp8" else precision
 
 
 def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> None:
@@ -234,7 +244,11 @@ def make_deepspeed_config(
     parallel: ParallelSettings,
     precision: str,
 ) -> dict[str, Any]:
-    """The configuration for ``deepspeed.initialize``; the optimizer is ours and not in it."""
+    """The configuration for ``deepspeed.initialize``; the optimizer is ours and not in it.
+
+    ``precision``: as :func:`resolve_precision` gives it.
+    """
+    precision = storage_precision(precision)
     config = {key: value for key, value in raw.items() if key in _PASSED_THROUGH}
     zero = {
         # overlap_comm has changed gradient norms in releases of DeepSpeed: off unless asked for

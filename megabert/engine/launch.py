@@ -20,6 +20,7 @@ from datetime import timedelta
 
 import torch
 
+from megabert.engine.cpu import prepare_cpu
 from megabert.log import TrainingStopped, UserError
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
@@ -144,6 +145,8 @@ def start(tensor_parallel: int = 1) -> World:
         tensor_parallel=tensor_parallel,
     )
     cuda = torch.cuda.is_available()
+    if not cuda:
+        prepare_cpu(os.environ)
     import deepspeed
 
     _quiet_libraries()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,21 @@ def _keep_until(path: Path, step: int) -> None:
     temporary = path.with_suffix(".jsonl.tmp")
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(path)
+
+
+def progress_text(line: Mapping[str, Any]) -> str:
+    """What a status line shows of a line of metrics."""
+    mfu = line["mfu"]
+    parts = [
+        f"loss {line['loss']:.4f}",
+        f"lr {line['lr']:.3e}",
+        f"grad norm {line['grad_norm']:.3f}",
+        f"{line['tokens_per_second']:,.0f} tokens/s",
+        *([f"MFU {100 * mfu:.1f} %"] if mfu is not None else []),
+        f"data wait {100 * line['data_wait_fraction']:.1f} %",
+        f"memory {line['peak_memory_bytes'] / 1e9:.2f} GB",
+    ]
+    return "  ".join(parts)
 
 
 class Throughput:
