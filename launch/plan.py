@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""What a pretraining run needs and takes, before it is started: memory, micro batch, hours."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from megabert import flags
+from megabert.log import UserError, run_command
+from megabert.planner.settings import PlanSettings
+
+DESCRIPTION = """\
+Compute memory a rank, the largest micro batch, exchanges between ranks, and the time of a pretraining run.
+
+  python launch/plan.py --model bert-large --gpus 8 --gpu h200 --phase 1
+  python launch/plan.py --model bert-3.9b --gpus 64 --gpu h100 --phase 2 --recommend
+  python launch/plan.py --model bert-base --gpus 2 --gpu cpu --seq-length 128 --global-batch-size 256 --steps 1000
+
+Figures of GPUs are computed from published ones (--verbose names them), not measured."""
+
+SWITCHES = {
+    "json": "print one JSON object; sizes in bytes, times in seconds",
+    "recommend": "plan the fastest layout of ZeRO 0-3, tensor parallel 1-8, checkpointing on and off",
+    "verbose": "also print every constant that the plan rests on",
+    "table": "print the tables of docs/scale.md instead (minutes)",
+}
+
+
+def read(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[PlanSettings, dict[str, bool]]:
+    """The settings (flag > ``--config`` > default) and the switches."""
+    namespace = vars(parser.parse_args(argv))
+    switches = {name: namespace.pop(name) for name in SWITCHES}
+    config = namespace.pop("config")
+    given: flags.Values = {}
+    for dest, value in namespace.items():
+        section, dot, name = dest.partition(".")
+        if dot:
+            given.setdefault(section, {})[name] = value
+    config_file = flags.read_yaml(Path(config), PlanSettings) if config else {}
+    return flags.build(PlanSettings, flags.join(config_file, given)), switches
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, compute, print."""
+    parser = flags.make_parser(PlanSettings, "plan.py", DESCRIPTION)
+    output = parser.add_argument_group("Output")
+    for name, words in SWITCHES.items():
+        output.add_argument(f"--{name}", action="store_true", help=words)
+    settings, switches = read(parser, argv)
+
+    from megabert.planner import report, scale
+    from megabert.planner.machine import make_machine
+    from megabert.planner.plan import Planner
+
+    if switches["table"]:
+        print(scale.tables(settings))
+        return 0
+    planner = Planner(settings, make_machine(settings.machine))
+    found = planner.candidates()
+    best = found[0] if found else None
+    if switches["recommend"] and best is None:
+        raise UserError(report.advice(planner.plan(settings.layout), None).removeprefix("advice: "))
+    plan = best if switches["recommend"] and best is not None else planner.plan(settings.layout)
+    if switches["json"]:
+        print(json.dumps(report.as_json(plan, best), indent=1))
+        return 0
+    print(report.as_text(plan, best))
+    if switches["verbose"]:
+        print("\n" + report.verbose())
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,179 @@
+"""Every exchange between ranks: bytes on the wire, messages and time, by ring formulas.
+
+n ranks, B bytes of the whole tensor, b bytes/s each way, a seconds a hop (Thakur et al. 2005):
+
+    all-reduce       2 (n-1)/n B / b  +  2 min(n-1, log2 n) a
+    reduce-scatter     (n-1)/n B / b  +      (n-1) a
+    all-gather         (n-1)/n B / b  +      (n-1) a
+
+The hops of an all-reduce are those of two binary trees (Sanders et al. 2009), which NCCL takes in the place
+of rings where many ranks and short messages make them faster.
+
+A ring over several hosts is as fast as its slowest link. With k of the group's ranks on a host, k rings
+leave by k network cards: b = min(link, k x network).  Tensor-parallel ranks are neighbours, so that
+a data-parallel group has per_host / t ranks on each host.  No exchange is taken to overlap with
+computing: ``overlap_comm`` is off by default, and g and f wait for their result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from megabert.config import ModelConfig
+from megabert.log import UserError
+from megabert.planner.activations import MicroBatch
+from megabert.planner.machine import LINK_EFFICIENCY, Machine
+from megabert.planner.parameters import LocalParameters
+from megabert.planner.states import ALLREDUCE_ELEMENTS, FP32, Sharding, compute_bytes
+
+Kind = Literal["all-reduce", "reduce-scatter", "all-gather"]
+PASSES: dict[str, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The links of one group: ``ranks``, bytes/s each way that a rank gets, seconds a hop."""
+
+    ranks: int
+    bandwidth: float
+    latency: float
+
+    def wire_bytes(self, kind: Kind, size: float) -> float:
+        """Bytes that a rank sends for one tensor of ``size`` bytes."""
+        return PASSES[kind] * (self.ranks - 1) / self.ranks * size
+
+    def seconds(self, kind: Kind, size: float, messages: float = 1) -> float:
+        """Time of ``messages`` exchanges of ``size`` bytes in all."""
+        if self.ranks == 1:
+            return 0.0
+        hops = self.ranks - 1
+        if kind == "all-reduce":
+            hops = 2 * min(hops, math.ceil(math.log2(self.ranks)))
+        return self.wire_bytes(kind, size) / self.bandwidth + messages * hops * self.latency
+
+
+def make_ring(machine: Machine, ranks: int, stride: int) -> Ring:
+    """The ring of a group whose ranks are ``stride`` apart.
+
+    Raises:
+        UserError: it leaves the host, and no network is known.
+    """
+    on_host = max(1, min(ranks, machine.per_host // stride))
+    if ranks <= on_host:
+        return Ring(ranks, LINK_EFFICIENCY * machine.link_bandwidth, machine.latency["host"])
+    if machine.network_bandwidth is None:
+        raise UserError(
+            f"{ranks * stride} ranks of {machine.name} need {machine.per_host} or fewer on one host, or "
+            "a network: give --network-bandwidth GB/s (each way and device)"
+        )
+    bandwidth = min(machine.link_bandwidth, on_host * machine.network_bandwidth)
+    return Ring(ranks, LINK_EFFICIENCY * bandwidth, machine.latency["network"])
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One kind of exchange of an update.
+
+    Attributes:
+        what: its purpose.
+        group: "data" or "tensor".
+        kind: "all-reduce", "reduce-scatter" or "all-gather".
+        ranks: of the group.
+        times: exchanges an update.
+        size: bytes of the tensors, summed over one update.
+        wire: bytes that a rank sends in one update.
+        seconds: time in one update.
+    """
+
+    what: str
+    group: str
+    kind: Kind
+    ranks: int
+    times: int
+    size: float
+    wire: float
+    seconds: float
+
+
+def _exchange(
+    what: str, group: str, kind: Kind, ring: Ring, times: int, size: float
+) -> list[Exchange]:
+    """``times`` exchanges, ``size`` bytes in all; none where there is nobody to talk to."""
+    if ring.ranks == 1 or not size:
+        return []
+    wire, seconds = ring.wire_bytes(kind, size), ring.seconds(kind, size, times)
+    return [Exchange(what, group, kind, ring.ranks, times, size, wire, seconds)]
+
+
+def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int) -> list[Exchange]:
+    """What data-parallel ranks exchange in one update.
+
+    Gradients travel in the compute precision (``communication_data_type``). At stages 0 and 1 once an
+    update; at stages 2 and 3 in every micro step, for no rank keeps all of them. Stages 1 and 2
+    use all-reduce, though each rank needs a slice only (``use_multi_rank_bucket_allreduce``).
+    """
+    width = compute_bytes(s.precision)
+    whole = width * n.total
+    norms = 2 * 8 * n.tensors
+
+    def messages(bucket: int) -> int:
+        return math.ceil(n.total / bucket)
+
+    found: list[Exchange] = []
+    if s.stage in (0, 1):
+        bucket = ALLREDUCE_ELEMENTS if s.stage == 0 or s.fp32_sums else s.buckets.reduce
+        found += _exchange("gradients", "data", "all-reduce", ring, messages(bucket), whole)
+    elif s.stage == 2:
+        times = messages(s.buckets.reduce) * micro_steps
+        found += _exchange("gradients", "data", "all-reduce", ring, times, whole * micro_steps)
+    else:
+        layers = math.ceil(n.total / n.layer)
+        passes = 1 if n.total <= s.buckets.live else 2
+        times = layers * passes * micro_steps
+        size = whole * passes * micro_steps
+        found += _exchange("weights of a layer", "data", "all-gather", ring, times, size)
+        times = messages(min(s.buckets.reduce, n.total)) * micro_steps
+        found += _exchange("gradients", "data", "reduce-scatter", ring, times, whole * micro_steps)
+    if s.stage in (1, 2):
+        found += _exchange("weights", "data", "all-gather", ring, 2, whole)
+    return found + _exchange("norms of LAMB", "data", "all-reduce", ring, 2, norms)
+
+
+def tensor_exchanges(
+    config: ModelConfig,
+    batch: MicroBatch,
+    precision: str,
+    ring: Ring,
+    micro_steps: int,
+    *,
+    sequence_parallel: bool = False,
+    checkpointing: bool = False,
+) -> list[Exchange]:
+    """What tensor-parallel ranks exchange in one update.
+
+    A layer has two split regions; each needs g forward and f backward. Recomputing a layer repeats its
+    g. Sequence parallelism puts reduce-scatter and all-gather in the place of each all-reduce, the
+    same bytes, and gathers each region's input once more in backward.
+    """
+    width = compute_bytes(precision)
+    layers, h = config.num_hidden_layers, config.hidden_size
+    passes = 2 + 2 + (2 if checkpointing else 0)
+    regions = passes * layers * micro_steps
+    size = regions * batch.tokens * h * width
+    found: list[Exchange] = []
+    if sequence_parallel:
+        found += _exchange("f and g of the layers", "tensor", "reduce-scatter", ring, regions, size)
+        again = 2 * layers * micro_steps
+        size += again * batch.tokens * h * width
+        regions += again
+        found += _exchange("f and g of the layers", "tensor", "all-gather", ring, regions, size)
+    else:
+        found += _exchange("f and g of the layers", "tensor", "all-reduce", ring, regions, size)
+    rows = batch.tokens * h * width * micro_steps
+    found += _exchange("word embeddings", "tensor", "all-reduce", ring, micro_steps, rows)
+    rows = batch.predicted * h * width * micro_steps
+    found += _exchange("MLM head", "tensor", "all-reduce", ring, micro_steps, rows)
+    rows = batch.predicted * 4 * FP32 * ring.ranks * micro_steps
+    return found + _exchange("cross-entropy", "tensor", "all-gather", ring, micro_steps, rows)

@@ -1,0 +1,85 @@
+"""Memory of a rank at each instant: states, activations, framework, and a CPU's allocator.
+
+A GPU's allocator gives freed memory to later tensors of any size. On a CPU glibc gives tensors of 32 MiB and
+more back to the system when they are freed and keeps the memory of smaller ones for other small ones: what
+small tensors took once, with the gaps between them, stays with the process while large ones come and go.
+The small ones of a run are activations, gradients before they are joined, and the fp32 weights that a model is
+made with before DeepSpeed (stages 1 to 3) moves them into flat tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from megabert.config import ModelConfig
+from megabert.planner.activations import (
+    Block,
+    Division,
+    MicroBatch,
+    activation_blocks,
+    parts_of,
+    small_bytes,
+)
+from megabert.planner.machine import Machine
+from megabert.planner.parameters import LocalParameters
+from megabert.planner.states import (
+    FP32,
+    INSTANTS,
+    Parts,
+    Sharding,
+    compute_bytes,
+    small_tensors,
+    state_bytes,
+)
+
+KEPT_BLOCK = 32 * 2**20
+"""Bytes below which glibc keeps a freed tensor's memory (its largest M_MMAP_THRESHOLD)."""
+GAPS = 1.15
+"""Memory that small tensors take over their own bytes (measured: bert-mini to bert-base, fp32 and bf16)."""
+
+
+def rank_memory(
+    machine: Machine,
+    model: ModelConfig,
+    n: LocalParameters,
+    batch: MicroBatch,
+    sharding: Sharding,
+    division: Division,
+    accumulates: bool,
+) -> dict[str, Parts]:
+    """Instant -> part -> bytes of one rank; ``accumulates``: an update has several micro steps."""
+    memory = state_bytes(n, sharding, accumulates=accumulates)
+    blocks = activation_blocks(model, batch, sharding.precision, division, widened=machine.is_cpu)
+    for instant, found in blocks.items():
+        memory[instant] |= parts_of(found)
+    for instant in INSTANTS:
+        memory[instant]["framework"] = machine.framework_bytes
+    if machine.is_cpu:
+        held = _held_back(memory, blocks, n, sharding, accumulates)
+        for instant, size in held.items():
+            memory[instant]["held back by the allocator"] = size
+    return memory
+
+
+def _held_back(
+    memory: Mapping[str, Parts],
+    blocks: Mapping[str, Sequence[Block]],
+    n: LocalParameters,
+    sharding: Sharding,
+    accumulates: bool,
+) -> dict[str, float]:
+    """Bytes of freed small tensors at each instant.
+
+    ``.grad`` are tensors of their own up to stage 1; from stage 2 on each moves into a bucket at once.
+    """
+    width = compute_bytes(sharding.precision)
+    gradients = small_tensors(n, width, KEPT_BLOCK) if sharding.stage < 2 else 0.0
+    initial = small_tensors(n, FP32, KEPT_BLOCK) if sharding.stage else 0.0
+    before = gradients if accumulates else 0.0
+    small = {instant: small_bytes(found, KEPT_BLOCK) + before for instant, found in blocks.items()}
+    most = GAPS * max(gradients, initial, *small.values())
+    here = {
+        instant: small.get(instant, min(gradients, parts.get("gradients", 0.0)))
+        for instant, parts in memory.items()
+    }
+    return {instant: max(0.0, most - size) for instant, size in here.items()}

@@ -1,0 +1,273 @@
+"""A plan: what fits into a rank's memory, how an update is divided, how long it takes; the search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from megabert.config import BatchSettings, ModelConfig, model_config
+from megabert.engine.config import Batch, read_deepspeed_config, resolve_batch
+from megabert.log import UserError
+from megabert.planner.activations import Division, MicroBatch
+from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
+from megabert.planner.machine import Machine
+from megabert.planner.memory import rank_memory
+from megabert.planner.parameters import LocalParameters, local_parameters
+from megabert.planner.recipe import Recipe, make_recipe
+from megabert.planner.settings import LayoutSettings, PlanSettings
+from megabert.planner.states import Buckets, Parts, Sharding
+from megabert.planner.timing import update_times
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layout, computed.
+
+    Attributes:
+        memory: instant -> part -> bytes a rank.
+        limit: bytes that a rank may use.
+        most: largest micro batch that fits, of any size; 0: not even one sequence.
+        times: part -> seconds an update.
+        peak_flops: that the utilization is measured by; all devices together.
+    """
+
+    model: ModelConfig
+    machine: Machine
+    devices: int
+    layout: LayoutSettings
+    precision: str
+    recipe: Recipe
+    parameters: LocalParameters
+    batch: Batch
+    most: int
+    micro: MicroBatch
+    memory: dict[str, Parts]
+    limit: float
+    exchanges: list[Exchange]
+    times: dict[str, float]
+    real_flops: float
+    peak_flops: float
+
+    @property
+    def peak_bytes(self) -> float:
+        """The largest instant."""
+        return max(sum(parts.values()) for parts in self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a rank's memory is enough for this micro batch."""
+        return self.peak_bytes <= self.limit
+
+    @property
+    def step_seconds(self) -> float:
+        """One update."""
+        return sum(self.times.values())
+
+    @property
+    def hours(self) -> float:
+        """All updates."""
+        return self.step_seconds * self.recipe.steps / 3600
+
+    @property
+    def real_tokens(self) -> float:
+        """Of all updates."""
+        recipe = self.recipe
+        return recipe.steps * recipe.global_batch * recipe.length * recipe.fill
+
+    @property
+    def utilization(self) -> float:
+        """Model FLOPs of real tokens over what the devices could do (MFU)."""
+        return self.real_flops / (self.step_seconds * self.peak_flops)
+
+    @property
+    def rounds_sums(self) -> bool:
+        """Whether gradients of several micro steps are added up in a half precision (stages 0 and 3)."""
+        wide = self.layout.zero in (1, 2) or self.precision == "fp32"
+        return self.precision == "fp16" or (not wide and self.batch.accumulation > 1)
+
+    @property
+    def limited_by(self) -> str:
+        """The longest part of an update."""
+        return max(self.times, key=lambda name: self.times[name])
+
+
+class Planner:
+    """Makes plans for one model, machine and recipe in any layout."""
+
+    def __init__(self, settings: PlanSettings, machine: Machine) -> None:
+        self.settings, self.machine = settings, machine
+        self.devices = settings.machine.gpus
+        self.recipe = make_recipe(settings)
+        self.model = settings.model.resolve(
+            settings.recipe.vocab_size or model_config(settings.model.model).vocab_size
+        )
+        if self.recipe.length > self.model.max_position_embeddings:
+            raise UserError(
+                f"--seq-length {self.recipe.length} is longer than the position table of "
+                f"{self.model.max_position_embeddings} rows (--max-position-embeddings)"
+            )
+        precision = settings.layout.precision
+        if precision == "auto":
+            precision = "fp32" if machine.is_cpu else "bf16"
+        if precision not in machine.peak:
+            raise UserError(
+                f"--precision {precision}: {machine.name} has none; it has {', '.join(machine.peak)}"
+            )
+        self.precision = precision
+        config = settings.layout.deepspeed_config
+        zero = read_deepspeed_config(config).get("zero_optimization", {}) if config else {}
+        self.buckets = Buckets.of(zero)
+        self.limit = machine.memory_bytes * (1.0 - settings.machine.memory_margin)
+
+    def sharding(self, layout: LayoutSettings) -> Sharding:
+        """How the layout divides the optimizer's state.
+
+        Raises:
+            UserError: the tensor-parallel degree does not divide the number of devices.
+        """
+        ranks, rest = divmod(self.devices, layout.tensor_parallel)
+        if rest:
+            raise UserError(
+                f"--gpus {self.devices} is not a multiple of --tensor-parallel "
+                f"{layout.tensor_parallel}; change one of them"
+            )
+        return Sharding(layout.zero, self.precision, ranks, self.buckets, self.machine.is_cpu)
+
+    def memory(
+        self, layout: LayoutSettings, sequences: float, accumulates: bool
+    ) -> dict[str, Parts]:
+        """Bytes a rank by instant and part."""
+        n = local_parameters(self.model, layout.tensor_parallel, self.recipe.sentence_task)
+        division = Division(
+            layout.tensor_parallel, layout.sequence_parallel, layout.activation_checkpointing
+        )
+        batch = self.recipe.micro_batch(sequences, packed=layout.packing == "on")
+        sharding = self.sharding(layout)
+        return rank_memory(self.machine, self.model, n, batch, sharding, division, accumulates)
+
+    def _fits(self, layout: LayoutSettings, sequences: int, accumulates: bool) -> bool:
+        memory = self.memory(layout, sequences, accumulates)
+        return max(sum(parts.values()) for parts in memory.values()) <= self.limit
+
+    def largest(self, layout: LayoutSettings) -> int:
+        """The largest micro batch that fits with accumulation; 0: not even one sequence."""
+        low, high = 0, 1
+        while self._fits(layout, high, True) and high < 1 << 24:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._fits(layout, middle, True):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def divide(self, layout: LayoutSettings, most: int) -> Batch:
+        """Micro batch and accumulation: as given, else the largest divisor of a rank's share that fits.
+
+        Raises:
+            UserError: they don't multiply out.
+        """
+        ranks = self.sharding(layout).ranks
+        sizes = BatchSettings(
+            global_batch_size=self.recipe.global_batch, micro_batch_size=self.recipe.micro
+        )
+        return resolve_batch(sizes, ranks, max(1, most))
+
+    def plan(self, layout: LayoutSettings) -> Plan:
+        """Compute one layout, whether it fits or not.
+
+        Raises:
+            UserError: its degrees do not fit the model, the devices or the batch.
+        """
+        n = local_parameters(self.model, layout.tensor_parallel, self.recipe.sentence_task)
+        most = self.largest(layout)
+        batch = self.divide(layout, most)
+        micro = self.recipe.micro_batch(batch.micro_size, packed=layout.packing == "on")
+        exchanges = self._exchanges(layout, n, micro, batch.accumulation)
+        peak = self.machine.peak["bf16" if self.precision == "fp8" else self.precision]
+        return Plan(
+            self.model,
+            self.machine,
+            self.devices,
+            layout,
+            self.precision,
+            self.recipe,
+            n,
+            batch,
+            most,
+            micro,
+            self.memory(layout, batch.micro_size, batch.accumulation > 1),
+            self.limit,
+            exchanges,
+            update_times(
+                self.machine,
+                self.model,
+                self.recipe,
+                layout,
+                self.sharding(layout),
+                n,
+                batch,
+                exchanges,
+            ),
+            self.recipe.flops(self.model, self.recipe.global_batch, real=True),
+            peak * self.devices,
+        )
+
+    def _exchanges(
+        self, layout: LayoutSettings, n: LocalParameters, micro: MicroBatch, micro_steps: int
+    ) -> list[Exchange]:
+        sharding, t = self.sharding(layout), layout.tensor_parallel
+        data = make_ring(self.machine, sharding.ranks, t)
+        tensor = make_ring(self.machine, t, 1)
+        return data_exchanges(n, sharding, data, micro_steps) + tensor_exchanges(
+            self.model,
+            micro,
+            self.precision,
+            tensor,
+            micro_steps,
+            sequence_parallel=layout.sequence_parallel,
+            checkpointing=layout.activation_checkpointing,
+        )
+
+    def candidates(self) -> list[Plan]:
+        """All layouts that fit, the best first.
+
+        That is the fastest of those that add up gradients in fp32, then of the others; of layouts
+        within 2 % the simplest.
+        """
+        found = [plan for plan in map(self._try, self._layouts()) if plan is not None and plan.fits]
+        best = min((plan.step_seconds for plan in found), default=0.0)
+
+        def order(plan: Plan) -> tuple[bool, int, int, bool, int]:
+            layout, slower = plan.layout, plan.step_seconds / best
+            step = math.floor(math.log(slower, 1.02))
+            checkpointing = layout.activation_checkpointing
+            return (
+                plan.rounds_sums, step, layout.tensor_parallel, checkpointing, abs(layout.zero - 1)
+            )  # fmt: skip
+
+        return sorted(found, key=order)
+
+    def _layouts(self) -> list[LayoutSettings]:
+        stages: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
+        degrees = [t for t in (1, 2, 4, 8) if t <= self.machine.per_host and not self.devices % t]
+        return [
+            replace(
+                self.settings.layout,
+                zero=zero,
+                tensor_parallel=t,
+                sequence_parallel=t > 1,
+                activation_checkpointing=checkpointing,
+            )
+            for t, zero, checkpointing in itertools.product(degrees, stages, (False, True))
+        ]
+
+    def _try(self, layout: LayoutSettings) -> Plan | None:
+        """The plan; None if a degree does not divide the model or the batch."""
+        try:
+            return self.plan(layout)
+        except UserError:
+            return None

@@ -1,0 +1,81 @@
+"""How much a run trains on, and how much of it is real."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megabert.config import RECIPES, ModelConfig
+from megabert.model.flops import pretraining_flops
+from megabert.planner.activations import MicroBatch
+from megabert.planner.settings import PlanSettings
+
+PADDING_SHORT, PADDING_LONG = 0.048, 0.082
+"""Share of padding at 128 and at 512 tokens (English Wikipedia; docs/loader.md)."""
+PACKED_BALANCE = 1.03
+"""Tokens of the heaviest packed micro batch over the mean (docs/loader.md: up to 1.027 at 256 x 8)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run's sizes.
+
+    Attributes:
+        phase: 1 or 2.
+        length: tokens a sequence at most.
+        fill: mean share of these that is real.
+        mask_fraction: predicted share of the real tokens.
+        sentence_task: whether a sentence head is trained.
+        global_batch, steps: sequences an update, updates.
+        micro: sequences a micro step, if given.
+    """
+
+    phase: int
+    length: int
+    fill: float
+    mask_fraction: float
+    sentence_task: bool
+    global_batch: int
+    steps: int
+    micro: int | None
+
+    @property
+    def squared_fill(self) -> float:
+        """Mean of (length / S)^2: a share 2 (1 - fill) of the samples is short, of any length alike."""
+        return 1.0 - 4.0 / 3.0 * (1.0 - self.fill)
+
+    def micro_batch(self, sequences: float, *, packed: bool) -> MicroBatch:
+        """Sizes of a micro batch of so many sequences, at their heaviest."""
+        places = sequences * self.length
+        real = places * self.fill
+        return MicroBatch(
+            min(places, real * PACKED_BALANCE) if packed else places,
+            real * self.mask_fraction,
+            sequences if self.sentence_task else 0.0,
+        )
+
+    def flops(self, model: ModelConfig, sequences: float, *, real: bool) -> float:
+        """Forward and backward: of the real tokens, or of all places of a padded batch."""
+        tokens, squares = sequences * self.length, sequences * self.length**2
+        predicted = tokens * self.fill * self.mask_fraction
+        if real:
+            tokens, squares = tokens * self.fill, squares * self.squared_fill
+        return pretraining_flops(model, tokens, squares, predicted)
+
+
+def make_recipe(settings: PlanSettings) -> Recipe:
+    """The phase's recipe with what was given by hand."""
+    asked, published = settings.recipe, RECIPES[settings.recipe.phase]
+    length = asked.seq_length or published.seq_length
+    padding = asked.padding
+    if padding is None:
+        padding = PADDING_SHORT if length <= 256 else PADDING_LONG
+    return Recipe(
+        asked.phase,
+        length,
+        1.0 - padding,
+        asked.mask_fraction,
+        asked.sentence_task != "none",
+        asked.global_batch_size or published.global_batch_size,
+        asked.steps or published.steps,
+        asked.micro_batch_size,
+    )

@@ -1,0 +1,209 @@
+"""A plan as text, as JSON, and the tables of docs/scale.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from megabert.planner import activations, machine, recipe, timing
+from megabert.planner.plan import Plan
+from megabert.planner.states import INSTANTS
+
+GB = 1e9
+
+
+def size(number: float) -> str:
+    """Bytes in GB (10^9), or MB below a tenth of one."""
+    return f"{number / GB:.2f} GB" if number >= 0.1 * GB else f"{number / 1e6:.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that reads well."""
+    for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (600.0, 1.0, "s")):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds / 3600:.3g} h"
+
+
+def layout_words(of: Plan) -> str:
+    """``ZeRO 1, tensor parallel 2 with sequence parallelism``."""
+    layout = of.layout
+    words = [f"ZeRO {layout.zero}"]
+    if layout.tensor_parallel > 1:
+        also = " with sequence parallelism" if layout.sequence_parallel else ""
+        words.append(f"tensor parallel {layout.tensor_parallel}{also}")
+    if layout.activation_checkpointing:
+        words.append("activation checkpointing")
+    if of.rounds_sums:
+        words.append(f"gradients added up in {of.precision}")
+    return ", ".join(words)
+
+
+def as_json(of: Plan, best: Plan | None) -> dict[str, Any]:
+    """Everything of a plan as plain values; sizes in bytes, times in seconds."""
+    layout, recipe = of.layout, of.recipe
+    return {
+        "model": {"name": of.model.name, "parameters_a_rank": of.parameters.total},
+        "machine": {"device": of.machine.name, "devices": of.devices, "limit_bytes": of.limit},
+        "layout": {
+            "zero": layout.zero,
+            "tensor_parallel": layout.tensor_parallel,
+            "sequence_parallel": layout.sequence_parallel,
+            "data_parallel": of.batch.data_parallel,
+            "activation_checkpointing": layout.activation_checkpointing,
+            "packing": layout.packing == "on",
+            "precision": of.precision,
+        },
+        "recipe": {
+            "phase": recipe.phase,
+            "seq_length": recipe.length,
+            "global_batch_size": recipe.global_batch,
+            "steps": recipe.steps,
+        },
+        "batch": {
+            "micro_batch_size": of.batch.micro_size,
+            "gradient_accumulation_steps": of.batch.accumulation,
+            "largest_micro_batch_size": of.most,
+        },
+        "memory": {
+            "instants": of.memory,
+            "peak_bytes": of.peak_bytes,
+            "fits": of.fits,
+        },
+        "exchanges": [vars(exchange) for exchange in of.exchanges],
+        "time": {
+            "parts_seconds": of.times,
+            "step_seconds": of.step_seconds,
+            "hours": of.hours,
+            "limited_by": of.limited_by,
+        },
+        "real_tokens": of.real_tokens,
+        "mfu": of.utilization,
+        "recommended": None
+        if best is None
+        else {
+            "zero": best.layout.zero,
+            "tensor_parallel": best.layout.tensor_parallel,
+            "sequence_parallel": best.layout.sequence_parallel,
+            "activation_checkpointing": best.layout.activation_checkpointing,
+            "micro_batch_size": best.batch.micro_size,
+            "hours": best.hours,
+        },
+    }
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows aligned: the first column left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _memory(of: Plan) -> list[str]:
+    names = list(dict.fromkeys(name for instant in INSTANTS for name in of.memory[instant]))
+    rows = [["memory a rank", *INSTANTS]]
+    for name in names:
+        values = [of.memory[instant].get(name, 0.0) for instant in INSTANTS]
+        if any(values):
+            rows.append([f"  {name}", *(size(value) if value else "-" for value in values)])
+    totals = [sum(of.memory[instant].values()) for instant in INSTANTS]
+    rows.append(["  all", *(size(total) for total in totals)])
+    return _columns(rows)
+
+
+def _exchanges(of: Plan) -> list[str]:
+    if not of.exchanges:
+        return []
+    rows = [["exchanges an update", "ranks", "times", "tensors", "sent by a rank", "time"]]
+    rows += [
+        [
+            f"  {e.what}: {e.kind} ({e.group} parallel)",
+            str(e.ranks),
+            f"{e.times:,}",
+            size(e.size),
+            size(e.wire),
+            duration(e.seconds),
+        ]
+        for e in of.exchanges
+    ]
+    return ["", *_columns(rows)]
+
+
+def _times(of: Plan) -> list[str]:
+    rows = [["time of an update", "", "share"]]
+    for name, seconds in of.times.items():
+        if seconds:
+            rows.append([f"  {name}", duration(seconds), f"{seconds / of.step_seconds:.1%}"])
+    rows.append(["  all", duration(of.step_seconds), ""])
+    return _columns(rows)
+
+
+def as_text(of: Plan, best: Plan | None) -> str:
+    """The plan as tables of plain text."""
+    recipe, batch = of.recipe, of.batch
+    verdict = "fits" if of.fits else "DOES NOT FIT"
+    lines = [
+        f"{of.model.name}, {of.parameters.total:,} parameters a rank; {of.devices} x "
+        f"{of.machine.name}; {layout_words(of)}; {of.precision}; packing {of.layout.packing}",
+        f"phase {recipe.phase}: {recipe.length} tokens a sequence, {recipe.global_batch:,} sequences "
+        f"an update, {recipe.steps:,} updates, {of.real_tokens / 1e9:.4g} billion real tokens",
+        f"micro batch {batch.micro_size} x accumulation {batch.accumulation} x data parallel "
+        f"{batch.data_parallel}; the largest micro batch that fits is {of.most}",
+        "",
+        *_memory(of),
+        f"  peak {size(of.peak_bytes)} of {size(of.limit)} that a rank may use: {verdict}",
+        *_exchanges(of),
+        "",
+        *_times(of),
+        f"  {of.hours:.4g} hours, {recipe.global_batch / of.step_seconds:,.0f} sequences/s, "
+        f"MFU {of.utilization:.1%}; limited by {of.limited_by}",
+        "",
+        advice(of, best),
+    ]
+    return "\n".join(lines)
+
+
+def advice(of: Plan, best: Plan | None) -> str:
+    """One line: what to change, and what for."""
+    if best is None:
+        held = {k: v for k, v in of.memory["update"].items() if v}
+        most = max(held, key=lambda name: held[name])
+        return (
+            f"advice: no layout of ZeRO 0-3, tensor parallel 1-8 fits {of.devices} x "
+            f"{of.machine.name}; the largest part at update is {most}, {size(held[most])} a rank: "
+            "use more or larger devices"
+        )
+    words = f"{layout_words(best)}: micro batch {best.batch.micro_size}, {best.hours:.4g} hours"
+    if not of.fits:
+        return f"advice: use {words}"
+    if best.hours >= of.hours * 0.98:
+        return "advice: no other layout is more than 2 % faster"
+    return f"advice: {words} is {1 - best.hours / of.hours:.0%} faster"
+
+
+def verbose() -> str:
+    """Every constant, with where it comes from."""
+    rows = [
+        ["constant", "value"],
+        *([f"  efficiency, {p}", f"{value}"] for p, value in machine.EFFICIENCY.items()),
+        ["  efficiency, a CPU", f"{machine.CPU_EFFICIENCY}"],
+        ["  share of a link's bandwidth", f"{machine.LINK_EFFICIENCY}"],
+        ["  share of the memory's bandwidth", f"{machine.MEMORY_EFFICIENCY}"],
+        *([f"  latency of a hop, {k}", duration(v)] for k, v in machine.LATENCY.items()),
+        ["  link of processes on a CPU", f"{size(machine.CPU_LINK)}/s"],
+        ["  framework, GPU", size(machine.FRAMEWORK_GPU)],
+        ["  framework, CPU", size(machine.IMPORTS_CPU + machine.RUN_CPU)],
+        ["  padding, short and long", f"{recipe.PADDING_SHORT}, {recipe.PADDING_LONG}"],
+        ["  heaviest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
+        ["  optimizer, bytes a parameter", f"{timing.OPTIMIZER_BYTES}"],
+        *([f"  samples/s of a core at {k}", f"{v:,.0f}"] for k, v in timing.LOADER_SAMPLES.items()),
+    ]
+    kept = [["kept for backward, values a token and layer", "H", "I", "heads"]]
+    kept += [[f"  {k.what}", str(k.hidden), str(k.inner), str(k.heads)] for k in activations.LAYER]
+    texts = [str(module.__doc__).strip() for module in (machine, activations, timing)]
+    return "\n\n".join(["\n".join(_columns(rows)), "\n".join(_columns(kept)), *texts])

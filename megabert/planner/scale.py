@@ -1,0 +1,99 @@
+"""The tables of docs/scale.md: models on 1 to 1,024 devices, the layout that is recommended for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from megabert.config import ModelSettings
+from megabert.planner.machine import make_machine
+from megabert.planner.plan import Plan, Planner
+from megabert.planner.report import GB
+from megabert.planner.settings import PlanSettings
+
+MODELS: dict[str, ModelSettings] = {
+    "bert-large": ModelSettings("bert-large"),
+    "bert-1.3b": ModelSettings("bert-1.3b"),
+    "bert-3.9b": ModelSettings("bert-3.9b"),
+    "13B (40 layers, hidden 5120, 40 heads)": ModelSettings(
+        "bert-3.9b",
+        hidden_size=5120,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        intermediate_size=20480,
+    ),
+}
+DEVICES = ("a100-80", "h100", "h200", "b200")
+COUNTS = (1, 8, 64, 1024)
+PHASES: tuple[Literal[1, 2], ...] = (1, 2)
+
+
+def best_plan(
+    settings: PlanSettings, model: ModelSettings, device: str, count: int, phase: Literal[1, 2]
+) -> Plan | None:
+    """The recommended layout; None if none fits."""
+    asked = replace(
+        settings,
+        model=model,
+        machine=replace(settings.machine, gpu=device, gpus=count),
+        recipe=replace(settings.recipe, phase=phase),
+    )
+    found = Planner(asked, make_machine(asked.machine)).candidates()
+    return found[0] if found else None
+
+
+def number(value: float) -> str:
+    """Three significant digits without an exponent, thousands parted: 0.0123, 4.56, 1,230."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _wire(plan: Plan, group: str) -> str:
+    chosen = [exchange for exchange in plan.exchanges if exchange.group == group]
+    if not chosen:
+        return "-"
+    wire, seconds = sum(e.wire for e in chosen), sum(e.seconds for e in chosen)
+    return f"{number(wire / GB)} GB, {number(seconds)} s"
+
+
+def row(device: str, count: int, plan: Plan | None) -> str:
+    """One line of a table; None: no layout fits."""
+    cells = [device, f"{count:,}"]
+    if plan is None:
+        cells += ["does not fit", *[""] * 6]
+    else:
+        layout = plan.layout
+        words = f"Z{layout.zero}"
+        if layout.tensor_parallel > 1:
+            words += f" T{layout.tensor_parallel}"
+        if layout.activation_checkpointing:
+            words += " C"
+        cells += [
+            words,
+            f"{plan.batch.micro_size} x {plan.batch.accumulation}",
+            f"{plan.peak_bytes / GB:.0f}",
+            _wire(plan, "data"),
+            _wire(plan, "tensor"),
+            number(plan.hours),
+            f"{plan.utilization:.0%}",
+        ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def tables(settings: PlanSettings) -> str:
+    """Markdown: one table a model and phase; the device, their number and the phase vary."""
+    lines: list[str] = []
+    for name, model in MODELS.items():
+        for phase in PHASES:
+            lines += [f"### {name}, phase {phase}", "", HEADER, "|" + "---|" * 9]
+            for device in DEVICES:
+                for count in COUNTS:
+                    plan = best_plan(settings, model, device, count, phase)
+                    lines.append(row(device, count, plan))
+            lines.append("")
+    return "\n".join(lines)
+
+
+HEADER = (
+    "| device | number | layout | micro x accumulation | peak GB | data parallel | tensor parallel "
+    "| hours | MFU |"
+)

@@ -1,0 +1,97 @@
+"""What ``launch/plan.py`` can be asked; every setting is one flag (``megabert.flags``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from megabert.config import ModelSettings
+from megabert.flags import setting
+from megabert.hardware import ACCELERATORS
+from megabert.log import UserError
+
+CPU = "cpu"
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Padding = Annotated[float, Field(ge=0.0, lt=0.75)]
+Margin = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """Machine"""
+
+    gpus: PositiveInt = setting(8, "ranks of the run, one a device")
+    gpu: str = setting("h100", "device: cpu (this machine, measured), " + ", ".join(ACCELERATORS))
+    gpus_per_node: PositiveInt = setting(8, "devices of one host")
+    network_bandwidth: PositiveFloat | None = setting(
+        None, "GB/s each way and device between hosts (that of NVIDIA's own systems)"
+    )
+    efficiency: Share | None = setting(
+        None, "share of the precision's peak that forward and backward reach (see --verbose)"
+    )
+    memory_margin: Margin = setting(
+        0.1, "share of the device's memory that is left free (fragmentation, other programs)"
+    )
+
+
+@dataclass(frozen=True)
+class LayoutSettings:
+    """Layout and precision"""
+
+    zero: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage")
+    tensor_parallel: PositiveInt = setting(1, "ranks that share each layer's weights")
+    sequence_parallel: bool = setting(
+        False,
+        "between the split regions, tokens are divided over the tensor-parallel ranks (on|off)",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
+        "auto", "auto: bf16, or fp32 on a CPU"
+    )
+    activation_checkpointing: bool = setting(False, "recompute layers in backward (on|off)")
+    packing: Literal["on", "off"] = setting("off", "compute on real tokens only")
+    deepspeed_config: Path | None = setting(
+        None,
+        "DeepSpeed JSON; its bucket sizes count here, nothing else",
+        flags=("--deepspeed_config", "--deepspeed-config"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.sequence_parallel and self.tensor_parallel == 1:
+            raise UserError(
+                "--sequence-parallel on divides tokens over tensor-parallel ranks, and there is one: set "
+                "--tensor-parallel to 2 or more"
+            )
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Recipe"""
+
+    phase: Literal[1, 2] = setting(1, "fills in that phase's published recipe")
+    vocab_size: PositiveInt | None = setting(None, "words of the tokenizer (the preset's)")
+    seq_length: PositiveInt | None = setting(None, "tokens a sequence (phase 1: 128, phase 2: 512)")
+    mask_fraction: Share = setting(0.15, "share of the tokens that are predicted")
+    padding: Padding | None = setting(
+        None, "share of a padded batch that is padding (0.048 up to 256 tokens, 0.082 above)"
+    )
+    sentence_task: Literal["nsp", "sop", "none"] = setting("nsp", "second task on sentence pairs")
+    global_batch_size: PositiveInt | None = setting(
+        None, "sequences an update over all ranks (phase 1: 65536, phase 2: 32768)"
+    )
+    micro_batch_size: PositiveInt | None = setting(
+        None, "sequences a rank and micro step (the largest that fits and divides the batch)"
+    )
+    steps: PositiveInt | None = setting(None, "updates (phase 1: 7038, phase 2: 1563)")
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """All settings of ``launch/plan.py``."""
+
+    model: ModelSettings
+    machine: MachineSettings
+    layout: LayoutSettings
+    recipe: RecipeSettings

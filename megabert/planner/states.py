@@ -1,0 +1,246 @@
+"""What DeepSpeed 0.19.8 and LAMB hold beside the activations, by ZeRO stage and precision.
+
+Read in DeepSpeed's source with the configuration that ``megabert.engine.config`` hands it. N = a rank's
+parameters (after tensor parallelism), d = data-parallel ranks, w = bytes of the compute precision
+(fp32 4, bf16 2; fp8 keeps its weights in bf16). Bytes a parameter:
+
+    stage, precision   its optimizer           weights  masters  moments  gradients
+    0  fp32            the client's own        4        -        8        4 (.grad)
+    0  half            FP16_UnfusedOptimizer   2        4        8        2 (.grad), 4 in the update
+    1  bf16, fp32 sums BF16_Optimizer          2        4/d      8/d      4 for good, and 2 (.grad)
+    1  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w (.grad), w/d twice in the update
+    2  bf16, fp32 sums DeepSpeedZeroOptimizer  2        4/d      8/d      4/d
+    2  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w/d, twice while summing
+    3                  ..._Stage3              w/d      4/d      8/d      w/d, and 4/d in the update
+
+Stage 1 shards neither the gradients nor, in bf16, their fp32 sums: 6 bytes a parameter that no number of
+ranks makes smaller. Stages 1 and 2 in fp32 hold masters beside weights that are equal to them.
+
+Communication buffers: stages 1 to 3 copy gradients into a bucket of ``reduce_bucket_size`` elements,
+allocated whole when backward begins (two with ``overlap_comm``; stage 3: for good); stages 0 and 1 (bf16)
+join gradients into one tensor of at most 500 million elements at the end of the last backward, and cast it to the
+communication precision. On a CPU memory that is allocated and never written is none.
+
+Stage 3 gathers the weights of a layer before it runs and keeps up to ``stage3_max_live_parameters``
+elements: up to there it holds all weights from the forward's end to the backward's.
+
+Four instants can be the peak, and are counted apart:
+
+    loss              all activations, a chunk of logits, and the gradients of the micro steps before
+    backward begins   all activations and what the backward of one layer needs
+    backward ends     no activations, all gradients, and the buffers of their reduction
+    update            gradients in fp32 beside masters and moments
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from megabert.planner.parameters import LocalParameters
+
+LOSS, BEGINS, ENDS, UPDATE = "loss", "backward begins", "backward ends", "update"
+INSTANTS = (LOSS, BEGINS, ENDS, UPDATE)
+ALLREDUCE_ELEMENTS = 500_000_000
+"""Elements that DeepSpeed joins for one all-reduce at stages 0 and 1 (its own constant)."""
+FP32 = 4
+Parts = dict[str, float]
+"""Name of a part -> bytes a rank."""
+
+
+def compute_bytes(precision: str) -> int:
+    """w: bytes of a weight or an activation in the compute precision."""
+    return FP32 if precision == "fp32" else 2
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """DeepSpeed's sizes, in elements (its defaults; ``ds_configs/`` has smaller ones)."""
+
+    reduce: int = 500_000_000
+    double: bool = False
+    prefetch: int = 50_000_000
+    live: int = 1_000_000_000
+    sub_group: int = 1_000_000_000
+
+    @classmethod
+    def of(cls, zero: Mapping[str, Any]) -> Buckets:
+        """The sizes of a ``zero_optimization`` section."""
+        names = {
+            "reduce_bucket_size": "reduce",
+            "stage3_prefetch_bucket_size": "prefetch",
+            "stage3_max_live_parameters": "live",
+            "sub_group_size": "sub_group",
+        }
+        given = {ours: int(zero[theirs]) for theirs, ours in names.items() if theirs in zero}
+        return replace(cls(double=bool(zero.get("overlap_comm", False))), **given)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How the optimizer's state is divided.
+
+    Attributes:
+        stage: of ZeRO.
+        precision: "fp32", "bf16", "fp16" or "fp8".
+        ranks: d, data-parallel ranks.
+        buckets: DeepSpeed's sizes.
+        on_cpu: ranks are processes of one machine without accelerators.
+    """
+
+    stage: int
+    precision: str
+    ranks: int
+    buckets: Buckets = Buckets()
+    on_cpu: bool = False
+
+    @property
+    def fp32_sums(self) -> bool:
+        """Whether gradients of a half precision are summed in fp32 (megabert's choice for bf16)."""
+        return self.precision in ("bf16", "fp8") and self.stage in (1, 2)
+
+
+def state_bytes(n: LocalParameters, sharding: Sharding, *, accumulates: bool) -> dict[str, Parts]:
+    """Bytes of every part at each instant, without activations.
+
+    ``accumulates``: an update has more than one micro step.
+    """
+    held = _held(n, sharding)
+    more = {
+        0: _unpartitioned,
+        1: _summed_whole if sharding.fp32_sums else _stage_one,
+        2: _stage_two,
+        3: _stage_three,
+    }[sharding.stage](n, sharding, accumulates)
+    loss = dict(more[BEGINS])
+    if sharding.stage < 3:
+        loss.pop("communication buckets", None)  # made when backward begins
+    return {instant: _sum(held, part) for instant, part in {LOSS: loss, **more}.items()}
+
+
+def _sum(*parts: Parts) -> Parts:
+    total: Parts = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _held(n: LocalParameters, s: Sharding) -> Parts:
+    """What is there from the first update to the last."""
+    own = n.total / (s.ranks if s.stage else 1)
+    has_masters = s.stage > 0 or s.precision != "fp32"
+    return {
+        "weights": compute_bytes(s.precision) * (own if s.stage == 3 else n.total),
+        "masters": FP32 * own if has_masters else 0.0,
+        "moments": 2 * FP32 * own,
+    }
+
+
+def small_tensors(n: LocalParameters, width: int, limit: float) -> float:
+    """Bytes of all parameters, ``width`` bytes each, in tensors below ``limit`` bytes."""
+    return width * (n.total - (n.largest if width * n.largest >= limit else 0))
+
+
+def _joined(n: LocalParameters) -> int:
+    """Elements that are joined, and so copied, for one all-reduce of both optimizer groups' sums."""
+    return n.total if n.weights <= ALLREDUCE_ELEMENTS else 0
+
+
+def _unpartitioned(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+    gradients = compute_bytes(s.precision) * n.total
+    joined = min(n.total, ALLREDUCE_ELEMENTS + n.largest)
+    in_update = FP32 * n.total if s.precision != "fp32" else 0.0
+    return {
+        BEGINS: {"gradients": gradients if accumulates else 0.0},
+        ENDS: {
+            "gradients": gradients,
+            "communication buckets": compute_bytes(s.precision) * joined,
+        },
+        UPDATE: {"gradients": gradients + in_update},
+    }
+
+
+def _summed_whole(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+    """BF16_Optimizer: fp32 sums of all gradients on every rank, reduced in bf16."""
+    sums, own = FP32 * n.total, compute_bytes(s.precision) * n.total
+    joined = _joined(n)
+    cast = 2 * (joined or n.weights)
+    return {
+        BEGINS: {"gradient sums": sums, "gradients": own if accumulates else 0.0},
+        ENDS: {
+            "gradient sums": sums,
+            "gradients": own,
+            "communication buckets": FP32 * joined + cast,
+        },
+        UPDATE: {"gradient sums": sums, "gradients": own},
+    }
+
+
+def _bucket(n: LocalParameters, s: Sharding) -> tuple[float, float]:
+    """Bytes of the reduction buckets: (allocated when backward begins, filled at its end)."""
+    width = compute_bytes(s.precision)
+    filled = width * min(n.total, s.buckets.reduce)
+    allocated = width * s.buckets.reduce
+    count = 2 if s.buckets.double else 1
+    return (0.0, filled) if s.on_cpu else (count * allocated, count * allocated)
+
+
+def _stage_one(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+    """Gradients wait in ``.grad``; one after another moves into the bucket, then its slice out again."""
+    width = compute_bytes(s.precision)
+    gradients, own = width * n.total, width * n.total / s.ranks
+    begin, end = _bucket(n, s)
+    moved = width * min(n.total, s.buckets.reduce)
+    flat = moved if s.ranks > 1 else 0.0  # slices of several ranks are joined once more
+    cast = FP32 * n.total / s.ranks if width < FP32 else 0.0
+    return {
+        BEGINS: {
+            "gradients": gradients if accumulates else 0.0,
+            "communication buckets": begin,
+        },
+        ENDS: {
+            "gradients": gradients - moved,
+            "communication buckets": end + max(flat, own),
+        },
+        UPDATE: {"gradient slices": 2 * own + cast},
+    }
+
+
+def _stage_two(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+    width = FP32 if s.fp32_sums else compute_bytes(s.precision)
+    own = width * n.total / s.ranks
+    begin, end = _bucket(n, s)
+    flat = compute_bytes(s.precision) * min(n.total, s.buckets.reduce) if s.ranks > 1 else 0.0
+    twice = 1 if s.fp32_sums or not accumulates else 2
+    cast = FP32 * n.total / s.ranks if width < FP32 else 0.0
+    return {
+        BEGINS: {
+            "gradient slices": own if accumulates else 0.0,
+            "communication buckets": begin,
+        },
+        ENDS: {"gradient slices": twice * own, "communication buckets": end + flat},
+        UPDATE: {"gradient slices": (1 if s.fp32_sums else 2) * own + cast},
+    }
+
+
+def _stage_three(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+    width = compute_bytes(s.precision)
+    own = width * n.total / s.ranks
+    bucket = width * (min(n.total, s.buckets.reduce) if s.on_cpu else s.buckets.reduce)
+    live = width * min(n.total, s.buckets.live + s.buckets.prefetch)
+    in_update = FP32 * min(n.total / s.ranks, s.buckets.sub_group)
+    backward = {
+        "gradient slices": own,
+        "gathered weights": live,
+        "communication buckets": bucket,
+    }
+    del accumulates  # the slices of gradients are there from the start
+    # the layers whose gradients wait for their reduction
+    waiting = width * min(n.total, s.buckets.reduce + n.largest)
+    return {
+        BEGINS: backward,
+        ENDS: _sum(backward, {"gradients": waiting}),
+        UPDATE: {"gradient slices": own + in_update, "communication buckets": bucket},
+    }

@@ -1,0 +1,62 @@
+"""The time of one update, added up part by part (nothing is taken to overlap, but the loader's own work):
+
+forward and backward   model FLOPs of the computed tokens / (t x peak x efficiency)
+recomputation          the layers' forward once more, with activation checkpointing
+summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
+optimizer              40 bytes a parameter of the slice, and 4 + w for the weights' copy in a half
+                       precision
+tensor, data exchanges see ``collectives``
+waiting for data       what the loader, one core a rank, takes longer than all of the above
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megabert.config import ModelConfig
+from megabert.engine.config import Batch
+from megabert.planner.collectives import Exchange
+from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
+from megabert.planner.parameters import LocalParameters
+from megabert.planner.recipe import Recipe
+from megabert.planner.settings import LayoutSettings
+from megabert.planner.states import FP32, Sharding, compute_bytes
+
+LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
+"""Samples/s that one core makes at these lengths (docs/loader.md)."""
+OPTIMIZER_BYTES = 40
+"""Traffic of LAMB's two passes, bytes a parameter in fp32 (docs/lamb.md); one pass would be 28."""
+
+
+def update_times(
+    machine: Machine,
+    model: ModelConfig,
+    recipe: Recipe,
+    layout: LayoutSettings,
+    sharding: Sharding,
+    n: LocalParameters,
+    batch: Batch,
+    exchanges: Sequence[Exchange],
+) -> dict[str, float]:
+    """Part -> seconds of one update of a rank."""
+    precision, width = sharding.precision, compute_bytes(sharding.precision)
+    speed = machine.peak[precision] * machine.efficiency[precision]
+    memory = machine.memory_bandwidth * MEMORY_EFFICIENCY
+    sequences = batch.micro_size * batch.accumulation
+    flops = recipe.flops(model, sequences, real=layout.packing == "on") / layout.tensor_parallel
+    # fp32 sums: read gradient and sum, write sum, clear gradient; else the same without clearing
+    per_sum = (2 * width + 2 * FP32) if sharding.fp32_sums else 3 * width
+    sums = batch.accumulation if sharding.fp32_sums else batch.accumulation - 1
+    traffic = OPTIMIZER_BYTES + (FP32 + width if width < FP32 else 0)
+    own = n.total / (sharding.ranks if sharding.stage else 1)
+    times = {
+        "forward and backward": flops / speed,
+        "recomputation": flops / 3 / speed if layout.activation_checkpointing else 0.0,
+        "summing gradients": sums * per_sum * n.total / memory,
+        "optimizer": traffic * own / memory,
+        "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
+        "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
+    }
+    rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
+    times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))
+    return times
