@@ -20,7 +20,15 @@ if [ -d "$work/sample" ]; then
   echo "## Preparation, stage by stage"
   python benchmarks/preparation.py --dump en="$work/sample/dump.xml.bz2" --vocab "$work/tokenizer/vocab.txt" --profile
 fi
-echo "## Encoder beside transformers"; python benchmarks/step.py --model bert-mini
+echo "## Encoder beside transformers and plain torch"
+python benchmarks/step.py "$SHARDS" --models bert-tiny,bert-mini --lengths 128 --precisions fp32 --micro-batch-size 8 --rounds 5 --peers transformers,plain --profile
+echo "## Whole updates beside transformers with DeepSpeed"
+python benchmarks/training.py "$SHARDS" --model bert-tiny --micro-batch-size 8 --accumulation 2 --rounds 3 2>"$work/training.log"
+echo "## Compilations and jitter"; python benchmarks/jitter.py "$SHARDS" --model bert-tiny --steps 200
+if [ -d "$work/sample" ]; then
+  echo "## Fine-tuning beside transformers"
+  python benchmarks/finetune.py "$work/sample/train.json" --tokenizer "$SHARDS/tokenizer" --model bert-tiny --rounds 5
+fi
 echo "## Topologies"; python benchmarks/topologies.py --data "$SHARDS" --output "$work/topologies" --model bert-tiny
 echo "## LAMB against float64"; python benchmarks/lamb_matrix.py --max-ranks 2 --steps 5 2>"$work/lamb_matrix.log"
 echo "## One step of LAMB beside others"; python benchmarks/lamb.py --models bert-mini

@@ -1,0 +1,160 @@
+#!/usr/bin/env python
+"""A real run on one device beside its plan: peak memory, seconds an update, MFU.
+
+    python benchmarks/plan_run.py SHARDS [--model bert-large] [--phases 1,2] [--precisions bf16]
+        [--micro-tokens 32768] [--accumulation 4] [--updates 12] [--json FILE]
+
+Runs launch/pretrain.py for some packed updates, with dropout and ZeRO 1, and launch/plan.py with the
+same flags for this device. Figures of the run are those of its last line of metrics (half the updates).
+Memory on a GPU is what torch has handed out at most, and the plan's figure is given without its constant
+for what lies outside torch; on a CPU it is the process's largest resident size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.steps.rounds import environment, markdown_table, write_json
+from megabert.config import RECIPES
+from megabert.data.schema import load_manifest
+from megabert.hardware import find_accelerator
+from megabert.log import UserError, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def device_name() -> str:
+    """This device as launch/plan.py calls it.
+
+    Raises:
+        UserError: a GPU that it does not know.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name()
+    accelerator = find_accelerator(name)
+    if accelerator is None:
+        raise UserError(f"{name}: launch/plan.py knows no such device; see megabert/hardware.py")
+    return accelerator.name
+
+
+def run(command: list[str]) -> str:
+    """Standard output of a command of ours.
+
+    Raises:
+        UserError: it failed; with the last line of what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
+        raise UserError(f"{command[0]}: exit status {done.returncode}: {said}")
+    return done.stdout
+
+
+def planned_bytes(plan: dict[str, Any], cuda: bool) -> float:
+    """The plan's peak; of a GPU without what lies outside torch's allocator."""
+    memory = plan["memory"]
+    outside = next(iter(memory["instants"].values()))["framework"] if cuda else 0.0
+    return memory["peak_bytes"] - outside
+
+
+def beside_plan(arguments: argparse.Namespace, phase: int, precision: str) -> dict[str, Any]:
+    """Run and plan of one phase."""
+    length = RECIPES[phase].seq_length
+    micro = max(1, arguments.micro_tokens // length)
+    shared = [
+        "--model", arguments.model, "--phase", str(phase), "--precision", precision,
+        "--packing", "on", "--micro-batch-size", str(micro),
+        "--global-batch-size", str(micro * arguments.accumulation),
+        "--steps", str(arguments.updates),
+    ]  # fmt: skip
+    own = [
+        "--data", str(arguments.shards), "--zero-stage", "1", "--lr", "1e-4",
+        "--log-interval", str(max(1, arguments.updates // 2)), "--save-interval", "0",
+        "--eval-interval", "0", "--eval-samples", str(micro), "--trust-ratio-interval", "0",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        run(["launch/pretrain.py", *shared, *own, "--output", str(output)])
+        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [line for line in map(json.loads, lines) if "tokens_per_second" in line][-1]
+    vocabulary = load_manifest(arguments.shards).tokenizer.vocab_size
+    device = ["--gpu", device_name(), "--gpus", "1", "--zero", "1"]
+    sizes = ["--vocab-size", str(vocabulary)]
+    plan = json.loads(run(["launch/plan.py", *shared, *device, *sizes, "--json"]))
+    return {
+        "model": arguments.model,
+        "phase": phase,
+        "precision": precision,
+        "micro_batch_size": micro,
+        "accumulation": arguments.accumulation,
+        "peak_memory_bytes": metrics["peak_memory_bytes"],
+        "planned_memory_bytes": planned_bytes(plan, torch.cuda.is_available()),
+        "update_seconds": metrics["update_seconds_p50"],
+        "planned_update_seconds": plan["time"]["step_seconds"],
+        "mfu": metrics["mfu"],
+        "planned_mfu": plan["mfu"],
+        "metrics": metrics,
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--model", default="bert-large", help="preset (bert-large)")
+    parser.add_argument("--phases", default="1,2", help="recipes, with commas (1,2)")
+    parser.add_argument("--precisions", default="bf16", help="with commas (bf16)")
+    parser.add_argument(
+        "--micro-tokens", type=int, default=32768, help="a micro step, padded (32768)"
+    )
+    parser.add_argument("--accumulation", type=int, default=4, help="micro steps an update (4)")
+    parser.add_argument("--updates", type=int, default=12, help="of each run (12)")
+    parser.add_argument("--json", type=Path, help="write everything there too")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    arguments = parse(argv)
+    found = []
+    for phase in map(int, arguments.phases.split(",")):
+        for precision in arguments.precisions.split(","):
+            found.append(beside_plan(arguments, phase, precision))
+    header = (
+        "model", "phase", "precision", "micro batch", "peak memory, GB", "planned", "ratio",
+        "update, s", "planned", "real tokens/s", "MFU", "planned",
+    )  # fmt: skip
+    rows = [
+        (
+            one["model"], one["phase"], one["precision"], one["micro_batch_size"],
+            one["peak_memory_bytes"] / 1e9, one["planned_memory_bytes"] / 1e9,
+            one["peak_memory_bytes"] / one["planned_memory_bytes"],
+            one["update_seconds"], one["planned_update_seconds"],
+            float(one["metrics"]["tokens_per_second"]), one["mfu"], one["planned_mfu"],
+        )
+        for one in found
+    ]  # fmt: skip
+    print(markdown_table(header, rows))
+    about = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    write_json(arguments.json, {"environment": about, "cases": found})
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
