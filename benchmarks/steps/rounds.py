@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from megabert.engine.cpu import keep_freed_memory
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """wall: seconds of the clock. cpu: of this process over all its threads, for busy machines."""
 
@@ -64,7 +66,8 @@ def peak_memory(device: torch.device) -> int:
 
 
 def choose_device(threads: int | None) -> torch.device:
-    """The GPU if there is one; ``threads`` holds for all contestants, as they share the process."""
+    """The GPU if there is one; threads and memory settings hold for all contestants alike."""
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -33,7 +33,7 @@ def prepare_cpu(environment: Mapping[str, str]) -> None:
 
     Cores and threads are left alone where OMP_NUM_THREADS is set: somebody has chosen.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     if "OMP_NUM_THREADS" in environment or not hasattr(os, "sched_setaffinity"):
         return
     ranks = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)
@@ -43,7 +43,7 @@ def prepare_cpu(environment: Mapping[str, str]) -> None:
     get_logger().info("this rank's cores: %s", ", ".join(map(str, cores)))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc serve large tensors from the heap, and keep what is freed; nothing elsewhere."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -111,23 +111,24 @@ class _AddNorm(torch.autograd.Function):
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ids: Tensor, weight: Tensor, first: int) -> Tensor:
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, first: int | None) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.first, ctx.rows, ctx.dtype = first, len(weight), weight.dtype
+        ctx.first, ctx.rows, ctx.dtype = first or 0, len(weight), weight.dtype
         return _look_up(ids, weight, first)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
         (ids,) = ctx.saved_tensors
-        table = native.embedding_backward(grads[0], ids, ctx.rows, ctx.first)
+        grad = grads[0].reshape(-1, grads[0].size(-1))
+        table = native.embedding_backward(grad, ids.reshape(-1), ctx.rows, ctx.first)
         return None, table.to(ctx.dtype), None
 
 
-def _look_up(ids: Tensor, weight: Tensor, first: int) -> Tensor:
+def _look_up(ids: Tensor, weight: Tensor, first: int | None) -> Tensor:
+    if first is None:
+        return F.embedding(ids, weight)
     local = ids - first
     elsewhere = (local < 0) | (local >= len(weight))
-    if first == 0 and ids.device.type == "cpu" and not bool(elsewhere.any()):
-        return F.embedding(ids, weight)
     rows = F.embedding(local.masked_fill(elsewhere, 0), weight)
     return rows.masked_fill(elsewhere.unsqueeze(-1), 0.0)
 
@@ -160,10 +161,11 @@ def add_norm(
     return total, normed
 
 
-def embedding(ids: Tensor, weight: Tensor, first: int = 0) -> Tensor:
-    """Rows of a table that holds ids ``first .. first + len(weight) - 1``; zeros for other ids.
+def embedding(ids: Tensor, weight: Tensor, first: int | None = None) -> Tensor:
+    """Rows of a table: int64 ``[...]``, ``[rows, C]`` -> ``[..., C]``.
 
-    int64 ``[T]``, ``[rows, C]`` -> ``[T, C]``.
+    With ``first`` the table is a part of one: it holds ids ``first .. first + rows - 1``, and other
+    ids give zeros.
     """
     if implementation(weight) is native:
         out: Tensor = _Embedding.apply(ids, weight, first)

@@ -47,7 +47,7 @@ from megabert.parallel.layers import (
     VocabParallelEmbedding,
 )
 from megabert.parallel.linear import column_linear
-from megabert.parallel.mappings import own_tokens, scatter_sum, shared, whole_tokens
+from megabert.parallel.mappings import own_tokens, shared, whole_tokens
 from megabert.parallel.rng import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -122,11 +122,10 @@ class Embeddings(nn.Module):
         dropout: Dropout | None,
     ) -> Tensor:
         """int64 ``[T]`` each -> ``[T or T/t, H]``."""
-        words = self.word_embeddings
         tables = shared(
             [self.token_type_embeddings.weight, self.position_embeddings.weight], self.tp
         )
-        x = scatter_sum(embedding(input_ids, words.weight, words.first), self.tp)
+        x = self.word_embeddings(input_ids)
         for ids, table in zip((token_type_ids, position_ids), tables):
             x = x + embedding(own_tokens(ids, self.tp), table)
         if self.norm is not None:

@@ -19,9 +19,9 @@ communicate.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megabert.kernels.ops import embedding
 from megabert.parallel.linear import column_linear, row_linear
 from megabert.parallel.mappings import scatter_sum, shared
 from megabert.parallel.products import Products
@@ -115,9 +115,5 @@ class VocabParallelEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of this rank, zeros for the others' rows, summed by the exit."""
-        if self.tp.size == 1:
-            return F.embedding(ids, self.weight)
-        elsewhere = (ids < self.first) | (ids >= self.last)
-        local = (ids - self.first).masked_fill(elsewhere, 0)
-        rows = F.embedding(local, self.weight).masked_fill(elsewhere.unsqueeze(-1), 0.0)
-        return scatter_sum(rows, self.tp)  # [..., width]
+        first = self.first if self.tp.size > 1 else None
+        return scatter_sum(embedding(ids, self.weight, first), self.tp)  # [..., width]
