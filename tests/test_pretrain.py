@@ -27,20 +27,21 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank, no ZeRO, no dropout."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    train(shards, run, "--dropout", "0", "--zero-stage", "0", "--micro-batch-size", "8")
+    train(shards, run, "--dropout", "0.1", "--zero-stage", "0", "--micro-batch-size", "8")
     return run
 
 
 TOPOLOGIES = [
     (1, ["--zero-stage", "1", "--micro-batch-size", "1"]),
-    (2, ["--zero-stage", "2"]),
+    (2, ["--zero-stage", "2", "--packing", "off"]),
     (2, ["--zero-stage", "1", "--tensor-parallel", "2", "--activation-checkpointing", "on"]),
     (2, ["--zero-stage", "0"]),
     (4, ["--zero-stage", "3", "--tensor-parallel", "2"]),
-    (1, ["--zero-stage", "0", "--packing", "on", "--micro-batch-size", "8"]),
-    (2, ["--packing", "on", "--micro-batch-size", "1"]),
-    (2, ["--zero-stage", "3", "--packing", "on", "--micro-batch-size", "4"]),
-    (2, ["--tensor-parallel", "2", "--packing", "on", "--activation-checkpointing", "on"]),
+    (1, ["--zero-stage", "0", "--packing", "off", "--micro-batch-size", "2"]),
+    (2, ["--micro-batch-size", "1"]),
+    (2, ["--zero-stage", "3", "--micro-batch-size", "4"]),
+    (2, ["--tensor-parallel", "2", "--sequence-parallel", "on"]),
+    (4, ["--tensor-parallel", "2", "--sequence-parallel", "on", "--packing", "off"]),
 ]
 
 
@@ -48,7 +49,8 @@ TOPOLOGIES = [
 def test_topologies_agree(
     ranks: int, arguments: list[str], shards: Path, reference: Path, tmp_path: Path
 ) -> None:
-    lines = train(shards, tmp_path / "run", "--dropout", "0", *arguments, ranks=ranks)
+    """With dropout, too: its masks belong to samples and positions."""
+    lines = train(shards, tmp_path / "run", "--dropout", "0.1", *arguments, ranks=ranks)
     expected = metrics(reference)
     assert len(losses(lines)) == 4
     assert losses(lines) == pytest.approx(losses(expected), rel=1e-5)
@@ -119,7 +121,7 @@ def test_packing_and_resume(shards: Path, reference: Path, tmp_path: Path) -> No
     for name, values in whole_weights(halves).items():
         for key, tensor in values.items():
             assert torch.equal(tensor, weights[name][key]), f"{name} {key}"
-    off = ["--dropout", "0", "--zero-stage", "0"]
+    off = ["--dropout", "0.1", "--zero-stage", "0", "--packing", "off"]
     train(shards, mixed, *off, "--stop-after", "2")
     lines = train(shards, mixed, *off, *packed, "--resume", "auto", ranks=2)
     assert losses(lines) == pytest.approx(losses(metrics(reference)), rel=1e-5)
@@ -337,6 +339,11 @@ WRONG = [
     ((["--lamb-backend", "apex"]), "apex"),
     ((["--lr", "fast"]), "optimizer.lr = 'fast'"),
     ((["--no-such-flag"]), "unrecognized arguments"),
+    ((["--sequence-parallel", "on"]), "tensor-parallel to 2 or more"),
+    (
+        ["--sequence-parallel", "on", "--tensor-parallel", "3", "--packing", "off"],
+        "--seq-length 32 is not divisible by --tensor-parallel 3",
+    ),
     ((["--hidden-size", "33"]), "hidden_size 33 is not a multiple"),
 ]
 
@@ -371,7 +378,7 @@ def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) ->
         train(shards, reference)
     with pytest.raises(UserError, match="belongs to other settings: seed 42 -> 7"):
         train(
-            shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0",
+            shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0.1",
             "--zero-stage", "0", "--micro-batch-size", "8",
         )  # fmt: skip
     other = make_shards(tmp_path / "other", sha256="cd" * 32)

@@ -51,7 +51,7 @@ class LayoutSettings:
         "auto", "auto: bf16, or fp32 on a CPU"
     )
     activation_checkpointing: bool = setting(False, "recompute layers in backward (on|off)")
-    packing: Literal["on", "off"] = setting("off", "compute on real tokens only")
+    packing: Literal["on", "off"] = setting("on", "compute on real tokens only")
     deepspeed_config: Path | None = setting(
         None,
         "DeepSpeed JSON; its bucket sizes count here, nothing else",
