@@ -9,6 +9,7 @@ made with before DeepSpeed (stages 1 to 3) moves them into flat tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from megabert.config import ModelConfig
@@ -32,10 +33,10 @@ from megabert.planner.states import (
     state_bytes,
 )
 
-KEPT_BLOCK = 32 * 2**20
-"""Bytes below which glibc keeps a freed tensor's memory (its largest M_MMAP_THRESHOLD)."""
+KEPT_BLOCK = math.inf
+"""Bytes below which glibc keeps a freed tensor's memory: all, as megabert/engine/cpu.py has it."""
 GAPS = 1.15
-"""Memory that small tensors take over their own bytes (measured: bert-mini to bert-base, fp32 and bf16)."""
+"""Memory that kept tensors take over their own bytes (measured: bert-mini, fp32 and bf16)."""
 
 
 def rank_memory(
