@@ -1,9 +1,8 @@
 """Memory of a rank at each instant: states, activations, framework, and a CPU's allocator.
 
-A GPU's allocator gives freed memory to later tensors of any size. On a CPU glibc gives tensors of 32 MiB and
-more back to the system when they are freed and keeps the memory of smaller ones for other small ones: what
-small tensors took once, with the gaps between them, stays with the process while large ones come and go.
-The small ones of a run are activations, gradients before they are joined, and the fp32 weights that a model is
+A GPU's allocator gives freed memory to later tensors of any size. On a CPU megabert has glibc keep freed
+tensors (megabert/engine/cpu.py): what tensors took once, with the gaps between them, stays with the
+process. Those are activations, gradients before they are joined, and the fp32 weights that a model is
 made with before DeepSpeed (stages 1 to 3) moves them into flat tensors.
 """
 
