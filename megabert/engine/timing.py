@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Times:
         return self.phases.get(phase, 0.0) / self.timed if self.timed else 0.0
 
 
-class UpdateClock:
+class UpdateClock(ABC):
     """Times updates and their phases.
 
     Attributes:
@@ -96,22 +97,25 @@ class UpdateClock:
         if self.after_update is not None:
             self.after_update()
 
+    @abstractmethod
     def read(self) -> Times:
         """What was seen since the last reading; all updates must be finished on the device."""
-        raise NotImplementedError
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Must surround the updates."""
         return contextlib.nullcontext()
 
+    @abstractmethod
     def _begin(self, sampled: bool) -> None:
-        raise NotImplementedError
+        """An update begins."""
 
+    @abstractmethod
     def _enter(self, phase: str) -> None:
-        raise NotImplementedError
+        """A phase begins."""
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """The update ends."""
 
     def _show(self, phase: str | None) -> None:
         if self._range is not None:
