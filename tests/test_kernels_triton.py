@@ -25,8 +25,8 @@ from megabert.kernels import fused_triton, loss_triton  # noqa: E402
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 EPS = 1e-5
-ROUNDING = {FP32: 2e-6, BF16: 2.0**-8, FP16: 2.0**-11}
-"""Relative error of one rounding (fp32: of a few), the only one between two results."""
+ROUNDING = {FP32: 2e-6, BF16: 2.0**-7, FP16: 2.0**-10}
+"""Relative distance of neighbours (fp32: of a few): two results that differ by less may round apart."""
 
 
 @pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.training_runs import make_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("undone") / "shards")
+
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_stay_the_same(precision: str, root: Path, shards: Path, tmp_path: Path) -> None:
