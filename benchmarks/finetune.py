@@ -19,7 +19,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ from benchmarks.steps.rounds import (
     turns,
     write_json,
 )
-from megabert.config import ModelConfig, SquadSettings, model_config
+from megabert.config import ModelConfig, model_config
 from megabert.data.tokenization import load_tokenizer
 from megabert.log import UserError, run_command
 from megabert.model.heads import BertForQuestionAnswering
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutStreams
+from megabert.task_config import SquadSettings
 from megabert.tasks.batches import BatchPlan
 from megabert.tasks.squad import Squad
 from megabert.tasks.squad_features import SquadFeatures
@@ -170,7 +171,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
         UserError: losses differ by more than rounding.
     """
     tokenizer = load_tokenizer(arguments.tokenizer)
-    task = Squad(replace(SquadSettings(), max_length=arguments.max_length))
+    task = Squad(SquadSettings(), arguments.max_length)
     features = task.train_features(arguments.train, tokenizer, arguments.max_train_examples, 0)
     config = model_config(
         arguments.model,

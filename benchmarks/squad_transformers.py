@@ -24,7 +24,6 @@ from torch import nn
 from transformers import BertForQuestionAnswering, get_linear_schedule_with_warmup
 
 from megabert import flags
-from megabert.config import FinetuneSettings
 from megabert.convert import huggingface
 from megabert.data.tokenization import load_tokenizer
 from megabert.engine.checkpoint import write_json
@@ -34,6 +33,7 @@ from megabert.finetune import TOKENS_PER_MICRO_STEP, resolve
 from megabert.log import Progress, UserError, run_command
 from megabert.model.init import initial_tensor
 from megabert.naming import RUN_RESULTS
+from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Batch
 from megabert.tasks.batches import BatchPlan, steps_for
 from megabert.tasks.squad import Squad

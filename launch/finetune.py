@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert import flags
-from megabert.config import FinetuneSettings
 from megabert.log import run_command
+from megabert.task_config import FinetuneSettings
 
 DESCRIPTION = """\
 Fine-tune a pretrained encoder for a task, then score it.

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from megabert import flags
-from megabert.config import FinetuneSettings, ModelConfig
+from megabert.config import ModelConfig
 from megabert.convert.whole_model import WholeModel
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.checkpoint_record import write_json, write_text
@@ -43,19 +43,15 @@ from megabert.model.init import initialize_weights
 from megabert.model.weights import load_into, save_weights
 from megabert.naming import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
 from megabert.parallel.rng import DropoutStreams
+from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, packed, steps_for
-from megabert.tasks.squad import Squad
+from megabert.tasks.registry import make_task
 
 TOKENS_PER_MICRO_STEP = 8192
 """A micro batch that nobody set holds at most this many tokens."""
 
 log = get_logger()
-
-
-def make_task(settings: FinetuneSettings) -> Task:
-    """The task that ``--task`` names."""
-    return Squad(settings.squad)
 
 
 def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[str, Any]]:
@@ -113,7 +109,10 @@ def finetune(given: Values, config_file: Values) -> dict[str, Any]:
 
 def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Loop:
     """Read the inputs, claim the run folder, and build model and engine."""
-    task, place = make_task(settings), settings.task
+    place = settings.task
+    task = make_task(
+        place.task, place.max_length, settings.squad, settings.classification, settings.tagging
+    )
     assert place.output is not None
     from_main(world, partial(check_free, place.output))  # before the long reading
     batch = resolve_batch(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from megabert.config import FinetuneSettings
 from megabert.convert import checkpoint as own_weights
 from megabert.convert import huggingface
 from megabert.convert.whole_model import WholeModel
@@ -17,6 +16,7 @@ from megabert.engine.launch import World
 from megabert.log import UserError, get_logger
 from megabert.model.weights import is_weights_folder
 from megabert.naming import RUN_CHECKPOINTS
+from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
 
 log = get_logger()

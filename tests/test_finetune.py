@@ -77,8 +77,9 @@ def values(folder: Path, output: str, **sections: dict[str, Any]) -> dict[str, d
             "eval": str(folder / "train.json"),
             "output": str(folder / output),
             "log_interval": 1,
+            "max_length": 40,
         },
-        "squad": {"max_length": 40, "max_query_length": 8, "doc_stride": 12, "n_best": 4},
+        "squad": {"max_query_length": 8, "doc_stride": 12, "n_best": 4},
         "batch": {"global_batch_size": 8, "micro_batch_size": 2, "eval_batch_size": 3},
         "optimizer": {"lr": 2e-3, "steps": 4},
     }
@@ -170,7 +171,7 @@ def test_a_run_learns_scores_and_can_be_scored_again(place: Path, single: list[A
 
 def test_the_run_folder_can_be_repeated_from_its_own_config(place: Path, single: list[Any]) -> None:
     from megabert import flags
-    from megabert.config import FinetuneSettings
+    from megabert.task_config import FinetuneSettings
 
     config = flags.read_yaml(place / "one" / "config.yaml", FinetuneSettings)
     settings = flags.build(FinetuneSettings, config)
@@ -229,7 +230,7 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(place: Path) -> None:
         "missing": {"task": {"checkpoint": str(place / "prefixed")}},
         "no list 'data'": {"task": {"train": str(place / "wrong.json")}},
         "No such file": {"task": {"eval": str(place / "none.json")}},
-        "longer than the position table": {"squad": {"max_length": 65}},
+        "longer than the position table": {"task": {"max_length": 65}},
         "is not empty": {"task": {"output": str(place / "taken")}},
         "don't multiply out": {"batch": {"global_batch_size": 7}},
         "--checkpoint is missing": {"task": {"checkpoint": None}},

@@ -14,12 +14,13 @@ ALLOWED = {
     "hardware": set(),
     "flags": {"log"},
     "config": {"flags", "log", "naming"},
+    "task_config": {"config", "flags", "log", "naming"},
     "kernels": {"log"},
     "parallel": {"kernels", "config", "log", "naming"},
     "optim": {"config", "log", "naming"},
     "data": {"config", "log", "naming", "flags"},
     "model": {"kernels", "parallel", "config", "log", "naming"},
-    "tasks": {"model", "parallel", "data", "config", "log", "naming"},
+    "tasks": {"task_config", "model", "parallel", "data", "config", "log", "naming"},
     "convert": {"engine", "model", "parallel", "data", "config", "log", "naming", "flags"},
     "engine": {"kernels", "model", "parallel", "optim", "data", "config", "hardware", "log", "naming", "flags"},
     "pretrain_inputs": {"engine", "data", "config", "flags", "log", "naming"},
@@ -30,10 +31,10 @@ ALLOWED = {
     "pretrain": {
         "evaluation", "pretrain_batches", "pretrain_inputs", "guards", "engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
     "finetune_inputs": {
-        "engine", "tasks", "convert", "model", "parallel", "data", "config", "flags", "log", "naming",
+        "task_config", "engine", "tasks", "convert", "model", "parallel", "data", "config", "flags", "log", "naming",
     },
     "finetune": {
-        "finetune_inputs",
+        "finetune_inputs", "task_config",
         "engine", "tasks", "convert", "model", "parallel", "optim", "data", "config", "flags", "log",
         "naming",
     },

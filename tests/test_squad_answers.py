@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megabert.config import SquadSettings
+from megabert.task_config import SquadSettings
 from megabert.tasks.batches import packed
 from megabert.tasks.squad import Squad
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
@@ -53,8 +53,8 @@ def rows(tmp_path: Path) -> SquadFeatures:
         ("Ann", [qa("short", "Who?", ("Ann", 0))]),
         (" ", [qa("empty", "Who?", ("x", 0))]),
     )
-    limits = SquadSettings(max_length=40, max_query_length=4, doc_stride=10)
-    return SquadFeatures(read_squad(path), FakeTokenizer(), limits, training=False)
+    limits = SquadSettings(max_query_length=4, doc_stride=10)
+    return SquadFeatures(read_squad(path), FakeTokenizer(), limits, max_length=40, training=False)
 
 
 def outputs_of(features: SquadFeatures, start: torch.Tensor, end: torch.Tensor, n: int = 5):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabert.config import SquadSettings
 from megabert.log import UserError
+from megabert.task_config import SquadSettings
 from megabert.tasks.batches import WINDOW, BatchPlan, draw_subset, steps_for
 from megabert.tasks.squad_data import Answer, read_squad
 from megabert.tasks.squad_features import (

@@ -53,6 +53,7 @@ from megabert.parallel.rng import (
     AFTER_MLP,
     ATTENTION,
     EMBEDDINGS,
+    HEAD,
     DropoutStreams,
     MicroStepDropout,
 )
@@ -345,6 +346,24 @@ class BertModel(nn.Module):
         if self.final_norm is not None:
             x = self.final_norm(x)
         return x if kept is not None else x.view(*input_ids.shape, -1)
+
+    def head_dropout(
+        self,
+        rows: Tensor | None,
+        input_ids: Tensor,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
+    ) -> Dropout | None:
+        """Dropout of what a task's head reads of ``rows`` of the flat T (all when None)."""
+        longest = input_ids.size(-1) if max_seqlen is None else max_seqlen
+        _, places, lengths = self._layout(input_ids, None, cu_seqlens, longest)
+        dropout = self._dropout(places, lengths, sample_numbers, first_sample)
+        if dropout is None:
+            return None
+        keys = dropout.rows if rows is None else dropout.rows.index_select(0, rows)
+        return dropout.at(EMBEDDINGS, HEAD, keys)
 
     def _layout(
         self, ids: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None, longest: int

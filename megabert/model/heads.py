@@ -142,7 +142,7 @@ class BertForPreTraining(nn.Module):
             raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
         kept = masked_positions
         if self.nsp is not None:
-            kept = torch.cat([masked_positions, _first_tokens(input_ids, cu_seqlens)])
+            kept = torch.cat([masked_positions, first_tokens(input_ids, cu_seqlens)])
         hidden = self.bert(
             input_ids,
             token_type_ids,
@@ -240,7 +240,7 @@ class BertForQuestionAnswering(nn.Module):
         return tuple(_in_rows(side, cu_seqlens, max_seqlen) for side in (start, end))  # type: ignore[return-value]
 
 
-def _first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """Places of the sequences' first tokens in the flat rows, int64."""
     if cu_seqlens is not None:
         return cu_seqlens[:-1].long()

@@ -28,6 +28,9 @@ VERSION = 1
 QKV_LAYOUT = "separate"
 """Query, key and value are three tensors; a file that states any other layout is refused."""
 
+HEADS = ("mlm", "nsp", "qa", "sequence", "token", "crf")
+"""Modules beside the encoder, ``bert``."""
+
 VOCABULARY_TENSORS = ("bert.embeddings.word_embeddings.weight", "mlm.bias")
 """The tensors whose first dimension is the vocabulary."""
 
@@ -208,7 +211,7 @@ def load_into(
     missing = [name for name in absent if not name.startswith(prefixes)] if prefixes else absent
     extra = [name for name in tensors if name not in parameters]
     unexpected = [n for n in extra if n.startswith("bert.") and not n.startswith("bert.pooler.")]
-    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", "mlm", "nsp", "qa")]
+    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", *HEADS)]
     problems = []
     if missing:
         problems.append(f"{len(missing)} missing ({_first(missing)})")

@@ -22,6 +22,8 @@ EMBEDDINGS = -1
 """Layer number of the embeddings."""
 ATTENTION, AFTER_ATTENTION, AFTER_MLP = range(3)
 """Places of a layer: the attention's probabilities, and the outputs of its two blocks."""
+HEAD = 3
+"""Place of the layer EMBEDDINGS: what a task's head reads."""
 _PLACES = 4
 
 

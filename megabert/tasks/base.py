@@ -62,10 +62,29 @@ class Task(Protocol):
     name: str
     new_heads: tuple[str, ...]
     """Modules of the model that a pretrained checkpoint need not hold, as ``("qa",)``."""
+    metric: str
+    """The score that tells a better model from a worse one; larger is better."""
+    labels: tuple[str, ...]
+    """Names of the head's outputs, in their order; empty where they have no names. Found in the
+    training file, or adopted from a checkpoint."""
 
     @property
     def max_length(self) -> int:
         """Tokens of the longest row."""
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """Take over what a fine-tuned checkpoint was trained with, before anything else is called.
+
+        Args:
+            labels: of the checkpoint.
+            record: what :meth:`record` gave when it was saved; {} for a foreign checkpoint.
+
+        Raises:
+            UserError: they do not fit this task.
+        """
+
+    def record(self) -> dict[str, Any]:
+        """Plain values that a saved model needs, beside its labels, to be used again."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -74,6 +93,16 @@ class Task(Protocol):
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> Features:
         """Read a file to score, all of it."""
+
+    def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> Features:
+        """Unlabelled inputs as :mod:`launch.predict` gets them, in the field names of the task's files.
+
+        Raises:
+            UserError: a field is missing or of another type; the message names the item from 1.
+        """
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """One JSON object an item of ``item_features``, in their order."""
 
     def build_model(
         self,

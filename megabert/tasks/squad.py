@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from megabert.config import ModelConfig, SquadSettings
+from megabert.config import ModelConfig
 from megabert.model.heads import BertForQuestionAnswering
+from megabert.task_config import SquadSettings
 from megabert.tasks.base import Batch, Features, Forward, inputs_of
 from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad_data import read_squad
@@ -31,14 +32,24 @@ class Squad:
 
     name = "squad"
     new_heads: tuple[str, ...] = ("qa",)
+    metric = "f1"
+    labels: tuple[str, ...] = ()
 
-    def __init__(self, settings: SquadSettings) -> None:
+    def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
         self.settings = settings
+        self._max_length = max_length
 
     @property
     def max_length(self) -> int:
         """Tokens of the longest row."""
-        return self.settings.max_length
+        return self._max_length
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """Nothing to take over: a span has no labels."""
+
+    def record(self) -> dict[str, Any]:
+        """Nothing beside the weights."""
+        return {}
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -48,6 +59,7 @@ class Squad:
             read_squad(path),
             tokenizer,
             self.settings,
+            max_length=self.max_length,
             training=True,
             max_examples=max_examples,
             seed=seed,
@@ -55,7 +67,13 @@ class Squad:
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> SquadFeatures:
         """Rows of all questions that have a ground truth."""
-        return SquadFeatures(read_squad(path), tokenizer, self.settings, training=False)
+        return SquadFeatures(
+            read_squad(path),
+            tokenizer,
+            self.settings,
+            max_length=self.max_length,
+            training=False,
+        )
 
     def build_model(
         self,

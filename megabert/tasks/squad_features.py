@@ -21,8 +21,8 @@ from megabert.tasks.batches import draw_subset, pad_rows
 from megabert.tasks.squad_data import Answer, Problems, SquadData
 
 if TYPE_CHECKING:
-    from megabert.config import SquadSettings
     from megabert.data.tokenization import Encoded, Tokenizer
+    from megabert.task_config import SquadSettings
 
 _SPECIAL = 3  # [CLS] and two [SEP]
 
@@ -118,17 +118,19 @@ class SquadFeatures:
         tokenizer: Tokenizer,
         settings: SquadSettings,
         *,
+        max_length: int = 384,
         training: bool,
         max_examples: int | None = None,
         seed: int = 0,
     ) -> None:
-        if settings.max_length < settings.max_query_length + _SPECIAL + 1:
+        if max_length < settings.max_query_length + _SPECIAL + 1:
             raise UserError(
-                f"--max-length {settings.max_length} leaves no room for a context beside a "
+                f"--max-length {max_length} leaves no room for a context beside a "
                 f"question of --max-query-length {settings.max_query_length} and {_SPECIAL} special "
                 "tokens; raise the first or lower the second"
             )
         self.data, self.settings, self.training = data, settings, training
+        self.max_length = max_length
         self.special = tokenizer.special
         self.problems = Problems(dict(data.problems.counts), dict(data.problems.first))
         asked = np.asarray(
@@ -168,7 +170,7 @@ class SquadFeatures:
             if isinstance(answer, str):
                 self.problems.add(answer, f"id {question.id}")
                 continue
-            room = self.settings.max_length - len(query) - _SPECIAL
+            room = self.max_length - len(query) - _SPECIAL
             pieces = windows(len(context.ids), room, self.settings.doc_stride)
             for number, (start, length) in enumerate(pieces):
                 rows.append(_Row(len(kept), number, start, length))
@@ -245,7 +247,7 @@ class SquadFeatures:
         tokens = len(self._contexts[question.context].ids)
         if row.length == tokens:
             return np.ones(tokens, dtype=bool)
-        room = self.settings.max_length - len(self._queries[row.question]) - _SPECIAL
+        room = self.max_length - len(self._queries[row.question]) - _SPECIAL
         spans = windows(tokens, room, self.settings.doc_stride)
         return best_window(spans, tokens)[row.start : row.start + row.length] == row.window
 

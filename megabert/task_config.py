@@ -1,0 +1,118 @@
+"""Settings of ``launch/finetune.py``: the task, its inputs, and what differs from pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from megabert.config import (
+    BatchSettings,
+    Fraction,
+    OptimizerSettings,
+    ParallelSettings,
+    Probability,
+)
+from megabert.flags import setting
+
+TaskName = Literal[
+    "squad", "squad2",
+    "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli",
+    "tnews", "cluener", "conll",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Task and files"""
+
+    task: TaskName = setting("squad", "what to fine-tune for")
+    checkpoint: Path | None = setting(
+        None, "megabert folder, pretraining run, or Hugging Face BERT folder to start from"
+    )
+    train: Path | None = setting(None, "training file (none: only score --eval)")
+    eval: Path | None = setting(None, "file to score after training")
+    output: Path | None = setting(None, "new run folder (runs/TASK)")
+    max_length: PositiveInt | None = setting(
+        None, "tokens of a row at most (squad, squad2: 384; other tasks: 128)"
+    )
+    max_train_examples: PositiveInt | None = setting(
+        None, "use at most so many training examples, drawn by --seed"
+    )
+    random_init: bool = setting(
+        False, "take shape and tokenizer of --checkpoint, but random weights (on|off)"
+    )
+    seed: NonNegativeInt = setting(42, "new weights, order of examples and dropout")
+    log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    dropout: Probability | None = setting(None, "hidden and attention dropout (the checkpoint's)")
+
+
+@dataclass(frozen=True)
+class SquadSettings:
+    """Question answering (SQuAD)"""
+
+    doc_stride: PositiveInt = setting(128, "tokens from one window of a long context to the next")
+    max_query_length: PositiveInt = setting(64, "tokens of a question; the rest is cut off")
+    max_answer_length: PositiveInt = setting(30, "tokens of an answer at most")
+    n_best: PositiveInt = setting(20, "answers a question in nbest_predictions.json")
+
+
+@dataclass(frozen=True)
+class ClassificationSettings:
+    """Classification (GLUE, TNEWS)"""
+
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "weight of a label in the loss; balanced: in inverse proportion to its count"
+    )
+
+
+@dataclass(frozen=True)
+class TaggingSettings:
+    """Tagging (CLUENER, CoNLL)"""
+
+    crf: bool = setting(False, "a conditional random field on the linear head (on|off)")
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Evaluation, seeds and choice of the best"""
+
+
+@dataclass(frozen=True)
+class FinetuneBatchSettings(BatchSettings):
+    """Batch"""
+
+    global_batch_size: PositiveInt | None = setting(
+        32, "examples an update over all ranks", flags=("--batch-size", "--global-batch-size")
+    )
+    eval_batch_size: PositiveInt = setting(32, "examples a rank scores at once")
+
+
+@dataclass(frozen=True)
+class FinetuneOptimizerSettings(OptimizerSettings):
+    """Optimizer and schedule"""
+
+    epochs: PositiveFloat = setting(2.0, "times each example is seen (may be a fraction)")
+    optimizer: Literal["lamb", "lans", "adamw"] = setting("adamw", "optimizer")
+    lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
+    schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
+        "linear", "learning rate after warm-up"
+    )
+    warmup_fraction: Fraction | None = setting(0.1, "share of the steps with rising rate")
+    steps: PositiveInt | None = setting(None, "updates (from --epochs and the number of examples)")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """All settings of ``launch/finetune.py``."""
+
+    task: TaskSettings
+    squad: SquadSettings
+    classification: ClassificationSettings
+    tagging: TaggingSettings
+    selection: SelectionSettings
+    batch: FinetuneBatchSettings
+    optimizer: FinetuneOptimizerSettings
+    parallel: ParallelSettings

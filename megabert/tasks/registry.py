@@ -1,0 +1,34 @@
+"""Every task by its name."""
+
+from __future__ import annotations
+
+from megabert.log import UserError
+from megabert.task_config import (
+    ClassificationSettings,
+    SquadSettings,
+    TaggingSettings,
+)
+from megabert.tasks.base import Task
+from megabert.tasks.squad import Squad
+
+QA_LENGTH, OTHER_LENGTH = 384, 128
+"""Tokens of a row where ``--max-length`` is not given: question answering, and other tasks."""
+QUESTION_ANSWERING = ("squad", "squad2")
+
+
+def make_task(
+    name: str,
+    max_length: int | None,
+    squad: SquadSettings,
+    classification: ClassificationSettings,
+    tagging: TaggingSettings,
+) -> Task:
+    """The task of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    longest = max_length or (QA_LENGTH if name in QUESTION_ANSWERING else OTHER_LENGTH)
+    if name == "squad":
+        return Squad(squad, longest)
+    raise UserError(f"unknown task {name!r}")
