@@ -3,8 +3,10 @@
 
     python launch/convert.py --from megabert --input runs/bert-large-phase2 --to huggingface --output hf
     python launch/convert.py --from huggingface --input hf --to megabert --output megabert-folder
+    python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
 
-The output appears only after both sides have been loaded and their outputs compared on sample text.
+The output appears only after it has been read back, its tensors compared with the source's bit for
+bit, and both sides' outputs compared on sample text.
 """
 
 from __future__ import annotations
@@ -34,12 +36,21 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="megabert: a run (its newest checkpoint), a checkpoint folder of any ZeRO stage and "
-        "topology, or a megabert folder; huggingface: the folder with config.json",
+        "topology, or a megabert folder; huggingface: the folder with config.json (or "
+        "bert_config.json); google-tf: a folder with a checkpoint, or its prefix "
+        "(.../bert_model.ckpt); nvidia: the .pt file; mindspore: the .ckpt file",
     )
     source.add_argument(
         "--tokenizer",
         type=Path,
-        help="folder of tokenizer files (default: those beside the input)",
+        help="folder of tokenizer files, or vocab.txt (default: those beside the input); its size "
+        "tells the true vocabulary of a checkpoint with padding rows",
+    )
+    source.add_argument(
+        "--model-config",
+        type=Path,
+        help="JSON with the encoder's shape, in the field names of bert_config.json, for weights "
+        "that lie without one (default: the file beside the input)",
     )
     target = made.add_argument_group("output")
     target.add_argument(
@@ -71,12 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.output,
             tokenizer=given.tokenizer,
             force=given.force,
+            model_config=given.model_config,
         )
     )
     if result.unchanged:
         print(f"{result.output} already holds this conversion, unharmed")
         return 0
     print(f"{result.model.head} model, {len(result.model.tensors)} tensors, {result.model.origin}")
+    print(*result.left_out(), sep="\n", end="\n" if result.model.left_out else "")
     if result.comparison is not None:
         print("\n".join(result.comparison.lines()))
     print(f"wrote {result.output}")

@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from megabert.convert import huggingface
+from megabert.convert.bert_config import read_object
+from megabert.convert.huggingface_labels import label_values
 from megabert.convert.samples import MASKED_PAIR, Batch, id_batch, same_ids, text_batch
 from megabert.convert.whole_model import (
     ENCODER_ONLY,
     MASKED_LM,
     PRETRAINING,
     QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
     WholeModel,
     build,
 )
@@ -30,6 +34,13 @@ from megabert.log import UserError
 
 TOLERANCE = 1e-5
 TOP = 5
+CLASS_LOGITS = {
+    SEQUENCE_CLASSIFICATION: "sequence logits",
+    TOKEN_CLASSIFICATION: "token logits",
+}
+"""Output of each classification head; before a conditional random field: the emissions."""
+PER_SEQUENCE = ("NSP logits", "pooler", CLASS_LOGITS[SEQUENCE_CLASSIFICATION])
+"""Outputs [B, ...]; all others are [B, S, ...] and compared on real tokens."""
 
 Outputs = dict[str, Tensor]
 Side = Callable[[Batch], Outputs]
@@ -44,12 +55,16 @@ class Comparison:
         tokens: real tokens compared.
         predictions: side -> the best words for the masked one, with probabilities.
         sentence: the masked sentence.
+        tensors: those read back from the output, all equal to the source's bit for bit.
+        note: what ran on each side, where it was not the format's own software.
     """
 
     differences: dict[str, tuple[float, float]] = field(default_factory=dict)
     tokens: int = 0
     sentence: str = ""
     predictions: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    tensors: int = 0
+    note: str = ""
 
     @property
     def failures(self) -> list[str]:
@@ -67,6 +82,10 @@ class Comparison:
             for name, (difference, largest) in self.differences.items()
         ]
         text = [f"compared on {self.tokens} tokens (tolerance {TOLERANCE:g}):", *told]
+        if self.tensors:
+            text.insert(0, f"read back: {self.tensors} tensors, equal bit for bit")
+        if self.note:
+            text.append(f"  {self.note}")
         if self.predictions:
             text.append(f"  {self.sentence}")
         for side, words in self.predictions.items():
@@ -79,6 +98,8 @@ class Comparison:
         return {
             "tolerance": TOLERANCE,
             "tokens": self.tokens,
+            "tensors_equal": self.tensors,
+            "note": self.note,
             "largest_difference": {k: d for k, (d, _) in self.differences.items()},
             "largest_value": {k: v for k, (_, v) in self.differences.items()},
         }
@@ -94,6 +115,8 @@ def our_side(model: WholeModel) -> Side:
         if head == QUESTION_ANSWERING:
             start, end = ours(*inputs)
             return {"start logits": start, "end logits": end}
+        if head in CLASS_LOGITS:
+            return {CLASS_LOGITS[head]: ours(*inputs)}
         if head == ENCODER_ONLY:
             hidden = ours.bert(*inputs)
             pooled = {"pooler": ours.bert.pooler(hidden[:, 0])} if has_pooler else {}
@@ -104,44 +127,53 @@ def our_side(model: WholeModel) -> Side:
     return run
 
 
-def their_side(folder: Path, model: WholeModel) -> Side:
-    """Forward pass of transformers on a folder.
+def their_side(folder: Path, model: WholeModel, config: Path | None = None) -> Side:
+    """Forward pass of transformers on a folder; its vocabulary is cut to the true one.
 
     Args:
         folder: what transformers loads.
         model: the same model as megabert sees it: says which class, and what may be absent.
+        config: file with the configuration, where the folder has no config.json.
 
     Raises:
         UserError: transformers misses a tensor or meets one that nobody accounted for.
     """
-    theirs = load_transformers(folder, model)
-    head, has_pooler = model.head, model.has_pooler
+    theirs = load_transformers(folder, model, config)
+    head, has_pooler, words = model.head, model.has_pooler, model.config.vocab_size
 
     def run(batch: Batch) -> Outputs:
         output = theirs(**batch.as_dict())
         if head == QUESTION_ANSWERING:
             return {"start logits": output.start_logits, "end logits": output.end_logits}
+        if head in CLASS_LOGITS:
+            return {CLASS_LOGITS[head]: output.logits}
         if head == ENCODER_ONLY:
             pooled = {"pooler": output.pooler_output} if has_pooler else {}
             return {"hidden states": output.last_hidden_state, **pooled}
         if head == MASKED_LM:
-            return {"MLM logits": output.logits}
+            return {"MLM logits": output.logits[..., :words]}
         return {
-            "MLM logits": output.prediction_logits,
+            "MLM logits": output.prediction_logits[..., :words],
             "NSP logits": output.seq_relationship_logits,
         }
 
     return run
 
 
-def load_transformers(folder: Path, model: WholeModel) -> Any:
-    """The transformers model of a folder, in fp32 and evaluation mode.
+def load_transformers(folder: Path, model: WholeModel, config: Path | None = None) -> Any:
+    """The transformers model of a folder, in fp32 and evaluation mode; arguments as above.
 
     Raises:
         UserError: transformers cannot load it, or would start with made-up weights.
     """
     transformers = _transformers()
     name = huggingface.class_name(model)
+    family = huggingface.family_of(model.config)
+    more: dict[str, Any] = {}
+    if config is not None:
+        made = getattr(transformers, f"{family.class_prefix}Config")
+        labels = label_values(model) if model.outputs else {}
+        more["config"] = made(**{**read_object(config), **labels})
     try:
         theirs, told = getattr(transformers, name).from_pretrained(
             folder,
@@ -149,12 +181,13 @@ def load_transformers(folder: Path, model: WholeModel) -> Any:
             dtype=torch.float32,
             local_files_only=True,
             attn_implementation="eager",
+            **more,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"transformers' {name} does not load {folder}: {str(error).splitlines()[0]}"
         ) from error
-    table = huggingface.family_of(model.config).table
+    table = family.table
     explained = {name for name, _ in model.left_out}
     explained |= {n.theirs for n in table.expand(0) if n.ours in explained}
     bare = model.head == ENCODER_ONLY and not model.has_pooler
@@ -208,7 +241,7 @@ def _compare_batch(result: Comparison, ours: Outputs, theirs: Outputs, batch: Ba
     real = batch.attention_mask.bool()  # [B, S]
     for name, left in ours.items():
         right = theirs[name]
-        if left.shape[:2] == real.shape:
+        if name not in PER_SEQUENCE:
             left, right = left[real], right[real]
         difference = (left - right).abs().max().item()
         largest = max(left.abs().max().item(), right.abs().max().item())

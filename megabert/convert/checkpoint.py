@@ -51,6 +51,9 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> tuple[WholeMo
         tokenizer=tokenizer or tokenizer_in(folder),
         trained_positions=int(info.get("trained_positions", config.max_position_embeddings)),
         origin=str(folder),
+        labels=tuple(info.get("labels") or ()),
+        task=info.get("task"),
+        task_record=dict(info.get("task_record") or {}),
     )
     settle(model)
     return model, info.get("tokenizer_sha256")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from megabert.convert import checkpoint, huggingface
+from megabert.convert import huggingface
 from megabert.convert.check import (
     Comparison,
     Side,
@@ -19,18 +19,15 @@ from megabert.convert.check import (
     our_side,
     their_side,
 )
-from megabert.convert.tokenizer import complete, open_tokenizer
+from megabert.convert.formats import HUGGINGFACE, MEGABERT, WRITTEN, Format, Source, known
+from megabert.convert.names.table import first_names
+from megabert.convert.read_back import same_tensors
+from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.log import UserError, get_logger
 from megabert.model.weight_files import new_folder
-from megabert.model.weights import write_weights
 
-MEGABERT = "megabert"
-HUGGINGFACE = "huggingface"
-LATER = ("google-tf", "nvidia", "mindspore")
-"""Formats whose names are reserved; asking for one is refused."""
-FORMATS = (MEGABERT, HUGGINGFACE, *LATER)
 RECORD = "conversion.json"
 
 log = get_logger("megabert.convert")
@@ -41,12 +38,13 @@ class Request:
     """What to convert.
 
     Attributes:
-        source: format of the input, one of ``FORMATS``.
-        input: its folder.
+        source: format of the input, one of ``formats.FORMATS``.
+        input: its folder; a file or a checkpoint's prefix for some formats.
         target: format of the output.
         output: folder to make.
-        tokenizer: folder of tokenizer files where the input has none, or None.
+        tokenizer: folder of tokenizer files, or vocabulary file, where the input has none.
         force: replace an output folder that is there.
+        model_config: JSON with the encoder's shape, where the input has none.
     """
 
     source: str
@@ -55,6 +53,7 @@ class Request:
     output: Path
     tokenizer: Path | None = None
     force: bool = False
+    model_config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,21 @@ class Result:
     comparison: Comparison | None
     model: WholeModel
 
+    def left_out(self) -> list[str]:
+        """What the source holds and the output does not, one line a reason, with counts."""
+        return [
+            f"left out: {first_names(names)}: {reason}"
+            for reason, names in by_reason(self.model).items()
+        ]
+
+
+def by_reason(model: WholeModel) -> dict[str, list[str]]:
+    """Names of what is left out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in model.left_out:
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
 
 def convert(request: Request) -> Result:
     """Convert, check, and put the result in place.
@@ -76,13 +90,13 @@ def convert(request: Request) -> Result:
         UserError: the input is not what it should be, the output is in the way, or both sides do not
             compute the same. Nothing is left behind.
     """
-    for name in (request.source, request.target):
-        if name in LATER:
-            raise UserError(
-                f"the format {name} is not converted yet; there are: {MEGABERT}, {HUGGINGFACE}"
-            )
+    source, target = known(request.source), known(request.target)
+    if target.write is None:
+        raise UserError(
+            f"{target.name} is read, not written; --to takes one of {', '.join(WRITTEN)}"
+        )
     old = _existing(request)
-    model, trained_with = _read(request)
+    model, trained_with = source.read(_place(request))
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files: none are written", model.origin)
@@ -95,8 +109,6 @@ def convert(request: Request) -> Result:
             model.trained_positions,
             model.config.max_position_embeddings,
         )
-    for name, reason in model.left_out:
-        log.info("left out: %s (%s)", name, reason)
     fingerprint = _fingerprint(model)
     if old is not None and old.get("sha256") == fingerprint and old.get("to") == request.target:
         if _unharmed(request.output, old):
@@ -106,24 +118,39 @@ def convert(request: Request) -> Result:
             f"{request.output} holds another conversion; name another folder, or --force replaces it"
         )
     with new_folder(request.output, replace_existing=old is not None) as temporary:
-        comparison = _write_and_check(request, model, tokenizer, temporary)
-        record = {
-            "from": request.source,
-            "to": request.target,
-            "input": model.origin,
-            "sha256": fingerprint,
-            "head": model.head,
-            "trained_positions": model.trained_positions,
-            "left_out": dict(model.left_out),
-            "check": comparison.as_dict(),
-            "files": {
-                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted(temporary.iterdir())
-            },
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        (temporary / RECORD).write_text(text, encoding="utf-8")
+        target.write(temporary, model, tokenizer)
+        comparison = _check(request, target, model, tokenizer, temporary)
+        _write_record(request, model, comparison, fingerprint, temporary)
     return Result(request.output, False, comparison, model)
+
+
+def _place(request: Request) -> Source:
+    beside = next(p for p in request.output.absolute().parents if p.is_dir())
+    return Source(request.input, request.tokenizer, request.model_config, beside)
+
+
+def _write_record(
+    request: Request, model: WholeModel, comparison: Comparison, fingerprint: str, folder: Path
+) -> None:
+    record = {
+        "from": request.source,
+        "to": request.target,
+        "input": model.origin,
+        "sha256": fingerprint,
+        "head": model.head,
+        "task": model.task,
+        "labels": list(model.labels),
+        "trained_positions": model.trained_positions,
+        "left_out": dict(model.left_out),
+        "left_out_counts": {reason: len(names) for reason, names in by_reason(model).items()},
+        "check": comparison.as_dict(),
+        "files": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.iterdir())
+        },
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (folder / RECORD).write_text(text, encoding="utf-8")
 
 
 def _existing(request: Request) -> dict[str, Any] | None:
@@ -144,49 +171,24 @@ def _existing(request: Request) -> dict[str, Any] | None:
         ) from None
 
 
-def _read(request: Request) -> tuple[WholeModel, str | None]:
-    if request.source == HUGGINGFACE:
-        model, trained_with = huggingface.read(request.input), None
-    else:
-        beside = next(p for p in request.output.absolute().parents if p.is_dir())
-        model, trained_with = checkpoint.read(
-            request.input, scratch=beside, tokenizer=request.tokenizer
-        )
-    if request.tokenizer is not None:
-        model.tokenizer = request.tokenizer
-    return model, trained_with
-
-
-def _write_and_check(
-    request: Request, model: WholeModel, tokenizer: Tokenizer | None, folder: Path
+def _check(
+    request: Request, target: Format, model: WholeModel, tokenizer: Tokenizer | None, folder: Path
 ) -> Comparison:
-    """Fill the folder and compare what is read back from it with the source.
+    """Compare what is read back from the written folder with the source.
+
+    The source's side runs what the source's own software is, where it is here (transformers), and
+    else our model of its tensors, read a second time. So does the output's side.
 
     Raises:
         UserError: the sides differ.
     """
-    if request.target == HUGGINGFACE:
-        huggingface.write(folder, model, tokenizer.special.pad if tokenizer else 0)
-        right: Side = their_side(folder, model)
-    else:
-        write_weights(
-            folder,
-            model.config,
-            model.tensors,
-            model.tokenizer,
-            trained_positions=model.trained_positions,
-            source=model.origin,
-            tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
-        )
-        again, _ = checkpoint.read(folder)
-        right = our_side(again)
-    if tokenizer is not None:
-        complete(folder, tokenizer)
-    if request.source == HUGGINGFACE:
-        source_folder, _ = huggingface.model_folder(request.input)
-        left = their_side(source_folder, model)
-    else:
-        left = our_side(model)
+    reference = model
+    if request.source != MEGABERT:
+        reference, _ = known(request.source).read(_place(request))
+    again, _ = target.read(Source(folder))
+    tensors = same_tensors(reference, again)
+    left, ran_left = _source_side(request, reference)
+    right, ran_right = _side(request.target, folder, again)
     if tokenizer is not None:
         check_tokenizer(folder, tokenizer)
     names = (f"{request.source} (input)", f"{request.target} (output)")
@@ -196,12 +198,36 @@ def _write_and_check(
             f"the converted model does not compute the same: {'; '.join(comparison.failures)}; "
             "nothing was written"
         )
+    comparison.tensors = tensors
+    comparison.note = f"input run by {ran_left}, output by {ran_right}"
     return comparison
 
 
+def _source_side(request: Request, model: WholeModel) -> tuple[Side, str]:
+    if request.source != HUGGINGFACE:
+        return _side(request.source, request.input, model)
+    folder, _ = huggingface.model_folder(request.input)
+    return _side(HUGGINGFACE, folder, model, request.model_config)
+
+
+def _side(
+    format_name: str, folder: Path, model: WholeModel, config: Path | None = None
+) -> tuple[Side, str]:
+    """What runs a folder, and who that is."""
+    if format_name != HUGGINGFACE:
+        return our_side(model), "megabert"
+    family = huggingface.family_of(model.config)
+    if not family.runnable:
+        return our_side(model), f"megabert (transformers has no {family.class_prefix} any more)"
+    if config is None and not (folder / "config.json").is_file():
+        config = huggingface.config_file(folder)
+    return their_side(folder, model, config), "transformers"
+
+
 def _fingerprint(model: WholeModel) -> str:
-    """SHA-256 over configuration, tensors and tokenizer files: equal for equal results."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    """SHA-256 over configuration, task, tensors and tokenizer files: equal for equal results."""
+    about = [model.config.to_dict(), model.task, list(model.labels), model.task_record]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(model.tensors):
         digest.update(f"\n{name} {list(model.tensors[name].shape)}\n".encode())
         digest.update(_bytes(model.tensors[name]))

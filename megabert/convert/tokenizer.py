@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from megabert.convert.bert_config import read_object
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.log import UserError
 from megabert.model.weight_files import TOKENIZER_FILES
@@ -13,6 +15,25 @@ def tokenizer_in(folder: Path) -> Path | None:
     """``folder`` if it holds a tokenizer file, else None."""
     has_one = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return folder if has_one else None
+
+
+def word_count(place: Path) -> int:
+    """Ids that a tokenizer gives out, those of added tokens included.
+
+    Args:
+        place: folder with its files, or a vocabulary file.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    added: list[Any] = []
+    if (place / "added_tokens.json").is_file():
+        added += read_object(place / "added_tokens.json").values()
+    if (place / "tokenizer_config.json").is_file():
+        decoder = read_object(place / "tokenizer_config.json").get("added_tokens_decoder")
+        added += decoder if isinstance(decoder, dict) else ()
+    ids = [int(number) for number in added if str(number).isdecimal()]
+    return max(load_tokenizer(place).vocab_size, 1 + max(ids, default=-1))
 
 
 def open_tokenizer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,25 @@ from megabert.convert.names.table import first_names
 from megabert.log import UserError
 from megabert.model.bert import BertModel
 from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.task_heads import (
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 
 PRETRAINING = "pretraining"
 MASKED_LM = "masked language model"
 QUESTION_ANSWERING = "question answering"
+SEQUENCE_CLASSIFICATION = "sequence classification"
+TOKEN_CLASSIFICATION = "token classification"
 ENCODER_ONLY = "encoder"
+
+_HEAD_WEIGHTS = {
+    QUESTION_ANSWERING: "qa.classifier.weight",
+    SEQUENCE_CLASSIFICATION: "sequence.classifier.weight",
+    TOKEN_CLASSIFICATION: "token.classifier.weight",
+}
 
 
 @dataclass
@@ -33,6 +46,9 @@ class WholeModel:
         trained_positions: rows of the position table that training has seen.
         origin: where the weights come from, for the record and for messages.
         left_out: (name, reason) of everything in the source that is not converted.
+        labels: names of the outputs of a classification head, in their order; () if they have none.
+        task: the task that the model was fine-tuned for, as ``launch/finetune.py`` names it.
+        task_record: what that task needs besides, to be used again (``Task.record``).
     """
 
     config: ModelConfig
@@ -41,6 +57,9 @@ class WholeModel:
     trained_positions: int
     origin: str
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    labels: tuple[str, ...] = ()
+    task: str | None = None
+    task_record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:
@@ -48,10 +67,23 @@ class WholeModel:
         return "bert.pooler.dense.weight" in self.tensors
 
     @property
+    def has_crf(self) -> bool:
+        """Whether a conditional random field stands on the token head."""
+        return any(name.startswith("crf.") for name in self.tensors)
+
+    @property
+    def outputs(self) -> int:
+        """Scores a classification head gives; 0 for other heads."""
+        weight = self.tensors.get(_HEAD_WEIGHTS.get(self.head, ""))
+        counted = self.head in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+        return len(weight) if weight is not None and counted else 0
+
+    @property
     def head(self) -> str:
         """What stands on the encoder; decides the class on the other side."""
-        if "qa.classifier.weight" in self.tensors:
-            return QUESTION_ANSWERING
+        for head, weight in _HEAD_WEIGHTS.items():
+            if weight in self.tensors:
+                return head
         if "mlm.dense.weight" in self.tensors:
             has_nsp = "nsp.classifier.weight" in self.tensors and self.has_pooler
             return PRETRAINING if has_nsp else MASKED_LM
@@ -66,17 +98,38 @@ class EncoderOnly(nn.Module):
         self.bert = BertModel(config, pooler=pooler)
 
 
-def empty_model(config: ModelConfig, head: str, pooler: bool) -> nn.Module:
+def empty_model(config: ModelConfig, head: str, pooler: bool, outputs: int = 0) -> nn.Module:
     """Our model of one rank for this head, with unpadded vocabulary and unset weights.
 
-    ``pooler`` counts for a bare encoder only: pretraining always has one, the other heads never.
+    ``pooler`` counts for a bare encoder only: pretraining and sequence classification always have
+    one, the other heads never. ``outputs``: scores of a classification head. A conditional random
+    field is no part of it: the output of a token head are its emissions.
     """
     config = replace(true_config(config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     if head == QUESTION_ANSWERING:
         return BertForQuestionAnswering(config)
+    if head == SEQUENCE_CLASSIFICATION:
+        return BertForSequenceClassification(config, outputs)
+    if head == TOKEN_CLASSIFICATION:
+        return BertForTokenClassification(config, outputs)
     if head == ENCODER_ONLY:
         return EncoderOnly(config, pooler)
     return BertForPreTraining(config, sentence_task=head == PRETRAINING)
+
+
+def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a model of this configuration and head has."""
+    with torch.device("meta"):
+        empty = empty_model(model.config, model.head, model.has_pooler, model.outputs)
+    shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+    if model.head == TOKEN_CLASSIFICATION and model.has_crf:
+        labels = model.outputs
+        shapes |= {
+            "crf.start": (labels,),
+            "crf.end": (labels,),
+            "crf.transitions": (labels, labels),
+        }
+    return shapes
 
 
 def settle(model: WholeModel) -> None:
@@ -86,11 +139,10 @@ def settle(model: WholeModel) -> None:
     ``left_out``; nothing else may be too many.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape.
+        UserError: a tensor is missing, unexpected or of another shape, or the labels are not as
+            many as the scores.
     """
-    with torch.device("meta"):
-        empty = empty_model(model.config, model.head, model.has_pooler)
-    expected = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+    expected = expected_shapes(model)
     absent = [name for name in expected if name not in model.tensors]
     if absent:
         raise UserError(f"{model.origin}: missing tensors: {first_names(absent)}")
@@ -105,10 +157,15 @@ def settle(model: WholeModel) -> None:
                 f"{model.origin}: {name} has shape {list(tensor.shape)}, its configuration "
                 f"asks for {list(expected[name])}"
             )
+    if model.outputs and model.labels and len(model.labels) != model.outputs:
+        raise UserError(
+            f"{model.origin}: {len(model.labels)} labels are named, but its head gives "
+            f"{model.outputs} scores"
+        )
 
 
 def build(model: WholeModel) -> nn.Module:
-    """Our model with these weights, in evaluation mode."""
-    ours = empty_model(model.config, model.head, model.has_pooler)
+    """Our model with these weights, in evaluation mode (:func:`empty_model`)."""
+    ours = empty_model(model.config, model.head, model.has_pooler, model.outputs)
     load_into(ours, model.tensors, TensorParallel(), source=model.origin)
     return ours.eval()

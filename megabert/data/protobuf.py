@@ -1,30 +1,35 @@
 """The wire format of protocol buffers: fields of a message, without its schema."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Message = TypeVar("Message", bytes, memoryview)
 
 _FIXED_BYTES = {1: 8, 5: 4}  # wire type -> bytes of a value
 _LONGEST_VARINT = 10  # bytes of a 64-bit value
 
 
-def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields(message: Message) -> Iterator[tuple[int, int | Message]]:
     """Number and raw value of each field: an int for a varint, else the value's bytes.
+
+    A memoryview of bytes gives memoryviews, so that nothing is copied.
 
     Raises:
         ValueError: not a message, or one that is cut off.
     """
     position, end = 0, len(message)
     while position < end:
-        key, position = _varint(message, position)
+        key, position = read_varint(message, position)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, position = _varint(message, position)
+            value, position = read_varint(message, position)
             yield number, value
             continue
         if wire == 2:
-            size, position = _varint(message, position)
+            size, position = read_varint(message, position)
         elif wire in _FIXED_BYTES:
             size = _FIXED_BYTES[wire]
         else:
@@ -35,7 +40,12 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         position += size
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def read_varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
+    """The unsigned number that begins at ``position``, and the position after it.
+
+    Raises:
+        ValueError: cut off, or longer than 10 bytes.
+    """
     value = shift = 0
     while position < len(message) and shift < 7 * _LONGEST_VARINT:
         byte = message[position]
@@ -47,7 +57,27 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a protocol-buffer message is cut off")
 
 
-def packed_varints(packed: bytes) -> npt.NDArray[np.int64]:
+def varint(value: int) -> bytes:
+    """An unsigned number, 7 bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def varint_field(number: int, value: int) -> bytes:
+    """A field of wire type 0; nothing for 0, which is what a reader assumes (proto3)."""
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def message_field(number: int, message: bytes) -> bytes:
+    """A field of wire type 2: a message, a string or bytes."""
+    return varint(number << 3 | 2) + varint(len(message)) + message
+
+
+def packed_varints(packed: bytes | memoryview) -> npt.NDArray[np.int64]:
     """The numbers of a packed repeated field of int64, [N].
 
     Raises:

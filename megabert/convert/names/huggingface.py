@@ -1,8 +1,27 @@
-"""Tensor names of Hugging Face transformers: ``BertFor...`` (post-LN), ``MegatronBertFor...`` (pre-LN)."""
+"""Tensor names of Hugging Face transformers, one table a family of classes.
+
+``BertFor...`` (post-LN), ``MegatronBertFor...`` (pre-LN), and ``NezhaFor...`` (relative positions),
+which transformers had up to its fourth version; the authors' own PyTorch files of NEZHA are named as
+BERT's. Sequence and token classification share one name there, ``classifier``: a table holds it for
+sequences, :func:`with_token_head` gives it for tokens.
+"""
 
 from __future__ import annotations
 
-from megabert.convert.names.table import ENCODER, MLM, NSP, POOLER, QA, Copy, Name, NameTable
+from dataclasses import replace
+
+from megabert.convert.names.table import (
+    ENCODER,
+    MLM,
+    NSP,
+    POOLER,
+    QA,
+    SEQUENCE,
+    TOKEN,
+    Copy,
+    Name,
+    NameTable,
+)
 
 
 def _linear(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
@@ -54,6 +73,7 @@ _HEADS = (
     Name(MLM, "mlm.bias", "cls.predictions.bias"),
     *_linear(NSP, "nsp.classifier", "cls.seq_relationship"),
     *_linear(QA, "qa.classifier", "qa_outputs"),
+    *_linear(SEQUENCE, "sequence.classifier", "classifier"),
 )
 
 _COPIES = (
@@ -70,7 +90,6 @@ _SPELLINGS = (
 _LEFT_OUT = (
     (r"bert\.embeddings\.position_ids", "a buffer: 0, 1, 2, ..."),
     (r"bert\.embeddings\.token_type_ids", "a buffer of zeros"),
-    (r"classifier\.(weight|bias)", "the head of a task that megabert does not convert"),
 )
 
 BERT = NameTable(
@@ -88,3 +107,44 @@ MEGATRON_BERT = NameTable(
     _SPELLINGS,
     _LEFT_OUT,
 )
+
+POSITION_TABLES = r"(.*\.)?relative_positions_encoding\.positions_encoding"
+"""Buffers of NEZHA that hold its sinusoids, one a layer, [S, S, D]; read for comparison only."""
+
+
+def _nezha(name: str) -> str:
+    return name.replace("bert.", "nezha.", 1) if name.startswith("bert.") else name
+
+
+NEZHA = NameTable(
+    "NEZHA (transformers, or its authors')",
+    tuple(
+        replace(name, theirs=_nezha(name.theirs))
+        for name in (*_EMBEDDINGS, *_LAYER, *_POST_NORMS, *_HEADS)
+        if "position_embeddings" not in name.ours
+    ),
+    tuple(Copy(copy.theirs, _nezha(copy.of)) for copy in _COPIES),
+    (*_SPELLINGS[:2], (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."), (r"^bert\.", "nezha.")),
+    (
+        *((pattern.replace("bert", "nezha", 1), reason) for pattern, reason in _LEFT_OUT),
+        (
+            r"nezha\.embeddings\.position_embeddings\.weight",
+            "a position table, which NEZHA does not use",
+        ),
+    ),
+)
+
+
+def with_token_head(table: NameTable) -> NameTable:
+    """The same names, with ``classifier`` as the head of token classification."""
+    kept = tuple(name for name in table.names if name.part != SEQUENCE)
+    return replace(table, names=(*kept, *_linear(TOKEN, "token.classifier", "classifier")))
+
+
+def without_classifier(table: NameTable) -> NameTable:
+    """The same names, with ``classifier`` as the head of a task that megabert does not have."""
+    kept = tuple(name for name in table.names if name.part != SEQUENCE)
+    reason = "the head of a task that megabert does not have"
+    return replace(
+        table, names=kept, left_out=(*table.left_out, (r"classifier\.(weight|bias)", reason))
+    )

@@ -22,7 +22,10 @@ POOLER = "pooler"
 MLM = "mlm"
 NSP = "nsp"
 QA = "qa"
-PARTS = (ENCODER, POOLER, MLM, NSP, QA)
+SEQUENCE = "sequence"
+TOKEN = "token"
+CRF = "crf"
+PARTS = (ENCODER, POOLER, MLM, NSP, QA, SEQUENCE, TOKEN, CRF)
 
 
 @dataclass(frozen=True)

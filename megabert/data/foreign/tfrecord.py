@@ -25,7 +25,11 @@ _BUFFER = 1 << 20
 
 def masked_crc32c(data: bytes) -> int:
     """CRC-32C as TFRecords store it."""
-    crc = int(google_crc32c.value(data))
+    return masked(int(google_crc32c.value(data)))
+
+
+def masked(crc: int) -> int:
+    """A CRC-32C as TensorFlow's files store it, rotated and shifted."""
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 

@@ -1,0 +1,179 @@
+"""From the tensors of a foreign checkpoint to a model, with or without a configuration beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megabert.config import ModelConfig
+from megabert.convert.names.table import NameTable, first_names, to_ours
+from megabert.convert.tokenizer import tokenizer_in
+from megabert.convert.vocabulary import is_padding, without_padding
+from megabert.convert.whole_model import WholeModel
+from megabert.log import UserError, get_logger
+
+HEAD_SIZE = 64
+"""Width of an attention head of every published BERT; what no tensor's shape says."""
+
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_POSITIONS = "bert.embeddings.position_embeddings.weight"
+_TYPES = "bert.embeddings.token_type_embeddings.weight"
+
+log = get_logger("megabert.convert")
+
+
+def one_file(path: Path, patterns: Sequence[str]) -> Path:
+    """``path`` itself, or the one file of a folder that matches a pattern.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist")
+    found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
+    if not found:
+        raise UserError(f"{path} holds no {' and no '.join(patterns)}")
+    if len(found) > 1:
+        names = first_names(file.name for file in found)
+        raise UserError(f"{path} holds {names} checkpoints: name one of these files with --input")
+    return found[0]
+
+
+def layer_count(table: NameTable, found: Iterable[str], source: object) -> int:
+    """Number of layers that the names found in a checkpoint speak of.
+
+    Raises:
+        UserError: none of them is a layer's tensor.
+    """
+    stems = (re.escape(name.theirs).replace(r"\{i\}", r"(\d+)") for name in table.names)
+    pattern = re.compile("|".join(stem for stem in stems if r"(\d+)" in stem))
+    matches = (pattern.fullmatch(table.spell(name)) for name in found)
+    layers = [int(match[match.lastindex or 0]) for match in matches if match]
+    if not layers:
+        raise UserError(
+            f"{source} is not a {table.format} checkpoint: none of its names is a layer's "
+            f"({first_names(found)})"
+        )
+    return max(layers) + 1
+
+
+def _matrix(tensors: Mapping[str, Tensor], name: str, source: object) -> tuple[int, int]:
+    """Rows and columns of a matrix."""
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise UserError(f"{source}: {name} has shape {list(shape)}, which is no matrix")
+    return shape
+
+
+def inferred_config(
+    tensors: Mapping[str, Tensor], layers: int, source: Path, **more: Any
+) -> ModelConfig:
+    """The encoder whose tensors these are; heads are taken to be 64 wide, which the log says.
+
+    Args:
+        tensors: under our names.
+        layers: their number.
+        source: the checkpoint.
+        more: fields that no tensor tells.
+
+    Raises:
+        UserError: the width is no multiple of 64.
+    """
+    words, hidden = _matrix(tensors, _WORDS, source)
+    if hidden % HEAD_SIZE:
+        raise UserError(
+            f"{source} lies without a configuration, and its width {hidden} is no multiple of "
+            f"{HEAD_SIZE}, so its number of attention heads is not known: give --model-config"
+        )
+    if _POSITIONS in tensors:
+        more["max_position_embeddings"] = _matrix(tensors, _POSITIONS, source)[0]
+    config = ModelConfig(
+        name=source.stem,
+        vocab_size=words,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // HEAD_SIZE,
+        intermediate_size=_matrix(tensors, "bert.layers.0.mlp.up.weight", source)[0],
+        type_vocab_size=_matrix(tensors, _TYPES, source)[0],
+        **more,
+    )
+    log.info(
+        "%s lies without a configuration: %d layers of width %d by its tensors, and %d attention "
+        "heads of %d, as in published models (--model-config says otherwise)",
+        source,
+        layers,
+        hidden,
+        config.num_attention_heads,
+        HEAD_SIZE,
+    )
+    return config
+
+
+def in_float32(tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], str]:
+    """The tensors in fp32, and the names of the types they had.
+
+    Raises:
+        UserError: one holds no floating-point numbers.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{source}: {name} holds {tensor.dtype}, not floating-point numbers")
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    return {name: tensor.to(torch.float32) for name, tensor in tensors.items()}, ", ".join(kinds)
+
+
+def whole_model(
+    table: NameTable,
+    found: Mapping[str, Tensor],
+    source: Path,
+    *,
+    config: ModelConfig | None,
+    vocab_size: int | None,
+    unsaid: Mapping[str, Any],
+) -> WholeModel:
+    """Rename a checkpoint's tensors, complete its configuration and cut the vocabulary's padding.
+
+    Args:
+        table: the format's names.
+        found: every tensor of the file, under the names there.
+        source: the file; a tokenizer is looked for beside it.
+        config: the encoder, or None for what the tensors tell.
+        vocab_size: entries of the tokenizer; else the configuration's count of words is the true one.
+        unsaid: fields of an inferred configuration that no tensor tells.
+
+    Returns:
+        the model, not yet compared with its configuration (:func:`settle`).
+
+    Raises:
+        UserError: as :func:`to_ours`, :func:`inferred_config` and :func:`in_float32`.
+    """
+    layers = config.num_hidden_layers if config else layer_count(table, found, source)
+    renamed = to_ours(table, found, layers, source)
+    tensors, kinds = in_float32(renamed.tensors, source)
+    config = config or inferred_config(tensors, layers, source, **unsaid)
+    rows, words = _matrix(tensors, _WORDS, source)[0], config.vocab_size
+    if vocab_size is None and words >= rows:
+        log.info(
+            "%s: all %d rows of its vocabulary are kept; if some are padding, --tokenizer tells",
+            source,
+            rows,
+        )
+    if is_padding(rows, words):
+        config = replace(config, vocab_size=rows)
+    config, tensors, padding = without_padding(config, tensors, vocab_size or words, source)
+    return WholeModel(
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer_in(source.parent),
+        trained_positions=config.max_position_embeddings,
+        origin=f"{source} ({table.format}, {kinds})",
+        left_out=renamed.left_out + padding,
+    )

@@ -1,0 +1,154 @@
+"""The formats by name: how each is read, written, and run for the check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from megabert.convert import checkpoint, huggingface
+from megabert.convert.tokenizer import complete, tokenizer_in, word_count
+from megabert.convert.whole_model import WholeModel
+from megabert.data.tokenization import Tokenizer
+from megabert.log import UserError, get_logger
+from megabert.model.weights import write_weights
+
+MEGABERT = "megabert"
+HUGGINGFACE = "huggingface"
+GOOGLE_TF = "google-tf"
+NVIDIA = "nvidia"
+MINDSPORE = "mindspore"
+
+log = get_logger("megabert.convert")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights are read from.
+
+    Attributes:
+        path: a folder; some formats take a file or a checkpoint's prefix.
+        tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of those beside
+            the weights.
+        model_config: JSON with the encoder's shape, for weights that lie without one.
+        scratch: disk space for merging a partitioned checkpoint.
+    """
+
+    path: Path
+    tokenizer: Path | None = None
+    model_config: Path | None = None
+    scratch: Path | None = None
+
+
+Reader = Callable[[Source], tuple[WholeModel, str | None]]
+"""Gives the model, and the SHA-256 of the tokenizer that it was trained with where it is known."""
+Writer = Callable[[Path, WholeModel, Tokenizer | None], None]
+"""Fills an existing folder; the tokenizer is the model's own."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: as ``--from`` and ``--to`` give it.
+        read: gives the whole model of a source.
+        write: None for a format that is only read.
+    """
+
+    name: str
+    read: Reader
+    write: Writer | None = None
+
+
+def true_words(source: Source) -> int | None:
+    """Entries of the tokenizer that is given or lies beside the weights; None without one."""
+    beside = source.path if source.path.is_dir() else source.path.parent
+    tokenizer = source.tokenizer or tokenizer_in(beside)
+    return None if tokenizer is None else word_count(tokenizer)
+
+
+def _read_megabert(source: Source) -> tuple[WholeModel, str | None]:
+    if source.model_config is not None:
+        log.warning("--model-config has no effect: %s states its model", source.path)
+    return checkpoint.read(source.path, scratch=source.scratch, tokenizer=source.tokenizer)
+
+
+def _write_megabert(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:
+    write_weights(
+        folder,
+        model.config,
+        model.tensors,
+        model.tokenizer,
+        trained_positions=model.trained_positions,
+        source=model.origin,
+        tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
+        task=model.task,
+        labels=list(model.labels),
+        task_record=model.task_record,
+    )
+    if tokenizer is not None:
+        complete(folder, tokenizer)
+
+
+def _read_huggingface(source: Source) -> tuple[WholeModel, str | None]:
+    return huggingface.read(source.path, source.tokenizer, source.model_config), None
+
+
+def _write_huggingface(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:
+    huggingface.write(folder, model, tokenizer)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder, or files of which it is the prefix."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return path.exists() or any(other.name.startswith(f"{path.name}.") for other in beside)
+
+
+def _foreign_reader(module: str) -> Reader:
+    """The reader in ``megabert.convert.<module>``, which is imported when it is needed.
+
+    It is called as ``read(path, vocab_size, model_config=...)``.
+    """
+
+    def read(source: Source) -> tuple[WholeModel, str | None]:
+        if not _exists(source.path):
+            raise UserError(f"{source.path} does not exist")
+        reader = import_module(f"megabert.convert.{module}")
+        more = {} if source.model_config is None else {"model_config": source.model_config}
+        model: WholeModel = reader.read(source.path, true_words(source), **more)
+        if source.tokenizer is not None:
+            model.tokenizer = source.tokenizer
+        return model, None
+
+    return read
+
+
+def _write_google(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:
+    import_module("megabert.convert.google_tf").write(folder, model, tokenizer)
+
+
+FORMATS: dict[str, Format] = {
+    made.name: made
+    for made in (
+        Format(MEGABERT, _read_megabert, _write_megabert),
+        Format(HUGGINGFACE, _read_huggingface, _write_huggingface),
+        Format(GOOGLE_TF, _foreign_reader("google_tf"), _write_google),
+        Format(NVIDIA, _foreign_reader("nvidia")),
+        Format(MINDSPORE, _foreign_reader("mindspore")),
+    )
+}
+WRITTEN = tuple(name for name, made in FORMATS.items() if made.write is not None)
+"""Formats that ``--to`` takes."""
+
+
+def known(name: str) -> Format:
+    """The format of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}; there are: {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -1,0 +1,49 @@
+"""NEZHA's sinusoids where a checkpoint holds them: they must be those that megabert computes.
+
+transformers' ``NezhaModel`` saved them with every layer as ``positions_encoding``, [S, S, D]; the
+authors' own files hold none.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megabert.config import ModelConfig
+from megabert.convert.names.huggingface import POSITION_TABLES
+from megabert.log import UserError
+from megabert.model.relative import relative_table
+
+_TOLERANCE = 1e-4
+"""The published forms differ by float32's rounding of angles up to 2 max_relative_position."""
+
+
+def take_position_tables(
+    config: ModelConfig, found: dict[str, Tensor], folder: Path
+) -> list[tuple[str, str]]:
+    """Take them out of ``found`` and compare them with the formula.
+
+    Returns:
+        (name, reason) of each, for the list of what is left out.
+
+    Raises:
+        UserError: one holds other values, so the model would compute something else.
+    """
+    told = []
+    for name in [n for n in sorted(found) if re.fullmatch(POSITION_TABLES, n)]:
+        tensor = found.pop(name).float()  # [S, S, D]
+        most = config.max_relative_position
+        table = relative_table(most, config.head_size, torch.float32, tensor.device)
+        places = torch.arange(tensor.shape[0] if tensor.dim() == 3 else 0)
+        distances = (places[None, :] - places[:, None]).clamp(-most, most) + most  # [S, S]
+        expected = table[distances]
+        if tensor.shape != expected.shape or not ((tensor - expected).abs().max() <= _TOLERANCE):
+            raise UserError(
+                f"{folder}: {name} does not hold the sinusoids of relative positions up to {most} "
+                "(max_relative_position), so megabert would not compute the same"
+            )
+        told.append((name, "a buffer: the sinusoids of relative positions, which are as expected"))
+    return told
