@@ -6,9 +6,9 @@ state of training: ``optimizer`` and ``files`` always at first, ``master params`
 write ``pytorch_model.bin`` with ``model`` alone (before November 2019 the bare table of tensors), and
 run_squad a bert_config.json with it. All round the vocabulary up to a multiple of 8 (30,522 to 30,528).
 
-Until 2020 ``hidden_act`` "gelu" is the exact one there (erf, with 1.41421 for the root of 2: a relative
-error of 3e-6 in the argument); the version of March 2022 computes the tanh approximation under the same
-name. What else a file holds tells the two apart. LayerNorm's epsilon is always 1e-12.
+Before March 2022 ``hidden_act`` "gelu" is the exact one there (erf, with 1.41421 for the root of 2, which
+changes no value by more than 7.4e-7), since then the tanh approximation under the same name. What else a
+file holds tells the two apart. LayerNorm's epsilon is always 1e-12.
 """
 
 from __future__ import annotations
