@@ -29,7 +29,10 @@ class ModelConfig:
     ``norm``: "post" is BERT (LayerNorm after each residual sum); "pre" puts it before each block and
     one more at the end. ``vocab_multiple``: the embedding holds ``vocab_size`` rounded up to this
     multiple, whatever the tensor parallel degree, so that a checkpoint fits every degree that
-    divides it.
+    divides it. ``position_embeddings``: "absolute" is BERT's trained table; "relative" is NEZHA's
+    (Wei et al. 2019), fixed functions of the distance between two tokens in each attention, with
+    distances past ``max_relative_position`` counted as that; ``max_position_embeddings`` is then
+    the longest sequence allowed and shapes no tensor.
     """
 
     name: str = "bert-large"
@@ -47,6 +50,8 @@ class ModelConfig:
     layer_norm_eps: PositiveFloat = 1e-12
     norm: Literal["post", "pre"] = "post"
     vocab_multiple: PositiveInt = 128
+    position_embeddings: Literal["absolute", "relative"] = "absolute"
+    max_relative_position: PositiveInt = 64
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -54,6 +59,24 @@ class ModelConfig:
                 f"model {self.name}: hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}; change one of them"
             )
+        if self.is_relative and self.head_size % 2:
+            raise UserError(
+                f"model {self.name}: relative positions are pairs of a sine and a cosine, and "
+                f"hidden_size / num_attention_heads is {self.head_size}, not even; change one of them"
+            )
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether positions are relative (NEZHA), so that there is no position table to train."""
+        return self.position_embeddings == "relative"
+
+    @property
+    def longest_sequence(self) -> str:
+        """What ``max_position_embeddings`` limits, in words for messages."""
+        limit = self.max_position_embeddings
+        if self.is_relative:
+            return f"the model's longest sequence, {limit} tokens"
+        return f"the position table of {limit} rows"
 
     @property
     def padded_vocab_size(self) -> int:
@@ -78,6 +101,10 @@ class ModelConfig:
         return cls(**values)
 
 
+# what published configurations of NEZHA share
+_NEZHA = {"position_embeddings": "relative", "max_relative_position": 64}
+
+
 def _bert(name: str, layers: int, hidden: int, heads: int, **more: Any) -> ModelConfig:
     return ModelConfig(
         name=name,
@@ -91,6 +118,7 @@ def _bert(name: str, layers: int, hidden: int, heads: int, **more: Any) -> Model
 
 # Sizes of BERT: Devlin et al. 2019 (base, large) and Turc et al. 2019 (tiny to medium);
 # the billion-parameter ones are those of Shoeybi et al. 2019, which need LayerNorm in front.
+# NEZHA: Wei et al. 2019, section 3.1 (base, large); the narrow ones are BERT's sizes.
 MODELS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
@@ -104,6 +132,12 @@ MODELS: dict[str, ModelConfig] = {
         _bert("bert-large-zh", 24, 1024, 16, vocab_size=21128),
         _bert("bert-1.3b", 24, 2048, 32, norm="pre"),
         _bert("bert-3.9b", 48, 2560, 40, norm="pre"),
+        _bert("nezha-tiny", 2, 128, 2, **_NEZHA),
+        _bert("nezha-mini", 4, 256, 4, **_NEZHA),
+        _bert("nezha-base", 12, 768, 12, **_NEZHA),
+        _bert("nezha-large", 24, 1024, 16, **_NEZHA),
+        _bert("nezha-base-zh", 12, 768, 12, vocab_size=21128, **_NEZHA),
+        _bert("nezha-large-zh", 24, 1024, 16, vocab_size=21128, **_NEZHA),
     )
 }
 
@@ -145,6 +179,11 @@ class ModelSettings:
     max_position_embeddings: PositiveInt | None = setting(
         None, "rows of the position table (512; phase 1 already holds those of phase 2)"
     )
+    position_embeddings: Literal["absolute", "relative"] | None = setting(
+        None,
+        "trained table (BERT), or fixed functions of the distance in each attention (NEZHA); the "
+        "preset's. With relative ones the longest sequence replaces the rows of the table",
+    )
     norm: Literal["post", "pre"] | None = setting(None, "LayerNorm after (BERT) or before a block")
     dropout: Probability | None = setting(None, "hidden and attention dropout (0.1)")
     initializer_range: PositiveFloat | None = setting(
@@ -162,6 +201,7 @@ class ModelSettings:
             num_attention_heads=self.num_attention_heads,
             intermediate_size=self.intermediate_size,
             max_position_embeddings=self.max_position_embeddings,
+            position_embeddings=self.position_embeddings,
             norm=self.norm,
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.dropout,

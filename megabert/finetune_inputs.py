@@ -18,6 +18,7 @@ from megabert.model.weights import is_weights_folder
 from megabert.naming import RUN_CHECKPOINTS
 from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
+from megabert.tasks.registry import QUESTION_ANSWERING
 
 log = get_logger()
 
@@ -30,6 +31,7 @@ class Inputs:
     tokenizer: Tokenizer
     train: Features | None
     evaluation: Features | None
+    test: Features | None
 
 
 def read_weights(path: Path) -> tuple[WholeModel, str | None]:
@@ -82,21 +84,80 @@ def open_inputs(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
             f"only {model.config.vocab_size}"
         )
     _check_length(task.max_length, model, path)
-    train = evaluation = None
+    model = _adopt_head(settings, task, model)
+    return read_features(settings, task, Inputs(model, tokenizer, None, None, None))
+
+
+def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inputs:
+    """The files of the settings, read for a task that knows its checkpoint's labels.
+
+    Raises:
+        UserError: a file is missing, damaged, or not the task's.
+    """
+    place, tokenizer = settings.task, inputs.tokenizer
+    train = None
     if place.train is not None:
         train = task.train_features(place.train, tokenizer, place.max_train_examples, place.seed)
         log.info("train %s", train.describe())
-    if place.eval is not None:
-        evaluation = task.eval_features(place.eval, tokenizer)
-        log.info("eval %s", evaluation.describe())
-    return Inputs(model, tokenizer, train, evaluation)
+    evaluation, test = (
+        None if path is None else task.eval_features(path, tokenizer)
+        for path in (place.eval, place.test)
+    )
+    for name, features in (("eval", evaluation), ("test", test)):
+        if features is not None:
+            log.info("%s %s", name, features.describe())
+    model = inputs.model
+    outputs = max(1, len(task.labels))
+    if train is not None and model.outputs not in (0, outputs):
+        reason = f"it gives {model.outputs} scores, the training data needs {outputs}"
+        model = _without_head(model, task, reason)
+    return replace(inputs, model=model, train=train, evaluation=evaluation, test=test)
+
+
+def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> WholeModel:
+    """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
+
+    Raises:
+        UserError: the head is of another task, or has other labels, and there is nothing to train a
+            new one on.
+    """
+    place = settings.task
+    parts = {name.split(".")[0] for name in model.tensors}
+    if not parts & set(task.new_heads) or place.random_init:
+        return model
+    if place.new_head:
+        return _without_head(model, task, "--new-head on")
+    same = model.task in (None, task.name)
+    if not same and not {model.task, task.name} <= set(QUESTION_ANSWERING):
+        reason = f"it was fine-tuned for {model.task}"
+        if place.train is not None:
+            return _without_head(model, task, reason)
+        raise UserError(
+            f"--checkpoint {place.checkpoint} was fine-tuned for {model.task}, not for {task.name}: "
+            f"give --task {model.task}, or --train to train a head for {task.name}"
+        )
+    try:
+        task.adopt(model.labels, model.task_record if same else {})
+    except UserError as error:
+        if place.train is None:
+            raise
+        return _without_head(model, task, str(error))
+    log.info("the head of %s is taken over", model.origin)
+    return model
+
+
+def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:
+    """The model without the task's head; a pooler stays."""
+    heads = tuple(f"{head}." for head in task.new_heads if not head.startswith("bert."))
+    log.info("a new head is drawn instead of that of %s: %s", model.origin, reason)
+    kept = {name: tensor for name, tensor in model.tensors.items() if not name.startswith(heads)}
+    return replace(model, tensors=kept, labels=(), task=None, task_record={})
 
 
 def _check_length(length: int, model: WholeModel, path: Path) -> None:
     if length > model.config.max_position_embeddings:
         raise UserError(
-            f"--max-length {length} is longer than the position table of {path}, "
-            f"{model.config.max_position_embeddings} rows"
+            f"--max-length {length} is longer than {model.config.longest_sequence} ({path})"
         )
     if length > model.trained_positions:
         log.warning(

@@ -127,8 +127,9 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
         runs.write_settings(run.output, settings, engine.config, inputs.save_tokenizer)
         check_room(engine, run.output, run.keep_last)
     log.info("%s", engine.describe())
-    trained = runs.trained_positions(settings, checkpoint or source)
-    log.info("position rows trained at the end of this run: %d", trained)
+    trained = runs.trained_positions(settings, inputs.model, checkpoint or source)
+    if not inputs.model.is_relative:
+        log.info("position rows trained at the end of this run: %d", trained)
     facts = {**facts, "trained_positions": trained}
     return Loop(settings, inputs, engine, checkpoint, facts, skipped)
 

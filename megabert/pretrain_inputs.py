@@ -213,8 +213,8 @@ def _model(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
     assert settings.data.seq_length is not None
     if settings.data.seq_length > model.max_position_embeddings:
         raise UserError(
-            f"--seq-length {settings.data.seq_length} is longer than the position table of "
-            f"{model.max_position_embeddings} rows (max_position_embeddings)"
+            f"--seq-length {settings.data.seq_length} is longer than "
+            f"{model.longest_sequence} (max_position_embeddings)"
         )
     return model
 

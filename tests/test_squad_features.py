@@ -15,13 +15,8 @@ from megabert.log import UserError
 from megabert.task_config import SquadSettings
 from megabert.tasks.batches import WINDOW, BatchPlan, draw_subset, steps_for
 from megabert.tasks.squad_data import Answer, read_squad
-from megabert.tasks.squad_features import (
-    SquadFeatures,
-    best_window,
-    locate_answer,
-    token_span,
-    windows,
-)
+from megabert.tasks.squad_features import SquadFeatures
+from megabert.tasks.squad_windows import best_window, locate_answer, token_span, windows
 from tests.squad_helpers import FakeTokenizer, qa, write_squad
 
 

@@ -26,8 +26,13 @@ TINY = [
 ]  # fmt: skip
 
 
-def make_shards(folder: Path, *, sha256: str = "ab" * 32, seed: int = 0) -> Path:
-    """A few hundred documents, each about a topic of its own: two train shards and one eval shard."""
+def make_shards(
+    folder: Path, *, sha256: str = "ab" * 32, seed: int = 0, pieces: bool = False
+) -> Path:
+    """A few hundred documents, each about a topic of its own: two train shards and one eval shard.
+
+    ``pieces``: words have two tokens.
+    """
     rng = random.Random(seed)
 
     def document(number: int) -> Document:
@@ -36,7 +41,7 @@ def make_shards(folder: Path, *, sha256: str = "ab" * 32, seed: int = 0) -> Path
         for _ in range(rng.randint(2, 20)):
             length = rng.randint(3, 14)
             ids = [topic + rng.randrange(40) for _ in range(length)]
-            sentences.append((ids, [True] * length))
+            sentences.append((ids, [not pieces or place % 2 == 0 for place in range(length)]))
         return Document(number, sentences)
 
     tokenizer = TokenizerInfo("wordpiece", sha256, len(VOCAB), True, SpecialIds(0, 1, 2, 3, 4))

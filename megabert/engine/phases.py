@@ -70,11 +70,13 @@ def find_source(
             f"--init-from {path}: its tokenizer ({source.record['tokenizer_sha256'][:12]}...) is not "
             f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
         )
-    theirs, ours = source.record["model"], model.to_dict()
+    # a field that the record's program did not know has its default
+    theirs, ours = ModelConfig.from_dict(source.record["model"]).to_dict(), model.to_dict()
+    free = _FREE | ({"max_position_embeddings"} if model.is_relative else set())
     differing = [
-        f"{name} {theirs.get(name)} -> {value}"
+        f"{name} {theirs[name]} -> {value}"
         for name, value in ours.items()
-        if name not in _FREE and theirs.get(name) != value
+        if name not in free and theirs[name] != value
     ]
     if differing:
         raise UserError(f"--init-from {path}: another model ({'; '.join(differing)})")

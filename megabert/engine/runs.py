@@ -135,11 +135,11 @@ def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
     differing = []
     for key in _MUST_MATCH:
         if key == "model":
-            fields = now[key]
+            theirs = ModelConfig.from_dict(record[key]).to_dict()
             differing += [
-                f"{name} {record[key].get(name)!r} -> {value!r}"
-                for name, value in fields.items()
-                if record[key].get(name) != value
+                f"{name} {theirs[name]!r} -> {value!r}"
+                for name, value in now[key].items()
+                if theirs[name] != value
             ]
         elif record.get(key) != now[key]:
             differing.append(f"{key} {record.get(key)!r} -> {now[key]!r}")
@@ -150,8 +150,16 @@ def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
         )
 
 
-def trained_positions(settings: PretrainSettings, before: Checkpoint | None) -> int:
-    """Rows of the position table that have had gradients once this run has ended."""
+def trained_positions(
+    settings: PretrainSettings, model: ModelConfig, before: Checkpoint | None
+) -> int:
+    """Positions that are as they should be once this run has ended.
+
+    Those of the table that have had gradients; all where positions are relative, as nothing of them
+    is trained.
+    """
+    if model.is_relative:
+        return model.max_position_embeddings
     earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
     return max(earlier, settings.data.seq_length or 0)
 

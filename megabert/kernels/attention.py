@@ -5,7 +5,8 @@
     CUDA, padded     torch's scaled_dot_product_attention with a mask of the real keys; on a CPU too
                      where the real tokens of a row are not next to each other
 
-The last two draw their dropout from torch's generator of the device, which is seeded before by the
+With relative positions (NEZHA) the last two are both kernels/relative_attention.py: flash attention can
+add nothing to values. The masks are then those of kernels/dropout.py too. Else the last two draw their dropout from torch's generator of the device, which is seeded before by the
 place, the first head and the micro step.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from megabert.kernels.dropout import Dropout, head_seed, mix64
 from megabert.kernels.ops import implementation
+from megabert.kernels.relative_attention import relative_attention
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ class Sequences:
         begins += first
         return cls(rows, width, spans=torch.stack([begins, begins + count], dim=1))
 
+    def grid(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows of each sequence [count, longest], and which of these are its own (bool, the same).
+
+        For sequences that have no ``spans``; nothing waits for the device.
+        """
+        places = torch.arange(self.longest, device=device)
+        if self.cu_seqlens is None:
+            rows = torch.arange(tokens, device=device).view(self.count, self.longest)
+            real = torch.ones_like(rows, dtype=torch.bool)
+            return rows, real if self.mask is None else self.mask[:, 0, 0]
+        rows = self.cu_seqlens[:-1, None] + places
+        return rows.clamp(max=tokens - 1), places < self.cu_seqlens.diff()[:, None]
+
 
 class _Attention(torch.autograd.Function):
     @staticmethod
@@ -81,12 +96,12 @@ class _Attention(torch.autograd.Function):
         first_head: int,
         scale: float,
         dropout: Dropout | None,
+        relative: Tensor | None,
     ) -> Tensor:
-        context, lse = implementation(query).attention_forward(
-            query, key, value, spans, first_head, scale, dropout
-        )
+        place = spans, first_head, scale, dropout, relative
+        context, lse = implementation(query).attention_forward(query, key, value, *place)
         ctx.save_for_backward(query, key, value, context, lse)
-        ctx.place = spans, first_head, scale, dropout
+        ctx.place = place
         result: Tensor = context
         return result
 
@@ -96,7 +111,7 @@ class _Attention(torch.autograd.Function):
         made = implementation(query).attention_backward(
             grads[0], query, key, value, context, lse, *ctx.place
         )
-        return (*made, None, None, None, None)
+        return (*made, None, None, None, None, None)
 
 
 def attention(
@@ -107,8 +122,12 @@ def attention(
     first_head: int,
     scale: float,
     dropout: Dropout | None,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """softmax(scale Q K^T) V within each sequence.
+
+    With a table of relative positions, k_j and v_j are for query i those of the sequence plus the
+    table's row for the distance j - i (:mod:`megabert.kernels.relative`).
 
     Args:
         query, key, value: ``[T, N, D]``, N heads of this rank.
@@ -116,15 +135,21 @@ def attention(
         first_head: number of the first of the heads in the layer.
         scale: factor of the scores.
         dropout: of the probabilities; None for none.
+        relative: a constant table of relative positions, wide ``[2m + 1, D]``; None for none.
 
     Returns:
         ``[T, N, D]``.
     """
     if sequences.spans is not None:
         out: Tensor = _Attention.apply(
-            query, key, value, sequences.spans, first_head, scale, dropout
+            query, key, value, sequences.spans, first_head, scale, dropout, relative
         )
         return out
+    if relative is not None:
+        rows, real = sequences.grid(query.size(0), query.device)
+        return relative_attention(
+            query, key, value, relative, rows, real, first_head, scale, dropout
+        )
     if dropout is not None:
         _seed(query.device, mix64(head_seed(dropout.seed, first_head) ^ dropout.draw) >> 1)
     probability = 0.0 if dropout is None else dropout.probability

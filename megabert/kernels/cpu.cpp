@@ -336,14 +336,88 @@ struct Shape {
   int64_t sequences, heads, width, tokens, longest;
 };
 
+// Vectors added to keys and values by the distance between key and query (kernels/relative.py):
+// row b of `table`, [2 most + 1, width], is that of distance b - most and, at both ends, of all beyond.
+struct Relative {
+  const float* table;
+  int64_t most;
+
+  bool on() const { return table != nullptr; }
+  int64_t room() const { return on() ? kQueryBlock * (2 * most + 1) : 0; }
+};
+
+// The distances between the queries q0 .. q0 + queries - 1 of a sequence and all its keys: rows
+// first .. first + count - 1 of the table. A buffer has one such row of numbers a query.
+struct Distances {
+  int64_t q0, queries, length, most, first, count;
+
+  Distances(const Relative& relative, int64_t q0, int64_t queries, int64_t length)
+      : q0(q0), queries(queries), length(length), most(relative.most) {
+    first = std::max<int64_t>(0, most - (q0 + queries - 1));
+    count = std::min(2 * most, most + length - 1 - q0) + 1 - first;
+  }
+
+  // pairs[i, j] += of_distance[i, distance of (i, j)]
+  void spread(const float* of_distance, float* pairs) const {
+    for (int64_t i = 0; i < queries; ++i) {
+      const int64_t begin = near(i), end = far(i), shift = most - (q0 + i) - first;
+      const float* d = of_distance + i * count;
+      float* row = pairs + i * length;
+      for (int64_t j = 0; j < begin; ++j) row[j] += d[0];
+      for (int64_t j = begin; j < end; ++j) row[j] += d[j + shift];
+      for (int64_t j = end; j < length; ++j) row[j] += d[count - 1];
+    }
+  }
+
+  // of_distance[i, b] = sum of pairs[i, j] over the keys j at distance b
+  void sum(const float* pairs, float* of_distance) const {
+    for (int64_t i = 0; i < queries; ++i) {
+      const int64_t begin = near(i), end = far(i), shift = most - (q0 + i) - first;
+      const float* row = pairs + i * length;
+      float* d = of_distance + i * count;
+      std::fill(d, d + count, 0.0f);
+      for (int64_t j = begin; j < end; ++j) d[j + shift] = row[j];
+      float before = 0.0f, behind = 0.0f;
+#pragma omp simd reduction(+ : before)
+      for (int64_t j = 0; j < begin; ++j) before += row[j];
+#pragma omp simd reduction(+ : behind)
+      for (int64_t j = end; j < length; ++j) behind += row[j];
+      d[0] += before;
+      d[count - 1] += behind;
+    }
+  }
+
+private:
+  // keys near(i) .. far(i) - 1 have a row of the table for themselves or begin a row of the ends
+  int64_t near(int64_t i) const { return std::max<int64_t>(0, q0 + i - most); }
+  int64_t far(int64_t i) const { return std::min(length, q0 + i + most + 1); }
+};
+
+// pairs += alpha times the products of the queries' rows x and the vectors of their distances
+inline void add_at_pairs(const Relative& relative, const Distances& at, int64_t width, float alpha,
+                         const float* x, int64_t ld, float* buffer, float* pairs) {
+  product(false, true, at.queries, at.count, width, alpha, x, ld,
+          relative.table + at.first * width, width, 0.0f, buffer, at.count);
+  at.spread(buffer, pairs);
+}
+
+// out += for each query the sum over its pairs of pair times the vector of its distance
+inline void add_over_pairs(const Relative& relative, const Distances& at, int64_t width,
+                           const float* pairs, float* buffer, float* out, int64_t ld) {
+  at.sum(pairs, buffer);
+  product(false, false, at.queries, width, at.count, 1.0f, buffer, at.count,
+          relative.table + at.first * width, width, 1.0f, out, ld);
+}
+
 template <class T>
 void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, Shape s,
-            int64_t first_head, float scale, Mask mask) {
+            int64_t first_head, float scale, Mask mask, Relative relative) {
   const int64_t out_ld = s.heads * s.width;
 #pragma omp parallel
   {
     const int64_t panel_size = s.longest * s.width;
     std::vector<float> scores(size_t(kQueryBlock * s.longest)), scratch(size_t(4 * panel_size));
+    std::vector<float> of_distance(size_t(relative.room()));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < s.sequences * s.heads; ++task) {
       const int64_t* span = s.spans + 2 * (task / s.heads);
@@ -360,6 +434,10 @@ void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, 
         const int64_t queries = std::min(kQueryBlock, length - q0);
         product(false, true, queries, length, s.width, scale, Q.data + q0 * Q.ld, Q.ld, K.data, K.ld,
                 0.0f, scores.data(), length);
+        const Distances at(relative, q0, queries, length);
+        if (relative.on())
+          add_at_pairs(relative, at, s.width, scale, Q.data + q0 * Q.ld, Q.ld, of_distance.data(),
+                       scores.data());
         for (int64_t i = 0; i < queries; ++i) {
           float* row = scores.data() + i * length;
           float largest = row[0];
@@ -379,6 +457,9 @@ void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, 
         }
         product(false, false, queries, s.width, length, 1.0f, scores.data(), length, V.data, V.ld,
                 0.0f, o_wide + q0 * o_ld, o_ld);
+        if (relative.on())
+          add_over_pairs(relative, at, s.width, scores.data(), of_distance.data(),
+                         o_wide + q0 * o_ld, o_ld);
       }
       put(o, out_ld, length, s.width, o_wide);
     }
@@ -388,13 +469,13 @@ void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, 
 template <class T>
 void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t ld, const T* out,
                      const float* lse, T* grad_q, T* grad_k, T* grad_v, Shape s,
-                     int64_t first_head, float scale, Mask mask) {
+                     int64_t first_head, float scale, Mask mask, Relative relative) {
   const int64_t out_ld = s.heads * s.width;
 #pragma omp parallel
   {
     const int64_t panel_size = s.longest * s.width;
     std::vector<float> weights(size_t(kQueryBlock * s.longest)), errors(weights.size());
-    std::vector<float> scratch(size_t(8 * panel_size));
+    std::vector<float> scratch(size_t(8 * panel_size)), of_distance(size_t(relative.room()));
     const auto part = [&](int64_t number) { return scratch.data() + number * panel_size; };
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < s.sequences * s.heads; ++task) {
@@ -419,6 +500,12 @@ void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t 
                 0.0f, weights.data(), length);
         product(false, true, queries, length, s.width, 1.0f, g, G.ld, V.data, V.ld, 0.0f,
                 errors.data(), length);
+        const Distances at(relative, q0, queries, length);
+        if (relative.on()) {
+          add_at_pairs(relative, at, s.width, scale, Q.data + q0 * Q.ld, Q.ld, of_distance.data(),
+                       weights.data());
+          add_at_pairs(relative, at, s.width, 1.0f, g, G.ld, of_distance.data(), errors.data());
+        }
         for (int64_t i = 0; i < queries; ++i) {
           float* w = weights.data() + i * length;
           float* e = errors.data() + i * length;
@@ -453,6 +540,9 @@ void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t 
                 Q.data + q0 * Q.ld, Q.ld, beta, dk, d_ld);
         product(false, false, queries, s.width, length, 1.0f, errors.data(), length, K.data, K.ld,
                 0.0f, dq + q0 * d_ld, d_ld);
+        if (relative.on())
+          add_over_pairs(relative, at, s.width, errors.data(), of_distance.data(), dq + q0 * d_ld,
+                         d_ld);
       }
       put(grad_q + out_at, out_ld, length, s.width, dq);
       put(grad_k + out_at, out_ld, length, s.width, dk);
@@ -597,12 +687,12 @@ void mb_attention_forward(int kind, const void* q, const void* k, const void* v,
                           void* out, float* lse, const int64_t* spans, int64_t sequences,
                           int64_t heads, int64_t width, int64_t tokens, int64_t longest,
                           int64_t first_head, float score_scale, const int64_t* keys, uint64_t seed,
-                          uint32_t threshold, float scale) {
+                          uint32_t threshold, float scale, const float* table, int64_t most) {
   by_kind(kind, [&](auto t) {
     using T = decltype(t);
     attend(AS(const T*, q), AS(const T*, k), AS(const T*, v), ld, AS(T*, out), lse,
            Shape{spans, sequences, heads, width, tokens, longest}, first_head, score_scale,
-           Mask{keys, seed, threshold, scale});
+           Mask{keys, seed, threshold, scale}, Relative{table, most});
   });
 }
 
@@ -611,13 +701,13 @@ void mb_attention_backward(int kind, const void* grad, const void* q, const void
                            void* grad_v, const int64_t* spans, int64_t sequences, int64_t heads,
                            int64_t width, int64_t tokens, int64_t longest, int64_t first_head,
                            float score_scale, const int64_t* keys, uint64_t seed,
-                           uint32_t threshold, float scale) {
+                           uint32_t threshold, float scale, const float* table, int64_t most) {
   by_kind(kind, [&](auto t) {
     using T = decltype(t);
     attend_backward(AS(const T*, grad), AS(const T*, q), AS(const T*, k), AS(const T*, v), ld,
                     AS(const T*, out), lse, AS(T*, grad_q), AS(T*, grad_k), AS(T*, grad_v),
                     Shape{spans, sequences, heads, width, tokens, longest}, first_head,
-                    score_scale, Mask{keys, seed, threshold, scale});
+                    score_scale, Mask{keys, seed, threshold, scale}, Relative{table, most});
   });
 }
 

@@ -74,7 +74,8 @@ def token_keys(sample_numbers: Tensor, positions: Tensor) -> Tensor:
     return sample_numbers * POSITIONS + positions
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
+    """The 64 bits of ``value``, 0 .. 2^64-1, as a signed number."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -85,9 +86,9 @@ def _shift(value: Tensor, bits: int) -> Tensor:
 
 def row_keys(rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """k1 and k2 of each row, int64 [T] of 32-bit values; ``seed`` below 2^64."""
-    value = (rows ^ _signed(seed)) + _signed(_GOLDEN)
-    value = (value ^ _shift(value, 30)) * _signed(_FIRST)
-    value = (value ^ _shift(value, 27)) * _signed(_SECOND)
+    value = (rows ^ signed(seed)) + signed(_GOLDEN)
+    value = (value ^ _shift(value, 30)) * signed(_FIRST)
+    value = (value ^ _shift(value, 27)) * signed(_SECOND)
     value = value ^ _shift(value, 31)
     return value & _MASK_32, _shift(value, 32)
 

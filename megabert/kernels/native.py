@@ -27,6 +27,7 @@ from torch.autograd.profiler import record_function
 
 from megabert.kernels.dropout import Dropout
 from megabert.kernels.reference import Normed, NormGradients
+from megabert.kernels.relative import reach
 from megabert.log import get_logger
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
@@ -146,6 +147,11 @@ def _vector(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.detach().float().contiguous()
 
 
+def _table(relative: Tensor | None) -> tuple[Tensor | None, int]:
+    """The table of relative positions, float [2m + 1, D], and m."""
+    return _vector(relative), 0 if relative is None else reach(relative)
+
+
 def _matrix(x: Tensor) -> tuple[int, int]:
     """Rows and columns of a contiguous matrix."""
     rows, columns = x.shape
@@ -248,6 +254,7 @@ def attention_forward(
     first_head: int,
     scale: float,
     dropout: Dropout | None,
+    relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`megabert.kernels.reference.attention_forward`."""
     query, key, value = _rows_of(query, key, value)
@@ -255,7 +262,7 @@ def attention_forward(
     context = make(query.shape, dtype=query.dtype)
     lse = make(query.size(1), query.size(0))
     given = query, key, value, query.stride(0)
-    place = first_head, scale, *_mask(dropout)
+    place = first_head, scale, *_mask(dropout), *_table(relative)
     _call("mb_attention_forward", query.dtype, *given, context, lse, spans, *shape, *place)
     return context, lse
 
@@ -271,13 +278,14 @@ def attention_backward(
     first_head: int,
     scale: float,
     dropout: Dropout | None,
+    relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`megabert.kernels.reference.attention_backward`."""
     query, key, value = _rows_of(query, key, value)
     shape, make = _layout(query, spans)
     grads = tuple(make(query.shape, dtype=query.dtype) for _ in range(3))
     given = grad.contiguous(), query, key, value, query.stride(0), context.contiguous(), lse
-    place = first_head, scale, *_mask(dropout)
+    place = first_head, scale, *_mask(dropout), *_table(relative)
     _call("mb_attention_backward", query.dtype, *given, *grads, spans, *shape, *place)
     return grads[0], grads[1], grads[2]
 

@@ -8,12 +8,14 @@ stay in the arithmetic's dtype.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from megabert.kernels.dropout import Dropout, head_seed, kept
+from megabert.kernels.relative import at_pairs, over_pairs
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -125,6 +127,74 @@ def add_norm_backward(
     )
 
 
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    drop: Callable[[Tensor], Tensor],
+    relative: Tensor | None = None,
+    visible: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention over whole sequences of one length, in their dtype; makes ``[..., S, S]`` tensors.
+
+    Args:
+        query, key, value: ``[..., S, D]``.
+        scale: factor of the scores.
+        drop: dropout of the probabilities.
+        relative: table of relative positions ``[2m + 1, D]`` (:mod:`megabert.kernels.relative`).
+        visible: keys that are there, bool, broadcast to ``[..., S, S]``; a query that sees none has
+            the context 0.
+
+    Returns:
+        (context ``[..., S, D]``, log-sum-exp of the scaled scores ``[..., S]``).
+    """
+    scores = _scores(query * scale, key, relative, visible)
+    lse = scores.logsumexp(dim=-1)
+    if visible is not None:
+        lse.masked_fill_(lse == -torch.inf, 0.0)
+    weights = drop(scores.sub_(lse.unsqueeze(-1)).exp_())
+    context = weights @ value
+    if relative is not None:
+        context += over_pairs(weights, relative)
+    return context, lse
+
+
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    context: Tensor,
+    lse: Tensor,
+    scale: float,
+    drop: Callable[[Tensor], Tensor],
+    relative: Tensor | None = None,
+    visible: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value of :func:`attend`, ``[..., S, D]``; the table is a constant."""
+    query = query * scale
+    weights = _scores(query, key, relative, visible).sub_(lse.unsqueeze(-1)).exp_()
+    grad_weights = grad @ value.transpose(-1, -2)
+    if relative is not None:
+        grad_weights += at_pairs(grad, relative)
+    grad_value = drop(weights).transpose(-1, -2) @ grad
+    inner = (grad * context).sum(dim=-1, keepdim=True)  # = sum_j weights_j grad_weights_j
+    grad_scores = drop(grad_weights).sub_(inner).mul_(weights)
+    grad_query = grad_scores @ key
+    if relative is not None:
+        grad_query += over_pairs(grad_scores, relative)
+    return grad_query * scale, grad_scores.transpose(-1, -2) @ query, grad_value
+
+
+def _scores(query: Tensor, key: Tensor, relative: Tensor | None, visible: Tensor | None) -> Tensor:
+    """Scores ``[..., S, S]`` of scaled queries; -inf where a key is not there."""
+    scores = query @ key.transpose(-1, -2)
+    if relative is not None:
+        scores += at_pairs(query, relative)
+    return scores if visible is None else scores.masked_fill_(~visible, -torch.inf)
+
+
 def attention_forward(
     query: Tensor,
     key: Tensor,
@@ -133,6 +203,7 @@ def attention_forward(
     first_head: int,
     scale: float,
     dropout: Dropout | None,
+    relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention within sequences that lie end to end (Vaswani et al. 2017, section 3.2).
 
@@ -143,6 +214,8 @@ def attention_forward(
         first_head: number of the first of these heads in the layer, for the dropout masks.
         scale: factor of the scores.
         dropout: of the probabilities; None for none.
+        relative: table of relative positions, wide ``[2m + 1, D]``, a constant
+            (:mod:`megabert.kernels.relative`); None for none.
 
     Returns:
         (context ``[T, N, D]``, log-sum-exp of the scaled scores ``[N, T]``, wide).
@@ -151,12 +224,9 @@ def attention_forward(
     lse = query.new_zeros((query.size(1), query.size(0)), dtype=wide(query.dtype))
     for begin, end in spans.tolist():
         q, k, v = (part[begin:end].transpose(0, 1).to(lse.dtype) for part in (query, key, value))
-        scores = q @ k.transpose(1, 2) * scale  # [N, S, S]
-        lse[:, begin:end] = scores.logsumexp(dim=2)
-        weights = (scores - lse[:, begin:end, None]).exp()
-        if dropout is not None:
-            weights = weights * _kept_weights(dropout, begin, end, first_head, q.size(0), q.dtype)
-        context[begin:end] = (weights @ v).transpose(0, 1).to(query.dtype)
+        drop = _dropping(dropout, begin, end, first_head, q)
+        made, lse[:, begin:end] = attend(q, k, v, scale, drop, relative)
+        context[begin:end] = made.transpose(0, 1).to(query.dtype)
     return context, lse
 
 
@@ -171,26 +241,30 @@ def attention_backward(
     first_head: int,
     scale: float,
     dropout: Dropout | None,
+    relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the context, ``[T, N, D]`` each."""
     grads = tuple(torch.zeros_like(part) for part in (query, key, value))
     for begin, end in spans.tolist():
-        q, k, v, o, g = (
+        g, q, k, v, o = (
             part[begin:end].transpose(0, 1).to(lse.dtype)
-            for part in (query, key, value, context, grad)
+            for part in (grad, query, key, value, context)
         )
-        weights = (q @ k.transpose(1, 2) * scale - lse[:, begin:end, None]).exp()  # [N, S, S]
-        grad_weights = g @ v.transpose(1, 2)
-        used = weights
-        if dropout is not None:
-            mask = _kept_weights(dropout, begin, end, first_head, q.size(0), q.dtype)
-            used, grad_weights = weights * mask, grad_weights * mask
-        inner = (g * o).sum(dim=2, keepdim=True)  # = sum_j weights_j grad_weights_j
-        grad_scores = weights * (grad_weights - inner) * scale
-        parts = (grad_scores @ k, grad_scores.transpose(1, 2) @ q, used.transpose(1, 2) @ g)
+        drop = _dropping(dropout, begin, end, first_head, q)
+        parts = attend_backward(g, q, k, v, o, lse[:, begin:end], scale, drop, relative)
         for whole, part in zip(grads, parts):
             whole[begin:end] = part.transpose(0, 1).to(query.dtype)
     return grads[0], grads[1], grads[2]
+
+
+def _dropping(
+    dropout: Dropout | None, begin: int, end: int, first_head: int, query: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Dropout of the probabilities ``[N, S, S]`` of one sequence."""
+    if dropout is None:
+        return lambda weights: weights
+    factors = _kept_weights(dropout, begin, end, first_head, query.size(0), query.dtype)
+    return lambda weights: weights * factors
 
 
 def _kept_weights(

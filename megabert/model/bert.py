@@ -1,5 +1,8 @@
 """BERT encoder (Devlin et al. 2019, section 3; layers as in Vaswani et al. 2017), split as Megatron.
 
+NEZHA (Wei et al. 2019) is the same encoder with relative positions in each attention instead of
+position embeddings (:mod:`megabert.model.relative`).
+
 Local shapes in comments:
     B sequences of a micro batch    S tokens a sequence    H hidden_size    N heads    D head_size
     I intermediate_size             Vp padded vocabulary   t tensor parallel degree
@@ -39,7 +42,9 @@ from megabert.config import ModelConfig
 from megabert.kernels.attention import Sequences, attention
 from megabert.kernels.dropout import Dropout, token_keys
 from megabert.kernels.ops import add_norm, bias_gelu, dropped, embedding
+from megabert.kernels.reference import wide
 from megabert.log import UserError
+from megabert.model.relative import relative_table
 from megabert.parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -103,7 +108,10 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and token type embeddings, normalized and dropped out."""
+    """Sum of word, position and token type embeddings, normalized and dropped out.
+
+    There are no position embeddings where positions are relative.
+    """
 
     def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
@@ -111,7 +119,11 @@ class Embeddings(nn.Module):
         self.word_embeddings = VocabParallelEmbedding(
             config.padded_vocab_size, config.hidden_size, tp, what="padded vocabulary"
         )
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings = None
+        if not config.is_relative:
+            self.position_embeddings = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = layer_norm(config) if config.norm == "post" else None
 
@@ -123,11 +135,12 @@ class Embeddings(nn.Module):
         dropout: Dropout | None,
     ) -> Tensor:
         """int64 ``[T]`` each -> ``[T or T/t, H]``."""
-        tables = shared(
-            [self.token_type_embeddings.weight, self.position_embeddings.weight], self.tp
-        )
+        looked_up = [(token_type_ids, self.token_type_embeddings)]
+        if self.position_embeddings is not None:
+            looked_up.append((position_ids, self.position_embeddings))
+        tables = shared([layer.weight for _, layer in looked_up], self.tp)
         x = self.word_embeddings(input_ids)
-        for ids, table in zip((token_type_ids, position_ids), tables):
+        for (ids, _), table in zip(looked_up, tables):
             x = x + embedding(own_tokens(ids, self.tp), table)
         if self.norm is not None:
             x = normalized(x, self.norm, self.tp)
@@ -144,6 +157,7 @@ class SelfAttention(nn.Module):
         self.tp = tp
         self.head_size = config.head_size
         self.scale = 1.0 / math.sqrt(config.head_size)
+        self.most_relative = config.max_relative_position if config.is_relative else None
         self.query = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.key = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.value = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
@@ -165,7 +179,12 @@ class SelfAttention(nn.Module):
             )
         )
         first_head = self.tp.rank * query.size(1)
-        context = attention(query, key, value, sequences, first_head, self.scale, dropout)
+        relative = None
+        if self.most_relative is not None:
+            relative = relative_table(
+                self.most_relative, self.head_size, wide(query.dtype), query.device
+            )
+        context = attention(query, key, value, sequences, first_head, self.scale, dropout, relative)
         context = context.flatten(1)  # [T, H/t]
         if kept is not None:
             context = context.index_select(0, kept)
@@ -298,6 +317,7 @@ class BertModel(nn.Module):
             token_type_ids: int64, the same shape; all 0 when left out.
             attention_mask: ``[B, S]``, 1 for real tokens, 0 for padding; all 1 when left out.
             position_ids: int64, the same shape; when left out, 0, 1, ... in every sequence.
+                Relative positions do not read them: they are differences of places in a sequence.
             cu_seqlens: int32 ``[P+1]`` for packed sequences: where they begin and end, from 0 to T.
             max_seqlen: a bound of their lengths, the same in all batches; goes with ``cu_seqlens``.
             sample_numbers: int64 ``[P or B]``, the samples' numbers in the run, for the dropout masks.
@@ -315,9 +335,8 @@ class BertModel(nn.Module):
         longest = input_ids.size(-1) if max_seqlen is None else max_seqlen
         if longest > self.config.max_position_embeddings:
             raise UserError(
-                f"sequence length {longest} is larger than the position table "
-                f"(max_position_embeddings {self.config.max_position_embeddings}): "
-                "use shorter sequences or a model with more positions"
+                f"sequence length {longest} is larger than {self.config.longest_sequence} "
+                "(max_position_embeddings): use shorter sequences or a model with more positions"
             )
         sequences, places, lengths = self._layout(input_ids, attention_mask, cu_seqlens, longest)
         positions = places if position_ids is None else position_ids.reshape(-1)

@@ -5,11 +5,15 @@ Shapes as in :mod:`megabert.model.bert`; P = sequences of a micro batch, L = lab
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
 from megabert.kernels.ops import dropped
 from megabert.model.bert import BertModel, linear
+from megabert.model.crf import Allowed, Constraints, Crf
 from megabert.model.heads import first_tokens
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.rng import DropoutStreams
@@ -133,3 +137,79 @@ class BertForTokenClassification(nn.Module):
         )
         flat = dropped(hidden.reshape(-1, hidden.size(-1)), dropout)
         return self.token(flat).view(*hidden.shape[:-1], -1)
+
+
+class TagChains(NamedTuple):
+    """Which tokens of each sequence form its chain of tags; U = tags of the longest chain.
+
+    ``positions`` int64 [P, U], places in the sequence, 0 behind the chain's end; ``counts`` int64 [P],
+    tags of each chain; ``begins`` and ``ends`` bool [P], False where the chain goes on in another row.
+    """
+
+    positions: Tensor
+    counts: Tensor
+    begins: Tensor
+    ends: Tensor
+
+
+def chain_scores(scores: Tensor, positions: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Scores ``[P, U, L]`` at the places ``positions`` of each sequence.
+
+    ``scores``: ``[T, L]`` of packed tokens, or ``[P, S, L]`` of padded ones (no ``cu_seqlens``).
+    """
+    if cu_seqlens is None:
+        first = torch.arange(len(positions), device=positions.device) * scores.size(1)
+    else:
+        first = cu_seqlens[:-1]
+    return scores.reshape(-1, scores.size(-1))[first[:, None] + positions]
+
+
+class BertCrfForTokenClassification(BertForTokenClassification):
+    """Token classification with a conditional random field over each chain of tags.
+
+    Args:
+        allowed, constraints: as in :class:`Crf`.
+        config, labels, tp, streams, activation_checkpointing: as in
+            :class:`BertForTokenClassification`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        labels: int,
+        allowed: Allowed | None = None,
+        constraints: Constraints = "decode",
+        tp: TensorParallel | None = None,
+        streams: DropoutStreams | None = None,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(config, labels, tp, streams, activation_checkpointing)
+        self.crf = Crf(labels, allowed, constraints)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
+        *,
+        chains: TagChains,
+        labels: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Log-likelihoods, or tags and probabilities, of the chains: see :meth:`Crf.forward`."""
+        scores = super().forward(
+            input_ids,
+            token_type_ids,
+            attention_mask,
+            position_ids,
+            cu_seqlens,
+            max_seqlen,
+            sample_numbers,
+            first_sample,
+        )
+        emissions = chain_scores(scores, chains.positions, cu_seqlens)
+        return self.crf(emissions, chains.counts, chains.begins, chains.ends, labels)

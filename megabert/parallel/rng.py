@@ -7,7 +7,7 @@ activation checkpointing and a resumed run see the same masks, and how a global 
 into ranks and micro batches, padded or packed, changes no mask. No generator state is kept anywhere.
 
 Attention on a GPU, and over padded rows, draws from torch's generator instead, seeded by place: there
-masks depend on the micro batch.
+masks depend on the micro batch. With relative positions it does not.
 """
 
 from __future__ import annotations

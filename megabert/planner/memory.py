@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from megabert.config import ModelConfig
+from megabert.model.relative import PAIR_BYTES, PAIR_TENSORS
 from megabert.planner.activations import (
     Block,
     Division,
@@ -23,6 +24,7 @@ from megabert.planner.activations import (
 from megabert.planner.machine import Machine
 from megabert.planner.parameters import LocalParameters
 from megabert.planner.states import (
+    BEGINS,
     FP32,
     INSTANTS,
     Parts,
@@ -52,6 +54,8 @@ def rank_memory(
     blocks = activation_blocks(model, batch, sharding.precision, division, widened=machine.is_cpu)
     for instant, found in blocks.items():
         memory[instant] |= parts_of(found)
+    if model.is_relative and not machine.is_cpu:
+        memory[BEGINS]["pairs of tokens"] = PAIR_TENSORS * PAIR_BYTES
     for instant in INSTANTS:
         memory[instant]["framework"] = machine.framework_bytes
     if machine.is_cpu:

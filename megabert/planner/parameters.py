@@ -71,7 +71,8 @@ def local_parameters(
     # q, k, v and MLP-up biases are split; the row-parallel biases and both norms are not
     layer_small = 3 * h // t + h + inner // t + h + 4 * h
     layers = config.num_hidden_layers
-    embeddings = (rows + config.max_position_embeddings + config.type_vocab_size) * h
+    positions = 0 if config.is_relative else config.max_position_embeddings
+    embeddings = (rows + positions + config.type_vocab_size) * h
     head_weights, head_small = h * h, h + 2 * h + rows
     if sentence_task:
         head_weights += h * h + 2 * h
@@ -80,7 +81,11 @@ def local_parameters(
     return LocalParameters(
         weights=embeddings + layers * layer_weights + head_weights,
         small=norm + layers * layer_small + head_small,
-        largest=max(rows * h, up, h * h, config.max_position_embeddings * h),
+        largest=max(rows * h, up, h * h, positions * h),
         layer=layer_weights + layer_small,
-        tensors=3 + 2 + 16 * layers + 5 + (4 if sentence_task else 0),
+        tensors=(2 if config.is_relative else 3)
+        + 2
+        + 16 * layers
+        + 5
+        + (4 if sentence_task else 0),
     )

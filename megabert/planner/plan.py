@@ -105,8 +105,8 @@ class Planner:
         )
         if self.recipe.length > self.model.max_position_embeddings:
             raise UserError(
-                f"--seq-length {self.recipe.length} is longer than the position table of "
-                f"{self.model.max_position_embeddings} rows (--max-position-embeddings)"
+                f"--seq-length {self.recipe.length} is longer than "
+                f"{self.model.longest_sequence} (--max-position-embeddings)"
             )
         precision = settings.layout.precision
         if precision == "auto":

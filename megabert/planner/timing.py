@@ -5,6 +5,8 @@ recomputation          the layers' forward once more, with activation checkpoint
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
 optimizer              40 bytes a parameter of the slice, and 4 + w for the weights' copy in a half
                        precision
+relative positions     bytes that NEZHA's attention moves on a GPU, where it makes the scores of all
+                       pairs of places in memory (``kernels.relative_attention``)
 tensor, data exchanges see ``collectives``
 waiting for data       what the loader, one core a rank, takes longer than all of the above
 """
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 
 from megabert.config import ModelConfig
 from megabert.engine.config import Batch
+from megabert.model.relative import PAIR_TRAFFIC
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters
@@ -57,6 +60,9 @@ def update_times(
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
+    if model.is_relative and not machine.is_cpu:
+        pairs = sequences * recipe.length**2 * model.num_attention_heads / layout.tensor_parallel
+        times["relative positions"] = PAIR_TRAFFIC * pairs * model.num_hidden_layers / memory
     rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
     times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))
     return times

@@ -9,7 +9,13 @@ from megabert.task_config import (
     TaggingSettings,
 )
 from megabert.tasks.base import Task
+from megabert.tasks.classification import Classification
+from megabert.tasks.cluener import Cluener
+from megabert.tasks.conll import Conll
+from megabert.tasks.glue import GLUE
 from megabert.tasks.squad import Squad
+from megabert.tasks.squad2 import Squad2
+from megabert.tasks.tnews import Tnews
 
 QA_LENGTH, OTHER_LENGTH = 384, 128
 """Tokens of a row where ``--max-length`` is not given: question answering, and other tasks."""
@@ -31,4 +37,14 @@ def make_task(
     longest = max_length or (QA_LENGTH if name in QUESTION_ANSWERING else OTHER_LENGTH)
     if name == "squad":
         return Squad(squad, longest)
+    if name == "squad2":
+        return Squad2(squad, longest)
+    if name == "cluener":
+        return Cluener(tagging, longest)
+    if name == "conll":
+        return Conll(tagging, longest)
+    if name in GLUE:
+        return Classification(GLUE[name], classification, longest)
+    if name == "tnews":
+        return Classification(Tnews(), classification, longest)
     raise UserError(f"unknown task {name!r}")

@@ -1,4 +1,7 @@
-"""SQuAD v1.1: extractive question answering (Rajpurkar et al. 2016)."""
+"""SQuAD v1.1: extractive question answering (Rajpurkar et al. 2016).
+
+Files of its form in Chinese (CMRC 2018) are scored by the rules of that data set.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,23 @@ import torch
 import torch.nn.functional as F
 
 from megabert.config import ModelConfig
+from megabert.log import UserError, get_logger
 from megabert.model.heads import BertForQuestionAnswering
 from megabert.task_config import SquadSettings
 from megabert.tasks.base import Batch, Features, Forward, inputs_of
-from megabert.tasks.squad_answers import best_spans, rank_answers, write_json
-from megabert.tasks.squad_data import read_squad
+from megabert.tasks.squad_answers import (
+    best_spans,
+    n_best_entries,
+    placed,
+    ranked_spans,
+    write_json,
+)
+from megabert.tasks.squad_chinese_metric import metric_for
+from megabert.tasks.squad_data import SquadData, read_squad, squad_items
 from megabert.tasks.squad_features import SquadFeatures
-from megabert.tasks.squad_metric import squad_score
+from megabert.tasks.squad_metric import ENGLISH, Metric, squad_score
+from megabert.tasks.squad_records import RecordedSquad
+from megabert.tasks.tf_features import is_features_file
 
 if TYPE_CHECKING:
     from megabert.data.tokenization import Tokenizer
@@ -25,6 +38,10 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
+SHOWN_ANSWERS = 20
+"""Answers of a question that :meth:`Squad.answers` lists at most."""
+
+log = get_logger()
 
 
 class Squad:
@@ -34,6 +51,8 @@ class Squad:
     new_heads: tuple[str, ...] = ("qa",)
     metric = "f1"
     labels: tuple[str, ...] = ()
+    no_answer = False
+    """Whether a question may have no answer."""
 
     def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
         self.settings = settings
@@ -48,31 +67,54 @@ class Squad:
         """Nothing to take over: a span has no labels."""
 
     def record(self) -> dict[str, Any]:
-        """Nothing beside the weights."""
-        return {}
+        """How contexts were cut into rows."""
+        limits = ("doc_stride", "max_query_length", "max_answer_length")
+        return {
+            "max_length": self.max_length,
+            **{name: getattr(self.settings, name) for name in limits},
+        }
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
-    ) -> SquadFeatures:
-        """Rows of the questions with a sound answer; ``max_examples`` counts questions."""
-        return SquadFeatures(
-            read_squad(path),
-            tokenizer,
-            self.settings,
-            max_length=self.max_length,
-            training=True,
-            max_examples=max_examples,
-            seed=seed,
-        )
+    ) -> SquadFeatures | RecordedSquad:
+        """Rows of the questions with a sound answer; ``max_examples`` counts questions.
+
+        TFRecord features of run_squad are taken as they are; of these, it counts rows.
+        """
+        if is_features_file(path):
+            return RecordedSquad(path, tokenizer, self.max_length, max_examples, seed)
+        return self._features(read_squad(path), tokenizer, True, max_examples, seed)
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> SquadFeatures:
-        """Rows of all questions that have a ground truth."""
+        """Rows of all questions that have a ground truth; of all where none has one."""
+        if is_features_file(path):
+            raise UserError(
+                f"--eval {path}: TFRecord features hold no text to cut answers from; give the SQuAD "
+                "JSON file that they were made of"
+            )
+        return self._features(read_squad(path), tokenizer, False)
+
+    def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> SquadFeatures:
+        """Rows of items with ``question`` and ``context``."""
+        return self._features(squad_items(items), tokenizer, False)
+
+    def _features(
+        self,
+        data: SquadData,
+        tokenizer: Tokenizer,
+        training: bool,
+        max_examples: int | None = None,
+        seed: int = 0,
+    ) -> SquadFeatures:
         return SquadFeatures(
-            read_squad(path),
+            data,
             tokenizer,
             self.settings,
             max_length=self.max_length,
-            training=False,
+            training=training,
+            no_answer=self.no_answer,
+            max_examples=max_examples,
+            seed=seed,
         )
 
     def build_model(
@@ -97,6 +139,9 @@ class Squad:
     def predict(self, model: Forward, batch: Batch) -> Batch:
         """The best spans of each row (see ``best_spans``)."""
         start_logits, end_logits = model(**inputs_of(batch))
+        return self._spans(start_logits, end_logits, batch)
+
+    def _spans(self, start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch) -> Batch:
         width = batch["answer_starts"].size(1)
         return best_spans(
             start_logits[:, :width],
@@ -110,12 +155,51 @@ class Squad:
     def score(
         self, features: Features, outputs: dict[str, np.ndarray], folder: Path
     ) -> dict[str, float]:
-        """Write both prediction files; ``exact_match`` and ``f1`` in per cent."""
-        if not isinstance(features, SquadFeatures):
-            raise TypeError(f"features of another task: {type(features).__name__}")
-        answers = rank_answers(features, outputs, self.settings.n_best)
-        predictions = {question: ranked[0]["text"] for question, ranked in answers.items()}
+        """Write both prediction files; ``exact_match`` and ``f1`` in per cent.
+
+        Of Chinese text these are CMRC 2018's, and there are its ``average`` of both, and SQuAD's scores
+        of the same answers, ``squad_exact_match`` and ``squad_f1``. ``{}`` without ground truths.
+        """
+        made = own_features(features)
+        ranked = ranked_spans(made, outputs, self.settings.n_best)
+        names = [made.question(number).id for number in range(len(ranked))]
+        predictions = {q: spans[0].text if spans else "" for q, spans in zip(names, ranked)}
         write_json(folder / PREDICTIONS, predictions)
-        write_json(folder / NBEST_PREDICTIONS, answers)
-        score = squad_score(features.truths(), predictions)
-        return {"exact_match": score.exact_match, "f1": score.f1}
+        entries = {q: n_best_entries(spans) for q, spans in zip(names, ranked)}
+        write_json(folder / NBEST_PREDICTIONS, entries)
+        if not made.data.labelled:
+            return {}
+        truths, metric = made.truths(), self.metric_of(made)
+        score = squad_score(truths, predictions, metric)
+        scores = {"exact_match": score.exact_match, "f1": score.f1}
+        if metric is ENGLISH:
+            return scores
+        english = squad_score(truths, predictions)
+        return {
+            **scores,
+            "average": (score.exact_match + score.f1) / 2,
+            "squad_exact_match": english.exact_match,
+            "squad_f1": english.f1,
+        }
+
+    def metric_of(self, features: SquadFeatures) -> Metric:
+        """How answers are compared with these ground truths; says so where it is not SQuAD's way."""
+        texts = (text for answers in features.truths().values() for text in answers)
+        metric = metric_for(self.settings.metric_language, texts)
+        if metric is not ENGLISH:
+            log.info("%s: scored by the rules of %s", features.data.path.name, metric.name)
+        return metric
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """``answer``, ``score``, ``start``, ``end`` (characters of the context, the end exclusive) of
+        each item, and the best ones as ``n_best``. The score is the softmax over these.
+        """
+        ranked = ranked_spans(own_features(features), outputs, SHOWN_ANSWERS)
+        return [{**listed[0], "n_best": listed} for listed in map(placed, ranked)]
+
+
+def own_features(features: Features) -> SquadFeatures:
+    """The features, which must be of SQuAD with its texts."""
+    if not isinstance(features, SquadFeatures):
+        raise TypeError(f"features of another task: {type(features).__name__}")
+    return features

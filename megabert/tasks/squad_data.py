@@ -1,7 +1,9 @@
-"""Reading SQuAD v1.1 files: JSON, plain or packed with xz, gzip or bzip2.
+"""Reading SQuAD files, v1.1 and v2.0: JSON, plain or packed with xz, gzip or bzip2.
 
 Layout: ``{"data": [{"paragraphs": [{"context": str, "qas": [{"id": str, "question": str,
-"answers": [{"text": str, "answer_start": int}]}]}]}]}``; ``answer_start`` counts characters.
+"answers": [{"text": str, "answer_start": int}], "is_impossible": bool}]}]}]}``; ``answer_start``
+counts characters. In v2.0 (Rajpurkar et al. 2018) a question that its context does not answer is
+marked impossible and has no answers; v1.1 knows no such mark. Further keys are not read.
 A file that is not of this layout is an error. A single bad entry inside a good file is not: it is
 left out, counted by kind, and the first of each kind is named.
 """
@@ -20,7 +22,8 @@ from typing import Any
 
 from megabert.log import UserError
 
-_LAYOUT = "expected SQuAD v1.1 JSON (data > paragraphs > context, qas > id, question, answers)"
+_LAYOUT = "expected SQuAD JSON (data > paragraphs > context, qas > id, question, answers)"
+_ITEM = '{"question": "...", "context": "..."}'
 _OPENERS: tuple[tuple[bytes, Any], ...] = (
     (b"\xfd7zXZ\x00", lzma.open),
     (b"\x1f\x8b", gzip.open),
@@ -38,12 +41,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about ``SquadData.contexts[context]``; ``answers`` as the file has them."""
+    """A question about ``SquadData.contexts[context]``; ``answers`` as the file has them.
+
+    ``marked_impossible``: the file says that the context does not answer it.
+    """
 
     id: str
     context: int
     text: str
     answers: tuple[Answer, ...]
+    marked_impossible: bool = False
 
 
 @dataclass
@@ -73,12 +80,17 @@ class SquadData:
     questions: list[Question]
     problems: Problems
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any question has an answer or is marked impossible (a test file has neither)."""
+        return any(q.answers or q.marked_impossible for q in self.questions)
+
 
 def read_squad(path: Path) -> SquadData:
-    """Read a SQuAD v1.1 file.
+    """Read a SQuAD file of either version.
 
-    Questions with a missing or ill-typed key, and those whose id was seen before, are left out and
-    counted in ``problems``; answers are kept as they are.
+    Questions with a missing or ill-typed key, impossible ones with answers, and those whose id was
+    seen before, are left out and counted in ``problems``; answers are kept as they are.
 
     Raises:
         UserError: the file cannot be read, is not JSON, is not SQuAD, or holds no question.
@@ -172,6 +184,10 @@ def _question(
     if not isinstance(identity, str) or not isinstance(text, str):
         problems.add("question without 'id' or 'question'", place)
         return None
+    impossible = entry.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        problems.add("'is_impossible' that is neither true nor false", place)
+        return None
     answers = []
     if "answers" in entry:
         for answer_place, answer in _mappings(entry, "answers", place, problems):
@@ -180,7 +196,29 @@ def _question(
                 problems.add("answer without 'text' or 'answer_start'", answer_place)
                 continue
             answers.append(Answer(_valid_text(content), start))
-    return Question(_valid_text(identity), context, _valid_text(text), tuple(answers))
+    if impossible and answers:
+        problems.add("impossible question with answers", f"{place}, id {identity}")
+        return None
+    return Question(_valid_text(identity), context, _valid_text(text), tuple(answers), impossible)
+
+
+def squad_items(items: list[dict[str, Any]]) -> SquadData:
+    """Questions that come one by one: objects with the texts ``question`` and ``context``.
+
+    A question's id is its place in the list; equal contexts are kept once.
+
+    Raises:
+        UserError: one of the two is missing or no text; the message names the item from 1.
+    """
+    contexts: dict[str, int] = {}
+    questions = []
+    for number, item in enumerate(items, start=1):
+        for key in ("question", "context"):
+            if not isinstance(item.get(key), str):
+                raise UserError(f"item {number}: no text '{key}'; give {_ITEM}")
+        place = contexts.setdefault(_valid_text(item["context"]), len(contexts))
+        questions.append(Question(str(number - 1), place, _valid_text(item["question"]), ()))
+    return SquadData(Path("items"), list(contexts), questions, Problems())
 
 
 def _valid_text(text: str) -> str:

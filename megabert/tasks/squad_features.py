@@ -18,74 +18,14 @@ import numpy as np
 
 from megabert.log import UserError
 from megabert.tasks.batches import draw_subset, pad_rows
-from megabert.tasks.squad_data import Answer, Problems, SquadData
+from megabert.tasks.squad_data import Problems, Question, SquadData
+from megabert.tasks.squad_windows import best_window, locate_answer, windows
 
 if TYPE_CHECKING:
     from megabert.data.tokenization import Encoded, Tokenizer
     from megabert.task_config import SquadSettings
 
 _SPECIAL = 3  # [CLS] and two [SEP]
-
-
-def windows(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(start, length) of the windows over ``tokens`` tokens, ``room`` at most in each.
-
-    At least one window, also for no token; the last one ends with the last token.
-    """
-    spans, start = [], 0
-    while True:
-        length = min(tokens - start, room)
-        spans.append((start, length))
-        if start + length >= tokens:
-            return spans
-        start += min(length, stride)
-
-
-def best_window(spans: list[tuple[int, int]], tokens: int) -> np.ndarray:
-    """For each token the window that gives it the most context, int64 [tokens].
-
-    The score of a window for a token is the smaller of the tokens to its left and right there, plus
-    a hundredth of the window's length; the first of equals wins (as in BERT's run_squad).
-    """
-    scores = np.full((len(spans), tokens), -1.0)
-    for index, (start, length) in enumerate(spans):
-        left = np.arange(length)
-        scores[index, start : start + length] = np.minimum(left, length - 1 - left) + 0.01 * length
-    return scores.argmax(axis=0)
-
-
-def token_span(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token that touch the characters ``[start, end)``; None if there is none.
-
-    ``offsets``: int [n, 2], first character and the one after the last of each token.
-    """
-    first = int(np.searchsorted(offsets[:, 1], start, side="right"))
-    last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
-    return (first, last) if first <= last else None
-
-
-def locate_answer(
-    context: str, offsets: np.ndarray, answers: tuple[Answer, ...]
-) -> tuple[int, int] | str:
-    """Token span of the first sound answer, or what is wrong with the first of them."""
-    fault = "question without an answer"
-    for number, answer in enumerate(answers):
-        text = answer.text.strip()
-        start = answer.start + len(answer.text) - len(answer.text.lstrip())
-        if not text:
-            problem = "empty answer"
-        elif text not in context:
-            problem = "answer that is not in its context"
-        elif start < 0 or context[start : start + len(text)] != text:
-            problem = "answer that is not at its answer_start"
-        else:
-            span = token_span(offsets, start, start + len(text))
-            if span is not None:
-                return span
-            problem = "answer without a token"
-        if number == 0:
-            fault = problem
-    return fault
 
 
 @dataclass(frozen=True)
@@ -106,7 +46,9 @@ class SquadFeatures:
         max_examples, seed: keep at most so many questions, drawn by the seed.
         training: leave out questions without a sound answer (counted in ``problems``) and give
             batches ``start_positions`` and ``end_positions``; otherwise give them the masks that
-            ``best_spans`` needs, and keep every question that has a ground truth.
+            ``best_spans`` needs, and keep every question that has a ground truth; all of them where
+            none has one.
+        no_answer: keep questions without an answer too; they point at [CLS].
 
     Raises:
         UserError: the lengths leave no room for a context, or no question is left.
@@ -120,6 +62,7 @@ class SquadFeatures:
         *,
         max_length: int = 384,
         training: bool,
+        no_answer: bool = False,
         max_examples: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -130,18 +73,25 @@ class SquadFeatures:
                 "tokens; raise the first or lower the second"
             )
         self.data, self.settings, self.training = data, settings, training
-        self.max_length = max_length
+        self.max_length, self.no_answer = max_length, no_answer
         self.special = tokenizer.special
         self.problems = Problems(dict(data.problems.counts), dict(data.problems.first))
-        asked = np.asarray(
-            [index for index, question in enumerate(data.questions) if question.answers], np.int64
-        )
-        for question in data.questions:
-            if not question.answers:
-                self.problems.add("question without an answer", f"id {question.id}")
-        self.questions = asked[draw_subset(len(asked), max_examples, seed)]
+        asked = [index for index, question in enumerate(data.questions) if self._wanted(question)]
+        self.questions = np.asarray(asked, np.int64)[draw_subset(len(asked), max_examples, seed)]
         self._tokenise(tokenizer)
         self._lay_out()
+
+    def _wanted(self, question: Question) -> bool:
+        """Whether a question is kept; one that is not is counted."""
+        if question.answers or (self.no_answer and self.data.labelled):
+            return True
+        if not (self.training or self.data.labelled):
+            return True
+        kind = "question without an answer"
+        if question.marked_impossible:
+            kind = "question marked impossible, which is for --task squad2"
+        self.problems.add(kind, f"id {question.id}")
+        return False
 
     def _tokenise(self, tokenizer: Tokenizer) -> None:
         questions = [self.data.questions[index] for index in self.questions]
@@ -163,8 +113,8 @@ class SquadFeatures:
         for index, query in zip(self.questions, self._queries):
             question = self.data.questions[index]
             context = self._contexts[question.context]
-            answer: tuple[int, int] | str = (0, 0)
-            if self.training:
+            answer: tuple[int, int] | str | None = None
+            if self.training and question.answers:
                 text = self.data.contexts[question.context]
                 answer = locate_answer(text, context.offsets, question.answers)
             if isinstance(answer, str):
@@ -174,10 +124,7 @@ class SquadFeatures:
             pieces = windows(len(context.ids), room, self.settings.doc_stride)
             for number, (start, length) in enumerate(pieces):
                 rows.append(_Row(len(kept), number, start, length))
-                inside = start <= answer[0] and answer[1] < start + length
-                shift = len(query) + 2 - start
-                # A window without the answer points at [CLS].
-                spans.append((answer[0] + shift, answer[1] + shift) if inside else (0, 0))
+                spans.append(_span_in(answer, start, length, len(query) + 2))
             kept.append(int(index))
             queries.append(query)
         if not kept:
@@ -199,14 +146,29 @@ class SquadFeatures:
         """Position in ``questions`` of the question of a row."""
         return self._rows[row].question
 
+    def question(self, number: int) -> Question:
+        """The question at a position in ``questions``."""
+        return self.data.questions[self.questions[number]]
+
     def text(self, row: int, start: int, end: int) -> str:
         """The original text from token ``start`` to token ``end`` (inclusive) of a row."""
+        first, last = self.characters(row, start, end)
+        return self._text_of(row)[first:last]
+
+    def characters(self, row: int, start: int, end: int) -> tuple[int, int]:
+        """Where that text stands in its context, the end exclusive; no white space at its edges."""
         place = self._rows[row]
-        question = self.data.questions[self.questions[place.question]]
         shift = place.start - len(self._queries[place.question]) - 2
+        question = self.question(place.question)
         offsets = self._contexts[question.context].offsets
-        first, last = offsets[start + shift, 0], offsets[end + shift, 1]
-        return self.data.contexts[question.context][first:last]
+        first, last = int(offsets[start + shift, 0]), int(offsets[end + shift, 1])
+        whole = self._text_of(row)[first:last]
+        first += len(whole) - len(whole.lstrip())
+        return first, max(first, last - len(whole) + len(whole.rstrip()))
+
+    def _text_of(self, row: int) -> str:
+        question = self.question(self._rows[row].question)
+        return self.data.contexts[question.context]
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows padded to the longest: int64 [B, S] inputs and, in training, int64 [B] positions
@@ -218,7 +180,7 @@ class SquadFeatures:
         for number in rows:
             row = self._rows[number]
             query = self._queries[row.question]
-            context = self._contexts[self.data.questions[self.questions[row.question]].context]
+            context = self._contexts[self.question(row.question).context]
             piece = context.ids[row.start : row.start + row.length]
             ids.append(np.concatenate([[special.cls], query, [special.sep], piece, [special.sep]]))
             types.append(np.repeat([0, 1], [len(query) + 2, row.length + 1]))
@@ -243,7 +205,7 @@ class SquadFeatures:
 
     def _owned(self, row: _Row) -> np.ndarray:
         """Tokens of the window that have their best context in it, bool [length]."""
-        question = self.data.questions[self.questions[row.question]]
+        question = self.question(row.question)
         tokens = len(self._contexts[question.context].ids)
         if row.length == tokens:
             return np.ones(tokens, dtype=bool)
@@ -258,17 +220,37 @@ class SquadFeatures:
 
     def describe(self) -> str:
         """One line: questions, rows, tokens, and what was left out."""
-        text = (
-            f"{self.data.path.name}: {len(self.questions):,} questions, {len(self._rows):,} rows, "
-            f"{int(self._lengths.sum()):,} tokens"
-        )
+        text = f"{self.data.path.name}: {len(self.questions):,} questions"
+        if self.no_answer and self.data.labelled:
+            text += (
+                f" ({self.impossible:,} impossible)" if self.impossible else " (none impossible)"
+            )
+        text += f", {len(self._rows):,} rows, {int(self._lengths.sum()):,} tokens"
+        if not self.data.labelled:
+            text += "; without ground truths: predictions, no scores"
         return f"{text}; left out: {self.problems}" if self.problems.counts else text
 
     def sizes(self) -> dict[str, int]:
-        """Numbers of questions, rows, tokens and left-out entries."""
-        return {
+        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if kept."""
+        sizes = {
             "questions": len(self.questions),
             "rows": len(self._rows),
             "tokens": int(self._lengths.sum()),
             "left_out": sum(self.problems.counts.values()),
         }
+        return {**sizes, "impossible": self.impossible} if self.no_answer else sizes
+
+    @property
+    def impossible(self) -> int:
+        """Questions without an answer among those kept."""
+        return sum(not self.data.questions[index].answers for index in self.questions)
+
+
+def _span_in(answer: tuple[int, int] | None, start: int, length: int, edge: int) -> tuple[int, int]:
+    """Positions in a row of an answer that lies in its window; else those of [CLS].
+
+    ``answer``: first and last token of the context; ``edge``: tokens of a row before the context's.
+    """
+    if answer is None or answer[0] < start or answer[1] >= start + length:
+        return 0, 0
+    return answer[0] + edge - start, answer[1] + edge - start
