@@ -11,6 +11,7 @@ that memory holds every token once, whatever the stride.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,7 @@ class SquadFeatures:
         queries: list[np.ndarray] = []
         rows: list[_Row] = []
         spans: list[tuple[int, int]] = []
+        self.too_long = 0
         for index, query in zip(self.questions, self._queries):
             question = self.data.questions[index]
             context = self._contexts[question.context]
@@ -120,6 +122,8 @@ class SquadFeatures:
             if isinstance(answer, str):
                 self.problems.add(answer, f"id {question.id}")
                 continue
+            if answer is not None:
+                self.too_long += answer[1] - answer[0] >= self.settings.max_answer_length
             room = self.max_length - len(query) - _SPECIAL
             pieces = windows(len(context.ids), room, self.settings.doc_stride)
             for number, (start, length) in enumerate(pieces):
@@ -156,13 +160,20 @@ class SquadFeatures:
         return self._text_of(row)[first:last]
 
     def characters(self, row: int, start: int, end: int) -> tuple[int, int]:
-        """Where that text stands in its context, the end exclusive; no white space at its edges."""
+        """Where that text stands in its context, the end exclusive; no white space at its edges.
+
+        Marks that combine with its last character belong to it: a tokenizer that strips accents drops
+        those of decomposed text (NFD), and no token reaches over them.
+        """
         place = self._rows[row]
         shift = place.start - len(self._queries[place.question]) - 2
         question = self.question(place.question)
         offsets = self._contexts[question.context].offsets
         first, last = int(offsets[start + shift, 0]), int(offsets[end + shift, 1])
-        whole = self._text_of(row)[first:last]
+        context = self._text_of(row)
+        while last < len(context) and unicodedata.category(context[last]).startswith("M"):
+            last += 1
+        whole = context[first:last]
         first += len(whole) - len(whole.lstrip())
         return first, max(first, last - len(whole) + len(whole.rstrip()))
 
@@ -226,6 +237,9 @@ class SquadFeatures:
                 f" ({self.impossible:,} impossible)" if self.impossible else " (none impossible)"
             )
         text += f", {len(self._rows):,} rows, {int(self._lengths.sum()):,} tokens"
+        if self.too_long:
+            limit = self.settings.max_answer_length
+            text += f"; {self.too_long:,} answers are longer than --max-answer-length {limit}"
         if not self.data.labelled:
             text += "; without ground truths: predictions, no scores"
         return f"{text}; left out: {self.problems}" if self.problems.counts else text
