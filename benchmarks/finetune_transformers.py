@@ -252,10 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         place.task, place.max_length, settings.squad, settings.classification, settings.tagging
     )
     tokenizer = vocabulary(place.checkpoint)
-    train_rows = task.train_features(place.train, tokenizer, place.max_train_examples, place.seed)
-    eval_rows = task.eval_features(place.eval, tokenizer)
-    runs = []
+    limit, runs = place.max_train_examples, []
     for seed in range(place.seed, place.seed + settings.selection.seeds):
+        train_rows = task.train_features(place.train, tokenizer, limit, seed)
+        eval_rows = task.eval_features(place.eval, tokenizer)
         one = replace(settings, task=replace(place, seed=seed))
         runs.append(one_run(one, task, train_rows, eval_rows, output / f"seed-{seed}"))
     summary = {

@@ -12,14 +12,19 @@ from megabert.log import run_command
 from megabert.task_config import FinetuneSettings
 
 DESCRIPTION = """\
-Fine-tune a pretrained encoder for a task, then score it.
+Fine-tune a pretrained encoder for a task, score it while it trains, and keep its best model.
 
   python launch/finetune.py --task squad --checkpoint runs/p2 --train train-v1.1.json --eval dev-v1.1.json --output runs/squad
-  deepspeed --num_gpus 8 launch/finetune.py --task squad --checkpoint bert-base-uncased/ --train ... --eval ... --output ...
+  deepspeed --num_gpus 8 launch/finetune.py --task mnli --checkpoint bert-base-uncased/ --train ... --eval ... --test ... --output ...
   python launch/finetune.py --checkpoint runs/squad/final --eval dev-v1.1.json --output runs/scored     (no training)
+  python launch/finetune.py --task rte ... --epochs 10 --eval-interval 50 --patience 4                (early stopping)
+  python launch/finetune.py --task rte ... --seeds 5 --lrs 2e-5,3e-5,5e-5 --output runs/rte          (15 runs and a table)
+  the same again with --resume auto goes on after an interruption: finished runs are kept.
 
 Precedence: flag > --config > DeepSpeed file > default. The run folder holds config.yaml (itself a --config),
-metrics.jsonl, tensorboard/, final/ (the fine-tuned model), predictions.json, nbest_predictions.json, results.json."""
+metrics.jsonl, tensorboard/, final/ (the kept model), its predictions, results.json, and test/ (predictions of
+--test). With --seeds or --lrs each run has such a folder in RUN, as RUN/2e-5-seed-42, and RUN/results.json has the
+mean and standard deviation of every rate. Exit status 1: a run diverged; it is named, and the others are made."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Curves and a table of pretraining runs, from their metrics.jsonl."""
+"""Curves and tables of pretraining and fine-tuning runs, from their metrics.jsonl and results.json."""
 
 import json
 import sys
@@ -9,14 +9,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megabert.finetune_summary import table as table_of_seeds
 from megabert.flags import plain_parser
 from megabert.log import UserError, run_command
-from megabert.naming import RUN_METRICS
+from megabert.naming import RUN_METRICS, RUN_RESULTS
 
 DESCRIPTION = """\
-Draw the loss curves of one or more runs, one after the other (phase 1, phase 2), and print a table.
+Draw the loss curves of one or more runs, one after the other (phase 1, phase 2), and print tables: held-out
+figures of pretraining, scores of fine-tuning, mean and standard deviation of a run with --seeds or --lrs.
 
-  python launch/report.py runs/p1 runs/p2 --output curves.png"""
+  python launch/report.py runs/p1 runs/p2 --output curves.png
+  python launch/report.py runs/squad runs/rte-5-seeds"""
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -30,7 +33,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror}; name a run folder of launch/pretrain.py"
+            f"{path}: {error.strerror}; name a run folder of launch/pretrain.py or launch/finetune.py"
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is not a metrics file: {error}") from error
@@ -56,8 +59,34 @@ def table(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
     return "\n".join(rows)
 
 
+def table_of_scores(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
+    """The scores of every evaluation of fine-tuning runs as a Markdown table; "" if there are none."""
+    scored = [
+        (name, line)
+        for name, lines in runs
+        for line in lines
+        if any(key.startswith("eval_") for key in line) and "eval_mlm_loss" not in line
+    ]
+    names = list(dict.fromkeys(k for _, line in scored for k in line if k.startswith("eval_")))
+    rows = [["run", "update", "epoch", *(name.removeprefix("eval_") for name in names)]]
+    rows.append(["---"] * len(rows[0]))
+    for run, line in scored:
+        scores = [f"{line[name]:.2f}" if name in line else "" for name in names]
+        rows.append([run, str(line["step"]), f"{line.get('epoch', 0):g}", *scores])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) if scored else ""
+
+
+def seeds_of(run: Path) -> dict[str, Any] | None:
+    """The results of a folder with several fine-tuning runs; None for any other folder."""
+    try:
+        results = json.loads((run / RUN_RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) and "by_lr" in results else None
+
+
 def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None:
-    """MLM loss, training and held-out, and the learning rate, over updates."""
+    """Training loss (pretraining: of the MLM, also held out) and learning rate, over updates."""
     try:
         import matplotlib
     except ImportError as error:
@@ -70,12 +99,12 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
     )
     start = 0
     for name, lines in runs:
-        training = [line for line in lines if "mlm_loss" in line]
+        training = [line for line in lines if "loss" in line]
         held_out = [line for line in lines if "eval_mlm_loss" in line]
         steps = [start + line["step"] for line in training]
         (curve,) = losses.plot(
             steps,
-            [line["mlm_loss"] for line in training],
+            [line.get("mlm_loss", line["loss"]) for line in training],
             linewidth=0.8,
             alpha=0.6,
             label=f"{name}, training",
@@ -87,7 +116,7 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
         )  # fmt: skip
         rates.plot(steps, [line["lr"] for line in training], color=curve.get_color())
         start += lines[-1]["step"]
-    losses.set_ylabel("MLM loss (nats)")
+    losses.set_ylabel("loss (pretraining: MLM; nats)")
     losses.legend()
     losses.grid(alpha=0.3)
     rates.set_ylabel("learning rate")
@@ -106,10 +135,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, in order")
     parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
     arguments = parser.parse_args(argv)
-    runs = [(run.name, read_metrics(run)) for run in arguments.runs]
+    seeds = {run: results for run in arguments.runs if (results := seeds_of(run)) is not None}
+    runs = [(run.name, read_metrics(run)) for run in arguments.runs if run not in seeds]
     if arguments.output is not None:
         draw(runs, arguments.output)
-    print(table(runs))
+    pretraining = [run for run in runs if any("mlm_loss" in line for line in run[1])]
+    tables = [table(pretraining)] if pretraining else []
+    tables += [text for text in (table_of_scores(runs),) if text]
+    tables += [f"{run.name}\n\n{table_of_seeds(results)}" for run, results in seeds.items()]
+    print("\n\n".join(tables))
     return 0
 
 

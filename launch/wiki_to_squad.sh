@@ -21,7 +21,7 @@ BATCH=(--global-batch-size 64 --micro-batch-size 32)
 STEPS_1=1500 LENGTH_1=48        # phase 1: short sequences teach which words go together
 STEPS_2=100 LENGTH_2=96         # phase 2: as long as question and paragraph
 PRETRAIN=(--optimizer lamb --mask-fraction 0.2 --zero-stage 1 --eval-interval 250 --save-interval 500 --log-interval 50)
-FINETUNE=(--task squad --max-length 96 --batch-size 32 --epochs 4 --lr 1e-3 --dropout 0)
+FINETUNE=(--task squad --max-length 96 --batch-size 32 --epochs 4 --lr 1e-3 --dropout 0 --eval-interval end)
 
 # --- how to run a stage ---------------------------------------------------------------------------
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # one thread a rank: two ranks fill two cores

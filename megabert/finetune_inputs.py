@@ -11,6 +11,8 @@ from megabert.convert import checkpoint as own_weights
 from megabert.convert import huggingface
 from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.engine.config import Batch as Division
+from megabert.engine.config import resolve_batch
 from megabert.engine.exchange import from_main, tensors_from_main
 from megabert.engine.launch import World
 from megabert.log import UserError, get_logger
@@ -18,7 +20,7 @@ from megabert.model.weights import is_weights_folder
 from megabert.naming import RUN_CHECKPOINTS
 from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
-from megabert.tasks.registry import QUESTION_ANSWERING
+from megabert.tasks.registry import QUESTION_ANSWERING, make_task
 
 log = get_logger()
 
@@ -32,6 +34,38 @@ class Inputs:
     train: Features | None
     evaluation: Features | None
     test: Features | None
+
+
+TOKENS_PER_MICRO_STEP = 8192
+"""A micro batch that nobody set holds at most this many tokens."""
+
+
+def make_task_of(settings: FinetuneSettings) -> Task:
+    """The task that the settings name."""
+    place = settings.task
+    return make_task(
+        place.task, place.max_length, settings.squad, settings.classification, settings.tagging
+    )
+
+
+def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, Division]:
+    """The global batch shared out over the ranks; the settings with all its numbers.
+
+    Raises:
+        UserError: the numbers do not multiply out.
+    """
+    batch = resolve_batch(
+        settings.batch,
+        world.topology.data_parallel,
+        max(1, TOKENS_PER_MICRO_STEP // make_task_of(settings).max_length),
+    )
+    divided = replace(
+        settings.batch,
+        global_batch_size=batch.global_size,
+        micro_batch_size=batch.micro_size,
+        gradient_accumulation_steps=batch.accumulation,
+    )
+    return replace(settings, batch=divided), batch
 
 
 def read_weights(path: Path) -> tuple[WholeModel, str | None]:
@@ -51,10 +85,14 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
     return own_weights.read(path)
 
 
-def open_inputs(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
-    """Read checkpoint, tokenizer and files, and check that they fit (a collective).
+def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
+    """Read checkpoint and tokenizer, and check that they fit (a collective); no file of the task yet.
 
-    The main rank reads the weights and hands them to the others.
+    The main rank reads the weights and hands them to the others. The task takes over the labels of a
+    checkpoint that was fine-tuned for it.
+
+    Raises:
+        UserError: the checkpoint is damaged, incomplete, or of another task.
     """
     place = settings.task
     assert place.checkpoint is not None
@@ -85,7 +123,7 @@ def open_inputs(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
         )
     _check_length(task.max_length, model, path)
     model = _adopt_head(settings, task, model)
-    return read_features(settings, task, Inputs(model, tokenizer, None, None, None))
+    return Inputs(model, tokenizer, None, None, None)
 
 
 def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inputs:
@@ -106,9 +144,8 @@ def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inp
     for name, features in (("eval", evaluation), ("test", test)):
         if features is not None:
             log.info("%s %s", name, features.describe())
-    model = inputs.model
-    outputs = max(1, len(task.labels))
-    if train is not None and model.outputs not in (0, outputs):
+    model, outputs = inputs.model, max(1, len(task.labels))
+    if train is not None and _has_head(model, task) and model.outputs not in (0, outputs):
         reason = f"it gives {model.outputs} scores, the training data needs {outputs}"
         model = _without_head(model, task, reason)
     return replace(inputs, model=model, train=train, evaluation=evaluation, test=test)
@@ -122,8 +159,7 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
             new one on.
     """
     place = settings.task
-    parts = {name.split(".")[0] for name in model.tensors}
-    if not parts & set(task.new_heads) or place.random_init:
+    if place.random_init or not _has_head(model, task):
         return model
     if place.new_head:
         return _without_head(model, task, "--new-head on")
@@ -144,6 +180,11 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
         return _without_head(model, task, str(error))
     log.info("the head of %s is taken over", model.origin)
     return model
+
+
+def _has_head(model: WholeModel, task: Task) -> bool:
+    """Whether the checkpoint has a head as the task's."""
+    return not set(task.new_heads).isdisjoint(name.split(".")[0] for name in model.tensors)
 
 
 def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:

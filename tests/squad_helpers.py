@@ -59,6 +59,17 @@ def qa(identity: Any, question: Any, *answers: tuple[str, int]) -> dict[str, Any
     return {"id": identity, "question": question, "answers": listed}
 
 
+def impossible(identity: str, question: str) -> dict[str, Any]:
+    """One entry of ``qas`` that SQuAD v2.0 marks as impossible."""
+    return {
+        "id": identity,
+        "question": question,
+        "answers": [],
+        "is_impossible": True,
+        "plausible_answers": [{"text": "Ann", "answer_start": 0}],
+    }
+
+
 def document(*paragraphs: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A SQuAD document of one article."""
     entries = [{"context": context, "qas": qas} for context, qas in paragraphs]

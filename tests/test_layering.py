@@ -30,14 +30,35 @@ ALLOWED = {
     "evaluation": {"pretrain_batches", "pretrain_inputs", "guards", "engine", "config"},
     "pretrain": {
         "evaluation", "pretrain_batches", "pretrain_inputs", "guards", "engine", "model", "parallel", "optim", "data", "config", "flags", "log", "naming"},
+    "finetune_selection": {"task_config", "log"},
+    "finetune_summary": set(),
+    "finetune_evaluation": {"engine", "tasks", "log"},
     "finetune_inputs": {
         "task_config", "engine", "tasks", "convert", "model", "parallel", "data", "config", "flags", "log", "naming",
     },
-    "finetune": {
-        "finetune_inputs", "task_config",
-        "engine", "tasks", "convert", "model", "parallel", "optim", "data", "config", "flags", "log",
-        "naming",
+    "finetune_model": {
+        "finetune_inputs", "task_config", "engine", "tasks", "model", "parallel", "config", "log",
     },
+    "finetune_resume": {"finetune_inputs", "task_config", "engine", "flags", "log", "naming"},
+    "finetune_run": {
+        "finetune_selection", "finetune_evaluation", "finetune_inputs", "finetune_model", "task_config",
+        "engine", "tasks", "config", "flags", "log", "naming",
+    },
+    "finetune_seeds": {
+        "finetune_inputs", "finetune_resume", "finetune_run", "finetune_summary", "task_config", "engine",
+        "tasks", "flags", "log", "naming",
+    },
+    "finetune": {
+        "finetune_selection", "finetune_inputs", "finetune_resume", "finetune_run", "finetune_seeds",
+        "task_config", "engine", "flags", "log",
+    },
+    "predict_fill_mask": {"tasks", "model", "parallel", "data", "config", "log"},
+    "predict_inputs": {"tasks", "log"},
+    "predict_model": {
+        "predict_fill_mask", "finetune_inputs", "task_config", "tasks", "convert", "model", "parallel", "data",
+        "config", "log",
+    },
+    "predict": {"predict_inputs", "predict_model", "tasks", "log"},
 }  # fmt: skip
 TORCH = {"torch", "deepspeed", "transformers", "safetensors"}
 

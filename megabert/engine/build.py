@@ -143,7 +143,7 @@ class TrainingEngine:
             )
             raise TrainingStopped(
                 f"{self._skipped_in_a_row} updates in a row overflowed after step {self.steps_done} "
-                f"in {self.precision}; the last checkpoint is kept: resume from it with {knob}"
+                f"in {self.precision}; go on from the last checkpoint, or start again, with {knob}"
             )
 
     def describe(self) -> str:

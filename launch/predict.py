@@ -1,0 +1,133 @@
+#!/usr/bin/env python
+"""Answer new inputs with a fine-tuned model, or fill the masks of a text with a pretrained one.
+
+    python launch/predict.py --checkpoint runs/squad --question "Who met Bob?" --context "Ann met Bob."
+    python launch/predict.py --checkpoint runs/squad2 --input dev-v2.0.json --format squad --output predictions.json
+    python launch/predict.py --checkpoint runs/sst2 --input reviews.txt --output labels.jsonl
+    python launch/predict.py --checkpoint runs/cluener --text "..."
+    python launch/predict.py --checkpoint runs/bert-large-phase2 --text "The capital of France is [MASK]." --top-k 3
+    python launch/predict.py --checkpoint runs/squad            (on a terminal: asks)
+
+The task, its labels and its lengths come from the checkpoint. One JSON line an input, in their order; inputs
+are all checked before the first is answered. One process, on a GPU if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from megabert.flags import plain_parser
+from megabert.log import run_command
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    made = plain_parser("predict.py", __doc__)
+    model = made.add_argument_group("model")
+    model.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        help="run or final/ of a fine-tuning, a pretraining run or checkpoint, a megabert folder, or a "
+        "Hugging Face BERT folder with a head",
+    )
+    model.add_argument(
+        "--task",
+        metavar="NAME",
+        help="task to answer for (default: the checkpoint's; of a Hugging Face folder: by its head and "
+        "labels)",
+    )
+    model.add_argument("--max-length", type=_count, metavar="N", help="tokens of a row at most")
+    model.add_argument(
+        "--null-threshold",
+        type=_number,
+        metavar="X",
+        help="squad2: answer nothing where that scores so much more (default: the checkpoint's)",
+    )
+    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
+    model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="[fp32]")
+    model.add_argument(
+        "--batch-size", type=_count, default=32, metavar="N", help="rows at once [32]"
+    )
+    inputs = made.add_argument_group("input")
+    inputs.add_argument(
+        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input, to its end"
+    )
+    inputs.add_argument(
+        "--input-format",
+        choices=("auto", "jsonl", "text", "tsv", "squad"),
+        default="auto",
+        help="jsonl: objects with the field names of the task's files; text: one a line; tsv: one column "
+        "a text, or columns named in the first line; squad: a SQuAD file [auto: by name and content]",
+    )
+    inputs.add_argument("--text", help="one text")
+    inputs.add_argument("--text-b", metavar="TEXT", help="the second text of a pair")
+    inputs.add_argument("--question", metavar="TEXT", help="a question, goes with --context")
+    inputs.add_argument("--context", metavar="TEXT", help="where its answer stands")
+    output = made.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, default=Path("-"), metavar="FILE", help="[- : standard output]"
+    )
+    output.add_argument(
+        "--format",
+        choices=("jsonl", "squad"),
+        default="jsonl",
+        help="squad: one object of question ids and answers, as evaluation scripts take it [jsonl]",
+    )
+    output.add_argument(
+        "--top-k",
+        type=_count,
+        metavar="N",
+        help="list so many answers, labels or words (default: the best answer, all labels, 5 words)",
+    )
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    given = parser().parse_args(arguments)
+    from megabert.predict import Request, predict
+    from megabert.predict_model import Choices
+
+    choices = ("task", "batch_size", "top_k", "max_length", "null_threshold", "device", "precision")
+    texts = ("text", "text_b", "question", "context")
+    predict(
+        Request(
+            given.checkpoint,
+            Choices(**{name: getattr(given, name) for name in choices}),
+            {name: getattr(given, name) for name in texts},
+            given.input,
+            given.output,
+            given.input_format,
+            given.format,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
