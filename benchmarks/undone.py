@@ -94,7 +94,14 @@ def torch_elementwise() -> Iterator[None]:
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, sequences: Any, _: int, scale: float, dropout: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sequences: Any,
+    _: int,
+    scale: float,
+    dropout: Any,
+    relative: None,
 ) -> Tensor:
     shape = sequences.count, sequences.longest, *query.shape[1:]
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))

@@ -56,7 +56,7 @@ def compute(vocab_size: int, columns: int, dtype: torch.dtype, tp: TensorParalle
 def check(results: list[Result], vocab_size: int, columns: int, dtype: torch.dtype) -> None:
     loss, correct, grads = expected(vocab_size, columns, dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    tolerance = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2}[dtype]
+    tolerance = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 3e-2}[dtype]
     for result in results:
         assert result[0].dtype == wide
         torch.testing.assert_close(result[0].double(), loss, atol=0.0, rtol=tolerance)

@@ -143,7 +143,7 @@ def build_world(articles: int, held_out: int, seed: int) -> World:
     names = _Names(rng)
     total = articles + held_out
     places, books = max(4, total * 3 // 10), max(2, total // 4)
-    towns = names.pool(min(_MOST_TOWNS, places), 1, _TOWN_ENDS)
+    towns = names.pool(min(_MOST_TOWNS, places, articles), 1, _TOWN_ENDS)
     world = _World(
         rng,
         names,
