@@ -3,9 +3,10 @@
 
 Takes the flags of launch/finetune.py, so that the same command line runs both, for every task without
 a CRF, also with several seeds. From megabert come the features, the rows of each batch and their order,
-the initial weights of new heads, and the metric; from transformers and torch the model, its dropout,
-AdamW, the linear schedule and clipping. One process; on bf16 torch's autocast over float32 weights, as
-transformers users train. The last model is scored.
+the initial weights of new heads, the learning rates (transformers' linear schedule spends its first
+update at rate 0), and the metric; from transformers and torch the model, its dropout, AdamW and
+clipping. One process; on bf16 torch's autocast over float32 weights, as transformers users train. The
+last model is scored.
 
   python benchmarks/finetune_transformers.py --task rte --checkpoint HF_FOLDER --train train.tsv \
       --eval dev.tsv --output runs/rte-transformers --seeds 5
@@ -36,6 +37,7 @@ from megabert.finetune import TOKENS_PER_MICRO_STEP, resolve
 from megabert.log import Progress, UserError, run_command
 from megabert.model.init import initial_tensor
 from megabert.naming import RUN_RESULTS
+from megabert.optim.schedule import learning_rate
 from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Batch, Features, Task
 from megabert.tasks.batches import BatchPlan, packed, steps_for
@@ -142,12 +144,17 @@ def train(
         betas=(chosen.beta1, chosen.beta2),
         eps=chosen.eps,
     )
-    warmup = round(steps * (chosen.warmup_fraction or 0.0))
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda done: learning_rate(
+            "linear", min(done + 1, steps), steps, 1.0, chosen.warmup_fraction or 0.0
+        ),
+    )
     plan = BatchPlan(features.lengths, batch.global_size, steps, seed)
     progress = Progress("transformers", steps, interval=30.0)
     side.model.train()
-    began, recent = time.monotonic(), 0.0
+    losses: list[float] = []
+    began = time.monotonic()
     for step in range(steps):
         rows, total = plan.rows(step), 0.0
         for first in range(0, batch.global_size, batch.micro_size):
@@ -160,13 +167,13 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        recent = total if step == 0 else 0.9 * recent + 0.1 * total
-        progress.update(step + 1, f"step {step + 1}/{steps}  loss {recent:.4f}")
+        losses.append(total)
+        progress.update(step + 1, f"step {step + 1}/{steps}  loss {total:.4f}")
     seconds = time.monotonic() - began
     return {
         "train": features.sizes(),
         "steps": steps,
-        "train_loss": recent,
+        "losses": losses,
         "train_seconds": seconds,
         "train_samples_per_second": steps * batch.global_size / seconds,
     }
@@ -206,7 +213,7 @@ def one_run(
         "eval": eval_rows.sizes(),
         "eval_seconds": seconds,
         "eval_samples_per_second": len(eval_rows.lengths) / seconds,
-        **scores,
+        "scores": scores,
         "precision": side.precision,
         "settings": flags.to_values(settings),
     }
@@ -243,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, _ = resolve(given, config_file)
     checked(settings)
     place = settings.task
-    assert place.checkpoint is not None and place.train is not None
+    assert place.checkpoint is not None
+    assert place.train is not None
     assert place.eval is not None
     output = place.output or Path(f"runs/{place.task}-transformers")
     if output.exists():
