@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if result.unchanged:
         print(f"{result.output} already holds this conversion, unharmed")
         return 0
-    print(f"{result.model.head} model, {len(result.model.tensors)} tensors, {result.model.origin}")
+    print(f"{result.model.head}: {len(result.model.tensors)} tensors, {result.model.origin}")
     print(*result.left_out(), sep="\n", end="\n" if result.model.left_out else "")
     if result.comparison is not None:
         print("\n".join(result.comparison.lines()))

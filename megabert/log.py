@@ -21,6 +21,12 @@ class UserError(Exception):
     """
 
 
+def first_fault(error: Exception) -> str:
+    """One line for an error; of pydantic's, the first field that is wrong, and why."""
+    lines = str(error).splitlines()  # pydantic: a heading, then two lines for each field
+    return " ".join(" ".join(lines[1:3] or lines).split())
+
+
 class RankError(UserError):
     """A wrong input that this rank has met by itself (a damaged shard): it speaks whatever its rank."""
 

@@ -26,7 +26,11 @@ CONFIG = ModelConfig(
     attention_probs_dropout_prob=0.0,
     vocab_multiple=8,
 )
-CASES = [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")]
+CASES = {
+    1: [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "fp32")],
+    2: [(0, "bf16"), (1, "bf16"), (3, "fp32")],
+}
+"""ZeRO stage and precision, by tensor parallel degree; two ranks, so degree 2 partitions nothing."""
 COLUMN_SPLIT = (
     "query.weight",
     "query.bias",
@@ -66,7 +70,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
 
     world = start(tp)
     live: dict[str, Any] = {}
-    for stage, precision in CASES:
+    for stage, precision in CASES[tp]:
         model = BertForPreTraining(CONFIG, world.tp)
         initialize_weights(model, CONFIG, 3)
         names = [name for name, _ in model.named_parameters()]
@@ -114,6 +118,8 @@ def _record(engine: Any, tp: int) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=[1, 2], ids=["DP2", "TP2"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folder of runs, one a case, and the live state."""
+    import megabert.engine.build  # noqa: F401  # once, not once in each rank of each world
+
     tp = request.param
     folder = tmp_path_factory.mktemp("runs")
     live = run_ranks(_train_and_save, 2, tp, folder, initialize=False, timeout=150)
@@ -127,8 +133,7 @@ def test_merged_state_is_the_live_state(saved: Any) -> None:
 
     folder, live = saved
     shapes = whole_shapes(CONFIG, ["mlm", "nsp"])
-    for stage, precision in CASES:
-        run = f"{stage}-{precision}"
+    for run in live:
         checkpoint = folder / run / "checkpoints" / "step-0000003"
         with whole_checkpoint(checkpoint, shapes) as whole:
             assert whole.step == 3
@@ -145,7 +150,7 @@ def test_reading_a_run_gives_the_true_vocabulary(saved: Any) -> None:
     from megabert.convert.checkpoint import read
 
     folder, _ = saved
-    for run in ("0-bf16", "2-fp32"):
+    for run in ("0-bf16", "3-fp32"):
         model, sha = read(folder / run)
         assert sha is None
         assert model.head == "pretraining"
@@ -164,8 +169,8 @@ def test_damage_is_named(saved: Any) -> None:
     from megabert.engine.phases import whole_shapes
     from megabert.engine.universal import merge_partitions, whole_checkpoint
 
-    folder, _ = saved
-    for run in ("2-fp32", "3-fp32", "0-fp32"):
+    folder, live = saved
+    for run in sorted(live.keys() & {"0-bf16", "2-fp32", "3-fp32"}):
         broken = folder / f"{run}-broken"
         shutil.copytree(folder / run, broken)
         checkpoint = broken / "checkpoints" / "step-0000003"

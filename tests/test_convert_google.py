@@ -365,7 +365,7 @@ def test_the_old_format(tmp_path: Path) -> None:
 def test_where_the_configuration_lies(tmp_path: Path) -> None:
     folder = written(tmp_path / "x", whole(ENCODER_ONLY))
     elsewhere = (folder / "bert_config.json").rename(tmp_path / "my_config.json")
-    with pytest.raises(UserError, match=r"bert_config.json does not exist.*--model-config"):
+    with pytest.raises(UserError, match=r"bert_config.json is not a file.*--model-config"):
         google_tf.read(folder)
     assert google_tf.read(folder, model_config=elsewhere).head == ENCODER_ONLY
 

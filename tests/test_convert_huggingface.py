@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -131,25 +130,6 @@ def test_sharded_and_pickled_weights(pretraining: Path, tmp_path: Path) -> None:
     torch.save(tensors, folder / "pytorch_model.bin")
     model = huggingface.read(folder)
     assert all(torch.equal(model.tensors[n], t) for n, t in good.tensors.items())
-
-
-def test_code_in_a_pickle_does_not_run(pretraining: Path, tmp_path: Path) -> None:
-    """A pytorch_model.bin with code in it is refused, in both of torch's file formats."""
-    folder, _ = copy_of(pretraining, tmp_path / "evil")
-    (folder / "model.safetensors").unlink()
-    witness = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return (Path.touch, (witness,))
-
-    torch.save({"x": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors"):
-        huggingface.read(folder)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Evil()}))
-    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
-        huggingface.read(folder)
-    assert not witness.exists()
 
 
 def _change(tensors: dict[str, torch.Tensor], how: str) -> None:

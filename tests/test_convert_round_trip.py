@@ -80,6 +80,8 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The source, and a checkpoint of two tensor parallel ranks with ZeRO 1: unchanged, and trained."""
+    import megabert.engine.build  # noqa: F401  # once, not once in each rank of each world
+
     folder = tmp_path_factory.mktemp("road")
     source = make(folder / "hf")
     convert(Request("huggingface", source, "megabert", folder / "ours"))

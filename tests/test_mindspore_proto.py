@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,8 @@ from megabert.convert import mindspore
 from megabert.convert.mindspore_proto import read_parameters
 from megabert.log import UserError
 from tests.mindspore_writer import CHECKPOINT, encode, one, write
+
+CHECKSUM_BYTES = len(b"crc_num") + 10
 
 
 def outcome(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -101,14 +103,18 @@ def test_any_parameters(
 
 @settings(max_examples=60, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+@example(where=0.890625, bit=0, cut=True)  # the checksum alone is gone
 def test_damage_is_found(
     tmp_path_factory: pytest.TempPathFactory, where: float, bit: int, cut: bool
 ) -> None:
-    """With a checksum every flipped bit is found; a cut file is refused, or lacks whole parameters."""
+    """With a checksum every flipped bit is found; a cut file is refused, or lacks whole parameters.
+
+    A file cut where its checksum begins is a whole one without a checksum.
+    """
     made = {f"w{i}": torch.arange(6.0) + i for i in range(3)}
     path = write(tmp_path_factory.mktemp("damage") / "a.ckpt", made, checksum=True)
     raw = bytearray(path.read_bytes())
-    place = int(where * len(raw))
+    place, size = int(where * len(raw)), len(raw)
     if cut:
         raw = raw[:place]
     else:
@@ -120,7 +126,7 @@ def test_damage_is_found(
         assert "\n" not in said
         return
     assert cut
-    assert len(found) < len(made)
+    assert len(found) < len(made) or place == size - CHECKSUM_BYTES
     assert all(torch.equal(tensor, made[name]) for name, tensor in found.items())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.config import ModelConfig
-from megabert.log import UserError
+from megabert.log import UserError, first_fault
 from megabert.model.bert import ACTIVATIONS
 
 CONFIG_FILES = ("config.json", "bert_config.json")
@@ -103,13 +103,12 @@ def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") ->
         chosen["position_embeddings"] = "relative"
         chosen["max_relative_position"] = values.get("max_relative_position", _MOST_RELATIVE)
     try:
-        name = Path(values.get("_name_or_path") or path.resolve().parent).name
+        name = Path(str(values.get("_name_or_path") or path.resolve().parent)).name
         return ModelConfig(name=name, norm=norm, **chosen)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (TypeError, ValueError) as error:
-        first = str(error).splitlines()[1:3] or [str(error)]
-        raise UserError(f"{path}: {' '.join(line.strip() for line in first)}") from error
+        raise UserError(f"{path}: {first_fault(error)}") from error
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megabert.config import ModelConfig
+from megabert.convert.foreign_model import in_float32
 from megabert.convert.tokenizer import open_tokenizer, tokenizer_in
 from megabert.convert.whole_model import WholeModel, settle
 from megabert.log import UserError, get_logger
@@ -44,14 +45,15 @@ def read(
 
 
 def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> tuple[WholeModel, str | None]:
-    config, tensors, info = load_weights(folder)
+    config, found, info = load_weights(folder)
+    tensors, _ = in_float32(found, folder)
     model = WholeModel(
         config=config,
         tensors=tensors,
         tokenizer=tokenizer or tokenizer_in(folder),
-        trained_positions=int(info.get("trained_positions", config.max_position_embeddings)),
+        trained_positions=info.get("trained_positions") or config.max_position_embeddings,
         origin=str(folder),
-        labels=tuple(info.get("labels") or ()),
+        labels=tuple(map(str, info.get("labels") or ())),
         task=info.get("task"),
         task_record=dict(info.get("task_record") or {}),
     )

@@ -31,7 +31,8 @@ _UNREADABLE = (
     ValueError,
     struct.error,
 )
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Whole, or as the beginning of the name of an index of shards; the first that is there counts."""
 
 
 def load_plain(path: Path) -> Any:
@@ -80,7 +81,9 @@ def _first_line(error: BaseException) -> str:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     values = load_plain(path)
-    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in values.items()
+    ):
         raise UserError(f"{path} is not a plain table of tensors")
     return values
 
@@ -117,7 +120,7 @@ def read_weight_files(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no weights, a missing shard, a damaged file, a pickle that holds code.
     """
-    for name in _WHOLE:
+    for name in WEIGHT_FILES:
         if (path := folder / name).is_file():
             return read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
         if (path := folder / f"{name}.index.json").is_file():

@@ -8,17 +8,21 @@ from importlib import import_module
 from pathlib import Path
 
 from megabert.convert import checkpoint, huggingface
+from megabert.convert.bert_config import CONFIG_FILES
+from megabert.convert.foreign_files import WEIGHT_FILES
 from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenization import Tokenizer
 from megabert.log import UserError, get_logger
 from megabert.model.weights import write_weights
+from megabert.naming import RUN_CHECKPOINTS, WEIGHTS_RECORD
 
 MEGABERT = "megabert"
 HUGGINGFACE = "huggingface"
 GOOGLE_TF = "google-tf"
 NVIDIA = "nvidia"
 MINDSPORE = "mindspore"
+_ENDINGS = {".index": GOOGLE_TF, ".pt": NVIDIA, ".ckpt": MINDSPORE}
 
 log = get_logger("megabert.convert")
 
@@ -152,3 +156,15 @@ def known(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}; there are: {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def looks_like(path: Path) -> set[str]:
+    """Names of the formats whose files lie at ``path``: for a hint, not for a decision."""
+    names = [other.name for other in path.iterdir()] if path.is_dir() else [path.name]
+    if WEIGHTS_RECORD in names or RUN_CHECKPOINTS in names:
+        return {MEGABERT}
+    found = {fmt for end, fmt in _ENDINGS.items() if any(name.endswith(end) for name in names)}
+    weights = any(name.startswith(WEIGHT_FILES) for name in names)
+    if weights and any(name in CONFIG_FILES for name in names):
+        found.add(HUGGINGFACE)
+    return found

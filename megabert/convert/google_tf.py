@@ -132,7 +132,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
     config_path = model_config or prefix.parent / CONFIG_FILE
     if not config_path.is_file():
         raise UserError(
-            f"{config_path} does not exist: name the model's configuration with --model-config"
+            f"{config_path} is not a file: name the model's configuration with --model-config"
         )
     config = read_config(config_path)
     bundle = Bundle(prefix)

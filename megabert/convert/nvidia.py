@@ -88,6 +88,10 @@ def _load(file: Path) -> Mapping[Any, Any]:
     Raises:
         UserError: it is damaged, or unpickling it would call anything but torch's own constructors.
     """
+    if file.suffix == ".safetensors":
+        raise UserError(
+            f"{file} is no file of NVIDIA's scripts; --from huggingface takes its folder"
+        )
     try:
         content = load_plain(file)
     except UserError as error:
@@ -111,7 +115,11 @@ def _model_state(content: Mapping[Any, Any], file: Path) -> Mapping[str, Tensor]
     state = content.get(MODEL, content)
     if not isinstance(state, Mapping) or not state:
         raise UserError(f"{file}: its entry {MODEL!r} is no table of tensors")
-    strange = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    strange = [
+        str(name)
+        for name, value in state.items()
+        if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]
     if strange:
         where = f"its entry {MODEL!r}" if state is not content else f"it has no entry {MODEL!r} and"
         raise UserError(f"{file}: {where} holds what is no tensor: {first_names(strange)}")

@@ -19,7 +19,15 @@ from megabert.convert.check import (
     our_side,
     their_side,
 )
-from megabert.convert.formats import HUGGINGFACE, MEGABERT, WRITTEN, Format, Source, known
+from megabert.convert.formats import (
+    HUGGINGFACE,
+    MEGABERT,
+    WRITTEN,
+    Format,
+    Source,
+    known,
+    looks_like,
+)
 from megabert.convert.names.table import first_names
 from megabert.convert.read_back import same_tensors
 from megabert.convert.tokenizer import open_tokenizer
@@ -96,7 +104,7 @@ def convert(request: Request) -> Result:
             f"{target.name} is read, not written; --to takes one of {', '.join(WRITTEN)}"
         )
     old = _existing(request)
-    model, trained_with = source.read(_place(request))
+    model, trained_with = _read(source, request)
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files: none are written", model.origin)
@@ -122,6 +130,17 @@ def convert(request: Request) -> Result:
         comparison = _check(request, target, model, tokenizer, temporary)
         _write_record(request, model, comparison, fingerprint, temporary)
     return Result(request.output, False, comparison, model)
+
+
+def _read(source: Format, request: Request) -> tuple[WholeModel, str | None]:
+    try:
+        return source.read(_place(request))
+    except UserError as error:
+        others = looks_like(request.input)
+        if not others or request.source in others:
+            raise
+        hint = " or ".join(f"--from {name}" for name in sorted(others))
+        raise UserError(f"{error} (what lies there looks like {hint})") from error
 
 
 def _place(request: Request) -> Source:
@@ -160,8 +179,11 @@ def _existing(request: Request) -> dict[str, Any] | None:
         UserError: the folder holds something else.
     """
     output = request.output
-    if not output.exists():
-        return None
+    try:
+        if not output.exists() and not output.is_symlink():
+            return None
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
     try:
         record = json.loads((output / RECORD).read_text(encoding="utf-8"))
         return dict(record)

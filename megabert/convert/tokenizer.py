@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.convert.bert_config import read_object
-from megabert.data.tokenization import Tokenizer, load_tokenizer
+from megabert.data.tokenization import VOCAB_FILE, Tokenizer, load_tokenizer
 from megabert.log import UserError
 from megabert.model.weight_files import TOKENIZER_FILES
 
@@ -49,9 +49,10 @@ def open_tokenizer(
 
     Raises:
         UserError: it is another one than the model was trained with, or has more words than the
-            model.
+            model, or two of its files disagree.
     """
     tokenizer = load_tokenizer(folder)
+    _check_vocabulary(folder, tokenizer)
     if trained_with is not None and tokenizer.sha256 != trained_with:
         raise UserError(
             f"{folder} is not the tokenizer that {origin} was trained with: its SHA-256 is "
@@ -63,6 +64,23 @@ def open_tokenizer(
             f"{vocab_size}"
         )
     return tokenizer
+
+
+def _check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
+    """Compare vocab.txt, which Google's code reads, with tokenizer.json, which is read in its stead.
+
+    Raises:
+        UserError: vocab.txt is damaged, or holds other words.
+    """
+    path = folder / VOCAB_FILE
+    if tokenizer.kind != "wordpiece" or not path.is_file():
+        return
+    listed = load_tokenizer(path)
+    most = min(listed.vocab_size, tokenizer.vocab_size)  # added tokens are in one only
+    if listed.tokens(range(most)) != tokenizer.tokens(range(most)):
+        raise UserError(
+            f"{path} and the tokenizer.json beside it hold different words: remove the wrong one"
+        )
 
 
 def complete(folder: Path, tokenizer: Tokenizer) -> None:

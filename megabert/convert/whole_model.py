@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
-from megabert.convert.names.table import first_names
+from megabert.convert.names.table import check_depth, first_names
 from megabert.log import UserError
 from megabert.model.bert import BertModel
 from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
@@ -139,17 +139,21 @@ def settle(model: WholeModel) -> None:
     ``left_out``; nothing else may be too many.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of another shape, or the labels are not as
-            many as the scores.
+        UserError: a tensor is missing, unexpected, of another shape or not finite, or the labels are
+            not as many as the scores.
     """
-    expected = expected_shapes(model)
+    check_depth(model.config.num_hidden_layers, len(model.tensors), model.origin)
+    try:
+        expected = expected_shapes(model)
+    except RuntimeError as error:
+        raise UserError(f"{model.origin}: its configuration describes no model: {error}") from error
     absent = [name for name in expected if name not in model.tensors]
     if absent:
         raise UserError(f"{model.origin}: missing tensors: {first_names(absent)}")
     for name in [name for name in model.tensors if name not in expected]:
         if not name.startswith(("bert.pooler.", "nsp.")):
             raise UserError(f"{model.origin}: unexpected tensor {name}")
-        model.left_out.append((name, f"a {model.head} model has no place for it"))
+        model.left_out.append((name, f"no part of a model of this kind ({model.head})"))
         del model.tensors[name]
     for name, tensor in model.tensors.items():
         if tuple(tensor.shape) != expected[name]:
@@ -157,10 +161,25 @@ def settle(model: WholeModel) -> None:
                 f"{model.origin}: {name} has shape {list(tensor.shape)}, its configuration "
                 f"asks for {list(expected[name])}"
             )
+    _check_finite(model)
     if model.outputs and model.labels and len(model.labels) != model.outputs:
         raise UserError(
             f"{model.origin}: {len(model.labels)} labels are named, but its head gives "
             f"{model.outputs} scores"
+        )
+
+
+def _check_finite(model: WholeModel) -> None:
+    """Refuse values that are not finite: a model with one computes nothing.
+
+    Raises:
+        UserError: names the tensors that hold any.
+    """
+    broken = [name for name, tensor in model.tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{model.origin}: NaN or infinite values in {first_names(broken)}: the training that wrote "
+            "it had diverged, or the file is damaged; take an earlier checkpoint"
         )
 
 

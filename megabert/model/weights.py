@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
-from megabert.log import UserError, get_logger
+from megabert.log import UserError, first_fault, get_logger
 from megabert.model.split import cut, split_dim
 from megabert.model.weight_files import copy_tokenizer, new_folder, read_tensors, write_tensors
 from megabert.naming import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
@@ -27,6 +27,16 @@ from megabert.parallel.layers import TensorParallel
 VERSION = 1
 QKV_LAYOUT = "separate"
 """Query, key and value are three tensors; a file that states any other layout is refused."""
+
+_RECORDED: dict[str, type] = {
+    "model": dict,
+    "trained_positions": int,
+    "tokenizer_sha256": str,
+    "task": str,
+    "labels": list,
+    "task_record": dict,
+}
+"""What else a record holds; all but the model may be absent or null."""
 
 HEADS = ("mlm", "nsp", "qa", "sequence", "token", "crf")
 """Modules beside the encoder, ``bert``."""
@@ -104,8 +114,14 @@ def save_weights(
 
 
 def is_weights_folder(folder: Path) -> bool:
-    """Whether ``folder`` holds the two files of a megabert folder."""
-    return (folder / WEIGHTS_FILE).is_file() and (folder / WEIGHTS_RECORD).is_file()
+    """Whether ``folder`` is a megabert folder, which may lack its weights.
+
+    The record of a checkpoint has the same name; it states no such format.
+    """
+    record = folder / WEIGHTS_RECORD
+    if not record.is_file() or (folder / WEIGHTS_FILE).is_file():
+        return record.is_file()
+    return f'"{WEIGHTS_FORMAT}"' in record.read_text(encoding="utf-8", errors="replace")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -136,6 +152,10 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{path} states the query-key-value layout {record.get('qkv_layout')!r}; this megabert "
             f"knows {QKV_LAYOUT!r} only"
         )
+    for name, kind in _RECORDED.items():
+        value = record.get(name)
+        if not isinstance(value, kind) and (value is not None or name == "model"):
+            raise UserError(f"{path}: {name} is {value!r:.60}, not of the type {kind.__name__}")
     return record
 
 
@@ -150,7 +170,10 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
         UserError: not a megabert folder, or one of its files is damaged.
     """
     record = read_record(folder)
-    config = ModelConfig.from_dict(record["model"])
+    try:
+        config = ModelConfig.from_dict(record["model"])
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"{Path(folder) / WEIGHTS_RECORD}: {first_fault(error)}") from error
     tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
     skip = {"format", "version", "model", "qkv_layout"}
     return config, tensors, {key: value for key, value in record.items() if key not in skip}

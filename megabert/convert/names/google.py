@@ -8,28 +8,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megabert.convert.names.table import ENCODER, MLM, NSP, POOLER, QA, SEQUENCE, Name, NameTable
+from megabert.convert.names.table import (
+    ENCODER,
+    MLM,
+    NSP,
+    POOLER,
+    QA,
+    SEQUENCE,
+    Name,
+    NameTable,
+    pair,
+)
 
 
 def _dense(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
-    return (
-        Name(part, f"{ours}.weight", f"{theirs}/kernel", transpose=True),
-        Name(part, f"{ours}.bias", f"{theirs}/bias"),
-    )
+    return pair(part, ours, theirs, ("/kernel", "/bias"), transpose=True)
 
 
 def _norm(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
-    return (
-        Name(part, f"{ours}.weight", f"{theirs}/LayerNorm/gamma"),
-        Name(part, f"{ours}.bias", f"{theirs}/LayerNorm/beta"),
-    )
+    return pair(part, ours, f"{theirs}/LayerNorm", ("/gamma", "/beta"))
 
 
 def _output(part: str, ours: str, scope: str) -> tuple[Name, Name]:
-    return (
-        Name(part, f"{ours}.weight", f"{scope}output_weights"),
-        Name(part, f"{ours}.bias", f"{scope}output_bias"),
-    )
+    return pair(part, ours, scope, ("output_weights", "output_bias"))
 
 
 _EMBEDDINGS = (

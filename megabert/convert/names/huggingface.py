@@ -21,16 +21,8 @@ from megabert.convert.names.table import (
     Copy,
     Name,
     NameTable,
+    pair,
 )
-
-
-def _linear(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
-    """The weight and the bias of a linear layer or of a LayerNorm."""
-    return (
-        Name(part, f"{ours}.weight", f"{theirs}.weight"),
-        Name(part, f"{ours}.bias", f"{theirs}.bias"),
-    )
-
 
 _EMBEDDINGS = tuple(
     Name(ENCODER, f"bert.embeddings.{table}.weight", f"bert.embeddings.{table}.weight")
@@ -47,33 +39,33 @@ _LAYER = tuple(
         ("mlp.up", "intermediate.dense"),
         ("mlp.down", "output.dense"),
     )
-    for name in _linear(ENCODER, f"bert.layers.{{i}}.{ours}", f"bert.encoder.layer.{{i}}.{theirs}")
+    for name in pair(ENCODER, f"bert.layers.{{i}}.{ours}", f"bert.encoder.layer.{{i}}.{theirs}")
 )
 
 _POST_NORMS = (
-    *_linear(ENCODER, "bert.embeddings.norm", "bert.embeddings.LayerNorm"),
-    *_linear(
+    *pair(ENCODER, "bert.embeddings.norm", "bert.embeddings.LayerNorm"),
+    *pair(
         ENCODER,
         "bert.layers.{i}.attention_norm",
         "bert.encoder.layer.{i}.attention.output.LayerNorm",
     ),
-    *_linear(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.output.LayerNorm"),
+    *pair(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.output.LayerNorm"),
 )
 
 _PRE_NORMS = (
-    *_linear(ENCODER, "bert.layers.{i}.attention_norm", "bert.encoder.layer.{i}.attention.ln"),
-    *_linear(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.ln"),
-    *_linear(ENCODER, "bert.final_norm", "bert.encoder.ln"),
+    *pair(ENCODER, "bert.layers.{i}.attention_norm", "bert.encoder.layer.{i}.attention.ln"),
+    *pair(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.ln"),
+    *pair(ENCODER, "bert.final_norm", "bert.encoder.ln"),
 )
 
 _HEADS = (
-    *_linear(POOLER, "bert.pooler.dense", "bert.pooler.dense"),
-    *_linear(MLM, "mlm.dense", "cls.predictions.transform.dense"),
-    *_linear(MLM, "mlm.norm", "cls.predictions.transform.LayerNorm"),
+    *pair(POOLER, "bert.pooler.dense", "bert.pooler.dense"),
+    *pair(MLM, "mlm.dense", "cls.predictions.transform.dense"),
+    *pair(MLM, "mlm.norm", "cls.predictions.transform.LayerNorm"),
     Name(MLM, "mlm.bias", "cls.predictions.bias"),
-    *_linear(NSP, "nsp.classifier", "cls.seq_relationship"),
-    *_linear(QA, "qa.classifier", "qa_outputs"),
-    *_linear(SEQUENCE, "sequence.classifier", "classifier"),
+    *pair(NSP, "nsp.classifier", "cls.seq_relationship"),
+    *pair(QA, "qa.classifier", "qa_outputs"),
+    *pair(SEQUENCE, "sequence.classifier", "classifier"),
 )
 
 _COPIES = (
@@ -138,7 +130,7 @@ NEZHA = NameTable(
 def with_token_head(table: NameTable) -> NameTable:
     """The same names, with ``classifier`` as the head of token classification."""
     kept = tuple(name for name in table.names if name.part != SEQUENCE)
-    return replace(table, names=(*kept, *_linear(TOKEN, "token.classifier", "classifier")))
+    return replace(table, names=(*kept, *pair(TOKEN, "token.classifier", "classifier")))
 
 
 def without_classifier(table: NameTable) -> NameTable:

@@ -19,6 +19,7 @@ from megabert.convert.names.table import (
     TOKEN,
     Name,
     NameTable,
+    pair,
 )
 
 _ENCODER = "bert.bert"
@@ -26,18 +27,8 @@ _LAYER = f"{_ENCODER}.bert_encoder.layers.{{i}}"
 _POSTPROCESSOR = f"{_ENCODER}.bert_embedding_postprocessor"
 
 
-def _linear(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
-    return (
-        Name(part, f"{ours}.weight", f"{theirs}.weight"),
-        Name(part, f"{ours}.bias", f"{theirs}.bias"),
-    )
-
-
 def _norm(part: str, ours: str, theirs: str) -> tuple[Name, Name]:
-    return (
-        Name(part, f"{ours}.weight", f"{theirs}.layernorm.gamma"),
-        Name(part, f"{ours}.bias", f"{theirs}.layernorm.beta"),
-    )
+    return pair(part, ours, f"{theirs}.layernorm", (".gamma", ".beta"))
 
 
 _POSITIONS = Name(
@@ -71,19 +62,19 @@ _LAYERS = (
             ("mlp.up", "intermediate"),
             ("mlp.down", "output.dense"),
         )
-        for name in _linear(ENCODER, f"bert.layers.{{i}}.{ours}", f"{_LAYER}.{theirs}")
+        for name in pair(ENCODER, f"bert.layers.{{i}}.{ours}", f"{_LAYER}.{theirs}")
     ),
     *_norm(ENCODER, "bert.layers.{i}.attention_norm", f"{_LAYER}.attention.output"),
     *_norm(ENCODER, "bert.layers.{i}.mlp_norm", f"{_LAYER}.output"),
 )
 
 _HEADS = (
-    *_linear(POOLER, "bert.pooler.dense", f"{_ENCODER}.dense"),
-    *_linear(MLM, "mlm.dense", "bert.cls1.dense"),
+    *pair(POOLER, "bert.pooler.dense", f"{_ENCODER}.dense"),
+    *pair(MLM, "mlm.dense", "bert.cls1.dense"),
     *_norm(MLM, "mlm.norm", "bert.cls1"),
     Name(MLM, "mlm.bias", "bert.cls1.output_bias"),
-    *_linear(NSP, "nsp.classifier", "bert.cls2.dense"),
-    *_linear(QA, "qa.classifier", "bert.dense1"),
+    *pair(NSP, "nsp.classifier", "bert.cls2.dense"),
+    *pair(QA, "qa.classifier", "bert.dense1"),
     Name(CRF, "crf.transitions", "loss.transitions"),
 )
 
@@ -124,7 +115,7 @@ def table(*, token: bool, relative: bool) -> NameTable:
         relative: the model has relative positions, and does not use its position table.
     """
     part, ours = (TOKEN, "token.classifier") if token else (SEQUENCE, "sequence.classifier")
-    names = (*_EMBEDDINGS, *_LAYERS, *_HEADS, *_linear(part, ours, "bert.dense_1"))
+    names = (*_EMBEDDINGS, *_LAYERS, *_HEADS, *pair(part, ours, "bert.dense_1"))
     made = NameTable("BERT (MindSpore)", (_POSITIONS, *names), (), _SPELLINGS, _LEFT_OUT)
     if not relative:
         return made

@@ -38,6 +38,22 @@ class Name:
     transpose: bool = False
 
 
+def pair(
+    part: str,
+    ours: str,
+    theirs: str,
+    ends: tuple[str, str] = (".weight", ".bias"),
+    *,
+    transpose: bool = False,
+) -> tuple[Name, Name]:
+    """Weight and bias of a linear layer or of a LayerNorm; ``ends``: what follows ``theirs``."""
+    weight, bias = ends
+    return (
+        Name(part, f"{ours}.weight", f"{theirs}{weight}", transpose),
+        Name(part, f"{ours}.bias", f"{theirs}{bias}"),
+    )
+
+
 @dataclass(frozen=True)
 class Copy:
     """A foreign tensor that must hold the same values as another; it is read, never written."""
@@ -97,6 +113,18 @@ def first_names(names: Iterable[str], most: int = 3) -> str:
     return f"{len(ordered)} ({', '.join(ordered[:most])}{more})"
 
 
+def check_depth(layers: int, tensors: int, source: object) -> None:
+    """Before a list is made of every tensor of every layer: a damaged number would fill the memory.
+
+    Raises:
+        UserError: there are fewer tensors than layers.
+    """
+    if layers > tensors:
+        raise UserError(
+            f"{source} holds {tensors} tensors, but its configuration states {layers:,} layers"
+        )
+
+
 def to_ours(
     table: NameTable, foreign: Mapping[str, Tensor], layers: int, source: object
 ) -> Renamed:
@@ -109,8 +137,10 @@ def to_ours(
         source: path, for messages.
 
     Raises:
-        UserError: a tensor is missing, unknown, given twice, or a copy differs from its original.
+        UserError: a tensor is missing, unknown, given twice, no plain array, or a copy differs from
+            its original.
     """
+    check_depth(layers, len(foreign), source)
     spelled: dict[str, Tensor] = {}
     for name, tensor in foreign.items():
         new = table.spell(name)
@@ -119,6 +149,7 @@ def to_ours(
         spelled[new] = tensor
 
     left_out = _take_left_out(table, spelled)
+    _check_plain(spelled, source)
     _take_copies(table, spelled, source)
     tensors: dict[str, Tensor] = {}
     missing: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -128,7 +159,8 @@ def to_ours(
             missing[line.part].append(line.theirs)
             continue
         tensor = spelled.pop(line.theirs)
-        tensors[line.ours] = tensor.t().contiguous() if line.transpose else tensor
+        turned = line.transpose and tensor.dim() == 2  # another shape is refused by its name later
+        tensors[line.ours] = tensor.t().contiguous() if turned else tensor
         found.add(line.part)
 
     absent = [n for part in PARTS if part == ENCODER or part in found for n in missing[part]]
@@ -153,6 +185,14 @@ def _take_left_out(table: NameTable, spelled: dict[str, Tensor]) -> list[tuple[s
                 del spelled[name]
                 break
     return left_out
+
+
+def _check_plain(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Refuse what a pickle may hold beside arrays: sparse tensors, and those without content."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "a tensor without content" if tensor.is_meta else f"of layout {tensor.layout}"
+            raise UserError(f"{source}: {name} is {kind}; save it as a plain array")
 
 
 def _take_copies(table: NameTable, spelled: dict[str, Tensor], source: object) -> None:
