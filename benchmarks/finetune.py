@@ -10,7 +10,7 @@ torch's fused AdamW, alike for all; they start from the same random weights and 
 round. Losses without dropout are compared first (within 1e-4 in fp32, 2e-2 in bf16). bf16: weights,
 gradients and moments in bf16, for the comparison of speed only.
 
-benchmarks/squad_transformers.py compares scores of whole runs; this compares speed.
+benchmarks/finetune_transformers.py compares scores of whole runs; this compares speed.
 """
 
 from __future__ import annotations

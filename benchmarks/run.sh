@@ -24,6 +24,7 @@ echo "## Encoder beside transformers and plain torch"
 python benchmarks/step.py "$SHARDS" --models bert-tiny,bert-mini --lengths 128 --precisions fp32 --micro-batch-size 8 --rounds 5 --peers transformers,plain --profile
 echo "## Whole updates beside transformers with DeepSpeed"
 python benchmarks/training.py "$SHARDS" --model bert-tiny --micro-batch-size 8 --accumulation 2 --rounds 3 2>"$work/training.log"
+echo "## NEZHA beside BERT"; python benchmarks/relative_positions.py "$SHARDS" --sizes tiny --rounds 5
 echo "## Compilations and jitter"; python benchmarks/jitter.py "$SHARDS" --model bert-tiny --steps 200
 if [ -d "$work/sample" ]; then
   echo "## Fine-tuning beside transformers"
