@@ -155,6 +155,7 @@ def test_the_best_rate_has_the_best_mean_and_no_failed_run() -> None:
     ("arguments", "message"),
     [
         (["--patience", "2"], "--patience needs --train and --eval"),
+        (["--eval-interval", "5"], "--eval-interval needs --train and --eval"),
         (["--patience", "2", "--eval", "x", "--eval-interval", "end"], "--patience with"),
         (["--eval-interval", "0"], "--eval-interval 0 is not a number of updates"),
         (["--eval-interval", "often"], "--eval-interval often is not"),
