@@ -90,7 +90,9 @@ def _check_selection(settings: FinetuneSettings) -> None:
     if selection.patience and (task.train is None or task.eval is None):
         raise UserError("--patience needs --train and --eval: their scores tell when to stop")
     if isinstance(interval, int) and (task.train is None or task.eval is None):
-        raise UserError("--eval-interval needs --train and --eval: nothing is scored while training")
+        raise UserError(
+            "--eval-interval needs --train and --eval: nothing is scored while training"
+        )
     if selection.patience and interval == END:
         raise UserError("--patience with --eval-interval end: give a number of updates, or epoch")
 
