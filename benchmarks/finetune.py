@@ -46,8 +46,8 @@ from benchmarks.steps.rounds import (
 from megabert.config import ModelConfig, model_config
 from megabert.data.tokenization import load_tokenizer
 from megabert.log import UserError, run_command
-from megabert.model.heads import BertForQuestionAnswering
 from megabert.model.init import initialize_weights
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutStreams
 from megabert.task_config import SquadSettings
 from megabert.tasks.batches import BatchPlan

@@ -81,6 +81,8 @@ def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[
 def _check_selection(settings: FinetuneSettings) -> None:
     """Raise UserError where the settings of the choice contradict each other."""
     task, selection = settings.task, settings.selection
+    if task.task == "squad2" and settings.squad.null_threshold == "auto" and task.eval is None:
+        raise UserError("--null-threshold auto needs --eval: its best F1 tells the threshold")
     interval = check_interval(selection)
     many = combinations(settings)
     if many and task.train is None:

@@ -155,10 +155,16 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
     """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
 
     Raises:
-        UserError: the head is of another task, or has other labels, and there is nothing to train a
-            new one on.
+        UserError: there is no head, it is of another task, or has other labels, and there is nothing to
+            train a new one on.
     """
     place = settings.task
+    if place.train is None and not _has_head(model, task):
+        there = f"was fine-tuned for {model.task}" if model.task else f"holds {model.head}"
+        raise UserError(
+            f"--checkpoint {place.checkpoint} has no head for --task {task.name}, it {there}: name "
+            "its task with --task, or give --train"
+        )
     if place.random_init or not _has_head(model, task):
         return model
     if place.new_head:
@@ -210,7 +216,9 @@ def _check_length(length: int, model: WholeModel, path: Path) -> None:
 
 def check_free(output: Path) -> None:
     """Raise UserError if the run folder is there and not empty."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a new folder")
+    if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: it may be another run's; choose another --output")
 
 

@@ -253,6 +253,7 @@ class Loop:
         """Predict ``--test`` with the kept model."""
         if self.final.step not in (None, self.engine.steps_done):
             self.final.put_back()
+        self.task.settle()
         size = self.settings.batch.eval_batch_size
         scored = score(self.engine, self.task, features, size, self.output / TEST)
         scores = {f"test_{name}": value for name, value in scored.scores.items()}

@@ -21,7 +21,8 @@ from megabert.convert.names import huggingface as names
 from megabert.convert.names.table import NameTable, to_ours, to_theirs
 from megabert.convert.run import Request, convert
 from megabert.log import UserError
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.model.weights import load_into, load_weights, save_weights
 from megabert.parallel.topology import TensorParallel
 from tests.convert_helpers import SIZES, copy_of, make

@@ -239,7 +239,7 @@ def test_any_division_keeps_the_best(
 
 def swept(rank: int, world_size: int, jobs: list[Any]) -> tuple[list[Any], int]:
     """``run``, and how many models are left of it."""
-    from megabert.model.heads import BertForQuestionAnswering
+    from megabert.model.task_heads import BertForQuestionAnswering
 
     results = run(rank, world_size, jobs)
     gc.collect()

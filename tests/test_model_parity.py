@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from megabert.config import ModelConfig
 from megabert.log import UserError
 from megabert.model.bert import BertModel
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.products import NativeProducts, products_for
 from megabert.parallel.rng import DropoutStreams
 from tests.model_cases import tiny_batch, tiny_config

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from megabert.engine import launch
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutStreams
 from tests.distributed import run_ranks
 from tests.model_cases import tiny_batch, tiny_config

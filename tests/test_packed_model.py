@@ -12,9 +12,10 @@ from torch import Tensor
 from megabert.config import ModelConfig
 from megabert.log import UserError
 from megabert.model.bert import BertModel
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.split import merge, split_dim
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutStreams
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
 from tests.distributed import run_ranks

@@ -14,9 +14,10 @@ from megabert.config import ModelConfig, model_config
 from megabert.kernels.attention import Sequences
 from megabert.log import UserError
 from megabert.model.bert import BertModel, Layer
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.split import cut, merge, split_dim
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from megabert.config import ModelConfig
 from megabert.log import UserError
+from megabert.tasks.problems import Problems
 from megabert.tasks.spans import (
     OUTSIDE,
     SCHEMES,
@@ -29,7 +30,6 @@ from megabert.tasks.spans import (
     span_scores,
     tags_of,
 )
-from megabert.tasks.squad_data import Problems
 from megabert.tasks.tagging_data import Corpus, Pieces
 from megabert.tasks.tagging_features import TaggingFeatures, onto_pieces
 from tests.distributed import run_ranks

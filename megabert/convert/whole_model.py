@@ -13,8 +13,9 @@ from megabert.config import ModelConfig
 from megabert.convert.names.table import check_depth, first_names
 from megabert.log import UserError
 from megabert.model.bert import BertModel
-from megabert.model.heads import BertForPreTraining, BertForQuestionAnswering
+from megabert.model.heads import BertForPreTraining
 from megabert.model.task_heads import (
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
 )

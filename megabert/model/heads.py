@@ -1,4 +1,4 @@
-"""Heads: masked language model, next sentence, question answering (Devlin et al. 2019, 3.1, 4.2).
+"""Heads of pretraining: masked language model, next sentence (Devlin et al. 2019, section 3.1).
 
 Shapes as in :mod:`megabert.model.bert`; M = masked positions of a micro batch, V = true vocabulary;
 P = sequences of a micro batch.
@@ -62,19 +62,6 @@ class NspHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """``[P, H] -> [P, 2]``."""
         return linear(pooled, self.classifier)
-
-
-class QaHead(nn.Module):
-    """Start and end of the answer."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, 2)
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """``[..., H]`` -> start logits ``[...]``, end logits ``[...]``."""
-        start, end = linear(hidden, self.classifier).unbind(-1)
-        return start, end
 
 
 class PretrainingOutput(NamedTuple):
@@ -193,64 +180,8 @@ class BertForPreTraining(nn.Module):
         return words, self.nsp(self.bert.pooler(hidden[:, 0]))
 
 
-class BertForQuestionAnswering(nn.Module):
-    """Encoder with the answer-span head."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
-        activation_checkpointing: bool = False,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, streams, activation_checkpointing)
-        self.qa = QaHead(config)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """Start and end logits; arguments as in :meth:`BertModel.forward`.
-
-        ``[B, S]`` each; of packed sequences ``[P, max_seqlen]``, -inf beyond a sequence's end.
-        """
-        hidden = self.bert(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-        )
-        start, end = self.qa(hidden)
-        if cu_seqlens is None or max_seqlen is None:
-            return start, end
-        return tuple(_in_rows(side, cu_seqlens, max_seqlen) for side in (start, end))  # type: ignore[return-value]
-
-
 def first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """Places of the sequences' first tokens in the flat rows, int64."""
     if cu_seqlens is not None:
         return cu_seqlens[:-1].long()
     return torch.arange(len(input_ids), device=input_ids.device) * input_ids.size(1)
-
-
-def _in_rows(values: Tensor, cu_seqlens: Tensor, width: int) -> Tensor:
-    """Values of packed tokens ``[T]`` as one row a sequence, ``[P, width]``; -inf beyond its end."""
-    columns = torch.arange(width, device=values.device)
-    places = cu_seqlens[:-1, None] + columns  # [P, width]
-    inside = places < cu_seqlens[1:, None]
-    rows = values.index_select(0, places.masked_fill(~inside, 0).flatten()).view_as(inside)
-    return rows.masked_fill(~inside, -torch.inf)

@@ -1,22 +1,36 @@
-"""Heads of the fine-tuning tasks that label sequences or tokens (Devlin et al. 2019, section 4, figure 4).
+"""Models of the fine-tuning tasks (Devlin et al. 2019, section 4 and figure 4).
 
 Shapes as in :mod:`megabert.model.bert`; P = sequences of a micro batch, L = labels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
+from megabert.kernels.dropout import Dropout
 from megabert.kernels.ops import dropped
 from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf
 from megabert.model.heads import first_tokens
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.rng import DropoutStreams
+
+
+class QaHead(nn.Module):
+    """Start and end of the answer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """``[..., H]`` -> start logits ``[...]``, end logits ``[...]``."""
+        start, end = linear(hidden, self.classifier).unbind(-1)
+        return start, end
 
 
 class LabelHead(nn.Module):
@@ -31,9 +45,114 @@ class LabelHead(nn.Module):
         return linear(hidden, self.classifier)
 
 
-class BertForSequenceClassification(nn.Module):
+class TaskModel(nn.Module):
+    """An encoder and a task's head, which a subclass adds and applies in :meth:`head`.
+
+    Args:
+        config: the encoder.
+        tp, streams, activation_checkpointing, pooler: as in :class:`BertModel`. With a pooler the head
+            reads the sequences' first tokens only.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TensorParallel | None,
+        streams: DropoutStreams | None,
+        activation_checkpointing: bool,
+        pooler: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tp = tp = tp if tp is not None else TensorParallel()
+        self.bert = BertModel(config, tp, streams, activation_checkpointing, pooler=pooler)
+
+    def head(
+        self,
+        hidden: Tensor,
+        dropout: Dropout | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        **more: Any,
+    ) -> Any:
+        """Output of the task.
+
+        Args:
+            hidden: ``[T, H]``, ``[B, S, H]``, or with a pooler ``[P, H]``, as the encoder leaves it.
+            dropout: for what the head reads, by row; None for none.
+            cu_seqlens, max_seqlen: of packed sequences.
+            more: further arguments of :meth:`forward`.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        sample_numbers: Tensor | None = None,
+        first_sample: int = 0,
+        **more: Any,
+    ) -> Any:
+        """What :meth:`head` gives; arguments as in :meth:`BertModel.forward`, others go to it."""
+        rows = None if self.bert.pooler is None else first_tokens(input_ids, cu_seqlens)
+        hidden = self.bert(
+            input_ids,
+            token_type_ids,
+            attention_mask,
+            position_ids,
+            cu_seqlens,
+            max_seqlen,
+            sample_numbers,
+            first_sample,
+            rows,
+        )
+        dropout = self.bert.head_dropout(
+            rows, input_ids, cu_seqlens, max_seqlen, sample_numbers, first_sample
+        )
+        return self.head(hidden, dropout, cu_seqlens, max_seqlen, **more)
+
+
+class BertForQuestionAnswering(TaskModel):
+    """Encoder with the answer-span head, without dropout in between (as published).
+
+    :meth:`forward` gives start and end logits: ``[B, S]`` each; of packed sequences
+    ``[P, max_seqlen]``, -inf beyond a sequence's end.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TensorParallel | None = None,
+        streams: DropoutStreams | None = None,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(config, tp, streams, activation_checkpointing)
+        self.qa = QaHead(config)
+
+    def head(
+        self,
+        hidden: Tensor,
+        dropout: Dropout | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        **more: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Start and end logits."""
+        start, end = self.qa(hidden)
+        if cu_seqlens is None or max_seqlen is None:
+            return start, end
+        return _in_rows(start, cu_seqlens, max_seqlen), _in_rows(end, cu_seqlens, max_seqlen)
+
+
+class BertForSequenceClassification(TaskModel):
     """Encoder, pooler, dropout, and one score a label of each sequence (one label: a regression).
 
+    :meth:`forward` gives scores ``[P or B, L]``.
+
     Args:
         config: the encoder.
         labels: L.
@@ -48,45 +167,27 @@ class BertForSequenceClassification(nn.Module):
         streams: DropoutStreams | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, streams, activation_checkpointing, pooler=True)
+        super().__init__(config, tp, streams, activation_checkpointing, pooler=True)
         self.sequence = LabelHead(config, labels)
 
-    def forward(
+    def head(
         self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
+        hidden: Tensor,
+        dropout: Dropout | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        **more: Any,
     ) -> Tensor:
-        """Scores ``[P or B, L]``; arguments as in :meth:`BertModel.forward`."""
-        first = first_tokens(input_ids, cu_seqlens)
-        hidden = self.bert(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-            first,
-        )  # [P, H]
+        """Scores ``[P, L]``."""
         assert self.bert.pooler is not None
-        dropout = self.bert.head_dropout(
-            first, input_ids, cu_seqlens, max_seqlen, sample_numbers, first_sample
-        )
-        return self.sequence(dropped(self.bert.pooler(hidden), dropout))
+        scores: Tensor = self.sequence(dropped(self.bert.pooler(hidden), dropout))
+        return scores
 
 
-class BertForTokenClassification(nn.Module):
+class BertForTokenClassification(TaskModel):
     """Encoder, dropout, and one score a label of each token.
+
+    :meth:`forward` gives scores ``[T, L]`` of packed or ``[B, S, L]`` of padded tokens.
 
     Args:
         config: the encoder.
@@ -102,39 +203,18 @@ class BertForTokenClassification(nn.Module):
         streams: DropoutStreams | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, streams, activation_checkpointing)
+        super().__init__(config, tp, streams, activation_checkpointing)
         self.token = LabelHead(config, labels)
 
-    def forward(
+    def head(
         self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
-    ) -> Tensor:
-        """Scores ``[T, L]`` of packed or ``[B, S, L]`` of padded tokens; arguments as in
-        :meth:`BertModel.forward`.
-        """
-        hidden = self.bert(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-        )
-        dropout = self.bert.head_dropout(
-            None, input_ids, cu_seqlens, max_seqlen, sample_numbers, first_sample
-        )
+        hidden: Tensor,
+        dropout: Dropout | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        **more: Any,
+    ) -> Any:
+        """Scores of the tokens."""
         flat = dropped(hidden.reshape(-1, hidden.size(-1)), dropout)
         return self.token(flat).view(*hidden.shape[:-1], -1)
 
@@ -167,6 +247,9 @@ def chain_scores(scores: Tensor, positions: Tensor, cu_seqlens: Tensor | None) -
 class BertCrfForTokenClassification(BertForTokenClassification):
     """Token classification with a conditional random field over each chain of tags.
 
+    :meth:`forward` takes ``chains`` (:class:`TagChains`) and, for the loss, ``labels`` too, as
+    :meth:`Crf.forward`.
+
     Args:
         allowed, constraints: as in :class:`Crf`.
         config, labels, tp, streams, activation_checkpointing: as in
@@ -186,30 +269,25 @@ class BertCrfForTokenClassification(BertForTokenClassification):
         super().__init__(config, labels, tp, streams, activation_checkpointing)
         self.crf = Crf(labels, allowed, constraints)
 
-    def forward(  # type: ignore[override]
+    def head(
         self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
-        *,
-        chains: TagChains,
-        labels: Tensor | None = None,
+        hidden: Tensor,
+        dropout: Dropout | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        **more: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-likelihoods, or tags and probabilities, of the chains: see :meth:`Crf.forward`."""
-        scores = super().forward(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-        )
+        """Log-likelihoods, or tags and probabilities: see :meth:`Crf.forward`."""
+        chains: TagChains = more["chains"]
+        scores = super().head(hidden, dropout, cu_seqlens, max_seqlen)
         emissions = chain_scores(scores, chains.positions, cu_seqlens)
-        return self.crf(emissions, chains.counts, chains.begins, chains.ends, labels)
+        return self.crf(emissions, chains.counts, chains.begins, chains.ends, more.get("labels"))
+
+
+def _in_rows(values: Tensor, cu_seqlens: Tensor, width: int) -> Tensor:
+    """Values of packed tokens ``[T]`` as one row a sequence, ``[P, width]``; -inf beyond its end."""
+    columns = torch.arange(width, device=values.device)
+    places = cu_seqlens[:-1, None] + columns  # [P, width]
+    inside = places < cu_seqlens[1:, None]
+    rows = values.index_select(0, places.masked_fill(~inside, 0).flatten()).view_as(inside)
+    return rows.masked_fill(~inside, -torch.inf)

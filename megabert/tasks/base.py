@@ -86,6 +86,9 @@ class Task(Protocol):
     def record(self) -> dict[str, Any]:
         """Plain values that a saved model needs, beside its labels, to be used again."""
 
+    def settle(self) -> None:
+        """Training and choosing are over: from now on :meth:`score` changes nothing of the task."""
+
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> Features:

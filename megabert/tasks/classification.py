@@ -19,7 +19,7 @@ from megabert.tasks.batches import draw_subset
 from megabert.tasks.classification_data import Label, Source, texts_of_items
 from megabert.tasks.classification_features import ClassificationFeatures, join_texts
 from megabert.tasks.classification_metrics import score
-from megabert.tasks.squad_data import Problems
+from megabert.tasks.problems import Problems
 from megabert.tasks.tf_features import is_features_file, read_classifier_records
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class Classification:
     def record(self) -> dict[str, Any]:
         """``label_counts`` of the training data, ``class_weights``, and what the source keeps."""
         return {**self._record, **self.source.record()}
+
+    def settle(self) -> None:
+        """Nothing to settle."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int

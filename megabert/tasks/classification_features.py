@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megabert.log import UserError
+from megabert.tasks.problems import Problems
 from megabert.tasks.rows import Rows
-from megabert.tasks.squad_data import Problems
 
 if TYPE_CHECKING:
     from megabert.data.tokenization import EncodedBatch, Tokenizer

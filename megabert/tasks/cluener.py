@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from megabert.data.tokenization import without_surrogates
 from megabert.log import UserError
 from megabert.tasks.json_lines import read_json_lines
+from megabert.tasks.problems import Problems
 from megabert.tasks.spans import Entity, f1_of
-from megabert.tasks.squad_data import Problems
 from megabert.tasks.tagging import Tagging
 from megabert.tasks.tagging_data import Corpus, Pieces, character_pieces
 from megabert.tasks.tagging_features import TaggingFeatures

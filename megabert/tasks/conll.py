@@ -16,6 +16,7 @@ import numpy as np
 
 from megabert.data.tokenization import without_surrogates
 from megabert.log import UserError
+from megabert.tasks.problems import Problems
 from megabert.tasks.spans import (
     SCHEMES,
     Entity,
@@ -26,7 +27,6 @@ from megabert.tasks.spans import (
     parse_tag,
     tags_of,
 )
-from megabert.tasks.squad_data import Problems
 from megabert.tasks.tagging import Tagging
 from megabert.tasks.tagging_data import Corpus, Pieces, character_pieces, token_pieces
 from megabert.tasks.tagging_features import TaggingFeatures

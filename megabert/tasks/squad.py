@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from megabert.config import ModelConfig
 from megabert.log import UserError, get_logger
-from megabert.model.heads import BertForQuestionAnswering
+from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.task_config import SquadSettings
 from megabert.tasks.base import Batch, Features, Forward, inputs_of
 from megabert.tasks.squad_answers import (
@@ -73,6 +73,9 @@ class Squad:
             "max_length": self.max_length,
             **{name: getattr(self.settings, name) for name in limits},
         }
+
+    def settle(self) -> None:
+        """Nothing to settle."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int

@@ -53,6 +53,7 @@ class Squad2(Squad):
         super().__init__(settings, max_length)
         self._chosen: float | None = None
         """The threshold of a checkpoint, or the one that the last scoring found."""
+        self._searching = settings.null_threshold == "auto"
 
     @property
     def threshold(self) -> float:
@@ -70,6 +71,10 @@ class Squad2(Squad):
     def record(self) -> dict[str, Any]:
         """How contexts were cut into rows, and the threshold of the last scoring."""
         return {**super().record(), "null_threshold": self.threshold}
+
+    def settle(self) -> None:
+        """The threshold stays as it is, with ``--null-threshold auto`` too."""
+        self._searching = False
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -95,7 +100,8 @@ class Squad2(Squad):
     ) -> dict[str, float]:
         """Write three prediction files; scores as :func:`squad2_score`, ``{}`` without ground truths.
 
-        With ``--null-threshold auto`` the threshold is the one with the best F1 on this file.
+        With ``--null-threshold auto`` the threshold is the one with the best F1 on this file, until
+        :meth:`settle`.
         """
         made = own_features(features)
         ranked, nulls = self._ranked(made, outputs, self.settings.n_best)
@@ -106,7 +112,7 @@ class Squad2(Squad):
         }
         scores: dict[str, float] = {}
         if made.data.labelled:
-            asked = None if self.settings.null_threshold == "auto" else self.threshold
+            asked = None if self._searching else self.threshold
             scores = squad2_score(made.truths(), found, asked, self.metric_of(made))
             self._chosen = scores["null_threshold"]
         write_json(folder / PREDICTIONS, {q: p.at(self.threshold) for q, p in found.items()})

@@ -16,11 +16,12 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megabert.log import UserError
+from megabert.tasks.problems import Problems
 
 _LAYOUT = "expected SQuAD JSON (data > paragraphs > context, qas > id, question, answers)"
 _ITEM = '{"question": "...", "context": "..."}'
@@ -51,24 +52,6 @@ class Question:
     text: str
     answers: tuple[Answer, ...]
     marked_impossible: bool = False
-
-
-@dataclass
-class Problems:
-    """How often each kind of bad entry was met, and where first."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, kind: str, place: str) -> None:
-        """Count one ``kind`` at ``place``."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first.setdefault(kind, place)
-
-    def __str__(self) -> str:
-        return "; ".join(
-            f"{count} x {kind} (first: {self.first[kind]})" for kind, count in self.counts.items()
-        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import numpy as np
 
 from megabert.log import UserError
 from megabert.tasks.batches import draw_subset, pad_rows
-from megabert.tasks.squad_data import Problems, Question, SquadData
+from megabert.tasks.problems import Problems
+from megabert.tasks.squad_data import Question, SquadData
 from megabert.tasks.squad_windows import best_window, locate_answer, windows
 
 if TYPE_CHECKING:

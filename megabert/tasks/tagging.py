@@ -115,6 +115,9 @@ class Tagging(ABC):
             "characters": self.characters,
         }
 
+    def settle(self) -> None:
+        """Nothing to settle."""
+
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> TaggingFeatures:

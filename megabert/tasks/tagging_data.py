@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megabert.tasks.problems import Problems
 from megabert.tasks.spans import Entity
-from megabert.tasks.squad_data import Problems
 
 if TYPE_CHECKING:
     from megabert.data.tokenization import Tokenizer

@@ -15,9 +15,9 @@ import numpy as np
 
 from megabert.log import UserError
 from megabert.tasks.batches import draw_subset, pad_rows
+from megabert.tasks.problems import Problems
 from megabert.tasks.rows import Rows
 from megabert.tasks.spans import Entity, entities_of, parse_tag, tags_of
-from megabert.tasks.squad_data import Problems
 from megabert.tasks.squad_windows import token_span, windows
 from megabert.tasks.tagging_data import Corpus, Pieces
 

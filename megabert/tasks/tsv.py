@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from megabert.log import UserError
-from megabert.tasks.squad_data import Problems
+from megabert.tasks.problems import Problems
 from megabert.tasks.text_lines import read_lines
 
 BadLines = Literal["error", "skip"]
