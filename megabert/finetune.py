@@ -31,6 +31,7 @@ from megabert.finetune_inputs import (
     make_task_of,
     open_checkpoint,
     read_features,
+    tell_unused,
 )
 from megabert.finetune_resume import finished
 from megabert.finetune_run import Loop, build
@@ -73,6 +74,7 @@ def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[
     if "lr" in given.get("optimizer", {}) and "lrs" in given.get("selection", {}):
         raise UserError("--lr and --lrs are both given; keep one")
     _check_selection(settings)
+    tell_unused(given, task.task)
     if task.output is None:
         settings = replace(settings, task=replace(task, output=Path("runs") / task.task))
     return settings, raw

@@ -9,20 +9,32 @@ import torch
 
 from megabert.convert import checkpoint as own_weights
 from megabert.convert import huggingface
-from megabert.convert.whole_model import WholeModel
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenization import Tokenizer, load_tokenizer
 from megabert.engine.config import Batch as Division
 from megabert.engine.config import resolve_batch
 from megabert.engine.exchange import from_main, tensors_from_main
 from megabert.engine.launch import World
+from megabert.flags import Values
 from megabert.log import UserError, get_logger
 from megabert.model.weights import is_weights_folder
 from megabert.naming import RUN_CHECKPOINTS
 from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
-from megabert.tasks.registry import QUESTION_ANSWERING, make_task
+from megabert.tasks.registry import CLASSIFICATION, QUESTION_ANSWERING, TAGGING, make_task
+
+_TASKS_OF = {"squad": QUESTION_ANSWERING, "classification": CLASSIFICATION, "tagging": TAGGING}
+"""Section of settings -> the tasks that read it."""
 
 log = get_logger()
+
+
+def tell_unused(given: Values, task: str) -> None:
+    """Log the settings of ``given`` that change nothing for ``task``."""
+    for section, tasks in _TASKS_OF.items():
+        for name in given.get(section, {}):
+            if task not in tasks or (name == "null_threshold" and task != "squad2"):
+                log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
 
 
 @dataclass(frozen=True)
@@ -160,10 +172,10 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
     """
     place = settings.task
     if place.train is None and not _has_head(model, task):
-        there = f"was fine-tuned for {model.task}" if model.task else f"holds {model.head}"
+        found = model.task or ("none" if model.head == ENCODER_ONLY else model.head)
         raise UserError(
-            f"--checkpoint {place.checkpoint} has no head for --task {task.name}, it {there}: name "
-            "its task with --task, or give --train"
+            f"--checkpoint {place.checkpoint} has no head for --task {task.name} (its head: {found}): "
+            "give its own --task, or --train to train a new head"
         )
     if place.random_init or not _has_head(model, task):
         return model

@@ -58,13 +58,11 @@ def predict(request: Request) -> None:
     Raises:
         UserError: a wrong input, before anything is written.
     """
-    if request.input is not None and any(text is not None for text in request.texts.values()):
+    if request.input is not None and _has_texts(request):
         raise UserError("--input and texts on the command line: give one of them")
-    typed = sys.stdin.isatty() or any(text is not None for text in request.texts.values())
-    if request.input is None and not typed:
+    if request.input is None and not _has_texts(request) and not sys.stdin.isatty():
         request = replace(request, input=STANDARD_INPUT)
-    if request.output != STANDARD_INPUT and not request.output.parent.is_dir():
-        raise UserError(f"--output {request.output}: its folder does not exist")
+    _check_output(request)
     predictor = open_predictor(request.checkpoint, request.choices)
     fields = fields_of(predictor.task)
     if request.format == "squad" and ("context",) not in fields:
@@ -77,6 +75,28 @@ def predict(request: Request) -> None:
             answer_all(predictor, read_items(path, fields, request.input_format), name, request)
     else:
         converse(predictor, fields)
+
+
+def _check_output(request: Request) -> None:
+    """Raise UserError where the output cannot be a file, or nothing would be written to it."""
+    output = request.output
+    if output == STANDARD_INPUT:
+        return
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: its folder does not exist")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file")
+    given = request.input
+    if given is not None and output.exists() and given.exists() and output.samefile(given):
+        raise UserError(f"--output {output} is the file of --input; name another")
+    if given is None and not _has_texts(request):
+        raise UserError(
+            "--output is for inputs of --input or of flags; what is typed is answered here"
+        )
+
+
+def _has_texts(request: Request) -> bool:
+    return any(text is not None for text in request.texts.values())
 
 
 def answer_all(predictor: Predictor, found: Items, name: str, request: Request) -> None:
@@ -211,4 +231,8 @@ def converse(predictor: Predictor, fields: tuple[tuple[str, ...], ...]) -> None:
 
 
 def _asked(name: str, named: bool) -> str:
-    return input(f"{name} {PROMPT}" if named else PROMPT)
+    prompt = f"{name} {PROMPT}" if named else PROMPT
+    if sys.stdout.isatty():
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)  # the answers go to a file
+    return input()

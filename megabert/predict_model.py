@@ -37,16 +37,15 @@ from megabert.tasks.base import Features
 from megabert.tasks.batches import packed
 from megabert.tasks.classification import Classification
 from megabert.tasks.glue import GLUE
-from megabert.tasks.registry import OTHER_LENGTH, QA_LENGTH, make_task
+from megabert.tasks.registry import CLASSIFICATION, OTHER_LENGTH, QA_LENGTH, TAGGING, make_task
 from megabert.tasks.registry import QUESTION_ANSWERING as QA_TASKS
 
 FILL_MASK = "fill-mask"
 TASKS = (*get_args(TaskName), FILL_MASK)
-_TAGGING = ("cluener", "conll")
 _FITTING = {
     QUESTION_ANSWERING: QA_TASKS,
-    SEQUENCE_CLASSIFICATION: (*GLUE, "tnews"),
-    TOKEN_CLASSIFICATION: _TAGGING,
+    SEQUENCE_CLASSIFICATION: CLASSIFICATION,
+    TOKEN_CLASSIFICATION: TAGGING,
     PRETRAINING: (FILL_MASK,),
     MASKED_LM: (FILL_MASK,),
 }
@@ -182,6 +181,7 @@ def open_predictor(checkpoint: Path, choices: Choices) -> Predictor:
     )
     config = replace(true_config(source.config), hidden_dropout_prob=0.0)
     name = _task_name(source, choices.task)
+    _tell_unused(name, choices)
     if name == FILL_MASK:
         longest = _longest(source, choices.max_length, source.config.max_position_embeddings)
         filling = FillMask(longest, source.head == PRETRAINING, choices.top_k or 5)
@@ -246,6 +246,14 @@ def _task_name(source: WholeModel, wanted: str | None) -> str:
             "%s names no task: taken as %s (or --task %s)", source.origin, name, ", ".join(fitting)
         )
     return name
+
+
+def _tell_unused(name: str, choices: Choices) -> None:
+    """Name the choices that change nothing for this task."""
+    if choices.null_threshold is not None and name != "squad2":
+        log.warning("--null-threshold has no effect on %s", name)
+    if choices.top_k is not None and name in (*TAGGING, "stsb"):
+        log.warning("--top-k has no effect on %s", name)
 
 
 def _by_labels(labels: tuple[str, ...]) -> str:

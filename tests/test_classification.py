@@ -393,9 +393,9 @@ def test_wrong_inputs_leave_nothing(place: Path, runs: list[Any]) -> None:
     messages = (
         "bad.tsv line 3: unknown label: 'yes', not one of 0, 1",
         "sst2-test.tsv has no labels to learn",
-        "the labels of tnews are not known",
+        "no head for --task tnews",
         "stsb has no classes",
-        "sequence.classifier",
+        "no head for --task mnli",
     )
     for expected, message in zip(messages, runs[6:], strict=True):
         assert isinstance(message, str), message

@@ -134,7 +134,8 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(place: Path) -> None:
         "don't multiply out": {"batch": {"global_batch_size": 7}},
         "--checkpoint is missing": {"task": {"checkpoint": None}},
         "there is nothing to do": {"task": {"train": None, "eval": None}},
-        "qa.classifier": {"task": {"train": None}},
+        "has no head for --task squad (its head: pretraining)": {"task": {"train": None}},
+        "is a file; name a new folder": {"task": {"output": str(place / "train.json")}},
     }
     messages = in_world(1, *(values(place, "wrong", **case) for case in cases.values()))
     for expected, message in zip(cases, messages):

@@ -86,7 +86,14 @@ def test_training_goes_on_with_the_same_head_and_else_with_a_new_one(place: Path
         task(place, name, f"on-{number}", task=more, optimizer=still)
         for number, (name, more) in enumerate(cases)
     ]
-    results = in_world(1, *runs, task(place, "sst2", "no", task={"train": None}))
+    unfit = {"train": None, "eval": str(place / "missing")}
+    results = in_world(
+        1,
+        *runs,
+        task(place, "squad", "no-qa", task=unfit),
+        task(place, "sst2", "bare", "start", task=unfit),
+        task(place, "sst2", "no", task={"train": None}),
+    )
     first = weights(place / "cola-run")
     for number, kept in enumerate((True, False, False, False)):
         found = weights(place / f"on-{number}")
@@ -95,6 +102,8 @@ def test_training_goes_on_with_the_same_head_and_else_with_a_new_one(place: Path
             assert np.array_equal(found[name], first[name])
     assert record(place / "on-3")["labels"] == ["contradiction", "entailment", "neutral"]
     assert weights(place / "on-3")[HEAD].shape[0] == 3
+    assert "has no head for --task squad (its head: cola)" in results[-3]
+    assert "has no head for --task sst2 (its head: pretraining)" in results[-2]
     assert "was fine-tuned for cola, not for sst2: give --task cola" in results[-1]
     assert "\n" not in results[-1]
 

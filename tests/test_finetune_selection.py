@@ -166,6 +166,7 @@ def test_the_best_rate_has_the_best_mean_and_no_failed_run() -> None:
         (["--lrs", "2e-5", "--lr", "1e-5", "--eval", "x"], "--lr and --lrs are both given"),
         (["--seeds", "0"], "selection.seeds"),
         (["--keep", "most"], "--keep"),
+        (["--task", "squad2", "--null-threshold", "auto"], "auto needs --eval"),
     ],
 )
 def test_wrong_settings_are_one_line(arguments: list[str], message: str) -> None:
@@ -173,6 +174,19 @@ def test_wrong_settings_are_one_line(arguments: list[str], message: str) -> None
         command.main(["--checkpoint", "none", "--train", "none", *arguments])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_flags_of_other_tasks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"--crf": "on", "--bad-lines": "skip", "--n-best": "3", "--null-threshold": "1"}
+    for task, silent in (("squad", "n-best"), ("cola", "bad-lines"), ("conll", "crf")):
+        flat = [word for pair in given.items() for word in pair]
+        with pytest.raises(UserError, match="none is not a folder"):
+            command.main(["--checkpoint", "none", "--train", "none", "--task", task, *flat])
+        told = capsys.readouterr().err
+        names = [
+            name.strip("-") for name in given if f"{name} has no effect on --task {task}" in told
+        ]
+        assert set(names) == {name.strip("-") for name in given} - {silent}
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

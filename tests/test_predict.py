@@ -344,6 +344,7 @@ def test_a_wrong_line_is_named_before_anything_is_written(
         ("mlm", {"text": "[MASK]", "format": "squad"}, "--format squad is for questions"),
         ("mlm", {"text": "[MASK]", "choices": Choices(max_length=41)}, "longer than"),
         ("mlm", {"text": "[MASK]", "output": Path("no/such/file")}, "its folder does not exist"),
+        ("mlm", {"text": "[MASK]", "output": Path()}, "is a folder"),
         ("polarity", {"text": "x", "choices": Choices(task="mnli")}, "labels"),
     ],
 )
@@ -353,6 +354,27 @@ def test_wrong_requests_are_one_line(
     with pytest.raises(UserError, match=says) as caught:
         ask(folders / head, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_an_output_is_neither_the_input_nor_of_a_terminal(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("the [MASK]\n", encoding="utf-8")
+    with pytest.raises(UserError, match="is the file of --input"):
+        ask(folders / "mlm", file, output=tmp_path / ".." / tmp_path.name / "a.txt")
+    assert file.read_text(encoding="utf-8") == "the [MASK]\n"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with pytest.raises(UserError, match="--output is for inputs of"):
+        ask(folders / "mlm", output=tmp_path / "out.jsonl")
+
+
+def test_choices_without_effect_are_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_predictor(folders / "polarity", Choices(null_threshold=1.0))
+    open_predictor(folders / "tags", Choices(top_k=2))
+    told = capsys.readouterr().err
+    assert "--null-threshold has no effect on tnews" in told
+    assert "--top-k has no effect on conll" in told
 
 
 def test_on_a_terminal_it_asks_goes_on_after_an_error_and_ends_cleanly(
@@ -371,7 +393,7 @@ def test_on_a_terminal_it_asks_goes_on_after_an_error_and_ends_cleanly(
         out, err = process.communicate(timeout=120)
         os.close(ours)
     assert process.returncode == 0, err
-    answers = [json.loads(line.replace(">>> ", "")) for line in out.splitlines() if "{" in line]
+    answers = [json.loads(line) for line in out.splitlines()]
     assert [len(answer["masks"]) for answer in answers] == [1, 2]
     assert err.count("error: no [MASK] in it") == 1
     assert "Traceback" not in err

@@ -147,6 +147,11 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
     assert [s["null_threshold"] for s in scores] == [0.0, 1000.0, scores[0]["best_f1_thresh"]]
     assert scores[1]["NoAns_f1"] == 0
     assert scores[2]["f1"] == scores[0]["best_f1"] >= max(scores[0]["f1"], scores[1]["f1"])
+    assert auto.threshold != 0.0
+    other = {**found, "null_start": found["null_start"] + 50}
+    auto.settle()
+    tested = auto.score(features, other, tmp_path)
+    assert tested["null_threshold"] == scores[2]["null_threshold"] != tested["best_f1_thresh"]
     record = json.loads(json.dumps(auto.record()))
     assert record["null_threshold"] == scores[2]["null_threshold"]
     assert record["doc_stride"] == 10

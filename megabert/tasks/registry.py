@@ -20,6 +20,8 @@ from megabert.tasks.tnews import Tnews
 QA_LENGTH, OTHER_LENGTH = 384, 128
 """Tokens of a row where ``--max-length`` is not given: question answering, and other tasks."""
 QUESTION_ANSWERING = ("squad", "squad2")
+CLASSIFICATION = (*GLUE, "tnews")
+TAGGING = ("cluener", "conll")
 
 
 def make_task(

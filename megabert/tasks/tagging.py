@@ -115,7 +115,7 @@ class Tagging(ABC):
             "characters": self.characters,
         }
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  (concrete: no tagging task chooses anything)
         """Nothing to settle."""
 
     def train_features(
