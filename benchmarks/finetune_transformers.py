@@ -39,8 +39,8 @@ from megabert.model.init import initial_tensor
 from megabert.naming import RUN_RESULTS
 from megabert.optim.schedule import learning_rate
 from megabert.task_config import FinetuneSettings
-from megabert.tasks.base import Batch, Features, Task
-from megabert.tasks.batches import BatchPlan, packed, steps_for
+from megabert.tasks.base import Features, Task
+from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
 from megabert.tasks.registry import make_task
 
 HEADS = {
@@ -107,16 +107,6 @@ class SideBySide:
             for side in sides
         )
 
-    def batch(self, task: Task, features: Features, rows: np.ndarray) -> Batch:
-        """Packed rows on the device, as the loop of launch/finetune.py makes them."""
-        made = packed(features.batch(rows), task.max_length)
-        return {
-            name: torch.from_numpy(value).to(self.device)
-            if isinstance(value, np.ndarray)
-            else value
-            for name, value in made.items()
-        }
-
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Biases and LayerNorm are not decayed."""
@@ -159,7 +149,10 @@ def train(
         rows, total = plan.rows(step), 0.0
         for first in range(0, batch.global_size, batch.micro_size):
             mine = rows[first : first + batch.micro_size]
-            loss = task.loss(side, side.batch(task, features, mine)) / batch.accumulation
+            loss = (
+                task.loss(side, rows_on_device(features, mine, task.max_length, side.device))
+                / batch.accumulation
+            )
             loss.backward()
             total += loss.item()
         if chosen.gradient_clipping:
@@ -187,7 +180,9 @@ def predict(side: SideBySide, task: Task, features: Features, size: int) -> dict
     progress, seen = Progress("score", total, interval=30.0), 0
     whole: dict[str, np.ndarray] = {}
     for rows, _ in portions(features.lengths, size, 0, 1):
-        for name, value in task.predict(side, side.batch(task, features, rows)).items():
+        for name, value in task.predict(
+            side, rows_on_device(features, rows, task.max_length, side.device)
+        ).items():
             if name not in whole:
                 whole[name] = np.zeros((total, *value.shape[1:]), value.cpu().numpy().dtype)
             whole[name][rows] = value.cpu().numpy()

@@ -14,8 +14,8 @@ import torch
 from megabert.engine.build import TrainingEngine
 from megabert.engine.exchange import from_main, gather_rows, portions
 from megabert.log import Progress
-from megabert.tasks.base import Batch, Features, Task
-from megabert.tasks.batches import packed
+from megabert.tasks.base import Features, Task
+from megabert.tasks.batches import rows_on_device
 
 TEST = "test"
 """Folder in a run's with the predictions of ``--test``."""
@@ -39,18 +39,6 @@ class Scored:
             f"{prefix}_samples_per_second": self.rows / self.seconds,
             f"{prefix}_tokens_per_second": self.tokens / self.seconds,
         }
-
-
-def rows_on_device(
-    features: Features, rows: np.ndarray, max_length: int, device: torch.device
-) -> Batch:
-    """The rows without padding, on the device; whole numbers stay as they are."""
-    return {
-        name: torch.from_numpy(value).to(device, non_blocking=True)
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in packed(features.batch(rows), max_length).items()
-    }
 
 
 def predict(

@@ -20,7 +20,7 @@ from megabert.engine.devices import peak_memory
 from megabert.engine.launch import World
 from megabert.engine.metrics import MetricsWriter, Throughput
 from megabert.engine.throughput import each_rank
-from megabert.finetune_evaluation import SCORING, TEST, publish, rows_on_device, score, shown
+from megabert.finetune_evaluation import SCORING, TEST, publish, score, shown
 from megabert.finetune_inputs import Inputs, claim_output, divide
 from megabert.finetune_model import Final, build_model
 from megabert.finetune_selection import END, Selection, check_interval, evaluation_steps
@@ -28,7 +28,7 @@ from megabert.log import Progress, TrainingStopped, get_logger, human_duration
 from megabert.naming import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
 from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
-from megabert.tasks.batches import BatchPlan, steps_for
+from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
 
 log = get_logger()
 

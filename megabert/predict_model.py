@@ -34,7 +34,7 @@ from megabert.task_config import (
     TaskName,
 )
 from megabert.tasks.base import Features
-from megabert.tasks.batches import packed
+from megabert.tasks.batches import rows_on_device
 from megabert.tasks.classification import Classification
 from megabert.tasks.glue import GLUE
 from megabert.tasks.registry import CLASSIFICATION, OTHER_LENGTH, QA_LENGTH, TAGGING, make_task
@@ -143,12 +143,7 @@ class Predictor:
     @torch.inference_mode()
     def _predicted(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
         longest = int(features.lengths[rows].max())
-        batch = {
-            name: torch.from_numpy(value).to(self.device)
-            if isinstance(value, np.ndarray)
-            else value
-            for name, value in packed(features.batch(rows), longest).items()
-        }
+        batch = rows_on_device(features, rows, longest, self.device)
         found = self.task.predict(self.model, batch)
         return {name: value.cpu().numpy() for name, value in found.items()}
 

@@ -190,7 +190,7 @@ def _tensors(bundle: Bundle, table: NameTable) -> dict[str, Tensor]:
 
 
 def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -> None:
-    """Fill an existing folder with a checkpoint that Google's code loads as ``--init_checkpoint``.
+    """Fill an existing folder with a checkpoint in the layout of Google's releases.
 
     bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-00000-of-00001, checkpoint, and the
     tokenizer's files.

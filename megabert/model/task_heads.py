@@ -5,13 +5,15 @@ Shapes as in :mod:`megabert.model.bert`; P = sequences of a micro batch, L = lab
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from megabert.config import ModelConfig
-from megabert.kernels.dropout import Dropout
 from megabert.kernels.ops import dropped
 from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf
@@ -45,7 +47,14 @@ class LabelHead(nn.Module):
         return linear(hidden, self.classifier)
 
 
-class TaskModel(nn.Module):
+class Packing(NamedTuple):
+    """Where packed sequences begin and end, and a bound of their lengths; None for padded ones."""
+
+    cu_seqlens: Tensor | None
+    max_seqlen: int | None
+
+
+class TaskModel(nn.Module, ABC):
     """An encoder and a task's head, which a subclass adds and applies in :meth:`head`.
 
     Args:
@@ -67,23 +76,18 @@ class TaskModel(nn.Module):
         self.tp = tp = tp if tp is not None else TensorParallel()
         self.bert = BertModel(config, tp, streams, activation_checkpointing, pooler=pooler)
 
+    @abstractmethod
     def head(
-        self,
-        hidden: Tensor,
-        dropout: Dropout | None,
-        cu_seqlens: Tensor | None,
-        max_seqlen: int | None,
-        **more: Any,
+        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
     ) -> Any:
         """Output of the task.
 
         Args:
             hidden: ``[T, H]``, ``[B, S, H]``, or with a pooler ``[P, H]``, as the encoder leaves it.
-            dropout: for what the head reads, by row; None for none.
-            cu_seqlens, max_seqlen: of packed sequences.
+            drop: dropout of what the head reads, ``[rows, H]``.
+            packing: of the sequences.
             more: further arguments of :meth:`forward`.
         """
-        raise NotImplementedError
 
     def forward(
         self,
@@ -110,10 +114,18 @@ class TaskModel(nn.Module):
             first_sample,
             rows,
         )
-        dropout = self.bert.head_dropout(
-            rows, input_ids, cu_seqlens, max_seqlen, sample_numbers, first_sample
+        dropout = partial(
+            self.bert.head_dropout,
+            rows,
+            input_ids,
+            cu_seqlens,
+            max_seqlen,
+            sample_numbers,
+            first_sample,
         )
-        return self.head(hidden, dropout, cu_seqlens, max_seqlen, **more)
+        return self.head(
+            hidden, lambda x: dropped(x, dropout()), Packing(cu_seqlens, max_seqlen), **more
+        )
 
 
 class BertForQuestionAnswering(TaskModel):
@@ -134,18 +146,14 @@ class BertForQuestionAnswering(TaskModel):
         self.qa = QaHead(config)
 
     def head(
-        self,
-        hidden: Tensor,
-        dropout: Dropout | None,
-        cu_seqlens: Tensor | None,
-        max_seqlen: int | None,
-        **more: Any,
+        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
     ) -> tuple[Tensor, Tensor]:
         """Start and end logits."""
         start, end = self.qa(hidden)
-        if cu_seqlens is None or max_seqlen is None:
+        if packing.cu_seqlens is None or packing.max_seqlen is None:
             return start, end
-        return _in_rows(start, cu_seqlens, max_seqlen), _in_rows(end, cu_seqlens, max_seqlen)
+        ends, width = packing.cu_seqlens, packing.max_seqlen
+        return _in_rows(start, ends, width), _in_rows(end, ends, width)
 
 
 class BertForSequenceClassification(TaskModel):
@@ -171,16 +179,11 @@ class BertForSequenceClassification(TaskModel):
         self.sequence = LabelHead(config, labels)
 
     def head(
-        self,
-        hidden: Tensor,
-        dropout: Dropout | None,
-        cu_seqlens: Tensor | None,
-        max_seqlen: int | None,
-        **more: Any,
+        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
     ) -> Tensor:
         """Scores ``[P, L]``."""
         assert self.bert.pooler is not None
-        scores: Tensor = self.sequence(dropped(self.bert.pooler(hidden), dropout))
+        scores: Tensor = self.sequence(drop(self.bert.pooler(hidden)))
         return scores
 
 
@@ -207,15 +210,10 @@ class BertForTokenClassification(TaskModel):
         self.token = LabelHead(config, labels)
 
     def head(
-        self,
-        hidden: Tensor,
-        dropout: Dropout | None,
-        cu_seqlens: Tensor | None,
-        max_seqlen: int | None,
-        **more: Any,
+        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
     ) -> Any:
         """Scores of the tokens."""
-        flat = dropped(hidden.reshape(-1, hidden.size(-1)), dropout)
+        flat = drop(hidden.reshape(-1, hidden.size(-1)))
         return self.token(flat).view(*hidden.shape[:-1], -1)
 
 
@@ -270,17 +268,12 @@ class BertCrfForTokenClassification(BertForTokenClassification):
         self.crf = Crf(labels, allowed, constraints)
 
     def head(
-        self,
-        hidden: Tensor,
-        dropout: Dropout | None,
-        cu_seqlens: Tensor | None,
-        max_seqlen: int | None,
-        **more: Any,
+        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-likelihoods, or tags and probabilities: see :meth:`Crf.forward`."""
         chains: TagChains = more["chains"]
-        scores = super().head(hidden, dropout, cu_seqlens, max_seqlen)
-        emissions = chain_scores(scores, chains.positions, cu_seqlens)
+        scores = super().head(hidden, drop, packing)
+        emissions = chain_scores(scores, chains.positions, packing.cu_seqlens)
         return self.crf(emissions, chains.counts, chains.begins, chains.ends, more.get("labels"))
 
 

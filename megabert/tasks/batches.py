@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+from megabert.tasks.base import Batch, Features
 
 WINDOW = 40
 _EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # what a random stream is for
@@ -90,3 +93,15 @@ def packed(batch: dict[str, np.ndarray], max_length: int) -> dict[str, Any]:
     ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32)
     rest = {name: a for name, a in batch.items() if name not in flat and name != "attention_mask"}
     return {**rest, **flat, "cu_seqlens": ends, "max_seqlen": max_length}
+
+
+def rows_on_device(
+    features: Features, rows: np.ndarray, max_length: int, device: torch.device
+) -> Batch:
+    """The rows without padding, on the device; whole numbers stay as they are."""
+    return {
+        name: torch.from_numpy(value).to(device, non_blocking=True)
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in packed(features.batch(rows), max_length).items()
+    }
