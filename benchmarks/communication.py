@@ -32,11 +32,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.steps.rounds import environment, markdown_table, write_json
-from megabert.config import OptimizerSettings, ParallelSettings, model_config
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.config.model import model_config
+from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine import launch
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.config import Batch
-from megabert.log import UserError, run_command
 from megabert.model.heads import BertForPreTraining
 from megabert.parallel.mappings import (
     start_all_gather,

@@ -27,13 +27,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.data.masking import MaskSettings
-from megabert.data.pairs import SampleSettings
-from megabert.data.sample_source import SampleSource
-from megabert.data.schema import load_manifest
-from megabert.data.shards import Corpus
-from megabert.data.verification import verify_folder
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.data.inspect.verify import verify_folder
+from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import SampleSource
+from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.manifest import load_manifest
 
 SEQ_LENGTH = 128
 BATCH = 256

@@ -18,12 +18,12 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from megabert.data.chinese_words import find_words
+from megabert.common.log import run_command
 from megabert.data.text.document import page_to_sentences
-from megabert.data.text.sources import iter_pages
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.data.tokenizer_sentencepiece import SentencePieceTokenizer
-from megabert.log import run_command
+from megabert.data.text.input.sources import iter_pages
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.chinese_words import find_words
+from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
 BATCH_CHARACTERS = 2**20
 

@@ -43,16 +43,17 @@ from benchmarks.steps.rounds import (
     turns,
     write_json,
 )
-from megabert.config import ModelConfig, model_config
-from megabert.data.tokenization import load_tokenizer
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.config.model import ModelConfig, model_config
+from megabert.data.tokenizers.base import load_tokenizer
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutStreams
-from megabert.task_config import SquadSettings
 from megabert.tasks.batches import BatchPlan
-from megabert.tasks.squad import Squad
-from megabert.tasks.squad_features import SquadFeatures
+from megabert.tasks.settings import SquadSettings
+from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.task import Squad
 
 LR, CLIP = 5e-5, 1.0
 PACKED, PADDED, THEIRS = "megabert packed", "megabert padded", "transformers"

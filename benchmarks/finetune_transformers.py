@@ -27,18 +27,19 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from megabert import flags
-from megabert.convert import huggingface
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.engine.checkpoint_record import write_json
+from megabert.checkpoint.record import write_json
+from megabert.common.errors import UserError
+from megabert.common.log import Progress, run_command
+from megabert.common.names import RUN_RESULTS
+from megabert.config import flags
+from megabert.convert.huggingface import model as huggingface
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.engine.broadcast import portions
 from megabert.engine.config import resolve_batch, resolve_precision
-from megabert.engine.exchange import portions
-from megabert.finetune import TOKENS_PER_MICRO_STEP, resolve
-from megabert.log import Progress, UserError, run_command
+from megabert.finetune.command import TOKENS_PER_MICRO_STEP, resolve
+from megabert.finetune.settings import FinetuneSettings
 from megabert.model.init import initial_tensor
-from megabert.naming import RUN_RESULTS
 from megabert.optim.schedule import learning_rate
-from megabert.task_config import FinetuneSettings
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
 from megabert.tasks.registry import make_task

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.data.foreign.files import open_foreign
 from megabert.data.foreign.source import ForeignSource
-from megabert.data.sample_index import SampleSettings
-from megabert.data.schema import SpecialIds, TokenizerInfo
-from tests.foreign_shards import random_samples, write_fixed, write_tfrecord, write_variable
+from megabert.data.samples.index import SampleSettings
+from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
+from tests.helpers.foreign_shards import random_samples, write_fixed, write_tfrecord, write_variable
 
 BATCH = 64
 VOCAB = 30522

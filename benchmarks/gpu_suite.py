@@ -33,8 +33,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.steps.rounds import markdown_table, write_json
-from megabert.log import UserError, run_command
-from megabert.naming import TOKENIZER_FOLDER
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.common.names import TOKENIZER_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,7 +80,7 @@ def parts(shards: Path, squad: Path | None, small: bool) -> list[Part]:
     peers = ["--peers", "transformers,plain"] if small else []
     few = "2" if small else "10"
     tests = (
-        ["-m", "not gpu", "tests/test_flops.py"]
+        ["-m", "not gpu", "tests/model/test_flops.py"]
         if small
         else ["-m", "gpu", "-p", "no:xdist", "tests"]
     )

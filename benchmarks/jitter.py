@@ -42,8 +42,9 @@ from benchmarks.steps.rounds import (
     timed,
     write_json,
 )
-from megabert.kernels import native
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.kernels import cpu
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -67,9 +68,9 @@ def compilations() -> Iterator[Callable[[], Counter[str]]]:
         found["native"] += 1
         return real_build(*inputs, **named)
 
-    real_build = native.build
+    real_build = cpu.build
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(native, "build", build))
+        stack.enter_context(mock.patch.object(cpu, "build", build))
         with contextlib.suppress(
             ImportError
         ):  # Triton: on CUDA machines, and where it is installed

@@ -31,13 +31,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.config import model_config
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.config.model import model_config
 from megabert.model.heads import BertForPreTraining
-from megabert.optim.backends import apex_lamb, choose_backend
+from megabert.optim.backend import apex_lamb, choose_backend
+from megabert.optim.flat_segments import SegmentTable, cut
 from megabert.optim.lamb import Lamb
 from megabert.optim.param_groups import parameter_groups
-from megabert.optim.segments import SegmentTable, cut
 
 LR, EPS, DECAY, BETAS = 1e-4, 1e-6, 0.01, (0.9, 0.999)
 

@@ -24,10 +24,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.engine.exact import grad_norm
-from megabert.engine.whole_state import read_state
-from tests.distributed import run_ranks
-from tests.lamb_runs import PEAK, TOLERANCE, Case, Run, full_gradient, relative, worlds
+from megabert.engine.zero.fixes import grad_norm
+from megabert.engine.zero.whole_tensors import read_state
+from tests.helpers.distributed import run_ranks
+from tests.helpers.lamb_runs import PEAK, TOLERANCE, Case, Run, full_gradient, relative, worlds
 
 PRECISIONS = {
     "fp32": ("fp32", False),

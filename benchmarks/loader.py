@@ -23,11 +23,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.data.masking import MaskSettings
-from megabert.data.pairs import SampleSettings
-from megabert.data.sample_source import SampleSource
-from megabert.data.shards import Corpus
-from megabert.naming import TRAIN
+from megabert.common.names import TRAIN
+from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import SampleSource
+from megabert.data.shards.corpus import Corpus
 
 LENGTHS = (128, 512)
 TASKS = ("nsp", "sop", "none")

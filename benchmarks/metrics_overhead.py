@@ -24,12 +24,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert import flags, pretrain
-from megabert.config import PretrainSettings
+from megabert.config import flags
+from megabert.config.training import PretrainSettings
 from megabert.engine.launch import start
-from megabert.engine.timing import Times, UpdateClock
-from megabert.engine.workload import Workload, workload
-from megabert.pretrain_inputs import open_inputs, resolve
+from megabert.engine.metrics.clock import Times, UpdateClock
+from megabert.engine.metrics.token_counts import Workload, workload
+from megabert.pretrain import loop as pretrain
+from megabert.pretrain.inputs import open_inputs, resolve
 
 
 class NoClock(UpdateClock):

@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.data.counter_rng import Ints
-from megabert.data.pairs import CorpusLike, PairMaker, SampleSettings
-from megabert.data.spans import Spans
-from megabert.naming import TRAIN
+from megabert.common.names import TRAIN
+from megabert.data.samples.counter_rng import Ints
+from megabert.data.samples.masked_spans import Spans
+from megabert.data.samples.pairs import CorpusLike, PairMaker, SampleSettings
 
 BATCH = 4096
 PARTS = 20
@@ -155,7 +155,7 @@ def _distance(shares: npt.NDArray[np.float64]) -> float:
 
 def main() -> None:
     """Measure one corpus and print what was found."""
-    from megabert.data.shards import Corpus
+    from megabert.data.shards.corpus import Corpus
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)

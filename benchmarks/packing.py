@@ -27,15 +27,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.config import ModelConfig, model_config
-from megabert.data.loader import SampleSource, as_tensors
-from megabert.data.packing import Window, choose_window, deal_window, packed_batches
-from megabert.data.pairs import SampleSettings
-from megabert.data.shards import Corpus
+from megabert.common.names import TRAIN
+from megabert.config.model import ModelConfig, model_config
+from megabert.data.samples.loader import SampleSource, as_tensors
+from megabert.data.samples.packing import Window, choose_window, deal_window, packed_batches
+from megabert.data.samples.pairs import SampleSettings
+from megabert.data.shards.corpus import Corpus
 from megabert.model.flops import pretraining_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.naming import TRAIN
 
 LENGTHS = (128, 512)
 MICRO_TOKENS = 8192

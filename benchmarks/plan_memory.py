@@ -5,7 +5,7 @@
     python benchmarks/plan_memory.py --cases bert-mini     # those whose name holds a word
     python benchmarks/plan_memory.py --json FILE
 
-Each case is a run of three updates on random text, one process a rank, through ``megabert.pretrain``.
+Each case is a run of three updates on random text, one process a rank, through ``megabert.pretrain.loop``.
 Measured is the largest resident set of the first rank (VmHWM) less what it held after its imports, up to
 the moment where the run would write its checkpoint. The plan's figure is its peak, less its constant
 for the imports. To recalibrate after a change of the encoder: change ``LAYER`` and the constants below
@@ -97,8 +97,8 @@ CASES = (
 
 def make_shards(folder: Path, documents: int = 120) -> Path:
     """Shards of random words, of the size of a real vocabulary."""
-    from megabert.data.schema import SpecialIds, TokenizerInfo
-    from megabert.data.shard_writer import Document, write_corpus
+    from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
+    from megabert.data.shards.writer import Document, write_corpus
 
     rng = random.Random(0)
 
@@ -131,8 +131,9 @@ def work(argv: list[str]) -> None:
     import torch._dynamo
     import torch.utils.tensorboard
 
-    from megabert import flags, pretrain
-    from megabert.config import PretrainSettings
+    from megabert.config import flags
+    from megabert.config.training import PretrainSettings
+    from megabert.pretrain import loop
 
     before = status("VmRSS")
 
@@ -141,8 +142,8 @@ def work(argv: list[str]) -> None:
         torch.distributed.barrier()
         os._exit(0)
 
-    pretrain.save_checkpoint = stop
-    pretrain.pretrain(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    loop.save_checkpoint = stop
+    loop.pretrain(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
 
 
 def _free_port() -> int:
@@ -184,7 +185,7 @@ def measure(case: Case, shards: Path, output: Path) -> dict[str, float]:
 
 def planned(case: Case) -> tuple[float, str]:
     """The plan's peak without its constant for imports, bytes, and its instant."""
-    from megabert import flags
+    from megabert.config import flags
     from megabert.planner.machine import IMPORTS_CPU, RUN_CPU, Machine
     from megabert.planner.plan import Planner
     from megabert.planner.settings import CPU, PlanSettings

@@ -26,10 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.steps.rounds import environment, markdown_table, write_json
-from megabert.config import RECIPES
-from megabert.data.schema import load_manifest
-from megabert.hardware import find_accelerator
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.hardware import find_accelerator
+from megabert.common.log import run_command
+from megabert.config.training import RECIPES
+from megabert.data.shards.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +46,9 @@ def device_name() -> str:
     name = torch.cuda.get_device_name()
     accelerator = find_accelerator(name)
     if accelerator is None:
-        raise UserError(f"{name}: launch/plan.py knows no such device; see megabert/hardware.py")
+        raise UserError(
+            f"{name}: launch/plan.py knows no such device; see megabert/common/hardware.py"
+        )
     return accelerator.name
 
 

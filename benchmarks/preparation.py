@@ -43,8 +43,9 @@ from benchmarks.preparation_programs import (
     recipe_cost,
 )
 from benchmarks.preparation_stages import profile_stages
-from megabert.data.text.sources import iter_pages
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.data.text.input.sources import iter_pages
 
 LEAST_SECONDS = 0.1
 """CPU time beyond start-up that is worth a rate."""

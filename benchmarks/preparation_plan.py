@@ -30,7 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
 
 
 def _constant(default: float, help: str) -> float:

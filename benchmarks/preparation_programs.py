@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = {128: 20, 512: 80}  # sequence length: predictions at most

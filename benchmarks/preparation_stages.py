@@ -18,14 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from megabert.data.encoding import EncodingRules, encode_pages, page_batches
-from megabert.data.planning import make_plan
-from megabert.data.shard_writer import ShardHeader, ShardWriter
-from megabert.data.sharding_options import describe_input
-from megabert.data.spill import load_batch, save_batch
-from megabert.data.text.sources import iter_pages
-from megabert.data.text.streams import open_streams
-from megabert.data.tokenization import load_tokenizer
+from megabert.data.prepare.batch_files import load_batch, save_batch
+from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
+from megabert.data.prepare.options import describe_input
+from megabert.data.prepare.plan import make_plan
+from megabert.data.shards.writer import ShardHeader, ShardWriter
+from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.input.streams import open_streams
+from megabert.data.tokenizers.base import load_tokenizer
 
 STAGES = {
     "decompress": ("text/streams", "text/bzip2"),

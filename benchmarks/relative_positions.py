@@ -31,7 +31,7 @@ from benchmarks.steps.rounds import (
     timed,
     turns,
 )
-from megabert.log import run_command
+from megabert.common.log import run_command
 
 FAMILIES = "bert", "nezha"
 HEADER = ("size", "length", "samples", "bert ms", "nezha ms", "nezha / bert")

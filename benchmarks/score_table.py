@@ -21,8 +21,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.steps.rounds import markdown_table
-from megabert.log import UserError, run_command
-from megabert.naming import RUN_RESULTS
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.common.names import RUN_RESULTS
 
 BASELINES = ("majority_", "all_o_")
 HEADER = ("task", "score", "seeds", "megabert", "transformers", "difference", "baseline")

@@ -58,10 +58,11 @@ from benchmarks.steps.rounds import (
     write_json,
 )
 from benchmarks.steps.shares import time_shares
-from megabert.config import ModelConfig
-from megabert.hardware import find_accelerator
+from megabert.common.errors import UserError
+from megabert.common.hardware import find_accelerator
+from megabert.common.log import run_command
+from megabert.config.model import ModelConfig
 from megabert.kernels.float8 import use_float8
-from megabert.log import UserError, run_command
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2, "fp8": 5e-2}

@@ -27,9 +27,10 @@ from pathlib import Path
 
 from text_measures import RawPage, Score, judge, leftover_places, leftovers, raw_page
 
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
 from megabert.data.text.document import page_to_sentences
-from megabert.data.text.sources import iter_pages
-from megabert.log import UserError, run_command
+from megabert.data.text.input.sources import iter_pages
 
 Texts = dict[int, list[str]]
 """Page id to lines of text."""

@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.config import ModelConfig
-from megabert.engine.checkpoint import newest_checkpoint
-from megabert.engine.phases import whole_shapes
-from megabert.engine.universal import whole_checkpoint
+from megabert.checkpoint.resume import whole_shapes
+from megabert.checkpoint.save_load import newest_checkpoint
+from megabert.checkpoint.universal import whole_checkpoint
+from megabert.config.model import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TOPOLOGIES = {

@@ -43,10 +43,10 @@ from benchmarks.steps.rounds import (
     write_json,
 )
 from benchmarks.steps.trainers import GlobalBatch, Update, our_updates, plain_update, their_update
-from megabert.data.packing import Window, packed_batches
+from megabert.common.log import run_command
+from megabert.data.samples.packing import Window, packed_batches
 from megabert.engine.config import Batch
 from megabert.engine.launch import World, start
-from megabert.log import run_command
 
 OURS, OURS_PADDED = "megabert packed, ZeRO 1, LAMB", "megabert padded, ZeRO 1, LAMB"
 THEIRS, PLAIN = "transformers, DeepSpeed ZeRO 1, AdamW", "plain torch, LAMB loop"

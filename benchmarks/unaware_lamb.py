@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert import flags
-from megabert.config import PretrainSettings
-from tests.distributed import run_ranks
+from megabert.config import flags
+from megabert.config.training import PretrainSettings
+from tests.helpers.distributed import run_ranks
 
 
 def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
@@ -31,8 +31,8 @@ def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     import torch
 
     from megabert.engine import build
-    from megabert.optim.segments import SegmentTable
-    from megabert.pretrain import pretrain
+    from megabert.optim.flat_segments import SegmentTable
+    from megabert.pretrain.loop import pretrain
 
     attach = build.attach_lamb
 

@@ -22,9 +22,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megabert.common.log import human_duration, run_command
+from megabert.config.flags import plain_parser
 from megabert.data.foreign.importing import ImportOptions, ImportReport, import_shards
-from megabert.flags import plain_parser
-from megabert.log import human_duration, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:

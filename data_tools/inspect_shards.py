@@ -24,21 +24,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from megabert import naming
+from megabert.common import names
+from megabert.common.errors import UserError
+from megabert.common.log import Progress, run_command
+from megabert.config.flags import plain_parser
 from megabert.data.foreign.files import is_foreign
-from megabert.data.inspection import Statistics, read_statistics
-from megabert.data.inspection_plot import check_plot, write_plot
-from megabert.data.inspection_report import statistics_lines, total_lines, totals_as_json
-from megabert.data.masking import Masking, MaskSettings
-from megabert.data.sample_index import SampleSettings, SentenceTask
-from megabert.data.sample_source import SampleSource
-from megabert.data.schema import Manifest, ShardError, load_manifest
-from megabert.data.shards import Corpus
-from megabert.data.shown_samples import Kind, ShownSample, show_samples
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.data.verification import verify_folder
-from megabert.flags import plain_parser
-from megabert.log import Progress, UserError, run_command
+from megabert.data.inspect.plot import check_plot, write_plot
+from megabert.data.inspect.report import statistics_lines, total_lines, totals_as_json
+from megabert.data.inspect.shown_samples import Kind, ShownSample, show_samples
+from megabert.data.inspect.statistics import Statistics, read_statistics
+from megabert.data.inspect.verify import verify_folder
+from megabert.data.samples.index import SampleSettings, SentenceTask
+from megabert.data.samples.masking import Masking, MaskSettings
+from megabert.data.samples.source import SampleSource
+from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
 
 COLOURS: dict[Kind, str] = {"mask": "33", "random": "31", "kept": "32"}
 
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder made by shard_wiki.py")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
-        "--split", choices=naming.SPLITS, default=naming.TRAIN,
+        "--split", choices=names.SPLITS, default=names.TRAIN,
         help="what the flags below read, but for --verify, which checks all (default: train)",
     )  # fmt: skip
     whole = parser.add_argument_group("over the whole split (takes time, see above)")
@@ -143,7 +144,7 @@ def _find(args: argparse.Namespace, manifest: Manifest, settings: SampleSettings
     if not (args.show or args.samples or args.statistics or args.plot):
         return found
     corpus = Corpus.open(args.folder, args.split)
-    tokenizer = load_tokenizer(args.folder / naming.TOKENIZER_FOLDER)
+    tokenizer = load_tokenizer(args.folder / names.TOKENIZER_FOLDER)
     if args.show:
         found.articles = _articles(args, corpus, tokenizer)
     if args.samples:

@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megabert.data.sample.dump import dump_xml
-from megabert.data.sample.questions import question_set
-from megabert.data.sample.world import World, build_world
-from megabert.flags import plain_parser
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.config.flags import plain_parser
+from megabert.data.demo_wiki.dump import dump_xml
+from megabert.data.demo_wiki.questions import question_set
+from megabert.data.demo_wiki.world import World, build_world
 
 DUMP, TRAIN, DEV = "dump.xml.bz2", "train.json", "dev.json"
 

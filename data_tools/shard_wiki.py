@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megabert.data.sharding import ShardingOptions, ShardingReport, shard
-from megabert.flags import plain_parser
-from megabert.log import human_duration, run_command
+from megabert.common.log import human_duration, run_command
+from megabert.config.flags import plain_parser
+from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 
 FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
 

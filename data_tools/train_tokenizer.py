@@ -17,15 +17,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megabert.data.tokenizer_training import (
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.config.flags import plain_parser
+from megabert.data.prepare.train_tokenizer import (
     KINDS,
     TrainingSettings,
     read_sentences,
     save_tokenizer,
     train_tokenizer,
 )
-from megabert.flags import plain_parser
-from megabert.log import UserError, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.flags import plain_parser
-from megabert.log import run_command
+from megabert.common.log import run_command
+from megabert.config.flags import plain_parser
 
 FORMATS = ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert import flags
-from megabert.log import run_command
-from megabert.task_config import FinetuneSettings
+from megabert.common.log import run_command
+from megabert.config import flags
+from megabert.finetune.settings import FinetuneSettings
 
 DESCRIPTION = """\
 Fine-tune a pretrained encoder for a task, score it while it trains, and keep its best model.
@@ -30,7 +30,7 @@ mean and standard deviation of every rate. Exit status 1: a run diverged; it is 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fine-tune."""
     given, config_file = flags.parse(FinetuneSettings, argv, "finetune.py", DESCRIPTION)
-    from megabert.finetune import finetune
+    from megabert.finetune.command import finetune
 
     finetune(given, config_file)
     return 0

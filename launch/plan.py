@@ -9,8 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert import flags
-from megabert.log import UserError, run_command
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.config import flags
 from megabert.planner.settings import PlanSettings
 
 DESCRIPTION = """\

@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.flags import plain_parser
-from megabert.log import run_command
+from megabert.common.log import run_command
+from megabert.config.flags import plain_parser
 
 
 def _count(text: str) -> int:
@@ -110,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
-    from megabert.predict import Request, predict
-    from megabert.predict_model import Choices
+    from megabert.predict.command import Request, predict
+    from megabert.predict.predictor import Choices
 
     choices = ("task", "batch_size", "top_k", "max_length", "null_threshold", "device", "precision")
     texts = ("text", "text_b", "question", "context")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert import flags
-from megabert.config import PretrainSettings
-from megabert.log import run_command
+from megabert.common.log import run_command
+from megabert.config import flags
+from megabert.config.training import PretrainSettings
 
 DESCRIPTION = """\
 Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
@@ -24,7 +24,7 @@ The run folder holds config.yaml (itself a --config), metrics.jsonl, tensorboard
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train."""
     given, config_file = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
-    from megabert.pretrain import pretrain
+    from megabert.pretrain.loop import pretrain
 
     pretrain(given, config_file)
     return 0

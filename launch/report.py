@@ -9,10 +9,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.finetune_summary import table as table_of_seeds
-from megabert.flags import plain_parser
-from megabert.log import UserError, run_command
-from megabert.naming import RUN_METRICS, RUN_RESULTS
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.common.names import RUN_METRICS, RUN_RESULTS
+from megabert.config.flags import plain_parser
+from megabert.finetune.summary import table as table_of_seeds
 
 DESCRIPTION = """\
 Draw the loss curves of one or more runs, one after the other (phase 1, phase 2), and print tables: held-out

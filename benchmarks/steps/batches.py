@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megabert.config import ModelConfig, model_config
-from megabert.data.packing import Window, packed_batches
-from megabert.data.pairs import SampleSettings
-from megabert.data.sample_source import SampleSource
-from megabert.data.shards import Corpus
+from megabert.common.names import TRAIN
+from megabert.config.model import ModelConfig, model_config
+from megabert.data.samples.packing import Window, packed_batches
+from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import SampleSource
+from megabert.data.shards.corpus import Corpus
 from megabert.model.flops import pretraining_flops
-from megabert.naming import TRAIN
 
 IGNORED = -100
 """Label of a position that is not predicted, as transformers reads it."""

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.steps.batches import Work
 from benchmarks.steps.rounds import timed
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 
 SECONDS_A_SHAPE = 0.1
 FEWEST_CALLS = 3

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from benchmarks.steps.batches import MicroBatch
 from benchmarks.steps.plain_bert import plain_bert
-from megabert.config import ModelConfig
-from megabert.convert import huggingface
-from megabert.convert.names.table import to_theirs
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.huggingface import model as huggingface
+from megabert.convert.name_table import to_theirs
 from megabert.convert.whole_model import WholeModel
-from megabert.log import UserError
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.weights import true_vocabulary

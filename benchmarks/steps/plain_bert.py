@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 
 
 class PlainLayer(nn.Module):

@@ -15,7 +15,8 @@ from benchmarks.lamb import PlainLamb
 from benchmarks.steps.batches import MicroBatch, Work
 from benchmarks.steps.peers import our_model, their_loss, transformers_bert, whole_tensors
 from benchmarks.steps.plain_bert import plain_bert
-from megabert.config import ModelConfig, OptimizerSettings, ParallelSettings
+from megabert.config.model import ModelConfig
+from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.config import Batch
 from megabert.engine.launch import World

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.convert import huggingface
-from megabert.convert.bert_config import read_object
-from megabert.convert.huggingface_labels import label_values
-from megabert.convert.samples import MASKED_PAIR, Batch, id_batch, same_ids, text_batch
+from megabert.common.errors import UserError
+from megabert.convert.huggingface import model as huggingface
+from megabert.convert.huggingface.config import read_object
+from megabert.convert.huggingface.labels import label_values
+from megabert.convert.probe_inputs import MASKED_PAIR, Batch, id_batch, same_ids, text_batch
 from megabert.convert.whole_model import (
     ENCODER_ONLY,
     MASKED_LM,
@@ -29,8 +30,7 @@ from megabert.convert.whole_model import (
     WholeModel,
     build,
 )
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.log import UserError
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
 
 TOLERANCE = 1e-5
 TOP = 5

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megabert.config import ModelConfig
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
+from megabert.config.model import ModelConfig
 from megabert.convert.foreign_model import in_float32
 from megabert.convert.tokenizer import open_tokenizer, tokenizer_in
 from megabert.convert.whole_model import WholeModel, settle
-from megabert.log import UserError, get_logger
 from megabert.model.weights import is_weights_folder, load_weights, true_vocabulary
-from megabert.naming import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
 
 
 def read(
@@ -65,9 +66,9 @@ def _read_checkpoint(
     path: Path, scratch: Path | None, tokenizer: Path | None
 ) -> tuple[WholeModel, str | None]:
     # here, so that other conversions do not wait for DeepSpeed
-    from megabert.engine.checkpoint import damaged_file, newest_checkpoint
-    from megabert.engine.phases import whole_shapes
-    from megabert.engine.universal import whole_checkpoint
+    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.save_load import damaged_file, newest_checkpoint
+    from megabert.checkpoint.universal import whole_checkpoint
 
     checkpoint = newest_checkpoint(path)
     fault = damaged_file(checkpoint)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.convert.bert_config import read_object
-from megabert.convert.names.table import first_names
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.convert.huggingface.config import read_object
+from megabert.convert.name_table import first_names
 from megabert.model.weight_files import read_tensors
 
 # what readers raise that take damaged bytes for lengths, names and tables

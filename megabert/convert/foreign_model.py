@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.config import ModelConfig
-from megabert.convert.names.table import NameTable, first_names, to_ours
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.convert.name_table import NameTable, first_names, to_ours
 from megabert.convert.tokenizer import tokenizer_in
 from megabert.convert.vocabulary import is_padding, without_padding
 from megabert.convert.whole_model import WholeModel
-from megabert.log import UserError, get_logger
 
 HEAD_SIZE = 64
 """Width of an attention head of every published BERT; what no tensor's shape says."""

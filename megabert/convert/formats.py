@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from megabert.convert import checkpoint, huggingface
-from megabert.convert.bert_config import CONFIG_FILES
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CHECKPOINTS, WEIGHTS_RECORD
+from megabert.convert import checkpoint
 from megabert.convert.foreign_files import WEIGHT_FILES
+from megabert.convert.huggingface import model as huggingface
+from megabert.convert.huggingface.config import CONFIG_FILES
 from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.whole_model import WholeModel
-from megabert.data.tokenization import Tokenizer
-from megabert.log import UserError, get_logger
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.weights import write_weights
-from megabert.naming import RUN_CHECKPOINTS, WEIGHTS_RECORD
 
 MEGABERT = "megabert"
 HUGGINGFACE = "huggingface"
@@ -130,7 +132,7 @@ def _foreign_reader(module: str) -> Reader:
 
 
 def _write_google(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:
-    import_module("megabert.convert.google_tf").write(folder, model, tokenizer)
+    import_module("megabert.convert.google.model").write(folder, model, tokenizer)
 
 
 FORMATS: dict[str, Format] = {

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megabert.config import ModelConfig
-from megabert.convert.names.huggingface import POSITION_TABLES
-from megabert.log import UserError
-from megabert.model.relative import relative_table
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.huggingface.names import POSITION_TABLES
+from megabert.model.nezha import relative_table
 
 _TOLERANCE = 1e-4
 """The published forms differ by float32's rounding of angles up to 2 max_relative_position."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from megabert.common.errors import UserError
 from megabert.convert.whole_model import WholeModel
-from megabert.log import UserError
 from megabert.model.bert import ACTIVATIONS
 
 

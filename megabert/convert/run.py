@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from megabert.convert import huggingface
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.convert.check import (
     Comparison,
     Side,
@@ -28,12 +29,12 @@ from megabert.convert.formats import (
     known,
     looks_like,
 )
-from megabert.convert.names.table import first_names
+from megabert.convert.huggingface import model as huggingface
+from megabert.convert.name_table import first_names
 from megabert.convert.read_back import same_tensors
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.log import UserError, get_logger
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
 from megabert.model.weight_files import new_folder
 
 RECORD = "conversion.json"

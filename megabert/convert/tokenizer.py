@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megabert.convert.bert_config import read_object
-from megabert.data.tokenization import VOCAB_FILE, Tokenizer, load_tokenizer
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.convert.huggingface.config import read_object
+from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer, load_tokenizer
 from megabert.model.weight_files import TOKENIZER_FILES
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from megabert.config import ModelConfig
-from megabert.log import get_logger
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
 from megabert.model.weights import true_vocabulary
 
 _MULTIPLES = tuple(2**i for i in range(3, 11))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
-from megabert.convert.names.table import check_depth, first_names
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.name_table import check_depth, first_names
 from megabert.model.bert import BertModel
 from megabert.model.heads import BertForPreTraining
 from megabert.model.task_heads import (

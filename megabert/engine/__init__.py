@@ -1,7 +1,11 @@
-"""The only place that knows DeepSpeed.
+"""DeepSpeed: launching ranks, the joined configuration, the engine and its metrics.
 
-DeepSpeed chooses its accelerator when it is first imported, and guesses where nothing is said; so it
-is said here, before any module of this package imports it.
+Owns: everything that talks to DeepSpeed, except checkpoint files (``megabert.checkpoint``).
+May import: kernels, model, parallel, optim, data, config, common.
+Start reading: ``build.py``, then ``zero/partitions.py``.
+
+DeepSpeed chooses its accelerator when it is first imported, and guesses if nothing is set. Therefore it is set
+here, before any module of this package imports DeepSpeed.
 """
 
 import os

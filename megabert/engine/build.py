@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from megabert.config import OptimizerSettings, ParallelSettings
+from megabert.common.errors import TrainingStopped
+from megabert.common.log import get_logger
+from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.config import Batch, make_deepspeed_config, resolve_precision
-from megabert.engine.exact import attach_lamb, grad_norm
 from megabert.engine.launch import World
-from megabert.engine.zero_config import check_zero_config
-from megabert.engine.zero_segments import slices_of
+from megabert.engine.zero.config import check_zero_config
+from megabert.engine.zero.fixes import attach_lamb, grad_norm
+from megabert.engine.zero.partitions import slices_of
 from megabert.kernels.float8 import use_float8
-from megabert.log import TrainingStopped, get_logger
-from megabert.optim.backends import apex_lamb, choose_backend
+from megabert.optim.backend import apex_lamb, choose_backend
 from megabert.optim.lamb import Lamb, TensorNorms
 from megabert.optim.param_groups import parameter_groups, read_parameter_groups
 from megabert.optim.schedule import Schedule

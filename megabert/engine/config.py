@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from megabert.config import BatchSettings, OptimizerSettings, ParallelSettings
-from megabert.flags import Values
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.flags import Values
+from megabert.config.training import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.kernels.float8 import check_device
-from megabert.log import UserError, get_logger
 
 # Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself accepts any
 # misspelt name in silence.

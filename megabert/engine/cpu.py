@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from megabert.log import get_logger
+from megabert.common.log import get_logger
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
 _KEPT_BYTES = 1 << 30

@@ -20,8 +20,8 @@ from datetime import timedelta
 
 import torch
 
+from megabert.common.errors import TrainingStopped, UserError
 from megabert.engine.cpu import prepare_cpu
-from megabert.log import TrainingStopped, UserError
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
 from megabert.parallel.topology import ProcessGroups, Topology

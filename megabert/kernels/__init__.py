@@ -1,1 +1,6 @@
-"""Fused operators of the encoder: one signature, an implementation for each kind of device."""
+"""Fused operators, with one signature on every device.
+
+Owns: the operators (``ops``), what they compute in plain torch (``reference``), their C++ (``cpu``) and Triton forms.
+May import: common.
+Start reading: ``reference.py``, then ``ops.py``.
+"""

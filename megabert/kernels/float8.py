@@ -34,7 +34,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from megabert.log import UserError, get_logger
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 
 FORWARD = torch.float8_e4m3fn
 """Activations and weights: 3 bits of mantissa, up to 448."""
@@ -121,9 +122,9 @@ def quantize(
     if x.stride(1) != 1:
         x = x.contiguous()
     if x.is_cuda and not by_row and x.numel() and _triton_is_installed():
-        from megabert.kernels import float8_triton
+        from megabert.kernels.triton import float8
 
-        made = float8_triton.quantize(x, dtype, padded(len(x)), rows=rows, columns=columns)
+        made = float8.quantize(x, dtype, padded(len(x)), rows=rows, columns=columns)
         return Quantized(made[0], made[1], made[2], made[2])
     row_scale = column_scale = row_inverse = column_inverse = torch.ones((), device=x.device)
     if by_row and x.numel():

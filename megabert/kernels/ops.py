@@ -5,7 +5,7 @@
     anything else                      reference   plain torch operators
 
 All three give the same numbers up to rounding, and the same dropout masks. Attention on CUDA is
-torch's or flash-attn's (:mod:`megabert.kernels.attention`).
+torch's or flash-attn's (:mod:`megabert.kernels.attention.dispatch`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megabert.kernels import native, reference
+from megabert.common.log import get_logger
+from megabert.kernels import cpu, reference
 from megabert.kernels.dropout import Dropout
-from megabert.log import get_logger
 
 
 @functools.cache
@@ -30,13 +30,13 @@ def _triton() -> ModuleType:
     if importlib.util.find_spec("triton") is None:
         get_logger().warning("triton is not installed: plain torch operators, slower")
         return reference
-    return importlib.import_module("megabert.kernels.fused_triton")
+    return importlib.import_module("megabert.kernels.triton.fused")
 
 
 def implementation(tensor: Tensor) -> ModuleType:
     """The module whose functions compute on tensors like this one."""
-    if tensor.device.type == "cpu" and tensor.dtype in native.KINDS and native.available():
-        return native
+    if tensor.device.type == "cpu" and tensor.dtype in cpu.KINDS and cpu.available():
+        return cpu
     if tensor.device.type == "cuda" and tensor.dtype != torch.float64:
         return _triton()
     return reference
@@ -120,7 +120,7 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
         (ids,) = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].size(-1))
-        table = native.embedding_backward(grad, ids.reshape(-1), ctx.rows, ctx.first)
+        table = cpu.embedding_backward(grad, ids.reshape(-1), ctx.rows, ctx.first)
         return None, table.to(ctx.dtype), None
 
 
@@ -167,7 +167,7 @@ def embedding(ids: Tensor, weight: Tensor, first: int | None = None) -> Tensor:
     With ``first`` the table is a part of one: it holds ids ``first .. first + rows - 1``, and other
     ids give zeros.
     """
-    if implementation(weight) is native:
+    if implementation(weight) is cpu:
         out: Tensor = _Embedding.apply(ids, weight, first)
         return out
     return _look_up(ids, weight, first)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from megabert.kernels.attention.relative_reference import at_pairs, over_pairs
 from megabert.kernels.dropout import Dropout, head_seed, kept
-from megabert.kernels.relative import at_pairs, over_pairs
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -142,7 +142,7 @@ def attend(
         query, key, value: ``[..., S, D]``.
         scale: factor of the scores.
         drop: dropout of the probabilities.
-        relative: table of relative positions ``[2m + 1, D]`` (:mod:`megabert.kernels.relative`).
+        relative: table of relative positions ``[2m + 1, D]`` (:mod:`megabert.kernels.attention.relative_reference`).
         visible: keys that are there, bool, broadcast to ``[..., S, S]``; a query that sees none has
             the context 0.
 
@@ -215,7 +215,7 @@ def attention_forward(
         scale: factor of the scores.
         dropout: of the probabilities; None for none.
         relative: table of relative positions, wide ``[2m + 1, D]``, a constant
-            (:mod:`megabert.kernels.relative`); None for none.
+            (:mod:`megabert.kernels.attention.relative_reference`); None for none.
 
     Returns:
         (context ``[T, N, D]``, log-sum-exp of the scaled scores ``[N, T]``, wide).

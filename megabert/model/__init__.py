@@ -1,1 +1,6 @@
-"""The encoder and its heads, as in the paper: no rank and no partition is known here."""
+"""The encoders, their heads, initial weights and weight files. No rank arithmetic and no ZeRO.
+
+Owns: what is computed, which tensors a model has, how they are initialised and stored.
+May import: kernels, parallel, config, common.
+Start reading: ``bert.py``.
+"""

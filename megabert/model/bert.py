@@ -1,7 +1,7 @@
 """BERT encoder (Devlin et al. 2019, section 3; layers as in Vaswani et al. 2017), split as Megatron.
 
 NEZHA (Wei et al. 2019) is the same encoder with relative positions in each attention instead of
-position embeddings (:mod:`megabert.model.relative`).
+position embeddings (:mod:`megabert.model.nezha`).
 
 Local shapes in comments:
     B sequences of a micro batch    S tokens a sequence    H hidden_size    N heads    D head_size
@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megabert.config import ModelConfig
-from megabert.kernels.attention import Sequences, attention
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.kernels.attention.dispatch import Sequences, attention
 from megabert.kernels.dropout import Dropout, token_keys
 from megabert.kernels.ops import add_norm, bias_gelu, dropped, embedding
 from megabert.kernels.reference import wide
-from megabert.log import UserError
-from megabert.model.relative import relative_table
+from megabert.model.nezha import relative_table
 from megabert.parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,

@@ -17,7 +17,7 @@ counted: only real tokens are useful work.
 
 from __future__ import annotations
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 
 
 def pretraining_flops(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 from megabert.model.bert import BertModel, biased_activation, layer_norm, linear
 from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split

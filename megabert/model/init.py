@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 from megabert.model.split import VOCABULARY_PARAMETERS, split_dim
 from megabert.parallel.layers import TensorParallel
 

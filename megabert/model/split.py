@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 from megabert.parallel.topology import cut
 
 __all__ = [

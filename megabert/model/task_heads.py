@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 from megabert.kernels.ops import dropped
 from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf

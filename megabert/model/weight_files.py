@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 
 TOKENIZER_FILES = (
     "vocab.txt",

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megabert.config import ModelConfig
-from megabert.log import UserError, first_fault, get_logger
+from megabert.common.errors import UserError, first_fault
+from megabert.common.log import get_logger
+from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
+from megabert.config.model import ModelConfig
 from megabert.model.split import cut, split_dim
 from megabert.model.weight_files import copy_tokenizer, new_folder, read_tensors, write_tensors
-from megabert.naming import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.parallel.layers import TensorParallel
 
 VERSION = 1

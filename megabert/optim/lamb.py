@@ -21,7 +21,7 @@ Kin, by ``rule`` and by group:
                                     r = 1 for all
 
 Ownership: with ZeRO a parameter here is a flat fp32 slice that holds *segments* of many tensors
-(:mod:`megabert.optim.segments`); this rank owns and updates its slice only.
+(:mod:`megabert.optim.flat_segments`); this rank owns and updates its slice only.
 
 Communication: one all-reduce of a float64 [tensors, 2] vector (squared norms of p and of u) a
 parameter group, over every rank that holds a part of the group's tensors. All of them call it, also
@@ -44,8 +44,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from megabert.optim.flat_segments import SegmentTable
 from megabert.optim.lamb_torch import TorchBackend
-from megabert.optim.segments import SegmentTable
 from megabert.optim.work import Backend, Rule, Work
 
 HALF = (torch.bfloat16, torch.float16)

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from megabert.optim.flat_segments import Partition
 from megabert.optim.norms import squared_norms
-from megabert.optim.segments import Partition
 from megabert.optim.work import Rule, Work
 
 BLOCK = 1 << 18

@@ -41,7 +41,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megabert.optim.segments import Partition
+from megabert.optim.flat_segments import Partition
 from megabert.optim.work import Rule, Work
 
 ALIGN = tl.constexpr(16)

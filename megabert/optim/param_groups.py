@@ -12,7 +12,7 @@ from pydantic import ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

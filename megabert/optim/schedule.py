@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 
 _DECAYS: dict[str, Callable[[float, float], float]] = {
     "poly": lambda x, w: math.sqrt(1.0 - x),

@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from megabert.optim.segments import Partition
+from megabert.optim.flat_segments import Partition
 
 
 @dataclass(frozen=True)

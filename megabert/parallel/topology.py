@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
-from megabert.log import UserError
+from megabert.common.errors import UserError
 
 
 def cut(full: Tensor, dim: int | None, index: int, parts: int) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 from megabert.parallel.cross_entropy import CHUNK_BYTES
 from megabert.planner.states import BEGINS, FP32, LOSS, Parts, compute_bytes
 

@@ -21,8 +21,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from megabert.config import ModelConfig
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
 from megabert.planner.activations import MicroBatch
 from megabert.planner.machine import LINK_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters

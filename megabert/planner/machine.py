@@ -19,9 +19,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megabert.engine.devices import measured_flops
-from megabert.hardware import ACCELERATORS, GIGA
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.common.hardware import ACCELERATORS, GIGA
+from megabert.engine.metrics.devices import measured_flops
 from megabert.parallel.products import cpu_has_bf16_instructions
 from megabert.planner.settings import CPU, MachineSettings
 

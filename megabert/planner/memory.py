@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from megabert.config import ModelConfig
-from megabert.model.relative import PAIR_BYTES, PAIR_TENSORS
+from megabert.config.model import ModelConfig
+from megabert.model.nezha import PAIR_BYTES, PAIR_TENSORS
 from megabert.planner.activations import (
     Block,
     Division,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megabert.config import ModelConfig
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

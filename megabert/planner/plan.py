@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from megabert.config import BatchSettings, ModelConfig, model_config
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig, model_config
+from megabert.config.training import BatchSettings
 from megabert.engine.config import Batch, read_deepspeed_config, resolve_batch
-from megabert.log import UserError
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
 from megabert.planner.machine import Machine

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megabert.config import RECIPES, ModelConfig
+from megabert.config.model import ModelConfig
+from megabert.config.training import RECIPES
 from megabert.model.flops import pretraining_flops
 from megabert.planner.activations import MicroBatch
 from megabert.planner.settings import PlanSettings

@@ -1,4 +1,4 @@
-"""What ``launch/plan.py`` can be asked; every setting is one flag (``megabert.flags``)."""
+"""What ``launch/plan.py`` can be asked; every setting is one flag (``megabert.config.flags``)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from megabert.config import ModelSettings
-from megabert.flags import setting
-from megabert.hardware import ACCELERATORS
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.common.hardware import ACCELERATORS
+from megabert.config.flags import setting
+from megabert.config.training import ModelSettings
 
 CPU = "cpu"
 Share = Annotated[float, Field(gt=0.0, le=1.0)]

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 from megabert.engine.config import Batch
-from megabert.model.relative import PAIR_TRAFFIC
+from megabert.model.nezha import PAIR_TRAFFIC
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters

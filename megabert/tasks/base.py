@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from megabert.config import ModelConfig
+from megabert.config.model import ModelConfig
 
 if TYPE_CHECKING:
-    from megabert.data.tokenization import Tokenizer
+    from megabert.data.tokenizers.base import Tokenizer
     from megabert.parallel.layers import TensorParallel
     from megabert.parallel.rng import DropoutStreams
 

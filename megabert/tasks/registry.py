@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from megabert.log import UserError
-from megabert.task_config import (
-    ClassificationSettings,
-    SquadSettings,
-    TaggingSettings,
-)
+from megabert.common.errors import UserError
 from megabert.tasks.base import Task
-from megabert.tasks.classification import Classification
-from megabert.tasks.cluener import Cluener
-from megabert.tasks.conll import Conll
-from megabert.tasks.glue import GLUE
-from megabert.tasks.squad import Squad
-from megabert.tasks.squad2 import Squad2
-from megabert.tasks.tnews import Tnews
+from megabert.tasks.classification.glue import GLUE
+from megabert.tasks.classification.task import Classification
+from megabert.tasks.classification.tnews import Tnews
+from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings
+from megabert.tasks.squad.task import Squad
+from megabert.tasks.squad.task_v2 import Squad2
+from megabert.tasks.tagging.cluener import Cluener
+from megabert.tasks.tagging.conll import Conll
 
 QA_LENGTH, OTHER_LENGTH = 384, 128
 """Tokens of a row where ``--max-length`` is not given: question answering, and other tasks."""

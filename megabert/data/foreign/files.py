@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megabert import naming
+from megabert.common import names
+from megabert.common.errors import UserError
 from megabert.data.foreign.hdf5 import SIGNATURE, Hdf5File
 from megabert.data.foreign.static import ForeignFile, ForeignShardError
 from megabert.data.foreign.tf_example import TFRecordFile
 from megabert.data.foreign.tfrecord import HEAD_BYTES, is_tfrecord
-from megabert.data.output_folder import WORK_FOLDER
-from megabert.data.schema import Manifest, TokenizerInfo
-from megabert.log import UserError
+from megabert.data.prepare.output_folder import WORK_FOLDER
+from megabert.data.shards.manifest import Manifest, TokenizerInfo
 
 EVAL_WORDS = frozenset({"eval", "evaluation", "test", "dev", "valid", "validation"})
 """A file is for evaluation if one of these is a word of its name: ``wiki_test_0.hdf5``."""
@@ -64,7 +64,7 @@ class ForeignData:
         """
         listing = {
             split: [[f.path.name, f.samples, *_size_and_digest(f.path)] for f in files]
-            for split, files in ((naming.TRAIN, self.train), (naming.EVAL, self.evaluation))
+            for split, files in ((names.TRAIN, self.train), (names.EVAL, self.evaluation))
         }
         options = {"layout": self.layout, "files": listing}
         return Manifest(tokenizer, language="", seed=0, splits={}, options=options)
@@ -75,7 +75,7 @@ def is_foreign(place: Path) -> bool:
     and holds HDF5 or TFRecord files."""
     if not place.is_dir():
         return place.is_file()
-    if (place / naming.MANIFEST).exists() or (place / WORK_FOLDER).exists():
+    if (place / names.MANIFEST).exists() or (place / WORK_FOLDER).exists():
         return False
     return any(_kind(path) for path in _candidates(place))
 

@@ -19,28 +19,29 @@ from pathlib import Path
 import numpy as np
 
 import megabert
-from megabert import naming
-from megabert.data.chinese_words import find_words
-from megabert.data.encoding import SHORT, in_eval_split
+from megabert.common import names
+from megabert.common.errors import UserError
+from megabert.common.log import Progress
 from megabert.data.foreign.files import ForeignData, open_foreign
 from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_of
 from megabert.data.foreign.repetition import SeenText
 from megabert.data.foreign.source import check_ids
 from megabert.data.foreign.static import ForeignFile
-from megabert.data.output_folder import finished_manifest, output_folder
-from megabert.data.planned_shards import as_splits, header_of, write_planned
-from megabert.data.planning import Plan, make_plan
-from megabert.data.schema import (
+from megabert.data.prepare.batch_files import Batch, save_batch
+from megabert.data.prepare.encode import SHORT, in_eval_split
+from megabert.data.prepare.output_folder import finished_manifest, output_folder
+from megabert.data.prepare.plan import Plan, make_plan
+from megabert.data.prepare.planned_shards import as_splits, header_of, write_planned
+from megabert.data.shards.layout import token_dtype
+from megabert.data.shards.manifest import (
     InputInfo,
     Manifest,
     SplitInfo,
     file_sha256,
     save_manifest,
 )
-from megabert.data.shard_layout import token_dtype
-from megabert.data.spill import Batch, save_batch
-from megabert.data.tokenization import Tokenizer, load_tokenizer
-from megabert.log import Progress, UserError
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.chinese_words import find_words
 
 REPEATED = "repeated"
 """Drop reason of a document whose text stands in earlier ones."""
@@ -127,7 +128,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
         plan = make_plan(paths, options.shards)
         _require_text(plan, options)
         splits = _write(options, plan, paths, tokenizer, inputs)
-        tokenizer.save(options.output / naming.TOKENIZER_FOLDER)
+        tokenizer.save(options.output / names.TOKENIZER_FOLDER)
         manifest = Manifest(
             tokenizer=tokenizer.info(),
             language=options.language,
@@ -277,7 +278,7 @@ def _write(
 
 
 def _require_text(plan: Plan, options: ImportOptions) -> None:
-    if not any(piece.split == naming.TRAIN for piece in plan.shards):
+    if not any(piece.split == names.TRAIN for piece in plan.shards):
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
         raise UserError(
             f"{options.inputs[0]}: no text is left to train on of {plan.pages} documents "

@@ -19,11 +19,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.counter_rng import Ints
 from megabert.data.foreign.static import ForeignFile, StaticSample
+from megabert.data.samples.counter_rng import Ints
 from megabert.data.text.sentences import split_sentences
-from megabert.data.tokenization import Tokenizer, Words, is_ideograph, starts_word_alone
-from megabert.data.tokenizer_wordpiece import PREFIX, WordPieceTokenizer
+from megabert.data.tokenizers.base import Tokenizer, Words, is_ideograph, starts_word_alone
+from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
 
 _SPACE = "▁"  # SentencePiece's
 _CLOSING, _OPENING = frozenset(".,;:!?)]}%"), frozenset("([{")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from megabert.data.counter_rng import Ints, Purpose
+from megabert.common.errors import UserError
 from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
-from megabert.data.sample_index import SampleSettings, permute
-from megabert.data.sample_source import Arrays
-from megabert.data.schema import TokenizerInfo
-from megabert.log import UserError
+from megabert.data.samples.counter_rng import Ints, Purpose
+from megabert.data.samples.index import SampleSettings, permute
+from megabert.data.samples.source import Arrays
+from megabert.data.shards.manifest import TokenizerInfo
 
 OPEN_FILES = 128
 

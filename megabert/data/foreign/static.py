@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from megabert.data.counter_rng import Ints
-from megabert.log import UserError
+from megabert.common.errors import UserError
+from megabert.data.samples.counter_rng import Ints
 
 NO_LABEL = -1
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.counter_rng import Ints
 from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
 from megabert.data.foreign.tfrecord import index_records, read_record
-from megabert.data.protobuf import fields, packed_varints
+from megabert.data.samples.counter_rng import Ints
+from megabert.data.tokenizers.protobuf import fields, packed_varints
 
 Feature = npt.NDArray[Any] | list[bytes]
 _NEEDED = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids")

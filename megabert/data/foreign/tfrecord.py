@@ -13,8 +13,8 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from megabert.data.counter_rng import Ints
 from megabert.data.foreign.static import ForeignShardError
+from megabert.data.samples.counter_rng import Ints
 
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")

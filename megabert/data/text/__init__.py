@@ -1,1 +1,6 @@
-"""From dumps and text files to cleaned paragraphs of sentences."""
+"""Source text to cleaned paragraphs of sentences.
+
+Owns: pages, paragraphs and sentences; readers in ``input``, cleaning in ``wikitext``.
+May import: common. No torch.
+Start reading: ``document.py``.
+"""

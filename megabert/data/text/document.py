@@ -4,13 +4,13 @@ import html
 import re
 from dataclasses import dataclass
 
-from megabert.data.text.conversion import has_variants, resolve_conversion
-from megabert.data.text.inline import strip_inline
-from megabert.data.text.links import EXTERNAL, LinkRules
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.sentences import split_sentences
-from megabert.data.text.tidy import has_ideograph, has_word, tidy_line
-from megabert.data.text.wikitext import PageLimitError, clean
+from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
+from megabert.data.text.wikitext.inline import strip_inline
+from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
+from megabert.data.text.wikitext.sections import PageLimitError, clean
+from megabert.data.text.wikitext.tidy import has_ideograph, has_word, tidy_line
 
 DROP_REASONS = ("namespace", "redirect", "model", "too long", "empty")
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from megabert.common.errors import UserError
 from megabert.data.text.pages import Page, canonical_namespace
-from megabert.log import UserError
 
 MAX_LINE = 1 << 26  # bytes
 MAX_TAG = 1 << 13  # characters

@@ -60,7 +60,7 @@ class Page:
 
     page_id: the source's own number, or the page's place in the source (from 1) where the
     source has none. model: MediaWiki content model ("wikitext" when the schema has none).
-    markup: "wikitext" needs :func:`megabert.data.text.wikitext.clean`, "plain" does not.
+    markup: "wikitext" needs :func:`megabert.data.text.wikitext.sections.clean`, "plain" does not.
     """
 
     page_id: int

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from megabert.data.text.links import EXTERNAL
-from megabert.data.text.tidy import has_word, spaceless_letters, tidy_line
+from megabert.data.text.wikitext.links import EXTERNAL
+from megabert.data.text.wikitext.tidy import has_word, spaceless_letters, tidy_line
 
 _LIST_MARKS = "*#:;"
 _ISBN = re.compile(r"\bISBN[ :]*[\dX-]{9,}")

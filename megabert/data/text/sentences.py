@@ -4,7 +4,7 @@ import re
 
 import sentencex
 
-from megabert.data.text.tidy import has_word
+from megabert.data.text.wikitext.tidy import has_word
 
 # a full stop in Chinese or Japanese, with what closes after it, straight before a figure or a
 # Latin letter: sentencex parts there only before an ideograph

@@ -1,0 +1,100 @@
+"""The files of a DeepSpeed checkpoint, opened with care.
+
+They are pickles. Before they are opened, the names of all the code they refer to are read
+(:func:`check_pickles`) and must be among those that DeepSpeed itself writes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megabert.common.errors import UserError
+
+_KNOWN_CODE = re.compile(
+    r"(deepspeed\.(runtime\.fp16\.loss_scaler\.\w+"
+    r"|runtime\.zero\.config\.ZeroStageEnum"
+    r"|utils\.tensor_fragment\.(fragment_address|tensor_fragment))"
+    r"|collections\.(OrderedDict|defaultdict)"
+    r"|numpy\.(dtype|_core\.multiarray\.scalar|core\.multiarray\.scalar)"
+    r"|builtins\.(dict|list|set|tuple|int|float|str|bool))"
+)
+
+
+def zero_stage(folder: Path) -> int:
+    """ZeRO stage of a DeepSpeed checkpoint folder, from its files.
+
+    Raises:
+        UserError: not a DeepSpeed checkpoint.
+    """
+    if any(folder.glob("*zero_pp_rank_*_mp_rank_*_model_states.pt")):
+        return 3
+    partitions = sorted(folder.glob("*zero_pp_rank_*_optim_states.pt"))
+    if partitions:
+        state = load(partitions[0])["optimizer_state_dict"]
+        return int(state.get("zero_stage", 1))
+    if any(folder.glob("mp_rank_*_model_states.pt")):
+        return 0
+    raise UserError(f"{folder} is not a DeepSpeed checkpoint: it holds no *_model_states.pt")
+
+
+def check_pickles(folder: Path) -> None:
+    """Refuse a checkpoint whose files refer to code that DeepSpeed does not write.
+
+    Raises:
+        UserError: such a file, or one that is damaged.
+    """
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            used = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            EOFError,
+            pickle.PickleError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise UserError(f"{path} is damaged: {error}") from error
+        strange = [name for name in used if not _KNOWN_CODE.fullmatch(name)]
+        if strange:
+            raise UserError(
+                f"{path} is not opened: it refers to {strange[0]}, which no megabert checkpoint does"
+            )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One of DeepSpeed's files, memory-mapped. Its code references have been checked."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def base_optimizer(content: dict[str, Any]) -> dict[str, Any]:
+    """State and groups of the optimizer itself, in a rank's optimizer file of stages 1 to 3."""
+    state = content["optimizer_state_dict"]
+    return state.get("base_optimizer_state") or state.get("optimizer_state_dict") or {}
+
+
+def slice_lengths(content: dict[str, Any]) -> list[int]:
+    """Lengths of the rank's flat moments, by the same file (its fp32 weights may lack padding)."""
+    state = content["optimizer_state_dict"]
+    flats = state.get("fp32_flat_groups") or state["single_partition_of_fp32_groups"]
+    paddings = state.get("group_paddings") or [0] * len(flats)
+    return [flat.numel() + padding for flat, padding in zip(flats, paddings)]
+
+
+def partition_steps(folder: Path) -> set[int]:
+    """The step counters in the ranks' optimizer files of stages 1 to 3."""
+    steps = set()
+    for path in sorted(folder.glob("*zero_pp_rank_*_optim_states.pt")):
+        base = base_optimizer(load(path))
+        holders = [*base.get("state", {}).values(), *base.get("param_groups", ())]
+        steps |= {int(holder["step"]) for holder in holders if "step" in holder}
+    return steps

@@ -1,0 +1,146 @@
+"""How weights and moments are divided among ranks and files, and an engine's own counters.
+
+Where a checkpoint's layout is the engine's, DeepSpeed's files load as they are, bit for bit; else
+the state goes through whole tensors (``phases.resume``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from megabert.engine.build import TrainingEngine
+from megabert.engine.zero.partitions import is_split, local_shape, slices_of
+
+_BYTES_OF_STATE = 12  # fp32 master weight and two moments
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What must be equal for DeepSpeed's files to fit.
+
+    ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of
+    each of a rank's flat slices, and a sum over the names of the tensors in it (stage 0: of all in
+    one); they tell parameter groups and stage 3's sub-groups apart. The last three are None in
+    records of version 1, and then not compared.
+    """
+
+    world_size: int
+    tensor_parallel: int
+    zero_stage: int
+    precision: str
+    optimizer: str | None = None
+    wrapper: str | None = None
+    slices: list[str] | None = None
+
+    @classmethod
+    def of(cls, engine: TrainingEngine) -> Layout:
+        """The layout of a live engine."""
+        topology, inner = engine.world.topology, engine.deepspeed.optimizer
+        base = engine.deepspeed.basic_optimizer
+        rule = getattr(base, "rule", None)
+        return cls(
+            topology.world_size,
+            topology.tensor_parallel,
+            engine.zero_stage,
+            engine.precision,
+            type(base).__name__ + (f" ({rule})" if rule else ""),
+            "none" if inner is base else type(inner).__name__,
+            _slices(engine),
+        )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Layout:
+        """The layout that a checkpoint's record tells."""
+        values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(cls)}
+        return cls(**values)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        return {**asdict(self), "data_parallel": self.world_size // self.tensor_parallel}
+
+    def fits(self, other: Layout) -> bool:
+        """True if DeepSpeed's files of the one load into an engine of the other."""
+        return not self._differing(other)
+
+    def _differing(self, other: Layout) -> list[str]:
+        ours, theirs = asdict(self), asdict(other)
+        return [
+            name
+            for name, value in ours.items()
+            if value is not None and theirs[name] is not None and value != theirs[name]
+        ]
+
+    def describe(self) -> str:
+        """``TP 2 x DP 2, ZeRO 1, fp32``."""
+        data_parallel = self.world_size // self.tensor_parallel
+        return (
+            f"TP {self.tensor_parallel} x DP {data_parallel}, ZeRO {self.zero_stage}, "
+            f"{self.precision}"
+        )
+
+    def describe_change(self, other: Layout) -> str:
+        """``(TP 2 x DP 2, ...) on TP 1 x DP 4, ...``, and what these words do not tell."""
+        spoken = {"world_size", "tensor_parallel", "zero_stage", "precision"}
+        differing = self._differing(other)
+        if not differing:
+            return f"({self.describe()})"
+        hidden = [name for name in differing if name not in spoken]
+        if set(differing) & spoken and "optimizer" not in hidden:
+            hidden = []  # other slices and wrappers are a matter of course
+        words = {
+            "optimizer": f"optimizer {self.optimizer} -> {other.optimizer}",
+            "wrapper": f"DeepSpeed's {self.wrapper} -> {other.wrapper}",
+            "slices": "other parameter groups or sub-groups",
+        }
+        more = "".join(f"; {words[name]}" for name in hidden)
+        return f"({self.describe()}) on {other.describe()}{more}"
+
+
+def _slices(engine: TrainingEngine) -> list[str]:
+    slices = slices_of(engine.deepspeed)
+    parts = [(item.flat.numel(), item.partition.names) for item in slices]
+    if engine.zero_stage == 0:
+        names = tuple(name for _, one in parts for name in one)
+        parts = [(sum(numel for numel, _ in parts), names)]
+    return [
+        f"{numel} {hashlib.sha256(' '.join(names).encode()).hexdigest()[:12]}"
+        for numel, names in parts
+    ]
+
+
+def counters(engine: TrainingEngine) -> dict[str, Any]:
+    """What an engine counts besides its updates: skipped updates, and fp16's loss scale."""
+    values: dict[str, Any] = {"skipped_steps": engine.skipped_steps}
+    if engine.precision == "fp16":
+        values["loss_scale"] = float(engine.deepspeed.optimizer.loss_scale)
+    return values
+
+
+def set_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
+    """Have ``engine`` count and schedule on from a checkpoint's record.
+
+    A loss scale passes from fp16 to fp16 where it is dynamic; one that a user has fixed stays.
+    """
+    step, skipped = int(record["step"]), int(record.get("skipped_steps", 0))
+    inner = engine.deepspeed
+    inner.lr_scheduler.load_state_dict({"applied_steps": step})
+    inner.skipped_steps = skipped
+    inner.global_steps = step + skipped
+    inner.global_samples = inner.global_steps * inner.train_batch_size()
+    engine.steps_done = step
+    scale = record.get("loss_scale")
+    if engine.precision == "fp16" and scale is not None and inner.dynamic_loss_scale():
+        inner.optimizer.loss_scale = float(scale)
+
+
+def state_bytes(engine: TrainingEngine) -> int:
+    """About how large a checkpoint of ``engine`` is (all ranks' files together)."""
+    tensor_parallel = engine.world.tp.size
+    total = 0
+    for parameter in engine.module.parameters():
+        whole = local_shape(parameter).numel() * (tensor_parallel if is_split(parameter) else 1)
+        total += whole * (_BYTES_OF_STATE + parameter.element_size())
+    return total

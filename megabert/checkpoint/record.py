@@ -1,0 +1,195 @@
+"""A checkpoint's record, ``megabert.json``: written last, read first, believed if its sums agree.
+
+    {"version": 2, "step": 500, "consumed_samples": ..., "model": {...}, ...,
+     "files": {"mp_rank_00_model_states.pt": {"bytes": ..., "sha256": ...}, ...},
+     "record_sha256": SHA-256 of all the rest as canonical JSON}
+
+Version 1 had no sum over itself and said less about the layout; it is still read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.common.names import CHECKPOINT_RECORD
+
+PARTIAL = ".partial"
+"""Ending of a folder that is being written, or removed."""
+
+RECORD_VERSION = 2
+_READABLE = (1, 2)
+_RECORD_SUM = "record_sha256"
+_TAG = re.compile(r"step-(\d{7,})")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder and record."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return int(self.record["step"])
+
+    @property
+    def consumed_samples(self) -> int:
+        """Position in the data: sequences consumed since the start of the run's schedule."""
+        return int(self.record["consumed_samples"])
+
+
+# ---------------------------------------------------------------- durable files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the folder's list of names on disk, so that a power cut cannot undo a rename in it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # a file system that cannot do this to folders
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file durably and at once (temporary file, fsync, rename, fsync of folder)."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """:func:`write_text` of indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a checkpoint folder; one that a kill leaves half removed is no checkpoint any more."""
+    doomed = folder
+    if not folder.name.endswith(PARTIAL):
+        doomed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        try:
+            folder.replace(doomed)
+        except OSError:
+            return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the record
+
+
+def _record_sum(record: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in record.items() if key != _RECORD_SUM}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` as JSON gives it back."""
+    return json.loads(json.dumps(record))
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` (plain values, ``files`` among them) into ``folder``, with its own sum."""
+    content = plain({**record, "version": RECORD_VERSION})
+    write_json(folder / CHECKPOINT_RECORD, {**content, _RECORD_SUM: _record_sum(content)})
+
+
+def read_record(folder: Path) -> Checkpoint:
+    """The record of a checkpoint folder.
+
+    Raises:
+        UserError: the folder is not a whole checkpoint of this program, or its record has changed.
+    """
+    path = folder / CHECKPOINT_RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if _RECORD_SUM in record and record[_RECORD_SUM] != _record_sum(record):
+            raise UserError(f"{path} has changed since it was written (SHA-256 differs)")
+        version = record["version"]
+        if version not in _READABLE:
+            raise UserError(f"{path}: version {version} is newer than this program")
+        if version > 1:
+            record[_RECORD_SUM]
+        for name in ("step", "consumed_samples", "files", "model"):
+            record[name]
+    except OSError as error:
+        raise UserError(f"{folder} is not a whole checkpoint: no {CHECKPOINT_RECORD}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
+    return Checkpoint(folder, record)
+
+
+def step_of_tag(name: str) -> int:
+    """The step in a checkpoint's folder name; -1 for another name (a copy that somebody made)."""
+    match = _TAG.fullmatch(name)
+    return int(match[1]) if match else -1
+
+
+def tagged_folders(base: Path) -> list[Path]:
+    """Folders that are named as checkpoints are, whole or not, the newest first."""
+    folders = [p for p in base.glob("step-*") if step_of_tag(p.name) >= 0 and p.is_dir()]
+    return sorted(folders, key=lambda folder: step_of_tag(folder.name), reverse=True)
+
+
+def whole_checkpoints(base: Path) -> list[Checkpoint]:
+    """Checkpoints whose record is there and sound, the newest first; nothing is said of others."""
+    found = []
+    for folder in tagged_folders(base):
+        try:
+            found.append(read_record(folder))
+        except UserError:
+            continue
+    return found
+
+
+def damaged_file(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str | None:
+    """The first fault among every ``parts``-th file (missing, short, flipped byte), or None."""
+    for number, (name, facts) in enumerate(sorted(checkpoint.record["files"].items())):
+        if number % parts != part:
+            continue
+        path = checkpoint.folder / name
+        try:
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != facts["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}"
+            if sha256_of(path) != facts["sha256"]:
+                return f"{path} has changed since it was written (SHA-256 differs)"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+    return None

@@ -1,0 +1,212 @@
+"""Where a run's first weights come from: an earlier run (phase change) or its own checkpoint.
+
+    hand_over    weights and moments of another run; step and schedule stay at 0
+    resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed
+                 loads its files as they are, bit for bit; else (other ranks, ZeRO stage,
+                 precision...) the state goes through whole tensors, as in a phase change, and the
+                 counters follow
+
+Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank takes its own parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from megabert.checkpoint.layout import Layout, set_counters, state_bytes
+from megabert.checkpoint.record import Checkpoint, damaged_file
+from megabert.checkpoint.save_load import check_space, newest_checkpoint, shared_fault
+from megabert.checkpoint.universal import (
+    WholeCheckpoint,
+    merge_partitions,
+    open_merged,
+    universal_checkpoint_info,
+)
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_MERGING
+from megabert.config.model import ModelConfig
+from megabert.engine.broadcast import from_main
+from megabert.engine.build import TrainingEngine
+from megabert.engine.launch import World
+from megabert.engine.zero.whole_tensors import optimizer_step, write_state
+from megabert.model.heads import BertForPreTraining
+
+# Fields of a model that a phase change may alter: they shape no tensor.
+_FREE = {"name", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
+
+
+def whole_shapes(model: ModelConfig, heads: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the unsplit model, by name."""
+    with torch.device("meta"):
+        whole = BertForPreTraining(model, sentence_task="nsp" in heads)
+    return {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
+
+
+def universal_info(engine: TrainingEngine, model: ModelConfig) -> dict[str, Any]:
+    """DeepSpeed's ``universal_checkpoint_info`` for the engine's model."""
+    return universal_checkpoint_info(name for name, _ in engine.module.named_parameters())
+
+
+def find_source(
+    path: Path, model: ModelConfig, tokenizer_sha256: str, world: World | None = None
+) -> Checkpoint:
+    """The checkpoint that ``--init-from`` names, if this run's model can take its tensors.
+
+    ``world``: its ranks share the reading of the files (all call); None: this process reads all.
+
+    Raises:
+        UserError: no checkpoint there, another tokenizer, another shape (positions included), or
+            damaged files.
+    """
+    source = newest_checkpoint(path)
+    if source.record["tokenizer_sha256"] != tokenizer_sha256:
+        raise UserError(
+            f"--init-from {path}: its tokenizer ({source.record['tokenizer_sha256'][:12]}...) is not "
+            f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
+        )
+    # a field that the record's program did not know has its default
+    theirs, ours = ModelConfig.from_dict(source.record["model"]).to_dict(), model.to_dict()
+    free = _FREE | ({"max_position_embeddings"} if model.is_relative else set())
+    differing = [
+        f"{name} {theirs[name]} -> {value}"
+        for name, value in ours.items()
+        if name not in free and theirs[name] != value
+    ]
+    if differing:
+        raise UserError(f"--init-from {path}: another model ({'; '.join(differing)})")
+    fault = damaged_file(source) if world is None else shared_fault(source, world)
+    if fault is not None:
+        raise UserError(f"--init-from {path}: {fault}")
+    return source
+
+
+def hand_over(
+    engine: TrainingEngine, model: nn.Module, source: Checkpoint, run: Path, *, moments: bool
+) -> None:
+    """Put ``source``'s weights (and moments) into a fresh engine; step and schedule stay at 0.
+
+    Works from any ZeRO stage, data and tensor parallel degree to any other.
+    """
+    _write_whole(engine, model, source, run / RUN_MERGING, moments=moments, step=0)
+
+
+def _write_whole(
+    engine: TrainingEngine,
+    model: nn.Module,
+    source: Checkpoint,
+    merged: Path,
+    *,
+    moments: bool,
+    step: int,
+) -> int:
+    """Put ``source`` into ``engine`` by way of whole tensors; the optimizer's step there."""
+    world = engine.world
+
+    def merge() -> None:
+        shutil.rmtree(merged, ignore_errors=True)
+        check_space(merged, 2 * state_bytes(engine), "merging a checkpoint")
+        try:
+            merge_partitions(source.folder, merged)
+        except OSError as error:
+            raise UserError(
+                f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs "
+                f"about {2 * state_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
+            ) from error
+
+    try:
+        from_main(world, merge)
+        shapes = whole_shapes(ModelConfig.from_dict(source.record["model"]), source.record["heads"])
+        whole = open_merged(source.folder, merged, shapes)
+        missing = [name for name, _ in model.named_parameters() if name not in shapes]
+        if missing:
+            raise UserError(
+                f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"
+            )
+        tensors: Any = whole if moments else _WeightsOnly(whole)
+        write_state(engine.deepspeed, world.tp, tensors, step=step)
+        return whole.step
+    finally:
+        world.barrier()
+        if world.is_main:
+            shutil.rmtree(merged, ignore_errors=True)
+
+
+class _WeightsOnly(Mapping[str, Mapping[str, torch.Tensor]]):
+    """A checkpoint's whole tensors without their moments, read when asked for."""
+
+    def __init__(self, whole: WholeCheckpoint) -> None:
+        self._whole = whole
+
+    def __getitem__(self, name: str) -> Mapping[str, torch.Tensor]:
+        return {"weight": self._whole.read(name, "weight")}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+
+def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
+    """Go on from the run's own checkpoint, whatever topology, ZeRO stage and precision wrote it.
+
+    Raises:
+        UserError: it is not sound.
+    """
+    before, now = Layout.from_record(checkpoint.record), Layout.of(engine)
+    if before.fits(now):
+        _load_files(engine, checkpoint)
+    else:
+        run = checkpoint.folder.parent.parent
+        step = _write_whole(
+            engine,
+            engine.module,
+            checkpoint,
+            run / RUN_MERGING,
+            moments=True,
+            step=checkpoint.step,
+        )
+        _require_step(checkpoint, "optimizer", step)
+        set_counters(engine, checkpoint.record)
+    _require_step(checkpoint, "schedule", engine.deepspeed.lr_scheduler.applied_steps)
+    _require_step(checkpoint, "optimizer", optimizer_step(engine.deepspeed))
+    get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
+
+
+def _load_files(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
+    """Have DeepSpeed load its own files: weights, moments, schedule and counters, bit for bit.
+
+    DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those of
+    this run stay in force, so that a flag given on resume has its effect.
+    """
+    base, inner = engine.deepspeed.basic_optimizer, engine.deepspeed.optimizer
+    settings = [
+        {key: value for key, value in group.items() if key not in ("params", "lr", "step")}
+        for group in base.param_groups
+    ]
+    clipping = getattr(inner, "clip_grad", None)
+    path, _ = engine.deepspeed.load_checkpoint(
+        str(checkpoint.folder.parent), tag=checkpoint.folder.name
+    )
+    if path is None:
+        raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
+    for group, own in zip(base.param_groups, settings):
+        group.update(own)
+    if clipping is not None:
+        inner.clip_grad = clipping
+    engine.steps_done = checkpoint.step
+
+
+def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:
+    if step != checkpoint.step:
+        raise UserError(
+            f"{checkpoint.folder}: its {what} stands at update {step}, its record at "
+            f"{checkpoint.step}; the checkpoint is not sound"
+        )

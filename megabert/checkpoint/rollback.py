@@ -1,0 +1,37 @@
+"""Back to a checkpoint while a run is going: the engine keeps living, its state is replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megabert.checkpoint import resume
+from megabert.checkpoint.record import Checkpoint, whole_checkpoints
+from megabert.checkpoint.save_load import find_checkpoint
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CHECKPOINTS
+from megabert.engine.broadcast import from_main
+from megabert.engine.build import TrainingEngine
+
+
+def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkpoint | None:
+    """Put the newest undamaged checkpoint of the run, of ``step`` or before, into its live engine.
+
+    Call it between two updates, on all ranks. None, and nothing is changed, if there is none.
+    Checkpoints after ``step`` are left alone: a run that was resumed from an older one may still
+    have them, and they are not its own.
+    """
+    base = run / RUN_CHECKPOINTS
+    tags = from_main(
+        engine.world, lambda: [c.folder.name for c in whole_checkpoints(base) if c.step <= step]
+    )
+    for tag in tags:
+        try:
+            checkpoint = find_checkpoint(run, tag, engine.world)
+        except UserError as error:
+            get_logger().warning("passed over: %s", error)
+            continue
+        if checkpoint is not None:
+            resume.resume(engine, checkpoint)
+            return checkpoint
+    return None

@@ -1,0 +1,283 @@
+"""Checkpoints of a run: written whole or not at all, found again, and checked before they are used.
+
+    RUN/checkpoints/step-0000500/      DeepSpeed's files, and megabert.json: what the run was, with
+                                       the size and SHA-256 of every file and of itself
+    RUN/checkpoints/latest             name of the newest whole checkpoint
+
+A checkpoint is written under ``<tag>.partial``. Each rank's failures (a full disk) are collected
+instead of raised inside DeepSpeed's own barriers, all ranks then agree, and only if every file is
+on disk does rank 0 write the record, rename the folder and move ``latest``. Files, names and
+folders are synced in this order, so a run killed at any moment, or a power cut, leaves the
+checkpoint before it in force.
+
+DeepSpeed's files are pickles: load only checkpoints that you trust.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+from megabert.checkpoint.layout import Layout, counters, state_bytes
+from megabert.checkpoint.record import (
+    PARTIAL,
+    Checkpoint,
+    damaged_file,
+    plain,
+    read_record,
+    remove_folder,
+    sha256_of,
+    step_of_tag,
+    sync_folder,
+    tagged_folders,
+    whole_checkpoints,
+    write_record,
+    write_text,
+)
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
+from megabert.engine.broadcast import from_main
+from megabert.engine.build import TrainingEngine
+from megabert.engine.launch import World
+
+
+class _RecordingEngine(TorchCheckpointEngine):
+    """Writes files durably, and keeps failures until all ranks can speak of them."""
+
+    def __init__(self) -> None:
+        self.name = "megabert"
+        self.failure: str | None = None
+        self.files: dict[str, dict[str, Any]] = {}
+
+    def save(self, state_dict: Any, path: str) -> None:
+        if self.failure is not None:
+            return
+        try:
+            with Path(path).open("wb") as file:
+                torch.save(state_dict, file)
+                file.flush()
+                os.fsync(file.fileno())
+            self.files[Path(path).name] = {
+                "bytes": Path(path).stat().st_size,
+                "sha256": sha256_of(Path(path)),
+            }
+        except (OSError, RuntimeError) as error:
+            # torch's writer says only that it is not where it should be in the file
+            full = "unexpected pos" in str(error) or "file write failed" in str(error)
+            reason = os.strerror(errno.ENOSPC) if full else str(error)
+            self.failure = f"{Path(path).name}: {reason}"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save_checkpoint(
+    engine: TrainingEngine,
+    run: Path,
+    record: dict[str, Any],
+    universal_info: dict[str, Any],
+    keep_last: int,
+) -> Path:
+    """Write a checkpoint of ``engine`` (all ranks call) and return its folder.
+
+    ``record``: plain values; holds ``step`` and ``consumed_samples``. Layout and counters of the
+    engine are added. Checkpoints of later steps are of a course that the run has left (it was
+    resumed from an older one): they are removed.
+
+    Raises:
+        UserError: the disk is full or not writable; the partial folder is removed, the checkpoint
+            before this one and ``latest`` are untouched.
+    """
+    world = engine.world
+    base = run / RUN_CHECKPOINTS
+    tag = checkpoint_tag(int(record["step"]))
+    partial, final = base / (tag + PARTIAL), base / tag
+    record = plain({**record, **Layout.of(engine).to_record(), **counters(engine)})
+    if world.is_main:
+        for stale in base.glob("*" + PARTIAL):
+            shutil.rmtree(stale, ignore_errors=True)
+        check_space(base, state_bytes(engine), "a checkpoint")
+    world.barrier()
+    written, failures = _write_files(engine, base, partial, record, universal_info)
+    if not failures and world.is_main:
+        try:
+            _finish(partial, final, {**record, "files": written})
+        except OSError as error:
+            failures = [f"rank 0: {error}"]
+    outcome = [failures]
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[0]:
+        if world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        world.barrier()
+        raise UserError(
+            f"checkpoint {final} could not be written ({outcome[0][0]}); "
+            f"{_kept(base)}; free some space and run again with --resume auto"
+        )
+    if world.is_main:
+        for old in whole_checkpoints(base)[keep_last:]:
+            remove_folder(old.folder)
+    return final
+
+
+def _write_files(
+    engine: TrainingEngine,
+    base: Path,
+    partial: Path,
+    record: dict[str, Any],
+    universal_info: dict[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+    """Have DeepSpeed write all ranks' files; size and sum of each, and what failed on any rank."""
+    writer = _RecordingEngine()
+    previous, engine.deepspeed.checkpoint_engine = engine.deepspeed.checkpoint_engine, writer
+    try:
+        engine.deepspeed.save_checkpoint(
+            str(base),
+            tag=partial.name,
+            client_state={"megabert": record, "universal_checkpoint_info": universal_info},
+            save_latest=False,
+        )
+    except OSError as error:
+        writer.failure = str(error)
+    finally:
+        engine.deepspeed.checkpoint_engine = previous
+    everyone: list[Any] = [None] * engine.world.topology.world_size
+    torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
+    failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
+    return {name: facts for _, files in everyone for name, facts in files.items()}, failures
+
+
+def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
+    """Make a folder a checkpoint: record, rename, ``latest``, each on disk before the next."""
+    write_record(partial, record)
+    for later in tagged_folders(final.parent):
+        if step_of_tag(later.name) > step_of_tag(final.name):
+            get_logger().info("removing %s: this run went on from before it", later.name)
+            remove_folder(later)
+    if final.exists():
+        remove_folder(final)
+    partial.replace(final)
+    sync_folder(final.parent)
+    write_text(final.parent / LATEST, final.name + "\n")
+
+
+def check_space(folder: Path, wanted: float, what: str) -> None:
+    """Warn before something of about ``wanted`` bytes would fill the disk."""
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if free < wanted:
+        get_logger().warning(
+            "%s has %.1f GB free, but %s takes about %.1f GB",
+            folder,
+            free / 1e9,
+            what,
+            wanted / 1e9,
+        )
+
+
+def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
+    """Warn at a run's start if its checkpoints (``keep_last`` and one) will not find room."""
+    base = run / RUN_CHECKPOINTS
+    more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
+    check_space(base, more * state_bytes(engine), f"this run, with {more} more checkpoints,")
+
+
+def _kept(base: Path) -> str:
+    whole = whole_checkpoints(base)
+    return f"checkpoint {whole[0].folder.name} is kept" if whole else "no earlier checkpoint exists"
+
+
+# ---------------------------------------------------------------- finding
+
+
+def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
+    """The first fault among a checkpoint's files, or None; ranks share the reading (all call)."""
+    faults: list[Any] = [None] * world.topology.world_size
+    mine = damaged_file(checkpoint, world.topology.rank, world.topology.world_size)
+    torch.distributed.all_gather_object(faults, mine)
+    return next((text for text in faults if text), None)
+
+
+def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
+    """The checkpoint to go on from (all ranks call, all get the same one).
+
+    ``wanted``: "auto" takes the newest undamaged one and says which it passed over (None if there
+    is none yet); a tag takes exactly that one.
+
+    Raises:
+        UserError: a checkpoint asked for by tag is missing or damaged; or all that there are.
+    """
+    base = run / RUN_CHECKPOINTS
+    first_fault = None
+    for found in from_main(world, lambda: _candidates(base, wanted)):
+        fault = shared_fault(found, world) if isinstance(found, Checkpoint) else found
+        if isinstance(found, Checkpoint) and fault is None:
+            return found
+        if wanted != "auto":
+            raise UserError(f"--resume {wanted}: {fault}")
+        first_fault = first_fault or fault
+        if world.is_main:
+            name = "a checkpoint" if isinstance(found, str) else f"checkpoint {found.folder.name}"
+            get_logger().warning("%s is damaged and passed over: %s", name, fault)
+    if first_fault is not None:
+        raise UserError(
+            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); put back what "
+            "is missing, or remove that folder to begin again at step 0"
+        )
+    return None
+
+
+def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
+    """What ``wanted`` may mean, the best first: a checkpoint, or what is wrong with its record."""
+    if wanted != "auto":
+        if wanted.endswith(PARTIAL) or not (base / wanted).is_dir():
+            have = ", ".join(checkpoint.folder.name for checkpoint in whole_checkpoints(base))
+            raise UserError(
+                f"--resume {wanted}: no such checkpoint in {base} (there: {have or 'none'})"
+            )
+        return [read_record(base / wanted)]
+    for partial in sorted(base.glob("*" + PARTIAL)):
+        get_logger().info("left aside: %s was not written to its end", partial)
+    found: list[Checkpoint | str] = []
+    for folder in tagged_folders(base):
+        try:
+            found.append(read_record(folder))
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def newest_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
+
+    A ``latest`` that is missing, or names no whole one, is passed over for the newest whole one.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / CHECKPOINT_RECORD).is_file():
+        return read_record(path)
+    base = path / RUN_CHECKPOINTS
+    pointer = base / LATEST
+    try:
+        return read_record(base / pointer.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        fault = f"{pointer} cannot be read"
+    except UserError as error:
+        fault = f"{pointer} names no whole checkpoint ({error})"
+    whole = whole_checkpoints(base)
+    if whole:
+        get_logger().info("%s: taking %s", fault, whole[0].folder.name)
+        return whole[0]
+    if tagged_folders(base):
+        raise UserError(f"{path} holds no whole checkpoint: {fault}")
+    raise UserError(
+        f"{path} holds no checkpoint: expected a run folder with {RUN_CHECKPOINTS}/{LATEST}, "
+        f"or a checkpoint folder with {CHECKPOINT_RECORD}"
+    )

@@ -1,0 +1,351 @@
+"""Whole tensors out of a DeepSpeed checkpoint of any ZeRO stage, data and tensor parallel degree.
+
+Stages 1 to 3 go through DeepSpeed's universal checkpoint: its converter takes the ranks' flat
+partitions apart into fragments a tensor, joins the fragments of the data-parallel ranks, and then the
+tensor parallel parts, one tensor at a time. How each tensor was split, it learns from the patterns that
+:func:`universal_checkpoint_info` makes from the model and every save stores. Stage 0 has no partitions,
+and DeepSpeed no converter for it: its ``mp_rank`` files hold tensor parallel parts, which
+``model.split`` joins here.
+
+Nothing is believed: names, shapes and element counts are compared with those of the unsplit model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megabert.checkpoint.deepspeed_files import (
+    base_optimizer,
+    check_pickles,
+    load,
+    partition_steps,
+    slice_lengths,
+    zero_stage,
+)
+from megabert.common.errors import UserError
+from megabert.model.split import merge, split_dim
+
+STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+"""Our names of a tensor's three values, and DeepSpeed's file names for them."""
+
+UNIVERSAL_VERSION = 0.2
+"""Layout of the patterns below (no fused tensors, so none of the later fields)."""
+
+
+_DISK_FULL = ("PytorchStreamWriter failed", "unexpected pos")
+"""What torch.save says when the disk is full."""
+
+
+def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
+    """How DeepSpeed's converter must join each parameter of a model over tensor parallel ranks.
+
+    Goes into the ``client_state`` of every save under the key ``universal_checkpoint_info``. Each
+    pattern is anchored and stands for at least one of the given names: DeepSpeed joins on dimension 0
+    whatever no pattern matches, and refuses patterns that match nothing.
+
+    The padding of the vocabulary is the same for every tensor parallel degree, so no vocabulary
+    pattern is needed: padding rows stay with the tensor.
+    """
+    replicated: set[str] = set()
+    row: set[str] = set()
+    for name in parameter_names:
+        pattern = "^" + re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) + "$"
+        dim = split_dim(name)
+        if dim is None:
+            replicated.add(pattern)
+        elif dim == 1:
+            row.add(pattern)
+    return {
+        "universal_checkpoint_version": UNIVERSAL_VERSION,
+        "tp_replicated_parameter_patterns": sorted(replicated),
+        "parameter_with_row_parallelism_patterns": sorted(row),
+    }
+
+
+class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
+    """Whole tensors by parameter name, read when asked for (``items()``: one at a time).
+
+    Attributes:
+        step: updates that the optimizer has made.
+        shapes: whole shape of every parameter (padded vocabulary).
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], step: int, source: Path) -> None:
+        self.shapes = dict(shapes)
+        self.step = step
+        self._source = source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights (not the moments): fp32, whole."""
+        return {name: self.read(name, "weight") for name in self.shapes}
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        """``weight``, ``exp_avg`` and ``exp_avg_sq`` of a parameter: fp32, whole, on the CPU."""
+        return {kind: self.read(name, kind) for kind in STATES}
+
+    def read(self, name: str, kind: str) -> Tensor:
+        """One of the three values of a parameter.
+
+        Raises:
+            UserError: it has another shape than in the unsplit model.
+        """
+        tensor = self._read(name, kind).to(torch.float32)
+        shape = self.shapes[name]
+        if tensor.shape != shape and tensor.dim() == 1 and tensor.numel() == _count(shape):
+            tensor = tensor.view(shape)  # stage 3 without tensor parallelism stays flat
+        if tuple(tensor.shape) != tuple(shape):
+            raise UserError(
+                f"{self._source}: merging {name} ({kind}) gave shape {list(tensor.shape)} where the "
+                f"model has {list(shape)}"
+            )
+        return tensor
+
+    def _read(self, name: str, kind: str) -> Tensor:
+        raise KeyError(name)
+
+
+def _count(shape: Iterable[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+class _Universal(WholeCheckpoint):
+    """Stages 1 to 3: the folder that DeepSpeed's converter wrote."""
+
+    def __init__(self, merged: Path, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
+        self._zero = merged / "zero"
+        _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, shapes, source)
+        step = int((merged / "step").read_text(encoding="utf-8"))
+        super().__init__(shapes, step, source)
+
+    def _read(self, name: str, kind: str) -> Tensor:
+        path = self._zero / name / f"{STATES[kind]}.pt"
+        if not path.is_file():
+            raise UserError(f"{self._source} holds no {kind} of {name}")
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return value["param"] if isinstance(value, dict) else value
+
+
+class _Plain(WholeCheckpoint):
+    """Stage 0: one file a tensor parallel rank, each with whole optimizer states of its part."""
+
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        files = sorted(folder.glob("mp_rank_*_model_states.pt"))
+        loaded = [load(path) for path in files]
+        for path, state in zip(files, loaded):
+            if state.get("mp_world_size", len(files)) != len(files):
+                raise UserError(
+                    f"{folder} holds {len(files)} mp_rank files of {state['mp_world_size']}: "
+                    "the checkpoint is not whole"
+                )
+            if state.get("optimizer") is None:
+                raise UserError(f"{path} holds no optimizer state")
+        self._ranks = [_parts_by_name(state, folder) for state in loaded]
+        names = set(self._ranks[0])
+        _compare_names(names, shapes, folder)
+        steps = {int(p["step"]) for rank in self._ranks for p in rank.values() if "step" in p}
+        super().__init__(shapes, _one_step(steps, folder), folder)
+
+    def _read(self, name: str, kind: str) -> Tensor:
+        parts = []
+        for rank in self._ranks:
+            part = rank[name].get(kind)
+            weight = rank[name]["weight"]
+            parts.append(torch.zeros_like(weight) if part is None else part.view(weight.shape))
+        dim = split_dim(name)
+        if dim is not None:
+            return merge(parts, dim)
+        if any(not torch.equal(parts[0], part) for part in parts[1:]):
+            raise UserError(
+                f"{self._source}: {name} ({kind}) is the same on all tensor parallel ranks in a sound "
+                "checkpoint, and differs here"
+            )
+        return parts[0]
+
+
+def _parts_by_name(state: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """Weight, moments and step of each parameter in one stage-0 file."""
+    optimizer = state["optimizer"]
+    masters: list[Tensor] | None = None
+    if "fp32_groups" in optimizer:  # half precision: the fp32 masters stand beside the state
+        masters = [tensor for group in optimizer["fp32_groups"] for tensor in group]
+        optimizer = optimizer["optimizer_state_dict"]
+    elif "optimizer_state_dict" in optimizer:
+        optimizer = optimizer["optimizer_state_dict"]
+    groups = optimizer["param_groups"]
+    names = [n for group in groups for n in group.get("names", group.get("param_names", ()))]
+    indices = [index for group in groups for index in group["params"]]
+    if len(names) != len(indices):
+        raise UserError(f"{folder} does not name the parameters of its optimizer")
+    module = state["module"]
+    parts: dict[str, dict[str, Any]] = {name: {"weight": tensor} for name, tensor in module.items()}
+    for place, (name, index) in enumerate(zip(names, indices)):
+        part = parts.setdefault(name, {})
+        part.update(optimizer["state"].get(index, {}))
+        if masters is not None:
+            part["weight"] = masters[place].view(module[name].shape)
+    return parts
+
+
+def _compare_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    missing = sorted(set(shapes) - found)
+    unexpected = sorted(found - set(shapes))
+    if missing or unexpected:
+        first = (missing or unexpected)[0]
+        raise UserError(
+            f"{source} is of another model: {len(missing)} tensors missing, {len(unexpected)} "
+            f"unexpected (first: {first})"
+        )
+
+
+def _one_step(steps: set[int], source: Path) -> int:
+    if len(steps) > 1:
+        raise UserError(f"{source}: parts of it were saved at different steps: {sorted(steps)}")
+    return steps.pop() if steps else 0
+
+
+def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
+    """Stages 1 to 3: have DeepSpeed write the whole tensors under ``output`` (one process does this).
+
+    Stage 0 needs none of it and leaves ``output`` empty.
+
+    Args:
+        folder: a checkpoint folder (``checkpoints/<tag>``).
+        output: a folder of its own, on a disk with room for twice the optimizer state (24 bytes a
+            parameter); its parent receives nothing.
+        workers: processes that extract and merge.
+
+    Raises:
+        UserError: the checkpoint is damaged or cannot be merged.
+    """
+    check_pickles(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    if zero_stage(folder) == 0:
+        return
+    from deepspeed.checkpoint import ds_to_universal
+
+    step = _one_step(partition_steps(folder), folder)
+    arguments = SimpleNamespace(
+        input_folder=str(_with_moments(folder, output / "moments")),
+        output_folder=str(output / "universal"),
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            ds_to_universal.main(arguments)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"{folder} cannot be merged: {error}") from error
+    except (AssertionError, RuntimeError, ValueError, LookupError) as error:
+        if any(sign in str(error) for sign in _DISK_FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output)) from error
+        raise UserError(f"{folder} cannot be merged: {_explain(error)}") from error
+    (output / "universal" / "zero").rename(output / "zero")
+    shutil.rmtree(output / "universal")
+    shutil.rmtree(output / "moments", ignore_errors=True)
+    (output / "latest_universal").unlink()
+    (output / "step").write_text(f"{step}\n", encoding="utf-8")
+
+
+def _with_moments(folder: Path, copy: Path) -> Path:
+    """``folder``, or where it was saved before any update, a copy with moments of zero.
+
+    DeepSpeed's converter takes no optimizer without state.
+    """
+    paths = sorted(folder.glob("*_optim_states.pt"))
+    if any(base_optimizer(load(path))["state"] for path in paths):
+        return folder
+    copy.mkdir()
+    for path in folder.glob("*.pt"):
+        if path not in paths:
+            (copy / path.name).symlink_to(path.resolve())
+    for path in paths:
+        content = load(path)
+        base_optimizer(content)["state"].update(
+            {
+                number: {"step": 0, "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
+                for number, size in enumerate(slice_lengths(content))
+            }
+        )
+        torch.save(content, copy / path.name)
+    return copy
+
+
+def _explain(error: Exception) -> str:
+    """DeepSpeed's complaint in one line; its check of replicated tensors says nothing at all."""
+    text = str(error).strip()
+    if isinstance(error, AssertionError) and not text:
+        return "a tensor that is the same on all tensor parallel ranks in a sound checkpoint differs here"
+    if isinstance(error, IndexError):
+        return "a part of a tensor is in none of its files"
+    if isinstance(error, KeyError) and text in ("'exp_avg'", "'exp_avg_sq'", "0"):
+        return "it holds no moments; save it after at least one update"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def open_merged(
+    folder: Path, merged: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> WholeCheckpoint:
+    """Read what :func:`merge_partitions` made; any number of processes may do so at a time.
+
+    Args:
+        folder: the checkpoint folder (stage 0 is read from it directly).
+        merged: what was ``output``.
+        shapes: whole shape of every parameter of the model, padded vocabulary.
+
+    Raises:
+        UserError: its tensors are not those of the model.
+    """
+    if (merged / "zero").is_dir():
+        return _Universal(merged, shapes, folder)
+    return _Plain(folder, shapes)
+
+
+@contextmanager
+def whole_checkpoint(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    scratch: Path | None = None,
+    workers: int = 1,
+) -> Iterator[WholeCheckpoint]:
+    """Merge and read a checkpoint in one process; the merged copy goes when the block ends.
+
+    Args:
+        folder, shapes, workers: as above.
+        scratch: where to put the merged copy meanwhile (the system's temporary folder).
+    """
+    with tempfile.TemporaryDirectory(prefix="megabert-merge-", dir=scratch) as temporary:
+        merge_partitions(folder, Path(temporary), workers=workers)
+        yield open_merged(folder, Path(temporary), shapes)

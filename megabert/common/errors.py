@@ -1,0 +1,27 @@
+"""Errors that a user reads, each one line with its remedy, and the exit status of a wrong input."""
+
+from __future__ import annotations
+
+EXIT_USAGE = 2
+"""Exit status of every command for a wrong input."""
+
+
+class UserError(Exception):
+    """A wrong input: one line that says what is wrong, where, and what to do about it.
+
+    Commands print that line and exit with status 2; nothing half-written stays behind.
+    """
+
+
+def first_fault(error: Exception) -> str:
+    """One line for an error; of pydantic's, the first field that is wrong, and why."""
+    lines = str(error).splitlines()  # pydantic: a heading, then two lines for each field
+    return " ".join(" ".join(lines[1:3] or lines).split())
+
+
+class RankError(UserError):
+    """A wrong input that this rank has met by itself (a damaged shard): it speaks whatever its rank."""
+
+
+class TrainingStopped(Exception):
+    """A run that cannot go on (NaN, lost rank, full disk); the last good checkpoint is kept."""

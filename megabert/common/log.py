@@ -1,0 +1,149 @@
+"""Output that reads well on a terminal and in a log file."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from megabert.common.errors import EXIT_USAGE, RankError, TrainingStopped, UserError
+
+
+def process_rank() -> int:
+    """Rank of this process as the launcher set it (0 when there is none)."""
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
+        value = os.environ.get(name)
+        if value is not None and value.isdigit():
+            return int(value)
+    return 0
+
+
+class _StandardError(logging.Handler):
+    """Writes to what standard error is at the time of the message (a test may have replaced it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def get_logger(name: str = "megabert") -> logging.Logger:
+    """The project's logger: plain lines on standard error; ranks above 0 only warn."""
+    logger = logging.getLogger("megabert")
+    if not logger.handlers:
+        handler = _StandardError()
+        rank = process_rank()
+        prefix = "" if rank == 0 else f"[rank {rank}] "
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+        logger.propagate = False
+    return logger if name == "megabert" else logger.getChild(name.removeprefix("megabert."))
+
+
+def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
+    """Run a command's ``main`` and exit as every megabert command does.
+
+    Exit status: 0 on success, 2 for a wrong input (one line on standard error), 1 for a run
+    that had to stop, 130 for Ctrl-C. Under a launcher every rank meets the same wrong input;
+    rank 0 speaks, the others leave a moment later, so that the launcher, which ends all ranks
+    as soon as one is gone, does not cut the message off.
+    """
+    try:
+        status = main(None) or 0
+    except UserError as error:
+        status = EXIT_USAGE
+        _say_error(str(error), all_ranks=isinstance(error, RankError))
+    except TrainingStopped as error:
+        status = 1
+        _say_error(str(error), all_ranks=True)
+    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        status = EXIT_USAGE
+        place = f" while writing {error.filename}" if error.filename else ""
+        _say_error(f"the disk is full{place}: free some space and run the same command again")
+    except KeyboardInterrupt:
+        status = 130
+        _say_error("interrupted")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        os._exit(status)  # a collective of another rank may be pending: do not wait for it
+    sys.exit(status)
+
+
+def _say_error(message: str, all_ranks: bool = False) -> None:
+    rank = process_rank()
+    if rank == 0 or all_ranks:
+        prefix = "" if rank == 0 else f"[rank {rank}] "
+        line = " ".join(message.split())
+        print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(2.0)
+
+
+def human_duration(seconds: float) -> str:
+    """``93784`` -> ``1d 2h``; ``125`` -> ``2m 05s``."""
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    if minutes:
+        return f"{minutes}m {secs:02d}s"
+    return f"{secs}s"
+
+
+class Progress:
+    """A status line that redraws itself on a terminal and is a plain line in a log.
+
+    In a log a line appears at most every ``interval`` seconds, so that a long job does not fill it.
+    """
+
+    def __init__(self, label: str, total: float | None = None, *, interval: float = 10.0) -> None:
+        self.label = label
+        self.total = total
+        self.started = time.monotonic()
+        self._interval = 0.2 if sys.stderr.isatty() else interval
+        self._last = 0.0
+        self._width = 0
+
+    def update(self, done: float, text: str) -> None:
+        """Show ``done`` of ``total`` with ``text`` behind it, if it is time for a line."""
+        now = time.monotonic()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._show(self._line(done, text, now))
+
+    def _line(self, done: float, text: str, now: float) -> str:
+        parts = [self.label]
+        if self.total:
+            share = min(1.0, done / self.total)
+            elapsed = now - self.started
+            eta = human_duration(elapsed / share - elapsed) if share > 0 else "?"
+            parts.append(f"{100 * share:5.1f} %")
+            parts.append(f"ETA {eta}")
+        parts.append(text)
+        return "  ".join(parts)
+
+    def _show(self, line: str) -> None:
+        if sys.stderr.isatty():
+            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self, text: str) -> None:
+        """Show the last line and end it."""
+        self._show(f"{self.label}  {text}")
+        if sys.stderr.isatty():
+            print(file=sys.stderr, flush=True)

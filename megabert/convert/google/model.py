@@ -1,0 +1,256 @@
+"""Google BERT's TensorFlow checkpoints: bert_config.json, bert_model.ckpt.index and .data, vocab.txt.
+
+Read and written without TensorFlow (:mod:`megabert.convert.google.tensor_bundle`). NEZHA's TensorFlow release
+has the same layout, with ``use_relative_position`` in its configuration and no position table.
+
+``hidden_act`` "gelu" is the exact one, x Phi(x), here as in transformers. Google's code computed that
+when the first models were published and a tanh approximation of it later, under the same name; the
+two differ by less than 5e-4.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.convert.google import names
+from megabert.convert.google.tensor_bundle import Bundle, write_bundle
+from megabert.convert.google.tensor_bundle.table import is_table
+from megabert.convert.huggingface.config import read_config
+from megabert.convert.name_table import SEQUENCE, NameTable, first_names, to_ours, to_theirs
+from megabert.convert.tokenizer import complete, tokenizer_in
+from megabert.convert.vocabulary import without_padding
+from megabert.convert.whole_model import WholeModel, settle
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.weight_files import copy_tokenizer
+
+CONFIG_FILE = "bert_config.json"
+STATE_FILE = "checkpoint"
+PREFIX = "bert_model.ckpt"
+
+_FIELDS = (
+    "attention_probs_dropout_prob",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "type_vocab_size",
+    "vocab_size",
+)
+_ACTIVATIONS = ("gelu", "relu", "tanh")  # of ours, those that Google's code has
+_EPSILON = 1e-12  # of every LayerNorm; no field of the configuration
+_MOST_RELATIVE = 64  # of NEZHA; no field of the configuration
+_OBJECT_GRAPH = ("_CHECKPOINTABLE_OBJECT_GRAPH", "/.ATTRIBUTES/")
+
+log = get_logger("megabert.convert")
+
+
+def _table(config: ModelConfig) -> NameTable:
+    return names.NEZHA if config.position_embeddings == "relative" else names.BERT
+
+
+def find_prefix(path: Path) -> Path:
+    """The checkpoint's path without ``.index``.
+
+    Args:
+        path: that path itself, its ``.index`` file, or a folder with one checkpoint (of several, the
+            one that its file ``checkpoint`` names).
+
+    Raises:
+        UserError: there is none, or a checkpoint of the old format V1.
+    """
+    if path.is_dir():
+        return _prefix_in(path)
+    if path.name.endswith(".index"):
+        prefix = path.with_name(path.name.removesuffix(".index"))
+    else:
+        prefix = path
+    index = prefix.with_name(f"{prefix.name}.index")
+    if index.is_file():
+        return prefix
+    if path.is_file() and is_table(path):
+        raise _old_format(path)
+    raise UserError(
+        f"{index} does not exist; --input takes a folder with bert_config.json and one *.index file, "
+        "that file, or its path without .index"
+    )
+
+
+def _prefix_in(folder: Path) -> Path:
+    found = sorted(folder.glob("*.index"))
+    if len(found) == 1:
+        return found[0].with_name(found[0].name.removesuffix(".index"))
+    if not found:
+        for path in sorted(folder.glob("*.ckpt*")):
+            if path.is_file() and is_table(path):
+                raise _old_format(path)
+        raise UserError(f"{folder} holds no *.index file: not a TensorFlow checkpoint (format V2)")
+    state = folder / STATE_FILE
+    text = state.read_text(encoding="utf-8", errors="replace") if state.is_file() else ""
+    named = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
+    if named is not None:
+        prefix = folder / Path(named[1]).name  # the folder may have been moved
+        if prefix.with_name(f"{prefix.name}.index") in found:
+            return prefix
+    raise UserError(
+        f"{folder} holds {len(found)} checkpoints, and no file {STATE_FILE} that names one of them: "
+        f"give one with --input, as {found[-1]}"
+    )
+
+
+def _old_format(path: Path) -> UserError:
+    return UserError(
+        f"{path} is a TensorFlow checkpoint of the old format (V1), which megabert does not read: "
+        "restore it with TensorFlow and save it with tf.compat.v1.train.Saver(), which writes V2"
+    )
+
+
+def read(path: Path, vocab_size: int | None = None, model_config: Path | None = None) -> WholeModel:
+    """Read a checkpoint.
+
+    Args:
+        path: as in :func:`find_prefix`.
+        vocab_size: entries of the tokenizer; padding rows past it are cut.
+        model_config: a bert_config.json to use instead of the one beside the checkpoint.
+
+    Raises:
+        UserError: a file is missing or damaged, or it is not the BERT that its configuration
+            describes.
+    """
+    prefix = find_prefix(Path(path))
+    config_path = model_config or prefix.parent / CONFIG_FILE
+    if not config_path.is_file():
+        raise UserError(
+            f"{config_path} is not a file: name the model's configuration with --model-config"
+        )
+    config = read_config(config_path)
+    bundle = Bundle(prefix)
+    renamed = to_ours(
+        _table(config), _tensors(bundle, _table(config)), config.num_hidden_layers, prefix
+    )
+    if SEQUENCE in renamed.parts:
+        log.info(
+            "%s: output_weights is the head of sequence classification, as of run_classifier",
+            prefix,
+        )
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.tensors.values()}
+    model = WholeModel(
+        config=config,
+        tensors={name: tensor.to(torch.float32) for name, tensor in renamed.tensors.items()},
+        tokenizer=tokenizer_in(prefix.parent),
+        trained_positions=config.max_position_embeddings,
+        origin=f"{prefix} (TensorFlow, {', '.join(sorted(kinds))})",
+        left_out=renamed.left_out,
+    )
+    settle(model)
+    model.config, model.tensors, padding = without_padding(
+        config, model.tensors, vocab_size, model.origin
+    )
+    model.left_out += padding
+    return model
+
+
+def _tensors(bundle: Bundle, table: NameTable) -> dict[str, Tensor]:
+    """Every tensor by name; those that the table leaves out are not read, only their shapes.
+
+    Raises:
+        UserError: damaged, not by name, or a tensor without floating-point numbers.
+    """
+    tensors: dict[str, Tensor] = {}
+    graph = [name for name in bundle.names if any(part in name for part in _OBJECT_GRAPH)]
+    if graph:
+        raise UserError(
+            f"{bundle.prefix} is an object-based checkpoint of TensorFlow 2 (it holds {graph[0]}), "
+            "whose names depend on the program that wrote it: take the model's TensorFlow 1 release "
+            "or its Hugging Face folder"
+        )
+    for name in bundle.names:
+        if any(re.fullmatch(pattern, name) for pattern, _ in table.left_out):
+            tensors[name] = torch.empty(bundle.shape(name), device="meta")
+            continue
+        dtype = bundle.dtype(name)
+        if dtype is None or not dtype.is_floating_point:
+            raise UserError(
+                f"{bundle.prefix}: unexpected tensor {name} without floating-point numbers: not a "
+                f"{table.format} checkpoint"
+            )
+        tensors[name] = bundle.read(name)
+    return tensors
+
+
+def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -> None:
+    """Fill an existing folder with a checkpoint in the layout of Google's releases.
+
+    bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-00000-of-00001, checkpoint, and the
+    tokenizer's files.
+
+    Args:
+        folder: where to.
+        model: what to write.
+        tokenizer: the model's own, to complete its files.
+
+    Raises:
+        UserError: that code has no model that computes the same.
+    """
+    values = config_values(model)
+    theirs, homeless = to_theirs(
+        _table(model.config), model.tensors, model.config.num_hidden_layers
+    )
+    if homeless:
+        raise UserError(
+            f"{model.origin}: Google's checkpoints have no name for the tensors of a {model.head} "
+            f"model: {first_names(homeless)}"
+        )
+    if model.labels:
+        log.warning(
+            "%s: a Google checkpoint holds no names of labels: they are not written", model.origin
+        )
+    write_bundle(folder / PREFIX, theirs)
+    state = f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
+    (folder / STATE_FILE).write_text(state, encoding="utf-8")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    copy_tokenizer(model.tokenizer, folder)
+    if tokenizer is not None:
+        complete(folder, tokenizer)
+    if model.tokenizer is not None and not (folder / "vocab.txt").is_file():
+        log.warning(
+            "%s: its tokenizer has no vocab.txt, which Google's code asks for", model.origin
+        )
+
+
+def config_values(model: WholeModel) -> dict[str, Any]:
+    """The bert_config.json of a model.
+
+    Raises:
+        UserError: a setting that this file cannot state and Google's code does not have.
+    """
+    config = model.config
+    relative = config.position_embeddings == "relative"
+    wrong = None
+    if config.norm != "post":
+        wrong = f"norm {config.norm!r} (bert.final_norm has no name there)"
+    elif config.hidden_act not in _ACTIVATIONS:
+        wrong = f"hidden_act {config.hidden_act!r} (there are {', '.join(_ACTIVATIONS)})"
+    elif config.layer_norm_eps != _EPSILON:
+        wrong = f"layer_norm_eps {config.layer_norm_eps:g} (it is {_EPSILON:g} there)"
+    elif relative and config.max_relative_position != _MOST_RELATIVE:
+        wrong = (
+            f"max_relative_position {config.max_relative_position} (it is {_MOST_RELATIVE} there)"
+        )
+    if wrong is not None:
+        raise UserError(f"{model.origin}: Google's BERT code cannot compute {wrong}")
+    values = {name: getattr(config, name) for name in _FIELDS}
+    return values | ({"use_relative_position": True} if relative else {})

@@ -1,0 +1,6 @@
+"""Hugging Face folders, read and written.
+
+Owns: config.json, tensor names, labels of heads.
+May import: convert, model, data, config, common.
+Start reading: ``model.py``.
+"""

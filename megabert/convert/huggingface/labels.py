@@ -1,0 +1,94 @@
+"""Classification heads in a config.json: which head ``classifier`` is, and what its outputs are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.name_table import SEQUENCE, TOKEN
+from megabert.convert.whole_model import SEQUENCE_CLASSIFICATION, WholeModel
+
+_CLASSES = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
+
+
+def classifier_part(values: Mapping[str, Any], pooler: bool) -> tuple[str | None, str]:
+    """What the tensors ``classifier.weight`` and ``.bias`` of a folder are.
+
+    Args:
+        values: its configuration.
+        pooler: whether there are weights of a pooler, which only the head on sequences reads.
+
+    Returns:
+        the part of a name table (None: another task's head), and what decided it.
+    """
+    architectures = values.get("architectures")
+    stated = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    for name in stated:
+        for suffix, part in _CLASSES.items():
+            if name.endswith(suffix):
+                return part, f"its architectures ({name})"
+    if any("For" in name for name in stated):
+        return None, f"its architectures ({', '.join(stated)})"
+    return (SEQUENCE, "its pooler") if pooler else (TOKEN, "the lack of a pooler")
+
+
+def _default(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def read_labels(values: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    """Names of the outputs in their order; () where there are only transformers' stand-ins.
+
+    Raises:
+        UserError: ``id2label`` does not name the outputs 0, 1, 2, ...
+    """
+    given = values.get("id2label")
+    if given is None:
+        return ()
+    try:
+        by_id = {int(key): str(name) for key, name in given.items()}
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{origin}: id2label of its configuration is not a table of ids") from error
+    if sorted(by_id) != list(range(len(by_id))):
+        raise UserError(
+            f"{origin}: id2label of its configuration does not name the outputs 0 to "
+            f"{len(by_id) - 1}, but {sorted(by_id)}"
+        )
+    names = tuple(by_id[i] for i in range(len(by_id)))
+    return () if names == _default(len(names)) else names
+
+
+def left_out(values: Mapping[str, Any], config: ModelConfig) -> list[tuple[str, str]]:
+    """(name, reason) of the head's settings that megabert has not."""
+    told = []
+    dropout = values.get("classifier_dropout")
+    if dropout is not None and dropout != config.hidden_dropout_prob:
+        told.append(
+            (
+                f"classifier_dropout {dropout}",
+                f"megabert's heads use hidden_dropout_prob, {config.hidden_dropout_prob}",
+            )
+        )
+    if values.get("problem_type") == "multi_label_classification":
+        told.append(
+            ("problem_type multi_label_classification", "megabert's labels exclude each other")
+        )
+    return told
+
+
+def label_values(model: WholeModel) -> dict[str, Any]:
+    """``id2label``, ``label2id`` and ``problem_type`` of a model with a classification head.
+
+    One score on sequences is a regression (STS-B), as transformers has it too.
+    """
+    names = model.labels or _default(model.outputs)
+    values: dict[str, Any] = {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    if model.head == SEQUENCE_CLASSIFICATION:
+        regression = model.outputs == 1
+        values["problem_type"] = "regression" if regression else "single_label_classification"
+    return values

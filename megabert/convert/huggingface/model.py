@@ -1,0 +1,285 @@
+"""Hugging Face folders: config.json, model.safetensors (or older weight files), tokenizer files.
+
+A post-LN encoder is written for transformers' ``Bert...`` classes, a pre-LN one for
+``MegatronBert...`` (no LayerNorm after the embeddings, one after the last layer, as here), one with
+relative positions for ``Nezha...``, which transformers had up to its fourth version. The class follows
+from the heads that are there. Whatever the other side has no place for is refused. Folders with
+``bert_config.json`` instead of ``config.json`` (the authors' releases of NEZHA) are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.convert.foreign_files import read_weight_files
+from megabert.convert.foreign_model import in_float32
+from megabert.convert.huggingface import labels, names
+from megabert.convert.huggingface.config import (
+    CONFIG_FILES,
+    SHARED_FIELDS,
+    config_from,
+    is_relative,
+    read_object,
+)
+from megabert.convert.name_table import SEQUENCE, TOKEN, NameTable, to_ours, to_theirs
+from megabert.convert.position_tables import take_position_tables
+from megabert.convert.tokenizer import complete, tokenizer_in, word_count
+from megabert.convert.vocabulary import without_padding
+from megabert.convert.whole_model import (
+    ENCODER_ONLY,
+    MASKED_LM,
+    PRETRAINING,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    WholeModel,
+    settle,
+)
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.weight_files import copy_tokenizer, write_tensors
+
+CLASS_SUFFIX = {
+    PRETRAINING: "ForPreTraining",
+    MASKED_LM: "ForMaskedLM",
+    QUESTION_ANSWERING: "ForQuestionAnswering",
+    SEQUENCE_CLASSIFICATION: "ForSequenceClassification",
+    TOKEN_CLASSIFICATION: "ForTokenClassification",
+    ENCODER_ONLY: "Model",
+}
+
+log = get_logger("megabert.convert")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of encoder of transformers; ``runnable``: the installed one has its classes."""
+
+    model_type: str
+    class_prefix: str
+    norm: str
+    table: NameTable
+    position_embeddings: str = "absolute"
+    runnable: bool = True
+
+
+FAMILIES = (
+    Family("bert", "Bert", "post", names.BERT),
+    Family("megatron-bert", "MegatronBert", "pre", names.MEGATRON_BERT),
+    Family("nezha", "Nezha", "post", names.NEZHA, "relative", runnable=False),
+)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The transformers family that computes the same as this encoder.
+
+    Raises:
+        UserError: there is none.
+    """
+    for family in FAMILIES:
+        if (family.norm, family.position_embeddings) == (config.norm, config.position_embeddings):
+            return family
+    raise UserError(
+        f"model {config.name}: transformers has no encoder with {config.position_embeddings} "
+        f"positions and LayerNorm before each block (norm {config.norm!r})"
+    )
+
+
+def class_name(model: WholeModel) -> str:
+    """Name of the transformers class, as ``BertForPreTraining``."""
+    return family_of(model.config).class_prefix + CLASS_SUFFIX[model.head]
+
+
+def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
+    """The folder that holds the encoder, and what else a sentence-transformers folder holds.
+
+    Such a folder lists its modules in modules.json; the first is the encoder, in the folder itself
+    or one below it, and the rest (pooling, dense, normalise) are no part of BERT.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder; --input takes the folder that holds config.json"
+        )
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return folder, []
+    try:
+        listed = json.loads(modules.read_text(encoding="utf-8"))
+        encoder = next(m for m in listed if m["type"].endswith("Transformer"))
+        inner = folder / Path(encoder["path"]).name if encoder["path"] else folder
+        rest = [m["path"] for m in listed if m is not encoder]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise UserError(f"{modules} is not the list of a sentence-transformers model") from error
+    return inner, [
+        (f"{path}/", "a sentence-transformers module after the encoder") for path in rest
+    ]
+
+
+def config_file(folder: Path, given: Path | None = None) -> Path:
+    """The file that describes a folder's encoder.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = [given] if given is not None else [folder / name for name in CONFIG_FILES]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        where = given or f"{folder} holds no {' and no '.join(CONFIG_FILES)}"
+        reason = "is not a file" if given else ": not a Hugging Face model folder"
+        raise UserError(f"{where}{' ' if given else ''}{reason}")
+    return path
+
+
+def read_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
+    """The encoder that a config.json describes, its family, and all that the file says.
+
+    Raises:
+        UserError: no BERT of ours, a missing field, or a setting that megabert does not compute.
+    """
+    values = read_object(path)
+    model_type = "nezha" if is_relative(values) else values.get("model_type", "bert")
+    family = next((f for f in FAMILIES if f.model_type == model_type), None)
+    if family is None:
+        known = ", ".join(f.model_type for f in FAMILIES)
+        raise UserError(f"{path}: model_type {model_type!r} is none of those converted ({known})")
+    return config_from(values, path, norm=family.norm), family, values
+
+
+def _table(
+    family: Family, values: Mapping[str, Any], found: Mapping[str, Tensor], folder: Path
+) -> NameTable:
+    """The family's names, with what ``classifier`` stands for in this folder."""
+    if not any(re.fullmatch(r"classifier\.(weight|bias)", name) for name in found):
+        return family.table
+    pooler = any("pooler.dense" in name for name in found)
+    part, why = labels.classifier_part(values, pooler)
+    if part is None:
+        return names.without_classifier(family.table)
+    log.info("%s: classifier is the head of %s classification, by %s", folder, part, why)
+    return family.table if part == SEQUENCE else names.with_token_head(family.table)
+
+
+def read(
+    folder: Path, tokenizer: Path | None = None, model_config: Path | None = None
+) -> WholeModel:
+    """Read a Hugging Face folder.
+
+    Args:
+        folder: holds a configuration and weights.
+        tokenizer: folder of tokenizer files, or vocabulary file, to use instead of those in it.
+        model_config: JSON to use instead of its configuration.
+
+    Raises:
+        UserError: not such a folder, or one that megabert cannot compute exactly.
+    """
+    folder, modules = model_folder(Path(folder))
+    tokenizer = tokenizer or tokenizer_in(folder)
+    config, family, values = read_config(config_file(folder, model_config))
+    found = read_weight_files(folder)
+    buffers = []
+    if config.position_embeddings == "relative":
+        buffers = take_position_tables(config, found, folder)
+    table = _table(family, values, found, folder)
+    renamed = to_ours(table, found, config.num_hidden_layers, folder)
+    tensors, kinds = in_float32(renamed.tensors, folder)
+    model = WholeModel(
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        trained_positions=config.max_position_embeddings,
+        origin=f"{folder} ({family.class_prefix}, {kinds})",
+        left_out=renamed.left_out + buffers + modules,
+    )
+    if SEQUENCE in renamed.parts or TOKEN in renamed.parts:
+        model.labels = labels.read_labels(values, str(folder))
+        model.left_out += labels.left_out(values, config)
+    settle(model)
+    words = word_count(tokenizer) if tokenizer is not None else None
+    model.config, model.tensors, padding = without_padding(
+        config, model.tensors, words, model.origin
+    )
+    model.left_out += padding
+    return model
+
+
+def config_values(model: WholeModel, pad_token_id: int) -> dict[str, Any]:
+    """The config.json of a model."""
+    family = family_of(model.config)
+    values: dict[str, Any] = {name: getattr(model.config, name) for name in SHARED_FIELDS}
+    if family.position_embeddings == "relative":
+        values["max_relative_position"] = model.config.max_relative_position
+        values["classifier_dropout"] = model.config.hidden_dropout_prob
+    else:
+        values["position_embedding_type"] = "absolute"
+    if model.outputs:
+        values |= labels.label_values(model)
+    return {
+        "architectures": [class_name(model)],
+        "model_type": family.model_type,
+        **values,
+        "pad_token_id": pad_token_id,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+    }
+
+
+def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -> None:
+    """Fill an existing folder with a Hugging Face model.
+
+    Args:
+        folder: where to.
+        model: what to write.
+        tokenizer: the model's own, to complete its files.
+
+    Raises:
+        UserError: transformers has no class that computes the same.
+    """
+    family = family_of(model.config)
+    if model.has_crf:
+        raise UserError(
+            f"{model.origin}: transformers has no conditional random field (crf.transitions, "
+            "crf.start, crf.end), so it would label otherwise; fine-tune with --crf off for a model "
+            "that can be written for it"
+        )
+    table = family.table
+    if model.head == TOKEN_CLASSIFICATION:
+        table = names.with_token_head(table)
+    theirs, homeless = to_theirs(table, model.tensors, model.config.num_hidden_layers)
+    if homeless:
+        raise UserError(
+            f"{model.origin}: transformers' {class_name(model)} has no place for {homeless[0]} "
+            f"({len(homeless)} such tensors), so it would not compute the same"
+        )
+    if model.head == ENCODER_ONLY:
+        theirs = {re.sub(r"^(bert|nezha)\.", "", name): tensor for name, tensor in theirs.items()}
+    write_tensors(folder / "model.safetensors", theirs, {"format": "pt"})
+    values = config_values(model, tokenizer.special.pad if tokenizer else 0)
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    copy_tokenizer(model.tokenizer, folder)
+    if tokenizer is not None:
+        complete(folder, tokenizer)
+        _fit_tokenizer(folder / "tokenizer_config.json", model.config, tokenizer)
+
+
+def _fit_tokenizer(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """State the model's longest sequence, and the casing where the file is silent about it.
+
+    transformers cuts text at ``model_max_length``; without it a pipeline runs past the last position.
+    """
+    values = read_object(path)
+    longest = values.get("model_max_length")
+    if not isinstance(longest, int) or not 0 < longest <= config.max_position_embeddings:
+        values["model_max_length"] = config.max_position_embeddings
+    values.setdefault("do_lower_case", tokenizer.lower_case)
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")

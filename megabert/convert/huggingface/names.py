@@ -1,0 +1,142 @@
+"""Tensor names of Hugging Face transformers, one table a family of classes.
+
+``BertFor...`` (post-LN), ``MegatronBertFor...`` (pre-LN), and ``NezhaFor...`` (relative positions),
+which transformers had up to its fourth version; the authors' own PyTorch files of NEZHA are named as
+BERT's. Sequence and token classification share one name there, ``classifier``: a table holds it for
+sequences, :func:`with_token_head` gives it for tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from megabert.convert.name_table import (
+    ENCODER,
+    MLM,
+    NSP,
+    POOLER,
+    QA,
+    SEQUENCE,
+    TOKEN,
+    Copy,
+    Name,
+    NameTable,
+    pair,
+)
+
+_EMBEDDINGS = tuple(
+    Name(ENCODER, f"bert.embeddings.{table}.weight", f"bert.embeddings.{table}.weight")
+    for table in ("word_embeddings", "position_embeddings", "token_type_embeddings")
+)
+
+_LAYER = tuple(
+    name
+    for ours, theirs in (
+        ("attention.query", "attention.self.query"),
+        ("attention.key", "attention.self.key"),
+        ("attention.value", "attention.self.value"),
+        ("attention.output", "attention.output.dense"),
+        ("mlp.up", "intermediate.dense"),
+        ("mlp.down", "output.dense"),
+    )
+    for name in pair(ENCODER, f"bert.layers.{{i}}.{ours}", f"bert.encoder.layer.{{i}}.{theirs}")
+)
+
+_POST_NORMS = (
+    *pair(ENCODER, "bert.embeddings.norm", "bert.embeddings.LayerNorm"),
+    *pair(
+        ENCODER,
+        "bert.layers.{i}.attention_norm",
+        "bert.encoder.layer.{i}.attention.output.LayerNorm",
+    ),
+    *pair(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.output.LayerNorm"),
+)
+
+_PRE_NORMS = (
+    *pair(ENCODER, "bert.layers.{i}.attention_norm", "bert.encoder.layer.{i}.attention.ln"),
+    *pair(ENCODER, "bert.layers.{i}.mlp_norm", "bert.encoder.layer.{i}.ln"),
+    *pair(ENCODER, "bert.final_norm", "bert.encoder.ln"),
+)
+
+_HEADS = (
+    *pair(POOLER, "bert.pooler.dense", "bert.pooler.dense"),
+    *pair(MLM, "mlm.dense", "cls.predictions.transform.dense"),
+    *pair(MLM, "mlm.norm", "cls.predictions.transform.LayerNorm"),
+    Name(MLM, "mlm.bias", "cls.predictions.bias"),
+    *pair(NSP, "nsp.classifier", "cls.seq_relationship"),
+    *pair(QA, "qa.classifier", "qa_outputs"),
+    *pair(SEQUENCE, "sequence.classifier", "classifier"),
+)
+
+_COPIES = (
+    Copy("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+    Copy("cls.predictions.decoder.bias", "cls.predictions.bias"),
+)
+
+_SPELLINGS = (
+    (r"(LayerNorm)\.gamma$", r"\1.weight"),
+    (r"(LayerNorm)\.beta$", r"\1.bias"),
+    (r"^(embeddings|encoder|pooler)\.", r"bert.\1."),
+)
+
+_LEFT_OUT = (
+    (r"bert\.embeddings\.position_ids", "a buffer: 0, 1, 2, ..."),
+    (r"bert\.embeddings\.token_type_ids", "a buffer of zeros"),
+)
+
+BERT = NameTable(
+    "BERT (transformers)",
+    (*_EMBEDDINGS, *_LAYER, *_POST_NORMS, *_HEADS),
+    _COPIES,
+    _SPELLINGS,
+    _LEFT_OUT,
+)
+
+MEGATRON_BERT = NameTable(
+    "Megatron-BERT (transformers)",
+    (*_EMBEDDINGS, *_LAYER, *_PRE_NORMS, *_HEADS),
+    _COPIES,
+    _SPELLINGS,
+    _LEFT_OUT,
+)
+
+POSITION_TABLES = r"(.*\.)?relative_positions_encoding\.positions_encoding"
+"""Buffers of NEZHA that hold its sinusoids, one a layer, [S, S, D]; read for comparison only."""
+
+
+def _nezha(name: str) -> str:
+    return name.replace("bert.", "nezha.", 1) if name.startswith("bert.") else name
+
+
+NEZHA = NameTable(
+    "NEZHA (transformers, or its authors')",
+    tuple(
+        replace(name, theirs=_nezha(name.theirs))
+        for name in (*_EMBEDDINGS, *_LAYER, *_POST_NORMS, *_HEADS)
+        if "position_embeddings" not in name.ours
+    ),
+    tuple(Copy(copy.theirs, _nezha(copy.of)) for copy in _COPIES),
+    (*_SPELLINGS[:2], (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."), (r"^bert\.", "nezha.")),
+    (
+        *((pattern.replace("bert", "nezha", 1), reason) for pattern, reason in _LEFT_OUT),
+        (
+            r"nezha\.embeddings\.position_embeddings\.weight",
+            "a position table, which NEZHA does not use",
+        ),
+    ),
+)
+
+
+def with_token_head(table: NameTable) -> NameTable:
+    """The same names, with ``classifier`` as the head of token classification."""
+    kept = tuple(name for name in table.names if name.part != SEQUENCE)
+    return replace(table, names=(*kept, *pair(TOKEN, "token.classifier", "classifier")))
+
+
+def without_classifier(table: NameTable) -> NameTable:
+    """The same names, with ``classifier`` as the head of a task that megabert does not have."""
+    kept = tuple(name for name in table.names if name.part != SEQUENCE)
+    reason = "the head of a task that megabert does not have"
+    return replace(
+        table, names=kept, left_out=(*table.left_out, (r"classifier\.(weight|bias)", reason))
+    )

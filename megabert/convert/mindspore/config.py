@@ -1,0 +1,93 @@
+"""The encoder's shape beside a MindSpore checkpoint: JSON as Google's, or the YAML of its scripts.
+
+MindSpore computes GELU's tanh approximation under the name "gelu" (``nn.GELU``, whose ``approximate`` is
+true by default; before that argument, the operator ``Gelu``), and its ``nn.LayerNorm`` adds 1e-7 to the
+variance (``epsilon``) where BERT's authors add 1e-12; the model says nothing of either. A JSON that
+names "gelu_python" asks for the exact function, and ``layer_norm_eps`` is taken where it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
+
+YAML_SUFFIXES = (".yaml", ".yml")
+UNSAID: dict[str, Any] = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-7}
+"""What MindSpore's BERT computes where its configuration is silent."""
+_RELATIVE = ("use_relative_positions", "use_relative_position")
+
+
+def config_beside(folder: Path) -> Path | None:
+    """The configuration in a folder: JSON first, else the only YAML that describes a network.
+
+    Raises:
+        UserError: several YAML files do.
+    """
+    for name in CONFIG_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in YAML_SUFFIXES and "net_cfg" in path.read_text("utf-8", "replace")
+    ]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} holds several configurations ({names}): give --model-config")
+    return found[0] if found else None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a JSON file, or of the network in a YAML file, under the JSON's names.
+
+    Raises:
+        UserError: the file cannot be read, or describes no network.
+    """
+    if path.suffix not in YAML_SUFFIXES:
+        return read_object(path)
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as YAML: {first}") from error
+    settings = documents[0] if documents else None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} does not hold settings by name")
+    names = ("bert_net_cfg", f"{settings.get('bert_network')}_net_cfg")
+    network = next((settings[name] for name in names if name in settings), None)
+    if not isinstance(network, dict):
+        raise UserError(f"{path} has no section {' and no section '.join(names)}")
+    values = dict(network)
+    if settings.get("description") == "run_ner":
+        values["architectures"] = ["BertForTokenClassification"]
+    return values
+
+
+def read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The encoder of these settings, as MindSpore computes it, but for relative positions.
+
+    Raises:
+        UserError: as :func:`config_from`; "fast_gelu" of MindSpore is an activation without a twin here.
+    """
+    said = {key: value for key, value in values.items() if key not in _RELATIVE}
+    if said.get("hidden_act", "gelu") == "gelu":
+        said["hidden_act"] = UNSAID["hidden_act"]
+    said.setdefault("layer_norm_eps", UNSAID["layer_norm_eps"])
+    return config_from(said, path)
+
+
+def wants_relative(values: Mapping[str, Any]) -> bool:
+    """Whether the settings ask for relative positions."""
+    return any(values.get(key) for key in _RELATIVE)
+
+
+def wants_tokens(values: Mapping[str, Any]) -> bool:
+    """Whether the settings are those of token classification."""
+    return any("TokenClassification" in str(name) for name in values.get("architectures") or ())

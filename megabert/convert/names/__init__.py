@@ -1,1 +1,0 @@
-"""One table of names a foreign format."""

@@ -1,0 +1,143 @@
+"""Checkpoints of NVIDIA DeepLearningExamples' BERT for PyTorch, read only.
+
+``run_pretraining.py`` writes ``ckpt_STEP.pt``, a dictionary with the weights under ``model`` beside the
+state of training: ``optimizer`` and ``files`` always at first, ``master params`` from August 2019,
+``grad_scaler`` and ``epoch`` instead of those from March 2022. ``run_squad.py`` and ``run_glue.py``
+write ``pytorch_model.bin`` with ``model`` alone (before November 2019 the bare table of tensors), and
+run_squad a bert_config.json with it. All round the vocabulary up to a multiple of 8 (30,522 to 30,528).
+
+Before March 2022 ``hidden_act`` "gelu" is the exact one there (erf, with 1.41421 for the root of 2, which
+changes no value by more than 7.4e-7), since then the tanh approximation under the same name. What else a
+file holds tells the two apart. LayerNorm's epsilon is always 1e-12.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.convert.foreign_files import load_plain
+from megabert.convert.foreign_model import one_file, whole_model
+from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
+from megabert.convert.name_table import SEQUENCE, first_names
+from megabert.convert.nvidia import names
+from megabert.convert.whole_model import WholeModel, settle
+
+FILES = ("*.pt", "pytorch_model.bin")
+"""What a folder is searched for."""
+MODEL = "model"
+_EXACT, _TANH = "gelu", "gelu_new"
+_ACTIVATIONS = {"grad_scaler": _TANH, "master params": _EXACT, "files": _EXACT}
+
+log = get_logger("megabert.convert")
+
+
+def read(path: Path, vocab_size: int | None = None, model_config: Path | None = None) -> WholeModel:
+    """Read a checkpoint.
+
+    Args:
+        path: the file, or a folder with one such file.
+        vocab_size: entries of the tokenizer; padding rows past it are cut. Without one, the
+            configuration's count of words is the true one.
+        model_config: JSON of the encoder's shape, instead of the one beside the file; without either
+            it is inferred from the tensors.
+
+    Raises:
+        UserError: the file is damaged, holds more than tensors and plain containers, or holds another
+            model than the configuration describes.
+    """
+    file = one_file(Path(path), FILES)
+    content = _load(file)
+    state = _model_state(content, file)
+    beside = (file.parent / name for name in CONFIG_FILES)
+    config_file = model_config or next((path for path in beside if path.is_file()), None)
+    values = read_object(config_file) if config_file is not None else {}
+    act = _activation(str(values.get("hidden_act", "gelu")), content, file)
+    config: ModelConfig | None = None
+    if config_file is not None:
+        config = replace(config_from(values, config_file), hidden_act=act)
+    classes = " ".join(map(str, values.get("architectures") or ()))
+    model = whole_model(
+        names.BERT_TOKENS if "TokenClassification" in classes else names.BERT,
+        state,
+        file,
+        config=config,
+        vocab_size=vocab_size,
+        unsaid={"hidden_act": act},
+    )
+    if f"{SEQUENCE}.classifier.weight" in model.tensors:
+        log.info("%s: classifier is the head of sequence classification, as of run_glue.py", file)
+    if state is not content:
+        rest = sorted(str(key) for key in content if key != MODEL)
+        model.left_out += [(key, "state of training") for key in rest]
+    settle(model)
+    return model
+
+
+def _load(file: Path) -> Mapping[Any, Any]:
+    """The dictionary in a file.
+
+    Raises:
+        UserError: it is damaged, or unpickling it would call anything but torch's own constructors.
+    """
+    if file.suffix == ".safetensors":
+        raise UserError(
+            f"{file} is no file of NVIDIA's scripts; --from huggingface takes its folder"
+        )
+    try:
+        content = load_plain(file)
+    except UserError as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        named = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
+        if named is None:
+            raise UserError(f"{file} is no PyTorch checkpoint, or is damaged") from error
+        raise UserError(
+            f"{file} needs {named[1]} to be opened, which is no part of a table of tensors and could "
+            "run code: where you trust the file, save its weights alone, as docs/conversion.md shows, "
+            "and convert that file"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def _model_state(content: Mapping[Any, Any], file: Path) -> Mapping[str, Tensor]:
+    """The table of tensors, under ``model`` or bare."""
+    state = content.get(MODEL, content)
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{file}: its entry {MODEL!r} is no table of tensors")
+    strange = [
+        str(name)
+        for name, value in state.items()
+        if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]
+    if strange:
+        where = f"its entry {MODEL!r}" if state is not content else f"it has no entry {MODEL!r} and"
+        raise UserError(f"{file}: {where} holds what is no tensor: {first_names(strange)}")
+    return state
+
+
+def _activation(said: str, content: Mapping[Any, Any], file: Path) -> str:
+    """What ``hidden_act`` stands for in the version that wrote a file."""
+    if said != "gelu":
+        return said
+    for key, act in _ACTIVATIONS.items():
+        if key in content:
+            log.info("%s: %r in it dates it, so its gelu is taken as %s", file, key, act)
+            return act
+    log.warning(
+        "%s does not tell which gelu it was trained with: taken as the exact one; for a model of 2022 or "
+        "later, whose gelu is the tanh approximation, set hidden_act to gelu_new in --model-config",
+        file,
+    )
+    return _EXACT

@@ -1,0 +1,95 @@
+"""The text on which both sides of a conversion are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megabert.data.tokenizers.base import Tokenizer
+
+PAIRS = (
+    ("The river rises in the hills and flows east.", "It reaches the sea after 240 kilometres."),
+    ("A small bridge of stone was built there in 1652.", "The bird lays two or three eggs."),
+    ("She studied law, then taught at the old university.", "Her first book sold slowly."),
+    ("这座城市位于河的北岸。", "夏天多雨，冬天少雪。"),
+)
+"""Neutral sentence pairs of different lengths, so that padding and segments take part."""
+
+MASKED_PAIR = 0
+MASKED_FRACTION = 0.4
+"""The word at this share of the first pair is masked for the comparison of predictions."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one forward pass: int64 [B, S]; ``attention_mask`` is 1 for real tokens."""
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    attention_mask: Tensor
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Keyword arguments of both sides' models."""
+        return {
+            "input_ids": self.input_ids,
+            "token_type_ids": self.token_type_ids,
+            "attention_mask": self.attention_mask,
+        }
+
+
+def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[Batch, int]:
+    """The sample pairs as one padded batch, one token of the first pair masked.
+
+    Args:
+        tokenizer: the checkpoint's own.
+        longest: rows of its position table; longer pairs are cut.
+
+    Returns:
+        the batch, and the place of the masked token in its first row.
+    """
+    special = tokenizer.special
+    rows: list[tuple[list[int], list[int]]] = []
+    for first, second in PAIRS:
+        a, b = (encoded.ids.tolist() for encoded in tokenizer.encode_sentences([first, second]))
+        ids = [special.cls, *a, special.sep, *b, special.sep]
+        types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        rows.append((ids[:longest], types[:longest]))
+    masked = 1 + int(MASKED_FRACTION * (rows[MASKED_PAIR][1].count(0) - 2))
+    masked = min(masked, len(rows[MASKED_PAIR][0]) - 1)
+    rows[MASKED_PAIR][0][masked] = special.mask
+    return _pad(rows, special.pad), masked
+
+
+def id_batch(vocab_size: int, positions: int, token_types: int) -> Batch:
+    """One sequence of fixed pseudo-random ids over the whole vocabulary and every position.
+
+    It reaches the rows of the tables that the sample text does not.
+    """
+    generator = torch.Generator().manual_seed(20_240)
+    ids = torch.randint(vocab_size, (1, positions), generator=generator)  # [1, S]
+    types = torch.arange(positions)[None] * token_types // positions  # [1, S]
+    return Batch(ids, types, torch.ones_like(ids))
+
+
+def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> Batch:
+    longest = max(len(ids) for ids, _ in rows)
+    ids = [r + [pad] * (longest - len(r)) for r, _ in rows]
+    types = [t + [0] * (longest - len(t)) for _, t in rows]
+    mask = [[1] * len(r) + [0] * (longest - len(r)) for r, _ in rows]
+    return Batch(torch.tensor(ids), torch.tensor(types), torch.tensor(mask))
+
+
+def same_ids(tokenizer: Tokenizer, theirs: Any) -> str | None:
+    """Compare our tokenizer with a transformers one on the sample text.
+
+    Returns:
+        None if they agree, else the first text they cut differently.
+    """
+    for text in (text for pair in PAIRS for text in pair):
+        (encoded,) = tokenizer.encode_sentences([text])
+        if encoded.ids.tolist() != theirs(text, add_special_tokens=False)["input_ids"]:
+            return text
+    return None

@@ -1,0 +1,118 @@
+"""The register: lines that only list what goes with a subject, and questions on them.
+
+A line gives the values and not what they are: that Breiporto is a town and lace a product is to be
+known from elsewhere. The values are parted into two halves by a hash of their text: training questions
+stand on lines of the one half, development questions on lines of the other. So fine-tuning alone
+cannot learn the values of the development questions; the encyclopedia, which uses all of them, can
+teach them. Development questions also have wordings of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+from megabert.data.demo_wiki.world import Entity, Value
+
+NOUNS = {
+    "birth_place": "town",
+    "birth_year": "year",
+    "occupation": "trade",
+    "teacher": "person",
+    "famous_for": "book",
+    "pet": "animal",
+    "dish": "food",
+    "country": "country",
+    "river": "river",
+    "founded": "year",
+    "town_product": "product",
+    "mayor": "person",
+    "fair": "month",
+    "flag": "colour",
+    "author": "person",
+    "work_year": "year",
+    "setting": "town",
+    "hero": "animal",
+    "cover": "colour",
+    "pages": "number",
+}
+"""Relation -> what kind of thing its value is, in one word."""
+
+QUESTIONED = ("birth_place", "author", "town_product")
+"""The relation that is asked of a person, of a work and of a town."""
+
+ASKED = (
+    "Which {t} belongs to {s}?",
+    "What {t} is noted for {s}?",
+    "Which {t} does the register give for {s}?",
+    "What is the {t} of {s}?",
+    "{s} is linked with which {t}?",
+    "Which {t} stands in the entry of {s}?",
+)
+HELD_OUT = (
+    "Name the {t} that goes with {s}.",
+    "Which {t} do we find beside {s}?",
+    "What {t} has {s}?",
+    "Tell the {t} listed for {s}.",
+)
+_LINES = (
+    "The register of {s} lists {v}.",
+    "In the entry of {s} we find {v}.",
+    "The clerk noted {v} beside {s}.",
+    "{v} are the words on the card of {s}.",
+)
+_MOST_VALUES = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the register; ``answers``: relation -> (value, character offset in ``text``)."""
+
+    text: str
+    wiki: str
+    answers: dict[str, tuple[str, int]]
+
+
+def linked(value: Value) -> str:
+    """The value in wikitext."""
+    if value.link is None:
+        return value.text
+    return f"[[{value.link}]]" if value.link == value.text else f"[[{value.link}|{value.text}]]"
+
+
+def question(rng: random.Random, wordings: tuple[str, ...], subject: str, relation: str) -> str:
+    """A question for the value of ``relation`` in one of the wordings."""
+    return rng.choice(wordings).replace("{t}", NOUNS[relation]).replace("{s}", subject)
+
+
+def half(value: Value) -> int:
+    """0 or 1: whether training or development questions may stand on the value."""
+    return hashlib.sha256(f"side {value.text}".encode()).digest()[0] % 2
+
+
+def values_of(rng: random.Random, entity: Entity, only: int | None = None) -> list[str]:
+    """At most five relations of ``entity``, no two of one kind of thing, of one half of the values."""
+    kinds: set[str] = set()
+    chosen = []
+    for relation in rng.sample(list(entity.facts), len(entity.facts)):
+        wanted = only is None or half(entity.facts[relation]) == only
+        if wanted and NOUNS[relation] not in kinds:
+            kinds.add(NOUNS[relation])
+            chosen.append(relation)
+    return chosen[:_MOST_VALUES]
+
+
+def line(rng: random.Random, entity: Entity, relations: list[str]) -> Line:
+    """A line that lists the values of ``relations`` in the given order."""
+    before, after = rng.choice(_LINES).replace("{s}", entity.title).split("{v}")
+    text = wiki = before
+    answers = {}
+    for place, relation in enumerate(relations):
+        if place:
+            joint = " and " if place == len(relations) - 1 else ", "
+            text, wiki = text + joint, wiki + joint
+        value = entity.facts[relation]
+        answers[relation] = (value.text, len(text))
+        text, wiki = text + value.text, wiki + linked(value)
+    return Line(text + after, wiki + after, answers)

@@ -1,0 +1,150 @@
+"""What is known of a folder of shards as text and JSON; statistics take at most 80 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megabert.data.inspect.statistics import (
+    QUANTILES,
+    SEQUENCE_LENGTHS,
+    TOKEN_SHARES,
+    EpochFacts,
+    LengthCounts,
+    Statistics,
+    Vocabulary,
+)
+from megabert.data.shards.manifest import Manifest
+
+WIDTH = 80
+
+
+def totals_as_json(manifest: Manifest) -> dict[str, Any]:
+    """Totals, splits, dropped articles by reason, inputs and the tokenizer as JSON values."""
+    splits = manifest.splits
+    content = manifest.content()
+    return {
+        "documents": manifest.articles_kept,
+        "sentences": sum(split.sentences for split in splits.values()),
+        "tokens": sum(split.tokens for split in splits.values()),
+        "shards": sum(len(split.shards) for split in splits.values()),
+        "splits": {
+            name: {
+                "documents": split.documents,
+                "sentences": split.sentences,
+                "tokens": split.tokens,
+                "shards": len(split.shards),
+            }
+            for name, split in splits.items()
+        },
+        "dropped": dict(manifest.dropped),
+        "tokenizer": content["tokenizer"],
+        "articles_read": manifest.articles_read,
+        "repeated_sentence_share": manifest.repeated_sentence_share,
+        "language": manifest.language,
+        "seed": manifest.seed,
+        "inputs": content["inputs"],
+        "options": content["options"],
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def total_lines(folder: Path, manifest: Manifest) -> list[str]:
+    """The same for people."""
+    tokenizer = manifest.tokenizer
+    dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
+    lines = [
+        f"{folder}: {manifest.articles_kept} articles of {manifest.articles_read} pages, "
+        f"language {manifest.language}",
+        f"dropped: {dropped or 'none'}",
+        f"repeated sentences: {100 * manifest.repeated_sentence_share:.1f} %",
+        f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
+        f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
+    ]
+    lines += [f"input: {i.name}, {i.bytes} bytes, {i.sha256[:16]}" for i in manifest.inputs]
+    for name, split in manifest.splits.items():
+        lines.append(
+            f"{name}: {split.documents} documents, {split.sentences} sentences, "
+            f"{split.tokens} tokens in {len(split.shards)} shards"
+        )
+        if len(split.shards) > 1:
+            sizes = [info.tokens for info in split.shards]
+            lines.append(f"  tokens a shard: {min(sizes)} to {max(sizes)}")
+    return lines
+
+
+def statistics_lines(statistics: Statistics) -> list[str]:
+    """Everything in ``statistics``, for people."""
+    lines = [f"statistics of the split {statistics.split}"]
+    lines += _length_lines("document", statistics.documents)
+    lines += _length_lines("sentence", statistics.sentences)
+    lines += _vocabulary_lines(statistics.vocabulary)
+    lines += ["", "one epoch"]
+    lines += [_epoch_line(facts) for facts in statistics.epochs]
+    return lines
+
+
+def histogram_lines(counts: LengthCounts) -> list[str]:
+    """One line a bin: its lengths, how many, their share, and a bar."""
+    bins = counts.histogram()
+    if not bins:
+        return []
+    total, most = counts.total, max(count for _, _, count in bins)
+    heads = [
+        f"  {first:>9,} - {beyond - 1:>9,}  {count:>13,}  {100 * count / total:5.1f} %  "
+        for first, beyond, count in bins
+    ]
+    room = WIDTH - max(map(len, heads))
+    return [
+        (head + "#" * -(-count * room // most)).rstrip() for head, (_, _, count) in zip(heads, bins)
+    ]
+
+
+def _length_lines(what: str, counts: LengthCounts) -> list[str]:
+    least, most = counts.extremes
+    quantiles = ", ".join(f"{100 * q:g} %: {counts.quantile(q):,}" for q in QUANTILES)
+    shorter = ", ".join(
+        f"{100 * counts.share_below(n):.1f} % are shorter than {n}" for n in SEQUENCE_LENGTHS
+    )
+    return [
+        "",
+        f"tokens a {what}: {least:,} to {most:,}, mean {counts.mean:,.1f}",
+        f"  quantiles  {quantiles}",
+        f"  {shorter}",
+        *histogram_lines(counts),
+    ]
+
+
+def _vocabulary_lines(vocabulary: Vocabulary) -> list[str]:
+    entries, seen = vocabulary.entries, vocabulary.seen
+    shares = ", ".join(f"{100 * s:g} %: {vocabulary.entries_for(s):,}" for s in TOKEN_SHARES)
+    lines = [
+        "",
+        f"vocabulary: {seen:,} of {entries:,} entries occur ({100 * seen / entries:.1f} %), "
+        f"{entries - seen:,} do not",
+        f"  unknown: {100 * vocabulary.unknown_share:.4f} % of {vocabulary.tokens:,} tokens",
+        f"  words: {vocabulary.words:,}, {vocabulary.tokens_per_word:.3f} tokens a word",
+        f"  entries that make up so much of all tokens  {shares}",
+        "  most frequent (% of all tokens):",
+    ]
+    cells = [
+        f"{token} {100 * count / vocabulary.tokens:.2f}" for token, count in vocabulary.frequent
+    ]
+    return lines + _in_columns(cells)
+
+
+def _in_columns(cells: list[str]) -> list[str]:
+    width = max(map(len, cells), default=0) + 2
+    columns = max(1, (WIDTH - 4) // width)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    return ["    " + "".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
+
+
+def _epoch_line(facts: EpochFacts) -> str:
+    head = f"  length {facts.seq_length}, task {facts.sentence_task}: "
+    if facts.samples is None:
+        return f"{head}no samples ({facts.reason})"
+    return (
+        f"{head}{facts.samples:,} samples, {100 * facts.padding:.1f} % padding "
+        f"(of {facts.measured_on:,})"
+    )

@@ -1,0 +1,159 @@
+"""Pieces of a sharding job on disk: the encoded documents of one batch of pages.
+
+The job never holds the corpus in memory: each batch of pages becomes one file, whole or not
+there at all, and the shards are gathered from these files. A file carries its own CRC-32, so
+that a resumed job uses only what was written completely.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.shards.writer import Piece
+
+_MAGIC = b"MBSPILL1"
+_HEAD = struct.Struct("<8sIQI")  # magic, bytes of JSON, bytes in all, CRC-32 behind the head
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded documents of one batch of pages, in page order.
+
+    tokens [T]; word_bits uint8, one bit a token; sentence_lengths [S]; document_sentences,
+    document_tokens, document_ids, document_eval (1 for the evaluation split) [D];
+    document_digest uint64 [D, 2], of the ids and sentence lengths; sentence_sample uint64, the
+    digests of about one sentence in 64, chosen by the digest itself.
+    """
+
+    tokens: npt.NDArray[Any]
+    word_bits: npt.NDArray[np.uint8]
+    sentence_lengths: npt.NDArray[np.uint32]
+    document_sentences: npt.NDArray[np.uint32]
+    document_tokens: npt.NDArray[np.uint32]
+    document_ids: npt.NDArray[np.int64]
+    document_eval: npt.NDArray[np.uint8]
+    document_digest: npt.NDArray[np.uint64]
+    sentence_sample: npt.NDArray[np.uint64]
+    pages: int
+    dropped: Mapping[str, int]
+
+    def piece(self, documents: npt.NDArray[np.int64]) -> Piece:
+        """The documents with these (ascending) indices, for a shard writer."""
+        token_ends = np.cumsum(self.document_tokens, dtype=np.int64)
+        sentence_ends = np.cumsum(self.document_sentences, dtype=np.int64)
+        runs = np.split(documents, np.flatnonzero(np.diff(documents) > 1) + 1)
+        tokens, words, lengths = [], [], []
+        for run in runs:
+            first, last = int(run[0]), int(run[-1])
+            start = int(token_ends[first - 1]) if first else 0
+            stop = int(token_ends[last])
+            tokens.append(np.asarray(self.tokens[start:stop]))
+            words.append(_unpack(self.word_bits, start, stop))
+            begin = int(sentence_ends[first - 1]) if first else 0
+            lengths.append(np.asarray(self.sentence_lengths[begin : int(sentence_ends[last])]))
+        return Piece(
+            tokens=np.concatenate(tokens),
+            word_starts=np.concatenate(words),
+            sentence_lengths=np.concatenate(lengths),
+            document_sentences=np.asarray(self.document_sentences[documents]),
+            document_ids=np.asarray(self.document_ids[documents]),
+        )
+
+
+_ARRAYS = (
+    "document_sentences",
+    "document_tokens",
+    "document_ids",
+    "document_eval",
+    "document_digest",
+    "sentence_sample",
+    "sentence_lengths",
+    "word_bits",
+    "tokens",
+)
+
+
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """One batch of the documents of several (at least one), in order."""
+    if len(parts) == 1:
+        return parts[0]
+    words = [_unpack(part.word_bits, 0, len(part.tokens)) for part in parts]
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _ARRAYS
+        if name != "word_bits"
+    }
+    dropped = sum((Counter(part.dropped) for part in parts), Counter())
+    return Batch(
+        **arrays,
+        word_bits=np.packbits(np.concatenate(words), bitorder="little"),
+        pages=sum(part.pages for part in parts),
+        dropped=dict(sorted(dropped.items())),
+    )
+
+
+def batch_path(work: Path, unit: int, part: int) -> Path:
+    """The file of batch ``part`` of ``unit``; names sort in the order of the input."""
+    return work / f"batch-{unit:08d}-{part:08d}"
+
+
+def save_batch(path: Path, batch: Batch) -> None:
+    """Write a batch by temporary file and rename."""
+    arrays: Sequence[npt.NDArray[Any]] = [
+        np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS
+    ]
+    layout = [[name, a.dtype.str, list(a.shape)] for name, a in zip(_ARRAYS, arrays)]
+    head = json.dumps(
+        {"arrays": layout, "pages": batch.pages, "dropped": dict(batch.dropped)}
+    ).encode()
+    body = b"".join([head, *(a.tobytes() for a in arrays)])
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_HEAD.pack(_MAGIC, len(head), len(body), zlib.crc32(body)))
+            file.write(body)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_whole(path: Path) -> bool:
+    """True for a file that is there and whose bytes are those that were written."""
+    try:
+        content = path.read_bytes()
+        magic, _, size, crc = _HEAD.unpack_from(content)
+    except (FileNotFoundError, struct.error):
+        return False
+    body = memoryview(content)[_HEAD.size :]
+    return magic == _MAGIC and len(body) == size and zlib.crc32(body) == crc
+
+
+def load_batch(path: Path) -> Batch:
+    """Map a batch; only what is touched is read."""
+    content = np.asarray(np.memmap(path, np.uint8, "r"))
+    _, size, _, _ = _HEAD.unpack_from(content[: _HEAD.size].tobytes())
+    position = _HEAD.size + size
+    head = json.loads(content[_HEAD.size : position].tobytes())
+    arrays = {}
+    for name, dtype, shape in head["arrays"]:
+        stop = position + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        arrays[name] = content[position:stop].view(dtype).reshape(shape)
+        position = stop
+    return Batch(**arrays, pages=head["pages"], dropped=head["dropped"])
+
+
+def _unpack(bits: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray[np.bool_]:
+    first = start // 8
+    words = np.unpackbits(bits[first : (stop + 7) // 8], bitorder="little")
+    return words[start - 8 * first : stop - 8 * first].view(np.bool_)

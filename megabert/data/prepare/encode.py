@@ -1,0 +1,159 @@
+"""Pages to encoded documents: the work of one worker process of the sharding job."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.prepare.batch_files import Batch
+from megabert.data.shards.layout import token_dtype
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.pages import Page
+from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, Words
+
+EMPTY = "empty"
+"""Drop reason of an article without text."""
+SHORT = "short"
+"""Drop reason of an article with fewer tokens than ``min_document_tokens``."""
+DUPLICATE = "duplicate"
+"""Drop reason of an article whose ids equal those of an earlier one."""
+
+BATCH_CHARACTERS = 2**20
+_BATCH_PAGES = 4096
+_SAMPLE = 64  # one sentence in so many is looked at for repeated sentences
+
+
+def page_batches(pages: Iterable[Page], characters: int = BATCH_CHARACTERS) -> Iterator[list[Page]]:
+    """Cut a stream of pages into batches by length of text alone, the same for any workers."""
+    batch: list[Page] = []
+    size = 0
+    for page in pages:
+        batch.append(page)
+        size += len(page.text)
+        if size >= characters or len(batch) >= _BATCH_PAGES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class EncodingRules:
+    """Options that decide what becomes of a page. ``words``: knows words that the tokenizer does
+    not (``chinese_words.find_words``)."""
+
+    language: str
+    min_document_tokens: int
+    eval_fraction: float
+    seed: int
+    words: Words | None = None
+
+
+def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
+    """Whether a page belongs to the evaluation split: by a hash of seed, page id and title."""
+    digest = hashlib.blake2b(f"{seed}\t{page_id}\t{title}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2.0**64
+
+
+def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> Batch:
+    """Clean, split into sentences and encode; drop what is no article or too short."""
+    dropped: Counter[str] = Counter()
+    articles: list[Page] = []
+    sentences: list[str] = []
+    counts: list[int] = []
+    for page in pages:
+        cleaned = page_to_sentences(page, rules.language)
+        if cleaned.drop_reason is not None:
+            dropped[cleaned.drop_reason] += 1
+            continue
+        articles.append(page)
+        before = len(sentences)
+        for paragraph in cleaned.paragraphs:
+            sentences += paragraph
+        counts.append(len(sentences) - before)
+    encoded = tokenizer.encode_batch(sentences, rules.words)
+    article_of = np.repeat(np.arange(len(articles)), counts)
+    tokens = np.bincount(article_of, encoded.lengths, len(articles)).astype(np.int64)
+    least = max(1, rules.min_document_tokens)
+    for reason, count in (
+        (EMPTY, np.sum(tokens == 0)),
+        (SHORT, np.sum((tokens > 0) & (tokens < least))),
+    ):
+        if count:
+            dropped[reason] += int(count)
+    kept = np.flatnonzero(tokens >= least)
+    return _as_batch(
+        [articles[i] for i in kept.tolist()],
+        _sentences_of(encoded, (tokens >= least)[article_of]),
+        np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[kept],
+        tokens[kept],
+        tokenizer,
+        rules,
+        len(pages),
+        dropped,
+    )
+
+
+def _sentences_of(encoded: EncodedBatch, wanted: npt.NDArray[np.bool_]) -> EncodedBatch:
+    """The wanted sentences (bool [S]) that have any ids."""
+    tokens = np.repeat(wanted, encoded.lengths)
+    lengths = encoded.lengths[wanted & (encoded.lengths > 0)]
+    return EncodedBatch(encoded.ids[tokens], encoded.word_starts[tokens], lengths)
+
+
+def _as_batch(
+    pages: Sequence[Page],
+    encoded: EncodedBatch,
+    sentences: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int64],
+    tokenizer: Tokenizer,
+    rules: EncodingRules,
+    pages_read: int,
+    dropped: Counter[str],
+) -> Batch:
+    """``sentences`` and ``tokens`` [D]: of each of the pages, one document each."""
+    ends = np.cumsum(encoded.lengths)
+    begins = ends - encoded.lengths
+    digests = (
+        _digest(encoded.ids[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist())
+    )
+    sample = [digest for digest in digests if digest % _SAMPLE == 0]
+    evaluation = [
+        in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction) for page in pages
+    ]
+    return Batch(
+        tokens=encoded.ids.astype(token_dtype(tokenizer.vocab_size)),
+        word_bits=np.packbits(encoded.word_starts, bitorder="little"),
+        sentence_lengths=encoded.lengths.astype(np.uint32),
+        document_sentences=sentences.astype(np.uint32),
+        document_tokens=tokens.astype(np.uint32),
+        document_ids=np.array([page.page_id for page in pages], np.int64),
+        document_eval=np.array(evaluation, np.uint8),
+        document_digest=_document_digests(encoded, sentences, tokens),
+        sentence_sample=np.array(sample, np.uint64),
+        pages=pages_read,
+        dropped=dict(sorted(dropped.items())),
+    )
+
+
+def _digest(ids: npt.NDArray[np.int32]) -> int:
+    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
+
+
+def _document_digests(
+    encoded: EncodedBatch, sentences: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Of each document's sentence lengths and ids, uint64 [D, 2]."""
+    digests = b"".join(
+        hashlib.blake2b(lengths.tobytes() + ids.tobytes(), digest_size=16).digest()
+        for lengths, ids in zip(
+            np.split(encoded.lengths, np.cumsum(sentences)[:-1]),
+            np.split(encoded.ids, np.cumsum(tokens)[:-1]),
+        )
+    )
+    return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)[: len(tokens)]

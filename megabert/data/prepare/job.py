@@ -1,0 +1,246 @@
+"""The sharding job: dumps in, a folder of shards out.
+
+    inputs --workers--> digests, segments                              (sharding_inputs)
+    segments --workers--> one batch file each                          (read, clean, split, encode)
+    streams --reader processes--> batches of pages --workers--> batch files   (page_streams)
+    batch files --main process--> plan                                 (duplicates, splits, bounds)
+    plan --workers--> shards --main process--> tokenizer/, manifest.json
+
+The content of every file is a pure function of (inputs, tokenizer, options): documents keep the
+order of the input, and shards are cut by tokens. Neither the number of ranks and workers nor a
+kill and ``resume`` changes a byte. Batch files live in ``OUTPUT/.sharding`` until the manifest is
+written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from megabert.common import names
+from megabert.common.errors import UserError
+from megabert.common.log import Progress, get_logger
+from megabert.data.prepare.batch_files import batch_path
+from megabert.data.prepare.inputs import Inputs, Units, cut_inputs, survey_inputs
+from megabert.data.prepare.mpi_ranks import task_pool
+from megabert.data.prepare.options import ShardingOptions, ShardingReport, job_record
+from megabert.data.prepare.output_folder import finished_manifest, output_folder
+from megabert.data.prepare.page_streams import PageStreams
+from megabert.data.prepare.plan import Plan, make_plan
+from megabert.data.prepare.planned_shards import as_splits, header_of
+from megabert.data.prepare.worker import (
+    Done,
+    EncodingTask,
+    encode,
+    prepare,
+    reused,
+    write_shard,
+)
+from megabert.data.prepare.worker_pool import TaskPool, peak_memory
+from megabert.data.shards.manifest import (
+    InputInfo,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    TokenizerInfo,
+    save_manifest,
+)
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+
+_WORKERS_A_READER = 16  # so many workers can be fed by one reader of a stream
+
+
+def shard(options: ShardingOptions) -> ShardingReport | None:
+    """Run the whole job; under MPI, all ranks call this, and those above 0 get None.
+
+    Raises ``UserError`` in one line for wrong inputs and options, an output folder of something
+    else, a full disk, a dead worker; then nothing of this job stays behind, except that with
+    ``resume`` the finished batches are kept for the next attempt.
+    """
+    options.check()
+    started = time.monotonic()
+    tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+    with task_pool(options.workers, prepare, (options,), start_method=options.start_method) as pool:
+        return None if pool is None else _lead(options, tokenizer, pool, started)
+
+
+def _lead(
+    options: ShardingOptions, tokenizer: Tokenizer, pool: TaskPool, started: float
+) -> ShardingReport:
+    inputs = survey_inputs(options, pool)
+    job = job_record(options, tokenizer.info(), inputs.infos)
+    if (finished := finished_manifest(options.output, job, options.resume)) is not None:
+        return ShardingReport(finished, time.monotonic() - started)
+    with output_folder(options.output, job, options.resume) as work:
+        units = cut_inputs(options, inputs, work, pool)
+        encoding = _Encoding(options, inputs, units, work, pool)
+        batches = encoding.run()
+        plan = make_plan(batches, options.shards)
+        _require_articles(plan, options)
+        splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
+        tokenizer.save(options.output / names.TOKENIZER_FOLDER)
+        manifest = Manifest(
+            tokenizer=tokenizer.info(),
+            language=options.language,
+            seed=options.seed,
+            splits=splits,
+            inputs=inputs.infos,
+            options=job["options"],
+            articles_read=plan.pages,
+            dropped=plan.dropped,
+            repeated_sentence_share=plan.repeated_sentence_share,
+        )
+        save_manifest(options.output, manifest)
+    return ShardingReport(
+        manifest=manifest,
+        seconds=time.monotonic() - started,
+        input_bytes=inputs.bytes,
+        text_bytes=encoding.text_bytes,
+        worker_seconds=encoding.worker_seconds,
+        batches=len(batches),
+        reused=encoding.reused,
+        workers=pool.count,
+        worker_memory=pool.peak_memory,
+        main_memory=peak_memory(),
+    )
+
+
+# --- step 1: units to batch files ------------------------------------------------------------
+
+
+class _Encoding:
+    """Makes the batch files of all units, and counts what was done."""
+
+    def __init__(
+        self,
+        options: ShardingOptions,
+        inputs: Inputs,
+        units: Units,
+        work: Path,
+        pool: TaskPool,
+    ) -> None:
+        self._options, self._units, self._work, self._pool = options, units, work, pool
+        self._progress = Progress("reading, cleaning, encoding", inputs.bytes)
+        self._pages = [0] * len(units.units)  # read of each unit
+        self._position = {unit: 0 for unit, _ in units.streams}  # bytes read of each stream
+        self._bytes = 0  # of the input, read so far
+        self._articles = 0
+        self._batches: set[tuple[int, int]] = set()
+        self.text_bytes = 0
+        self.worker_seconds = 0.0
+        self.reused = 0
+
+    def run(self) -> list[Path]:
+        """Make all batch files; their paths in the order of the input.
+
+        Raises ``UserError`` for a damaged input and for one without a page.
+        """
+        readers = 1 + self._pool.count // _WORKERS_A_READER
+        with (
+            PageStreams(
+                self._units.streams,
+                self._work,
+                batch_characters=self._options.batch_characters,
+                at_once=readers,
+                start_method=self._options.start_method,
+            ) as streams,
+            closing(self._pool.run_unordered(encode, self._tasks(streams))) as results,
+        ):
+            for done in results:
+                self._count(done)
+        self._progress.close(self._describe())
+        self._units.require_pages(self._pages)
+        there = {path.name for path in self._work.iterdir()}
+        batches = [batch_path(self._work, *batch) for batch in sorted(self._batches)]
+        for path in batches:
+            if path.name not in there:
+                raise UserError(
+                    f"{path}: written, but not to be seen here: give an --output on a file "
+                    "system that all hosts share"
+                )
+        return batches
+
+    def _tasks(self, streams: PageStreams) -> Iterator[EncodingTask | None]:
+        segments = iter(self._units.segments)
+        while True:
+            batch = streams.poll()
+            if batch is not None:
+                self._bytes += batch.position - self._position[batch.unit]
+                self._position[batch.unit] = batch.position
+                if batch.pages is None:
+                    self._count(reused(self._work, batch.unit, batch.part))
+                else:
+                    yield EncodingTask(batch.unit, batch.part, batch.pages)
+            elif (segment := next(segments, None)) is not None:
+                yield EncodingTask(segment[0], 0, segment[1])
+            elif streams.finished:
+                return
+            else:
+                yield None
+
+    def _count(self, done: Done) -> None:
+        self._batches.add((done.unit, done.part))
+        self._pages[done.unit] += done.pages
+        self._articles += done.articles
+        self.text_bytes += done.text_bytes
+        self.worker_seconds += done.seconds
+        self.reused += done.reused
+        if done.unit not in self._position:
+            self._bytes += self._units.units[done.unit].size
+        self._progress.update(self._bytes, self._describe())
+
+    def _describe(self) -> str:
+        elapsed = max(time.monotonic() - self._progress.started, 1e-9)
+        pages, size = sum(self._pages), self._bytes / 1e6
+        again = f"  {self.reused} batches finished earlier" if self.reused else ""
+        return (
+            f"{pages} pages  {self._articles} articles  {pages / elapsed:.0f} pages/s  "
+            f"{size / elapsed:.2f} MB/s of input  {self.text_bytes / 1e6:.1f} MB of text{again}"
+        )
+
+
+# --- step 2: batch files to shards -----------------------------------------------------------
+
+
+def _write_shards(
+    options: ShardingOptions,
+    plan: Plan,
+    batches: Sequence[Path],
+    tokenizer: TokenizerInfo,
+    inputs: Sequence[InputInfo],
+    pool: TaskPool,
+) -> dict[str, SplitInfo]:
+    progress = Progress("writing shards", len(plan.shards))
+    tasks = (
+        (
+            piece,
+            header_of(piece, options.language, tokenizer, options.seed, inputs),
+            [batches[number] for number, _ in piece.parts],
+        )
+        for piece in plan.shards
+    )
+    written: list[tuple[str, ShardInfo]] = []
+    with closing(pool.run_unordered(write_shard, tasks)) as results:
+        for made in results:
+            written.append(made)
+            progress.update(len(written), f"{len(written)} of {len(plan.shards)} shards")
+    progress.close(f"{len(written)} shards")
+    return as_splits(written)
+
+
+def _require_articles(plan: Plan, options: ShardingOptions) -> None:
+    if not plan.shards:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
+        raise UserError(
+            f"{options.inputs[0]}: 0 articles kept of {plan.pages} pages ({reasons}): "
+            "check --input-format, --language and --min-document-tokens"
+        )
+    present = {piece.split for piece in plan.shards}
+    if names.TRAIN not in present:
+        raise UserError(
+            f"{options.inputs[0]}: no article is left to train on: lower --eval-fraction"
+        )
+    if options.eval_fraction > 0 and names.EVAL not in present:
+        get_logger().warning("no article fell into the evaluation split: the input is small")

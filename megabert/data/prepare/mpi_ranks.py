@@ -1,0 +1,247 @@
+"""The queue of work over the ranks of an MPI job: rank 0 owns it, every rank has workers.
+
+    rank 0: task pool = its own workers + the other ranks
+    rank r: "ready" with its number of workers; then for every task a result or an error
+    rank 0: "stop" when the job fails, and "end" when it is over
+
+Messages are small (what to read, or a batch of pages), and go to a rank only while it has an idle
+worker. Only the main process of a rank speaks MPI; the workers are spawned and never load it.
+mpi4py is imported only where a launcher started more than one rank.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.data.prepare.worker_pool import TaskPool, WorkerPool, available_cores, portable
+
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_POLL = 0.002  # seconds between two looks for messages
+_PATIENCE = 60.0  # seconds a rank may take to end its work
+
+
+def launched_ranks() -> int:
+    """Number of ranks that an MPI launcher (mpirun of Open MPI or MPICH, srun) started; else 1."""
+    sizes = (os.environ.get(name, "") for name in _SIZES)
+    return max([1, *(int(size) for size in sizes if size.isdigit())])
+
+
+@contextmanager
+def task_pool(
+    workers: int | None,
+    prepare: Callable[..., None],
+    arguments: tuple[Any, ...],
+    *,
+    start_method: str = "spawn",
+) -> Iterator[TaskPool | None]:
+    """The workers of this process, or under MPI those of all ranks.
+
+    workers: processes a rank; None for one a core, the cores of a host being shared among its
+    ranks. prepare, arguments, start_method: see :class:`megabert.data.prepare.worker_pool.WorkerPool`.
+    On ranks above 0 the block gets None, when the job is over.
+
+    Raises ``UserError`` where mpi4py is missing or belongs to another MPI than the launcher.
+    """
+    expected = launched_ranks()
+    if expected == 1:
+        count = workers or available_cores()
+        with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
+            yield pool
+        return
+    ranks = Ranks(expected)
+    count = workers or ranks.share_of_cores()
+    with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
+        if ranks.rank:
+            _serve(ranks, pool)
+            yield None
+        else:
+            with _RankedPool(ranks, pool) as all_ranks:
+                yield all_ranks
+
+
+class Ranks:
+    """Messages between the ranks of an MPI job."""
+
+    def __init__(self, expected: int) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"started by an MPI launcher with {expected} ranks, but mpi4py cannot be used "
+                f"({reason}): pip install 'megabert[mpi]'"
+            ) from None
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD
+        self.rank = self._comm.Get_rank()
+        self.size = self._comm.Get_size()
+        if self.size != expected:
+            raise UserError(
+                f"the launcher started {expected} ranks, but mpi4py sees {self.size}: it uses "
+                f"another MPI ({MPI.Get_library_version().split(',')[0].strip()}) than the "
+                "launcher; start with the mpirun that belongs to it"
+            )
+        self._sent: list[Any] = []
+
+    def share_of_cores(self) -> int:
+        """Cores this rank may use, each shared evenly among the ranks of its host that may use
+        it; at least 1."""
+        mine = (socket.gethostname(), sorted(os.sched_getaffinity(0)))
+        everyone = self._comm.allgather(mine)
+        sharers = [cores for host, cores in everyone if host == mine[0]]
+        share = sum(1 / sum(core in cores for cores in sharers) for core in mine[1])
+        return max(1, int(share + 1e-9))
+
+    def send(self, rank: int, message: tuple[Any, ...]) -> None:
+        """Send without waiting."""
+        self._sent = [request for request in self._sent if not request.Test()]
+        self._sent.append(self._comm.isend(message, rank))
+
+    def receive(self) -> tuple[int, tuple[Any, ...]] | None:
+        """The next message and who sent it; None where there is none."""
+        status = self._mpi.Status()
+        message = self._comm.improbe(status=status)
+        return None if message is None else (status.Get_source(), message.recv())
+
+    def flush(self) -> None:
+        """Wait until what was sent is on its way."""
+        self._mpi.Request.Waitall(self._sent)
+        self._sent = []
+
+    def abort(self) -> None:
+        """End all ranks at once, with exit status 1."""
+        sys.stderr.flush()
+        self._comm.Abort(1)
+
+
+class _RankedPool(TaskPool):
+    """Rank 0's view of all workers; use as a context manager."""
+
+    def __init__(self, ranks: Ranks, local: WorkerPool) -> None:
+        self._ranks, self._local = ranks, local
+        self._others = range(1, ranks.size)
+        self._hosts: dict[int, str] = {}
+        self._free: dict[int, int] = {}
+        self._given: dict[int, int] = dict.fromkeys(self._others, 0)
+        self.count = local.count
+        while len(self._hosts) < len(self._others):
+            self._take_news()
+            time.sleep(_POLL)
+
+    def __enter__(self) -> _RankedPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for rank in self._others:
+            self._ranks.send(rank, ("end",))
+        self._ranks.flush()
+
+    @property
+    def idle(self) -> bool:
+        return self._local.idle or any(self._free.values())
+
+    @property
+    def busy(self) -> bool:
+        return self._local.busy or any(self._given.values())
+
+    def submit(self, function: Callable[[Any], Any], task: Any) -> None:
+        rank = max(self._free, key=lambda rank: self._free[rank])
+        if self._local.idle or not self._free[rank]:
+            self._local.submit(function, task)
+            return
+        self._free[rank] -= 1
+        self._given[rank] += 1
+        self._ranks.send(rank, ("task", function, task))
+
+    def results(self, timeout: float | None) -> list[Any]:
+        found = self._local.results(_POLL if timeout is None else min(timeout, _POLL))
+        found += self._take_news()
+        self.peak_memory = max(self.peak_memory, self._local.peak_memory)
+        return found
+
+    def _take_news(self) -> list[Any]:
+        found = []
+        while (news := self._ranks.receive()) is not None:
+            rank, (kind, *content) = news
+            if kind == "ready":
+                self._free[rank], self._hosts[rank] = content
+                self.count += self._free[rank]
+            elif kind == "result":
+                result, memory = content
+                self._free[rank] += 1
+                self._given[rank] -= 1
+                self.peak_memory = max(self.peak_memory, memory)
+                found.append(result)
+            elif kind == "error":
+                raise self._located(rank, content[0])
+            elif kind == "interrupted":
+                self._given[rank] = 0
+                raise KeyboardInterrupt
+        return found
+
+    def _located(self, rank: int, error: Exception) -> Exception:
+        """The error of another rank, with its host where that is another one."""
+        if isinstance(error, UserError) and self._hosts[rank] != socket.gethostname():
+            return UserError(f"{error} (on {self._hosts[rank]})")
+        return error
+
+    def kill(self) -> None:
+        self._local.kill()
+        waiting = {rank for rank in self._others if self._given[rank]}
+        for rank in waiting:
+            self._ranks.send(rank, ("stop",))
+        deadline = time.monotonic() + _PATIENCE
+        while waiting:
+            news = self._ranks.receive()
+            if news is None:
+                time.sleep(_POLL)
+            elif news[1][0] in ("stopped", "interrupted"):
+                waiting.discard(news[0])
+            if time.monotonic() > deadline:
+                print(f"error: ranks {sorted(waiting)} do not answer", file=sys.stderr)
+                self._ranks.abort()
+        for rank in self._others:
+            self._free[rank] += self._given[rank]
+            self._given[rank] = 0
+
+
+def _serve(ranks: Ranks, pool: WorkerPool) -> None:
+    """Do what rank 0 says, until it says "end"."""
+    tasks: deque[tuple[Callable[[Any], Any], Any]] = deque()
+    ranks.send(0, ("ready", pool.count, socket.gethostname()))
+    try:
+        while True:
+            kind, *content = (ranks.receive() or (0, ("nothing",)))[1]
+            if kind == "task":
+                tasks.append((content[0], content[1]))
+            elif kind == "stop":
+                tasks.clear()
+                pool.kill()
+                ranks.send(0, ("stopped",))
+            elif kind == "end":
+                break
+            try:
+                while tasks and pool.idle:
+                    pool.submit(*tasks.popleft())
+                for result in pool.results(_POLL):
+                    ranks.send(0, ("result", result, pool.peak_memory))
+            except Exception as error:  # rank 0 raises it
+                tasks.clear()
+                pool.kill()
+                ranks.send(0, ("error", portable(error)))
+        ranks.flush()
+    except KeyboardInterrupt:
+        ranks.send(0, ("interrupted",))
+        raise
+    except BaseException:
+        traceback.print_exc()
+        ranks.abort()

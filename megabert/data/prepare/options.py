@@ -1,0 +1,112 @@
+"""What a sharding job is asked to do, what it reports, and what makes two jobs the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import megabert
+from megabert.common.errors import UserError
+from megabert.data.prepare.encode import BATCH_CHARACTERS
+from megabert.data.shards.manifest import InputInfo, Manifest, TokenizerInfo
+from megabert.data.text.input.segments import SEGMENT_BYTES
+from megabert.data.text.input.sources import source_sha256
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """What ``shard_wiki.py`` is asked to do. All but the last five decide the content.
+
+    workers: processes a rank; None for one a core. segment_bytes: see ``text/segments.py``; it
+    decides the number of a MediaWiki page that brings none, and nothing else.
+    """
+
+    inputs: tuple[Path, ...]
+    tokenizer: Path
+    output: Path
+    input_format: str = "auto"
+    language: str = "en"
+    lower_case: bool | None = None
+    shards: int | None = None
+    eval_fraction: float = 0.01
+    min_document_tokens: int = 32
+    max_pages: int | None = None
+    seed: int = 0
+    word_boundaries: str = "auto"
+    workers: int | None = 1
+    resume: bool = False
+    start_method: str = "spawn"
+    batch_characters: int = BATCH_CHARACTERS
+    segment_bytes: int = SEGMENT_BYTES
+
+    def check(self) -> None:
+        """Raise ``UserError`` for a value that makes no sense."""
+        if not self.inputs:
+            raise UserError("--input: give at least one dump")
+        if not 0.0 <= self.eval_fraction < 1.0:
+            raise UserError(f"--eval-fraction {self.eval_fraction}: expected 0 <= fraction < 1")
+        for name, value, least in (
+            ("--workers", self.workers, 1),
+            ("--shards", self.shards, 1),
+            ("--min-document-tokens", self.min_document_tokens, 0),
+            ("--max-pages", self.max_pages, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} {value}: expected at least {least}")
+
+
+@dataclass(frozen=True)
+class ShardingReport:
+    """What a job did. ``input_bytes`` of the files read; ``text_bytes``: page text read, as
+    UTF-8; seconds of CPU over all workers for reading, cleaning and encoding; ``batches`` files,
+    of which ``reused`` were found finished by ``resume``; ``workers`` of all ranks; the most
+    memory that a worker and that the main process held, in bytes."""
+
+    manifest: Manifest
+    seconds: float
+    input_bytes: int = 0
+    text_bytes: int = 0
+    worker_seconds: float = 0.0
+    batches: int = 0
+    reused: int = 0
+    workers: int = 0
+    worker_memory: int = 0
+    main_memory: int = 0
+
+
+def describe_input(path: Path) -> InputInfo:
+    """Name, size and SHA-256 of an input. Raises ``UserError`` when it cannot be read."""
+    return InputInfo(path.resolve().name, input_bytes(path), source_sha256(path))
+
+
+def input_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return sum(f.stat().st_size for f in files)
+
+
+def job_record(
+    options: ShardingOptions, tokenizer: TokenizerInfo, inputs: Sequence[InputInfo]
+) -> dict[str, Any]:
+    """What must be equal for two jobs to have the same result."""
+    return {
+        "version": megabert.__version__,
+        "inputs": [dataclasses.asdict(i) for i in inputs],
+        "tokenizer": tokenizer.sha256,
+        "segment_bytes": options.segment_bytes,
+        "options": {
+            "input_format": options.input_format,
+            "language": options.language,
+            "shards": options.shards,
+            "eval_fraction": options.eval_fraction,
+            "min_document_tokens": options.min_document_tokens,
+            "max_pages": options.max_pages,
+            "seed": options.seed,
+            "word_boundaries": options.word_boundaries,
+            "batch_characters": options.batch_characters,
+        },
+    }

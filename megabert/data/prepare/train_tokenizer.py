@@ -1,0 +1,232 @@
+"""Make a vocabulary from text: WordPiece, SentencePiece unigram, SentencePiece BPE.
+
+The result is a pure function of (text, settings): the sentences come in the order of the input
+for any number of workers, training runs in one thread, and the order of entries is fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+from megabert.common.errors import UserError
+from megabert.common.log import Progress
+from megabert.common.names import SPECIAL_TOKENS
+from megabert.data.prepare.encode import page_batches
+from megabert.data.prepare.worker_pool import WorkerPool
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.pages import Page
+from megabert.data.tokenizers.base import Tokenizer, starts_word_alone
+from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
+
+KINDS = ("wordpiece", "unigram", "bpe")
+MIN_FREQUENCY = 2
+_MAX_SENTENCE_BYTES = 16384  # longer ones are cut: SentencePiece would leave them out
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """``alphabet``: most frequent characters that get an entry (wordpiece), or None for 1,000,
+    and a third of the vocabulary for languages written in ideographs. ``coverage``: share of
+    running text whose characters get an entry (unigram, bpe)."""
+
+    kind: str
+    vocab_size: int
+    lower_case: bool = True
+    language: str = "en"
+    alphabet: int | None = None
+    coverage: float = 0.9995
+
+    def check(self) -> None:
+        """Raise ``UserError`` for a value that makes no sense."""
+        if self.kind not in KINDS:
+            raise UserError(f"--type {self.kind}: expected one of {', '.join(KINDS)}")
+        if self.vocab_size <= len(SPECIAL_TOKENS):
+            raise UserError(
+                f"--vocab-size {self.vocab_size}: too small; {len(SPECIAL_TOKENS)} entries are the "
+                "special tokens"
+            )
+        if not 0 < self.coverage <= 1:
+            raise UserError(f"--coverage {self.coverage}: expected a share above 0, up to 1")
+        if self.alphabet is not None and self.alphabet < 1:
+            raise UserError(f"--alphabet {self.alphabet}: expected at least 1")
+
+    @property
+    def alphabet_size(self) -> int:
+        """The limit in force."""
+        ideographic = self.language.split("-")[0] in ("zh", "ja", "yue", "wuu", "gan", "lzh")
+        return self.alphabet or (self.vocab_size // 3 if ideographic else 1000)
+
+
+def read_sentences(
+    inputs: Sequence[Path],
+    *,
+    input_format: str = "auto",
+    language: str = "en",
+    max_characters: int | None = None,
+    workers: int = 1,
+    start_method: str = "spawn",
+) -> list[str]:
+    """Sentences of the articles, cleaned as for shards, up to ``max_characters`` characters.
+
+    Raises ``UserError`` for wrong inputs and when no article is found.
+    """
+    pages = chain.from_iterable(iter_pages(path, input_format) for path in inputs)
+    sentences: list[str] = []
+    characters = 0
+    progress = Progress("reading text")
+    with WorkerPool(workers, _prepare, (language,), start_method=start_method) as pool:
+        for found in pool.run(_clean, page_batches(pages)):
+            for sentence in found:
+                sentences.append(sentence)
+                characters += len(sentence)
+                if max_characters is not None and characters >= max_characters:
+                    break
+            progress.update(characters, f"{characters / 1e6:.1f} million characters")
+            if max_characters is not None and characters >= max_characters:
+                break
+    progress.close(f"{len(sentences)} sentences, {characters / 1e6:.1f} million characters")
+    if not sentences:
+        raise UserError(f"{inputs[0]}: no article with text found; check --input-format")
+    return sentences
+
+
+class _Worker:
+    language: str
+
+
+def _prepare(language: str) -> None:
+    _Worker.language = language
+
+
+def _clean(pages: list[Page]) -> list[str]:
+    cleaned = (page_to_sentences(page, _Worker.language) for page in pages)
+    return [s for c in cleaned for paragraph in c.paragraphs for s in paragraph]
+
+
+def train_tokenizer(sentences: Sequence[str], settings: TrainingSettings) -> Tokenizer:
+    """Train; the result has exactly ``settings.vocab_size`` entries.
+
+    Raises ``UserError`` when the text is too little for so many entries, or the size too small
+    for its characters.
+    """
+    settings.check()
+    if settings.kind == "wordpiece":
+        return _train_wordpiece(sentences, settings)
+    return _train_sentencepiece(sentences, settings)
+
+
+def _train_wordpiece(sentences: Sequence[str], settings: TrainingSettings) -> Tokenizer:
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
+    normalizer = normalizers.BertNormalizer(lowercase=settings.lower_case)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(normalizer.normalize_str(sentence))
+    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    alphabet = sorted(ranked[: settings.alphabet_size])
+    inner = [PREFIX + c for c in alphabet if not starts_word_alone(c)]
+    # The trainer numbers characters in the order of a hash map unless they are given to it.
+    first = [*SPECIAL_TOKENS, *alphabet, *inner]
+    if len(first) > settings.vocab_size:
+        raise UserError(
+            f"--vocab-size {settings.vocab_size}: too small: characters and special tokens alone "
+            f"take {len(first)} entries; raise it or lower --alphabet"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=settings.vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=PREFIX,
+        show_progress=False,
+    )
+    backend.train_from_iterator(iter(sentences), trainer)
+    ids = backend.get_vocab(with_added_tokens=True)
+    if len(ids) != settings.vocab_size:
+        raise UserError(_too_large(settings.vocab_size, len(ids)))
+    entries = sorted(ids, key=ids.__getitem__)
+    return WordPieceTokenizer(Path("vocab.txt"), entries, lower_case=settings.lower_case)
+
+
+def _train_sentencepiece(sentences: Sequence[str], settings: TrainingSettings) -> Tokenizer:
+    pad, unk, cls, sep, mask = SPECIAL_TOKENS
+    names: dict[str, Any] = dict(zip(("pad_id", "unk_id", "bos_id", "eos_id"), range(4)))
+    names |= dict(zip(("pad_piece", "unk_piece", "bos_piece", "eos_piece"), (pad, unk, cls, sep)))
+    writer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_cut_sentences(sentences),
+            model_writer=writer,
+            model_type=settings.kind,
+            vocab_size=settings.vocab_size,
+            character_coverage=settings.coverage,
+            normalization_rule_name="nmt_nfkc_cf" if settings.lower_case else "nmt_nfkc",
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            **names,
+            control_symbols=[mask],
+            hard_vocab_limit=True,
+            shuffle_input_sentence=False,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_sentencepiece_error(str(error), settings)) from None
+    tokenizer = SentencePieceTokenizer(Path("spiece.model"), writer.getvalue())
+    if tokenizer.vocab_size != settings.vocab_size:
+        raise UserError(_too_large(settings.vocab_size, tokenizer.vocab_size))
+    return tokenizer
+
+
+def _cut_sentences(sentences: Sequence[str]) -> Iterator[str]:
+    limit = _MAX_SENTENCE_BYTES // 4
+    for sentence in sentences:
+        for start in range(0, len(sentence), limit):
+            yield sentence[start : start + limit]
+
+
+def _sentencepiece_error(message: str, settings: TrainingSettings) -> str:
+    if (most := re.search(r"Vocabulary size too high.*<= (\d+)", message)) is not None:
+        return _too_large(settings.vocab_size, int(most.group(1)))
+    if "required_chars" in message or "smaller than" in message:
+        return (
+            f"--vocab-size {settings.vocab_size}: too small for the characters of this text; "
+            "raise it or lower --coverage"
+        )
+    return f"SentencePiece could not train: {message}"
+
+
+def _too_large(wanted: int, most: int) -> str:
+    return (
+        f"--vocab-size {wanted}: this text gives at most {most} entries; give more text or a "
+        "smaller size"
+    )
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer's files into a new folder, all of them or none.
+
+    Raises ``UserError`` when the folder holds something already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is not empty; choose another --output")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        made = Path(scratch) / "tokenizer"
+        tokenizer.save(made)
+        made.replace(folder)

@@ -1,0 +1,153 @@
+"""What a worker process of the sharding job does: each function is one kind of task."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from megabert.common.errors import UserError
+from megabert.data.prepare.batch_files import (
+    batch_path,
+    is_whole,
+    join_batches,
+    load_batch,
+    save_batch,
+)
+from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
+from megabert.data.prepare.options import ShardingOptions
+from megabert.data.prepare.output_folder import WORK_FOLDER
+from megabert.data.prepare.plan import ShardPlan
+from megabert.data.prepare.planned_shards import write_planned
+from megabert.data.shards.manifest import ShardInfo
+from megabert.data.shards.writer import ShardHeader
+from megabert.data.text.extracted import Numbering
+from megabert.data.text.input.bzip2 import OVERLAP, BlockFile, Marks, find_marks
+from megabert.data.text.input.segments import FileForm, Segment, inspect_file
+from megabert.data.text.input.sources import file_sha256, iter_file
+from megabert.data.text.pages import Page
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.chinese_words import find_words
+
+
+class _Worker:
+    """What a worker process keeps between tasks."""
+
+    options: ShardingOptions
+    work: Path
+    tokenizer: Tokenizer
+    rules: EncodingRules
+
+
+def prepare(options: ShardingOptions) -> None:
+    """Begin a worker process."""
+    _Worker.options = options
+    _Worker.work = options.output / WORK_FOLDER
+    _Worker.tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
+    _Worker.rules = EncodingRules(
+        options.language,
+        options.min_document_tokens,
+        options.eval_fraction,
+        options.seed,
+        find_words(options.language, options.word_boundaries),
+    )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at a file found: its digest, how it is read, and, where it was asked for,
+    how many pages it numbers by their place in the input."""
+
+    index: int
+    sha256: str
+    form: FileForm
+    numbered: int
+
+
+def survey_file(task: tuple[int, Path, bool]) -> Survey:
+    """task: (index, file, whether its pages are to be counted)."""
+    index, path, count = task
+    options = _Worker.options
+    digest = file_sha256(path)
+    form = inspect_file(path, options.input_format)
+    numbering = Numbering()
+    if count and form.kind == "whole":
+        for _ in iter_file(path, options.input_format, numbering):
+            pass
+    return Survey(index, digest, form, numbering.last)
+
+
+def scan_piece(
+    task: tuple[tuple[int, int], Path, int, int],
+) -> tuple[tuple[int, int], Marks, int]:
+    """Find the bzip2 marks of bytes ``start`` to ``stop``; task: (label, file, start, stop).
+    Returns (label, marks, bytes)."""
+    label, path, start, stop = task
+    with BlockFile(path) as file:
+        marks = find_marks(file.read(start, stop - start + OVERLAP), start, stop - start)
+    return label, marks, stop - start
+
+
+@dataclass(frozen=True)
+class Done:
+    """Work done on batch ``part`` of ``unit``: pages read, articles kept, UTF-8 bytes of page
+    text, CPU seconds; ``reused`` where an earlier attempt had done it (then no text, no time)."""
+
+    unit: int
+    part: int
+    pages: int
+    articles: int
+    text_bytes: int
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class EncodingTask:
+    """Make batch ``part`` of ``unit``, out of a segment or of pickled pages."""
+
+    unit: int
+    part: int
+    source: Segment | bytes
+
+
+def encode(task: EncodingTask) -> Done:
+    """Read, clean and encode into one batch file, unless an earlier attempt has finished it."""
+    if isinstance(task.source, bytes):
+        return _encode(task, [pickle.loads(task.source)])
+    if is_whole(batch_path(_Worker.work, task.unit, task.part)):
+        return reused(_Worker.work, task.unit, task.part)
+    return _encode(task, page_batches(task.source.pages(), _Worker.options.batch_characters))
+
+
+def reused(work: Path, unit: int, part: int) -> Done:
+    """A batch that an earlier attempt has finished."""
+    batch = load_batch(batch_path(work, unit, part))
+    return Done(unit, part, batch.pages, len(batch.document_ids), 0, 0.0, True)
+
+
+def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
+    started = time.process_time()
+    batches = []
+    text_bytes = 0
+    for pages in groups:
+        batches.append(encode_pages(pages, _Worker.tokenizer, _Worker.rules))
+        text_bytes += sum(len(page.text.encode("utf-8", "replace")) for page in pages)
+    batch = join_batches(batches) if batches else encode_pages([], _Worker.tokenizer, _Worker.rules)
+    if not _Worker.work.is_dir():
+        raise UserError(
+            f"{_Worker.options.output}: not to be seen from every host: give an --output on a "
+            "file system that all of them share"
+        )
+    save_batch(batch_path(_Worker.work, task.unit, task.part), batch)
+    seconds = time.process_time() - started
+    articles = len(batch.document_ids)
+    return Done(task.unit, task.part, batch.pages, articles, text_bytes, seconds, False)
+
+
+def write_shard(task: tuple[ShardPlan, ShardHeader, list[Path]]) -> tuple[str, ShardInfo]:
+    """Write one shard; task: (plan, header, the batch file of each of ``plan.parts``)."""
+    plan, header, batches = task
+    return plan.split, write_planned(_Worker.options.output, plan, header, batches)

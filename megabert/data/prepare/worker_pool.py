@@ -1,0 +1,298 @@
+"""A queue of work over worker processes that may die, fail, or lose their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megabert.common.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+POLL = 0.01
+"""Seconds between two looks at a source of tasks that has none at the moment."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:  # no Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found.group(1))
+
+
+class TaskPool(ABC):
+    """Hands tasks to workers, wherever they are, as they become free."""
+
+    count: int
+    """Number of workers."""
+    peak_memory: int = 0
+    """The most memory a worker has held so far, in bytes."""
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether a worker would take a task at once."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether a task is being worked on."""
+
+    @abstractmethod
+    def submit(self, function: Callable[[Any], Any], task: Any) -> None:
+        """Give a task to an idle worker. ``function`` is one of a module."""
+
+    @abstractmethod
+    def results(self, timeout: float | None) -> list[Any]:
+        """Wait for news, at most ``timeout`` seconds; the results that have come in.
+
+        Raises what a task raised, and ``UserError`` when a worker process died.
+        """
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End all work at once; when this returns, no task is running any more."""
+
+    def run_unordered(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
+    ) -> Generator[Result, None, None]:
+        """Yield results as they come. A task is taken from ``tasks`` when a worker is idle; None
+        among them means that none is there at the moment.
+
+        Raises what a task raised, and ``UserError`` when a worker process died; then, and when
+        the caller closes the iterator, all work has ended.
+        """
+        source = iter(tasks)
+        more = True
+        try:
+            while more or self.busy:
+                timeout = None
+                while more and self.idle:
+                    task: Any = next(source, _END)
+                    if task is None:
+                        timeout = POLL
+                        break
+                    if task is _END:
+                        more = False
+                    else:
+                        self.submit(function, task)
+                if more or self.busy:
+                    yield from self.results(timeout)
+        finally:
+            if self.busy:
+                self.kill()
+
+    def run(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Generator[Result, None, None]:
+        """Yield results in the order of the tasks. At most two tasks a worker are under way or
+        wait for an earlier one. Raises as :meth:`run_unordered`."""
+        done = 0
+
+        def numbered() -> Iterator[tuple[int, Task] | None]:
+            for number, task in enumerate(tasks):
+                while number >= done + 2 * self.count:
+                    yield None
+                yield number, task
+
+        early: dict[int, Result] = {}
+        for number, result in self.run_unordered(partial(_numbered, function), numbered()):
+            early[number] = result
+            while done in early:
+                yield early.pop(done)
+                done += 1
+
+
+_END = object()
+
+
+def _numbered(function: Callable[[Task], Result], numbered: tuple[int, Task]) -> tuple[int, Result]:
+    number, task = numbered
+    return number, function(task)
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    waited_for: bool = True  # at first until it is ready, then while it has a task
+    ready: bool = False
+
+
+class WorkerPool(TaskPool):
+    """``count`` processes on this machine; use as a context manager.
+
+    prepare: called once in each worker with ``arguments`` before its first task; a picklable
+    function of a module. start_method: ``spawn`` (default: safe with threads and MPI), ``fork``
+    or ``forkserver``. The processes start with the first task.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        prepare: Callable[..., None],
+        arguments: tuple[Any, ...],
+        *,
+        start_method: str = "spawn",
+    ) -> None:
+        self.count = count
+        self._prepare = (prepare, arguments)
+        self._context: Any = multiprocessing.get_context(start_method)
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and not self.busy:
+            self.close()
+        else:
+            self.kill()
+
+    def close(self) -> None:
+        """Let the workers end, and wait for them."""
+        for worker in self._workers:
+            try:
+                worker.connection.send(None)
+            except BrokenPipeError:
+                continue
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers = []
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers = []
+
+    def _start(self) -> None:
+        for _ in range(self.count):
+            here, there = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(there, *self._prepare), daemon=True)
+            process.start()
+            there.close()
+            self._workers.append(_Worker(process, here))
+
+    @property
+    def idle(self) -> bool:
+        if not self._workers:
+            self._start()
+        return any(not worker.waited_for for worker in self._workers)
+
+    @property
+    def busy(self) -> bool:
+        return any(worker.waited_for and worker.ready for worker in self._workers)
+
+    def submit(self, function: Callable[[Any], Any], task: Any) -> None:
+        worker = next(worker for worker in self._workers if not worker.waited_for)
+        worker.waited_for = True
+        try:
+            worker.connection.send((function, task))
+        except BrokenPipeError:
+            raise _died() from None
+
+    def results(self, timeout: float | None) -> list[Any]:
+        asked = {worker.connection: worker for worker in self._workers if worker.waited_for}
+        if not asked:
+            time.sleep(timeout or 0.0)
+            return []
+        found = []
+        for connection in wait(list(asked), timeout):
+            assert isinstance(connection, Connection)
+            worker = asked[connection]
+            try:
+                error, result, memory = connection.recv()
+            except (EOFError, ConnectionResetError):
+                raise _died() from None
+            if error is not None:
+                worker.waited_for = False
+                raise error
+            if worker.ready:
+                found.append(result)
+            worker.ready, worker.waited_for = True, False
+            self.peak_memory = max(self.peak_memory, memory)
+        return found
+
+
+def _died() -> UserError:
+    return UserError(
+        "a worker process died (killed, or out of memory): the job was stopped; "
+        "run it again, with fewer --workers if memory is short"
+    )
+
+
+def begin_child() -> None:
+    """Make a child process leave Ctrl-C to its parent, and end with it."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def portable(error: Exception) -> Exception:
+    """The error as another process can raise it, with the traceback of this one."""
+    if not isinstance(error, (UserError, OSError)):
+        error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    return error
+
+
+def _work(connection: Connection, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """A worker process: says that it is ready, then answers tasks until None comes."""
+    begin_child()
+    function: Callable[[Any], Any] = partial(_call, prepare)
+    task: Any = arguments
+    while True:
+        answer: tuple[Exception | None, Any, int]
+        try:
+            answer = (None, function(task), peak_memory())
+        except Exception as error:  # the parent raises it
+            answer = (portable(error), None, peak_memory())
+        connection.send(answer)
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        if message is None:
+            return
+        function, task = message
+
+
+def _call(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    function(*arguments)

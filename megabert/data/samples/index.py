@@ -1,0 +1,242 @@
+"""Which samples there are, and in which order an epoch takes them, without a list of either.
+
+A document of T tokens is laid out in cells of C tokens, C being the room for text in a sequence.
+All cells of a document are full-size but one, the odd cell, which takes what is left over:
+n = max(1, floor((T - C/4) / C) + 1) cells, so the odd cell has C/4 up to 5C/4 tokens (T if n is
+1). The odd cell's place is drawn for each (seed, epoch, document), so that an epoch cuts each
+document elsewhere, while the number of samples depends on the document's length only.
+
+The order of an epoch is a permutation of the samples computed place by place: a Feistel network
+over Z_a x Z_a with a = max(8, ceil(sqrt(samples))) (Luby and Rackoff 1988), applied again while its
+value falls outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and
+sample 10**9 costs the same as the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Literal, get_args
+
+import numpy as np
+
+from megabert.common.errors import UserError
+from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Words, check_seed
+from megabert.data.samples.masked_spans import SentenceStarts
+
+SentenceTask = Literal["nsp", "sop", "none"]
+SHORTEST_SEQUENCE = 8  # tokens
+_FEISTEL_ROUNDS = 8
+_MIXING = [
+    (np.array([shift], np.uint64), np.array([multiplier], np.uint64))
+    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+]
+_LAST_SHIFT = np.array([31], np.uint64)
+_FEISTEL_SIDE = 8  # at least: over smaller sides a network cannot make every permutation
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """What a sample is, before masking.
+
+    Args:
+        seq_length: tokens in a padded sequence, special tokens included.
+        sentence_task: "nsp" next sentence prediction (Devlin et al. 2019), "sop" sentence order
+            prediction (Lan et al. 2020), or "none" (one segment, as Liu et al. 2019).
+        short_sequence_fraction: share of samples cut to a random shorter length, 0 to 1.
+        seed: whole number >= 0.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    seq_length: int
+    sentence_task: SentenceTask = "nsp"
+    short_sequence_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.seq_length < SHORTEST_SEQUENCE:
+            raise UserError(
+                f"sequence length {self.seq_length} is too short: at least {SHORTEST_SEQUENCE}"
+            )
+        if self.sentence_task not in get_args(SentenceTask):
+            known = ", ".join(get_args(SentenceTask))
+            raise UserError(
+                f"sentence task {self.sentence_task!r} is not known: use one of {known}"
+            )
+        if not 0 <= self.short_sequence_fraction <= 1:
+            raise UserError(
+                f"short sequence fraction {self.short_sequence_fraction} is not within 0 to 1"
+            )
+
+    @property
+    def paired(self) -> bool:
+        """Whether a sample holds two segments."""
+        return self.sentence_task != "none"
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in a full sequence: all but [CLS] and the [SEP] of each segment."""
+        return self.seq_length - (3 if self.paired else 2)
+
+    @property
+    def smallest(self) -> int:
+        """Tokens that the shortest possible sample needs: one for each segment."""
+        return 2 if self.paired else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """The grids of some documents in one epoch each.
+
+    Args:
+        lengths: tokens in each document, int64 [N].
+        counts: cells of each, int64 [N].
+        odd: place of each odd cell, 0 .. count-1, int64 [N].
+        size: tokens in each of the other cells.
+    """
+
+    lengths: Ints
+    counts: Ints
+    odd: Ints
+    size: int
+
+    @property
+    def odd_sizes(self) -> Ints:
+        """Tokens in each odd cell, int64 [N]."""
+        return self.lengths - (self.counts - 1) * self.size
+
+    def cell_sizes(self, cells: Ints) -> Ints:
+        """Tokens in one cell of each document, [..., N] -> [..., N]."""
+        return np.where(cells == self.odd, self.odd_sizes, self.size)
+
+    def boundaries(self, cells: Ints) -> Ints:
+        """First token of one cell of each; that of cell `count` is the document's length.
+
+        [..., N] -> [..., N].
+        """
+        behind_odd = (cells - 1) * self.size + self.odd_sizes
+        return np.where(cells <= self.odd, cells * self.size, behind_odd)
+
+    def boundaries_at_sentences(
+        self, cells: Ints, sentences: SentenceStarts, smallest: int
+    ) -> Ints:
+        """The boundaries moved to the nearest sentence starts, where these are near enough.
+
+        [..., N] -> [..., N].
+
+        Near enough is a quarter of a full cell, and less where a neighbour is so small that it
+        could be left with fewer than `smallest` tokens. Boundaries keep their order, and those of a
+        document's cells cover it exactly. Ties go to the earlier sentence.
+        """
+        places = self.boundaries(cells)
+        thinner = np.minimum(self.cell_sizes(cells - 1), self.cell_sizes(cells))
+        reach = np.minimum(self.size // 4, (thinner - smallest) // 2)
+        after = sentences.search(places)
+        later, earlier = sentences.at(after), sentences.at(np.maximum(after - 1, 0))
+        nearest = np.where(places - earlier <= later - places, earlier, later)
+        inner = (cells > 0) & (cells < self.counts)
+        return np.where(inner & (np.abs(nearest - places) <= reach), nearest, places)
+
+
+class SampleIndex:
+    """The samples of a split: their number, their places, and their order in each epoch.
+
+    Args:
+        document_ends: int64 [D], tokens up to and with each document.
+        settings: what a sample is.
+
+    Memory is one int64 a document beside `document_ends`, whatever the number of epochs.
+    """
+
+    def __init__(self, document_ends: Ints, settings: SampleSettings) -> None:
+        self.settings, self.document_ends = settings, document_ends
+        lengths = np.diff(document_ends, prepend=0)
+        room, smallest = settings.room, settings.smallest
+        smallest_odd = max(smallest, room // 4)
+        counts = np.maximum((lengths - smallest_odd) // room + 1, 1)
+        counts[lengths < smallest] = 0
+        self._ends = np.cumsum(counts)  # [D] samples up to and with each document
+        self._grid = CounterRng(settings.seed, Purpose.GRID)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in one epoch."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, samples: Ints) -> tuple[Ints, Ints]:
+        """Document and cell of each sample, [N] -> ([N], [N]).
+
+        Raises:
+            IndexError: a sample number outside 0 .. num_samples-1.
+        """
+        samples = np.asarray(samples, dtype=np.int64)
+        if len(samples) and (samples.min() < 0 or samples.max() >= self.num_samples):
+            raise IndexError(f"sample outside 0 .. {self.num_samples - 1}")
+        documents = self._ends.searchsorted(samples, side="right")
+        return documents, samples - before(self._ends, documents)
+
+    def cells(self, epochs: Ints, documents: Ints) -> Cells:
+        """The grid of each document in each epoch, [N] and [N]."""
+        counts = self._ends[documents] - before(self._ends, documents)
+        draws = self._grid.rows(epochs, documents, 1)[:, 0]
+        odd = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+        lengths = self.document_ends[documents] - before(self.document_ends, documents)
+        return Cells(lengths, counts, odd, self.settings.room)
+
+    def order(self, epoch: int, places: Ints) -> Ints:
+        """The samples that stand at these places of an epoch's order, [N] -> [N]; a permutation."""
+        return permute(places, self.num_samples, [self.settings.seed, epoch, int(Purpose.ORDER)])
+
+
+def before(ends: Ints, documents: Ints) -> Ints:
+    """What stands before each document, given running totals over the documents: [N] -> [N]."""
+    return np.where(documents > 0, ends[documents - 1], 0)
+
+
+def permute(places: Ints, size: int, key: list[int]) -> Ints:
+    """A pseudo-random permutation of 0 .. size-1, at these places only.
+
+    Args:
+        places: int64 [N], each within 0 .. size-1.
+        size: how many numbers are permuted, at least 1.
+        key: whole numbers >= 0 that choose the permutation.
+    """
+    keys = _feistel_keys(tuple(key))
+    side = np.array([max(_FEISTEL_SIDE, math.isqrt(size - 1) + 1)], np.uint64)
+    values = _feistel(places.astype(np.uint64), side, keys)
+    outside = (values >= size).nonzero()[0]
+    while len(outside):
+        walked = _feistel(values[outside], side, keys)
+        values[outside] = walked
+        outside = outside[walked >= size]
+    return values.astype(np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _feistel_keys(key: tuple[int, ...]) -> list[Words]:
+    """The key of each round, [1] each."""
+    drawn: Words = (
+        np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
+    )
+    return [drawn[i : i + 1] for i in range(_FEISTEL_ROUNDS)]
+
+
+def _feistel(values: Words, side: Words, keys: list[Words]) -> Words:
+    """One pass over Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
+    left: Words = values // side
+    right: Words = values % side
+    for key in keys:
+        summed: Words = (left + _scramble(right ^ key) % side) % side
+        left, right = right, summed
+    return left * side + right
+
+
+def _scramble(values: Words) -> Words:
+    """A 64-bit mixing function (the finaliser of Steele, Lea and Flood's SplitMix, 2014)."""
+    for shift, multiplier in _MIXING:
+        values = (values ^ (values >> shift)) * multiplier
+    return values ^ (values >> _LAST_SHIFT)

@@ -1,0 +1,139 @@
+"""Samples that a run leaves out: ranges of sample numbers, and the batches between them.
+
+A range is (first sample, the one after its last), in whole global batches counted from sample 0, so
+that the batches before and after it are the ones they would have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from megabert.common.errors import UserError
+from megabert.data.samples.loader import MicroBatches
+
+Range = tuple[int, int]
+
+
+def parse_ranges(text: str | None, global_batch: int) -> list[Range]:
+    """The ranges that ``--skip-samples A:B[,A:B...]`` names, merged; none for None.
+
+    Raises:
+        UserError: not of that form, an empty range, or one that cuts a global batch.
+    """
+    ranges = []
+    for part in text.split(",") if text is not None else ():
+        ends = [end.strip() for end in part.split(":")]
+        if len(ends) != 2 or not all(end.isdecimal() for end in ends):
+            raise UserError(
+                f"--skip-samples {text}: {part!r} is not A:B, two sample numbers; an example with "
+                f"this global batch: {global_batch}:{3 * global_batch}"
+            )
+        first, stop = map(int, ends)
+        if first >= stop:
+            raise UserError(f"--skip-samples {text}: {part!r} is empty; A must be below B")
+        if first % global_batch or stop % global_batch:
+            around = first // global_batch * global_batch, -(-stop // global_batch) * global_batch
+            raise UserError(
+                f"--skip-samples {text}: {part!r} cuts a global batch of {global_batch}; whole "
+                f"ones are left out, so give multiples of it: {show_ranges([around])}"
+            )
+        ranges.append((first, stop))
+    return merge_ranges(ranges)
+
+
+def merge_ranges(ranges: Iterable[Sequence[int]]) -> list[Range]:
+    """The same samples as the fewest ranges, in order."""
+    merged: list[Range] = []
+    for first, stop in sorted((int(first), int(stop)) for first, stop in ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((first, stop))
+    return merged
+
+
+def show_ranges(ranges: Iterable[Range]) -> str:
+    """Inverse of :func:`parse_ranges`."""
+    return ",".join(f"{first}:{stop}" for first, stop in ranges)
+
+
+def too_late(ranges: Iterable[Range], known: Sequence[Range], position: int) -> list[Range]:
+    """Those of ``ranges`` that lie before ``position`` and in none of ``known``: trained on."""
+    return [
+        (first, stop)
+        for first, stop in ranges
+        if stop <= position and not any(a <= first and stop <= b for a, b in known)
+    ]
+
+
+def next_kept(position: int, skipped: Iterable[Range]) -> int:
+    """The first sample from ``position`` on that is in none of the merged ranges ``skipped``."""
+    for first, stop in skipped:
+        if first <= position < stop:
+            position = stop
+    return position
+
+
+class OpensBatches(Protocol):
+    """Makes this rank's micro batches from one sample number on, up to another (None: no end)."""
+
+    def __call__(self, *, consumed_samples: int, stop: int | None) -> MicroBatches: ...
+
+
+class GlobalBatches:
+    """A rank's micro batches of one global batch after another, from a position that can be moved.
+
+    Args:
+        open_at: :class:`MicroBatches` with everything but position and end.
+        global_batch: samples of an update over all ranks.
+        micro_steps: micro batches of an update a rank.
+
+    Attributes:
+        position: the sample after the last global batch's; a range that begins there is not yet
+            passed.
+    """
+
+    def __init__(
+        self,
+        open_at: OpensBatches,
+        global_batch: int,
+        micro_steps: int,
+    ) -> None:
+        self._open_at, self._global_batch, self._micro_steps = open_at, global_batch, micro_steps
+        self.position = 0
+        self._skipped: Sequence[Range] = ()
+        self._batches: MicroBatches | None = None
+        self._waited = 0.0
+
+    @property
+    def seconds_waited(self) -> float:
+        """Time spent waiting for batches, since the beginning."""
+        return self._waited + (self._batches.seconds_waited if self._batches else 0.0)
+
+    def next(self) -> list[dict[str, Any]]:
+        """This rank's micro batches of the next global batch that is not left out.
+
+        Raises:
+            UserError: as :class:`MicroBatches`.
+        """
+        first = next_kept(self.position, self._skipped)
+        if self._batches is None or first != self.position:
+            self.close()
+            stop = min((begin for begin, _ in self._skipped if begin > first), default=None)
+            self._batches = self._open_at(consumed_samples=first, stop=stop)
+        batches = [next(self._batches) for _ in range(self._micro_steps)]
+        self.position = first + self._global_batch
+        return batches
+
+    def move(self, position: int, skipped: Sequence[Range]) -> None:
+        """Go on from ``position``, a global batch's first sample, without the merged ranges."""
+        self.close()
+        self.position, self._skipped = position, tuple(skipped)
+
+    def close(self) -> None:
+        """End the worker processes; :meth:`next` starts new ones."""
+        self._waited = self.seconds_waited
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None

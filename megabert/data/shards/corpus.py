@@ -1,0 +1,173 @@
+"""Read shards: checked at first touch, safe under fork and spawn.
+
+:class:`Corpus` is what training sees: one split of a folder as a row of documents. Files are opened
+when they are needed, and a corpus can be pickled to worker processes, each of which opens the files
+for itself. Nothing is written and no lock is taken, HDF5's own included, so read-only and network
+file systems work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.samples.masked_spans import SentenceStarts, Spans, ranges
+from megabert.data.shards import layout
+from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
+from megabert.data.shards.shard_set import ShardSet, check_file
+from megabert.data.shards.writer import Document, ShardHeader, ShardWriter, write_corpus
+
+__all__ = [
+    "Corpus",
+    "Document",
+    "ShardError",
+    "ShardHeader",
+    "ShardWriter",
+    "write_corpus",
+]
+
+Ints = npt.NDArray[np.int64]
+
+
+class Corpus:
+    """One split of a folder of shards, as documents 0 to ``num_documents`` - 1.
+
+    Cheap to open and to pickle; see :class:`ShardSet`. ``document_ends`` is read once and travels
+    with a pickled corpus.
+    """
+
+    def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
+        self.folder = folder
+        self.split = split
+        self.manifest = manifest
+        self._shards = ShardSet(folder, split, manifest)
+        self._token_dtype = layout.token_dtype(manifest.tokenizer.vocab_size)
+        self._ends: Ints | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str) -> Corpus:
+        """Open a split (``"train"`` or ``"eval"``).
+
+        Raises ``ShardError`` when the folder is no finished folder of shards, the split is empty
+        or unknown, or a shard file is missing or has another length than the manifest says.
+        """
+        folder = Path(folder)
+        manifest = load_manifest(folder)
+        if split not in manifest.splits or not manifest.splits[split].shards:
+            raise ShardError(
+                f"{folder}: no documents in the split {split!r}; "
+                "make shards of more text, or with another --eval-fraction"
+            )
+        corpus = cls(folder, split, manifest)
+        corpus._shards.each(check_file)
+        return corpus
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of the split."""
+        return int(self._shards.first_documents[-1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the split."""
+        return int(self._shards.first_tokens[-1])
+
+    @property
+    def document_ends(self) -> Ints:
+        """Tokens up to and with each document, int64 [D], over all shards in order."""
+        if self._ends is None:
+            self._ends = self._shards.document_ends()
+        return self._ends
+
+    @property
+    def document_lengths(self) -> Ints:
+        """Tokens of each document, int64 [D], over all shards in order."""
+        return np.diff(self.document_ends, prepend=0)
+
+    def sentences(self, documents: Ints) -> SentenceStarts:
+        """The sentence starts of these documents, [N]."""
+        shards, inside = self._locate(documents)
+        first, stop = self._shards.sentences(shards, inside)
+        counts = stop + 1 - first
+        content = self._shards.read(layout.SENTENCE_STARTS, shards, 4 * first, 4 * (stop + 1))
+        starts = np.frombuffer(content, "<u4").astype(np.int64)
+        bases = starts[counts.cumsum() - counts]
+        return SentenceStarts(starts - bases.repeat(counts), counts)
+
+    def read_tokens(self, spans: Spans) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Ids of the spans' tokens, one span after the other, uint16 or uint32 [sum of lengths]."""
+        shards, starts, stops = self._places(spans)
+        size = self._token_dtype.itemsize
+        content = self._shards.read(layout.TOKENS, shards, size * starts, size * stops)
+        return np.frombuffer(content, self._token_dtype)
+
+    def read_word_starts(self, spans: Spans) -> npt.NDArray[np.bool_]:
+        """Whether each of those tokens begins a word, bool [sum of lengths]."""
+        shards, starts, stops = self._places(spans)
+        first, last = starts // 8, (stops + 7) // 8
+        content = self._shards.read(layout.WORD_STARTS, shards, first, last)
+        bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+        sizes = last - first
+        before = 8 * (sizes.cumsum() - sizes - first)
+        return bits[ranges(before + starts, stops - starts)].view(np.bool_)
+
+    def sentence_starts(self, document: int) -> Ints:
+        """Where each sentence starts, and the document's end, in its own tokens: int64 [n + 1]."""
+        sentences = self.sentences(np.array([document]))
+        return sentences.at(np.arange(int(sentences.counts[0])))
+
+    def tokens(
+        self, document: int, start: int = 0, stop: int | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Ids of a document's tokens ``start`` to ``stop``, int32 [stop - start]."""
+        return self.read_tokens(self._span(document, start, stop)).astype(np.int32)
+
+    def word_starts(
+        self, document: int, start: int = 0, stop: int | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each of those tokens begins a word, bool [stop - start]."""
+        return self.read_word_starts(self._span(document, start, stop))
+
+    def document_id(self, document: int) -> int:
+        """The page id of a document."""
+        shards, inside = self._locate(np.array([document]))
+        return self._shards.file(int(shards[0])).document_id(int(inside[0]))
+
+    def shard_of(self, document: int) -> tuple[Path, int]:
+        """The file that holds a document, and the document's index in it."""
+        shards, inside = self._locate(np.array([document]))
+        return self.folder / self._shards.infos[int(shards[0])].file, int(inside[0])
+
+    def _locate(self, documents: Ints) -> tuple[Ints, Ints]:
+        """Shard of each document, and its number in that shard: [N] -> [N], [N]."""
+        first = self._shards.first_documents
+        if len(documents) and not 0 <= documents.min() <= documents.max() < first[-1]:
+            raise IndexError(f"a document is outside of 0 .. {first[-1] - 1}")
+        shards = first.searchsorted(documents, side="right") - 1
+        return shards, documents - first[shards]
+
+    def _places(self, spans: Spans) -> tuple[Ints, Ints, Ints]:
+        """Shard of each span, and its first token and stop in that shard, [n] each.
+
+        A span that begins where the one before it ends is joined to it, so that both are read at
+        once.
+        """
+        shards, inside = self._locate(spans.documents)
+        ends, base = self.document_ends, self._shards.first_tokens[shards]
+        first = np.where(inside > 0, ends[spans.documents - 1], base)
+        starts, stops = first + spans.starts, first + spans.stops
+        sound = (first <= starts) & (starts <= stops) & (stops <= ends[spans.documents])
+        if not sound.all():
+            raise IndexError("a span is outside of its document")
+        begins = np.ones(len(spans) + 1, bool)
+        begins[1:-1] = (starts[1:] != stops[:-1]) | (shards[1:] != shards[:-1])
+        first, last = begins[:-1], begins[1:]
+        return shards[first], (starts - base)[first], (stops - base)[last]
+
+    def _span(self, document: int, start: int, stop: int | None) -> Spans:
+        if stop is None:
+            stop = int(self.sentences(np.array([document])).lengths[0])
+        return Spans(np.array([document]), np.array([start]), np.array([stop]))

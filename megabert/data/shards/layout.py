@@ -1,0 +1,142 @@
+"""The bytes of a shard: an HDF5 file whose user block says how to check every other byte.
+
+    offset 0      preamble, 4,096 bytes: one line of JSON, spaces, its own CRC-32
+    offset 4096   HDF5 proper: superblock, headers, attributes, and contiguous datasets
+
+HDF5 programs skip the first part (it is HDF5's *user block*). The JSON names the file's length,
+where each array lies, where the table of checksums lies, and what the shard holds. That table, the dataset
+``block_crc32``, holds one CRC-32 for every 16 KiB of everything after the preamble; in the sum
+its own bytes count as zeros, and its own CRC-32 stands in the preamble. So each byte of the file
+is under exactly one checksum, and a reader can check the part it touches, before HDF5's own
+library sees it, and name the place.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from megabert.data.shards.manifest import ShardError
+
+FORMAT = "megabert-shard"
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no `document_token_starts`, and no `content` in its preamble."""
+PREAMBLE_BYTES = 4096
+BLOCK_BYTES = 16384
+
+TOKENS = "tokens"
+SENTENCE_STARTS = "sentence_starts"
+DOCUMENT_STARTS = "document_starts"
+DOCUMENT_TOKEN_STARTS = "document_token_starts"
+WORD_STARTS = "word_starts"
+DOCUMENT_IDS = "document_ids"
+CHECKSUMS = "block_crc32"
+
+CONTENT = (
+    *("tokenizer_sha256", "vocab_size", "language", "seed", "split", "shard_index", "shard_count"),
+    *("documents", "sentences", "tokens"),
+)
+"""Attributes that the preamble repeats: by them a shard belongs to a manifest."""
+
+MAX_SHARD_TOKENS = 2**32 - 1
+"""``sentence_starts`` are uint32."""
+
+_CRC_TAIL = 9  # eight hexadecimal digits and a newline
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """uint16, or uint32 for more than 65,536 ids; little-endian."""
+    return np.dtype("<u2") if vocab_size <= 65536 else np.dtype("<u4")
+
+
+@dataclass(frozen=True)
+class Preamble:
+    """The JSON of the user block. Offsets and sizes in bytes from the start of the file."""
+
+    file_bytes: int
+    checksums_offset: int
+    checksums_count: int
+    checksums_crc32: int
+    arrays: dict[str, tuple[int, int]]  # name -> (offset, bytes)
+    content: dict[str, str | int] = field(default_factory=dict)  # the same as HDF5 attributes
+    block_bytes: int = BLOCK_BYTES
+    format: str = FORMAT
+    version: int = VERSION
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the file has after the preamble."""
+        return -(-(self.file_bytes - PREAMBLE_BYTES) // BLOCK_BYTES)
+
+    @property
+    def checksums_end(self) -> int:
+        """First byte behind the table of checksums."""
+        return self.checksums_offset + 4 * self.checksums_count
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """First byte of a block, and the first byte behind it."""
+        start = PREAMBLE_BYTES + block * BLOCK_BYTES
+        return start, min(start + BLOCK_BYTES, self.file_bytes)
+
+    def block_crc32(self, content: bytes, block: int) -> int:
+        """CRC-32 of a block, given its bytes, the table's own bytes taken as zeros."""
+        start, stop = self.block_range(block)
+        low, high = max(start, self.checksums_offset), min(stop, self.checksums_end)
+        if low < high:
+            content = content[: low - start] + bytes(high - low) + content[high - start :]
+        return zlib.crc32(content)
+
+    def place(self, start: int, stop: int) -> str:
+        """Which arrays lie in a byte range, in words."""
+        names = [
+            name
+            for name, (offset, size) in self.arrays.items()
+            if offset < stop and start < offset + size
+        ]
+        return "dataset " + ", ".join(names) if names else "HDF5 headers and attributes"
+
+    def encode(self) -> bytes:
+        """The 4,096 bytes of the preamble."""
+        line = json.dumps(asdict(self), separators=(",", ":")).encode()
+        if len(line) > PREAMBLE_BYTES - _CRC_TAIL:
+            raise ValueError("the preamble does not fit its block")
+        body = line.ljust(PREAMBLE_BYTES - _CRC_TAIL)
+        return body + b"%08x\n" % zlib.crc32(body)
+
+
+def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
+    """Decode the first 4,096 bytes of a file of ``file_bytes`` bytes.
+
+    Raises ``ShardError`` that names the file for one that is no shard, is cut off, or is damaged.
+    """
+    if b'"format":"' + FORMAT.encode() not in content and not _looks_like_shard(content):
+        raise ShardError(f"{path}: not a shard of this program")
+    if len(content) < PREAMBLE_BYTES:
+        raise ShardError(f"{path}: truncated: {file_bytes} bytes, less than its preamble")
+    body, tail = content[:-_CRC_TAIL], content[-_CRC_TAIL:]
+    if b"%08x\n" % zlib.crc32(body) != tail:
+        raise ShardError(f"{path}: damaged: preamble (bytes 0 to {PREAMBLE_BYTES})")
+    fields = json.loads(body)
+    if fields["version"] not in READABLE or fields["block_bytes"] != BLOCK_BYTES:
+        raise ShardError(
+            f"{path}: shard version {fields['version']} with blocks of {fields['block_bytes']} "
+            f"bytes; this program reads versions {READABLE} with blocks of {BLOCK_BYTES}"
+        )
+    fields["arrays"] = {name: (start, size) for name, (start, size) in fields["arrays"].items()}
+    preamble = Preamble(**fields)
+    if file_bytes != preamble.file_bytes:
+        what = "truncated" if file_bytes < preamble.file_bytes else "damaged"
+        raise ShardError(
+            f"{path}: {what}: {file_bytes} bytes where {preamble.file_bytes} were written"
+        )
+    return preamble
+
+
+def _looks_like_shard(content: bytes) -> bool:
+    """True for a preamble with a few flipped bytes: JSON first, then spaces, then the CRC."""
+    return content[:1] == b"{" or content[-512:-_CRC_TAIL].isspace()

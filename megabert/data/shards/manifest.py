@@ -1,0 +1,260 @@
+"""What a folder of shards says about itself: ``manifest.json``.
+
+A folder holds one HDF5 file a shard (:mod:`megabert.data.shards.corpus`), a copy of the tokenizer in
+``tokenizer/``, and ``manifest.json``, written last: a folder without one is not a finished
+result. The manifest is a pure function of (inputs, tokenizer, options). It holds no time, no
+path and no host name, so two runs over the same dump can be compared with ``cmp``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megabert.common import names
+from megabert.common.errors import UserError
+
+FORMAT = "megabert-shards"
+VERSION = 1
+
+
+class ShardError(UserError):
+    """Shards that are damaged, cut off, missing, or do not match their manifest."""
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the five special tokens, as the tokenizer has them. ``ids["mask"]`` is ``ids.mask``."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+    def __getitem__(self, name: str) -> int:
+        if name not in {f.name for f in dataclasses.fields(self)}:
+            raise KeyError(name)
+        return int(getattr(self, name))
+
+    def values(self) -> tuple[int, ...]:
+        """The five ids, in the order pad, unk, cls, sep, mask."""
+        return (self.pad, self.unk, self.cls, self.sep, self.mask)
+
+    def as_dict(self) -> dict[str, int]:
+        """``{"pad": 0, "unk": 100, ...}``"""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """Which tokenizer made the ids.
+
+    ``sha256`` identifies the tokenizer's behaviour, not one file: the same vocabulary and casing
+    loaded from ``vocab.txt`` or from ``tokenizer.json`` has the same one. ``files`` are the
+    SHA-256 digests of the copies in the folder ``tokenizer/``.
+    """
+
+    kind: str
+    sha256: str
+    vocab_size: int
+    lower_case: bool
+    special: SpecialIds
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """One input of the sharding job: its base name, size in bytes, and SHA-256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard file: name in the folder, size in bytes, SHA-256, and counts."""
+
+    file: str
+    bytes: int
+    sha256: str
+    documents: int
+    sentences: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """The shards of one split, in order, and their totals."""
+
+    shards: tuple[ShardInfo, ...] = ()
+
+    @property
+    def documents(self) -> int:
+        """Documents over all shards of the split."""
+        return sum(s.documents for s in self.shards)
+
+    @property
+    def sentences(self) -> int:
+        """Sentences over all shards of the split."""
+        return sum(s.sentences for s in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens over all shards of the split (no special tokens among them)."""
+        return sum(s.tokens for s in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything ``manifest.json`` holds. ``dropped`` counts articles by reason."""
+
+    tokenizer: TokenizerInfo
+    language: str
+    seed: int
+    splits: Mapping[str, SplitInfo]
+    inputs: tuple[InputInfo, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    articles_read: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    repeated_sentence_share: float = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the whole content: shard digests, tokenizer, inputs, options, counts."""
+        return hashlib.sha256(_canonical(self.content())).hexdigest()
+
+    @property
+    def articles_kept(self) -> int:
+        """Documents over all splits."""
+        return sum(split.documents for split in self.splits.values())
+
+    def content(self) -> dict[str, Any]:
+        """The manifest as JSON values, without its fingerprint."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "language": self.language,
+            "seed": self.seed,
+            "tokenizer": dataclasses.asdict(self.tokenizer),
+            "inputs": [dataclasses.asdict(i) for i in self.inputs],
+            "options": dict(self.options),
+            "articles": {"read": self.articles_read, "kept": self.articles_kept},
+            "dropped": dict(sorted(self.dropped.items())),
+            "repeated_sentence_share": self.repeated_sentence_share,
+            "splits": {name: _split_as_json(split) for name, split in self.splits.items()},
+        }
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``folder/manifest.json`` by temporary file, fsync and rename."""
+    body = manifest.content() | {"fingerprint": manifest.fingerprint}
+    write_atomically(folder / names.MANIFEST, _as_written(body))
+
+
+def load_manifest(folder: Path | str) -> Manifest:
+    """Read and check ``folder/manifest.json``.
+
+    Raises ``ShardError`` in one line when the folder or the manifest is missing, is not a
+    manifest of this format and version, or was changed after it was written.
+    """
+    path = Path(folder) / names.MANIFEST
+    if not Path(folder).is_dir():
+        raise ShardError(f"{folder}: no such folder; make shards with data_tools/shard_wiki.py")
+    if not path.is_file():
+        raise ShardError(
+            f"{folder}: not a finished folder of shards ({names.MANIFEST} is missing); "
+            "make it with data_tools/shard_wiki.py (--resume continues a stopped run)"
+        )
+    content = path.read_bytes()
+    try:
+        body = json.loads(content.decode("utf-8"))
+        fingerprint = body.pop("fingerprint")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ShardError(f"{path}: damaged or not a manifest ({error})") from None
+    if body.get("format") != FORMAT or body.get("version") != VERSION:
+        raise ShardError(
+            f"{path}: format {body.get('format')!r} version {body.get('version')!r}; this program "
+            f"reads {FORMAT!r} version {VERSION}; make the shards again"
+        )
+    if hashlib.sha256(_canonical(body)).hexdigest() != fingerprint:
+        raise ShardError(f"{path}: damaged or edited: its content does not match its fingerprint")
+    if _as_written(body | {"fingerprint": fingerprint}) != content:
+        raise ShardError(f"{path}: damaged or edited: its line breaks or spaces were changed")
+    try:
+        return _from_json(body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: not a manifest of this version ({error!r})") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that a reader sees all of it or nothing; fsynced."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_written(body: Mapping[str, Any]) -> bytes:
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _split_as_json(split: SplitInfo) -> dict[str, Any]:
+    return {
+        "documents": split.documents,
+        "sentences": split.sentences,
+        "tokens": split.tokens,
+        "shards": [dataclasses.asdict(s) for s in split.shards],
+    }
+
+
+def _from_json(body: Mapping[str, Any]) -> Manifest:
+    tokenizer = dict(body["tokenizer"])
+    tokenizer["special"] = SpecialIds(**tokenizer["special"])
+    splits = {
+        name: SplitInfo(tuple(ShardInfo(**shard) for shard in split["shards"]))
+        for name, split in body["splits"].items()
+    }
+    return Manifest(
+        tokenizer=TokenizerInfo(**tokenizer),
+        language=body["language"],
+        seed=body["seed"],
+        splits=splits,
+        inputs=tuple(InputInfo(**i) for i in body["inputs"]),
+        options=body["options"],
+        articles_read=body["articles"]["read"],
+        dropped=body["dropped"],
+        repeated_sentence_share=body["repeated_sentence_share"],
+    )

@@ -1,0 +1,232 @@
+"""The shards of one split, read at many places at once.
+
+A batch takes a few hundred bytes at each of some hundred places, so what is done a place counts:
+checks and offsets are computed for all places together, and each place costs one `pread`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.shards import layout
+from megabert.data.shards.manifest import Manifest, ShardError, ShardInfo
+from megabert.data.shards.reader import ShardFile
+
+Ints = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_OPENING_THREADS = 16
+"""Files opened at once: on a network file system each takes a few round trips."""
+_OTHER_FILES = 256
+"""Open files left to the rest of the process."""
+
+
+class ShardSet:
+    """The shards of a split. Each file is opened when it is first read.
+
+    All files are kept open if the system allows it; otherwise those opened first are closed, and
+    opened again when they are needed. Not to be used by two threads at once; can be pickled, and
+    opens its files anew in the other process.
+
+    Raises (all methods that read):
+        ShardError: a file is missing, damaged, cut short, or of another set of shards; in one line
+            that names the file and the place.
+    """
+
+    def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
+        self.folder, self._split, self._manifest = folder, split, manifest
+        self.infos: tuple[ShardInfo, ...] = manifest.splits[split].shards
+        self.first_documents = _totals([info.documents for info in self.infos])  # [n + 1]
+        self.first_tokens = _totals([info.tokens for info in self.infos])  # [n + 1]
+        sizes = np.array([info.bytes - layout.PREAMBLE_BYTES for info in self.infos])
+        self._first_blocks = _totals((-(-sizes // layout.BLOCK_BYTES)).tolist())
+        self._forget()
+
+    def document_ends(self) -> Ints:
+        """Tokens up to and with each document of the split, int64 [D]."""
+        parts = self.each(_document_ends)
+        return np.concatenate([e + t for e, t in zip(parts, self.first_tokens.tolist())])
+
+    def each(self, function: Callable[[Path, ShardInfo], Result]) -> list[Result]:
+        """The results of a function for each shard, which waits for files most of the time."""
+        return _in_threads(lambda info: function(self.folder, info), self.infos)
+
+    def sentences(self, shards: Ints, documents: Ints) -> tuple[Ints, Ints]:
+        """First sentence of some documents, numbered within their shards, and their stop."""
+        self._open_new(shards)
+        # Each shard has one entry more than it has documents.
+        entries = self.first_documents[shards] + shards + documents
+        found = self._first_sentences
+        return found[entries].astype(np.int64), found[entries + 1].astype(np.int64)
+
+    def read(self, name: str, shards: Ints, starts: Ints, stops: Ints) -> bytes:
+        """Bytes `starts[i]` to `stops[i]` of array `name` of shard `shards[i]`, joined; all [N]."""
+        self._open_new(shards)
+        offsets = self._offsets[name][shards]
+        starts, stops = offsets + starts, offsets + stops
+        self._check(shards, starts, stops)
+        lengths, handles, pread = stops - starts, self._handles, os.pread
+        places = zip(shards.tolist(), lengths.tolist(), starts.tolist())
+        try:
+            content = b"".join([pread(handles[shard], n, start) for shard, n, start in places])
+        except OSError:
+            content = b""
+        if len(content) != lengths.sum():  # a file is closed, or something is wrong with it
+            spans = zip(shards.tolist(), starts.tolist(), stops.tolist())
+            content = b"".join([self.file(shard).read(*span) for shard, *span in spans])
+        return content
+
+    def file(self, shard: int) -> ShardFile:
+        """One shard, its file open."""
+        file = self._files[shard]
+        if file is None:
+            self._learn(shard, *self._first_look(shard))
+            return self.file(shard)
+        if self._handles[shard] < 0:
+            if len(self._opened) >= _files_allowed(len(self.infos)):
+                oldest = self._opened.popleft()
+                self._handles[oldest] = -1
+                self._files[oldest].close()  # type: ignore[union-attr]
+            self._handles[shard] = file.open()
+            self._opened.append(shard)
+        return file
+
+    def _open_new(self, shards: Ints) -> None:
+        """Opens those of some shards that were not used before."""
+        known = self._known[shards]
+        if not known.all():
+            new = np.unique(shards[~known]).tolist()
+            for shard, found in zip(new, _in_threads(self._first_look, new), strict=True):
+                self._learn(shard, *found)
+                self.file(shard)
+
+    def _first_look(self, shard: int) -> tuple[ShardFile, npt.NDArray[np.uint32]]:
+        """A shard, after checking that it belongs here; and its documents' first sentences."""
+        blocks = slice(*self._first_blocks[shard : shard + 2].tolist())
+        file = ShardFile(self.folder / self.infos[shard].file, self._checked[blocks])
+        check_membership(file, self._manifest, self._split, shard)
+        return file, file.array(layout.DOCUMENT_STARTS, "<u4")
+
+    def _learn(self, shard: int, file: ShardFile, starts: npt.NDArray[np.uint32]) -> None:
+        """Keeps where the arrays of a shard lie, and where the sentences of its documents begin."""
+        entry = int(self.first_documents[shard]) + shard
+        self._first_sentences[entry : entry + len(starts)] = starts
+        for name, offsets in self._offsets.items():
+            offsets[shard] = file.preamble.arrays[name][0]
+        self._files[shard] = file
+        self._known[shard] = True
+
+    def _check(self, shards: Ints, starts: Ints, stops: Ints) -> None:
+        """Checks the blocks that were not read before."""
+        before = self._first_blocks[shards]
+        first = before + (starts - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
+        last = before + (stops - 1 - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
+        sure = self._checked[first] & self._checked[last] & (last <= first + 1)
+        if not sure.all():
+            for row in (~sure).nonzero()[0].tolist():
+                self.file(int(shards[row])).check(int(starts[row]), int(stops[row]))
+
+    def _forget(self) -> None:
+        """Starts with no file open and nothing checked."""
+        count = len(self.infos)
+        self._files: list[ShardFile | None] = [None] * count
+        self._handles = [-1] * count
+        self._opened: deque[int] = deque()  # the first opened first
+        self._known = np.zeros(count, bool)
+        names = (layout.TOKENS, layout.WORD_STARTS, layout.SENTENCE_STARTS)
+        self._offsets = {name: np.zeros(count, np.int64) for name in names}
+        self._checked = np.zeros(int(self._first_blocks[-1]), bool)
+        self._first_sentences = np.zeros(int(self.first_documents[-1]) + count, np.uint32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("folder", "_split", "_manifest")
+        return {name: self.__dict__[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"], state["_split"], state["_manifest"])  # type: ignore[misc]
+
+
+def check_file(folder: Path, info: ShardInfo) -> None:
+    """Raise ``ShardError`` unless the shard's file is there and as long as it was written."""
+    path = folder / info.file
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ShardError(
+            f"{path}: this shard is missing; make the shards again or copy it back"
+        ) from None
+    except OSError as error:
+        raise ShardError(f"{path}: cannot read this shard: {error.strerror}") from None
+    if size != info.bytes:
+        what = "truncated" if size < info.bytes else "not the file of the manifest"
+        raise ShardError(f"{path}: {what}: {size} bytes where {info.bytes} were written")
+
+
+def check_membership(file: ShardFile, manifest: Manifest, split: str, shard: int) -> None:
+    """Raise ``ShardError`` unless the file is the manifest's shard ``shard`` of ``split``."""
+    info = manifest.splits[split].shards[shard]
+    expected = {
+        "bytes": info.bytes,
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "vocab_size": manifest.tokenizer.vocab_size,
+        "language": manifest.language,
+        "seed": manifest.seed,
+        "split": split,
+        "shard_index": shard,
+        "shard_count": len(manifest.splits[split].shards),
+        "documents": info.documents,
+        "sentences": info.sentences,
+        "tokens": info.tokens,
+    }
+    for name, value in expected.items():
+        found = file.preamble.file_bytes if name == "bytes" else file.content.get(name)
+        if found != value:
+            raise ShardError(
+                f"{file.path}: {name} is {found!r} here and {value!r} in the manifest: "
+                "this file belongs to another set of shards"
+            )
+
+
+def _document_ends(folder: Path, info: ShardInfo) -> Ints:
+    """Tokens up to and with each document of a shard, int64 [D]."""
+    file = ShardFile(folder / info.file)
+    ends = file.document_ends()
+    file.close()
+    if len(ends) != info.documents or int(ends[-1]) != info.tokens:
+        raise ShardError(f"{file.path}: not the documents of the manifest: make the shards again")
+    return ends
+
+
+def _files_allowed(wanted: int) -> int:
+    """How many of `wanted` files may be open at once; raises the process's limit if it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        goal = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
+        return max(1, goal - _OTHER_FILES)
+    return wanted
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`function` of each item, in order; several at once, since they wait for files."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(min(_OPENING_THREADS, len(items))) as pool:
+        return list(pool.map(function, items))
+
+
+def _totals(counts: list[int]) -> Ints:
+    """Running totals from 0 on, int64 [n] -> [n + 1]."""
+    return np.array([0, *accumulate(counts)], np.int64)

@@ -1,0 +1,253 @@
+"""Inputs cut into segments, so that any process can read any of them by itself.
+
+| file | segment |
+|---|---|
+| MediaWiki XML in bzip2, of any number of streams | the pages that begin in a run of blocks |
+| MediaWiki XML, unpacked | the pages that begin in a range of bytes |
+| Parquet | a row group |
+| anything else | the whole file |
+
+The cuts are a pure function of the file's bytes and ``segment_bytes``. Pages come in the order
+of the file, segment by segment, and are those of :func:`megabert.data.text.input.sources.iter_pages`;
+only a MediaWiki page that brings no number of its own is numbered by segment and place.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, Literal
+from xml.parsers import expat
+
+import numpy as np
+import numpy.typing as npt
+
+from megabert.data.text.extracted import Numbering
+from megabert.data.text.input import mediawiki
+from megabert.data.text.input.bzip2 import BlockFile
+from megabert.data.text.input.sources import head_of, is_parquet_file, iter_file, iter_pages, sniff
+from megabert.data.text.input.streams import PIECE, compressed_fault, open_streams, packing
+from megabert.data.text.pages import Page, Site
+
+SEGMENT_BYTES = 1 << 21
+"""Packed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
+UNPACKED_FACTOR = 4
+"""An unpacked file has segments of so many times ``SEGMENT_BYTES``."""
+_PAGES_OF_A_SEGMENT = 32  # bits of a page's number that count within a segment
+_ENCODING = re.compile(rb"<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"']+)")
+
+OnOpen = Callable[[BinaryIO], None]
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """How a file is read. kind: "blocks" and "bytes" are MediaWiki XML in bzip2 and unpacked,
+    "rows" is Parquet with ``groups`` row groups, "whole" anything else, "empty" no text at all.
+    size: bytes of the file."""
+
+    path: Path
+    size: int
+    kind: Literal["blocks", "bytes", "rows", "whole", "empty"]
+    site: Site = field(default=Site(), repr=False)
+    groups: int = 0
+
+
+def inspect_file(path: Path, input_format: str) -> FileForm:
+    """Look at the head of a file. Raises ``UserError`` for a head of no known or wrong form."""
+    size = path.stat().st_size if path.is_file() else 0
+    if is_parquet_file(path, input_format):
+        from megabert.data.text.input import parquet
+
+        return FileForm(path, size, "rows", groups=parquet.row_groups(path))
+    packed = packing(path)
+    for name, stream in open_streams(path):
+        head = head_of(stream)
+        if packed not in ((), ("bz2",)):
+            return FileForm(path, size, "whole")
+        if not head.strip():
+            return FileForm(path, size, "empty")
+        kind = sniff(head, name) if input_format == "auto" else input_format
+        if kind != "mediawiki" or not _is_utf8(head):
+            return FileForm(path, size, "whole")
+        site = mediawiki.read_site(stream, name)
+        return FileForm(path, size, "blocks" if packed else "bytes", site)
+    return FileForm(path, size, "whole")
+
+
+def _is_utf8(head: bytes) -> bool:
+    declared = _ENCODING.search(head[:512])
+    return declared is None or declared.group(1).lower() in (b"utf-8", b"us-ascii", b"ascii")
+
+
+@dataclass(frozen=True)
+class BlockSegment:
+    """Blocks ``first`` to ``last`` (exclusive) of the table in ``table`` (a .npy file of
+    :func:`megabert.data.text.input.bzip2.find_blocks`); ``index`` is its place in the file."""
+
+    path: Path
+    table: Path
+    first: int
+    last: int
+    index: int
+    site: Site
+    size: int
+
+    def pages(self) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        table = np.load(self.table, mmap_mode="r")
+        with BlockFile(self.path) as source:
+            blocks = _Blocks(source)
+            yield from mediawiki.read_segment(
+                blocks.decode(table[self.first : self.last]),
+                blocks.decode(table[self.last :]),
+                source.name,
+                base=self.index << _PAGES_OF_A_SEGMENT,
+                site=self.site,
+                place=blocks.place if self.index else mediawiki.line_and_byte,
+            )
+
+
+class _Blocks:
+    """Decodes blocks in order, and knows where in the file it is."""
+
+    def __init__(self, source: BlockFile) -> None:
+        self._source = source
+        self._byte = 0
+
+    def decode(self, blocks: npt.NDArray[np.int64]) -> Iterator[bytes]:
+        for row in blocks:
+            start, stop, level = (int(value) for value in row)
+            self._byte = start // 8
+            try:
+                yield self._source.decode(start, stop, level)
+            except OSError as error:
+                what = f"damaged bz2 data ({error})"
+                raise compressed_fault(self._source.name, what, self._byte) from None
+
+    def place(self, _error: expat.ExpatError, _byte: int) -> str:
+        return f"the block at compressed byte {self._byte:,}"
+
+
+@dataclass(frozen=True)
+class ByteSegment:
+    """Bytes ``start`` to ``stop`` of an unpacked file; ``index`` is its place in the file."""
+
+    path: Path
+    start: int
+    stop: int
+    index: int
+    site: Site
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def pages(self) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            owned = (
+                file.read(min(PIECE, self.stop - at)) for at in range(self.start, self.stop, PIECE)
+            )
+            yield from mediawiki.read_segment(
+                owned,
+                iter(lambda: file.read(PIECE), b""),
+                str(self.path),
+                base=self.index << _PAGES_OF_A_SEGMENT,
+                site=self.site,
+                place=self._near(file) if self.index else mediawiki.line_and_byte,
+            )
+
+    @staticmethod
+    def _near(file: io.BufferedReader) -> mediawiki.Place:
+        return lambda _error, _byte: f"at most {PIECE:,} bytes before byte {file.tell():,}"
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a Parquet file."""
+
+    path: Path
+    group: int
+    size: int
+
+    def pages(self) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        from megabert.data.text.input import parquet
+
+        yield from parquet.read_row_group(self.path, self.group)
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A file read from its beginning to its end; ``before`` pages of its input stand before."""
+
+    path: Path
+    input_format: str
+    before: int
+    size: int
+
+    def pages(self, on_open: OnOpen | None = None) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        yield from iter_file(self.path, self.input_format, Numbering(self.before), on_open)
+
+
+@dataclass(frozen=True)
+class FirstPages:
+    """The first ``limit`` pages of all inputs, read one behind the other."""
+
+    inputs: tuple[Path, ...]
+    input_format: str
+    limit: int
+    size: int
+
+    def pages(self, on_open: OnOpen | None = None) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        pages = chain.from_iterable(
+            iter_pages(path, self.input_format, on_open) for path in self.inputs
+        )
+        yield from islice(pages, self.limit)
+
+
+Segment = BlockSegment | ByteSegment | RowGroup | WholeFile
+"""What a worker reads by itself."""
+Stream = WholeFile | FirstPages
+"""What one process reads for all workers."""
+
+
+def block_segments(
+    form: FileForm, table: Path, blocks: npt.NDArray[np.int64], segment_bytes: int
+) -> list[BlockSegment]:
+    """Runs of blocks of at least ``segment_bytes`` each, but for the last one.
+
+    blocks: [n, 3], also to be found in ``table``.
+    """
+    segments: list[BlockSegment] = []
+    sizes = np.diff(blocks[:, 0] // 8, append=form.size)
+    first = size = 0
+    for index, block in enumerate(sizes.tolist()):
+        size += block
+        if size >= segment_bytes or index + 1 == len(sizes):
+            place = len(segments)
+            segments.append(
+                BlockSegment(form.path, table, first, index + 1, place, form.site, size)
+            )
+            first, size = index + 1, 0
+    return segments
+
+
+def byte_segments(form: FileForm, segment_bytes: int) -> list[ByteSegment]:
+    """Ranges of ``segment_bytes``, but for the last one."""
+    return [
+        ByteSegment(form.path, start, min(start + segment_bytes, form.size), index, form.site)
+        for index, start in enumerate(range(0, form.size, segment_bytes))
+    ]
+
+
+def row_groups(form: FileForm) -> list[RowGroup]:
+    """All row groups."""
+    return [RowGroup(form.path, group, form.size // form.groups) for group in range(form.groups)]

@@ -1,0 +1,272 @@
+"""Byte streams out of files: decompression that never hides damage, and tar members.
+
+Each stream is read in pieces of at most ``PIECE`` bytes, so memory does not depend on the
+file's size. Python's own bz2 and lzma readers take a damaged later stream of a multistream file
+for the end of the file; here every compressed stream must be whole, or a UserError names the
+file and the byte.
+"""
+
+import bz2
+import io
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from megabert.common.errors import UserError
+
+PIECE = 1 << 18
+MAGIC = {"bz2": b"BZh", "gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00"}
+OTHER_MAGIC = {
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"PK\x03\x04": "zip",
+}
+TAR_MAGIC_AT = 257
+MAX_NESTING = 4
+
+
+class _Decompressor(Protocol):
+    eof: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decompressor with the interface of bz2's and lzma's (input kept inside)."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+
+_NEW: dict[str, Callable[[], Any]] = {
+    "bz2": bz2.BZ2Decompressor,
+    "gz": _Gzip,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 30),
+}
+
+
+def compressed_fault(name: str, what: str, byte: int) -> UserError:
+    """The error of a damaged file: ``what`` was found at a byte of the packed file."""
+    return UserError(
+        f"{name}: {what} at compressed byte {byte:,}; fetch the file again or check its checksum"
+    )
+
+
+def not_padding(name: str, kind: str, byte: int) -> UserError:
+    """The error of data behind a whole stream that is neither a stream nor zeros."""
+    return compressed_fault(name, f"data that is no {kind} stream stands", byte)
+
+
+class DecompressedFile(io.RawIOBase):
+    """Reads one or more compressed streams laid end to end.
+
+    Raises UserError, naming the file and the compressed byte, when the data ends inside a
+    stream, when a stream is damaged, or when something that is no stream follows one.
+    """
+
+    def __init__(self, source: BinaryIO, kind: str, name: str) -> None:
+        self._source, self._kind, self._name = source, kind, name
+        self._decompressor: _Decompressor | None = None
+        self._pending = b""  # compressed bytes read but not yet given to a decompressor
+        self._read = 0  # compressed bytes taken from the source
+        self._started = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        filled = 0
+        while filled < len(buffer):
+            data = self._piece(min(len(buffer) - filled, PIECE))
+            if not data:
+                break
+            buffer[filled : filled + len(data)] = data
+            filled += len(data)
+        return filled
+
+    def _fail(self, what: str) -> UserError:
+        return compressed_fault(self._name, what, self._read - len(self._pending))
+
+    def _more(self) -> bytes:
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        data = self._source.read(PIECE)
+        self._read += len(data)
+        return data
+
+    def _piece(self, limit: int) -> bytes:
+        feed = b""
+        while True:
+            if self._decompressor is None:
+                if not self._next_stream():
+                    return b""
+                feed = b""  # a stream without content has ended, and this one begins
+            assert self._decompressor is not None
+            try:
+                data = self._decompressor.decompress(feed, limit)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise self._fail(f"damaged {self._kind} data ({error})") from None
+            if self._decompressor.eof:
+                self._pending = self._decompressor.unused_data + self._pending
+                self._decompressor = None
+            if data:
+                return data
+            if self._decompressor is not None:
+                feed = self._more()
+                if not feed:
+                    raise self._fail(f"the {self._kind} data is truncated: it ends")
+
+    def _next_stream(self) -> bool:
+        """Start the next compressed stream; False at the true end of the file."""
+        head = self._more()
+        while len(head) < 6:
+            more = self._source.read(PIECE)
+            self._read += len(more)
+            if not more:
+                break
+            head += more
+        self._pending = head
+        if not head:
+            return False
+        if head.startswith(MAGIC[self._kind]):
+            self._decompressor = _NEW[self._kind]()
+            self._started = True
+            return True
+        if self._started and self._rest_is_padding():
+            return False
+        raise not_padding(self._name, self._kind, self._read - len(self._pending))
+
+    def _rest_is_padding(self) -> bool:
+        """Zero bytes after the last stream are padding (xz and tape tools write them)."""
+        while True:
+            data = self._more()
+            if not data:
+                return True
+            if data.strip(b"\x00"):
+                self._pending = data
+                return False
+
+
+def _peek(stream: io.BufferedReader, count: int) -> bytes:
+    return stream.peek(count)[:count]
+
+
+def _is_tar(head: bytes) -> bool:
+    return head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] == b"ustar"
+
+
+def buffered(raw: io.RawIOBase) -> io.BufferedReader:
+    """A reader over ``raw`` that can look ahead PIECE bytes."""
+    return io.BufferedReader(raw, buffer_size=PIECE)
+
+
+class _MemberFile(io.RawIOBase):
+    """A tar member whose truncation becomes a UserError."""
+
+    def __init__(self, member: BinaryIO, name: str) -> None:
+        self._member, self._name = member, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._member.read(len(buffer))
+        except tarfile.ReadError as error:
+            raise UserError(f"{self._name}: the tar archive is damaged here ({error})") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def open_streams(
+    path: Path, on_open: Callable[[BinaryIO], None] | None = None
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    """Yield (name, stream) for a file: itself, unpacked, or each member of a tar in order.
+
+    Compression and tar are recognised by content. A stream must be read before the next one is
+    asked for. ``on_open`` gets the packed file itself, whose ``tell()`` is how far it was read.
+    Raises UserError for a missing or unreadable file and for damaged archives.
+    """
+    with _open(path) as source:
+        if on_open is not None:
+            on_open(source)
+        yield from _unpack(buffered(cast(io.RawIOBase, source)), str(path), 0)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return cast(BinaryIO, path.open("rb", buffering=0))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _unpack(
+    stream: io.BufferedReader, name: str, depth: int
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    head = _peek(stream, 512)
+    for magic, label in OTHER_MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(f"{name}: {label} archives are not read; unpack it first")
+    for kind, magic in MAGIC.items():
+        if head.startswith(magic) and depth < MAX_NESTING:
+            inner = DecompressedFile(cast(BinaryIO, stream), kind, name)
+            yield from _unpack(buffered(inner), name, depth + 1)
+            return
+    if _is_tar(head):
+        yield from _members(stream, name, depth)
+    else:
+        yield name, stream
+
+
+def packing(path: Path) -> tuple[str, ...]:
+    """How a file is packed, outermost first: of "bz2", "gz", "xz", and "tar" (then no further).
+
+    Raises UserError as :func:`open_streams`.
+    """
+    with _open(path) as source:
+        stream = buffered(cast(io.RawIOBase, source))
+        found: list[str] = []
+        while len(found) < MAX_NESTING:
+            head = _peek(stream, 512)
+            kind = next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), None)
+            if kind is None:
+                return (*found, "tar") if _is_tar(head) else tuple(found)
+            found.append(kind)
+            stream = buffered(DecompressedFile(cast(BinaryIO, stream), kind, str(path)))
+        return tuple(found)
+
+
+def _members(
+    stream: io.BufferedReader, name: str, depth: int
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if not member.isfile() or any(p.startswith(".") and p != "." for p in parts):
+                    continue
+                handle = archive.extractfile(member)
+                assert handle is not None
+                label = f"{name}!{member.name}"
+                inner = buffered(_MemberFile(cast(BinaryIO, handle), label))
+                yield from _unpack(inner, label, depth + 1)
+    except tarfile.ReadError as error:
+        raise UserError(f"{name}: the tar archive is damaged or truncated ({error})") from None

@@ -1,0 +1,158 @@
+"""Links: what a reader sees of ``[[target|label]]`` and ``[http://address label]``."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from megabert.data.text.pages import Site
+from megabert.data.text.wikitext.link_names import ALIASES, CATEGORY, FILE, NO_LANGUAGE
+from megabert.data.text.wikitext.tidy import gap
+
+EXTERNAL = "\ue000"  # marks where an external link stood
+_FILE_END = re.compile(
+    r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|webm|pdf|djvu|xcf|mid|wav|mp3|mp4|stl)\s*$",
+    re.IGNORECASE,
+)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]{1,12}){0,2}$|simple$")
+_SIMPLE = re.compile(r"\[(?=\[)\[([^\[\]|]*+)((?:\|[^\[\]]*+)?)\]\]")
+_EXTERNAL = re.compile(
+    r"\[(?:(?:https?|ftps?|ircs?|gopher|git|svn|news|mailto|tel|sftp|nntp|worldwind|urn|geo|magnet|xmpp)"
+    r":|//)[^\s\[\]<>]*((?:(?=[\s<>])[^\[\]\n]*)?)\]",
+    re.IGNORECASE,
+)
+_BARE_URL = re.compile(r"\b(?:https?|ftp)://[^\s\[\]<>\"|{}]+", re.IGNORECASE)
+# a bracket forgotten by the author: "[target|label]]", "[[target|label]"
+_HALF_OPEN = re.compile(r"\[(?<!\[\[)([^\[\]|\n]+)\|([^\[\]|\n]+)\]\]")
+_HALF_CLOSED = re.compile(r"\[\[([^\[\]|\n]+)\|([^\[\]|\n]+)\](?!\])")
+_BRACKETS = re.compile(r"\[\[|\]{2,}")
+_BLANK = re.compile(r"(\n[ \t]*\n)")
+_DISAMBIGUATION = re.compile(r"[(（][^()（）]*[)）]$")
+_PASSES = 6
+MAX_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class LinkRules:
+    """What a link's prefix means on this wiki; names are casefolded."""
+
+    files: frozenset[str]
+    categories: frozenset[str]
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(site: Site, language: str) -> "LinkRules":
+        """Rules from the dump's own namespace names and the commonest old ones."""
+        files, categories = ALIASES.get(language.lower().split("-")[0], ((), ()))
+        return LinkRules(
+            frozenset(n.casefold() for n in (*FILE, *site.file_prefixes, *files)),
+            frozenset(n.casefold() for n in (*CATEGORY, *site.category_prefixes, *categories)),
+        )
+
+    def is_file(self, target: str) -> bool:
+        """Whether the link shows a picture, sound or film."""
+        prefix, colon, _ = target.partition(":")
+        return bool(colon) and (_key(prefix) in self.files or bool(_FILE_END.search(target)))
+
+    def text(self, target: str, label: str | None) -> str:
+        """What a reader sees of ``[[target|label]]`` in running text; "" for files,
+        categories and links to other languages. ``label`` is None where there is no ``|``."""
+        target = target.strip()
+        shown = target.startswith(":")
+        name = target[1:] if shown else target
+        prefix, colon, rest = name.partition(":")
+        if colon and not shown:
+            if self.is_file(name) or _key(prefix) in self.categories:
+                return ""
+            if _LANGUAGE.match(prefix) and prefix not in NO_LANGUAGE:
+                return ""
+        if label is not None and label.strip():
+            return label.strip(" \t")
+        if label is not None:  # "[[Foo (bar)|]]"
+            return _DISAMBIGUATION.sub("", (rest if colon else name).strip()).strip()
+        name, hash_mark, anchor = name.partition("#")
+        return (name or anchor).replace("_", " ") if hash_mark else name
+
+
+def _key(prefix: str) -> str:
+    return prefix.strip().replace("_", " ").casefold()
+
+
+def strip_links(text: str, rules: LinkRules) -> str:
+    """Text with links replaced by what a reader sees; EXTERNAL marks each external link.
+
+    Well-formed links go first, innermost first; what then still has double brackets goes
+    through one scan with a stack, a block at a time. Linear in the text.
+    """
+    if "[" in text:
+        text = _strip_simple(text, rules)
+    if "[" in text:
+        text = _EXTERNAL.sub(lambda match: EXTERNAL + match.group(1).strip(), text)
+        text = _strip_simple(text, rules)
+    if "[[" in text or "]]" in text:
+        text = "".join(
+            _strip_tangled(block, rules) if "[[" in block or "]]" in block else block
+            for block in _BLANK.split(text)
+        )
+    return _BARE_URL.sub(EXTERNAL, text) if "://" in text else text
+
+
+def _strip_simple(text: str, rules: LinkRules) -> str:
+    """Without links that hold no other brackets; the passes reach links inside captions."""
+    for _ in range(_PASSES):
+        pieces = _SIMPLE.split(text) if "[[" in text else [text]
+        if len(pieces) == 1:
+            break
+        _show(pieces, rules)
+        text = "".join(pieces)
+    return text
+
+
+def _show(pieces: list[str], rules: LinkRules) -> None:
+    """``pieces``: text, target, label with its bar or "", text, target, ...; changed in place."""
+    for index in range(1, len(pieces), 3):
+        target, label = pieces[index], pieces[index + 1]
+        if ":" in target or "#" in target or label == "|":
+            shown = rules.text(target, label[1:] if label else None)
+            pieces[index] = shown or gap(pieces[index - 1], pieces[index + 2])
+        else:
+            pieces[index] = label[1:].strip(" \t") or target.strip()
+        pieces[index + 1] = ""
+
+
+def _strip_tangled(block: str, rules: LinkRules) -> str:
+    """Without links that hold single brackets, were half forgotten, or never close."""
+    block = _HALF_OPEN.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
+    block = _HALF_CLOSED.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
+    stack: list[list[str]] = [[]]
+    position = 0
+    for match in _BRACKETS.finditer(block):
+        stack[-1].append(block[position : match.start()])
+        position = match.end()
+        if match.group() == "[[":
+            if len(stack) <= MAX_DEPTH:
+                stack.append([])
+            continue
+        brackets = len(match.group())
+        while brackets >= 2 and len(stack) > 1:
+            body = "".join(stack.pop())
+            if brackets % 2 and body.count("[") > body.count("]"):
+                body += "]"  # "[[File:x.png|a caption [with a note]]]"
+                brackets -= 1
+            target, bar, label = body.partition("|")
+            stack[-1].append(rules.text(target, label if bar else None))
+            brackets -= 2
+        if brackets == 1:
+            stack[-1].append("]")
+    stack[-1].append(block[position:])
+    while len(stack) > 1:
+        stack[-2].append(_never_closed("".join(stack.pop()), rules))
+    return "".join(stack[0])
+
+
+def _never_closed(body: str, rules: LinkRules) -> str:
+    """What stays of ``[[`` and all that follows in its block: a file link loses its line."""
+    line, newline, rest = body.partition("\n")
+    target, bar, label = line.partition("|")
+    if rules.is_file(target):
+        return newline + rest
+    return (label if bar else target) + newline + rest

@@ -1,0 +1,102 @@
+"""Wikitext to sections of plain text.
+
+Every pass is linear in the page, or is a fixed number of linear passes: comments, extension
+tags, templates and tables, language conversion, headings, links, tags, lines. So no page can
+hang the cleaner, and what becomes of a page depends on the page alone.
+"""
+
+import re
+from dataclasses import dataclass
+
+from megabert.data.text.pages import Site
+from megabert.data.text.paragraphs import Paragraph, paragraphs, reads_as_prose
+from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
+from megabert.data.text.wikitext.inline import strip_inline
+from megabert.data.text.wikitext.links import LinkRules
+from megabert.data.text.wikitext.templates import strip_extension_tags, strip_templates
+
+MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
+
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
+_SWITCH = re.compile(r"__[^\W\d_a-z]{2,40}__")  # not "__init__"
+_RULE = re.compile(r"\n-{4,}")
+
+
+class PageLimitError(Exception):
+    """A page that is longer than any page can be."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The paragraphs under one heading; the lead section has heading "" and level 0."""
+
+    heading: str
+    level: int
+    paragraphs: tuple[Paragraph, ...]
+
+
+def clean(text: str, *, language: str, title: str = "", site: Site | None = None) -> list[Section]:
+    """Sections of plain text, in the page's order; sections without text are left out.
+
+    language: code of the wiki ("zh" and other languages with variants get ``-{...}-``
+    resolved). title: what ``{{PAGENAME}}`` stands for. site: local namespace names.
+    Sections at the end of a page that only list works, links or names (see also, references,
+    external links in any language) are dropped.
+
+    Raises PageLimitError for more than MAX_CHARACTERS.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise PageLimitError
+    rules = LinkRules.of(site or Site(), language)
+    sections, bodies = [], []
+    for heading, level, body in _sections(_prepare(text, language, title)):
+        found = paragraphs(strip_inline(body, rules))
+        sections.append(Section(heading, level, tuple(found)))
+        bodies.append(body)
+    return _without_tail(sections, bodies)
+
+
+def _prepare(text: str, language: str, title: str) -> str:
+    """Without what spans lines; begins with a line end."""
+    if "<!--" in text:
+        text = _COMMENT.sub("", text)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = strip_templates(strip_extension_tags(text), title)
+    if "-{" in text and has_variants(language):
+        text = resolve_conversion(text, language)
+    if "__" in text:
+        text = _SWITCH.sub("", text)
+    return _RULE.sub("\n", f"\n{text}")
+
+
+def _sections(text: str) -> list[tuple[str, int, str]]:
+    """(heading, level, body) from top to bottom."""
+    found = []
+    heading, level, start = "", 0, 0
+    for match in _HEADING.finditer(text):
+        line = match.group().strip()
+        marks = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+        inside = line[marks:-marks].strip()
+        if not inside:
+            continue
+        found.append((heading, level, text[start : match.start()]))
+        heading, level, start = inside, marks, match.end()
+    found.append((heading, level, text[start:]))
+    return found
+
+
+def _without_tail(sections: list[Section], bodies: list[str]) -> list[Section]:
+    """Without the headed sections at the end that only list works, links or names."""
+    last = len(sections)
+    while last > 1 and not _has_prose(sections[last - 1], bodies[last - 1]):
+        last -= 1
+    return [section for section in sections[:last] if section.paragraphs]
+
+
+def _has_prose(section: Section, body: str) -> bool:
+    if any(paragraph.kind == "text" for paragraph in section.paragraphs):
+        return True
+    items = [line for paragraph in section.paragraphs for line in paragraph.lines]
+    return bool(items) and reads_as_prose(items, body)

@@ -1,0 +1,58 @@
+"""The file of a SentencePiece model: protocol buffers, of which a few fields are needed here."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from megabert.data.tokenizers.protobuf import fields
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a SentencePiece model file holds, as far as it is needed."""
+
+    kind: str
+    pieces: list[tuple[str, float, int]]  # text, score, type (1 normal, 2 unknown, 3 control, ...)
+    charsmap: bytes
+    dummy_prefix: bool
+    extra_spaces_removed: bool
+    byte_fallback: bool
+
+
+def read_model(content: bytes) -> ModelSpec:
+    """Decode a SentencePiece model file (``sentencepiece_model.proto``).
+
+    Fields: ModelProto.pieces 1 {piece 1, score 2, type 3}, trainer_spec 2 {model_type 3,
+    byte_fallback 35}, normalizer_spec 3 {precompiled_charsmap 2, add_dummy_prefix 3,
+    remove_extra_whitespaces 4}.
+    """
+    pieces = []
+    trainer: dict[int, Any] = {}
+    rules: dict[int, Any] = {}
+    for number, value in fields(content):
+        if number == 1:
+            entry = _message(value)
+            score = struct.unpack("<f", entry.get(2, b"\0\0\0\0"))[0]
+            pieces.append((entry[1].decode(), score, entry.get(3, 1)))
+        elif number == 2:
+            trainer = _message(value)
+        elif number == 3:
+            rules = _message(value)
+    kind = {1: "unigram", 2: "bpe"}.get(trainer.get(3, 1), "other")
+    return ModelSpec(
+        kind,
+        pieces,
+        charsmap=rules.get(2, b""),
+        dummy_prefix=bool(rules.get(3, 1)),
+        extra_spaces_removed=bool(rules.get(4, 1)),
+        byte_fallback=bool(trainer.get(35, 0)),
+    )
+
+
+def _message(value: int | bytes) -> dict[int, Any]:
+    """Fields of a message within a message; of a repeated one the last."""
+    if isinstance(value, int):
+        raise ValueError("a number stands where a message is expected")
+    return dict(fields(value))

@@ -1,0 +1,265 @@
+"""WordPiece ids of many sentences at once, by a table of characters and a cache of words.
+
+BERT's normaliser and splitter work character by character but for combining marks, and a word
+ends at every space, punctuation mark and, where they are split, ideograph. So a text is cut there,
+and each piece between is encoded once and looked up from then on: a few hundred thousand words
+make up nearly all of a text. Which characters cut is asked of the ``tokenizers`` library, one by
+one; pieces not seen before are encoded by it, or, of ASCII letters and digits alone, by longest
+match here. Nothing about a character that does not cut is assumed, so ids equal the library's.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from megabert.data.tokenizers.base import are_ideographs
+
+SPACE = ord(" ")
+MAX_CACHE_BYTES = 2**27
+_ENTRY_BYTES = 200  # of a cached word beside its characters: key, number, ids
+_BATCH_CHARACTERS = 2**18
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class WordPieceBatchEncoder:
+    """Encodes batches of sentences; holds at most about ``MAX_CACHE_BYTES`` of words.
+
+    Args:
+        backend: BERT's normaliser, pre-tokenizer and WordPiece model.
+        ids: token -> id.
+        unk: id of the unknown token.
+        prefix: mark of a piece that continues a word.
+        max_word: characters of a word at most; a longer one is unknown.
+        lower_case: whether the normaliser lower-cases.
+        split_ideographs: whether it parts ideographs.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        ids: Mapping[str, int],
+        *,
+        unk: int,
+        prefix: str,
+        max_word: int,
+        lower_case: bool,
+        split_ideographs: bool,
+    ) -> None:
+        self._backend = backend
+        self._unk = unk
+        self._max_word = max_word
+        self._first = {t: i for t, i in ids.items() if not t.startswith(prefix)}
+        self._next = {t[len(prefix) :]: i for t, i in ids.items() if t.startswith(prefix)}
+        table = _CharacterTable(backend, lower_case=lower_case, split_ideographs=split_ideographs)
+        self._alone, self._shown = table.alone, table.shown
+        self._forget()
+
+    def _forget(self) -> None:
+        self._words = _Entries()  # word -> entry
+        self._alone_entry = np.full(len(self._alone), -1, np.int64)  # character -> entry
+        self._ids = np.zeros(0, np.int32)  # of all entries, one behind the other
+        self._begin = np.zeros(0, np.int64)  # [entries], into _ids
+        self._length = np.zeros(0, np.int64)  # [entries]
+        self._bytes = 0
+
+    def encode(
+        self, sentences: Sequence[str], continues: Bools | None = None
+    ) -> tuple[npt.NDArray[np.int32], Ints, Ints]:
+        """Encode sentences without lone surrogates.
+
+        continues: bool [C] over the sentences joined by a line feed: characters that no word may
+        begin at.
+
+        Returns ids int32 [T]; each sentence's number of ids int64 [S]; and the tokens of
+        characters which are a word alone and which ``continues`` marks, int64 [at most T].
+        """
+        ids, lengths, continuing = [], [], []
+        tokens = characters = 0
+        for batch in _batches(sentences):
+            text = "\n".join(batch)
+            if self._bytes > MAX_CACHE_BYTES:
+                self._forget()
+            found, counts, places, first = self._encode(text, batch)
+            if continues is not None:
+                marked = continues[characters + places]
+                continuing.append(tokens + first[marked])
+            ids.append(found)
+            lengths.append(counts)
+            tokens += len(found)
+            characters += len(text) + 1
+        return (
+            np.concatenate([np.zeros(0, np.int32), *ids]),
+            np.concatenate([np.zeros(0, np.int64), *lengths]),
+            np.concatenate([np.zeros(0, np.int64), *continuing]),
+        )
+
+    def _encode(
+        self, text: str, sentences: Sequence[str]
+    ) -> tuple[npt.NDArray[np.int32], Ints, Ints, Ints]:
+        """Ids, ids a sentence; places of characters that are alone, and the token of each."""
+        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        shown = self._shown[codes]  # [C], SPACE wherever no word goes on
+        in_word = np.zeros(len(codes) + 1, np.bool_)
+        np.not_equal(shown, SPACE, out=in_word[1:])
+        word_places = np.flatnonzero(in_word[1:] & ~in_word[:-1])
+        alone_places = np.flatnonzero(self._alone[codes])
+        words = shown.tobytes().decode("utf-32-le").split()
+        entry = np.full(len(codes), -1, np.int64)
+        entry[word_places] = self._word_entries(words)
+        entry[alone_places] = self._alone_entries(codes[alone_places])
+        places = np.flatnonzero(entry >= 0)  # [E]
+        entry = entry[places]
+        length = self._length[entry]
+        after = np.concatenate(([0], np.cumsum(length)))  # [E + 1] tokens before each entry
+        total = int(after[-1])
+        source = np.repeat(self._begin[entry] - after[:-1], length) + np.arange(total)
+        ends = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)) + 1)
+        counts = np.diff(after[np.searchsorted(places, ends)], prepend=0)
+        is_alone = self._alone[codes[places]] & (length > 0)
+        return self._ids[source], counts, places[is_alone], after[:-1][is_alone]
+
+    def _word_entries(self, words: list[str]) -> Ints:
+        found = np.fromiter(map(self._words.__getitem__, words), np.int64, len(words))
+        places = np.flatnonzero(found < 0).tolist()
+        if places:
+            missing = list(dict.fromkeys([words[place] for place in places]))
+            self._words.update(zip(missing, self._add(missing)))
+            found[places] = [self._words[words[place]] for place in places]
+        return found
+
+    def _alone_entries(self, codes: npt.NDArray[np.uint32]) -> Ints:
+        missing = np.unique(codes[self._alone_entry[codes] < 0])
+        if len(missing):
+            self._alone_entry[missing] = self._add([chr(code) for code in missing])
+        return self._alone_entry[codes]
+
+    def _add(self, words: Sequence[str]) -> range:
+        """Encode new words; returns their entries.
+
+        Normalisation leaves ASCII letters and digits as they are: capitals are small by now.
+        """
+        plain = [word.isascii() and word.isalnum() for word in words]
+        others = iter(self._encode_words([w for w, is_plain in zip(words, plain) if not is_plain]))
+        ids = [
+            self._longest_match(word) if is_plain else next(others)
+            for word, is_plain in zip(words, plain)
+        ]
+        length = np.fromiter(map(len, ids), np.int64, len(ids))
+        begin = len(self._ids) + np.cumsum(length) - length
+        first = len(self._length)
+        self._ids = np.concatenate((self._ids, np.array(list(chain(*ids)), np.int32)))
+        self._begin = np.concatenate((self._begin, begin))
+        self._length = np.concatenate((self._length, length))
+        self._bytes += sum(map(len, words)) + _ENTRY_BYTES * len(words)
+        return range(first, len(self._length))
+
+    def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Normalise and split as the library does, in one call for all, then match."""
+        text = self._backend.normalizer.normalize_str(" ".join(words))
+        parts = text.split(" ")
+        if len(parts) != len(words):  # the normaliser parts ideographs of the upper planes
+            if len(words) > 1:
+                return [ids for word in words for ids in self._encode_words([word])]
+            parts = [text]
+        ends = np.cumsum([len(part) + 1 for part in parts])
+        pieces = self._backend.pre_tokenizer.pre_tokenize_str(text)
+        owners = np.searchsorted(ends, [begin for _, (begin, _) in pieces], side="right")
+        ids: list[list[int]] = [[] for _ in words]
+        for owner, (piece, _) in zip(owners.tolist(), pieces):
+            ids[owner] += self._longest_match(piece)
+        return ids
+
+    def _longest_match(self, word: str) -> list[int]:
+        """Ids of a normalised word."""
+        if len(word) > self._max_word:
+            return [self._unk]
+        pieces: list[int] = []
+        begin, stop, vocabulary = 0, len(word), self._first
+        while begin < stop:
+            end = stop
+            while (piece := vocabulary.get(word[begin:end])) is None:
+                end -= 1
+                if end == begin:
+                    return [self._unk]
+            pieces.append(piece)
+            begin, vocabulary = end, self._next
+        return pieces
+
+
+class _Entries(dict[str, int]):
+    """Entries of words; -1 for an unknown one."""
+
+    def __missing__(self, word: str) -> int:
+        return -1
+
+
+class _CharacterTable:
+    """What each character does to the word it stands in, as the library answers.
+
+    ``alone`` bool [0x110000]: a word by itself, whatever its neighbours. ``shown`` uint32
+    [0x110000]: the character that stands for it within a word, or a space if it ends one.
+
+    Characters outside the basic plane are left to the library with the word around them.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, lower_case: bool, split_ideographs: bool
+    ) -> None:
+        self._backend = backend
+        self.alone = np.zeros(0x110000, np.bool_)
+        self.shown = np.arange(0x110000, dtype="<u4")
+        for code in _candidates():
+            before, *inside = self._pieces(f"a{chr(code)}a")
+            if before == "a" and inside[-1:] == ["a"]:
+                self.shown[code] = SPACE
+                self.alone[code] = len(inside) > 1
+            elif chr(code).isspace():
+                # The normaliser drops it, but str.split would cut here.
+                self.shown[code] = 0
+        if split_ideographs:
+            ideographs = np.flatnonzero(are_ideographs(np.arange(0x10000, dtype="<u4")))
+            parted = ideographs[self._parted(ideographs)]
+            self.alone[parted], self.shown[parted] = True, SPACE
+        if lower_case:
+            for code in range(ord("A"), ord("Z") + 1):
+                self.shown[code] = ord(chr(code).lower())
+
+    def _pieces(self, text: str) -> list[str]:
+        normalised = self._backend.normalizer.normalize_str(text)
+        return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normalised)]
+
+    def _parted(self, codes: Ints) -> Bools:
+        """Whether the normaliser leaves one character with a space on each side."""
+        text = "a".join(["", *map(chr, codes), ""])
+        answers = self._backend.normalizer.normalize_str(text).split("a")[1:-1]
+        return np.array([len(a) == 3 and a[0] == a[2] == " " != a[1] for a in answers], np.bool_)
+
+
+def _candidates() -> Iterable[int]:
+    """Spaces, punctuation, ASCII symbols of the basic plane."""
+    for code in range(0x10000):
+        character = chr(code)
+        if (
+            character.isspace()
+            or unicodedata.category(character).startswith("P")
+            or (code < 128 and not character.isalnum())
+        ):
+            yield code
+
+
+def _batches(sentences: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Runs of sentences of about ``_BATCH_CHARACTERS``, at least one sentence each."""
+    first = size = 0
+    for last, sentence in enumerate(sentences, 1):
+        size += len(sentence)
+        if size >= _BATCH_CHARACTERS or last == len(sentences):
+            yield sentences[first:last]
+            first, size = last, 0

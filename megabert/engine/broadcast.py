@@ -1,0 +1,96 @@
+"""What ranks hand to each other outside of training steps: inputs read once, outputs put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from megabert.common.errors import UserError
+from megabert.engine.launch import World
+
+Value = TypeVar("Value")
+
+
+def from_main(world: World, make: Callable[[], Value]) -> Value:
+    """``make()`` of the main rank, on every rank (a collective; the value is pickled).
+
+    Raises:
+        UserError: on every rank, where ``make`` raised it on the main one.
+    """
+    outcome: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            outcome[0] = make()
+        except UserError as error:
+            outcome[1] = str(error)
+    if world.topology.world_size > 1:
+        dist.broadcast_object_list(outcome, src=0, device=world.device)
+    if outcome[1] is not None:
+        if world.topology.world_size > 1:
+            # The main rank must not leave before all have read its message; once one has
+            # read it, it does not matter who is gone.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+def tensors_from_main(
+    world: World, tensors: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """The main rank's tensors on every rank, in host memory (a collective; one at a time)."""
+    held = dict(tensors or {})
+    if world.topology.world_size == 1:
+        return held
+    facts = from_main(world, lambda: [(n, t.shape, t.dtype) for n, t in held.items()])
+    received = {}
+    for name, shape, dtype in facts:
+        if world.is_main:
+            buffer = held[name].to(world.device).contiguous()
+        else:
+            buffer = torch.empty(shape, dtype=dtype, device=world.device)
+        dist.broadcast(buffer, src=0)
+        received[name] = held[name] if world.is_main else buffer.cpu()
+    return received
+
+
+def portions(
+    lengths: np.ndarray, batch_size: int, rank: int, ranks: int
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """This rank's batches of rows, of similar length, longest first: (rows, whether they count).
+
+    The batches of all ranks that count hold every row once. Every rank gets the same number of
+    batches, as collective forwards need; a rank without one of its own repeats the last batch, which
+    then does not count.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    for first in range(0, len(batches), ranks):
+        mine = first + rank
+        yield batches[min(mine, len(batches) - 1)], mine < len(batches)
+
+
+def gather_rows(
+    world: World, rows: list[np.ndarray], outputs: list[dict[str, np.ndarray]], total: int
+) -> dict[str, np.ndarray]:
+    """Outputs of all data-parallel ranks as arrays over rows 0 ... ``total`` - 1 (a collective).
+
+    ``rows[i]`` are the rows that ``outputs[i]``, arrays [len(rows[i]), ...], belong to.
+    """
+    everything: list[Any] = [(rows, outputs)]
+    if world.topology.data_parallel > 1:
+        everything = [None] * world.topology.data_parallel
+        dist.all_gather_object(everything, (rows, outputs), group=world.groups.data)
+    whole: dict[str, np.ndarray] = {}
+    for some_rows, some_outputs in everything:
+        for places, values in zip(some_rows, some_outputs):
+            for name, value in values.items():
+                if name not in whole:
+                    whole[name] = np.zeros((total, *value.shape[1:]), value.dtype)
+                whole[name][places] = value
+    return whole

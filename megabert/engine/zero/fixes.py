@@ -1,0 +1,202 @@
+"""A fresh DeepSpeed engine made exact: LAMB's segment table, and what DeepSpeed gets wrong put right.
+
+Mended here (all seen in DeepSpeed 0.19.8, each with a test in tests/engine/zero/test_lamb_zero.py):
+
+    stage 0, half precision      an update while it sets up; split gradients left out of the norm;
+                                 fp16's loss scale divided out of gradients that never had it, and
+                                 the wrong one where it grows
+    stage 0, fp32                no gradient norm; gradients that are not finite are applied
+    stages 1 and 2, offloaded,   the sums of a skipped update are kept, so that every later update
+      fp32 sums                  overflows too
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megabert.common.errors import UserError
+from megabert.engine.launch import check_versions
+from megabert.engine.zero.partitions import Slice, is_split, private, slices_of, sum_over_holders
+from megabert.optim.flat_segments import SegmentTable
+from megabert.optim.lamb import Lamb
+from megabert.optim.norms import squared_norms
+from megabert.parallel.topology import TensorParallel
+
+_UNSCALED_STAGE_0 = "0.19.8"
+"""The DeepSpeed whose fp16 stage 0 is known, and mended in :func:`_scale_loss_once`."""
+
+
+def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
+    """Make a fresh engine's optimizer exact: call once, between initialize and anything else.
+
+    Returns where the optimizer's state is.
+
+    Gives a :class:`~megabert.optim.lamb.Lamb` its segment table and collective; undoes the update
+    that DeepSpeed makes while it sets up stage 0 in half precision (weights back, no state); has
+    stage 0 measure its gradient norm rightly, and in fp32 skip an update whose gradient is not finite,
+    as all other modes do. All but the first serve other optimizers as well.
+
+    Raises:
+        UserError: a DeepSpeed too old or changed; a topology under which it would not be exact.
+    """
+    check_versions()
+    optimizer, base = engine.optimizer, engine.basic_optimizer
+    world_size = dist.get_world_size()
+    if engine.dp_world_size * tp.size != world_size:
+        raise UserError(
+            f"{engine.dp_world_size} data-parallel x {tp.size} tensor-parallel ranks are not the "
+            f"{world_size} ranks of the run: was the mpu given to DeepSpeed?"
+        )
+    slices = slices_of(engine)
+    for item in slices:
+        if item.flat.dtype != torch.float32:
+            raise UserError(
+                f"the weights that the optimizer updates are {item.flat.dtype}, not fp32: remove the "
+                "setting of half-precision masters from the DeepSpeed configuration"
+            )
+    if isinstance(base, Lamb):
+        # DeepSpeed drops the gradients as soon as the step is done
+        base.overwrite_gradients = True
+        table = [(item.flat, item.partition) for item in slices]
+        listed = {id(flat) for flat, _ in table}
+        if not all(id(p) in listed for group in base.param_groups for p in group["params"]):
+            raise UserError(
+                f"DeepSpeed {version('deepspeed')} updates tensors that its partition tables do "
+                "not list; install the tested release: pip install deepspeed==0.19.8"
+            )
+        base.attach(SegmentTable(table, sum_over_holders(engine, tp), tp.rank == 0))
+    if type(optimizer).__name__ == "FP16_UnfusedOptimizer" and engine.global_steps == 0:
+        base.state.clear()
+        for item in slices:
+            item.flat.data.copy_(item.parameters[0].data)
+    if engine.zero_optimization_stage() == 0:
+        _record_norm(engine, tp, slices)
+    elif getattr(optimizer, "cpu_offload", False):
+        _forget_overflow(optimizer)
+    return slices[0].flat.device
+
+
+def _forget_overflow(optimizer: Any) -> None:
+    """Stages 1 and 2 with ZeRO-Offload: drop the summed gradients of a skipped update.
+
+    DeepSpeed 0.19.8 keeps those that are summed in fp32, so that one NaN makes every later update
+    overflow. The method wrapped here ends each update, skipped or not.
+    """
+    reset, sums = (
+        private(optimizer, "reset_cpu_buffers"),
+        private(optimizer, "averaged_gradients"),
+    )
+
+    def reset_all() -> None:
+        reset()
+        for group in sums:
+            sums[group] = None
+
+    optimizer.reset_cpu_buffers = reset_all
+
+
+def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[Slice]) -> None:
+    """Stage 0: have the norm measured here, before clipping, and clip by it.
+
+    DeepSpeed 0.19.8 keeps no norm in fp32, and applies a gradient that is not finite there
+    (``overflow`` is what its engine asks an optimizer for). In half precision it leaves out the split
+    tensors of all tensor-parallel ranks but the first (it looks for their mark on the gradients), and
+    reports the fp16 norm times the loss scale.
+    """
+    all_reduce = sum_over_holders(engine, tp)
+    optimizer = engine.optimizer
+    max_norm = float(engine.gradient_clipping())
+
+    def norm() -> Tensor:
+        counted = [
+            item.flat.grad
+            for item in slices
+            if item.flat.grad is not None and (is_split(item.parameters[0]) or tp.rank == 0)
+        ]
+        square = torch.zeros((), dtype=torch.float64, device=engine.device)
+        if counted:
+            square += squared_norms(counted).sum()
+        if all_reduce is not None:
+            all_reduce(square)
+        return square.sqrt()
+
+    def measure_and_clip_fp32(*_: Any) -> None:
+        engine._global_grad_norm = norm()
+        optimizer.overflow = not bool(torch.isfinite(engine._global_grad_norm))
+        if optimizer.overflow:
+            engine._global_grad_norm = math.inf
+            return
+        gradients = [item.flat.grad for item in slices if item.flat.grad is not None]
+        if max_norm > 0.0 and gradients:
+            scale = (max_norm / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+
+    if optimizer is not engine.basic_optimizer:
+        _scale_loss_once(engine, norm)
+        return
+    step = optimizer.step
+
+    def step_unless_overflow(closure: Any = None) -> Any:
+        if max_norm <= 0.0:
+            measure_and_clip_fp32()
+        return None if optimizer.overflow else step(closure)
+
+    private(engine, "clip_fp32_gradients")
+    engine.clip_fp32_gradients = measure_and_clip_fp32
+    optimizer.step = step_unless_overflow
+
+
+def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
+    """Stage 0 in half precision: have each gradient carry the loss scale that it is divided by.
+
+    DeepSpeed 0.19.8 divides the gradients by fp16's loss scale here, but its ``backward`` multiplies
+    the loss by it under ZeRO only; and it divides by the scale of the *next* update where that grows.
+
+    Raises:
+        UserError: fp16 with another DeepSpeed, which may have been mended.
+    """
+    optimizer = engine.optimizer
+    scales = private(optimizer, "loss_scale_config")
+    clip = private(optimizer, "unscale_and_clip_grads")
+    used = [float(scales.cur_scale)]
+    if scales.use_grad_scaling:
+        if version("deepspeed") != _UNSCALED_STAGE_0:
+            raise UserError(
+                f"fp16 at ZeRO stage 0 was checked with DeepSpeed {_UNSCALED_STAGE_0} only, this is "
+                f"{version('deepspeed')}: use --zero-stage 1, or bf16"
+            )
+        backward = engine.backward
+
+        def backward_scaled(loss: Tensor, **named: Any) -> Any:
+            used[0] = float(scales.cur_scale)
+            return backward(loss.float() * used[0], **named)
+
+        engine.backward = backward_scaled
+
+    def measure_and_clip(_: Any, apply_scale: bool = True) -> Any:
+        scaled = norm()
+        optimizer._global_grad_norm = scaled / used[0]
+        following, scales.cur_scale = scales.cur_scale, used[0]
+        try:
+            return clip(scaled, apply_scale)
+        finally:
+            scales.cur_scale = following
+
+    optimizer.unscale_and_clip_grads = measure_and_clip
+
+
+def grad_norm(engine: Any) -> float:
+    """Global norm of the last step's gradients before clipping, at every stage.
+
+    Split tensors count whole, copies once. inf after a skipped step; nan before the first one.
+    Waits for the device: call it on logging steps only.
+    """
+    norm = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)

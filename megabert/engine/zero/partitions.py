@@ -1,0 +1,196 @@
+"""The only reader of DeepSpeed's partition tables: whole tensors <-> ZeRO's flat fp32 slices.
+
+Every ZeRO stage keeps its fp32 weights and moments in another shape and under other private names:
+
+    stage 0, fp32            the model's own parameters; no wrapper around the optimizer
+    stage 0, half precision  FP16_UnfusedOptimizer: one fp32 master a parameter
+    stages 1, 2              DeepSpeedZeroOptimizer: one slice a parameter group, 1/DP of all its
+                             tensors end to end
+    stage 1, bf16 summed up  BF16_Optimizer: the same, other names
+      in fp32
+    stage 3                  DeepSpeedZeroOptimizer_Stage3: one slice a sub-group, in it 1/DP of each
+                             tensor, each with padding of its own
+
+:func:`slices_of` turns all of them into one form, a list of flat tensors and the
+:class:`~megabert.optim.flat_segments.Partition` of each; the rest of the file knows no stages. Private
+names are read through :func:`private`, so that a DeepSpeed release that renames one is named in
+one line, and places are compared with the addresses of the model's tensors, so that one that
+orders them otherwise is found at start.
+
+Communication of LAMB's norms: one all-reduce over all ranks of the run (stages 1 to 3: data and
+tensor parallel together are everybody) or over the tensor-parallel group (stage 0, where every
+data-parallel rank has everything; none if there is one rank). Copies that tensor-parallel ranks hold
+of one tensor are added by tensor-parallel rank 0 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megabert.common.errors import UserError
+from megabert.optim.flat_segments import AllReduce, Partition, Segment, cut
+from megabert.parallel.topology import TensorParallel
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A flat fp32 tensor that the optimizer updates, and what lies in it.
+
+    ``low`` is this rank's slice of the weights that the model computes with where the model's
+    parameters are not whole tensors (stage 3), else None.
+    """
+
+    flat: Tensor
+    partition: Partition
+    parameters: tuple[nn.Parameter, ...]
+    low: Tensor | None = None
+
+
+def private(owner: Any, name: str) -> Any:
+    """An attribute that DeepSpeed does not promise to keep."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise UserError(
+            f"DeepSpeed {version('deepspeed')} has no {type(owner).__name__}.{name}, which megabert "
+            "reads; install the tested release: pip install deepspeed==0.19.8"
+        ) from None
+
+
+def is_split(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def local_shape(parameter: nn.Parameter) -> torch.Size:
+    """This tensor-parallel rank's shape, also of a parameter that stage 3 has taken away."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def slices_of(engine: Any) -> list[Slice]:
+    """This rank's slices, in the same order on every rank."""
+    optimizer = engine.optimizer
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    readers: dict[str, Callable[[Any, dict[int, str]], list[Slice]]] = {
+        "DeepSpeedZeroOptimizer": _slices_of_stage_1_and_2,
+        "BF16_Optimizer": _slices_of_bf16,
+        "DeepSpeedZeroOptimizer_Stage3": _slices_of_stage_3,
+        "FP16_UnfusedOptimizer": _slices_of_masters,
+    }
+    if optimizer is engine.basic_optimizer:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        return [_whole(p, p, names) for p in parameters]
+    kind = type(optimizer).__name__
+    if kind not in readers:
+        raise UserError(
+            f"DeepSpeed wrapped the optimizer in {kind}, whose slices megabert cannot read: use "
+            "ZeRO stage 0, 1, 2 or 3 without further options"
+        )
+    return readers[kind](optimizer, names)
+
+
+def _whole(flat: Tensor, parameter: nn.Parameter, names: dict[int, str]) -> Slice:
+    name = names[id(parameter)]
+    partition = Partition.whole(name, flat.numel(), is_split(parameter))
+    return Slice(flat, partition, (parameter,))
+
+
+def _slices_of_masters(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+    groups = zip(private(optimizer, "fp32_groups"), private(optimizer, "fp16_groups"))
+    return [_whole(m, p, names) for masters, group in groups for m, p in zip(masters, group)]
+
+
+def _slices_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+    # round_robin_*: the order in the flat buffer, which bit16_groups need not have
+    groups = private(optimizer, "round_robin_bit16_groups")
+    starts = private(optimizer, "round_robin_bit16_offsets")
+    buffers = private(optimizer, "bit16_groups_flat")
+    flats = private(optimizer, "single_partition_of_fp32_groups")
+    ranks = [dist.get_rank(group) for group in private(optimizer, "real_dp_process_group")]
+    return [_part_of_group(*values, names) for values in zip(groups, starts, buffers, flats, ranks)]
+
+
+def _slices_of_bf16(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+    groups = private(optimizer, "bf16_groups")
+    buffers = private(optimizer, "bf16_groups_flat")
+    flats = private(optimizer, "fp32_groups_flat_partition")
+    ranks = [dist.get_rank(group) for group in private(optimizer, "real_dp_process_group")]
+    slices = []
+    for group, buffer, flat, rank in zip(groups, buffers, flats, ranks):
+        starts = [sum(p.numel() for p in group[:number]) for number in range(len(group))]
+        slices.append(_part_of_group(group, starts, buffer, flat, rank, names))
+    return slices
+
+
+def _part_of_group(
+    group: Sequence[nn.Parameter],
+    starts: Sequence[int],
+    buffer: Tensor,
+    flat: Tensor,
+    rank: int,
+    names: dict[int, str],
+) -> Slice:
+    """The slice of data-parallel rank ``rank`` of a group that lies end to end in ``buffer``."""
+    for parameter, start in zip(group, starts):
+        if parameter.data_ptr() != buffer.data_ptr() + start * buffer.element_size():
+            raise UserError(
+                f"DeepSpeed {version('deepspeed')} keeps {names[id(parameter)]} elsewhere than its "
+                "table says; install the tested release: pip install deepspeed==0.19.8"
+            )
+    partition = cut(
+        [names[id(parameter)] for parameter in group],
+        starts,
+        [parameter.numel() for parameter in group],
+        [is_split(parameter) for parameter in group],
+        rank * flat.numel(),
+        flat.numel(),
+    )
+    return Slice(flat, partition, tuple(group))
+
+
+def _slices_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+    flats = private(optimizer, "fp32_partitioned_groups_flat")
+    lows = private(optimizer, "fp16_partitioned_groups_flat")
+    process_groups = private(optimizer, "sub_group_process_groups")
+    slices = []
+    for number, group in enumerate(private(optimizer, "fp16_groups")):
+        rank = dist.get_rank(process_groups[number])
+        segments, offset = [], 0
+        for row, parameter in enumerate(group):
+            share = private(parameter, "ds_tensor").ds_numel
+            first = rank * share
+            numel = min(share, parameter.ds_numel - first)
+            name, split = names[id(parameter)], is_split(parameter)
+            if numel > 0:
+                segments.append(Segment(row, name, offset, first, numel, split))
+            offset += share
+        flat = flats[number]
+        partition = Partition(tuple(names[id(p)] for p in group), tuple(segments), flat.numel())
+        slices.append(Slice(flat, partition, tuple(group), lows[number]))
+    return slices
+
+
+def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
+    """Sum over the ranks that hold different parts of the same tensors; None if it is one rank."""
+    partitioned = engine.zero_optimization_stage() > 0
+    group = None if partitioned else tp.group
+    if (dist.get_world_size() if partitioned else tp.size) == 1:
+        return None
+
+    device = engine.device
+
+    def all_reduce(tensor: Tensor) -> None:
+        if tensor.device.type == device.type:
+            dist.all_reduce(tensor, group=group)
+        else:  # ZeRO-Offload: the state is in host memory, the ranks meet on their devices
+            moved = tensor.to(device)
+            dist.all_reduce(moved, group=group)
+            tensor.copy_(moved)
+
+    return all_reduce

@@ -1,0 +1,164 @@
+"""Weights and moments as whole tensors, out of and into an engine of any ZeRO stage and topology.
+
+A whole tensor is the logical one: all tensor-parallel parts joined, no partition, no padding of
+ZeRO's, fp32. This is the form in which state passes from one topology to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megabert.common.errors import UserError
+from megabert.engine.zero.partitions import is_split, local_shape, slices_of, sum_over_holders
+from megabert.optim.flat_segments import AllReduce, Segment
+from megabert.optim.lamb import Lamb
+from megabert.parallel.topology import TensorParallel
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of the optimizer's moments, the same for Lamb and AdamW."""
+
+
+def _split_dim(parameter: nn.Parameter) -> int | None:
+    """The dimension along which tensor parallelism cut the tensor; None for a copy."""
+    return getattr(parameter, "partition_dim") if is_split(parameter) else None  # noqa: B009
+
+
+def optimizer_step(engine: Any) -> int:
+    """Updates that the optimizer has applied since its state was new (0 if it has none)."""
+    for state in engine.basic_optimizer.state.values():
+        if "step" in state:
+            return int(state["step"])
+    return 0
+
+
+def iterate_state(
+    engine: Any, tp: TensorParallel, keys: Sequence[str] = ("weight", *MOMENTS)
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every trained tensor whole, one at a time: name, {key: fp32 tensor of the full shape}.
+
+    A collective: every rank iterates to the end, and every rank gets every tensor (one all-reduce
+    each, on the device; at most one tensor's values are held). ``weight`` is the fp32 master;
+    moments that do not exist yet are zero.
+    """
+    all_reduce = sum_over_holders(engine, tp)
+    for item in slices_of(engine):
+        state = engine.basic_optimizer.state.get(item.flat, {})
+        segments = {segment.row: segment for segment in item.partition.segments}
+        for row, (name, parameter) in enumerate(zip(item.partition.names, item.parameters)):
+            values = {}
+            for key in keys:
+                flat = item.flat if key == "weight" else state.get(key)
+                values[key] = _gather(flat, segments.get(row), parameter, tp, all_reduce)
+            yield name, values
+
+
+def _gather(
+    flat: Tensor | None,
+    segment: Segment | None,
+    parameter: nn.Parameter,
+    tp: TensorParallel,
+    all_reduce: AllReduce | None,
+) -> Tensor:
+    own_shape, dim = local_shape(parameter), _split_dim(parameter)
+    shape = list(own_shape)
+    if dim is not None:
+        shape[dim] *= tp.size
+    device = parameter.device if flat is None else flat.device
+    full = torch.zeros(shape, dtype=torch.float32, device=device)
+    if flat is not None and segment is not None and (dim is not None or tp.rank == 0):
+        local = torch.zeros(own_shape.numel(), dtype=torch.float32, device=device)
+        first, last = segment.tensor_start, segment.tensor_start + segment.numel
+        start = segment.slice_start
+        local[first:last] = flat.detach().reshape(-1)[start : start + segment.numel]
+        tp.cut(full, dim).copy_(local.view(own_shape))
+    if all_reduce is not None:
+        all_reduce(full)
+    return full
+
+
+def read_state(
+    engine: Any, tp: TensorParallel, keys: Sequence[str] = ("weight", *MOMENTS)
+) -> dict[str, dict[str, Tensor]]:
+    """:func:`iterate_state` as one dictionary in host memory, on every rank."""
+    return {
+        name: {key: value.cpu() for key, value in values.items()}
+        for name, values in iterate_state(engine, tp, keys)
+    }
+
+
+@torch.no_grad()
+def write_state(
+    engine: Any,
+    tp: TensorParallel,
+    full: Mapping[str, Mapping[str, Tensor]],
+    step: int,
+) -> None:
+    """Put whole tensors into this engine: fp32 masters, moments, and the model's own weights.
+
+    Every rank passes the same tensors and takes its parts; nothing is communicated. A mapping that
+    loads a tensor when asked for it keeps memory low.
+
+    Args:
+        full: by parameter name ``{"weight", "exp_avg", "exp_avg_sq"}``, of the full shape (padded
+            vocabulary). Without moments they become zero. Further names are ignored.
+        step: the optimizer's step count from here on; bias correction goes on from it.
+
+    Raises:
+        UserError: a parameter that ``full`` lacks, or one of another shape.
+    """
+    base = engine.basic_optimizer
+    slices = slices_of(engine)
+    for item in slices:
+        for name in item.partition.names:
+            if name not in full:
+                raise UserError(f"the checkpoint has no tensor {name}, which this model needs")
+    for item in slices:
+        state = base.state[item.flat]
+        state["step"] = step if isinstance(base, Lamb) else torch.tensor(float(step))
+        for key in MOMENTS:
+            state.setdefault(key, torch.zeros_like(item.flat))
+        segments = {segment.row: segment for segment in item.partition.segments}
+        for row, (name, parameter) in enumerate(zip(item.partition.names, item.parameters)):
+            segment = segments.get(row)
+            tensors = full[name]
+            local = _own_part(name, tensors["weight"], parameter, tp)
+            _fill(item.flat, segment, local)
+            if parameter.numel() == local.numel():  # stage 3: only small ones are there
+                parameter.data.copy_(local.view(parameter.shape))
+            for key in MOMENTS:
+                value = tensors.get(key)
+                if value is not None:
+                    value = _own_part(name, value, parameter, tp)
+                _fill(state[key], segment, value)
+        if item.low is not None:
+            item.low.copy_(item.flat)
+
+
+def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParallel) -> Tensor:
+    """This tensor-parallel rank's part of a whole tensor, flat."""
+    shape = local_shape(parameter)
+    part = whole
+    if whole.dim() == len(shape):
+        part = tp.cut(whole, _split_dim(parameter))
+    if part.shape != shape:
+        raise UserError(
+            f"tensor {name} of the checkpoint is {tuple(whole.shape)}; cut for {tp.size} "
+            f"tensor-parallel ranks this model needs parts of {tuple(shape)}"
+        )
+    return part.reshape(-1)
+
+
+def _fill(flat: Tensor, segment: Segment | None, local: Tensor | None) -> None:
+    """Copy the segment's range of ``local`` (zeros if None) to its place in ``flat``."""
+    if segment is None:
+        return
+    place = flat.view(-1)[segment.slice_start : segment.slice_start + segment.numel]
+    if local is None:
+        place.zero_()
+    else:
+        first = segment.tensor_start
+        place.copy_(local[first : first + segment.numel])

@@ -1,0 +1,120 @@
+"""The model of a fine-tuning run: out of a checkpoint, into ``final``, and back from there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.engine.broadcast import from_main, tensors_from_main
+from megabert.engine.build import TrainingEngine
+from megabert.engine.launch import World
+from megabert.engine.zero.whole_tensors import iterate_state, write_state
+from megabert.finetune.inputs import Inputs
+from megabert.finetune.settings import FinetuneSettings
+from megabert.model.init import initialize_weights
+from megabert.model.weight_files import new_folder
+from megabert.model.weights import load_into, load_weights, padded_vocabulary, write_weights
+from megabert.parallel.rng import DropoutStreams
+from megabert.tasks.base import Task
+
+log = get_logger()
+
+
+def build_model(
+    settings: FinetuneSettings, task: Task, inputs: Inputs, world: World
+) -> tuple[torch.nn.Module, ModelConfig]:
+    """The task's model with the checkpoint's weights (or random ones), and its configuration.
+
+    Raises:
+        UserError: the checkpoint does not fit, or lacks the head that is to be scored.
+    """
+    place, source = settings.task, inputs.model
+    config = source.config
+    if place.dropout is not None:
+        config = replace(
+            config,
+            hidden_dropout_prob=place.dropout,
+            attention_probs_dropout_prob=place.dropout,
+        )
+    checkpointing = settings.parallel.activation_checkpointing
+    model = task.build_model(config, world.tp, DropoutStreams(place.seed), checkpointing)
+    initialize_weights(model, config, place.seed)
+    if place.random_init:
+        log.info("random weights in the shape of %s", source.origin)
+    else:
+        # Scoring without training needs every weight from the checkpoint.
+        new = task.new_heads if place.train is not None else ()
+        load_into(model, source.tensors, world.tp, new_heads=new, source=source.origin)
+    return model, config
+
+
+class Final:
+    """The megabert folder ``final`` of a run: the model that is kept.
+
+    Attributes:
+        step: update after which the model in the folder stood; None: nothing is saved.
+    """
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, task: Task, inputs: Inputs, engine: TrainingEngine
+    ) -> None:
+        self.folder, self.config, self.task = folder, config, task
+        self.inputs, self.engine, self.world = inputs, engine, engine.world
+        self.step: int | None = None
+        self._record: dict[str, Any] = {}
+
+    def save(self) -> None:
+        """Write the model as it is now, in place of an earlier one (a collective).
+
+        Nothing is written if the folder holds this model already, with all that its task knows.
+        """
+        step, record = self.engine.steps_done, self.task.record()  # scoring adds to the main rank's
+        if from_main(self.world, lambda: (self.step, self._record) == (step, record)):
+            return
+        tensors = {}
+        for name, values in iterate_state(self.engine.deepspeed, self.world.tp, ("weight",)):
+            if self.world.is_main:
+                tensors[name] = values["weight"].cpu()
+        source = self.inputs.model
+
+        def write() -> None:
+            with new_folder(self.folder, replace_existing=True) as folder:
+                write_weights(
+                    folder,
+                    self.config,
+                    tensors,
+                    source.tokenizer,
+                    trained_positions=max(source.trained_positions, self.task.max_length),
+                    source=source.origin,
+                    tokenizer_sha256=self.inputs.tokenizer.sha256,
+                    task=self.task.name,
+                    labels=list(self.task.labels),
+                    task_record=record,
+                )
+            log.info("model after step %d: %s", step, self.folder)
+
+        from_main(self.world, write)
+        self.step, self._record = step, record
+
+    def put_back(self) -> None:
+        """Put the saved weights into the engine again, to predict with (a collective).
+
+        The optimizer's moments become zero: training is over.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+
+        def read() -> tuple[tuple[str, ...], dict[str, Any]]:
+            _, found, info = load_weights(self.folder)
+            size = self.config.padded_vocab_size
+            tensors.update({n: padded_vocabulary(n, t, size) for n, t in found.items()})
+            return tuple(info["labels"]), info["task_record"]
+
+        labels, record = from_main(self.world, read)
+        whole = {name: {"weight": t} for name, t in tensors_from_main(self.world, tensors).items()}
+        write_state(self.engine.deepspeed, self.world.tp, whole, self.step or 0)
+        self.task.adopt(labels, record)

@@ -1,0 +1,100 @@
+"""Predictions and scores of a file, shared out over the ranks of a run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megabert.common.log import Progress
+from megabert.engine.broadcast import from_main, gather_rows, portions
+from megabert.engine.build import TrainingEngine
+from megabert.tasks.base import Features, Task
+from megabert.tasks.batches import rows_on_device
+
+TEST = "test"
+"""Folder in a run's with the predictions of ``--test``."""
+SCORING = "scoring.tmp"
+"""Folder in a run's for predictions whose model may not be kept."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scoring a file gave: scores by name ({} for a file without labels), and its time."""
+
+    scores: dict[str, float]
+    rows: int
+    tokens: int
+    seconds: float
+
+    def rates(self, prefix: str) -> dict[str, float]:
+        """Time and throughput as results.json has them."""
+        return {
+            f"{prefix}_seconds": round(self.seconds, 3),
+            f"{prefix}_samples_per_second": self.rows / self.seconds,
+            f"{prefix}_tokens_per_second": self.tokens / self.seconds,
+        }
+
+
+def predict(
+    engine: TrainingEngine, task: Task, features: Features, batch_size: int
+) -> dict[str, np.ndarray]:
+    """The task's output for every row, each computed once (a collective).
+
+    Args:
+        batch_size: rows that a data-parallel rank predicts at once.
+    """
+    world, topology, lengths = engine.world, engine.world.topology, features.lengths
+    progress = Progress("score", len(lengths), interval=30.0)
+    rows, outputs, seen = [], [], 0
+    engine.module.eval()
+    with torch.no_grad():
+        for mine, counts in portions(
+            lengths, batch_size, topology.data_parallel_rank, topology.data_parallel
+        ):
+            batch = rows_on_device(features, mine, task.max_length, world.device)
+            found = task.predict(engine, batch)
+            if counts:
+                rows.append(mine)
+                outputs.append({name: value.cpu().numpy() for name, value in found.items()})
+            seen += len(mine) * topology.data_parallel
+            if world.is_main:
+                progress.update(seen, f"{min(seen, len(lengths)):,} rows")
+    engine.module.train()
+    return gather_rows(world, rows, outputs, len(lengths))
+
+
+def score(
+    engine: TrainingEngine, task: Task, features: Features, batch_size: int, folder: Path
+) -> Scored:
+    """Predict every row, write the predictions into ``folder``, and score them (a collective).
+
+    The main rank scores; every rank gets the scores.
+    """
+    began, world = time.monotonic(), engine.world
+    whole = predict(engine, task, features, batch_size)
+
+    def on_main() -> dict[str, float]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return {name: float(value) for name, value in task.score(features, whole, folder).items()}
+
+    scores = from_main(world, on_main)
+    lengths = features.lengths
+    return Scored(scores, len(lengths), int(lengths.sum()), time.monotonic() - began)
+
+
+def publish(scoring: Path, folder: Path, kept: bool) -> None:
+    """Move the files of ``scoring`` into ``folder``, over those of earlier ones, if ``kept``."""
+    for path in scoring.iterdir() if kept else ():
+        path.replace(folder / path.name)
+    shutil.rmtree(scoring)
+
+
+def shown(scores: dict[str, Any]) -> str:
+    """Scores on a line."""
+    return "  ".join(f"{name} {value:.2f}" for name, value in scores.items())

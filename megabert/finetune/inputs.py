@@ -1,0 +1,252 @@
+"""What a fine-tuning run starts from: checkpoint, tokenizer, features and a free run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CHECKPOINTS
+from megabert.config.flags import Values
+from megabert.convert import checkpoint as own_weights
+from megabert.convert.huggingface import model as huggingface
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
+from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.engine.broadcast import from_main, tensors_from_main
+from megabert.engine.config import Batch as Division
+from megabert.engine.config import resolve_batch
+from megabert.engine.launch import World
+from megabert.finetune.settings import FinetuneSettings
+from megabert.model.weights import is_weights_folder
+from megabert.tasks.base import Features, Task
+from megabert.tasks.registry import CLASSIFICATION, QUESTION_ANSWERING, TAGGING, make_task
+
+_TASKS_OF = {"squad": QUESTION_ANSWERING, "classification": CLASSIFICATION, "tagging": TAGGING}
+"""Section of settings -> the tasks that read it."""
+
+log = get_logger()
+
+
+def tell_unused(given: Values, task: str) -> None:
+    """Log the settings of ``given`` that change nothing for ``task``."""
+    for section, tasks in _TASKS_OF.items():
+        for name in given.get(section, {}):
+            if task not in tasks or (name == "null_threshold" and task != "squad2"):
+                log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from."""
+
+    model: WholeModel
+    tokenizer: Tokenizer
+    train: Features | None
+    evaluation: Features | None
+    test: Features | None
+
+
+TOKENS_PER_MICRO_STEP = 8192
+"""A micro batch that nobody set holds at most this many tokens."""
+
+
+def make_task_of(settings: FinetuneSettings) -> Task:
+    """The task that the settings name."""
+    place = settings.task
+    return make_task(
+        place.task, place.max_length, settings.squad, settings.classification, settings.tagging
+    )
+
+
+def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, Division]:
+    """The global batch shared out over the ranks; the settings with all its numbers.
+
+    Raises:
+        UserError: the numbers do not multiply out.
+    """
+    batch = resolve_batch(
+        settings.batch,
+        world.topology.data_parallel,
+        max(1, TOKENS_PER_MICRO_STEP // make_task_of(settings).max_length),
+    )
+    divided = replace(
+        settings.batch,
+        global_batch_size=batch.global_size,
+        micro_batch_size=batch.micro_size,
+        gradient_accumulation_steps=batch.accumulation,
+    )
+    return replace(settings, batch=divided), batch
+
+
+def read_weights(path: Path) -> tuple[WholeModel, str | None]:
+    """Weights of a Hugging Face folder, a run, a checkpoint folder or a megabert folder.
+
+    Returns:
+        the model, and the SHA-256 of the tokenizer it was trained with, if that is known.
+
+    Raises:
+        UserError: none of these, damaged, or incomplete.
+    """
+    if not path.is_dir():
+        raise UserError(f"--checkpoint {path} is not a folder")
+    foreign = any((path / name).is_file() for name in ("config.json", "modules.json"))
+    if foreign and not is_weights_folder(path) and not (path / RUN_CHECKPOINTS).is_dir():
+        return huggingface.read(path), None
+    return own_weights.read(path)
+
+
+def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
+    """Read checkpoint and tokenizer, and check that they fit (a collective); no file of the task yet.
+
+    The main rank reads the weights and hands them to the others. The task takes over the labels of a
+    checkpoint that was fine-tuned for it.
+
+    Raises:
+        UserError: the checkpoint is damaged, incomplete, or of another task.
+    """
+    place = settings.task
+    assert place.checkpoint is not None
+    path = place.checkpoint
+    tensors: dict[str, torch.Tensor] = {}
+
+    def read() -> tuple[WholeModel, str | None]:
+        model, trained_with = read_weights(path)
+        tensors.update(model.tensors)
+        return replace(model, tensors={}), trained_with
+
+    model, trained_with = from_main(world, read)
+    model.tensors = tensors_from_main(world, tensors)
+    if model.tokenizer is None:
+        raise UserError(
+            f"--checkpoint {path} holds no tokenizer; put its vocab.txt or tokenizer.json there"
+        )
+    tokenizer = load_tokenizer(model.tokenizer)
+    if trained_with is not None and tokenizer.sha256 != trained_with:
+        raise UserError(
+            f"{model.tokenizer} is not the tokenizer that {path} was trained with "
+            f"(SHA-256 {tokenizer.sha256[:12]}..., not {trained_with[:12]}...)"
+        )
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer {model.tokenizer} has {tokenizer.vocab_size} words, the model {path} "
+            f"only {model.config.vocab_size}"
+        )
+    _check_length(task.max_length, model, path)
+    model = _adopt_head(settings, task, model)
+    return Inputs(model, tokenizer, None, None, None)
+
+
+def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inputs:
+    """The files of the settings, read for a task that knows its checkpoint's labels.
+
+    Raises:
+        UserError: a file is missing, damaged, or not the task's.
+    """
+    place, tokenizer = settings.task, inputs.tokenizer
+    train = None
+    if place.train is not None:
+        train = task.train_features(place.train, tokenizer, place.max_train_examples, place.seed)
+        log.info("train %s", train.describe())
+    evaluation, test = (
+        None if path is None else task.eval_features(path, tokenizer)
+        for path in (place.eval, place.test)
+    )
+    for name, features in (("eval", evaluation), ("test", test)):
+        if features is not None:
+            log.info("%s %s", name, features.describe())
+    model, outputs = inputs.model, max(1, len(task.labels))
+    if train is not None and _has_head(model, task) and model.outputs not in (0, outputs):
+        reason = f"it gives {model.outputs} scores, the training data needs {outputs}"
+        model = _without_head(model, task, reason)
+    return replace(inputs, model=model, train=train, evaluation=evaluation, test=test)
+
+
+def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> WholeModel:
+    """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
+
+    Raises:
+        UserError: there is no head, it is of another task, or has other labels, and there is nothing to
+            train a new one on.
+    """
+    place = settings.task
+    if place.train is None and not _has_head(model, task):
+        found = model.task or ("none" if model.head == ENCODER_ONLY else model.head)
+        raise UserError(
+            f"--checkpoint {place.checkpoint} has no head for --task {task.name} (its head: {found}): "
+            "give its own --task, or --train to train a new head"
+        )
+    if place.random_init or not _has_head(model, task):
+        return model
+    if place.new_head:
+        return _without_head(model, task, "--new-head on")
+    same = model.task in (None, task.name)
+    if not same and not {model.task, task.name} <= set(QUESTION_ANSWERING):
+        reason = f"it was fine-tuned for {model.task}"
+        if place.train is not None:
+            return _without_head(model, task, reason)
+        raise UserError(
+            f"--checkpoint {place.checkpoint} was fine-tuned for {model.task}, not for {task.name}: "
+            f"give --task {model.task}, or --train to train a head for {task.name}"
+        )
+    try:
+        task.adopt(model.labels, model.task_record if same else {})
+    except UserError as error:
+        if place.train is None:
+            raise
+        return _without_head(model, task, str(error))
+    log.info("the head of %s is taken over", model.origin)
+    return model
+
+
+def _has_head(model: WholeModel, task: Task) -> bool:
+    """Whether the checkpoint has a head as the task's."""
+    return not set(task.new_heads).isdisjoint(name.split(".")[0] for name in model.tensors)
+
+
+def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:
+    """The model without the task's head; a pooler stays."""
+    heads = tuple(f"{head}." for head in task.new_heads if not head.startswith("bert."))
+    log.info("a new head is drawn instead of that of %s: %s", model.origin, reason)
+    kept = {name: tensor for name, tensor in model.tensors.items() if not name.startswith(heads)}
+    return replace(model, tensors=kept, labels=(), task=None, task_record={})
+
+
+def _check_length(length: int, model: WholeModel, path: Path) -> None:
+    if length > model.config.max_position_embeddings:
+        raise UserError(
+            f"--max-length {length} is longer than {model.config.longest_sequence} ({path})"
+        )
+    if length > model.trained_positions:
+        log.warning(
+            "pretraining saw positions up to %d only; those up to --max-length %d start untrained",
+            model.trained_positions,
+            length,
+        )
+
+
+def check_free(output: Path) -> None:
+    """Raise UserError if the run folder is there and not empty."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a new folder")
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: it may be another run's; choose another --output")
+
+
+def claim_output(output: Path, world: World) -> None:
+    """Make the run folder (a collective).
+
+    Raises:
+        UserError: it is there and not empty, or cannot be made.
+    """
+
+    def make() -> None:
+        check_free(output)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
+
+    from_main(world, make)

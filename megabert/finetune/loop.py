@@ -1,0 +1,288 @@
+"""One fine-tuning run: all updates of a model, the scorings between them, the model that is kept."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megabert.checkpoint.record import write_json, write_text
+from megabert.common.errors import TrainingStopped
+from megabert.common.log import Progress, get_logger, human_duration
+from megabert.common.names import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
+from megabert.config import flags
+from megabert.config.model import ModelConfig
+from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.launch import World
+from megabert.engine.metrics.devices import peak_memory
+from megabert.engine.metrics.throughput import each_rank
+from megabert.engine.metrics.writer import MetricsWriter, Throughput
+from megabert.finetune.checkpoints import Final, build_model
+from megabert.finetune.evaluation import SCORING, TEST, publish, score, shown
+from megabert.finetune.inputs import Inputs, claim_output, divide
+from megabert.finetune.selection import END, Selection, check_interval, evaluation_steps
+from megabert.finetune.settings import FinetuneSettings
+from megabert.tasks.base import Features, Task
+from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
+
+log = get_logger()
+
+
+def build(
+    settings: FinetuneSettings, raw: dict[str, Any], world: World, task: Task, inputs: Inputs
+) -> Loop:
+    """Claim the run folder, and build model and engine.
+
+    Args:
+        raw: sections of the user's DeepSpeed file.
+        task: as the reading of ``inputs`` left it; the run works with a copy.
+
+    Raises:
+        UserError: the checkpoint does not fit the task, or the run folder is not free.
+    """
+    settings, division = divide(settings, world)
+    place, optimizer = settings.task, settings.optimizer
+    task = deepcopy(task)
+    steps, scored_after = 0, frozenset([0])
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+    if inputs.train is not None:
+        rows, batch_size = len(inputs.train.lengths), division.global_size
+        steps = optimizer.steps or steps_for(rows, batch_size, optimizer.epochs)
+        interval = END if inputs.evaluation is None else check_interval(settings.selection)
+        scored_after = evaluation_steps(interval, rows, batch_size, steps)
+    model, config = build_model(settings, task, inputs, world)
+    assert place.output is not None
+    assert optimizer.lr is not None
+    claim_output(place.output, world)
+    engine = build_engine(
+        model,
+        world,
+        optimizer,
+        settings.parallel,
+        division,
+        optimizer.schedule,
+        max(1, steps),
+        optimizer.lr,
+        optimizer.warmup_fraction or 0.0,
+        raw,
+    )
+    if world.is_main:
+        write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
+        write_json(place.output / RUN_DEEPSPEED_CONFIG, engine.config)
+    log.info("%s", engine.describe())
+    return Loop(settings, task, inputs, config, engine, steps, scored_after)
+
+
+class Loop:
+    """One run: all updates, the scorings between them, then the file to test."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        task: Task,
+        inputs: Inputs,
+        config: ModelConfig,
+        engine: TrainingEngine,
+        steps: int,
+        scored_after: frozenset[int],
+    ) -> None:
+        self.settings, self.task, self.inputs, self.config = settings, task, inputs, config
+        self.engine, self.world = engine, engine.world
+        self.steps, self.scored_after = steps, scored_after
+        self.output = settings.task.output or Path()
+        self.metrics = MetricsWriter(self.output, enabled=self.world.is_main)
+        self.meter = Throughput()
+        chosen = settings.selection
+        self.selection = Selection(task.metric, chosen.keep, chosen.patience)
+        self.final = Final(self.output / RUN_FINAL, config, task, inputs, engine)
+        self.started = time.monotonic()
+        self.paused = 0.0
+        self.results: dict[str, Any] = {
+            "task": task.name,
+            "checkpoint": str(settings.task.checkpoint),
+            "random_init": settings.task.random_init,
+            "seed": settings.task.seed,
+            "lr": settings.optimizer.lr,
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Train, score, keep; returns the results, which are also in ``results.json``.
+
+        Raises:
+            TrainingStopped: the loss is not finite any more; what was kept so far is in ``final``.
+        """
+        try:
+            if self.inputs.train is not None:
+                self._train(self.inputs.train)
+            elif self.inputs.evaluation is not None:
+                self._evaluate(self.inputs.evaluation)
+            self.results |= self.selection.report()
+            if self.inputs.test is not None:
+                self._test(self.inputs.test)
+            self._finish()
+        finally:
+            self.metrics.close()
+        return self.results
+
+    def _train(self, features: Features) -> None:
+        """Update until the last step, or until ``--patience`` is spent."""
+        batch, every = self.engine.batch, self.settings.task.log_interval
+        plan = BatchPlan(features.lengths, batch.global_size, self.steps, self.settings.task.seed)
+        progress = Progress(self.task.name, self.steps, interval=30.0)
+        began = time.monotonic()
+        total = torch.zeros((), device=self.world.device)
+        attempt = logged = tokens = 0
+        stop = False
+        while self.engine.steps_done < self.steps and not stop:
+            rows, before = plan.rows(attempt % self.steps), self.engine.steps_done
+            total += self._update(features, rows, attempt)
+            attempt += 1
+            tokens += int(features.lengths[rows].sum())
+            step = self.engine.steps_done
+            if step == before:
+                continue  # the update overflowed
+            score_now = step in self.scored_after
+            if step % every == 0 or score_now:
+                line = self._log(total, step - logged, began)
+                logged = step
+                total = torch.zeros_like(total)
+                if self.world.is_main:
+                    progress.update(
+                        step,
+                        f"step {step}/{self.steps}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
+                        f"{line['samples_per_second']:.1f} samples/s",
+                    )
+            if score_now and self.inputs.evaluation is not None:
+                stop = self._evaluate(self.inputs.evaluation)
+        seconds = time.monotonic() - began - self.paused
+        if self.world.is_main:
+            progress.close(f"{step} steps after {human_duration(seconds)}")
+        self.results |= {
+            "train": features.sizes(),
+            "steps": step,
+            "stopped_early": step < self.steps,
+            "skipped_steps": self.engine.skipped_steps,
+            "train_loss": line["loss"],
+            "train_seconds": round(seconds, 3),
+            "train_samples_per_second": attempt * batch.global_size / seconds,
+            "train_tokens_per_second": tokens / seconds,
+        }
+        if self.inputs.evaluation is None:
+            self.final.save()
+
+    def _update(self, features: Features, rows: np.ndarray, attempt: int) -> torch.Tensor:
+        """One update; this rank's share of its loss."""
+        batch, topology = self.engine.batch, self.world.topology
+        total = torch.zeros((), device=self.world.device)
+        for micro in range(batch.accumulation):
+            first = (
+                micro * topology.data_parallel + topology.data_parallel_rank
+            ) * batch.micro_size
+            mine = rows[first : first + batch.micro_size]
+            batch_of_mine = rows_on_device(features, mine, self.task.max_length, self.world.device)
+            numbers = attempt * batch.global_size + first + np.arange(len(mine))
+            batch_of_mine["sample_numbers"] = torch.from_numpy(numbers).to(self.world.device)
+            batch_of_mine["first_sample"] = attempt * batch.global_size + first
+            loss = self.task.loss(self.engine, batch_of_mine)
+            share = loss / (batch.accumulation * batch.data_parallel)
+            self.engine.backward(share)
+            self.engine.step()
+            total += share.detach()
+            self.meter.add(int(features.lengths[mine].sum()), len(mine))
+        return total
+
+    def _log(self, total: torch.Tensor, updates: int, began: float) -> dict[str, Any]:
+        """Write a metrics line; apart from scoring the only place where a GPU waits for the host."""
+        loss = float(self.world.sum_over_data_parallel(total)) / updates
+        norm, step = self.engine.grad_norm(), self.engine.steps_done
+        rates, ranks = self.meter.read(0.0), self.world.topology.data_parallel
+        line = {
+            "step": step,
+            "loss": loss,
+            "lr": self.engine.deepspeed.lr_scheduler.lr(step),
+            "grad_norm": norm,
+            "samples_per_second": rates["samples_per_second"] * ranks,
+            "tokens_per_second": rates["tokens_per_second"] * ranks,
+            "skipped_steps": self.engine.skipped_steps,
+            "consumed_samples": step * self.engine.batch.global_size,
+            "elapsed_seconds": round(time.monotonic() - began, 3),
+        }
+        if not math.isfinite(loss) and self.engine.precision != "fp16":
+            raise TrainingStopped(f"the loss is {loss} at step {step}; try a lower --lr")
+        self.metrics.write(line)
+        return line
+
+    def _evaluate(self, features: Features) -> bool:
+        """Score the model and keep it if it is the best so far; whether training is to stop."""
+        began, step, train = time.monotonic(), self.engine.steps_done, self.inputs.train
+        if train is not None and step == self.steps and self.final.step is None:
+            self.final.save()  # scoring may fail
+        only = len(self.scored_after) == 1
+        folder = self.output if only else self.output / SCORING
+        size = self.settings.batch.eval_batch_size
+        scored = score(self.engine, self.task, features, size, folder)
+        epoch = 0.0
+        if train is not None:
+            epoch = step * self.engine.batch.global_size / len(train.lengths)
+        kept = self.selection.add(step, epoch, scored.scores)
+        if train is not None and kept:
+            self.final.save()
+        if self.world.is_main and not only:
+            publish(folder, self.output, kept)
+        self.results |= {"eval": features.sizes(), **scored.rates("eval")}
+        self.metrics.write(
+            {"step": step, "epoch": self.selection.last["epoch"]}
+            | {f"eval_{name}": value for name, value in scored.scores.items()}
+        )
+        if scored.scores:
+            log.info("step %d  %s%s", step, shown(scored.scores), "" if kept else "  (not kept)")
+        else:
+            log.info("--eval gives no scores: the predictions are the last model's")
+            self.scored_after = frozenset([self.steps])
+        self.meter.pause(time.monotonic() - began)
+        self.paused += time.monotonic() - began
+        return self.selection.out_of_patience
+
+    def _test(self, features: Features) -> None:
+        """Predict ``--test`` with the kept model."""
+        if self.final.step not in (None, self.engine.steps_done):
+            self.final.put_back()
+        self.task.settle()
+        size = self.settings.batch.eval_batch_size
+        scored = score(self.engine, self.task, features, size, self.output / TEST)
+        scores = {f"test_{name}": value for name, value in scored.scores.items()}
+        self.results |= {"test": features.sizes(), **scored.rates("test"), **scores}
+        self.results["scores"] = {**self.results["scores"], **scores}
+        log.info("predictions of --test: %s %s", self.output / TEST, shown(scores))
+
+    def _finish(self) -> None:
+        memory = each_rank(self.world, [peak_memory(self.world.device)])
+        topology = self.world.topology
+        self.results |= {
+            "model": self.config.to_dict(),
+            "precision": self.engine.precision,
+            "zero_stage": self.engine.zero_stage,
+            "world_size": topology.world_size,
+            "tensor_parallel": topology.tensor_parallel,
+            "peak_memory_bytes": round(float(memory.max())),
+            "elapsed_seconds": round(time.monotonic() - self.started, 3),
+            "settings": flags.to_values(self.settings),
+        }
+        if self.world.is_main:
+            write_json(self.output / RUN_RESULTS, self.results)
+        self.world.barrier()
+
+    def release(self) -> None:
+        """Give model and optimizer back, so that another run can follow in the same process."""
+        self.engine.deepspeed.destroy()
+        del self.engine, self.final
+        gc.collect()
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,72 @@
+"""Which runs of an output folder are finished, and whether they are those asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from megabert.checkpoint.record import remove_folder
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CONFIG, RUN_RESULTS
+from megabert.config import flags
+from megabert.finetune.inputs import check_free
+from megabert.finetune.settings import FinetuneSettings
+
+_MAY_DIFFER = {
+    "task": {"output", "log_interval"},
+    "selection": {"resume"},
+    "batch": {"micro_batch_size", "gradient_accumulation_steps", "eval_batch_size"},
+}
+"""Settings that change no result; of section ``parallel`` only the precision does."""
+
+
+def difference(settings: FinetuneSettings, config: Path) -> str | None:
+    """The first setting that would give another result than those of ``config``, in words."""
+    made = flags.to_values(flags.build(FinetuneSettings, flags.read_yaml(config, FinetuneSettings)))
+    for section, values in flags.to_values(settings).items():
+        for name, value in values.items():
+            if name in _MAY_DIFFER.get(section, ()):
+                continue
+            if section == "parallel" and name != "precision":
+                continue
+            if made[section][name] != value:
+                return f"{section}.{name} = {made[section][name]!r}, not {value!r}"
+    return None
+
+
+def require_same(folder: Path, settings: FinetuneSettings) -> bool:
+    """Whether there is a run of these settings in ``folder``, finished or not.
+
+    Raises:
+        UserError: there is something else.
+    """
+    config = folder / RUN_CONFIG
+    if not config.is_file():
+        check_free(folder)
+        return False
+    other = difference(settings, config)
+    if other is not None:
+        raise UserError(f"--resume auto: {folder} was made with {other}; choose another --output")
+    return True
+
+
+def finished(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
+    """The results of the finished run in ``folder``; an unfinished one of these settings is removed.
+
+    Raises:
+        UserError: there is something else.
+    """
+    if not require_same(folder, settings):
+        return None
+    try:
+        results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        get_logger().info("%s is unfinished: it starts again", folder)
+        remove_folder(folder)
+        return None
+    except ValueError as error:
+        raise UserError(f"{folder / RUN_RESULTS} is not JSON: {error}; remove {folder}") from error
+    get_logger().info("%s is finished: kept", folder)
+    return results

@@ -1,0 +1,210 @@
+"""Several fine-tuning runs in one process: seeds and learning rates, their mean and deviation.
+
+Checkpoint and files are read once. Each run is what ``launch/finetune.py`` with its seed and rate
+alone would be, bit for bit, in a run folder of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megabert.checkpoint.record import write_json, write_text
+from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.log import get_logger
+from megabert.common.names import RUN_CONFIG, RUN_RESULTS
+from megabert.config import flags
+from megabert.engine.broadcast import from_main
+from megabert.engine.launch import World
+from megabert.finetune.inputs import (
+    Inputs,
+    check_free,
+    claim_output,
+    divide,
+    make_task_of,
+    open_checkpoint,
+    read_features,
+)
+from megabert.finetune.loop import build
+from megabert.finetune.resume import finished, require_same
+from megabert.finetune.settings import FinetuneSettings, SelectionSettings
+from megabert.finetune.summary import collect, table
+from megabert.tasks.base import Task
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run: its learning rate, seed, and the name of its folder."""
+
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As ``2e-5-seed-42``."""
+        return f"{self.lr!r}".replace("e-0", "e-") + f"-seed-{self.seed}"
+
+    def settings(self, whole: FinetuneSettings) -> FinetuneSettings:
+        """Those of this run alone."""
+        selection = replace(whole.selection, seeds=1, lrs=None)
+        return replace(
+            whole,
+            task=replace(
+                whole.task, seed=self.seed, output=(whole.task.output or Path()) / self.name
+            ),
+            optimizer=replace(whole.optimizer, lr=self.lr),
+            selection=selection,
+        )
+
+
+def learning_rates(selection: SelectionSettings) -> list[float]:
+    """The numbers of ``--lrs``; [] without it.
+
+    Raises:
+        UserError: one of them is no rate, or there twice.
+    """
+    if selection.lrs is None:
+        return []
+    rates = []
+    for part in str(selection.lrs).split(","):
+        try:
+            rate = float(part)
+        except ValueError:
+            rate = math.nan
+        if not (math.isfinite(rate) and rate >= 0.0):
+            raise UserError(
+                f"--lrs {selection.lrs}: {part.strip()!r} is not a learning rate; give numbers with "
+                "commas between them, as 2e-5,3e-5,5e-5"
+            )
+        rates.append(rate)
+    if len(set(rates)) < len(rates):
+        raise UserError(f"--lrs {selection.lrs}: a rate is there twice")
+    return rates
+
+
+def combinations(settings: FinetuneSettings) -> list[Combination]:
+    """Every rate with every seed; [] if the command asks for one run only."""
+    rates = learning_rates(settings.selection)
+    if not rates and settings.selection.seeds == 1:
+        return []
+    first = settings.task.seed
+    seeds = range(first, first + settings.selection.seeds)
+    return [
+        Combination(lr, seed) for lr in rates or [settings.optimizer.lr or 0.0] for seed in seeds
+    ]
+
+
+def sweep(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> dict[str, Any]:
+    """Make every run of the settings; the results, which are also in ``results.json``.
+
+    Raises:
+        UserError: a wrong input, before anything is written.
+        TrainingStopped: after all runs, if one of them diverged.
+    """
+    settings, _ = divide(settings, world)
+    output = settings.task.output or Path()
+    chosen = {one: one.settings(settings) for one in combinations(settings)}
+    done = from_main(world, partial(_finished_runs, settings, chosen))
+    results: dict[Combination, Any] = {one: _entry(one, found) for one, found in done.items()}
+    todo = {one: own for one, own in chosen.items() if one not in done}
+    if todo:
+        reader = _Reader(settings, world)
+        if not (output / RUN_CONFIG).is_file():
+            claim_output(output, world)
+        if world.is_main:
+            write_text(output / RUN_CONFIG, flags.to_yaml(settings))
+    for number, one in enumerate(sorted(todo, key=lambda run: run.seed), start=1):
+        own = todo[one]
+        log.info("run %d of %d: %s", number, len(todo), own.task.output)
+        results[one] = _run(one, own, raw, world, *reader.read(own))
+    together = {
+        "task": settings.task.task,
+        "checkpoint": str(settings.task.checkpoint),
+        **collect(make_task_of(settings).metric, [results[one] for one in chosen]),
+        "settings": flags.to_values(settings),
+    }
+    if world.is_main:
+        write_json(output / RUN_RESULTS, together)
+        print(table(together), flush=True)
+    failed = [run for run in together["runs"] if "failed" in run]
+    if failed:
+        raise TrainingStopped(
+            f"{len(failed)} of {len(chosen)} runs failed, the first is {failed[0]['run']}: "
+            f"{failed[0]['failed']}; the others are in {output / RUN_RESULTS}"
+        )
+    return together
+
+
+def _finished_runs(
+    settings: FinetuneSettings, chosen: Mapping[Combination, FinetuneSettings]
+) -> dict[Combination, dict[str, Any]]:
+    """Results of the runs that ``--resume auto`` finds; the output must be free without it."""
+    output = settings.task.output or Path()
+    if settings.selection.resume == "never":
+        check_free(output)
+        return {}
+    if not require_same(output, settings):
+        return {}
+    found = {one: finished(own.task.output or Path(), own) for one, own in chosen.items()}
+    return {one: results for one, results in found.items() if results is not None}
+
+
+class _Reader:
+    """Checkpoint and files, read once; again only where the seed draws other training examples."""
+
+    def __init__(self, settings: FinetuneSettings, world: World) -> None:
+        self._task = make_task_of(settings)
+        self._checkpoint = open_checkpoint(settings, self._task, world)
+        self._read: tuple[Task, Inputs] | None = None
+        self._seed: int | None = None
+        self.read(settings)
+
+    def read(self, settings: FinetuneSettings) -> tuple[Task, Inputs]:
+        """The task with what it learnt from the files, and the inputs of a run."""
+        place = settings.task
+        if self._read is None or (place.max_train_examples and place.seed != self._seed):
+            task = deepcopy(self._task)
+            self._read = task, read_features(settings, task, self._checkpoint)
+            self._seed = place.seed
+        return self._read
+
+
+def _run(
+    one: Combination,
+    settings: FinetuneSettings,
+    raw: dict[str, Any],
+    world: World,
+    task: Task,
+    inputs: Inputs,
+) -> dict[str, Any]:
+    """One run, and its engine given back; a diverging one is told, not raised."""
+    loop = build(settings, raw, world, task, inputs)
+    try:
+        entry = _entry(one, loop.run())
+    except TrainingStopped as error:
+        if world.is_main:
+            log.warning("%s failed: %s", one.name, error)
+        entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "failed": str(error)}
+    loop.release()
+    return entry
+
+
+def _entry(one: Combination, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the common results say of a run."""
+    entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "scores": results["scores"]}
+    copied: Iterable[str] = (
+        "best",
+        "last",
+        "steps",
+        "train_loss",
+        "train_seconds",
+        "elapsed_seconds",
+    )
+    return entry | {name: results[name] for name in copied if name in results}

@@ -1,0 +1,239 @@
+"""Answers of a fine-tuned model to new inputs, and of a pretrained one to masks: ``launch/predict.py``.
+
+open       checkpoint -> task, tokenizer, model on one device, without DeepSpeed
+read       flags, file or terminal -> items; all are checked before the first answer is written
+answer     chunks of items: rows of like length share a packed batch; one JSON line an item, in order
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from megabert.common.errors import UserError
+from megabert.common.log import Progress, get_logger
+from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
+from megabert.predict.predictor import Choices, Predictor, fields_of, open_predictor
+from megabert.tasks.base import Features
+
+CHUNK = 16
+"""Batches of items whose rows are sorted by length together."""
+PROMPT = ">>> "
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to answer.
+
+    Attributes:
+        checkpoint: of a fine-tuned or pretrained model.
+        choices: how.
+        texts: of one item, by flag: text, text_b, question, context.
+        input: file, or - for standard input; None for the texts, or a terminal.
+        output: file, or - for standard output.
+        input_format: of :data:`megabert.predict.inputs.FORMATS`.
+        format: jsonl, or squad, one object of ids and answers.
+    """
+
+    checkpoint: Path
+    choices: Choices
+    texts: dict[str, str | None]
+    input: Path | None = None
+    output: Path = STANDARD_INPUT
+    input_format: str = "auto"
+    format: str = "jsonl"
+
+
+def predict(request: Request) -> None:
+    """Run ``launch/predict.py``.
+
+    Raises:
+        UserError: a wrong input, before anything is written.
+    """
+    if request.input is not None and _has_texts(request):
+        raise UserError("--input and texts on the command line: give one of them")
+    if request.input is None and not _has_texts(request) and not sys.stdin.isatty():
+        request = replace(request, input=STANDARD_INPUT)
+    _check_output(request)
+    predictor = open_predictor(request.checkpoint, request.choices)
+    fields = fields_of(predictor.task)
+    if request.format == "squad" and ("context",) not in fields:
+        raise UserError("--format squad is for questions; this checkpoint answers none")
+    item = item_of(request.texts, fields)
+    if item is not None:
+        answer_all(predictor, Items([item], ["this input"]), "", request)
+    elif request.input is not None:
+        with as_file(request.input) as (path, name):
+            answer_all(predictor, read_items(path, fields, request.input_format), name, request)
+    else:
+        converse(predictor, fields)
+
+
+def _check_output(request: Request) -> None:
+    """Raise UserError where the output cannot be a file, or nothing would be written to it."""
+    output = request.output
+    if output == STANDARD_INPUT:
+        return
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: its folder does not exist")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file")
+    given = request.input
+    if given is not None and output.exists() and given.exists() and output.samefile(given):
+        raise UserError(f"--output {output} is the file of --input; name another")
+    if given is None and not _has_texts(request):
+        raise UserError(
+            "--output is for inputs of --input or of flags; what is typed is answered here"
+        )
+
+
+def _has_texts(request: Request) -> bool:
+    return any(text is not None for text in request.texts.values())
+
+
+def answer_all(predictor: Predictor, found: Items, name: str, request: Request) -> None:
+    """Check all items, then answer them chunk by chunk."""
+    size = CHUNK * predictor.batch_size
+    began = time.monotonic()
+    chunks = [
+        _checked(predictor, found, slice(first, first + size), name)
+        for first in range(0, len(found.items), size)
+    ]
+    prepared = time.monotonic()
+    progress = Progress("predict", len(found.items), interval=30.0)
+    with _opened(request.output) as stream:
+        write = _squad_writer(stream) if request.format == "squad" else _line_writer(stream)
+        for number, features in enumerate(chunks):
+            items = found.items[number * size : (number + 1) * size]
+            write(
+                [
+                    {**_identity(item), **answer}
+                    for item, answer in zip(items, predictor.answers(features), strict=True)
+                ],
+                number + 1 == len(chunks),
+            )
+            if number + 1 < len(chunks):
+                progress.update((number + 1) * size, f"{(number + 1) * size:,} inputs")
+    if request.input is not None:
+        _report(found, chunks, prepared - began, time.monotonic() - prepared)
+
+
+def _checked(predictor: Predictor, found: Items, part: slice, name: str) -> Features:
+    """Rows of some items; an error about one of them names its place."""
+    try:
+        return predictor.features(found.items[part])
+    except UserError as error:
+        told = re.match(r"item (\d+)\b:?\s*", str(error))
+        if told is None:
+            raise
+        place = f"{name} {found.places[part][int(told[1]) - 1]}".strip()
+        text = str(error)[told.end() :]
+        raise UserError(f"{place}: {text}" if place else text) from error
+
+
+def _identity(item: dict[str, Any]) -> dict[str, Any]:
+    return {"id": item["id"]} if "id" in item else {}
+
+
+Writer = Callable[[list[dict[str, Any]], bool], None]
+
+
+def _line_writer(stream: TextIO) -> Writer:
+    def write(answers: list[dict[str, Any]], last: bool) -> None:
+        for answer in answers:
+            stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        stream.flush()
+
+    return write
+
+
+def _squad_writer(stream: TextIO) -> Writer:
+    """Ids and answers as one object, as evaluation scripts take them; items without an id are numbered."""
+    gathered: dict[str, str] = {}
+
+    def write(answers: list[dict[str, Any]], last: bool) -> None:
+        for answer in answers:
+            gathered[str(answer.get("id", len(gathered)))] = answer["answer"]
+        if last:
+            json.dump(gathered, stream, ensure_ascii=False, indent=1)
+            stream.write("\n")
+            stream.flush()
+
+    return write
+
+
+@contextmanager
+def _opened(output: Path) -> Iterator[TextIO]:
+    """Standard output, or a file that appears when it is whole."""
+    if output == STANDARD_INPUT:
+        yield sys.stdout
+        return
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            yield stream
+        temporary.replace(output)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+        raise
+
+
+def _report(found: Items, chunks: list[Features], reading: float, seconds: float) -> None:
+    rows = sum(len(chunk.lengths) for chunk in chunks)
+    tokens = sum(int(chunk.lengths.sum()) for chunk in chunks)
+    log.info(
+        "%s inputs, %s rows, %s tokens: %.2f s to tokenise, %.2f s to answer, %.1f inputs/s, "
+        "%s tokens/s",
+        *(f"{count:,}" for count in (len(found.items), rows, tokens)),
+        reading,
+        seconds,
+        len(found.items) / max(seconds, 1e-9),
+        f"{tokens / max(seconds, 1e-9):,.0f}",
+    )
+
+
+def converse(predictor: Predictor, fields: tuple[tuple[str, ...], ...]) -> None:
+    """Answer what is typed until the end of input or Ctrl-C; an error is shown, and it goes on.
+
+    A task of two texts asks for one after the other; an empty second one is the one before again.
+    """
+    import readline  # noqa: F401  (input() edits lines with it)
+
+    names = [some[0] for some in fields]
+    print(f"{predictor.task.name}: {' and '.join(names)}; Ctrl-D ends", file=sys.stderr)
+    before: dict[str, str] = {}
+    while True:
+        try:
+            item = {name: _asked(name, len(names) > 1) for name in names}
+            if not item[names[0]].strip():
+                continue
+            item = {name: text or before.get(name, "") for name, text in item.items()}
+            before = item
+            (answer,) = predictor.answers(_checked(predictor, Items([item], [""]), slice(1), ""))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            return
+        else:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+
+
+def _asked(name: str, named: bool) -> str:
+    prompt = f"{name} {PROMPT}" if named else PROMPT
+    if sys.stdout.isatty():
+        return input(prompt)
+    print(prompt, end="", file=sys.stderr, flush=True)  # the answers go to a file
+    return input()

@@ -1,0 +1,165 @@
+"""The best words for the masks of a text, by a pretrained model's masked-language-model head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.model.heads import BertForPreTraining
+from megabert.parallel.layers import TensorParallel
+from megabert.tasks.base import Batch
+from megabert.tasks.batches import pad_rows
+from megabert.tasks.files.rows import Rows
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class MaskedTexts:
+    """Texts with masks; :class:`megabert.tasks.base.Features` of inputs.
+
+    ``masks``: of each text the places of its masks in its row.
+    """
+
+    texts: list[str]
+    rows: Rows
+    masks: list[np.ndarray]
+    tokenizer: Tokenizer
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Real tokens of each row, int64 [F]."""
+        return self.rows.lengths
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs int64 [B, S], and ``mask_places`` int64 [B, M], 0 behind a row's last mask, with M
+        the masks of the text that has most.
+        """
+        most = max(map(len, self.masks))
+        places = pad_rows([self.masks[row] for row in rows], most, 0)
+        return {**self.rows.batch(rows, self.tokenizer.special.pad), "mask_places": places}
+
+    def describe(self) -> str:
+        """One line: texts, masks, tokens."""
+        sizes = self.sizes()
+        return f"{sizes['texts']:,} texts, {sizes['masks']:,} masks, {sizes['tokens']:,} tokens"
+
+    def sizes(self) -> dict[str, int]:
+        """The same as numbers."""
+        return {
+            "texts": len(self.texts),
+            "masks": sum(map(len, self.masks)),
+            "tokens": int(self.lengths.sum()),
+        }
+
+
+class FillMask:
+    """What :mod:`megabert.predict.command` asks of a task, for models with a masked-language-model head.
+
+    Args:
+        max_length: tokens of a text at most.
+        sentence_task: the model has a pooler and a sentence-pair head too.
+        top_k: words for each mask.
+    """
+
+    name = "fill-mask"
+
+    def __init__(self, max_length: int, sentence_task: bool, top_k: int) -> None:
+        self.max_length, self.sentence_task, self.top_k = max_length, sentence_task, top_k
+
+    def build_model(self, config: ModelConfig) -> torch.nn.Module:
+        """Encoder and head, weights not yet loaded."""
+        return BertForPreTraining(config, TensorParallel(), sentence_task=self.sentence_task)
+
+    def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> MaskedTexts:
+        """Rows of items with a ``text`` that holds the tokenizer's mask, as ``[MASK]``, once or more.
+
+        Raises:
+            UserError: no text, no mask in it, or it is too long; the message names the item from 1.
+        """
+        mask, special = tokenizer.special_tokens["mask"], tokenizer.special
+        texts, ids, places = [], [], []
+        for number, item in enumerate(items, start=1):
+            text = item.get("text")
+            if not isinstance(text, str):
+                raise UserError(f"item {number}: no text 'text'")
+            parts = text.split(mask)
+            if len(parts) == 1:
+                raise UserError(f"item {number}: no {mask} in it to fill: {text[:60]!r}")
+            pieces = [encoded.ids for encoded in tokenizer.encode_sentences(parts)]
+            row = [np.asarray([special.cls])]
+            found = []
+            for piece in pieces[:-1]:
+                row += [piece, np.asarray([special.mask])]
+                found.append(sum(map(len, row)) - 1)
+            row += [pieces[-1], np.asarray([special.sep])]
+            ids.append(np.concatenate(row))
+            if len(ids[-1]) > self.max_length:
+                raise UserError(
+                    f"item {number}: {len(ids[-1])} tokens with [CLS] and [SEP], but the model takes "
+                    f"{self.max_length}; cut the text"
+                )
+            texts.append(text)
+            places.append(np.asarray(found, np.int64))
+        rows = Rows.joined(ids, [np.zeros(len(row), np.int8) for row in ids])
+        return MaskedTexts(texts, rows, places, tokenizer)
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> Batch:
+        """Of each mask the best ``words`` int32 [B, M, K] and their probabilities, ``shares``, float32."""
+        assert isinstance(model, BertForPreTraining)
+        places = batch["mask_places"]
+        kept = (batch["cu_seqlens"][:-1, None] + places).flatten().long()
+        hidden = model.bert(
+            batch["input_ids"],
+            batch["token_type_ids"],
+            cu_seqlens=batch["cu_seqlens"],
+            max_seqlen=batch["max_seqlen"],
+            kept=kept,
+        )
+        logits = model.mlm(hidden, model.bert.embeddings.word_embeddings.weight)  # [B*M, Vp]
+        shares = logits[:, : model.config.vocab_size].float().softmax(dim=-1)
+        best, words = shares.topk(min(self.top_k, shares.size(1)))
+        return {
+            "words": words.to(torch.int32).unflatten(0, places.shape),
+            "shares": best.unflatten(0, places.shape),
+        }
+
+    def answers(
+        self, features: MaskedTexts, outputs: dict[str, np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """``filled``, the text with the best word for each mask, and ``masks``, for each the best
+        ``word``s with their ``score`` and id, ``token``.
+        """
+        tokenizer = features.tokenizer
+        mask = tokenizer.special_tokens["mask"]
+        result = []
+        for row, text in enumerate(features.texts):
+            listed = []
+            for place in range(len(features.masks[row])):
+                ids = outputs["words"][row, place].tolist()
+                shares = outputs["shares"][row, place].tolist()
+                listed.append(
+                    [
+                        {"word": word, "score": share, "token": token}
+                        for word, share, token in zip(tokenizer.tokens(ids), shares, ids)
+                    ]
+                )
+            parts = text.split(mask)
+            filled = parts[0]
+            for words, part in zip(listed, parts[1:]):
+                filled = _joined(filled, str(words[0]["word"])) + part
+            result.append({"filled": filled, "masks": listed})
+        return result
+
+
+def _joined(text: str, word: str) -> str:
+    """``text`` with a vocabulary's entry behind it; a continuation ("##s") touches the word before."""
+    if word.startswith("##"):
+        return text.rstrip() + word[2:]
+    return text + word.replace("\u2581", "")

@@ -1,0 +1,174 @@
+"""Inputs of ``launch/predict.py``: JSON lines, plain lines, tab-separated columns, SQuAD files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.tasks.files.json_lines import read_json_lines
+from megabert.tasks.files.text_lines import read_lines
+from megabert.tasks.squad.data import read_squad
+
+FORMATS = ("auto", "jsonl", "text", "tsv", "squad")
+STANDARD_INPUT = Path("-")
+Fields = tuple[tuple[str, ...], ...]
+"""Names of each text of an item, the usual one first."""
+_IDS = ("id", "index")
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Items:
+    """Inputs in their order, and where each one stands ("line 3")."""
+
+    items: list[dict[str, Any]]
+    places: list[str]
+
+
+@contextmanager
+def as_file(source: Path) -> Iterator[tuple[Path, str]]:
+    """A file to read and its name for messages; standard input is read to its end first."""
+    if source != STANDARD_INPUT:
+        yield source, str(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            yield path, "standard input"
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), "standard input")) from error
+
+
+def read_items(path: Path, fields: Fields, form: str) -> Items:
+    """All inputs of a file.
+
+    Args:
+        path: the file, plain or packed.
+        fields: of the task.
+        form: one of ``FORMATS``; ``auto`` goes by the name (``.tsv``) and the first line: an object is
+            JSON lines, or a SQuAD file where it does not end there or holds ``data``; other lines are
+            plain texts, or columns where the task has two texts.
+
+    Raises:
+        UserError: unreadable, empty, or a line that is not of the form; the message names it.
+    """
+    if form == "auto":
+        form = _form(path, fields)
+    if form == "squad":
+        items = _squad(path, fields)
+    elif form == "jsonl":
+        items = _json_lines(path)
+    elif form == "tsv":
+        items = _columns(path, fields)
+    else:
+        items = _texts(path, fields)
+    if not items.items:
+        raise UserError(f"{path}: no input in it")
+    return items
+
+
+def _form(path: Path, fields: Fields) -> str:
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    if first.lstrip().startswith("{"):
+        try:
+            content = json.loads(first)
+        except ValueError:
+            return "squad" if ("question",) in fields else "jsonl"
+        return "squad" if "data" in content else "jsonl"
+    tabs = ".tsv" in path.suffixes or len(fields) > 1
+    return "tsv" if tabs else "text"
+
+
+def _json_lines(path: Path) -> Items:
+    found = Items([], [])
+    for number, content in read_json_lines(path):
+        if isinstance(content, str):
+            raise UserError(f"{path} line {number}: {content}")
+        found.items.append(content)
+        found.places.append(f"line {number}")
+    return found
+
+
+def _texts(path: Path, fields: Fields) -> Items:
+    """One text a line; empty lines at the end are none."""
+    if len(fields) > 1:
+        names = " and ".join(names[0] for names in fields)
+        raise UserError(f"{path}: plain lines, but an input is {names}; give JSON lines or columns")
+    lines = [line for _, line in read_lines(path)]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if empty is not None:
+        raise UserError(f"{path} line {empty} is empty; take it out, or give JSON lines")
+    return Items(
+        [{fields[0][0]: line} for line in lines],
+        [f"line {number + 1}" for number in range(len(lines))],
+    )
+
+
+def _columns(path: Path, fields: Fields) -> Items:
+    """Tab-separated columns, found by their names in a first line, or as many as there are texts."""
+    lines = [(number, line.split("\t")) for number, line in read_lines(path) if line.strip()]
+    names = [name.strip().lower() for name in lines[0][1]] if lines else []
+    known = [next((name for name in some if name in names), None) for some in fields]
+    titled = all(name is not None for name in known)
+    wanted = {some[0]: names.index(str(n)) for some, n in zip(fields, known)} if titled else {}
+    identity = next((name for name in _IDS if titled and name in names), None)
+    if identity is not None:
+        wanted["id"] = names.index(identity)
+    width = len(names) if titled else len(fields)
+    found = Items([], [])
+    for number, cells in lines[1:] if titled else lines:
+        if len(cells) != width:
+            hint = "" if titled else " (or a first line that names them)"
+            raise UserError(
+                f"{path} line {number}: columns: {len(cells)}, expected {width}: "
+                f"{', '.join(names if titled else [some[0] for some in fields])}{hint}"
+            )
+        places = wanted or {some[0]: place for place, some in enumerate(fields)}
+        found.items.append({name: cells[place] for name, place in places.items()})
+        found.places.append(f"line {number}")
+    return found
+
+
+def _squad(path: Path, fields: Fields) -> Items:
+    if ("question",) not in fields or ("context",) not in fields:
+        raise UserError(f"{path} is a SQuAD file, but this checkpoint does not answer questions")
+    data = read_squad(path)
+    if data.problems.counts:
+        log.warning("%s: left out: %s", path, data.problems)
+    items = [
+        {"id": q.id, "question": q.text, "context": data.contexts[q.context]}
+        for q in data.questions
+    ]
+    return Items(items, [f"id {q.id}" for q in data.questions])
+
+
+def item_of(texts: Mapping[str, str | None], fields: Fields) -> dict[str, Any] | None:
+    """One input from the texts of flags; None where no flag is given.
+
+    ``texts``: ``text``, ``text_b``, ``question``, ``context``.
+
+    Raises:
+        UserError: other texts are given than the task takes.
+    """
+    given = {name: text for name, text in texts.items() if text is not None}
+    if not given:
+        return None
+    flags = ("question", "context") if ("context",) in fields else ("text", "text_b")[: len(fields)]
+    if set(given) != set(flags):
+        wanted = " and ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+        raise UserError(f"this checkpoint takes {wanted}: give these, or --input")
+    return {some[0]: given[flag] for some, flag in zip(fields, flags)}

@@ -1,0 +1,30 @@
+"""Losses and accuracies of pretraining on held-out samples."""
+
+from __future__ import annotations
+
+import torch
+
+from megabert.config.training import PretrainSettings
+from megabert.engine.build import TrainingEngine
+from megabert.pretrain.batches import held_out_batches
+from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.loss_guard import Sums
+
+
+def evaluate(
+    engine: TrainingEngine, settings: PretrainSettings, inputs: Inputs
+) -> dict[str, float | None]:
+    """``eval_mlm_loss``, ``eval_mlm_accuracy``, ``eval_nsp_accuracy`` (None without pairs).
+
+    The same samples and masks every time. A collective of all ranks; the model is in training mode
+    before and after.
+    """
+    world = engine.world
+    engine.module.eval()
+    sums = torch.zeros(6, dtype=torch.float64, device=world.device)
+    with torch.no_grad():
+        for batch in held_out_batches(settings, inputs, world, engine.batch):
+            sums += torch.stack([value.double() for value in engine(**batch)])
+    engine.module.train()
+    values = Sums(*world.sum_over_data_parallel(sums).tolist()).metrics()
+    return {f"eval_{name}": values[name] for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy")}

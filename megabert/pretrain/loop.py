@@ -1,0 +1,420 @@
+"""Pretraining: masked language model and sentence pairs, phase 1 and phase 2.
+
+    pretrain_inputs   flags, --config, DeepSpeed file and phase recipe -> settings, shards, model shape
+    prepare           model and engine; then fresh weights, a phase change, or a resumed run
+    Loop              update, judge, log, evaluate, save; knows not how weights and batches are divided
+
+The loss of an update is the mean over all masked positions of its global batch, plus the mean over
+all its pairs. Micro batches hold different numbers of masked positions, so their sums are divided by
+the counts of the whole global batch: the update is the same for any division into ranks and micro
+batches, and with packing as without.
+
+What an update came to stays on the device until a line of metrics, an evaluation or a checkpoint is
+due. Then every update since is judged, in order (:mod:`megabert.pretrain.loss_guard`), so that no checkpoint is
+written behind a bad one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megabert.checkpoint import resume
+from megabert.checkpoint.rollback import return_to_checkpoint
+from megabert.checkpoint.save_load import (
+    Checkpoint,
+    check_room,
+    find_checkpoint,
+    save_checkpoint,
+)
+from megabert.common.errors import RankError, UserError
+from megabert.common.log import Progress, get_logger, human_duration
+from megabert.common.names import RUN_RESULTS, checkpoint_tag
+from megabert.config.flags import Values
+from megabert.config.training import PretrainSettings
+from megabert.data.samples import skip
+from megabert.engine.broadcast import from_main
+from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.config import resolve_precision
+from megabert.engine.launch import World, lost_ranks_named, start
+from megabert.engine.metrics.clock import OTHER
+from megabert.engine.metrics.profiler import profiled, require_room
+from megabert.engine.metrics.throughput import Meter
+from megabert.engine.metrics.token_counts import Workload, workload
+from megabert.engine.metrics.writer import MetricsWriter, progress_text
+from megabert.model.heads import BertForPreTraining
+from megabert.model.init import initialize_weights
+from megabert.parallel.rng import DropoutStreams
+from megabert.pretrain import run_folder
+from megabert.pretrain.batches import global_counts, open_batches, to_device
+from megabert.pretrain.evaluation import evaluate
+from megabert.pretrain.inputs import Inputs, divide, open_inputs, resolve
+from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
+
+log = get_logger()
+
+
+def pretrain(given: Values, config_file: Values) -> dict[str, Any]:
+    """Run ``launch/pretrain.py`` with the values of its flags and its ``--config``.
+
+    Returns what ``results.json`` holds.
+
+    Raises:
+        UserError: a wrong input, before anything is written.
+        TrainingStopped: the loss jumped or is not finite; the last checkpoint is kept.
+    """
+    settings, raw = resolve(given, config_file)
+    resolve_precision(settings.parallel.precision, torch.cuda.is_available())
+    inputs = open_inputs(settings)
+    assert settings.run.output is not None
+    world = start(settings.parallel.tensor_parallel)
+    try:
+        with lost_ranks_named(), run_folder.nothing_left_behind(settings.run.output):
+            return prepare(settings, raw, inputs, world).run()
+    finally:
+        world.close()
+
+
+def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, world: World) -> Loop:
+    """Build model and engine, and put fresh, handed-over or resumed weights into them."""
+    run, optimizer = settings.run, settings.optimizer
+    assert run.output is not None
+    assert optimizer.lr is not None
+    assert optimizer.steps is not None
+    assert optimizer.warmup_fraction is not None
+    checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
+    if run.profile is not None and checkpoint is None:
+        require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
+    kept = checkpoint.record["global_batch_size"] if checkpoint else None
+    settings, batch = divide(settings, world.topology.data_parallel, kept)
+    skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
+    facts = run_folder.facts(settings, inputs.model, inputs.manifest)
+    run_folder.require_same(checkpoint, facts)
+    source = None
+    if checkpoint is None and run.init_from is not None:
+        tokenizer = inputs.manifest.tokenizer.sha256
+        source = resume.find_source(run.init_from, inputs.model, tokenizer, world)
+    model = BertForPreTraining(
+        inputs.model,
+        replace(world.tp, sequence_parallel=settings.parallel.sequence_parallel),
+        DropoutStreams(run.seed),
+        sentence_task=settings.data.sentence_task != "none",
+        activation_checkpointing=settings.parallel.activation_checkpointing,
+    )
+    initialize_weights(model, inputs.model, run.seed)
+    engine = build_engine(
+        model,
+        world,
+        optimizer,
+        settings.parallel,
+        batch,
+        optimizer.schedule,
+        optimizer.steps,
+        optimizer.lr,
+        optimizer.warmup_fraction,
+        raw,
+    )
+    if checkpoint is not None:
+        resume.resume(engine, checkpoint)
+    elif source is not None:
+        resume.hand_over(engine, model, source, run.output, moments=run.init_moments)
+        log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
+    if world.is_main:
+        run_folder.write_settings(run.output, settings, engine.config, inputs.save_tokenizer)
+        check_room(engine, run.output, run.keep_last)
+    log.info("%s", engine.describe())
+    trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
+    if not inputs.model.is_relative:
+        log.info("position rows trained at the end of this run: %d", trained)
+    facts = {**facts, "trained_positions": trained}
+    return Loop(settings, inputs, engine, checkpoint, facts, skipped)
+
+
+class Loop:
+    """One run from its first or resumed step to its last."""
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        inputs: Inputs,
+        engine: TrainingEngine,
+        checkpoint: Checkpoint | None,
+        facts: dict[str, Any],
+        skipped: list[skip.Range],
+    ) -> None:
+        self.settings, self.inputs, self.engine = settings, inputs, engine
+        self.world, self.facts = engine.world, facts
+        self.run_folder = settings.run.output or Path()
+        self.steps = settings.optimizer.steps or 0
+        self.last = min(self.steps, settings.run.stop_after or self.steps)
+        known = skip.merge_ranges(checkpoint.record.get("skipped_ranges", []) if checkpoint else [])
+        if late := skip.too_late(skipped, known, checkpoint.consumed_samples if checkpoint else 0):
+            log.warning("--skip-samples: the run is already past %s", skip.show_ranges(late))
+        self.skipped = skip.merge_ranges([*known, *skipped])
+        self.batches = open_batches(settings, inputs, self.world, engine.batch)
+        self.guard = RunGuard(settings.run)
+        self.pending: list[tuple[torch.Tensor, Workload, Update]] = []
+        peak = settings.run.peak_tflops
+        self.meter = Meter(
+            self.world, inputs.model, engine.precision, peak * 1e12 if peak else None
+        )
+        self.clock = self.meter.clock
+        self.progress = Progress("pretrain", self.last, interval=30.0)
+        self.stop_requested = False
+        self._stand_at(checkpoint)
+
+    def _stand_at(self, checkpoint: Checkpoint | None) -> None:
+        """Be where the run was when it wrote ``checkpoint``; None: at its beginning."""
+        record = checkpoint.record if checkpoint else {}
+        self.batches.move(checkpoint.consumed_samples if checkpoint else 0, self.skipped)
+        self.guard.restore(record.get("guard", []))
+        self.pending.clear()
+        self.unlogged = Sums(*record.get("unlogged", []))
+        self.tokens = int(record.get("tokens", 0))
+        self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
+        self.started = time.monotonic()
+        self.meter.restore(record, self.batches.seconds_waited)
+        self.metrics = MetricsWriter(
+            self.run_folder,
+            enabled=self.world.is_main,
+            resumed_step=checkpoint.step if checkpoint else None,
+        )
+        self.saved_step = checkpoint.step if checkpoint else -1
+        self.last_line: dict[str, Any] = {}
+        self.last_evaluation: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step; returns the results, which are also in ``results.json``."""
+        signal.signal(signal.SIGTERM, self._request_stop)
+        profile = self.settings.run.profile
+        with (
+            self.clock.running(),
+            profiled(profile, self.run_folder, self.world, self.meter, self._remark),
+        ):
+            self._train()
+        self.batches.close()
+        if self.engine.steps_done == self.last:
+            self._evaluate()
+        if self.saved_step < self.engine.steps_done:
+            self._save()
+        return self._finish()
+
+    def _train(self) -> None:
+        """Update until the last step, or until the run is asked to stop."""
+        run = self.settings.run
+        while self.engine.steps_done < self.last:
+            if not self._update():
+                self._all_sound()  # DeepSpeed has waited for the device already
+                continue
+            step = self.engine.steps_done
+            before_last = step < self.last
+            log_now = step % run.log_interval == 0 or not before_last
+            evaluate = run.eval_interval and step % run.eval_interval == 0 and before_last
+            save = run.save_interval and step % run.save_interval == 0 and before_last
+            ratios = run.trust_ratio_interval and step % run.trust_ratio_interval == 0
+            stop = log_now and not self.world.agree(not self.stop_requested)
+            saves_next = bool(save or stop or not before_last)
+            look = log_now or evaluate or save or ratios
+            if look and not self._all_sound(weights=saves_next):
+                continue
+            if log_now:
+                self._log()
+            if ratios:
+                self.metrics.write_tensors(step, self.engine.tensor_norms())
+            if stop:
+                log.info("asked to stop: saving after step %d", step)
+                break
+            if evaluate:
+                self._evaluate()
+            if save:
+                self._save()
+
+    def _update(self) -> bool:
+        """One update with the next global batch; False if DeepSpeed did not apply it."""
+        clock, step = self.clock, self.engine.steps_done + 1
+        clock.begin(sampled=step % self.settings.run.log_interval == 0 or step == self.last)
+        try:
+            micro_batches = self.batches.next()
+        except UserError as error:
+            raise RankError(str(error)) from error
+        clock.enter(OTHER)
+        masked, pairs = global_counts(self.world, micro_batches)
+        # this rank's: losses, correct, counts; the gradient norm
+        sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
+        work, applied = Workload(), False
+        for batch in micro_batches:
+            del batch["real_tokens"]
+            work = work.plus(workload(batch))
+            clock.enter("forward")
+            output = self.engine(**to_device(batch, self.world.device))
+            clock.enter("backward")
+            self.engine.backward(output.mlm_loss_sum / masked + output.nsp_loss_sum / pairs)
+            clock.enter(OTHER)
+            sums[:6] += torch.stack([value.detach().double() for value in output])
+            clock.enter("optimizer")
+            applied = self.engine.step()
+            clock.enter(OTHER)
+        sums[6] = self.engine.norm_on_device()
+        clock.end()
+        stop = self.batches.position
+        samples = stop - self.engine.batch.global_size, stop
+        number = self.engine.steps_done + (0 if applied else 1)
+        self.pending.append((sums, work, Update(number, samples, applied)))
+        return applied
+
+    def _all_sound(self, *, weights: bool = False) -> bool:
+        """Look at all updates since the last look; False if the run went back to a checkpoint.
+
+        The only place of the loop where a GPU waits for the host. ``weights``: look at the weights
+        too, which are about to be saved.
+
+        Raises:
+            TrainingStopped: one of them is bad, and the run is not to go back, or cannot.
+        """
+        fault, ranks = None, self.world.topology.data_parallel
+        for row, (_, _, update) in zip(self._summed(), self.pending):
+            work, norm = Workload(*row[7:]), row[6] / ranks  # every rank has the same norm
+            clipped = update.applied and self.engine.clips(norm)
+            sums = Sums(*row[:6])._replace(tokens=work.tokens, clip_hits=float(clipped))
+            fault = self.guard.fault(update, sums.loss, norm)
+            if fault is not None:
+                break
+            self.unlogged = self.unlogged.plus(sums)
+            self.meter.add(work)
+            self.tokens += round(work.tokens)
+        if fault is None and weights and not self.engine.weights_are_finite():
+            _, _, last = self.pending[-1]
+            reason = f"the weights are not finite after step {last.step}"
+            fault = Fault(last.step, last.samples, reason)
+        self.pending.clear()
+        found = fault
+        fault = from_main(self.world, lambda: found)
+        if fault is None:
+            return True
+        self._go_back(fault)
+        return False
+
+    def _summed(self) -> list[list[float]]:
+        """Of each pending update its sums, norm and work, summed over the data-parallel ranks."""
+        work = torch.tensor([work for _, work, _ in self.pending], dtype=torch.float64)
+        sums = torch.stack([sums for sums, _, _ in self.pending])
+        table = torch.cat([sums, work.to(sums.device)], dim=1)  # [updates, 7 + 5]
+        rows: list[list[float]] = self.world.sum_over_data_parallel(table).tolist()
+        return rows
+
+    def _go_back(self, fault: Fault) -> None:
+        """Return to the last checkpoint, and leave the bad update's samples out from now on.
+
+        Raises:
+            TrainingStopped: the run is not to go back, or cannot.
+        """
+        self.skipped = skip.merge_ranges([*self.skipped, fault.samples])
+        checkpoint = None
+        if self.guard.may_go_back(fault):
+            checkpoint = return_to_checkpoint(self.engine, self.run_folder, self.saved_step)
+        if checkpoint is None:
+            kept = checkpoint_tag(self.saved_step) if self.saved_step >= 0 else None
+            raise self.guard.stopped(fault, kept, skip.show_ranges(self.skipped))
+        self.metrics.close()
+        self._stand_at(checkpoint)
+        self.metrics.write(rollback_event(fault, checkpoint.step))
+        log.warning("%s; back at %s, to go on without them", fault, checkpoint.folder.name)
+
+    def _log(self) -> None:
+        """Write a metrics line of the updates since the last one."""
+        norm, step = self.engine.grad_norm(), self.engine.steps_done
+        line = {
+            "step": step,
+            **self.unlogged.metrics(),
+            "lr": self.engine.deepspeed.lr_scheduler.lr(step),
+            "grad_norm": norm,
+            **self.meter.line(self.batches.seconds_waited),
+            "clip_hits": int(self.unlogged.clip_hits),
+            "skipped_steps": self.engine.skipped_steps,
+            "consumed_samples": self.batches.position,
+            "tokens": self.tokens,
+            "elapsed_seconds": self._elapsed(),
+        }
+        self.unlogged = Sums()
+        self.last_line = line
+        self.metrics.write(line)
+        if self.world.is_main:
+            self.progress.update(step, f"step {step}/{self.last}  {progress_text(line)}")
+
+    def _evaluate(self) -> None:
+        """Held-out losses and accuracies: the same samples and masks every time."""
+        if self.inputs.evaluation is None:
+            return
+        began, step = time.monotonic(), self.engine.steps_done
+        values = evaluate(self.engine, self.settings, self.inputs)
+        self.last_evaluation = {"step": step, **values}
+        self.metrics.write(self.last_evaluation)
+        seconds = time.monotonic() - began
+        self.meter.pause(seconds)
+        accuracy = values["eval_nsp_accuracy"]
+        log.info(
+            "step %d  held out: MLM loss %.4f, MLM accuracy %.3f%s (%.1f s)",
+            step,
+            values["eval_mlm_loss"],
+            values["eval_mlm_accuracy"],
+            f", NSP accuracy {accuracy:.3f}" if accuracy is not None else "",
+            seconds,
+        )
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        record = {
+            **self.facts,
+            "step": self.engine.steps_done,
+            "consumed_samples": self.batches.position,
+            "tokens": self.tokens,
+            "elapsed_seconds": self._elapsed(),
+            "guard": self.guard.window,
+            "skipped_ranges": self.skipped,
+            "unlogged": self.unlogged,
+            **self.meter.record(),
+        }
+        folder = save_checkpoint(
+            self.engine,
+            self.run_folder,
+            record,
+            resume.universal_info(self.engine, self.inputs.model),
+            self.settings.run.keep_last,
+        )
+        self.saved_step = self.engine.steps_done
+        self.meter.pause(time.monotonic() - began)
+        log.info("saved %s (%.1f s)", folder, time.monotonic() - began)
+
+    def _remark(self, event: dict[str, Any]) -> None:
+        self.metrics.write({"step": self.engine.steps_done, **event})
+
+    def _elapsed(self) -> float:
+        return round(self.elapsed_before + time.monotonic() - self.started, 3)
+
+    def _request_stop(self, *_: Any) -> None:
+        self.stop_requested = True
+
+    def _finish(self) -> dict[str, Any]:
+        step = self.engine.steps_done
+        results = {
+            "step": step,
+            "steps": self.steps,
+            "finished": step == self.steps,
+            **{key: value for key, value in self.last_line.items() if key != "step"},
+            **{key: value for key, value in self.last_evaluation.items() if key != "step"},
+            "whole_run": self.meter.whole_run(),
+            "elapsed_seconds": self._elapsed(),
+        }
+        self.metrics.close()
+        if self.world.is_main:
+            path = self.run_folder / RUN_RESULTS
+            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            self.progress.close(f"step {step}/{self.steps} after {human_duration(self._elapsed())}")
+        self.world.barrier()
+        return results

@@ -1,0 +1,189 @@
+"""The run folder: whose it is, what is written into it at the start, and what a checkpoint must match."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from megabert import __version__
+from megabert.checkpoint.record import (
+    Checkpoint,
+    whole_checkpoints,
+    write_json,
+    write_text,
+)
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.common.names import (
+    RUN_CHECKPOINTS,
+    RUN_CONFIG,
+    RUN_DEEPSPEED_CONFIG,
+    RUN_MERGING,
+    TOKENIZER_FOLDER,
+)
+from megabert.config import flags
+from megabert.config.model import ModelConfig
+from megabert.config.training import PretrainSettings
+from megabert.data.shards.manifest import Manifest
+from megabert.engine.launch import World
+
+# What a resumed run must share with its checkpoint: other values would change the meaning of the
+# data position or of the weights.
+_MUST_MATCH = (
+    "model", "tokenizer_sha256", "data_fingerprint", "seed", "phase", "global_batch_size",
+    "seq_length", "max_predictions", "mask_fraction", "masking", "sentence_task",
+    "short_sequence_fraction", "steps",
+)  # fmt: skip
+
+
+def facts(settings: PretrainSettings, model: ModelConfig, manifest: Manifest) -> dict[str, Any]:
+    """What every checkpoint of the run records about it (plain values)."""
+    data = settings.data
+    return {
+        "program": f"megabert {__version__}",
+        "model": model.to_dict(),
+        "qkv_layout": "separate",
+        "heads": ["mlm"] if data.sentence_task == "none" else ["mlm", "nsp"],
+        "tokenizer_sha256": manifest.tokenizer.sha256,
+        "data_fingerprint": manifest.fingerprint,
+        "seed": settings.run.seed,
+        "phase": settings.run.phase,
+        "steps": settings.optimizer.steps,
+        "global_batch_size": settings.batch.global_batch_size,
+        "seq_length": data.seq_length,
+        "max_predictions": data.max_predictions,
+        "mask_fraction": data.mask_fraction,
+        "masking": data.masking,
+        "sentence_task": data.sentence_task,
+        "short_sequence_fraction": data.short_sequence_fraction,
+    }
+
+
+def _taken(output: Path) -> bool:
+    """True if ``output`` holds more than a run leaves that was killed before its first update."""
+    if not output.is_dir():
+        return output.exists()
+    worthless = {RUN_CHECKPOINTS, RUN_MERGING, f"{RUN_CONFIG}.tmp"}
+    if any(path.name not in worthless for path in output.iterdir()):
+        return True
+    base = output / RUN_CHECKPOINTS
+    return base.exists() and (not base.is_dir() or any(base.iterdir()))
+
+
+def open_run(
+    output: Path,
+    resume: str,
+    world: World,
+    find_checkpoint: Callable[[Path, str, World], Checkpoint | None],
+) -> Checkpoint | None:
+    """Check the output folder, make it, and return the checkpoint to go on from (all ranks call).
+
+    Raises:
+        UserError: the folder is another run's, or its checkpoints are damaged.
+    """
+    taken = _taken(output)
+    if taken and resume == "never":
+        raise UserError(
+            f"{output} is not empty: it may be another run's; choose another --output, "
+            "or go on with that run by --resume auto"
+        )
+    if taken and not (output / RUN_CONFIG).is_file():
+        raise UserError(f"{output} is not a run folder (no {RUN_CONFIG}); choose another --output")
+    checkpoint = None
+    if resume != "never":
+        checkpoint = find_checkpoint(output, resume, world)
+        if checkpoint is None:
+            get_logger().info("no whole checkpoint in %s: starting at step 0", output)
+    world.barrier()
+    if world.is_main:
+        shutil.rmtree(output / RUN_MERGING, ignore_errors=True)
+        try:
+            (output / RUN_CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == 28:
+                raise
+            raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
+    world.barrier()
+    return checkpoint
+
+
+@contextlib.contextmanager
+def nothing_left_behind(output: Path) -> Iterator[None]:
+    """Remove a run folder that did not exist before, if a wrong input ends the run without a checkpoint.
+
+    Such a run cannot be gone on with, and its folder would only be in the way of the next try.
+    """
+    new = not _taken(output)
+    try:
+        yield
+    except UserError:
+        if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
+            shutil.rmtree(output, ignore_errors=True)
+        raise
+
+
+def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that other settings made.
+
+    Raises:
+        UserError: which settings, from what to what.
+    """
+    if checkpoint is None:
+        return
+    record = checkpoint.record
+    differing = []
+    for key in _MUST_MATCH:
+        if key == "model":
+            theirs = ModelConfig.from_dict(record[key]).to_dict()
+            differing += [
+                f"{name} {theirs[name]!r} -> {value!r}"
+                for name, value in now[key].items()
+                if theirs[name] != value
+            ]
+        elif record.get(key) != now[key]:
+            differing.append(f"{key} {record.get(key)!r} -> {now[key]!r}")
+    if differing:
+        raise UserError(
+            f"{checkpoint.folder} belongs to other settings: {'; '.join(differing)}; give the run's own "
+            "settings (--config RUN/config.yaml), or another --output"
+        )
+
+
+def trained_positions(
+    settings: PretrainSettings, model: ModelConfig, before: Checkpoint | None
+) -> int:
+    """Positions that are as they should be once this run has ended.
+
+    Those of the table that have had gradients; all where positions are relative, as nothing of them
+    is trained.
+    """
+    if model.is_relative:
+        return model.max_position_embeddings
+    earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
+    return max(earlier, settings.data.seq_length or 0)
+
+
+def write_settings(
+    output: Path,
+    settings: PretrainSettings,
+    deepspeed_config: dict[str, Any],
+    save_tokenizer: Callable[[Path], None],
+) -> None:
+    """Write ``config.yaml``, ``ds_config.json`` and the tokenizer (main rank only).
+
+    ``save_tokenizer`` writes the tokenizer's files into a new folder.
+    ``stop_after`` is left out: it ends a job, and the file serves to go on with the run.
+    """
+    lasting = replace(settings, run=replace(settings.run, stop_after=None))
+    write_text(output / RUN_CONFIG, flags.to_yaml(lasting))
+    write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
+    target = output / TOKENIZER_FOLDER
+    if not target.exists():
+        temporary = output / (TOKENIZER_FOLDER + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_tokenizer(temporary)
+        temporary.replace(target)

@@ -1,0 +1,255 @@
+"""Classification of texts and pairs of texts, and regression: GLUE and TNEWS (Devlin et al. 2019, 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.model.task_heads import BertForSequenceClassification
+from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.tasks.batches import draw_subset
+from megabert.tasks.classification.data import Label, Source, texts_of_items
+from megabert.tasks.classification.features import ClassificationFeatures, join_texts
+from megabert.tasks.classification.metrics import score
+from megabert.tasks.files.problems import Problems
+from megabert.tasks.files.tf_features import is_features_file, read_classifier_records
+from megabert.tasks.settings import ClassificationSettings
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+    from megabert.parallel.layers import TensorParallel
+    from megabert.parallel.rng import DropoutStreams
+
+BASELINE = "majority_"
+"""In front of the name of a score: what the most frequent label of the training data reaches."""
+
+log = get_logger()
+
+
+class Classification:
+    """A task on a :class:`Source`: see :class:`megabert.tasks.base.Task` for what each method does.
+
+    Files are those of the source, or TFRecord features of Google BERT's ``run_classifier.py``.
+    """
+
+    new_heads: tuple[str, ...] = ("sequence", "bert.pooler")
+
+    def __init__(
+        self, source: Source, settings: ClassificationSettings, max_length: int = 128
+    ) -> None:
+        if source.regression and settings.class_weights != "none":
+            raise UserError(
+                f"--class-weights {settings.class_weights}: {source.name} has no classes"
+            )
+        self.source, self.settings = source, settings
+        self.name, self.metric = source.name, source.metrics[0]
+        self.labels = source.labels
+        self._max_length = max_length
+        self._record: dict[str, Any] = {}
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return self._max_length
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """Take the checkpoint's labels in its order, and its counts of labels for the baseline."""
+        self.labels = self.source.adopt(labels, record)
+        self._record = dict(record)
+
+    def record(self) -> dict[str, Any]:
+        """``label_counts`` of the training data, ``class_weights``, and what the source keeps."""
+        return {**self._record, **self.source.record()}
+
+    def settle(self) -> None:
+        """Nothing to settle."""
+
+    def train_features(
+        self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
+    ) -> ClassificationFeatures:
+        """Rows of a labelled file; its labels are the task's unless a checkpoint's are adopted.
+
+        Raises:
+            UserError: as ``Source.read``; the file has no labels, or one that the checkpoint has not.
+        """
+        found = self._features(path, tokenizer, training=True, chosen=(max_examples, seed))
+        if found.targets is None:
+            raise UserError(f"{path} has no labels to learn; give a labelled file as --train")
+        counts = found.counts()
+        self._record = {"max_length": self.max_length}
+        if not counts:
+            return found
+        self._record["label_counts"] = counts
+        if self.settings.class_weights == "none":
+            return found
+        weights = class_weights(np.array(list(counts.values())))
+        self._record["class_weights"] = dict(zip(self.labels, weights.tolist()))
+        log.info(
+            "class weights: %s", ", ".join(f"{n} {w:.3f}" for n, w in zip(self.labels, weights))
+        )
+        return replace(found, weights=weights.astype(np.float32)[found.targets])
+
+    def eval_features(self, path: Path, tokenizer: Tokenizer) -> ClassificationFeatures:
+        """Rows of a file with labels or without.
+
+        Raises:
+            UserError: as ``Source.read``; a label that the task has not.
+        """
+        return self._features(path, tokenizer, training=False, chosen=(None, 0))
+
+    def _features(
+        self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
+    ) -> ClassificationFeatures:
+        """Rows of a file; ``chosen``: how many at most, and the seed that draws them."""
+        if is_features_file(path):
+            return self._recorded(path, tokenizer, training, chosen)
+        examples = self.source.read(path, self.settings.bad_lines)
+        self._settle_labels(path, training)
+        order, targets = examples.targets(self.labels)
+        drawn = draw_subset(len(order), *chosen)
+        order = order[drawn]
+        texts = tuple([some[row] for row in order] for some in examples.texts)
+        rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
+        return ClassificationFeatures(
+            path,
+            rows,
+            tokenizer.special.pad,
+            None if targets is None else targets[drawn],
+            self.labels,
+            [examples.ids[row] for row in order],
+            cut=cut,
+            empty=empty,
+            part=examples.part,
+            problems=examples.faults.problems,
+        )
+
+    def _recorded(
+        self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
+    ) -> ClassificationFeatures:
+        """The same for TFRecord features, whose label ids count the data set's own order."""
+        self._settle_labels(path, training)
+        names = () if self.source.regression else self.source.labels_of(path)
+        found = read_classifier_records(
+            path, tokenizer, self.max_length, None if self.source.regression else len(names)
+        )
+        targets = found.labels
+        if names:
+            unknown = [name for name in names if name not in self.labels]
+            if unknown:
+                raise UserError(f"{path}: label {unknown[0]!r} is not one of the checkpoint's")
+            targets = np.array([self.labels.index(name) for name in names], np.int64)[targets]
+        drawn = draw_subset(len(targets), *chosen)
+        problems = Problems()
+        for number in found.filling:
+            problems.add("record that is not a real example", f"record {number}")
+        return ClassificationFeatures(
+            path,
+            found.rows.taken(drawn),
+            tokenizer.special.pad,
+            targets[drawn],
+            self.labels,
+            drawn.tolist(),
+            problems=problems,
+        )
+
+    def _settle_labels(self, path: Path, training: bool) -> None:
+        """Labels of a checkpoint or of the data set stay; else the training file's are taken."""
+        if self.labels or self.source.regression:
+            return
+        if not training:
+            raise UserError(
+                f"the labels of {self.name} are not known: the checkpoint names none; give --train"
+            )
+        self.labels = self.source.labels_of(path)
+
+    def item_features(
+        self, items: list[dict[str, Any]], tokenizer: Tokenizer
+    ) -> ClassificationFeatures:
+        """Rows of items with a text, or two, under one of the names of ``Source.fields``."""
+        texts = texts_of_items(items, self.source.fields)
+        rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
+        pad = tokenizer.special.pad
+        return ClassificationFeatures(
+            Path("items"), rows, pad, None, self.labels, range(len(items)), cut=cut, empty=empty
+        )
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """``{"label", "score", "scores": {label: probability}}``, or ``{"score"}`` of a regression."""
+        logits = outputs["logits"].astype(np.float64)
+        if self.source.regression:
+            return [{"score": value} for value in logits[:, 0].tolist()]
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        found = []
+        for best, row in zip(shares.argmax(axis=1).tolist(), shares.tolist()):
+            scores = dict(zip(self.labels, row))
+            found.append({"label": self.labels[best], "score": row[best], "scores": scores})
+        return found
+
+    def build_model(
+        self,
+        config: ModelConfig,
+        tensor_parallel: TensorParallel,
+        streams: DropoutStreams | None,
+        activation_checkpointing: bool,
+    ) -> torch.nn.Module:
+        """The encoder with one output a label, or one in all."""
+        outputs = 1 if self.source.regression else len(self.labels)
+        return BertForSequenceClassification(
+            config, outputs, tensor_parallel, streams, activation_checkpointing
+        )
+
+    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+        """Mean over the rows of the weighted cross-entropy, or of the squared error, in float32."""
+        logits, labels = model(**inputs_of(batch)).float(), batch["labels"]
+        if self.source.regression:
+            return F.mse_loss(logits[:, 0], labels)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if "row_weights" in batch:
+            losses = losses * batch["row_weights"]
+        return losses.mean()
+
+    def predict(self, model: Forward, batch: Batch) -> Batch:
+        """``logits`` float32 [B, L]."""
+        return {"logits": model(**inputs_of(batch)).float()}
+
+    def score(
+        self, features: Features, outputs: dict[str, np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        """Write the prediction file; scores and baselines in per cent, {} for a file without labels."""
+        if not isinstance(features, ClassificationFeatures):
+            raise TypeError(f"features of another task: {type(features).__name__}")
+        logits = outputs["logits"]
+        found = logits[:, 0] if self.source.regression else logits.argmax(axis=1)
+        answers: list[Label] = (
+            found.tolist() if self.source.regression else [self.labels[number] for number in found]
+        )
+        path = self.source.write_predictions(folder, features.part, features.ids, answers)
+        if features.targets is None:
+            log.info("%s has no labels: predictions are in %s, no scores", features.path, path)
+            return {}
+        metrics = self.source.metrics_of(features.part)
+        scores = score(metrics, features.targets, found)
+        counts = self._record.get("label_counts")
+        if counts:
+            most = self.labels.index(max(counts, key=counts.get))
+            constant = score(metrics, features.targets, np.full(len(found), most))
+            scores |= {BASELINE + name: value for name, value in constant.items()}
+        return scores
+
+
+def class_weights(counts: np.ndarray) -> np.ndarray:
+    """Weights of labels in inverse proportion to their rows, float64 [L]; their mean over all rows is 1.
+
+    A label without a row has the weight 0.
+    """
+    present = counts > 0
+    return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0)

@@ -1,0 +1,171 @@
+"""TNEWS of CLUE (Xu et al. 2020): JSON lines of Chinese headlines in 15 classes.
+
+A line is ``{"label": CODE, "label_desc": NAME, "sentence": TEXT, "keywords": ...}``; keywords are not
+used, and a test file has ``id`` instead of the labels. A model's labels are the names, in the order of
+their codes; where a file has codes only, the codes are the names. ``labels.json`` beside a file, lines
+``{"label", "label_desc"}``, adds labels that the file has no example of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.data.shards.manifest import write_atomically
+from megabert.tasks.classification.data import Examples, Label
+from megabert.tasks.files.json_lines import read_json_lines
+from megabert.tasks.files.tsv import BadLines, Faults
+
+PREDICTIONS = "tnews_predict.json"
+LABELS_FILE = "labels.json"
+_FORM = '{"label": CODE, "label_desc": NAME, "sentence": TEXT}'
+
+
+class Tnews:
+    """The data set: a :class:`megabert.tasks.classification.data.Source`."""
+
+    name = "tnews"
+    fields = (("sentence", "text"),)
+    regression = False
+    labels: tuple[str, ...] = ()
+    metrics = ("accuracy",)
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        """Code of each label met -> its name."""
+
+    def metrics_of(self, part: str) -> tuple[str, ...]:
+        """Accuracy."""
+        return self.metrics
+
+    def read(self, path: Path, bad_lines: BadLines) -> Examples:
+        """Read a file.
+
+        Raises:
+            UserError: unreadable, empty, or a line that is no object of this form, has a label where
+                others have none, or a code that had another name before (``bad_lines`` "skip": they are
+                left out and counted).
+        """
+        faults = Faults(path, bad_lines)
+        texts: list[str] = []
+        labels: list[Label] = []
+        lines: list[int] = []
+        ids: list[Any] = []
+        labelled: bool | None = None
+        for number, content in read_json_lines(path):
+            fault = self._fault(content, labelled)
+            if fault is not None or isinstance(content, str):
+                faults.add(number, "unusable line", f"{fault}; expected {_FORM}")
+                continue
+            labelled = "label" in content
+            if labelled:
+                labels.append(self.names[str(content["label"])])
+            texts.append(content["sentence"])
+            lines.append(number)
+            ids.append(content.get("id", len(ids)))
+        if not texts:
+            detail = f" ({faults.problems})" if faults.problems.counts else ""
+            raise UserError(f"{path}: no example in it{detail}; expected lines {_FORM}")
+        return Examples((texts,), labels if labelled else None, lines, ids, faults)
+
+    def _fault(self, content: dict[str, Any] | str, labelled: bool | None) -> str | None:
+        """What is wrong with a line; its label is learnt. ``labelled``: as the lines before."""
+        if isinstance(content, str):
+            return content
+        if not isinstance(content.get("sentence"), str):
+            return "no text 'sentence'"
+        if labelled is not None and labelled != ("label" in content):
+            return f"{'no' if labelled else 'a'} 'label', unlike the lines before"
+        if "label" not in content:
+            return None
+        return _label_fault(content) or self._learn(content)
+
+    def _learn(self, content: dict[str, Any]) -> str | None:
+        """Remember the name of a label's code; what is wrong with it.
+
+        A code that was met without a name is its own name, whatever it is called later.
+        """
+        code = str(content["label"])
+        name = content.get("label_desc", self.names.get(code, code))
+        known = self.names.setdefault(code, name)
+        if known not in (name, code):
+            return f"label {code!r} is named {name!r}, before {known!r}"
+        return None
+
+    def _learn_listed(self, path: Path) -> None:
+        """The same for ``labels.json``, where there is one."""
+        if not path.is_file():
+            return
+        for number, content in read_json_lines(path):
+            if isinstance(content, str):
+                wrong: str | None = content
+            else:
+                wrong = _label_fault(content) or self._learn(content)
+            if wrong:
+                raise UserError(f"{path} line {number}: {wrong}; mend it or take the file away")
+
+    def labels_of(self, path: Path) -> tuple[str, ...]:
+        """Names of all labels met, and of those that ``labels.json`` beside ``path`` lists, by their
+        codes: as numbers if all are numbers.
+
+        Raises:
+            UserError: none, or two codes of one name.
+        """
+        self._learn_listed(path.parent / LABELS_FILE)
+        if not self.names:
+            raise UserError(f"{path} names no labels; put {LABELS_FILE} beside it")
+        numbers = all(code.isdecimal() for code in self.names)
+        ordered = sorted(self.names, key=(lambda code: (int(code), code)) if numbers else None)
+        labels = tuple(self.names[code] for code in ordered)
+        for first, name in zip(ordered, labels):
+            if self._code(name) != first:
+                raise UserError(
+                    f"{path}: labels {first!r} and {self._code(name)!r} are both named {name!r}"
+                )
+        return labels
+
+    def _code(self, name: str) -> str:
+        """Code of a label; its name if it has none."""
+        return {known: code for code, known in self.names.items()}.get(name, name)
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
+        """The labels as they are, with the names that :meth:`record` kept.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not labels:
+            raise UserError("the checkpoint names no labels for tnews")
+        self.names |= record.get("label_names", {})
+        self.names |= {label: label for label in labels if label.isdecimal()}
+        return labels
+
+    def record(self) -> dict[str, Any]:
+        """Names of labels by code."""
+        return {"label_names": dict(self.names)}
+
+    def write_predictions(
+        self, folder: Path, part: str, ids: Sequence[Any], answers: Sequence[Label]
+    ) -> Path:
+        """Write JSON lines ``{"id", "label", "label_desc"}``; a label without a code is its own."""
+        codes = {name: self._code(name) for name in map(str, set(answers))}
+        lines = [
+            {"id": identity, "label": codes[name], "label_desc": name}
+            for identity, name in zip(ids, map(str, answers), strict=True)
+        ]
+        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        path = folder / PREDICTIONS
+        write_atomically(path, content.encode(errors="replace"))
+        return path
+
+
+def _label_fault(content: dict[str, Any]) -> str | None:
+    """What is wrong with an object's label."""
+    if type(content.get("label")) not in (str, int):
+        return "no text or whole number 'label'"
+    if not isinstance(content.get("label_desc", ""), str):
+        return "'label_desc' is no text"
+    return None

@@ -1,0 +1,271 @@
+"""Question-answering features: sequences ``[CLS] question [SEP] part of the context [SEP]``.
+
+A context longer than what is left beside its question is cut into windows whose starts are
+``doc_stride`` tokens apart (Devlin et al. 2019 and its public run_squad: a stride is the step between
+windows, not their overlap). A token that stands in several windows may start an answer only in the
+window that gives it the most context on its poorer side.
+
+Each paragraph and question is tokenised once; rows are put together when a batch asks for them, so
+that memory holds every token once, whatever the stride.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from megabert.common.errors import UserError
+from megabert.tasks.batches import draw_subset, pad_rows
+from megabert.tasks.files.problems import Problems
+from megabert.tasks.squad.data import Question, SquadData
+from megabert.tasks.squad.windows import best_window, locate_answer, windows
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Encoded, Tokenizer
+    from megabert.tasks.settings import SquadSettings
+
+_SPECIAL = 3  # [CLS] and two [SEP]
+
+
+@dataclass(frozen=True)
+class _Row:
+    question: int
+    window: int
+    start: int
+    length: int
+
+
+class SquadFeatures:
+    """Rows of one SQuAD file for one tokenizer.
+
+    Args:
+        data: the file.
+        tokenizer: ids and character offsets.
+        settings: lengths and stride.
+        max_examples, seed: keep at most so many questions, drawn by the seed.
+        training: leave out questions without a sound answer (counted in ``problems``) and give
+            batches ``start_positions`` and ``end_positions``; otherwise give them the masks that
+            ``best_spans`` needs, and keep every question that has a ground truth; all of them where
+            none has one.
+        no_answer: keep questions without an answer too; they point at [CLS].
+
+    Raises:
+        UserError: the lengths leave no room for a context, or no question is left.
+    """
+
+    def __init__(
+        self,
+        data: SquadData,
+        tokenizer: Tokenizer,
+        settings: SquadSettings,
+        *,
+        max_length: int = 384,
+        training: bool,
+        no_answer: bool = False,
+        max_examples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if max_length < settings.max_query_length + _SPECIAL + 1:
+            raise UserError(
+                f"--max-length {max_length} leaves no room for a context beside a "
+                f"question of --max-query-length {settings.max_query_length} and {_SPECIAL} special "
+                "tokens; raise the first or lower the second"
+            )
+        self.data, self.settings, self.training = data, settings, training
+        self.max_length, self.no_answer = max_length, no_answer
+        self.special = tokenizer.special
+        self.problems = Problems(dict(data.problems.counts), dict(data.problems.first))
+        asked = [index for index, question in enumerate(data.questions) if self._wanted(question)]
+        self.questions = np.asarray(asked, np.int64)[draw_subset(len(asked), max_examples, seed)]
+        self._tokenise(tokenizer)
+        self._lay_out()
+
+    def _wanted(self, question: Question) -> bool:
+        """Whether a question is kept; one that is not is counted."""
+        if question.answers or (self.no_answer and self.data.labelled):
+            return True
+        if not (self.training or self.data.labelled):
+            return True
+        kind = "question without an answer"
+        if question.marked_impossible:
+            kind = "question marked impossible, which is for --task squad2"
+        self.problems.add(kind, f"id {question.id}")
+        return False
+
+    def _tokenise(self, tokenizer: Tokenizer) -> None:
+        questions = [self.data.questions[index] for index in self.questions]
+        used = sorted({question.context for question in questions})
+        encoded = tokenizer.encode_sentences([self.data.contexts[index] for index in used])
+        self._contexts: dict[int, Encoded] = dict(zip(used, encoded))
+        limit = self.settings.max_query_length
+        self._queries = [
+            item.ids[:limit]
+            for item in tokenizer.encode_sentences([question.text for question in questions])
+        ]
+
+    def _lay_out(self) -> None:
+        """Cut every question's context into rows; ``questions`` keeps those that have rows."""
+        kept: list[int] = []
+        queries: list[np.ndarray] = []
+        rows: list[_Row] = []
+        spans: list[tuple[int, int]] = []
+        self.too_long = 0
+        for index, query in zip(self.questions, self._queries):
+            question = self.data.questions[index]
+            context = self._contexts[question.context]
+            answer: tuple[int, int] | str | None = None
+            if self.training and question.answers:
+                text = self.data.contexts[question.context]
+                answer = locate_answer(text, context.offsets, question.answers)
+            if isinstance(answer, str):
+                self.problems.add(answer, f"id {question.id}")
+                continue
+            if answer is not None:
+                self.too_long += answer[1] - answer[0] >= self.settings.max_answer_length
+            room = self.max_length - len(query) - _SPECIAL
+            pieces = windows(len(context.ids), room, self.settings.doc_stride)
+            for number, (start, length) in enumerate(pieces):
+                rows.append(_Row(len(kept), number, start, length))
+                spans.append(_span_in(answer, start, length, len(query) + 2))
+            kept.append(int(index))
+            queries.append(query)
+        if not kept:
+            detail = f" ({self.problems})" if self.problems.counts else ""
+            raise UserError(f"{self.data.path}: no question with a usable answer{detail}")
+        self.questions = np.asarray(kept, dtype=np.int64)
+        self._queries, self._rows = queries, rows
+        self._spans = np.asarray(spans, dtype=np.int64)
+        self._lengths = np.asarray(
+            [len(queries[row.question]) + row.length + _SPECIAL for row in rows], dtype=np.int64
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Real tokens of each row, int64 [F]."""
+        return self._lengths
+
+    def question_of(self, row: int) -> int:
+        """Position in ``questions`` of the question of a row."""
+        return self._rows[row].question
+
+    def question(self, number: int) -> Question:
+        """The question at a position in ``questions``."""
+        return self.data.questions[self.questions[number]]
+
+    def text(self, row: int, start: int, end: int) -> str:
+        """The original text from token ``start`` to token ``end`` (inclusive) of a row."""
+        first, last = self.characters(row, start, end)
+        return self._text_of(row)[first:last]
+
+    def characters(self, row: int, start: int, end: int) -> tuple[int, int]:
+        """Where that text stands in its context, the end exclusive; no white space at its edges.
+
+        Marks that combine with its last character belong to it: a tokenizer that strips accents drops
+        those of decomposed text (NFD), and no token reaches over them.
+        """
+        place = self._rows[row]
+        shift = place.start - len(self._queries[place.question]) - 2
+        question = self.question(place.question)
+        offsets = self._contexts[question.context].offsets
+        first, last = int(offsets[start + shift, 0]), int(offsets[end + shift, 1])
+        context = self._text_of(row)
+        while last < len(context) and unicodedata.category(context[last]).startswith("M"):
+            last += 1
+        whole = context[first:last]
+        first += len(whole) - len(whole.lstrip())
+        return first, max(first, last - len(whole) + len(whole.rstrip()))
+
+    def _text_of(self, row: int) -> str:
+        question = self.question(self._rows[row].question)
+        return self.data.contexts[question.context]
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows padded to the longest: int64 [B, S] inputs and, in training, int64 [B] positions
+        (0 where the answer stands elsewhere); in evaluation bool [B, S] ``answer_starts`` and
+        ``answer_ends``, the tokens that may start or end an answer.
+        """
+        ids, types, starts, ends = [], [], [], []
+        special = self.special
+        for number in rows:
+            row = self._rows[number]
+            query = self._queries[row.question]
+            context = self._contexts[self.question(row.question).context]
+            piece = context.ids[row.start : row.start + row.length]
+            ids.append(np.concatenate([[special.cls], query, [special.sep], piece, [special.sep]]))
+            types.append(np.repeat([0, 1], [len(query) + 2, row.length + 1]))
+            if not self.training:
+                edge = np.zeros(len(query) + 2, dtype=bool)
+                starts.append(np.concatenate([edge, self._owned(row)]))
+                ends.append(np.concatenate([edge, np.ones(row.length, dtype=bool)]))
+        lengths = self._lengths[rows]
+        width = int(lengths.max())
+        batch = {
+            "input_ids": pad_rows(ids, width, special.pad),
+            "token_type_ids": pad_rows(types, width, 0),
+            "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
+        }
+        if self.training:
+            batch["start_positions"] = self._spans[rows, 0]
+            batch["end_positions"] = self._spans[rows, 1]
+        else:
+            batch["answer_starts"] = pad_rows(starts, width, 0).astype(bool)
+            batch["answer_ends"] = pad_rows(ends, width, 0).astype(bool)
+        return batch
+
+    def _owned(self, row: _Row) -> np.ndarray:
+        """Tokens of the window that have their best context in it, bool [length]."""
+        question = self.question(row.question)
+        tokens = len(self._contexts[question.context].ids)
+        if row.length == tokens:
+            return np.ones(tokens, dtype=bool)
+        room = self.max_length - len(self._queries[row.question]) - _SPECIAL
+        spans = windows(tokens, room, self.settings.doc_stride)
+        return best_window(spans, tokens)[row.start : row.start + row.length] == row.window
+
+    def truths(self) -> dict[str, tuple[str, ...]]:
+        """Question id -> its ground truths."""
+        chosen = (self.data.questions[index] for index in self.questions)
+        return {q.id: tuple(answer.text for answer in q.answers) for q in chosen}
+
+    def describe(self) -> str:
+        """One line: questions, rows, tokens, and what was left out."""
+        text = f"{self.data.path.name}: {len(self.questions):,} questions"
+        if self.no_answer and self.data.labelled:
+            text += (
+                f" ({self.impossible:,} impossible)" if self.impossible else " (none impossible)"
+            )
+        text += f", {len(self._rows):,} rows, {int(self._lengths.sum()):,} tokens"
+        if self.too_long:
+            limit = self.settings.max_answer_length
+            text += f"; {self.too_long:,} answers are longer than --max-answer-length {limit}"
+        if not self.data.labelled:
+            text += "; without ground truths: predictions, no scores"
+        return f"{text}; left out: {self.problems}" if self.problems.counts else text
+
+    def sizes(self) -> dict[str, int]:
+        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if kept."""
+        sizes = {
+            "questions": len(self.questions),
+            "rows": len(self._rows),
+            "tokens": int(self._lengths.sum()),
+            "left_out": sum(self.problems.counts.values()),
+        }
+        return {**sizes, "impossible": self.impossible} if self.no_answer else sizes
+
+    @property
+    def impossible(self) -> int:
+        """Questions without an answer among those kept."""
+        return sum(not self.data.questions[index].answers for index in self.questions)
+
+
+def _span_in(answer: tuple[int, int] | None, start: int, length: int, edge: int) -> tuple[int, int]:
+    """Positions in a row of an answer that lies in its window; else those of [CLS].
+
+    ``answer``: first and last token of the context; ``edge``: tokens of a row before the context's.
+    """
+    if answer is None or answer[0] < start or answer[1] >= start + length:
+        return 0, 0
+    return answer[0] + edge - start, answer[1] + edge - start

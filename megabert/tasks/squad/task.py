@@ -1,0 +1,209 @@
+"""SQuAD v1.1: extractive question answering (Rajpurkar et al. 2016).
+
+Files of its form in Chinese (CMRC 2018) are scored by the rules of that data set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
+from megabert.config.model import ModelConfig
+from megabert.model.task_heads import BertForQuestionAnswering
+from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.tasks.files.tf_features import is_features_file
+from megabert.tasks.settings import SquadSettings
+from megabert.tasks.squad.answers import (
+    best_spans,
+    n_best_entries,
+    placed,
+    ranked_spans,
+    write_json,
+)
+from megabert.tasks.squad.chinese_metric import metric_for
+from megabert.tasks.squad.data import SquadData, read_squad, squad_items
+from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.metric import ENGLISH, Metric, squad_score
+from megabert.tasks.squad.records import RecordedSquad
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+    from megabert.parallel.layers import TensorParallel
+    from megabert.parallel.rng import DropoutStreams
+
+PREDICTIONS = "predictions.json"
+NBEST_PREDICTIONS = "nbest_predictions.json"
+SHOWN_ANSWERS = 20
+"""Answers of a question that :meth:`Squad.answers` lists at most."""
+
+log = get_logger()
+
+
+class Squad:
+    """The task ``squad``: see :class:`megabert.tasks.base.Task` for what each method does."""
+
+    name = "squad"
+    new_heads: tuple[str, ...] = ("qa",)
+    metric = "f1"
+    labels: tuple[str, ...] = ()
+    no_answer = False
+    """Whether a question may have no answer."""
+
+    def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
+        self.settings = settings
+        self._max_length = max_length
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return self._max_length
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """Nothing to take over: a span has no labels."""
+
+    def record(self) -> dict[str, Any]:
+        """How contexts were cut into rows."""
+        limits = ("doc_stride", "max_query_length", "max_answer_length")
+        return {
+            "max_length": self.max_length,
+            **{name: getattr(self.settings, name) for name in limits},
+        }
+
+    def settle(self) -> None:
+        """Nothing to settle."""
+
+    def train_features(
+        self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
+    ) -> SquadFeatures | RecordedSquad:
+        """Rows of the questions with a sound answer; ``max_examples`` counts questions.
+
+        TFRecord features of run_squad are taken as they are; of these, it counts rows.
+        """
+        if is_features_file(path):
+            return RecordedSquad(path, tokenizer, self.max_length, max_examples, seed)
+        return self._features(read_squad(path), tokenizer, True, max_examples, seed)
+
+    def eval_features(self, path: Path, tokenizer: Tokenizer) -> SquadFeatures:
+        """Rows of all questions that have a ground truth; of all where none has one."""
+        if is_features_file(path):
+            raise UserError(
+                f"--eval {path}: TFRecord features hold no text to cut answers from; give the SQuAD "
+                "JSON file that they were made of"
+            )
+        return self._features(read_squad(path), tokenizer, False)
+
+    def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> SquadFeatures:
+        """Rows of items with ``question`` and ``context``."""
+        return self._features(squad_items(items), tokenizer, False)
+
+    def _features(
+        self,
+        data: SquadData,
+        tokenizer: Tokenizer,
+        training: bool,
+        max_examples: int | None = None,
+        seed: int = 0,
+    ) -> SquadFeatures:
+        return SquadFeatures(
+            data,
+            tokenizer,
+            self.settings,
+            max_length=self.max_length,
+            training=training,
+            no_answer=self.no_answer,
+            max_examples=max_examples,
+            seed=seed,
+        )
+
+    def build_model(
+        self,
+        config: ModelConfig,
+        tensor_parallel: TensorParallel,
+        streams: DropoutStreams | None,
+        activation_checkpointing: bool,
+    ) -> torch.nn.Module:
+        """The encoder and two output rows, start and end."""
+        return BertForQuestionAnswering(
+            config, tensor_parallel, streams, activation_checkpointing=activation_checkpointing
+        )
+
+    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+        """Mean of the cross-entropies of start and end over the real positions, in float32."""
+        targets = batch["start_positions"], batch["end_positions"]
+        sides = model(**inputs_of(batch))
+        losses = [F.cross_entropy(side.float(), target) for side, target in zip(sides, targets)]
+        return (losses[0] + losses[1]) / 2
+
+    def predict(self, model: Forward, batch: Batch) -> Batch:
+        """The best spans of each row (see ``best_spans``)."""
+        start_logits, end_logits = model(**inputs_of(batch))
+        return self._spans(start_logits, end_logits, batch)
+
+    def _spans(self, start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch) -> Batch:
+        width = batch["answer_starts"].size(1)
+        return best_spans(
+            start_logits[:, :width],
+            end_logits[:, :width],
+            batch["answer_starts"],
+            batch["answer_ends"],
+            max_answer_length=self.settings.max_answer_length,
+            n_best=self.settings.n_best,
+        )
+
+    def score(
+        self, features: Features, outputs: dict[str, np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        """Write both prediction files; ``exact_match`` and ``f1`` in per cent.
+
+        Of Chinese text these are CMRC 2018's, and there are its ``average`` of both, and SQuAD's scores
+        of the same answers, ``squad_exact_match`` and ``squad_f1``. ``{}`` without ground truths.
+        """
+        made = own_features(features)
+        ranked = ranked_spans(made, outputs, self.settings.n_best)
+        names = [made.question(number).id for number in range(len(ranked))]
+        predictions = {q: spans[0].text if spans else "" for q, spans in zip(names, ranked)}
+        write_json(folder / PREDICTIONS, predictions)
+        entries = {q: n_best_entries(spans) for q, spans in zip(names, ranked)}
+        write_json(folder / NBEST_PREDICTIONS, entries)
+        if not made.data.labelled:
+            return {}
+        truths, metric = made.truths(), self.metric_of(made)
+        score = squad_score(truths, predictions, metric)
+        scores = {"exact_match": score.exact_match, "f1": score.f1}
+        if metric is ENGLISH:
+            return scores
+        english = squad_score(truths, predictions)
+        return {
+            **scores,
+            "average": (score.exact_match + score.f1) / 2,
+            "squad_exact_match": english.exact_match,
+            "squad_f1": english.f1,
+        }
+
+    def metric_of(self, features: SquadFeatures) -> Metric:
+        """How answers are compared with these ground truths; says so where it is not SQuAD's way."""
+        texts = (text for answers in features.truths().values() for text in answers)
+        metric = metric_for(self.settings.metric_language, texts)
+        if metric is not ENGLISH:
+            log.info("%s: scored by the rules of %s", features.data.path.name, metric.name)
+        return metric
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """``answer``, ``score``, ``start``, ``end`` (characters of the context, the end exclusive) of
+        each item, and the best ones as ``n_best``. The score is the softmax over these.
+        """
+        ranked = ranked_spans(own_features(features), outputs, SHOWN_ANSWERS)
+        return [{**listed[0], "n_best": listed} for listed in map(placed, ranked)]
+
+
+def own_features(features: Features) -> SquadFeatures:
+    """The features, which must be of SQuAD with its texts."""
+    if not isinstance(features, SquadFeatures):
+        raise TypeError(f"features of another task: {type(features).__name__}")
+    return features

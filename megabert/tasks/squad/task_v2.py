@@ -1,0 +1,148 @@
+"""SQuAD v2.0: question answering where some questions have no answer (Rajpurkar et al. 2018).
+
+As in Devlin et al. 2019, section 4.3, the answer of such a question is the span of [CLS] in training.
+Afterwards the empty answer's score is the least start + end logit of [CLS] over a question's rows; the
+answer is empty where that exceeds the best span's score by more than a threshold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megabert.common.errors import UserError
+from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.tasks.settings import SquadSettings
+from megabert.tasks.squad.answers import (
+    Candidates,
+    Span,
+    lowest_nulls,
+    n_best_entries,
+    placed,
+    ranked_spans,
+    with_null,
+    write_json,
+)
+from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.metric_v2 import Prediction, squad2_score
+from megabert.tasks.squad.records import RecordedSquad
+from megabert.tasks.squad.task import (
+    NBEST_PREDICTIONS,
+    PREDICTIONS,
+    SHOWN_ANSWERS,
+    Squad,
+    own_features,
+)
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+
+NULL_ODDS = "null_odds.json"
+SURE = 1e6
+"""Odds that a question without any span to answer with has no answer."""
+
+
+def null_odds(spans: list[Span], null: Span) -> float:
+    """How much the empty answer's score exceeds the best span's."""
+    return null.score - spans[0].score if spans else SURE
+
+
+class Squad2(Squad):
+    """The task ``squad2``: see :class:`megabert.tasks.base.Task` for what each method does."""
+
+    name = "squad2"
+    no_answer = True
+
+    def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
+        super().__init__(settings, max_length)
+        self._chosen: float | None = None
+        """The threshold of a checkpoint, or the one that the last scoring found."""
+        self._searching = settings.null_threshold == "auto"
+
+    @property
+    def threshold(self) -> float:
+        """The one given, or found, or of the checkpoint; else 0."""
+        given = self.settings.null_threshold
+        return given if isinstance(given, float) else self._chosen or 0.0
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """The threshold that the checkpoint was scored with."""
+        threshold = record.get("null_threshold")
+        if threshold is not None and not isinstance(threshold, int | float):
+            raise UserError(f"the checkpoint's null_threshold is no number: {threshold!r}")
+        self._chosen = None if threshold is None else float(threshold)
+
+    def record(self) -> dict[str, Any]:
+        """How contexts were cut into rows, and the threshold of the last scoring."""
+        return {**super().record(), "null_threshold": self.threshold}
+
+    def settle(self) -> None:
+        """The threshold stays as it is, with ``--null-threshold auto`` too."""
+        self._searching = False
+
+    def train_features(
+        self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
+    ) -> SquadFeatures | RecordedSquad:
+        """Rows of the questions with a sound answer or none; ``max_examples`` counts questions.
+
+        A checkpoint's threshold does not outlast training.
+        """
+        self._chosen = None
+        return super().train_features(path, tokenizer, max_examples, seed)
+
+    def predict(self, model: Forward, batch: Batch) -> Batch:
+        """The best spans of each row, and the logits of its [CLS], float32 [B]."""
+        start_logits, end_logits = model(**inputs_of(batch))
+        return {
+            **self._spans(start_logits, end_logits, batch),
+            "null_start": start_logits[:, 0].float(),
+            "null_end": end_logits[:, 0].float(),
+        }
+
+    def score(
+        self, features: Features, outputs: dict[str, np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        """Write three prediction files; scores as :func:`squad2_score`, ``{}`` without ground truths.
+
+        With ``--null-threshold auto`` the threshold is the one with the best F1 on this file, until
+        :meth:`settle`.
+        """
+        made = own_features(features)
+        ranked, nulls = self._ranked(made, outputs, self.settings.n_best)
+        names = [made.question(number).id for number in range(len(ranked))]
+        found = {
+            name: Prediction(spans[0].text if spans else "", null_odds(spans, null))
+            for name, spans, null in zip(names, ranked, nulls)
+        }
+        scores: dict[str, float] = {}
+        if made.data.labelled:
+            asked = None if self._searching else self.threshold
+            scores = squad2_score(made.truths(), found, asked, self.metric_of(made))
+            self._chosen = scores["null_threshold"]
+        write_json(folder / PREDICTIONS, {q: p.at(self.threshold) for q, p in found.items()})
+        entries = {
+            name: n_best_entries(with_null(spans, null, self.settings.n_best))
+            for name, spans, null in zip(names, ranked, nulls)
+        }
+        write_json(folder / NBEST_PREDICTIONS, entries)
+        write_json(folder / NULL_ODDS, {question: p.odds for question, p in found.items()})
+        return scores
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """As of :meth:`Squad.answers`, ``answer`` "" where there is none, and ``null_odds``."""
+        result = []
+        for spans, null in zip(*self._ranked(own_features(features), outputs, SHOWN_ANSWERS)):
+            odds = null_odds(spans, null)
+            listed = placed(with_null(spans, null, SHOWN_ANSWERS))
+            empty = odds > self.threshold
+            chosen = next(entry for entry in listed if (not entry["answer"]) == empty or not spans)
+            result.append({**chosen, "null_odds": odds, "n_best": listed})
+        return result
+
+    @staticmethod
+    def _ranked(
+        features: SquadFeatures, outputs: Candidates, n_best: int
+    ) -> tuple[list[list[Span]], list[Span]]:
+        return ranked_spans(features, outputs, n_best), lowest_nulls(features, outputs)

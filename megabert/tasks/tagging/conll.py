@@ -1,0 +1,224 @@
+"""Named entities in CoNLL's column form: a token and its tag a line, a blank line behind a sentence.
+
+The first column is the token (for Chinese, as in ChineseNER, a character), the last one the tag;
+columns are parted by tabs or, in a file without any, by spaces. Lines ``-DOCSTART- ...`` part
+documents and are no tokens. A file of one column has no tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megabert.common.errors import UserError
+from megabert.data.tokenizers.base import without_surrogates
+from megabert.tasks.files.problems import Problems
+from megabert.tasks.files.text_lines import read_lines
+from megabert.tasks.tagging.data import Corpus, Pieces, character_pieces, token_pieces
+from megabert.tasks.tagging.entity_spans import (
+    SCHEMES,
+    Entity,
+    Tag,
+    entities_of,
+    find_scheme,
+    follows,
+    parse_tag,
+    tags_of,
+)
+from megabert.tasks.tagging.features import TaggingFeatures
+from megabert.tasks.tagging.task import Tagging
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+
+PREDICTIONS = "predictions.txt"
+_DOCUMENT = "-DOCSTART-"
+_EXPECTED = (
+    "expected a token and its tag a line, as 'Berlin B-LOC', and a blank line behind a sentence"
+)
+Rows = list[tuple[int, list[str]]]
+
+
+def read_conll(path: Path, scheme: str | None = None) -> Corpus:
+    """Read a file in columns.
+
+    Args:
+        path: the file.
+        scheme: of its tags; None: the one that has all of the file's prefixes.
+
+    Tags that do not follow their scheme's order are read by conlleval's rule (see
+    :mod:`megabert.tasks.tagging.entity_spans`) and counted; a file of IOB1 follows its own order.
+
+    Raises:
+        UserError: unreadable, empty, a line with another number of columns than the first, a tag
+            that is none or is not of the scheme.
+    """
+    sentences, separator = _sentences(path)
+    if not sentences:
+        raise UserError(f"{path}: no token in it; {_EXPECTED}")
+    texts = [[columns[0] for _, columns in rows] for rows in sentences]
+    lines = [rows[0][0] for rows in sentences]
+    ids = list(range(len(texts)))
+    if len(sentences[0][0][1]) == 1:
+        return Corpus(path, texts, None, lines, ids, separator=separator)
+    tags = [[_tag(path, number, columns[-1]) for number, columns in rows] for rows in sentences]
+    scheme = _scheme(path, sentences, tags, scheme)
+    problems = Problems()
+    if not _is_iob1(tags, scheme):
+        for first, sentence in zip(lines, tags):
+            for place in _out_of_order(sentence, scheme):
+                problems.add(f"tag out of the order of {scheme}", f"line {first + place}")
+    entities = [entities_of(sentence) for sentence in tags]
+    return Corpus(path, texts, entities, lines, ids, problems, scheme, separator)
+
+
+def _sentences(path: Path) -> tuple[list[Rows], str]:
+    """The file's sentences, each line's number and columns; and what parts the columns."""
+    sentences: list[Rows] = [[]]
+    separator, columns = "", 0
+    for number, line in read_lines(path):
+        content = line.strip(" \t")
+        if not content or content.startswith(_DOCUMENT):
+            if sentences[-1]:
+                sentences.append([])
+            continue
+        if not separator:
+            separator = "\t" if "\t" in content else " "
+        # Other white space, as U+3000, may be a token.
+        parts = line.rstrip(" \t").split(separator)  # with tabs a token may be a space
+        if separator == " ":
+            parts = [part for part in parts if part]
+        columns = columns or len(parts)
+        if len(parts) != columns:
+            raise UserError(
+                f"{path} line {number} has {len(parts)} columns, the first line {columns}; {_EXPECTED}"
+            )
+        if not parts[0]:
+            raise UserError(f"{path} line {number} begins with a tab; {_EXPECTED}")
+        sentences[-1].append((number, parts))
+    return [rows for rows in sentences if rows], separator or " "
+
+
+def _tag(path: Path, number: int, text: str) -> Tag:
+    tag = parse_tag(text)
+    if tag is None:
+        raise UserError(
+            f"{path} line {number}: {text!r} is no tag; expected O, or B, I, M, E or S with '-' and "
+            "a type, as B-LOC"
+        )
+    return tag
+
+
+def _scheme(path: Path, sentences: list[Rows], tags: list[list[Tag]], wanted: str | None) -> str:
+    """The scheme of a file's tags, which must be ``wanted`` if that is given."""
+    scheme = wanted or find_scheme({tag.prefix for sentence in tags for tag in sentence})
+    known = set(SCHEMES[scheme]) if scheme else {"B", "I", "E", "S"}
+    for rows, sentence in zip(sentences, tags):
+        for (number, columns), tag in zip(rows, sentence):
+            if tag.prefix not in known | {"O"}:
+                among = f"the scheme {scheme}" if scheme else "a scheme with the tags before it"
+                raise UserError(
+                    f"{path} line {number}: the tag {columns[-1]} is not of {among}; correct it, or "
+                    "name the scheme with --tag-scheme"
+                )
+    assert scheme is not None
+    return scheme
+
+
+def _is_iob1(tags: list[list[Tag]], scheme: str) -> bool:
+    """Whether B stands only between neighbours of a type, so that I begins entities (IOB1)."""
+    stray = False
+    for sentence in tags if scheme == "bio" else []:
+        for before, tag in zip([None, *sentence], sentence):
+            neighbour = before is not None and before.type == tag.type
+            if tag.prefix == "B" and not neighbour:
+                return False
+            stray = stray or (tag.prefix == "I" and not neighbour)
+    return stray
+
+
+def _out_of_order(tags: Sequence[Tag], scheme: str) -> Iterator[int]:
+    """Places of the tags that may not stand behind the one before them, or at the end."""
+    for place, (before, tag) in enumerate(zip([None, *tags], [*tags, None])):
+        if not follows(before, tag, scheme):
+            yield min(place, len(tags) - 1)
+
+
+class Conll(Tagging):
+    """The task ``conll``: see :class:`megabert.tasks.base.Task` for what each method does."""
+
+    name = "conll"
+
+    def read(self, path: Path, scheme: str | None) -> Corpus:
+        """The file, of this scheme."""
+        return read_conll(path, scheme)
+
+    def pieces(self, corpus: Corpus, tokenizer: Tokenizer) -> list[Pieces]:
+        """Tokens, each cut by itself; of a text the characters that they stand for."""
+        spans = [
+            self._split(text, tokenizer) if isinstance(text, str) else [] for text in corpus.texts
+        ]
+        tokens = [
+            [text[start:end] for start, end in cuts] if isinstance(text, str) else text
+            for text, cuts in zip(corpus.texts, spans)
+        ]
+        pieces = token_pieces(tokens, tokenizer)
+        return [
+            replace(piece, spans=np.array(cuts, np.int64).reshape(-1, 2))
+            if isinstance(text, str)
+            else piece
+            for text, cuts, piece in zip(corpus.texts, spans, pieces)
+        ]
+
+    def _split(self, text: str, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+        """Characters of each token of a text.
+
+        Each character but white space if the training file's tokens were characters, otherwise what
+        begins where the tokenizer begins a word.
+        """
+        if self.characters:
+            return [(i, i + 1) for i, character in enumerate(text) if not character.isspace()]
+        encoded = tokenizer.encode_sentences([text])[0]
+        (pieces,) = character_pieces([text], tokenizer)
+        begins = np.flatnonzero(
+            encoded.word_starts[pieces.scored] | (np.arange(len(pieces.scored)) == 0)
+        )
+        ends = [*(begins[1:] - 1), len(pieces.scored) - 1]
+        return [(int(pieces.spans[a, 0]), int(pieces.spans[b, 1])) for a, b in zip(begins, ends)]
+
+    def items(self, items: Sequence[Mapping[str, Any]]) -> Corpus:
+        """``{"tokens": [str, ...]}`` or ``{"text": str}`` each."""
+        texts: list[str | list[str]] = []
+        for number, item in enumerate(items, start=1):
+            tokens = item.get("tokens")
+            if tokens is None:
+                texts.append(self.text_of(item, number))
+            elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
+                texts.append([*without_surrogates(tokens)])
+            else:
+                raise UserError(f"item {number}: 'tokens' is no list of texts")
+        return Corpus(Path("input"), texts, None, list(range(1, len(texts) + 1)))
+
+    def write(
+        self, features: TaggingFeatures, found: list[list[Entity]], folder: Path
+    ) -> dict[str, float]:
+        """Token, tag of the file if it has any, and predicted tag a line, as conlleval reads them.
+
+        Both tags are written in BIO, whatever the file's scheme, since conlleval knows no M and no S.
+        """
+        corpus = features.corpus
+        sides = [found]
+        if features.labelled:
+            sides.insert(0, features.truths())
+        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+            for row, text in enumerate(features.texts):
+                tokens = corpus.texts[text]
+                columns = [tags_of(side[row], len(tokens), "bio") for side in sides]
+                for parts in zip(tokens, *columns):
+                    file.write(corpus.separator.join(map(str, parts)) + "\n")
+                file.write("\n")
+        return {}

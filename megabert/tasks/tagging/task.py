@@ -1,0 +1,311 @@
+"""Named entities by tagging tokens (Devlin et al. 2019, section 5.3): what ``cluener`` and ``conll`` share.
+
+The head gives each scored token one score a label. Without ``--crf`` a token's label is the one of
+the highest score; with it the labels of a text are the best sequence of a conditional random field.
+Entities are read off the labels by conlleval's rule (:mod:`megabert.tasks.tagging.entity_spans`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.data.tokenizers.base import without_surrogates
+from megabert.model.crf import Allowed
+from megabert.model.task_heads import (
+    BertCrfForTokenClassification,
+    BertForTokenClassification,
+    TagChains,
+    chain_scores,
+)
+from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.tasks.settings import TaggingSettings
+from megabert.tasks.tagging.data import Corpus, Pieces
+from megabert.tasks.tagging.entity_spans import (
+    SCHEMES,
+    Entity,
+    allowed_steps,
+    find_scheme,
+    labels_of,
+    parse_tag,
+    span_scores,
+)
+from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures
+
+if TYPE_CHECKING:
+    from megabert.data.tokenizers.base import Tokenizer
+    from megabert.parallel.layers import TensorParallel
+    from megabert.parallel.rng import DropoutStreams
+
+
+class Tagging(ABC):
+    """A task with tags: see :class:`megabert.tasks.base.Task` for what each public method does."""
+
+    name: str
+    new_heads: tuple[str, ...] = ("token", "crf")
+    metric = "f1"
+    characters = False
+    """Whether the tokens that the training file brings are characters."""
+
+    def __init__(self, settings: TaggingSettings, max_length: int = 128) -> None:
+        self.settings = settings
+        self.labels: tuple[str, ...] = ()
+        self.scheme: str | None = None if settings.tag_scheme == "auto" else settings.tag_scheme
+        self.crf, self.constraints = settings.crf, settings.crf_constraints
+        self._max_length = max_length
+
+    @abstractmethod
+    def read(self, path: Path, scheme: str | None) -> Corpus:
+        """A file's texts and entities; its tags, if it has any, must be of ``scheme`` (None: any)."""
+
+    @abstractmethod
+    def pieces(self, corpus: Corpus, tokenizer: Tokenizer) -> list[Pieces]:
+        """Each text of a corpus for the model."""
+
+    @abstractmethod
+    def items(self, items: Sequence[Mapping[str, Any]]) -> Corpus:
+        """Inputs of :meth:`item_features` as a corpus without labels."""
+
+    @abstractmethod
+    def write(
+        self, features: TaggingFeatures, found: list[list[Entity]], folder: Path
+    ) -> dict[str, float]:
+        """Write the predictions; scores of this task alone, if the file has labels."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return self._max_length
+
+    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+        """Labels, scheme and field of the checkpoint; ``--crf on`` adds a field to one without."""
+        tags = [parse_tag(label) for label in labels]
+        prefixes = {tag.prefix for tag in tags if tag is not None}
+        scheme = record.get("tag_scheme") or find_scheme(prefixes)
+        if self.scheme not in (None, scheme):
+            raise UserError(
+                f"--tag-scheme {self.scheme}: the labels of the checkpoint are of the scheme {scheme}; "
+                "leave it out"
+            )
+        if None in tags or "O" not in labels or scheme not in SCHEMES:
+            raise UserError(
+                f"the labels of the checkpoint ({', '.join(labels[:5]) or 'without names'}) are no tags of one "
+                f"scheme, as O, B-LOC, I-LOC; --task {self.name} cannot go on with them"
+            )
+        self.labels, self.scheme = labels, scheme
+        self.characters = bool(record.get("characters", False))
+        if record.get("crf"):
+            self.crf = True
+            self.constraints = record.get("crf_constraints", self.constraints)
+
+    def record(self) -> dict[str, Any]:
+        """Scheme and field of the labels, and whether tokens are characters."""
+        return {
+            "tag_scheme": self.scheme,
+            "crf": self.crf,
+            "crf_constraints": self.constraints,
+            "characters": self.characters,
+        }
+
+    def settle(self) -> None:  # noqa: B027  (concrete: no tagging task chooses anything)
+        """Nothing to settle."""
+
+    def train_features(
+        self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
+    ) -> TaggingFeatures:
+        """Rows of the texts of a file with labels; ``max_examples`` counts texts."""
+        corpus = self.read(path, self.scheme)
+        if corpus.entities is None:
+            raise UserError(f"{path} has no labels: it can be scored, not trained on")
+        types = corpus.types()
+        if not types:
+            raise UserError(f"{path}: no entity in it to train on")
+        self.scheme = self.scheme or corpus.scheme or "bio"
+        self.labels = self.labels or labels_of(types, self.scheme)
+        self._check(corpus, labels_of(types, self.scheme))
+        self.characters = all(len(token) == 1 for tokens in corpus.texts for token in tokens)
+        return self._features(corpus, tokenizer, True, max_examples, seed)
+
+    def eval_features(self, path: Path, tokenizer: Tokenizer) -> TaggingFeatures:
+        """Rows of all texts of a file, with labels or without."""
+        self._need_labels()
+        corpus = self.read(path, self.scheme)
+        self._check(corpus, ())
+        return self._features(corpus, tokenizer, False)
+
+    def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> TaggingFeatures:
+        """Rows of inputs without labels."""
+        self._need_labels()
+        return self._features(self.items(items), tokenizer, False)
+
+    def text_of(self, item: Mapping[str, Any], number: int) -> str:
+        """The ``text`` of an input."""
+        text = item.get("text")
+        if not isinstance(text, str):
+            raise UserError(f"item {number}: no text 'text'")
+        return without_surrogates([text])[0]
+
+    def _need_labels(self) -> None:
+        if not self.labels:
+            raise UserError(
+                f"the labels of {self.name} are unknown: give --train, or a checkpoint that was "
+                "fine-tuned for it"
+            )
+
+    def _check(self, corpus: Corpus, wanted: Sequence[str]) -> None:
+        """Raise UserError for a type that no label has, and for a label wanted that is not there."""
+        tags = [tag for tag in map(parse_tag, self.labels) if tag is not None]
+        known = {tag.type for tag in tags}
+        for kind, place in corpus.types().items():
+            if kind not in known:
+                raise UserError(
+                    f"{corpus.path} {place}: {kind!r} is not among the labels of the training file "
+                    f"or checkpoint ({', '.join(sorted(known - {''}))}); correct it, or train with it "
+                    "(--new-head on goes on from a checkpoint with other labels)"
+                )
+        for label in wanted:
+            if label not in set(map(str, tags)):
+                raise UserError(
+                    f"{corpus.path} needs the label {label}, which the checkpoint does not have; "
+                    "--new-head on draws a new head"
+                )
+
+    def _features(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        training: bool,
+        max_examples: int | None = None,
+        seed: int = 0,
+    ) -> TaggingFeatures:
+        return TaggingFeatures(
+            corpus,
+            self.pieces(corpus, tokenizer),
+            self.labels,
+            self.scheme or "bio",
+            tokenizer.special,
+            self.max_length,
+            training=training,
+            max_examples=max_examples,
+            seed=seed,
+        )
+
+    def build_model(
+        self,
+        config: ModelConfig,
+        tensor_parallel: TensorParallel,
+        streams: DropoutStreams | None,
+        activation_checkpointing: bool,
+    ) -> torch.nn.Module:
+        """The encoder and one output row a label, with a conditional random field if asked for."""
+        self._need_labels()
+        shared = (tensor_parallel, streams, activation_checkpointing)
+        if not self.crf:
+            return BertForTokenClassification(config, len(self.labels), *shared)
+        steps = allowed_steps(self.labels, self.scheme or "bio")
+        allowed = Allowed(*(torch.from_numpy(mask) for mask in steps))
+        return BertCrfForTokenClassification(
+            config, len(self.labels), allowed, self.constraints, *shared
+        )
+
+    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+        """Mean over the rows of a row's negative log-likelihood over the mean tags of a training row.
+
+        Without a field a row's is the sum of its tags' cross-entropies. Dividing by the training
+        file's mean, not by the batch's count, makes the loss a mean over rows, so that it is the same
+        however a batch is cut up; over an epoch it is the mean over tags.
+        """
+        labels = batch["labels"]
+        if self.crf:
+            loss = -model(**inputs_of(batch), chains=_chains(batch), labels=labels)
+        else:
+            scores = self._scores(model, batch).float()
+            losses = F.cross_entropy(
+                scores.transpose(1, 2), labels, ignore_index=UNLABELLED, reduction="none"
+            )
+            loss = losses.sum(dim=1)
+        return (loss * batch["row_weights"]).mean()
+
+    def predict(self, model: Forward, batch: Batch) -> Batch:
+        """Of each tag of a row its ``labels`` int32 and its probability, ``scores``, float32 [B, room].
+
+        The probability is the label's softmax, or with a field its marginal.
+        """
+        if self.crf:
+            labels, scores = model(**inputs_of(batch), chains=_chains(batch))
+        else:
+            scores, labels = self._scores(model, batch).float().softmax(dim=-1).max(dim=-1)
+        missing = (0, self.max_length - SPECIAL - labels.size(1))
+        return {
+            "labels": F.pad(labels.to(torch.int32), missing),
+            "scores": F.pad(scores.float(), missing),
+        }
+
+    def _scores(self, model: Forward, batch: Batch) -> torch.Tensor:
+        scores = model(**inputs_of(batch))
+        return chain_scores(scores, batch["label_positions"], batch["cu_seqlens"])
+
+    def score(
+        self, features: Features, outputs: dict[str, np.ndarray], folder: Path
+    ) -> dict[str, float]:
+        """Write the predictions; precision, recall and F1 of entities, accuracy of tags, in per cent.
+
+        ``{}`` for a file without labels. ``all_o_accuracy`` is what tagging everything ``O`` gives
+        (its F1 is 0).
+        """
+        tagged = _own(features)
+        labels = tagged.gather(outputs["labels"])
+        found = tagged.found(labels)
+        more = self.write(tagged, found, folder)
+        if not tagged.labelled:
+            return {}
+        return {**span_scores(tagged.truths(), found), **tagged.accuracy(labels), **more}
+
+    def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """``{"entities": [{"type", "text", "start", "end", "score"}]}`` of each input.
+
+        ``start`` and ``end`` (the one behind the last) count characters of a text, or tokens where
+        those were given; ``score`` is the mean probability of the entity's tags.
+        """
+        tagged = _own(features)
+        labels, scores = tagged.gather(outputs["labels"]), tagged.gather(outputs["scores"])
+        result = []
+        for row, entities in enumerate(tagged.found(labels)):
+            text = tagged.corpus.texts[tagged.texts[row]]
+            joint = "" if self.characters else " "
+            listed = [
+                {
+                    "type": kind,
+                    "text": text[start:end]
+                    if isinstance(text, str)
+                    else joint.join(text[start:end]),
+                    "start": start,
+                    "end": end,
+                    "score": float(scores[row][first:stop].mean()),
+                }
+                for (kind, start, end), (_, first, stop) in zip(
+                    entities, tagged.in_pieces(labels[row])
+                )
+            ]
+            result.append({"entities": listed})
+        return result
+
+
+def _chains(batch: Batch) -> TagChains:
+    return TagChains(
+        batch["label_positions"], batch["label_counts"], batch["begins"], batch["ends"]
+    )
+
+
+def _own(features: Features) -> TaggingFeatures:
+    if not isinstance(features, TaggingFeatures):
+        raise TypeError(f"features of another task: {type(features).__name__}")
+    return features

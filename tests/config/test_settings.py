@@ -1,0 +1,208 @@
+"""Settings: flags, YAML, DeepSpeed files and recipes, joined and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megabert.common.errors import UserError
+from megabert.config import flags
+from megabert.config.model import MODELS, model_config
+from megabert.config.training import RECIPES, BatchSettings, PretrainSettings
+from megabert.engine.config import (
+    deepspeed_values,
+    make_deepspeed_config,
+    read_deepspeed_config,
+    resolve_batch,
+)
+from megabert.engine.launch import fill_environment
+from megabert.pretrain.inputs import resolve
+
+
+def settings(*argv: str) -> PretrainSettings:
+    return resolve(*flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))[0]
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_phase_fills_in_its_recipe(phase: int) -> None:
+    made, recipe = settings("--phase", str(phase)), RECIPES[phase]
+    assert made.data.seq_length == recipe.seq_length
+    assert made.data.max_predictions == recipe.max_predictions
+    assert made.batch.global_batch_size == recipe.global_batch_size
+    assert made.optimizer.steps == recipe.steps
+    assert made.optimizer.lr == recipe.lr
+    assert made.optimizer.warmup_fraction == recipe.warmup_fraction
+    assert str(made.run.output) == f"runs/bert-large-phase{phase}"
+    assert str(made.data.data) == "data/wiki"
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """Flag > --config > DeepSpeed file > recipe."""
+    ds = tmp_path / "ds.json"
+    ds.write_text(
+        json.dumps(
+            {
+                "train_batch_size": 64,
+                "train_micro_batch_size_per_gpu": "auto",
+                "optimizer": {"type": "Lamb", "params": {"lr": 1e-4, "eps": 1e-7}},
+                "zero_optimization": {"stage": 2},
+                "bf16": {"enabled": True},
+            }
+        )
+    )
+    config = tmp_path / "run.yaml"
+    # PyYAML reads 2e-3 as a string; the types make it a number
+    config.write_text("optimizer:\n  lr: 2e-3\n  steps: 30\nbatch:\n  micro_batch_size: 4\n")
+    made = settings("--deepspeed_config", str(ds), "--config", str(config), "--steps", "50")
+    assert made.optimizer.steps == 50
+    assert made.optimizer.lr == 2e-3
+    assert made.optimizer.eps == 1e-7
+    assert made.batch.global_batch_size == 64
+    assert made.parallel.zero_stage == 2
+    assert made.parallel.precision == "bf16"
+    assert made.optimizer.warmup_fraction == RECIPES[1].warmup_fraction
+
+
+def test_every_flag_is_a_setting_with_help() -> None:
+    seen = set()
+    for section in dataclasses.fields(PretrainSettings):
+        kind = flags._sections(PretrainSettings)[section.name]
+        for field in dataclasses.fields(kind):
+            assert field.name not in seen, "two settings would share a flag"
+            seen.add(field.name)
+            assert field.metadata["help"]
+    text = flags.make_parser(PretrainSettings, "pretrain.py", "").format_help()
+    assert "--tensor-parallel" in text
+    assert "--deepspeed_config" in text
+
+
+def test_launchers_local_rank_is_taken() -> None:
+    for argument in ("--local_rank=3", "--local-rank=3"):
+        assert settings(argument, "--model", "bert-base").model.model == "bert-base"
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    made = settings("--phase", "2", "--dropout", "0", "--bias-correction", "off")
+    path = tmp_path / "config.yaml"
+    path.write_text(flags.to_yaml(made))
+    assert settings("--config", str(path)) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer:\n  learning_rate: 1\n", "unknown setting optimizer.learning_rate"),
+        ("optimiser:\n  lr: 1\n", "unknown section 'optimiser'"),
+        ("- a\n", "expected sections"),
+        ("a: [", "not YAML"),
+        (
+            "run:\n  phase: 3\nbatch:\n  micro_batch_size: 0\n",
+            "run.phase = 3.*|batch.micro_batch_size",
+        ),
+    ],
+)
+def test_wrong_yaml(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        settings("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"zero_optimisation": {"stage": 2}}, "unknown section 'zero_optimisation'"),
+        ({"scheduler": {}}, "give --schedule"),
+        ({"optimizer": {"type": "SGD"}}, "must be Lamb or AdamW"),
+        (
+            {"optimizer": {"type": "Lamb", "params": {"momentum": 1}}},
+            "params.momentum is not known",
+        ),
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "both on"),
+        ([], "expected a JSON object"),
+    ],
+)
+def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        settings("--deepspeed_config", str(path))
+
+
+def test_shipped_deepspeed_files(root: Path) -> None:
+    files = sorted((root / "ds_configs").glob("*.json"))
+    assert len(files) == 24
+    for path in files:
+        size, phase, zero, precision = path.stem.removeprefix("bert-").split("-")
+        made = settings(
+            "--model", f"bert-{size}", "--phase", phase[-1], "--deepspeed_config", str(path)
+        )
+        assert made.parallel.zero_stage == int(zero[-1])
+        assert made.parallel.precision == precision
+        recipe = RECIPES[int(phase[-1])]
+        if size != "tiny":
+            assert made.batch.global_batch_size == recipe.global_batch_size
+            assert made.optimizer.lr == recipe.lr
+        for ranks in (1, 8):
+            batch = resolve_batch(made.batch, ranks, 64)
+            raw = read_deepspeed_config(path)
+            config = make_deepspeed_config(raw, batch, made.optimizer, made.parallel, precision)
+            assert config["train_batch_size"] == made.batch.global_batch_size
+            assert config[precision]["enabled"]
+            assert "optimizer" not in config
+
+
+@given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 8), st.integers(0, 3))
+def test_batch_arithmetic(micro: int, accumulation: int, ranks: int, left_out: int) -> None:
+    total = micro * accumulation * ranks
+    given_values = {
+        "global_batch_size": total,
+        "micro_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+    }
+    for name in list(given_values)[:left_out] if left_out < 3 else ["micro_batch_size"]:
+        if name != "micro_batch_size" or left_out == 3:
+            given_values.pop(name, None)
+    batch = resolve_batch(BatchSettings(**given_values), ranks, 64)
+    assert batch.micro_size * batch.accumulation * ranks == batch.global_size
+    assert batch.global_size == total
+
+
+def test_batch_that_does_not_multiply_out() -> None:
+    with pytest.raises(
+        UserError, match=r"100 is not micro batch 8 x accumulation 4 x .*ranks 3 = 96"
+    ):
+        resolve_batch(BatchSettings(100, 8, None), 3, 64)
+
+
+def test_deepspeed_values_without_sections() -> None:
+    values = deepspeed_values({}, Path("x"))
+    assert values["parallel"] == {"zero_stage": 0}
+    assert values["batch"] == {}
+
+
+def test_models() -> None:
+    assert MODELS["bert-large"].head_size == 64
+    assert model_config("bert-base", vocab_size=101).padded_vocab_size == 128
+    assert model_config("bert-base").padded_vocab_size == 30592
+    with pytest.raises(UserError, match="unknown model 'bert-huge'"):
+        model_config("bert-huge")
+
+
+def test_environment_of_other_launchers() -> None:
+    alone: dict[str, str] = {}
+    fill_environment(alone)
+    assert (alone["RANK"], alone["WORLD_SIZE"], alone["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+    slurm = {
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4",
+        "MASTER_ADDR": "host0", "MASTER_PORT": "29500",
+    }  # fmt: skip
+    fill_environment(slurm)
+    assert (slurm["RANK"], slurm["LOCAL_RANK"], slurm["WORLD_SIZE"]) == ("3", "1", "4")
+    with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT are not set"):
+        fill_environment({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})

@@ -1,0 +1,137 @@
+"""Parquet files in the layout of wikimedia/wikipedia, row group by row group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from megabert.common.errors import UserError
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.input.parquet import is_parquet, read_row_group, row_groups
+
+
+def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def wiki(count: int) -> dict[str, list[str]]:
+    return {
+        "id": [str(10 * number) for number in range(1, count + 1)],
+        "url": [f"https://xx.wikipedia.org/wiki/P{number}" for number in range(count)],
+        "title": [f"Page {number}" for number in range(count)],
+        "text": [f"Page {n} is a page.\n\nHistory\n\nIt was written." for n in range(count)],
+    }
+
+
+def read(path: Path) -> list[Any]:
+    return [page for group in range(row_groups(path)) for page in read_row_group(path, group)]
+
+
+def test_pages(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", wiki(150), row_group_size=70)
+    assert is_parquet(path.read_bytes()[:16])
+    assert not is_parquet(b"PAR")
+    assert row_groups(path) == 3
+    pages = read(path)
+    assert [page.page_id for page in pages] == [10 * number for number in range(1, 151)]
+    assert pages[149].title == "Page 149"
+    assert {page.namespace for page in pages} == {0}
+    assert pages[0].markup == "plain"
+    cleaned = page_to_sentences(pages[0], "en")
+    assert cleaned.paragraphs[0] == ["Page 0 is a page."]
+    assert cleaned.paragraphs[-1] == ["It was written."]
+    last = list(read_row_group(path, 2))
+    assert [page.page_id for page in last] == [10 * number for number in range(141, 151)]
+
+
+def test_only_text_is_needed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"text": ["one", None, "three"]}, row_group_size=2)
+    assert [(p.page_id, p.title, p.text) for p in read(path)] == [
+        (1, "", "one"),
+        (2, "", ""),
+        (3, "", "three"),
+    ]
+
+
+def test_ids_that_are_no_numbers(tmp_path: Path) -> None:
+    ids = ["Q42", " 7 ", None, "1" * 30, "-5", "²"]
+    path = write(tmp_path / "a.parquet", {"id": ids, "text": ["x"] * 6}, row_group_size=1)
+    assert [page.page_id for page in read(path)] == [1, 7, 3, 4, 5, 6]
+    path = write(tmp_path / "b.parquet", {"id": pa.array([9, None], pa.int64()), "text": ["x"] * 2})
+    assert [page.page_id for page in read(path)] == [9, 2]
+
+
+def test_other_string_types(tmp_path: Path) -> None:
+    text = pa.array(["Short text."] * 3, pa.large_string()).dictionary_encode()
+    path = write(tmp_path / "a.parquet", {"text": text, "title": pa.array(["T"] * 3)})
+    assert [page.text for page in read(path)] == ["Short text."] * 3
+
+
+def test_namespaces_of_wikis(tmp_path: Path) -> None:
+    """As for the other forms with a url: MediaWiki's own namespace names count."""
+    columns = {"title": ["Talk:Kettle", "Kettle"], "text": ["x", "y"]}
+    path = write(tmp_path / "a.parquet", {**columns, "url": ["u", "u"]})
+    assert [page.namespace for page in read(path)] == [1, 0]
+    path = write(tmp_path / "b.parquet", columns)
+    assert [page.namespace for page in read(path)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"body": ["x"]}, "without a column 'text' .it has body"),
+        ({"text": [1]}, "column 'text' holds int64"),
+        ({"text": ["x"], "title": [1.5]}, "column 'title' holds double"),
+        ({"text": ["x"], "id": [1.5]}, "column 'id' holds double"),
+        ({"text": [["x"]]}, "column 'text' holds list"),
+    ],
+)
+def test_wrong_columns(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=message) as caught:
+        row_groups(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", wiki(3000), write_page_checksum=True, compression="zstd")
+    whole = path.read_bytes()
+    for size in (0, 3, 4, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+            row_groups(path)
+    flipped = bytearray(whole)
+    column = pq.ParquetFile(pa.BufferReader(whole)).metadata.row_group(0).column(3)
+    flipped[column.dictionary_page_offset + column.total_compressed_size // 3] ^= 1
+    path.write_bytes(bytes(flipped))
+    with pytest.raises(UserError, match="damaged: row group 0 cannot be read after row"):
+        read(path)
+    with pytest.raises(UserError, match="no such file"):
+        row_groups(tmp_path / "none.parquet")
+
+
+def test_text_that_is_not_unicode(tmp_path: Path) -> None:
+    raw = pa.array([b"good", b"\xff\xfe"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    path = write(tmp_path / "a.parquet", {"text": text})
+    with pytest.raises(UserError, match="damaged: row group 0"):
+        read(path)
+
+
+def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
+    """48 MB of text in one row group; Arrow never holds more than a fraction of it."""
+    text = [f"{number} " + "word " * 600 for number in range(16_000)]
+    options: dict[str, Any] = {"row_group_size": 16_000, "compression": "none"}
+    path = write(tmp_path / "a.parquet", {"text": text}, **options)
+    before, peak, size = pa.total_allocated_bytes(), 0, 0
+    for page in read_row_group(path, 0):
+        size += len(page.text)
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert size > 48e6
+    assert peak < 12e6

@@ -1,0 +1,254 @@
+"""Wikitext and extracted text to sentences."""
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.pages import Page, Site
+from megabert.data.text.sentences import split_sentences
+from megabert.data.text.wikitext.inline import strip_inline, strip_quotes
+from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
+from megabert.data.text.wikitext.sections import PageLimitError, clean
+from megabert.data.text.wikitext.tidy import tidy_line
+
+SITE = Site(((6, "Fails"), (14, "Kategoreja"), (-2, "Medeja")), "ltg")
+
+
+def text_of(wikitext: str, language: str = "en", site: Site | None = None, title: str = "T") -> str:
+    sections = clean(wikitext, language=language, site=site, title=title)
+    return "\n".join(line for s in sections for p in s.paragraphs for line in p.lines)
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "expected"),
+    [
+        ("'''Bold''' and ''italic'' text.", "Bold and italic text."),
+        ("Il dit l'''amour'' ici.", "Il dit l'amour ici."),
+        ("A [[dog]]s, [[Cat (animal)|cat]] and [[a#b]].", "A dogs, cat and a."),
+        ("See [[Foo (bar)|]] or [[:Category:X]].", "See Foo or Category:X."),
+        ("x [[File:a.jpg|thumb|A [[caption|c]] with [b] [http://c d]]] y", "x y"),
+        ("x [[Fails:a|thumb|A\ncaption]][[Kategoreja:Z]][[Bild:q.PNG|z]] y", "x y"),
+        ("Text[[de:Hund]][[zh-min-nan:Káu]] end [[wikt:dog|dog]] [[doi:10.1/x|doi]].",
+         "Text end dog doi."),
+        ("Go [http://x.org/a?b=c the site] now [//y.org] http://z.org/q.", "Go the site now"),
+        ("a<ref name=x>no {{cite}} [[b]]</ref> b<ref name=x /> c<!-- no --> d", "a b c d"),
+        ("a <ref>never closed b", "a never closed b"),
+        ("The {{convert|12|km|mi}} river, {{convert|5|to|7|C}}.", "The 12 km river, 5 to 7 °C."),
+        ("X ({{lang-la|terra}}; {{IPA|x}}) is ({{IPA|y}}) Y ({{a}}, {{b}}).", "X (terra) is Y."),
+        ("X {{a|{{b|{{c}}}}|{{d}}}} Y {{lang|fr|[[Eau|l'eau]]}}.", "X Y l'eau."),
+        ("{{PAGENAME}} is {{nowrap|a {{nowrap|b}}}}.", "T is a b."),
+        ("A\n\n{| class=x\n| a || [[b]]\n{|\n|c\n|}\n|}\n\nB {{x|\n|}} C", "A\nB C"),
+        ("{{Unclosed infobox\n| name = x\n\nThe text stays.", "The text stays."),
+        ("Text }} goes ]] on here.", "Text goes on here."),
+        ("A <math>\\frac{a}{b}</math> and <math>x</math> b.", "A and x b."),
+        ("A <nowiki>[[x]] ''y''</nowiki> {{!}} &lt;b&gt; &amp;nbsp; &nbsp;z&#8211;w.",
+         "A [[x]] ''y'' | <b> &nbsp; z–w."),
+        ("A<br />b<BR>c <small>d</small> <span style='x'>e</span> H<sub>2</sub>O", "A b c d e H2O"),
+        ("<gallery>\nFile:a.jpg|x\n</gallery>\n__NOTOC__\n__目录__\n----\nText.", "Text."),
+        ("<div class=x>One.</div><p>Two.</p>Three.", "One.\nTwo.\nThree."),
+        ("Quote: {{quote|Said he.|Author}} After.", "Quote:\nSaid he.\nAfter."),
+        ("f() and ( ) g ( , ) h (, i) j (k, ) 中（）文（，x）", "f() and g h (i) j (k) 中文（x）"),
+        ("such as {{a}}, {{b}}, and {{c}}.", "such as, and."),
+        ("<poem>One line\nTwo</poem> [[a|b]]c", "One line Two\nbc"),
+        ("| stray row\n! not dropped entirely here\nText.", "! not dropped entirely here Text."),
+    ],
+)  # fmt: skip
+def test_markup_goes_and_text_stays(wikitext: str, expected: str) -> None:
+    assert text_of(wikitext, site=SITE) == expected
+
+
+def test_headings_lists_and_the_tail_of_a_page() -> None:
+    page = """Lead has text.
+* A list item that says something here
+* [[Short]]
+* A link to a page that is elsewhere [http://x y z]
+:Indented prose stays.
+== History ==
+''First'' sentence.
+Joined line.
+
+Second paragraph.
+=== Empty ===
+== See also ==
+* [[A page]] with a description of some words
+== Izmontuotuo literatura ==
+* Somebody, ''A book with a long title'', 1999
+[[Category:X]]
+"""
+    sections = clean(page, language="en")
+    assert [(s.heading, s.level) for s in sections] == [("", 0), ("History", 2)]
+    lead = sections[0].paragraphs
+    assert [p.kind for p in lead] == ["text", "list", "text"]
+    assert lead[1].lines == ("A list item that says something here",)
+    assert [p.lines[0] for p in sections[1].paragraphs] == [
+        "First sentence. Joined line.",
+        "Second paragraph.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "markup", "expected"),
+    [
+        ("zh", "-{zh-hans:计算机; zh-hant:電腦;}-好", "计算机好"),
+        ("zh-tw", "-{zh-hans:计算机; zh-tw:電腦;}-好", "電腦好"),
+        ("zh", "-{原文}-與-{A|zh-cn:甲;zh-tw:乙}-", "原文與甲"),
+        ("zh", "-{H|zh-cn:甲;zh-tw:乙}--{T|题}-文章", "文章"),
+        ("zh", "[[-{zh-hans:网;zh-hant:網}-|-{zh-hans:网络;zh-hant:網路}-]]上", "网络上"),
+        ("zh", "-{zh-hans:[[甲|一]];zh-hant:-{zh-tw:二}-}-和-{{{x|}}}-。", "一和。"),
+        ("zh", "-{http://x.org 站: a}-文", "站: a文"),
+        ("en", "He said x-{y}-z here.", "He said x-{y}-z here."),
+    ],
+)
+def test_language_conversion(language: str, markup: str, expected: str) -> None:
+    assert text_of(markup, language).replace("http://x.org ", "") == expected
+
+
+def test_quotes_follow_mediawiki() -> None:
+    assert strip_quotes("''''x''''") == "'x'"
+    assert strip_quotes("'''''x'''''''") == "x''"
+    assert strip_quotes("''Foo'''s") == "Foo's"
+
+
+# a piece of wikitext and what a reader sees of it
+PIECES = [
+    ("[[a]]", "a"), ("[[a|b c]]", "b c"), ("[[File:x.png|thumb|cap]]", ""),
+    ("[[File:x.png|[[a|b]] d]]", ""), ("[[File:x.png|a [b] [[c]]]]", ""), ("[[de:x]]", ""),
+    ("[[be-x-old:x]]", ""), ("[http://x.y label]", "label"), ("[http://x.y]", ""),
+    ("[http://x.y a [[b]] c]", "a b c"), ("<b>bold</b>", "bold"), ("[[Category:C]]", ""),
+    ("<span class='q'>s</span>", "s"), ("word", "word"), ("[[:File:x]]", "File:x"),
+    ("[[a b|''c'']]", "c"), ("[[x|y]", "y"), ("[x|y]]", "y"), ("[[a [b]]]", "a [b]"),
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_a_reader_sees_the_same_of_pieces_side_by_side(pieces: list[tuple[str, str]]) -> None:
+    text = " ".join(markup for markup, _ in pieces)
+    seen = strip_inline(text, LinkRules.of(Site(), "en")).replace(EXTERNAL, "")
+    assert seen.split() == " ".join(shown for _, shown in pieces).split()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="[]{}|<>'=*#:;-!/ \nabFile中（）(),.&nbsp;ref", max_size=120))
+def test_any_text_is_cleaned_without_error(text: str) -> None:
+    for markup in ("wikitext", "plain"):
+        page = Page(1, "T", 0, False, "wikitext", text, markup)  # type: ignore[arg-type]
+        cleaned = page_to_sentences(page, "zh")
+        assert cleaned.drop_reason in (None, "empty")
+        assert all(s == s.strip() and s for p in cleaned.paragraphs for s in p)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["[[", "{{", "{|\n", "<ref>", '<ref name="a" ', "'''''", "[[File:a|", "-{", "= ", "( ,",
+     "[http://aaaa", "<b", "[[a]", "<!--", "{{lang|a|", "* [[x|", "[ [[ ] ", "<span>[[",
+     "{{a\n\n", "[[[", "\n*", "\n= x =", "[[a|b] ", "-{zh:a;;", "a.{{b}}c", "， 。", "x"],
+)  # fmt: skip
+def test_no_page_hangs(piece: str) -> None:
+    def seconds(size: int) -> float:
+        text = (piece * (size // len(piece) + 1))[:size]
+        start = time.process_time()
+        page_to_sentences(Page(1, "T", 0, False, "wikitext", text, "wikitext"), "zh")
+        return time.process_time() - start
+
+    assert seconds(100_000) < 1.5
+
+
+def test_the_limit_is_a_drop_reason() -> None:
+    text = "x" * (1 << 23) + "xx"
+    with pytest.raises(PageLimitError):
+        clean(text, language="en")
+    long = Page(1, "T", 0, False, "wikitext", text, "wikitext")
+    assert page_to_sentences(long, "en").drop_reason == "too long"
+
+
+def plain(text: str, language: str = "en", title: str = "T") -> list[list[str]]:
+    page = Page(1, title, 0, False, "wikitext", text, "plain")
+    return page_to_sentences(page, language).paragraphs
+
+
+def test_extracted_text() -> None:
+    assert plain("T\n\nOne. Two.\nT\n") == [["One.", "Two."], ["T"]]
+    assert plain("AT&amp;T\n\nIts body is here.", title="AT&T") == [["Its body is here."]]
+    assert plain("T\n\n《甲》（）是书。\n劇情概要.\n他说（，乙）。", "zh") == [
+        ["《甲》是书。"],
+        ["他说（乙）。"],
+    ]
+    assert plain("T\n\nHistory.\nIt all began so.\nBULLET::::- An item of a list.") == [
+        ["It all began so."],
+        ["An item of a list."],
+    ]
+    assert plain(
+        "T\n\nA [[b|c]] &lt;br&gt; d formula_1 e.\n[[Category:X]]\n| a || b\n140||0||1"
+    ) == [["A c d e."]]
+    assert plain('甲-{zh-hans:乙;zh-hant:丙}-&lt;ref name="a"&gt;&lt;/ref&gt;。', "zh") == [
+        ["甲乙。"]
+    ]
+
+
+def test_short_lines_of_other_text_are_no_headings() -> None:
+    assert plain("Come here.\nAmen.", title="") == [["Come here."], ["Amen."]]
+
+
+def test_drop_reasons() -> None:
+    def reason(**change: object) -> str | None:
+        fields: dict[str, object] = {
+            "page_id": 1, "title": "T", "namespace": 0, "redirect": False, "model": "wikitext",
+            "text": "Words.", "markup": "wikitext",
+        }  # fmt: skip
+        return page_to_sentences(Page(**{**fields, **change}), "en").drop_reason  # type: ignore[arg-type]
+
+    assert reason() is None
+    assert reason(namespace=1) == "namespace"
+    assert reason(redirect=True) == "redirect"
+    assert reason(model="json") == "model"
+    assert reason(text="{{x}}") == "empty"
+    assert reason(text="T\n\n", markup="plain") == "empty"
+
+
+def test_sentences() -> None:
+    assert split_sentences("Dr. Smith went. He came.", "en") == ["Dr. Smith went.", "He came."]
+    assert split_sentences("爆发战争。1943年结束。他说：“好。2人走。”", "zh") == [
+        "爆发战争。",
+        "1943年结束。",
+        "他说：“好。2人走。”",
+    ]
+    assert split_sentences(" — .", "en") == []
+    assert split_sentences("Foo bar. Baz.", "xx") == ["Foo bar.", "Baz."]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80))
+def test_tidying_twice_changes_little_and_leaves_single_spaces(text: str) -> None:
+    line = tidy_line(text)
+    assert line == line.strip()
+    assert "  " not in line
+
+
+def test_no_leftovers_in_a_real_dump(shared_data: Path) -> None:
+    (path,) = (shared_data / "wiki_xml").glob("enwiki-minidump*")
+    kept = 0
+    for page in iter_pages(path):
+        cleaned = page_to_sentences(page, "en")
+        kept += cleaned.drop_reason is None
+        for sentence in (s for p in cleaned.paragraphs for s in p):
+            for mark in (
+                "[[",
+                "]]",
+                "{{",
+                "}}",
+                "{|",
+                "<ref",
+                "''",
+                "==",
+                "thumb|",
+                "&nbsp;",
+                "( )",
+            ):
+                assert mark not in sentence, (page.title, sentence)
+    assert kept == 24

@@ -1,0 +1,105 @@
+"""Small shards and training runs on forked ranks, for tests of whole runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megabert.config import flags
+from megabert.config.training import PretrainSettings
+from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
+from megabert.data.shards.writer import Document, write_corpus
+from tests.helpers.distributed import run_ranks
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(392))]
+
+TINY = [
+    "--model", "bert-tiny", "--hidden-size", "32", "--num-attention-heads", "4",
+    "--intermediate-size", "64", "--max-position-embeddings", "64", "--seq-length", "32",
+    "--global-batch-size", "8", "--micro-batch-size", "2", "--steps", "4", "--lr", "1e-2",
+    "--log-interval", "1", "--eval-interval", "0", "--save-interval", "0", "--eval-samples", "16",
+]  # fmt: skip
+
+
+def make_shards(
+    folder: Path, *, sha256: str = "ab" * 32, seed: int = 0, pieces: bool = False
+) -> Path:
+    """A few hundred documents, each about a topic of its own: two train shards and one eval shard.
+
+    ``pieces``: words have two tokens.
+    """
+    rng = random.Random(seed)
+
+    def document(number: int) -> Document:
+        topic = 5 + rng.randrange(len(VOCAB) - 45)
+        sentences = []
+        for _ in range(rng.randint(2, 20)):
+            length = rng.randint(3, 14)
+            ids = [topic + rng.randrange(40) for _ in range(length)]
+            sentences.append((ids, [not pieces or place % 2 == 0 for place in range(length)]))
+        return Document(number, sentences)
+
+    tokenizer = TokenizerInfo("wordpiece", sha256, len(VOCAB), True, SpecialIds(0, 1, 2, 3, 4))
+    numbers = iter(range(1000))
+    shards = [[document(next(numbers)) for _ in range(count)] for count in (90, 30, 25)]
+    write_corpus(folder, {"train": shards[:2], "eval": shards[2:]}, tokenizer)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
+    return folder
+
+
+@functools.cache
+def import_once() -> None:
+    """Import here what every rank would import for itself (5 s a run); forked ranks inherit it."""
+    before = os.environ.get("DS_ACCELERATOR")
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
+
+    if before is None:
+        del os.environ["DS_ACCELERATOR"]
+
+
+def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:
+    from megabert.pretrain.loop import pretrain
+
+    return pretrain(*flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))
+
+
+def train(shards: Path, output: Path, *arguments: str, ranks: int = 1) -> list[dict[str, Any]]:
+    """Run ``launch/pretrain.py`` at the tiny size; the lines of its metrics."""
+    argv = [*TINY, "--data", str(shards), "--output", str(output), *arguments]
+    import_once()
+    run_ranks(_train, ranks, argv, initialize=False, timeout=240.0)
+    return metrics(output)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of a run's ``metrics.jsonl``."""
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(lines: list[dict[str, Any]]) -> list[float]:
+    """The training losses among metrics lines."""
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def whole_weights(run: Path) -> dict[str, dict[str, Any]]:
+    """Whole weights and moments of a run's newest checkpoint."""
+    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.save_load import newest_checkpoint
+    from megabert.checkpoint.universal import whole_checkpoint
+    from megabert.config.model import ModelConfig
+
+    checkpoint = newest_checkpoint(run)
+    model = ModelConfig.from_dict(checkpoint.record["model"])
+    shapes = whole_shapes(model, checkpoint.record["heads"])
+    with whole_checkpoint(checkpoint.folder, shapes) as whole:
+        return {name: {k: v.clone() for k, v in values.items()} for name, values in whole.items()}

@@ -1,0 +1,471 @@
+"""The planner: arithmetic by hand, properties, the command line, and real memory on this CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megabert.common.errors import UserError
+from megabert.config import flags
+from megabert.config.model import MODELS, ModelConfig, model_config
+from megabert.model.flops import sequence_flops
+from megabert.model.heads import BertForPreTraining
+from megabert.model.split import split_dim
+from megabert.planner import report, scale
+from megabert.planner.activations import Division, MicroBatch, activation_blocks, parts_of
+from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor_exchanges
+from megabert.planner.machine import LINK_EFFICIENCY, Machine, make_machine, memory_total
+from megabert.planner.parameters import LocalParameters, local_parameters
+from megabert.planner.plan import Plan, Planner
+from megabert.planner.settings import MachineSettings, PlanSettings
+from megabert.planner.states import (
+    BEGINS,
+    ENDS,
+    INSTANTS,
+    LOSS,
+    UPDATE,
+    Buckets,
+    Sharding,
+    state_bytes,
+)
+from tests.helpers.model_cases import tiny_config
+
+SMALL = LocalParameters(weights=900, small=100, largest=300, layer=200, tensors=20)
+
+
+def planner(*argv: str) -> Planner:
+    """A planner as the command line makes it, without measuring this machine."""
+    given_values, _ = flags.parse(PlanSettings, list(argv), "plan.py", "")
+    asked = flags.build(PlanSettings, given_values)
+    return Planner(asked, make_machine(asked.machine))
+
+
+def plan(*argv: str) -> Plan:
+    """The plan of a command line."""
+    made = planner(*argv)
+    return made.plan(made.settings.layout)
+
+
+def activation_bytes(
+    config: ModelConfig, batch: MicroBatch, precision: str, division: Division
+) -> dict[str, dict[str, float]]:
+    """Instant -> part -> bytes."""
+    made = activation_blocks(config, batch, precision, division)
+    return {instant: parts_of(blocks) for instant, blocks in made.items()}
+
+
+def total(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
+# ---------------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("sentence_task", [True, False])
+@pytest.mark.parametrize("degree", [1, 4])
+def test_parameters_are_those_of_the_model(norm: str, sentence_task: bool, degree: int) -> None:
+    config = tiny_config(norm=norm, vocab_multiple=8)
+    model = BertForPreTraining(config, sentence_task=sentence_task)
+    sizes = {
+        name: parameter.numel() // (degree if split_dim(name) is not None else 1)
+        for name, parameter in model.named_parameters()
+    }
+    counted = local_parameters(config, degree, sentence_task)
+    assert counted.total == sum(sizes.values())
+    assert counted.tensors == len(sizes)
+    assert counted.largest == max(sizes.values())
+    layer = [size for name, size in sizes.items() if name.startswith("bert.layers.1.")]
+    assert counted.layer == sum(layer)
+    weights = [
+        size
+        for name, size in sizes.items()
+        if not name.endswith("bias") and not name.split(".")[-2].endswith("norm")
+    ]
+    assert counted.weights == sum(weights)
+
+
+def test_a_degree_that_does_not_divide_is_named() -> None:
+    with pytest.raises(UserError, match="--tensor-parallel 3 does not divide num_attention_heads"):
+        local_parameters(model_config("bert-large"), 3)
+
+
+# ---------------------------------------------------------------------------- states
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "ranks", "held"),
+    [
+        (0, "fp32", 4, 4 + 8),
+        (0, "bf16", 4, 2 + 4 + 8),
+        (1, "bf16", 4, 2 + 1 + 2 + 4),  # the sums of all gradients are there for good
+        (1, "fp32", 4, 4 + 1 + 2),
+        (2, "bf16", 4, 2 + 1 + 2),
+        (2, "fp32", 2, 4 + 2 + 4),
+        (3, "bf16", 4, 0.5 + 1 + 2 + 0.5 + 2 + 2),  # and all gathered weights, and the bucket
+    ],
+)
+def test_bytes_a_parameter_at_the_loss(stage: int, precision: str, ranks: int, held: float) -> None:
+    sharding = Sharding(stage, precision, ranks, on_cpu=True)
+    states = state_bytes(SMALL, sharding, accumulates=False)
+    assert total(states[LOSS]) == pytest.approx(held * SMALL.total)
+
+
+def test_gradients_by_hand() -> None:
+    one = state_bytes(SMALL, Sharding(1, "bf16", 4, on_cpu=True), accumulates=True)
+    assert (one[BEGINS]["gradient sums"], one[BEGINS]["gradients"]) == (4000, 2000)
+    # both groups joined in fp32, then cast to bf16
+    assert one[ENDS]["communication buckets"] == (4 + 2) * 1000
+    two = state_bytes(SMALL, Sharding(2, "bf16", 4, on_cpu=True), accumulates=True)
+    assert two[BEGINS]["gradient slices"] == 1000
+    assert two[UPDATE]["gradient slices"] == 1000
+    whole = state_bytes(SMALL, Sharding(0, "bf16", 4), accumulates=True)
+    assert whole[UPDATE]["gradients"] == (2 + 4) * 1000
+
+
+def test_a_bucket_is_whole_on_a_gpu_and_as_filled_on_a_cpu() -> None:
+    buckets = Buckets.of({"reduce_bucket_size": 5000, "overlap_comm": True})
+    gpu = state_bytes(SMALL, Sharding(2, "fp32", 1, buckets), accumulates=False)
+    assert gpu[BEGINS]["communication buckets"] == 2 * 4 * 5000
+    cpu = state_bytes(SMALL, Sharding(2, "fp32", 1, buckets, on_cpu=True), accumulates=False)
+    assert "communication buckets" not in cpu[LOSS]
+    assert cpu[BEGINS]["communication buckets"] == 0
+    assert cpu[ENDS]["communication buckets"] == 4 * 1000
+
+
+# ---------------------------------------------------------------------------- activations
+
+
+def test_a_layer_by_hand() -> None:
+    config = tiny_config(num_hidden_layers=2)  # H 32, I 64, 4 heads
+    batch = MicroBatch(tokens=10, predicted=2, sequences=1)
+    every, behind = (1 + 3 + 1) * 32 * 4 + 4 * 4, (3 * 32 + 2 * 64) * 4
+    layers = 10 * (every + behind) + 10 * every + 3 * behind
+    made = activation_bytes(config, batch, "fp32", Division())
+    assert made[LOSS]["activations, layers"] == layers
+    assert made[BEGINS]["activations, layers"] == 10 * (every + behind)  # the last layer's are gone
+    checkpointed = activation_bytes(config, batch, "fp32", Division(checkpointing=True))
+    assert checkpointed[LOSS]["activations, layers"] == 2 * 10 * 32 * 4
+    again = made[BEGINS]["backward of one layer"] + 10 * (every + behind)
+    assert checkpointed[BEGINS]["backward of one layer"] == again
+
+
+def test_tensor_and_sequence_parallelism_divide_activations() -> None:
+    config = tiny_config(num_hidden_layers=3)
+    batch = MicroBatch(tokens=16, predicted=2, sequences=1)
+
+    def layers(division: Division) -> float:
+        return activation_bytes(config, batch, "bf16", division)[BEGINS]["activations, layers"]
+
+    alone, split = layers(Division()), layers(Division(4))
+    both = layers(Division(4, sequence_parallel=True))
+    assert both < split < alone
+    replicated = 4 * 32 * 2 * 16  # values outside the split regions, a layer
+    assert split - both == pytest.approx(2 * replicated * 3 / 4)
+
+
+def test_logits_in_chunks_are_added_up_in_fp32() -> None:
+    config = model_config("bert-large")
+    few, many = (
+        activation_bytes(config, MicroBatch(9000, m, 1), "bf16", Division())[LOSS]
+        for m in (100, 9000)
+    )
+    table = config.padded_vocab_size * config.hidden_size
+    assert few["logits"] == 100 * config.padded_vocab_size * 2
+    assert few["gradient of the word embeddings"] == 2 * table
+    assert many["logits"] == 1 << 28
+    assert many["gradient of the word embeddings"] == 12 * table
+
+
+# ---------------------------------------------------------------------------- exchanges
+
+
+def test_ring_formulas() -> None:
+    ring = Ring(ranks=4, bandwidth=100.0, latency=0.5)
+    assert ring.seconds("all-reduce", 800) == 2 * 3 / 4 * 800 / 100 + 2 * 2 * 0.5  # log2(4) hops
+    assert ring.seconds("all-gather", 800) == 3 / 4 * 800 / 100 + 3 * 0.5
+    assert ring.seconds("reduce-scatter", 800, messages=2) == 3 / 4 * 800 / 100 + 2 * 3 * 0.5
+    assert Ring(1, 100.0, 0.5).seconds("all-reduce", 800) == 0
+
+
+def test_a_ring_over_hosts_is_as_fast_as_its_cards() -> None:
+    machine = make_machine(MachineSettings(gpu="h100"))  # 450 GB/s inside, 50 a card between hosts
+    inside, alone, all_cards = (make_ring(machine, *g) for g in ((8, 1), (8, 8), (16, 1)))
+    assert inside.bandwidth == pytest.approx(LINK_EFFICIENCY * 450e9)
+    assert alone.bandwidth == pytest.approx(LINK_EFFICIENCY * 50e9)
+    assert all_cards.bandwidth == pytest.approx(LINK_EFFICIENCY * 400e9)
+
+
+def test_a_machine_without_a_network() -> None:
+    with pytest.raises(UserError, match="--network-bandwidth"):
+        plan("--gpu", "l40s", "--gpus", "16", "--model", "bert-base")
+    assert plan("--gpu", "l40s", "--gpus", "16", "--network-bandwidth", "12").exchanges
+
+
+def test_gradients_travel_once_at_stage_1_and_each_micro_step_at_stage_2() -> None:
+    ring = Ring(4, 1e9, 0.0)
+    one = data_exchanges(SMALL, Sharding(1, "bf16", 4), ring, micro_steps=8)
+    assert [(e.what, e.kind, e.size) for e in one[:2]] == [
+        ("gradients", "all-reduce", 2000),
+        ("weights", "all-gather", 2000),
+    ]
+    two = data_exchanges(SMALL, Sharding(2, "bf16", 4), ring, micro_steps=8)
+    assert two[0].size == 8 * 2000
+    three = data_exchanges(SMALL, Sharding(3, "bf16", 4), ring, micro_steps=8)
+    assert [(e.kind, e.size) for e in three[:2]] == [
+        ("all-gather", 8 * 2000),
+        ("reduce-scatter", 8 * 2000),
+    ]
+    assert not data_exchanges(SMALL, Sharding(1, "bf16", 1), Ring(1, 1e9, 0.0), 1)
+
+
+def test_tensor_parallel_bytes() -> None:
+    config, batch = tiny_config(num_hidden_layers=2), MicroBatch(100, 10, 4)
+    ring = Ring(2, 1e9, 0.0)
+    layers = tensor_exchanges(config, batch, "bf16", ring, 3)[0]
+    assert (layers.times, layers.size) == (4 * 2 * 3, 4 * 2 * 3 * 100 * 32 * 2)
+    divided = tensor_exchanges(config, batch, "bf16", ring, 3, sequence_parallel=True)
+    scattered, gathered = divided[:2]
+    assert (scattered.times, gathered.times) == (4 * 2 * 3, 6 * 2 * 3)
+    assert scattered.wire + gathered.wire == pytest.approx(layers.wire * 10 / 8)
+
+
+# ---------------------------------------------------------------------------- whole plans
+
+
+def test_bert_large_on_eight_h200() -> None:
+    argv = "--gpu", "h200", "--gpus", "8", "--micro-batch-size", "64", "--efficiency", "0.5"
+    made = plan(*argv, "--packing", "off")
+    assert made.parameters.total == 336_297_858
+    assert (made.batch.accumulation, made.batch.data_parallel) == (128, 8)
+    compute = 8192 * sequence_flops(made.model, 128, 0) / (0.5 * 989.4e12)
+    head = made.times["forward and backward"] - compute
+    assert 0 < head < 0.1 * compute
+    assert made.fits
+    assert made.limited_by == "forward and backward"
+    assert made.utilization == pytest.approx(made.real_flops / made.step_seconds / (8 * 989.4e12))
+    assert made.real_tokens == pytest.approx(7038 * 65536 * 128 * 0.952)
+
+
+def test_packing_saves_the_padding() -> None:
+    argv = ("--gpus", "8", "--phase", "2", "--micro-batch-size", "32")
+    off, on = plan(*argv, "--packing", "off"), plan(*argv)
+    assert on.step_seconds < 0.94 * off.step_seconds
+    assert on.peak_bytes < off.peak_bytes
+    assert on.real_flops == off.real_flops
+
+
+def test_fp8_is_measured_by_the_bf16_peak() -> None:
+    fp8, bf16 = plan("--precision", "fp8"), plan()
+    assert fp8.peak_flops == bf16.peak_flops
+    assert fp8.hours < bf16.hours
+    with pytest.raises(UserError, match="a100-80 has none"):
+        plan("--precision", "fp8", "--gpu", "a100-80")
+
+
+def test_the_search_finds_what_fits() -> None:
+    asked = planner("--model", "bert-3.9b", "--gpu", "a100-40", "--gpus", "8", "--phase", "2")
+    assert not asked.plan(asked.settings.layout).fits  # ZeRO 1 alone
+    best = asked.candidates()[0]
+    assert best.fits
+    assert best.layout.tensor_parallel > 1 or best.layout.zero > 1
+    assert report.advice(asked.plan(asked.settings.layout), best).startswith("advice: use ")
+    large = planner("--model", "bert-3.9b", "--gpu", "l4", "--gpus", "1")
+    assert large.candidates() == []
+    assert "no layout" in report.advice(large.plan(large.settings.layout), None)
+
+
+@given(
+    model=st.sampled_from(["bert-base", "bert-large", "bert-1.3b"]),
+    stage=st.integers(0, 3),
+    degree=st.sampled_from([1, 2, 4]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    ranks=st.sampled_from([1, 2, 8, 64]),
+    sequences=st.integers(1, 64),
+)
+@settings(max_examples=60, deadline=None)
+def test_memory_is_monotone(
+    model: str, stage: int, degree: int, precision: str, ranks: int, sequences: int
+) -> None:
+    made = planner(
+        "--model", model, "--precision", precision, "--gpus", str(ranks * degree),
+        "--global-batch-size", "65536",
+    )  # fmt: skip
+    layout = replace(made.settings.layout, zero=stage, tensor_parallel=degree)
+
+    def peak(layout=layout, size: int = sequences, planner: Planner = made) -> float:  # type: ignore[no-untyped-def]
+        return max(total(parts) for parts in planner.memory(layout, size, True).values())
+
+    assert all(
+        value >= 0 for p in made.memory(layout, sequences, True).values() for value in p.values()
+    )
+    assert peak(size=sequences + 1) >= peak()
+    assert peak(layout=replace(layout, activation_checkpointing=True)) <= peak() * 1.5
+    if degree > 1:
+        assert peak(layout=replace(layout, sequence_parallel=True)) <= peak()
+    more = planner(
+        "--model", model, "--precision", precision, "--gpus", str(2 * ranks * degree),
+        "--global-batch-size", "65536",
+    )  # fmt: skip
+    if ranks > 1:
+        assert peak(planner=more) <= peak()
+
+
+@given(micro=st.integers(0, 8), batch=st.integers(9, 13))
+@settings(max_examples=20, deadline=None)
+def test_the_batch_multiplies_out(micro: int, batch: int) -> None:
+    made = plan(
+        "--global-batch-size", str(2**batch), "--micro-batch-size", str(2 ** min(micro, batch - 3))
+    )
+    sizes = made.batch
+    assert sizes.micro_size * sizes.accumulation * sizes.data_parallel == 2**batch
+    assert made.step_seconds > 0
+    assert set(made.memory) == set(INSTANTS)
+
+
+def test_the_largest_micro_batch_is_the_largest() -> None:
+    made = planner("--gpu", "a100-40")
+    layout = made.settings.layout
+    most = made.largest(layout)
+
+    def peak(size: int) -> float:
+        return max(total(parts) for parts in made.memory(layout, size, True).values())
+
+    assert peak(most) <= made.limit < peak(most + 1)
+
+
+# ---------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="module")
+def command(root: Path) -> ModuleType:
+    """``launch/plan.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("launch_plan", root / "launch" / "plan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_json(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(
+        ["--model", "bert-large", "--gpus", "8", "--gpu", "h200", "--phase", "2", "--json"]
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert {
+        "model", "machine", "layout", "recipe", "batch", "memory", "exchanges", "time", "real_tokens",
+        "mfu", "recommended",
+    } == set(found)  # fmt: skip
+    assert found["recipe"] == {
+        "phase": 2, "seq_length": 512, "global_batch_size": 32768, "steps": 1563,
+    }  # fmt: skip
+    assert found["memory"]["peak_bytes"] == max(
+        sum(parts.values()) for parts in found["memory"]["instants"].values()
+    )
+    assert 0 < found["mfu"] < 0.6
+    assert found["exchanges"][0]["what"] == "gradients"
+
+
+def test_text_and_verbose(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["--gpu", "b200", "--gpus", "2", "--recommend", "--verbose"])
+    text = capsys.readouterr().out
+    for part in (
+        "memory a rank",
+        "exchanges an update",
+        "time of an update",
+        "MFU",
+        "advice:",
+        "574",
+    ):
+        assert part in text
+
+
+def test_rows_of_the_tables() -> None:
+    asked = planner().settings
+    row = scale.row("h200", 8, scale.best_plan(asked, scale.MODELS["bert-large"], "h200", 8, 1))
+    assert row.startswith("| h200 | 8 | Z1 | ")
+    assert "does not fit" in scale.row("h100", 1, None)
+    assert [scale.number(value) for value in (0.01234, 45.67, 1234.5)] == [
+        "0.0123",
+        "45.7",
+        "1,230",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--gpu", "h1000"], "unknown device"),
+        (["--model", "bert-huge"], "unknown model"),
+        (["--gpus", "0"], "machine.gpus"),
+        (["--gpus", "6", "--tensor-parallel", "4"], "not a multiple"),
+        (["--gpus", "7"], "don't multiply out"),
+        (["--seq-length", "1024"], "position table"),
+        (["--zero", "4"], "--zero"),
+        (["--micro-batch-size", "7"], "don't multiply out"),
+        (["--model", "bert-3.9b", "--gpu", "t4", "--gpus", "1", "--precision", "fp32", "--recommend"], "no layout"),
+        (["--sequence-parallel", "on"], "--tensor-parallel"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line(command: ModuleType, argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        command.main(argv)
+    assert "\n" not in str(error.value)
+
+
+def test_exit_status(root: Path) -> None:
+    script = str(root / "launch" / "plan.py")
+    done = subprocess.run(
+        [sys.executable, script, "--gpu", "none"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------- this machine
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       2048 kB\nMemFree: 1 kB\n", encoding="utf-8")
+    assert memory_total(meminfo) == 2048 * 1024
+    with pytest.raises(UserError, match="needs Linux"):
+        memory_total(tmp_path / "none")
+    machine: Machine = make_machine(MachineSettings(gpu="cpu", gpus=2))
+    assert set(machine.peak) == {"fp32", "bf16"}
+    assert machine.memory_bytes == pytest.approx(memory_total() / 2)
+    assert machine.peak["fp32"] > 1e8
+
+
+def test_every_preset_has_a_plan() -> None:
+    for name in MODELS:
+        config: ModelConfig = model_config(name)
+        assert local_parameters(config).total > 1e6
+        assert plan("--model", name, "--gpus", "1", "--gpu", "b200").hours > 0
+
+
+def test_peak_memory_of_a_real_run(root: Path, tmp_path: Path) -> None:
+    """Three updates of bert-mini with DeepSpeed, in a process of their own: the plan is near."""
+    spec = importlib.util.spec_from_file_location(
+        "plan_memory", root / "benchmarks" / "plan_memory.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # where its dataclasses look for their names
+    spec.loader.exec_module(benchmark)
+    case = benchmark.Case("bert-mini", 32)
+    shards = benchmark.make_shards(tmp_path / "shards", documents=10)
+    measured = benchmark.measure(case, shards, tmp_path / "run")
+    planned, _ = benchmark.planned(case)
+    assert 0.85 < planned / (measured["peak"] - measured["before"]) < 1.15

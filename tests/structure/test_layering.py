@@ -1,0 +1,103 @@
+"""The layers of the package: what each may import, and which libraries belong to which package."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# package -> packages that it may import
+ALLOWED: dict[str, set[str]] = {
+    "common": set(),
+    "config": {"common"},
+    "kernels": {"common"},
+    "parallel": {"kernels", "config", "common"},
+    "optim": {"config", "common"},
+    "data": {"config", "common"},
+    "model": {"kernels", "parallel", "config", "common"},
+    "tasks": {"model", "parallel", "data", "config", "common"},
+    "engine": {"kernels", "model", "parallel", "optim", "data", "config", "common"},
+    "checkpoint": {"engine", "model", "parallel", "optim", "data", "config", "common"},
+    "convert": {"checkpoint", "engine", "model", "parallel", "data", "config", "common"},
+    "planner": {"engine", "model", "parallel", "optim", "config", "common"},
+    "pretrain": {"checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common"},
+    "finetune": {
+        "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data", "config", "common",
+    },
+    "predict": {"finetune", "tasks", "convert", "model", "parallel", "data", "config", "common"},
+}  # fmt: skip
+TORCH = {"torch", "deepspeed", "transformers", "safetensors"}
+
+
+def _imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    """(top-level package, file) of every source file but ``megabert/__init__.py``."""
+    package = root / "megabert"
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        if inside != Path("__init__.py"):
+            yield inside.parts[0], path
+
+
+def test_every_file_is_in_a_package(root: Path) -> None:
+    assert [path.name for path in (root / "megabert").glob("*.py")] == ["__init__.py"]
+    assert {package for package, _ in _files(root)} == set(ALLOWED)
+
+
+def test_layers(root: Path) -> None:
+    wrong = []
+    for package, path in _files(root):
+        used = {name.split(".")[1] for name in _imports(path) if name.startswith("megabert.")}
+        for other in used - {package, "__version__"} - ALLOWED[package]:
+            wrong.append(f"{path.relative_to(root)} imports megabert.{other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_allowed_imports_have_no_circle() -> None:
+    left = dict(ALLOWED)
+    while left:
+        leaves = {name for name, others in left.items() if not others & set(left)}
+        assert leaves, f"packages that may import each other: {sorted(left)}"
+        for name in leaves:
+            del left[name]
+
+
+def test_only_engine_and_checkpoint_import_deepspeed(root: Path) -> None:
+    wrong = [
+        str(path.relative_to(root))
+        for package, path in _files(root)
+        if package not in ("engine", "checkpoint")
+        and any(name.split(".")[0] == "deepspeed" for name in _imports(path))
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "tool",
+    ["shard_wiki", "train_tokenizer", "inspect_shards", "import_shards", "make_sample_wiki"],
+)
+def test_data_tools_need_no_torch(tool: str, root: Path) -> None:
+    """Follow the imports of a data tool through the package."""
+    todo, seen = [root / "data_tools" / f"{tool}.py"], set()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for name in _imports(path):
+            assert name.split(".")[0] not in TORCH, f"{path} imports {name}"
+            if name.startswith("megabert"):
+                target = root / Path(*name.split("."))
+                for file in (target.with_suffix(".py"), target / "__init__.py"):
+                    if file.is_file() and file not in seen:
+                        todo.append(file)
