@@ -38,7 +38,7 @@ from megabert.config.model import model_config
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine import launch
 from megabert.engine.build import TrainingEngine, build_engine
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.model.heads import BertForPreTraining
 from megabert.parallel.mappings import (
     start_all_gather,
@@ -109,7 +109,7 @@ def make_engine(
         world,
         OptimizerSettings(),
         ParallelSettings(zero_stage=stage, precision=arguments.precision),
-        Batch(arguments.accumulation * ranks, 1, arguments.accumulation, ranks),
+        BatchSizes(arguments.accumulation * ranks, 1, arguments.accumulation, ranks),
         "constant",
         steps=10**6,
         lr=1e-4,

@@ -49,7 +49,7 @@ from megabert.config.model import ModelConfig, model_config
 from megabert.data.tokenizers.base import load_tokenizer
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from megabert.tasks.batches import BatchPlan
 from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.features import SquadFeatures
@@ -135,7 +135,7 @@ def trainees(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> l
     """All start from the same weights; each has its own."""
     ours = {}
     for name in (PACKED, PADDED):
-        ours[name] = BertForQuestionAnswering(config, streams=DropoutStreams(0))
+        ours[name] = BertForQuestionAnswering(config, dropout_seeds=DropoutSeeds(0))
         initialize_weights(ours[name], config, 0)
     theirs = transformers_bert(config, whole_tensors(ours[PACKED], config), "ForQuestionAnswering")
 

@@ -34,7 +34,7 @@ from megabert.common.names import RUN_RESULTS
 from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
 from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
-from megabert.engine.broadcast import portions
+from megabert.engine.broadcast import partition
 from megabert.engine.config import resolve_batch, resolve_precision
 from megabert.finetune.command import TOKENS_PER_MICRO_STEP, resolve
 from megabert.finetune.settings import FinetuneSettings
@@ -180,7 +180,7 @@ def predict(side: SideBySide, task: Task, features: Features, size: int) -> dict
     total = len(features.lengths)
     progress, seen = Progress("score", total, interval=30.0), 0
     whole: dict[str, np.ndarray] = {}
-    for rows, _ in portions(features.lengths, size, 0, 1):
+    for rows, _ in partition(features.lengths, size, 0, 1):
         for name, value in task.predict(
             side, rows_on_device(features, rows, task.max_length, side.device)
         ).items():

@@ -35,7 +35,7 @@ from megabert.common.errors import UserError
 from megabert.config.model import model_config
 from megabert.model.heads import BertForPreTraining
 from megabert.optim.backend import apex_lamb, choose_backend
-from megabert.optim.flat_segments import SegmentTable, cut
+from megabert.optim.flat_segments import SliceTable, cut
 from megabert.optim.lamb import Lamb
 from megabert.optim.param_groups import parameter_groups
 
@@ -125,7 +125,7 @@ def optimizer_over(
     return optimizer
 
 
-def segments_of(memory: list[Memory], optimizer: Lamb) -> SegmentTable:
+def segments_of(memory: list[Memory], optimizer: Lamb) -> SliceTable:
     """What lies in the optimizer's slices."""
     table = []
     for part, group in zip(memory, optimizer.param_groups):
@@ -134,7 +134,7 @@ def segments_of(memory: list[Memory], optimizer: Lamb) -> SegmentTable:
         none = [False] * len(numels)
         whole = sum(numels)
         table.append((group["params"][0], cut(part.names, starts, numels, none, 0, whole)))
-    return SegmentTable(table, None)
+    return SliceTable(table, None)
 
 
 def without_adapt(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

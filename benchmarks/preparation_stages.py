@@ -28,13 +28,13 @@ from megabert.data.text.input.streams import open_streams
 from megabert.data.tokenizers.base import load_tokenizer
 
 STAGES = {
-    "decompress": ("text/streams", "text/bzip2"),
-    "read XML": ("text/mediawiki", "text/sources", "text/pages"),
+    "decompress": ("text/input/streams", "text/input/bzip2"),
+    "read XML": ("text/input/", "text/pages"),
     "split sentences": ("text/sentences",),
     "clean": ("text/",),
-    "encode": ("tokeniz", "encoding", "wordpiece", "word_spans", "chinese_words"),
-    "write batches": ("spill",),
-    "write shards": ("planning", "shard_writer", "shard_layout", "schema"),
+    "encode": ("tokenizers/", "prepare/encode"),
+    "write batches": ("prepare/batch_files",),
+    "write shards": ("prepare/plan", "shards/"),
 }
 """Stage -> beginnings of module paths under megabert/data/; the first that fits counts."""
 _TICK = 0.001

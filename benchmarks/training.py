@@ -45,14 +45,14 @@ from benchmarks.steps.rounds import (
 from benchmarks.steps.trainers import GlobalBatch, Update, our_updates, plain_update, their_update
 from megabert.common.log import run_command
 from megabert.data.samples.packing import Window, packed_batches
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World, start
 
 OURS, OURS_PADDED = "megabert packed, ZeRO 1, LAMB", "megabert padded, ZeRO 1, LAMB"
 THEIRS, PLAIN = "transformers, DeepSpeed ZeRO 1, AdamW", "plain torch, LAMB loop"
 
 
-def global_batch(batches: RealBatches, batch: Batch, world: World, number: int) -> GlobalBatch:
+def global_batch(batches: RealBatches, batch: BatchSizes, world: World, number: int) -> GlobalBatch:
     """Global batch ``number``: padded in the order of the samples, packed all together."""
     ranks, rank = world.topology.data_parallel, world.topology.data_parallel_rank
     steps = range(number * batch.accumulation, (number + 1) * batch.accumulation)
@@ -113,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
     """All contestants over the same updates; the results as for JSON."""
     ranks = world.topology.data_parallel
-    batch = Batch(
+    batch = BatchSizes(
         arguments.micro_batch_size * arguments.accumulation * ranks,
         arguments.micro_batch_size,
         arguments.accumulation,

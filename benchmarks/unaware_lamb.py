@@ -31,14 +31,14 @@ def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     import torch
 
     from megabert.engine import build
-    from megabert.optim.flat_segments import SegmentTable
+    from megabert.optim.flat_segments import SliceTable
     from megabert.pretrain.loop import pretrain
 
     attach = build.attach_lamb
 
     def attach_nothing(engine: Any, tp: Any) -> torch.device:
         device = attach(engine, tp)
-        engine.basic_optimizer.attach(SegmentTable((), None))
+        engine.basic_optimizer.attach(SliceTable((), None))
         return device
 
     if not aware:

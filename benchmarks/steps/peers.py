@@ -19,7 +19,7 @@ from megabert.convert.whole_model import WholeModel
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.weights import true_vocabulary
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 
 PACKED, PADDED = "megabert packed", "megabert padded"
 EAGER, COMPILED, PLAIN = "transformers", "transformers compiled", "plain torch"
@@ -68,9 +68,9 @@ def transformers_bert(config: ModelConfig, tensors: dict[str, Tensor], head: str
     """
     whole = WholeModel(config, tensors, None, config.max_position_embeddings, config.name)
     family = huggingface.family_of(config)
-    theirs, homeless = to_theirs(family.table, tensors, config.num_hidden_layers)
-    if homeless:
-        raise UserError(f"transformers has no place for {homeless[0]}")
+    theirs, unmapped = to_theirs(family.table, tensors, config.num_hidden_layers)
+    if unmapped:
+        raise UserError(f"transformers has no place for {unmapped[0]}")
     values = huggingface.config_values(whole, pad_token_id=0)
     values.pop("torch_dtype")
     settings = getattr(transformers, f"{family.class_prefix}Config")(**values)
@@ -108,7 +108,7 @@ def their_loss(model: nn.Module) -> Loss:
 
 def our_model(config: ModelConfig) -> BertForPreTraining:
     """Our model with fresh weights."""
-    model = BertForPreTraining(config, streams=DropoutStreams(0))
+    model = BertForPreTraining(config, dropout_seeds=DropoutSeeds(0))
     initialize_weights(model, config, 0)
     return model.train()
 

@@ -18,7 +18,7 @@ from benchmarks.steps.plain_bert import plain_bert
 from megabert.config.model import ModelConfig
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.build import TrainingEngine, build_engine
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.optim.param_groups import parameter_groups
 
@@ -39,7 +39,7 @@ Update = Callable[[GlobalBatch], Tensor]
 
 
 def our_updates(
-    config: ModelConfig, batch: Batch, world: World, precision: str
+    config: ModelConfig, batch: BatchSizes, world: World, precision: str
 ) -> tuple[Update, Update, dict[str, Tensor]]:
     """Updates of one engine with packed and with padded samples; its first weights."""
     model = our_model(config)
@@ -74,7 +74,7 @@ def our_updates(
 
 
 def their_update(
-    config: ModelConfig, tensors: dict, batch: Batch, world: World, precision: str
+    config: ModelConfig, tensors: dict, batch: BatchSizes, world: World, precision: str
 ) -> Update:
     """transformers' model in DeepSpeed."""
     import deepspeed
@@ -117,7 +117,7 @@ def their_update(
 
 
 def plain_update(
-    config: ModelConfig, tensors: dict, batch: Batch, world: World, precision: str
+    config: ModelConfig, tensors: dict, batch: BatchSizes, world: World, precision: str
 ) -> Update:
     """What is written by hand, without a library for training."""
     model = plain_bert(config, tensors).to(world.device)

@@ -1,6 +1,6 @@
 """Where a run's first weights come from: an earlier run (phase change) or its own checkpoint.
 
-    hand_over    weights and moments of another run; step and schedule stay at 0
+    transfer    weights and moments of another run; step and schedule stay at 0
     resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed
                  loads its files as they are, bit for bit; else (other ranks, ZeRO stage,
                  precision...) the state goes through whole tensors, as in a phase change, and the
@@ -32,7 +32,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING
 from megabert.config.model import ModelConfig
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
 from megabert.engine.zero.whole_tensors import optimizer_step, write_state
@@ -87,7 +87,7 @@ def find_source(
     return source
 
 
-def hand_over(
+def transfer(
     engine: TrainingEngine, model: nn.Module, source: Checkpoint, run: Path, *, moments: bool
 ) -> None:
     """Put ``source``'s weights (and moments) into a fresh engine; step and schedule stay at 0.
@@ -121,7 +121,7 @@ def _write_whole(
             ) from error
 
     try:
-        from_main(world, merge)
+        broadcast_object(world, merge)
         shapes = whole_shapes(ModelConfig.from_dict(source.record["model"]), source.record["heads"])
         whole = open_merged(source.folder, merged, shapes)
         missing = [name for name, _ in model.named_parameters() if name not in shapes]

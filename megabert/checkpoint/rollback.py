@@ -10,7 +10,7 @@ from megabert.checkpoint.save_load import find_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import TrainingEngine
 
 
@@ -22,7 +22,7 @@ def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkp
     have them, and they are not its own.
     """
     base = run / RUN_CHECKPOINTS
-    tags = from_main(
+    tags = broadcast_object(
         engine.world, lambda: [c.folder.name for c in whole_checkpoints(base) if c.step <= step]
     )
     for tag in tags:

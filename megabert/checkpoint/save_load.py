@@ -43,7 +43,7 @@ from megabert.checkpoint.record import (
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
 
@@ -215,7 +215,7 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
     """
     base = run / RUN_CHECKPOINTS
     first_fault = None
-    for found in from_main(world, lambda: _candidates(base, wanted)):
+    for found in broadcast_object(world, lambda: _candidates(base, wanted)):
         fault = shared_fault(found, world) if isinstance(found, Checkpoint) else found
         if isinstance(found, Checkpoint) and fault is None:
             return found

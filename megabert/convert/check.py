@@ -19,7 +19,7 @@ from megabert.common.errors import UserError
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.huggingface.labels import label_values
-from megabert.convert.probe_inputs import MASKED_PAIR, Batch, id_batch, same_ids, text_batch
+from megabert.convert.probe_inputs import MASKED_PAIR, ProbeInputs, id_batch, same_ids, text_batch
 from megabert.convert.whole_model import (
     ENCODER_ONLY,
     MASKED_LM,
@@ -43,7 +43,7 @@ PER_SEQUENCE = ("NSP logits", "pooler", CLASS_LOGITS[SEQUENCE_CLASSIFICATION])
 """Outputs [B, ...]; all others are [B, S, ...] and compared on real tokens."""
 
 Outputs = dict[str, Tensor]
-Side = Callable[[Batch], Outputs]
+Side = Callable[[ProbeInputs], Outputs]
 
 
 @dataclass
@@ -110,7 +110,7 @@ def our_side(model: WholeModel) -> Side:
     ours: Any = build(model)
     head, has_pooler = model.head, model.has_pooler
 
-    def run(batch: Batch) -> Outputs:
+    def run(batch: ProbeInputs) -> Outputs:
         inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
         if head == QUESTION_ANSWERING:
             start, end = ours(*inputs)
@@ -141,7 +141,7 @@ def their_side(folder: Path, model: WholeModel, config: Path | None = None) -> S
     theirs = load_transformers(folder, model, config)
     head, has_pooler, words = model.head, model.has_pooler, model.config.vocab_size
 
-    def run(batch: Batch) -> Outputs:
+    def run(batch: ProbeInputs) -> Outputs:
         output = theirs(**batch.as_dict())
         if head == QUESTION_ANSWERING:
             return {"start logits": output.start_logits, "end logits": output.end_logits}
@@ -235,7 +235,7 @@ def compare(
     return result
 
 
-def _compare_batch(result: Comparison, ours: Outputs, theirs: Outputs, batch: Batch) -> None:
+def _compare_batch(result: Comparison, ours: Outputs, theirs: Outputs, batch: ProbeInputs) -> None:
     if ours.keys() != theirs.keys():
         raise AssertionError(f"the sides give {sorted(ours)} and {sorted(theirs)}")
     real = batch.attention_mask.bool()  # [B, S]

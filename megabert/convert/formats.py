@@ -112,8 +112,8 @@ def _exists(path: Path) -> bool:
     return path.exists() or any(other.name.startswith(f"{path.name}.") for other in beside)
 
 
-def _foreign_reader(module: str) -> Reader:
-    """The reader in ``megabert.convert.<module>``, which is imported when it is needed.
+def _foreign_reader(package: str) -> Reader:
+    """The reader in ``megabert.convert.<package>.model``, which is imported when it is needed.
 
     It is called as ``read(path, vocab_size, model_config=...)``.
     """
@@ -121,7 +121,7 @@ def _foreign_reader(module: str) -> Reader:
     def read(source: Source) -> tuple[WholeModel, str | None]:
         if not _exists(source.path):
             raise UserError(f"{source.path} does not exist")
-        reader = import_module(f"megabert.convert.{module}")
+        reader = import_module(f"megabert.convert.{package}.model")
         more = {} if source.model_config is None else {"model_config": source.model_config}
         model: WholeModel = reader.read(source.path, true_words(source), **more)
         if source.tokenizer is not None:
@@ -140,7 +140,7 @@ FORMATS: dict[str, Format] = {
     for made in (
         Format(MEGABERT, _read_megabert, _write_megabert),
         Format(HUGGINGFACE, _read_huggingface, _write_huggingface),
-        Format(GOOGLE_TF, _foreign_reader("google_tf"), _write_google),
+        Format(GOOGLE_TF, _foreign_reader("google"), _write_google),
         Format(NVIDIA, _foreign_reader("nvidia")),
         Format(MINDSPORE, _foreign_reader("mindspore")),
     )

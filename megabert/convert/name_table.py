@@ -221,11 +221,11 @@ def to_theirs(
     """
     by_ours = {name.ours: name for name in table.expand(layers)}
     theirs: dict[str, Tensor] = {}
-    homeless = []
+    unmapped = []
     for ours_name, tensor in ours.items():
         name = by_ours.get(ours_name)
         if name is None:
-            homeless.append(ours_name)
+            unmapped.append(ours_name)
         else:
             theirs[name.theirs] = (tensor.t() if name.transpose else tensor).contiguous()
-    return theirs, homeless
+    return theirs, unmapped

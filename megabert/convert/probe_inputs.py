@@ -24,7 +24,7 @@ MASKED_FRACTION = 0.4
 
 
 @dataclass(frozen=True)
-class Batch:
+class ProbeInputs:
     """Inputs of one forward pass: int64 [B, S]; ``attention_mask`` is 1 for real tokens."""
 
     input_ids: Tensor
@@ -40,7 +40,7 @@ class Batch:
         }
 
 
-def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[Batch, int]:
+def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[ProbeInputs, int]:
     """The sample pairs as one padded batch, one token of the first pair masked.
 
     Args:
@@ -63,7 +63,7 @@ def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[Batch, int]:
     return _pad(rows, special.pad), masked
 
 
-def id_batch(vocab_size: int, positions: int, token_types: int) -> Batch:
+def id_batch(vocab_size: int, positions: int, token_types: int) -> ProbeInputs:
     """One sequence of fixed pseudo-random ids over the whole vocabulary and every position.
 
     It reaches the rows of the tables that the sample text does not.
@@ -71,15 +71,15 @@ def id_batch(vocab_size: int, positions: int, token_types: int) -> Batch:
     generator = torch.Generator().manual_seed(20_240)
     ids = torch.randint(vocab_size, (1, positions), generator=generator)  # [1, S]
     types = torch.arange(positions)[None] * token_types // positions  # [1, S]
-    return Batch(ids, types, torch.ones_like(ids))
+    return ProbeInputs(ids, types, torch.ones_like(ids))
 
 
-def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> Batch:
+def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> ProbeInputs:
     longest = max(len(ids) for ids, _ in rows)
     ids = [r + [pad] * (longest - len(r)) for r, _ in rows]
     types = [t + [0] * (longest - len(t)) for _, t in rows]
     mask = [[1] * len(r) + [0] * (longest - len(r)) for r, _ in rows]
-    return Batch(torch.tensor(ids), torch.tensor(types), torch.tensor(mask))
+    return ProbeInputs(torch.tensor(ids), torch.tensor(types), torch.tensor(mask))
 
 
 def same_ids(tokenizer: Tokenizer, theirs: Any) -> str | None:

@@ -16,7 +16,7 @@ from megabert.engine.launch import World
 Value = TypeVar("Value")
 
 
-def from_main(world: World, make: Callable[[], Value]) -> Value:
+def broadcast_object(world: World, make: Callable[[], Value]) -> Value:
     """``make()`` of the main rank, on every rank (a collective; the value is pickled).
 
     Raises:
@@ -40,14 +40,14 @@ def from_main(world: World, make: Callable[[], Value]) -> Value:
     return outcome[0]
 
 
-def tensors_from_main(
+def broadcast_tensors(
     world: World, tensors: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
     """The main rank's tensors on every rank, in host memory (a collective; one at a time)."""
     held = dict(tensors or {})
     if world.topology.world_size == 1:
         return held
-    facts = from_main(world, lambda: [(n, t.shape, t.dtype) for n, t in held.items()])
+    facts = broadcast_object(world, lambda: [(n, t.shape, t.dtype) for n, t in held.items()])
     received = {}
     for name, shape, dtype in facts:
         if world.is_main:
@@ -59,7 +59,7 @@ def tensors_from_main(
     return received
 
 
-def portions(
+def partition(
     lengths: np.ndarray, batch_size: int, rank: int, ranks: int
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """This rank's batches of rows, of similar length, longest first: (rows, whether they count).

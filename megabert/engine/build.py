@@ -22,7 +22,7 @@ from torch import nn
 from megabert.common.errors import TrainingStopped
 from megabert.common.log import get_logger
 from megabert.config.training import OptimizerSettings, ParallelSettings
-from megabert.engine.config import Batch, make_deepspeed_config, resolve_precision
+from megabert.engine.config import BatchSizes, make_deepspeed_config, resolve_precision
 from megabert.engine.launch import World
 from megabert.engine.zero.config import check_zero_config
 from megabert.engine.zero.fixes import attach_lamb, grad_norm
@@ -44,7 +44,7 @@ class TrainingEngine:
     deepspeed: Any
     optimizer: torch.optim.Optimizer
     world: World
-    batch: Batch
+    batch: BatchSizes
     precision: str
     config: dict[str, Any]
     steps_done: int = 0
@@ -202,7 +202,7 @@ def build_engine(
     world: World,
     optimizer_settings: OptimizerSettings,
     parallel: ParallelSettings,
-    batch: Batch,
+    batch: BatchSizes,
     schedule_name: str,
     steps: int,
     lr: float,

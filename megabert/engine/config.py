@@ -129,7 +129,7 @@ def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchSizes:
     """The batch of a run: ``global_size = micro_size * accumulation * data_parallel`` sequences."""
 
     global_size: int
@@ -140,7 +140,7 @@ class Batch:
 
 def resolve_batch(
     settings: BatchSettings, data_parallel: int, micro_limit: int, *, kept: int | None = None
-) -> Batch:
+) -> BatchSizes:
     """Derive what is not given; check that the factors multiply out.
 
     ``kept``: global batch of the checkpoint that a run goes on from. It stays the same on any
@@ -169,12 +169,12 @@ def resolve_batch(
             f"accumulation {accumulation} x data-parallel ranks {data_parallel} = {product}; "
             "change --global-batch-size or --micro-batch-size"
         )
-    return Batch(total, micro, accumulation, data_parallel)
+    return BatchSizes(total, micro, accumulation, data_parallel)
 
 
 def _redivide(
     total: int, micro: int | None, accumulation: int | None, data_parallel: int, micro_limit: int
-) -> Batch:
+) -> BatchSizes:
     """A resumed run's batch: the micro batch given if it divides a rank's share, else smaller."""
     share, rest = divmod(total, data_parallel)
     if rest:
@@ -184,7 +184,7 @@ def _redivide(
         )
     most = micro or min(micro_limit, share // (accumulation or 1))
     fitting = max((n for n in range(1, min(share, most) + 1) if share % n == 0), default=1)
-    batch = Batch(total, fitting, share // fitting, data_parallel)
+    batch = BatchSizes(total, fitting, share // fitting, data_parallel)
     given = (micro or batch.micro_size, accumulation or batch.accumulation)
     if given != (batch.micro_size, batch.accumulation):
         get_logger().info(
@@ -240,7 +240,7 @@ def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> Non
 
 def make_deepspeed_config(
     raw: dict[str, Any],
-    batch: Batch,
+    batch: BatchSizes,
     optimizer: OptimizerSettings,
     parallel: ParallelSettings,
     precision: str,

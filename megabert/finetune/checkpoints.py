@@ -10,7 +10,7 @@ import torch
 
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
-from megabert.engine.broadcast import from_main, tensors_from_main
+from megabert.engine.broadcast import broadcast_object, broadcast_tensors
 from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
 from megabert.engine.zero.whole_tensors import iterate_state, write_state
@@ -19,7 +19,7 @@ from megabert.finetune.settings import FinetuneSettings
 from megabert.model.init import initialize_weights
 from megabert.model.weight_files import new_folder
 from megabert.model.weights import load_into, load_weights, padded_vocabulary, write_weights
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from megabert.tasks.base import Task
 
 log = get_logger()
@@ -42,7 +42,7 @@ def build_model(
             attention_probs_dropout_prob=place.dropout,
         )
     checkpointing = settings.parallel.activation_checkpointing
-    model = task.build_model(config, world.tp, DropoutStreams(place.seed), checkpointing)
+    model = task.build_model(config, world.tp, DropoutSeeds(place.seed), checkpointing)
     initialize_weights(model, config, place.seed)
     if place.random_init:
         log.info("random weights in the shape of %s", source.origin)
@@ -74,7 +74,7 @@ class Final:
         Nothing is written if the folder holds this model already, with all that its task knows.
         """
         step, record = self.engine.steps_done, self.task.record()  # scoring adds to the main rank's
-        if from_main(self.world, lambda: (self.step, self._record) == (step, record)):
+        if broadcast_object(self.world, lambda: (self.step, self._record) == (step, record)):
             return
         tensors = {}
         for name, values in iterate_state(self.engine.deepspeed, self.world.tp, ("weight",)):
@@ -98,10 +98,10 @@ class Final:
                 )
             log.info("model after step %d: %s", step, self.folder)
 
-        from_main(self.world, write)
+        broadcast_object(self.world, write)
         self.step, self._record = step, record
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Put the saved weights into the engine again, to predict with (a collective).
 
         The optimizer's moments become zero: training is over.
@@ -114,7 +114,7 @@ class Final:
             tensors.update({n: padded_vocabulary(n, t, size) for n, t in found.items()})
             return tuple(info["labels"]), info["task_record"]
 
-        labels, record = from_main(self.world, read)
-        whole = {name: {"weight": t} for name, t in tensors_from_main(self.world, tensors).items()}
+        labels, record = broadcast_object(self.world, read)
+        whole = {name: {"weight": t} for name, t in broadcast_tensors(self.world, tensors).items()}
         write_state(self.engine.deepspeed, self.world.tp, whole, self.step or 0)
-        self.task.adopt(labels, record)
+        self.task.load_labels(labels, record)

@@ -23,7 +23,7 @@ import torch
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.flags import Values
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.config import deepspeed_values, read_deepspeed_config, resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
 from megabert.finetune.inputs import TOKENS_PER_MICRO_STEP as TOKENS_PER_MICRO_STEP
@@ -127,7 +127,7 @@ def run_all(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> di
     if settings.selection.resume == "auto":
         divided, _ = divide(settings, world)
         output = settings.task.output or Path()
-        results = from_main(world, partial(finished, output, divided))
+        results = broadcast_object(world, partial(finished, output, divided))
         if results is not None:
             return results
     return prepare(settings, raw, world).run()
@@ -136,7 +136,9 @@ def run_all(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> di
 def prepare(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> Loop:
     """Read the inputs, claim the run folder, and build model and engine of one run."""
     settings, _ = divide(settings, world)
-    from_main(world, partial(check_free, settings.task.output or Path()))  # before long reading
+    broadcast_object(
+        world, partial(check_free, settings.task.output or Path())
+    )  # before long reading
     task = make_task_of(settings)
     inputs = read_features(settings, task, open_checkpoint(settings, task, world))
     return build(settings, raw, world, task, inputs)

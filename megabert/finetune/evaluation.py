@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from megabert.common.log import Progress
-from megabert.engine.broadcast import from_main, gather_rows, portions
+from megabert.engine.broadcast import broadcast_object, gather_rows, partition
 from megabert.engine.build import TrainingEngine
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import rows_on_device
@@ -54,7 +54,7 @@ def predict(
     rows, outputs, seen = [], [], 0
     engine.module.eval()
     with torch.no_grad():
-        for mine, counts in portions(
+        for mine, counts in partition(
             lengths, batch_size, topology.data_parallel_rank, topology.data_parallel
         ):
             batch = rows_on_device(features, mine, task.max_length, world.device)
@@ -83,7 +83,7 @@ def score(
         folder.mkdir(parents=True, exist_ok=True)
         return {name: float(value) for name, value in task.score(features, whole, folder).items()}
 
-    scores = from_main(world, on_main)
+    scores = broadcast_object(world, on_main)
     lengths = features.lengths
     return Scored(scores, len(lengths), int(lengths.sum()), time.monotonic() - began)
 

@@ -15,9 +15,8 @@ from megabert.convert import checkpoint as own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
-from megabert.engine.broadcast import from_main, tensors_from_main
-from megabert.engine.config import Batch as Division
-from megabert.engine.config import resolve_batch
+from megabert.engine.broadcast import broadcast_object, broadcast_tensors
+from megabert.engine.config import BatchSizes, resolve_batch
 from megabert.engine.launch import World
 from megabert.finetune.settings import FinetuneSettings
 from megabert.model.weights import is_weights_folder
@@ -61,7 +60,7 @@ def make_task_of(settings: FinetuneSettings) -> Task:
     )
 
 
-def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, Division]:
+def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, BatchSizes]:
     """The global batch shared out over the ranks; the settings with all its numbers.
 
     Raises:
@@ -117,8 +116,8 @@ def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inp
         tensors.update(model.tensors)
         return replace(model, tensors={}), trained_with
 
-    model, trained_with = from_main(world, read)
-    model.tensors = tensors_from_main(world, tensors)
+    model, trained_with = broadcast_object(world, read)
+    model.tensors = broadcast_tensors(world, tensors)
     if model.tokenizer is None:
         raise UserError(
             f"--checkpoint {path} holds no tokenizer; put its vocab.txt or tokenizer.json there"
@@ -192,7 +191,7 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
             f"give --task {model.task}, or --train to train a head for {task.name}"
         )
     try:
-        task.adopt(model.labels, model.task_record if same else {})
+        task.load_labels(model.labels, model.task_record if same else {})
     except UserError as error:
         if place.train is None:
             raise
@@ -249,4 +248,4 @@ def claim_output(output: Path, world: World) -> None:
         except OSError as error:
             raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
 
-    from_main(world, make)
+    broadcast_object(world, make)

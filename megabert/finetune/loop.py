@@ -253,7 +253,7 @@ class Loop:
     def _test(self, features: Features) -> None:
         """Predict ``--test`` with the kept model."""
         if self.final.step not in (None, self.engine.steps_done):
-            self.final.put_back()
+            self.final.restore()
         self.task.settle()
         size = self.settings.batch.eval_batch_size
         scored = score(self.engine, self.task, features, size, self.output / TEST)

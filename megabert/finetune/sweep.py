@@ -19,7 +19,7 @@ from megabert.common.errors import TrainingStopped, UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.finetune.inputs import (
     Inputs,
@@ -111,7 +111,7 @@ def sweep(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> dict
     settings, _ = divide(settings, world)
     output = settings.task.output or Path()
     chosen = {one: one.settings(settings) for one in combinations(settings)}
-    done = from_main(world, partial(_finished_runs, settings, chosen))
+    done = broadcast_object(world, partial(_finished_runs, settings, chosen))
     results: dict[Combination, Any] = {one: _entry(one, found) for one, found in done.items()}
     todo = {one: own for one, own in chosen.items() if one not in done}
     if todo:

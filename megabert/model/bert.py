@@ -59,7 +59,7 @@ from megabert.parallel.rng import (
     ATTENTION,
     EMBEDDINGS,
     HEAD,
-    DropoutStreams,
+    DropoutSeeds,
     MicroStepDropout,
 )
 
@@ -157,7 +157,7 @@ class SelfAttention(nn.Module):
         self.tp = tp
         self.head_size = config.head_size
         self.scale = 1.0 / math.sqrt(config.head_size)
-        self.most_relative = config.max_relative_position if config.is_relative else None
+        self.max_relative_position = config.max_relative_position if config.is_relative else None
         self.query = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.key = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
         self.value = ColumnParallelLinear(hidden, hidden, tp, what="hidden_size")
@@ -180,9 +180,9 @@ class SelfAttention(nn.Module):
         )
         first_head = self.tp.rank * query.size(1)
         relative = None
-        if self.most_relative is not None:
+        if self.max_relative_position is not None:
             relative = relative_table(
-                self.most_relative, self.head_size, wide(query.dtype), query.device
+                self.max_relative_position, self.head_size, wide(query.dtype), query.device
             )
         context = attention(query, key, value, sequences, first_head, self.scale, dropout, relative)
         context = context.flatten(1)  # [T, H/t]
@@ -271,7 +271,7 @@ class BertModel(nn.Module):
     """Embeddings and ``num_hidden_layers`` layers; ``pooler=True`` adds one for sentence tasks.
 
     ``activation_checkpointing`` keeps each layer's input only and computes the layer again in
-    backward.  ``streams`` gives the dropout masks of samples that have a number in the run.
+    backward.  ``dropout_seeds`` gives the dropout masks of samples that have a number in the run.
 
     Raises UserError when ``hidden_size``, ``num_attention_heads``, ``intermediate_size`` or the padded
     vocabulary is not divisible by the tensor parallel degree.
@@ -281,14 +281,14 @@ class BertModel(nn.Module):
         self,
         config: ModelConfig,
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
         pooler: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.tp = tp = tp if tp is not None else TensorParallel()
-        self.streams = streams
+        self.dropout_seeds = dropout_seeds
         self.activation_checkpointing = activation_checkpointing
         self.embeddings = Embeddings(config, tp)
         last, alone = config.num_hidden_layers - 1, replace(tp, sequence_parallel=False)
@@ -409,13 +409,15 @@ class BertModel(nn.Module):
         hidden, within = config.hidden_dropout_prob, config.attention_probs_dropout_prob
         if not self.training or not (hidden or within):
             return None
-        if self.streams is None or sample_numbers is None:
+        if self.dropout_seeds is None or sample_numbers is None:
             if self.tp.size > 1:
-                raise ValueError("dropout with tensor parallelism needs streams and sample_numbers")
-            drawn = DropoutStreams(int(torch.randint(2**62, ())))
+                raise ValueError(
+                    "dropout with tensor parallelism needs dropout_seeds and sample_numbers"
+                )
+            drawn = DropoutSeeds(int(torch.randint(2**62, ())))
             rows = torch.arange(places.numel(), device=places.device)
             return MicroStepDropout(drawn, rows, hidden, within)
         repeats = places.numel() // sample_numbers.numel() if lengths is None else lengths
         samples = torch.repeat_interleave(sample_numbers, repeats, output_size=places.numel())
         keys = token_keys(samples, places)
-        return MicroStepDropout(self.streams, keys, hidden, within, first_sample)
+        return MicroStepDropout(self.dropout_seeds, keys, hidden, within, first_sample)

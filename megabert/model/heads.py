@@ -21,7 +21,7 @@ from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
 from megabert.parallel.mappings import f, gather_last_dim
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 
 
 class MlmHead(nn.Module):
@@ -89,14 +89,16 @@ class BertForPreTraining(nn.Module):
         self,
         config: ModelConfig,
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         sentence_task: bool = True,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, streams, activation_checkpointing, pooler=sentence_task)
+        self.bert = BertModel(
+            config, tp, dropout_seeds, activation_checkpointing, pooler=sentence_task
+        )
         self.mlm = MlmHead(config, tp)
         self.nsp = NspHead(config) if sentence_task else None
 

@@ -19,7 +19,7 @@ from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf
 from megabert.model.heads import first_tokens
 from megabert.parallel.layers import TensorParallel
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 
 
 class QaHead(nn.Module):
@@ -59,7 +59,7 @@ class TaskModel(nn.Module, ABC):
 
     Args:
         config: the encoder.
-        tp, streams, activation_checkpointing, pooler: as in :class:`BertModel`. With a pooler the head
+        tp, dropout_seeds, activation_checkpointing, pooler: as in :class:`BertModel`. With a pooler the head
             reads the sequences' first tokens only.
     """
 
@@ -67,14 +67,14 @@ class TaskModel(nn.Module, ABC):
         self,
         config: ModelConfig,
         tp: TensorParallel | None,
-        streams: DropoutStreams | None,
+        dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
         pooler: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, streams, activation_checkpointing, pooler=pooler)
+        self.bert = BertModel(config, tp, dropout_seeds, activation_checkpointing, pooler=pooler)
 
     @abstractmethod
     def head(
@@ -139,10 +139,10 @@ class BertForQuestionAnswering(TaskModel):
         self,
         config: ModelConfig,
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(config, tp, streams, activation_checkpointing)
+        super().__init__(config, tp, dropout_seeds, activation_checkpointing)
         self.qa = QaHead(config)
 
     def head(
@@ -164,7 +164,7 @@ class BertForSequenceClassification(TaskModel):
     Args:
         config: the encoder.
         labels: L.
-        tp, streams, activation_checkpointing: as in :class:`BertModel`.
+        tp, dropout_seeds, activation_checkpointing: as in :class:`BertModel`.
     """
 
     def __init__(
@@ -172,10 +172,10 @@ class BertForSequenceClassification(TaskModel):
         config: ModelConfig,
         labels: int,
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(config, tp, streams, activation_checkpointing, pooler=True)
+        super().__init__(config, tp, dropout_seeds, activation_checkpointing, pooler=True)
         self.sequence = LabelHead(config, labels)
 
     def head(
@@ -195,7 +195,7 @@ class BertForTokenClassification(TaskModel):
     Args:
         config: the encoder.
         labels: L.
-        tp, streams, activation_checkpointing: as in :class:`BertModel`.
+        tp, dropout_seeds, activation_checkpointing: as in :class:`BertModel`.
     """
 
     def __init__(
@@ -203,10 +203,10 @@ class BertForTokenClassification(TaskModel):
         config: ModelConfig,
         labels: int,
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(config, tp, streams, activation_checkpointing)
+        super().__init__(config, tp, dropout_seeds, activation_checkpointing)
         self.token = LabelHead(config, labels)
 
     def head(
@@ -250,7 +250,7 @@ class BertCrfForTokenClassification(BertForTokenClassification):
 
     Args:
         allowed, constraints: as in :class:`Crf`.
-        config, labels, tp, streams, activation_checkpointing: as in
+        config, labels, tp, dropout_seeds, activation_checkpointing: as in
             :class:`BertForTokenClassification`.
     """
 
@@ -261,10 +261,10 @@ class BertCrfForTokenClassification(BertForTokenClassification):
         allowed: Allowed | None = None,
         constraints: Constraints = "decode",
         tp: TensorParallel | None = None,
-        streams: DropoutStreams | None = None,
+        dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(config, labels, tp, streams, activation_checkpointing)
+        super().__init__(config, labels, tp, dropout_seeds, activation_checkpointing)
         self.crf = Crf(labels, allowed, constraints)
 
     def head(

@@ -113,19 +113,19 @@ def apex_lamb(
     fused_lamb: Any = _fused_lamb()
     decays = all((group["weight_decay"] > 0.0) == group["adapt"] for group in groups)
     everything = all(group["adapt"] for group in groups)
-    misfit = None
+    obstacle = None
     if rule != "lamb":
-        misfit = f"it has no {rule}"
+        obstacle = f"it has no {rule}"
     elif zero_stage > 0:
-        misfit = f"under ZeRO {zero_stage} it would take the norms of slices: use --zero-stage 0"
+        obstacle = f"under ZeRO {zero_stage} it would take the norms of slices: use --zero-stage 0"
     elif tensor_parallel > 1:
-        misfit = "with tensor parallelism it would take the norms of parts of tensors"
+        obstacle = "with tensor parallelism it would take the norms of parts of tensors"
     elif any(bound is not None for bound in bounds):
-        misfit = "it has no trust ratio bounds: leave --min-trust-ratio and --max-trust-ratio out"
+        obstacle = "it has no trust ratio bounds: leave --min-trust-ratio and --max-trust-ratio out"
     elif not (decays or everything):
-        misfit = "it adapts exactly the tensors that decay: set --weight-decay above 0"
-    if misfit is not None:
-        raise UserError(f"--lamb-backend apex: {misfit}; or use --lamb-backend auto")
+        obstacle = "it adapts exactly the tensors that decay: set --weight-decay above 0"
+    if obstacle is not None:
+        raise UserError(f"--lamb-backend apex: {obstacle}; or use --lamb-backend auto")
 
     class ApexLamb(fused_lamb):  # type: ignore[misc]
         """FusedLAMB with its step count in the state of each parameter, where Lamb has it."""

@@ -23,7 +23,7 @@ AllReduce = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
-class Segment:
+class ParameterSlice:
     """One tensor's part of one flat slice; starts and lengths count elements.
 
     Attributes:
@@ -58,7 +58,7 @@ class Partition:
     """
 
     names: tuple[str, ...]
-    segments: tuple[Segment, ...]
+    segments: tuple[ParameterSlice, ...]
     slice_numel: int
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class Partition:
     @classmethod
     def whole(cls, name: str, numel: int, split: bool = False) -> Partition:
         """The partition of a parameter that is a tensor of its own, not a slice."""
-        segment = Segment(0, name, 0, 0, numel, split)
+        segment = ParameterSlice(0, name, 0, 0, numel, split)
         return cls((name,), (segment,) if numel else (), numel)
 
     @cached_property
@@ -129,13 +129,13 @@ def cut(
         first, last = max(start, slice_start), min(start + numel, slice_end)
         if first < last:
             segments.append(
-                Segment(row, name, first - slice_start, first - start, last - first, split)
+                ParameterSlice(row, name, first - slice_start, first - start, last - first, split)
             )
     segments.sort(key=lambda segment: segment.slice_start)
     return Partition(tuple(names), tuple(segments), slice_numel)
 
 
-class SegmentTable:
+class SliceTable:
     """The partitions behind an optimizer's parameters, and the sum over the ranks that share them.
 
     Args:

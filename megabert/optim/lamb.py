@@ -44,7 +44,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from megabert.optim.flat_segments import SegmentTable
+from megabert.optim.flat_segments import SliceTable
 from megabert.optim.lamb_torch import TorchBackend
 from megabert.optim.work import Backend, Rule, Work
 
@@ -119,7 +119,7 @@ class Lamb(torch.optim.Optimizer):
         self.rule = rule
         self.backend: Backend = backend or TorchBackend()
         self.overwrite_gradients = overwrite_gradients
-        self.table = SegmentTable((), None)
+        self.table = SliceTable((), None)
         self._norms: dict[tuple[str, ...], tuple[Tensor, dict[str, Any]]] = {}
         defaults = {
             "lr": lr,
@@ -136,7 +136,7 @@ class Lamb(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but the segment table, which names tensors of this very object."""
-        empty = {"table": SegmentTable((), None), "_norms": {}}
+        empty = {"table": SliceTable((), None), "_norms": {}}
         kept = {name: getattr(self, name) for name in ("rule", "backend", "overwrite_gradients")}
         return {**super().__getstate__(), **kept, **empty}
 
@@ -145,7 +145,7 @@ class Lamb(torch.optim.Optimizer):
         super().add_param_group(param_group)
         _check(self.param_groups[-1])
 
-    def attach(self, table: SegmentTable) -> None:
+    def attach(self, table: SliceTable) -> None:
         """Say which tensors lie in the parameters, and how ranks add up their norms.
 
         Without it every parameter is a whole tensor of this rank.

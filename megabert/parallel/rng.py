@@ -28,7 +28,7 @@ _PLACES = 4
 
 
 @dataclass(frozen=True)
-class DropoutStreams:
+class DropoutSeeds:
     """The masks of a run with this seed."""
 
     seed: int
@@ -43,14 +43,14 @@ class MicroStepDropout:
     """The masks of one micro step.
 
     Args:
-        streams: of the run.
+        dropout_seeds: of the run.
         rows: keys of the tokens, int64 [T].
         hidden: probability in the embeddings and after each block.
         attention: probability in the attention's weights.
         draw: the micro step's first sample, or any number that tells micro steps apart.
     """
 
-    streams: DropoutStreams
+    dropout_seeds: DropoutSeeds
     rows: Tensor
     hidden: float
     attention: float
@@ -64,4 +64,4 @@ class MicroStepDropout:
         if probability == 0.0:
             return None
         keys = self.rows if rows is None else rows
-        return Dropout(probability, self.streams.place(layer, place), keys, self.draw)
+        return Dropout(probability, self.dropout_seeds.place(layer, place), keys, self.draw)

@@ -10,7 +10,7 @@ from typing import Literal
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.training import BatchSettings
-from megabert.engine.config import Batch, read_deepspeed_config, resolve_batch
+from megabert.engine.config import BatchSizes, read_deepspeed_config, resolve_batch
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
 from megabert.planner.machine import Machine
@@ -41,7 +41,7 @@ class Plan:
     precision: str
     recipe: Recipe
     parameters: LocalParameters
-    batch: Batch
+    batch: BatchSizes
     most: int
     micro: MicroBatch
     memory: dict[str, Parts]
@@ -165,7 +165,7 @@ class Planner:
                 high = middle
         return low
 
-    def divide(self, layout: LayoutSettings, most: int) -> Batch:
+    def divide(self, layout: LayoutSettings, most: int) -> BatchSizes:
         """Micro batch and accumulation: as given, else the largest divisor of a rank's share that fits.
 
         Raises:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megabert.config.model import ModelConfig
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.model.nezha import PAIR_TRAFFIC
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
@@ -38,7 +38,7 @@ def update_times(
     layout: LayoutSettings,
     sharding: Sharding,
     n: LocalParameters,
-    batch: Batch,
+    batch: BatchSizes,
     exchanges: Sequence[Exchange],
 ) -> dict[str, float]:
     """Part -> seconds of one update of a rank."""

@@ -204,7 +204,7 @@ def _fine_tuned(
     labels = source.labels or tuple(f"LABEL_{i}" for i in range(source.outputs))
     if isinstance(task, Classification) and not source.labels and name != "tnews":
         labels = ()  # the data set knows its own order
-    task.adopt(labels, record)
+    task.load_labels(labels, record)
     return task, task.build_model(config, TensorParallel(), None, False)
 
 

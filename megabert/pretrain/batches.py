@@ -13,13 +13,13 @@ from megabert.config.training import PretrainSettings
 from megabert.data.samples.loader import MicroBatches, count_samples, evaluation_batches
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.pretrain.inputs import Inputs
 
 
 def open_batches(
-    settings: PretrainSettings, inputs: Inputs, world: World, batch: Batch
+    settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> GlobalBatches:
     """The global batches of the run, packed where the settings say so; nothing is read yet."""
     open_loader = partial(
@@ -37,7 +37,7 @@ def open_batches(
 
 
 def held_out_batches(
-    settings: PretrainSettings, inputs: Inputs, world: World, batch: Batch
+    settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> Iterator[dict[str, Any]]:
     """The held-out samples, the same every time, packed as in training; ready for the model."""
     assert inputs.evaluation is not None
@@ -78,7 +78,7 @@ def global_counts(
     return masked, pairs
 
 
-def _window(batch: Batch) -> Window:
+def _window(batch: BatchSizes) -> Window:
     window = choose_window(batch.micro_size, batch.accumulation, batch.data_parallel)
     samples = window.micro_batches * batch.micro_size
     get_logger().info(

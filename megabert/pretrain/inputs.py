@@ -22,7 +22,12 @@ from megabert.data.samples.pairs import SampleSettings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, load_manifest
 from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
-from megabert.engine.config import Batch, deepspeed_values, read_deepspeed_config, resolve_batch
+from megabert.engine.config import (
+    BatchSizes,
+    deepspeed_values,
+    read_deepspeed_config,
+    resolve_batch,
+)
 
 TOKENS_PER_MICRO_STEP = 8192
 """A micro batch that nobody set holds at most this many tokens."""
@@ -82,7 +87,7 @@ def resolve(given: Values, config_file: Values) -> tuple[PretrainSettings, dict[
 
 def divide(
     settings: PretrainSettings, data_parallel: int, kept: int | None = None
-) -> tuple[PretrainSettings, Batch]:
+) -> tuple[PretrainSettings, BatchSizes]:
     """The settings with every batch size made definite, and those sizes.
 
     ``kept``: global batch of the checkpoint that the run goes on from (``resolve_batch``).

@@ -39,7 +39,7 @@ from megabert.common.names import RUN_RESULTS, checkpoint_tag
 from megabert.config.flags import Values
 from megabert.config.training import PretrainSettings
 from megabert.data.samples import skip
-from megabert.engine.broadcast import from_main
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import TrainingEngine, build_engine
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
@@ -50,7 +50,7 @@ from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
 from megabert.pretrain.batches import global_counts, open_batches, to_device
 from megabert.pretrain.evaluation import evaluate
@@ -103,7 +103,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
     model = BertForPreTraining(
         inputs.model,
         replace(world.tp, sequence_parallel=settings.parallel.sequence_parallel),
-        DropoutStreams(run.seed),
+        DropoutSeeds(run.seed),
         sentence_task=settings.data.sentence_task != "none",
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
@@ -123,7 +123,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
     elif source is not None:
-        resume.hand_over(engine, model, source, run.output, moments=run.init_moments)
+        resume.transfer(engine, model, source, run.output, moments=run.init_moments)
         log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
     if world.is_main:
         run_folder.write_settings(run.output, settings, engine.config, inputs.save_tokenizer)
@@ -167,9 +167,9 @@ class Loop:
         self.clock = self.meter.clock
         self.progress = Progress("pretrain", self.last, interval=30.0)
         self.stop_requested = False
-        self._stand_at(checkpoint)
+        self._restore_position(checkpoint)
 
-    def _stand_at(self, checkpoint: Checkpoint | None) -> None:
+    def _restore_position(self, checkpoint: Checkpoint | None) -> None:
         """Be where the run was when it wrote ``checkpoint``; None: at its beginning."""
         record = checkpoint.record if checkpoint else {}
         self.batches.move(checkpoint.consumed_samples if checkpoint else 0, self.skipped)
@@ -210,7 +210,7 @@ class Loop:
         run = self.settings.run
         while self.engine.steps_done < self.last:
             if not self._update():
-                self._all_sound()  # DeepSpeed has waited for the device already
+                self._all_finite()  # DeepSpeed has waited for the device already
                 continue
             step = self.engine.steps_done
             before_last = step < self.last
@@ -221,7 +221,7 @@ class Loop:
             stop = log_now and not self.world.agree(not self.stop_requested)
             saves_next = bool(save or stop or not before_last)
             look = log_now or evaluate or save or ratios
-            if look and not self._all_sound(weights=saves_next):
+            if look and not self._all_finite(weights=saves_next):
                 continue
             if log_now:
                 self._log()
@@ -268,7 +268,7 @@ class Loop:
         self.pending.append((sums, work, Update(number, samples, applied)))
         return applied
 
-    def _all_sound(self, *, weights: bool = False) -> bool:
+    def _all_finite(self, *, weights: bool = False) -> bool:
         """Look at all updates since the last look; False if the run went back to a checkpoint.
 
         The only place of the loop where a GPU waits for the host. ``weights``: look at the weights
@@ -294,7 +294,7 @@ class Loop:
             fault = Fault(last.step, last.samples, reason)
         self.pending.clear()
         found = fault
-        fault = from_main(self.world, lambda: found)
+        fault = broadcast_object(self.world, lambda: found)
         if fault is None:
             return True
         self._go_back(fault)
@@ -322,7 +322,7 @@ class Loop:
             kept = checkpoint_tag(self.saved_step) if self.saved_step >= 0 else None
             raise self.guard.stopped(fault, kept, skip.show_ranges(self.skipped))
         self.metrics.close()
-        self._stand_at(checkpoint)
+        self._restore_position(checkpoint)
         self.metrics.write(rollback_event(fault, checkpoint.step))
         log.warning("%s; back at %s, to go on without them", fault, checkpoint.folder.name)
 

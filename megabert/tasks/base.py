@@ -19,7 +19,7 @@ from megabert.config.model import ModelConfig
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
     from megabert.parallel.layers import TensorParallel
-    from megabert.parallel.rng import DropoutStreams
+    from megabert.parallel.rng import DropoutSeeds
 
 Batch = dict[str, Any]
 """Tensors, and whole numbers, by name: a batch of features as :func:`megabert.tasks.batches.packed`."""
@@ -72,7 +72,7 @@ class Task(Protocol):
     def max_length(self) -> int:
         """Tokens of the longest row."""
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Take over what a fine-tuned checkpoint was trained with, before anything else is called.
 
         Args:
@@ -111,7 +111,7 @@ class Task(Protocol):
         self,
         config: ModelConfig,
         tensor_parallel: TensorParallel,
-        streams: DropoutStreams | None,
+        dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
         """The encoder with this task's head, weights not yet drawn or loaded."""

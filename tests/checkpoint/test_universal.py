@@ -63,7 +63,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
     from megabert.checkpoint.save_load import save_checkpoint
     from megabert.checkpoint.universal import universal_checkpoint_info
     from megabert.engine.build import build_engine
-    from megabert.engine.config import Batch
+    from megabert.engine.config import BatchSizes
     from megabert.engine.launch import start
     from megabert.engine.zero.whole_tensors import read_state
     from megabert.model.heads import BertForPreTraining
@@ -80,7 +80,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
             world,
             OptimizerSettings(),
             replace(ParallelSettings(), zero_stage=stage, precision=precision, tensor_parallel=tp),
-            Batch(4 * world.topology.data_parallel, 4, 1, world.topology.data_parallel),
+            BatchSizes(4 * world.topology.data_parallel, 4, 1, world.topology.data_parallel),
             "constant",
             10,
             0.01,

@@ -28,7 +28,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
     from megabert.checkpoint.save_load import save_checkpoint
     from megabert.checkpoint.universal import universal_checkpoint_info
     from megabert.engine.build import build_engine
-    from megabert.engine.config import Batch
+    from megabert.engine.config import BatchSizes
     from megabert.engine.launch import start
     from megabert.model.heads import BertForPreTraining
     from megabert.model.weights import load_into, load_weights
@@ -44,7 +44,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
         world,
         replace(OptimizerSettings(), lr=lr),
         replace(ParallelSettings(), zero_stage=1, precision="fp32", tensor_parallel=world_size),
-        Batch(2, 2, 1, 1),
+        BatchSizes(2, 2, 1, 1),
         "constant",
         10,
         lr,

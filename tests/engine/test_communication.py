@@ -16,7 +16,7 @@ from torch import Tensor
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine import launch
 from megabert.engine.build import build_engine
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from tests.helpers.distributed import run_ranks
@@ -95,7 +95,7 @@ def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any
         world,
         OptimizerSettings(gradient_clipping=0.1),
         ParallelSettings(zero_stage=stage, precision=precision),
-        Batch(3 * MICRO_STEPS * RANKS, 3, MICRO_STEPS, RANKS),
+        BatchSizes(3 * MICRO_STEPS * RANKS, 3, MICRO_STEPS, RANKS),
         "constant",
         steps=10,
         lr=0.01,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megabert.convert.check import our_side
-from megabert.convert.probe_inputs import Batch, id_batch
+from megabert.convert.probe_inputs import ProbeInputs, id_batch
 from megabert.convert.whole_model import WholeModel
 
 LAYERS, WORDS, PADDED = 2, 101, 104
@@ -42,7 +42,7 @@ def reference(class_name: str = "BertForPreTraining", **more: Any) -> Any:
     return model.eval()
 
 
-def batch() -> Batch:
+def batch() -> ProbeInputs:
     """One sequence over the words and all positions."""
     return id_batch(WORDS, SIZES["max_position_embeddings"], SIZES["type_vocab_size"])
 

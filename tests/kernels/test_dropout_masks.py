@@ -20,7 +20,7 @@ from megabert.parallel.rng import (
     AFTER_MLP,
     ATTENTION,
     EMBEDDINGS,
-    DropoutStreams,
+    DropoutSeeds,
     MicroStepDropout,
 )
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
@@ -36,7 +36,7 @@ def dropping(**changes: Any) -> ModelConfig:
 
 def step_of(seed: int, sample: int) -> MicroStepDropout:
     rows = token_keys(torch.tensor(sample), torch.arange(4))
-    return MicroStepDropout(DropoutStreams(seed), rows, 0.5, 0.5)
+    return MicroStepDropout(DropoutSeeds(seed), rows, 0.5, 0.5)
 
 
 def test_each_place_of_each_sample_has_a_mask_of_its_own() -> None:
@@ -53,7 +53,7 @@ def test_each_place_of_each_sample_has_a_mask_of_its_own() -> None:
 
 
 def test_no_mask_without_dropout() -> None:
-    step = MicroStepDropout(DropoutStreams(0), torch.arange(3), 0.0, 0.2)
+    step = MicroStepDropout(DropoutSeeds(0), torch.arange(3), 0.0, 0.2)
     assert step.at(0, AFTER_MLP) is None
     assert step.at(0, ATTENTION) is not None
 
@@ -61,14 +61,14 @@ def test_no_mask_without_dropout() -> None:
 def test_dropout_that_would_differ_between_ranks_is_refused() -> None:
     group: Any = object()
     model = BertModel(dropping(), TensorParallel(0, 2, group))
-    with pytest.raises(ValueError, match="streams and sample_numbers"):
+    with pytest.raises(ValueError, match="dropout_seeds and sample_numbers"):
         model(torch.zeros(1, 4, dtype=torch.int64))
 
 
 def run_step(
     config: ModelConfig, tp: TensorParallel, recompute: bool, sample: int = 40
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    model = BertForPreTraining(config, tp, DropoutStreams(seed=3), True, recompute)
+    model = BertForPreTraining(config, tp, DropoutSeeds(seed=3), True, recompute)
     initialize_weights(model, config, seed=2)
     torch.manual_seed(tp.rank)  # the surrounding state may not matter
     output = model(**tiny_batch(config), sample_numbers=sample + torch.arange(3))

@@ -30,7 +30,7 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.nezha import relative_table
 from megabert.model.split import merge, split_dim
-from megabert.parallel.rng import DropoutStreams, MicroStepDropout
+from megabert.parallel.rng import DropoutSeeds, MicroStepDropout
 from megabert.parallel.topology import ProcessGroups, Topology
 from megabert.planner.machine import make_machine
 from megabert.planner.parameters import local_parameters
@@ -122,8 +122,8 @@ def test_encoder_is_that_of_the_equations(
     dtype: torch.dtype, dropout: float, recompute: bool
 ) -> None:
     config = nezha_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    streams, batch = DropoutStreams(5), packed()
-    model = BertModel(config, streams=streams, activation_checkpointing=recompute)
+    dropout_seeds, batch = DropoutSeeds(5), packed()
+    model = BertModel(config, dropout_seeds=dropout_seeds, activation_checkpointing=recompute)
     initialize_weights(model, config, seed=1)
     generator = torch.Generator().manual_seed(9)
     grad = torch.randn(sum(LENGTHS), config.hidden_size, generator=generator, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_encoder_is_that_of_the_equations(
     parts = []
     for begin, end, sample in zip(batch["cu_seqlens"], batch["cu_seqlens"][1:], range(70, 74)):
         rows = token_keys(torch.tensor(sample), torch.arange(int(end - begin)))
-        masks = MicroStepDropout(streams, rows, dropout, dropout) if dropout else None
+        masks = MicroStepDropout(dropout_seeds, rows, dropout, dropout) if dropout else None
         ids, types = batch["input_ids"][begin:end], batch["token_type_ids"][begin:end]
         parts.append(encode(config, weights, ids, types, rows, masks))
     expected = torch.cat(parts)
@@ -161,7 +161,7 @@ def test_encoder_is_that_of_the_equations(
 def test_padded_rows_are_packed_sequences(dtype: torch.dtype) -> None:
     """Also where padding is in front, and where it is between tokens: distances are places'."""
     config = nezha_config(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
-    model = BertModel(config, streams=DropoutStreams(5)).to(dtype)
+    model = BertModel(config, dropout_seeds=DropoutSeeds(5)).to(dtype)
     initialize_weights(model, config, seed=1)
     batch = packed()
     expected = model(**batch)
@@ -314,7 +314,7 @@ def _losses(config: ModelConfig, tp: Any = None, multiple: int = 1) -> Any:
         "masked_labels": torch.tensor([5, 6, 7, 8]),
         "next_sentence_labels": torch.tensor([0, 1, 1] + [-100] * (len(lengths) - 3)),
     }
-    model = BertForPreTraining(config, tp, DropoutStreams(5))
+    model = BertForPreTraining(config, tp, DropoutSeeds(5))
     initialize_weights(model, config, seed=1)
     output = model(**batch)
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()

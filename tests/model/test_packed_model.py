@@ -16,7 +16,7 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.split import merge, split_dim
 from megabert.model.task_heads import BertForQuestionAnswering
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import tiny_batch, tiny_config
@@ -65,7 +65,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     recompute: bool = False,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    model = BertForPreTraining(config, tp, DropoutStreams(5), activation_checkpointing=recompute)
+    model = BertForPreTraining(config, tp, DropoutSeeds(5), activation_checkpointing=recompute)
     initialize_weights(model, config, seed=1)
     output = model.to(dtype)(**batch)
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()

@@ -17,7 +17,7 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.products import NativeProducts, products_for
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.model_cases import tiny_batch, tiny_config
 
 # transformers' name -> ours, for BERT (post-LN) and Megatron-BERT (pre-LN)
@@ -280,7 +280,7 @@ def test_only_masked_positions_reach_the_vocabulary(monkeypatch: pytest.MonkeyPa
 
 def test_the_last_layer_for_some_rows_is_that_of_all() -> None:
     config = tiny_config(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    model = BertModel(config, streams=DropoutStreams(3))
+    model = BertModel(config, dropout_seeds=DropoutSeeds(3))
     initialize_weights(model, config, seed=0)
     batch = tiny_batch(config)
     inputs = [batch[name] for name in ("input_ids", "token_type_ids", "attention_mask")]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.optim.flat_segments import Partition, Segment, SegmentTable, cut
+from megabert.optim.flat_segments import ParameterSlice, Partition, SliceTable, cut
 from megabert.optim.lamb import Lamb
 from megabert.optim.lamb_torch import TorchBackend
 from megabert.optim.norms import squared_norms
@@ -110,7 +110,7 @@ def test_equals_reference(options: dict, block: int) -> None:
 def named_optimizer(parameters: dict[str, Tensor], **options: Any) -> Lamb:
     optimizer = Lamb(groups_of(parameters), lr=0.02, **options)
     table = [(p, Partition.whole(name, p.numel())) for name, p in parameters.items()]
-    optimizer.attach(SegmentTable(table, None))
+    optimizer.attach(SliceTable(table, None))
     return optimizer
 
 
@@ -215,7 +215,7 @@ def flat_optimizer(
     part = flat[rank * size : (rank + 1) * size].clone()
     partition = cut(list(adapted), starts, numels, [False] * len(numels), rank * size, size)
     optimizer = Lamb([part], lr=0.02)
-    optimizer.attach(SegmentTable([(part, partition)], all_reduce))
+    optimizer.attach(SliceTable([(part, partition)], all_reduce))
     return optimizer, part
 
 
@@ -250,7 +250,7 @@ def test_slices_equal_reference(ranks: int, padding: int) -> None:
             part.grad = flat[rank * size : (rank + 1) * size].clone()
             twin, part_twin = copy.deepcopy((optimizer, part))
             twin.attach(
-                SegmentTable([(part_twin, optimizer.table.partition(part))], all_reduce, True)
+                SliceTable([(part_twin, optimizer.table.partition(part))], all_reduce, True)
             )
             part_twin.grad = part.grad
             twin.step()
@@ -276,7 +276,7 @@ def test_slice_without_table_is_wrong() -> None:
     for attached in (True, False):
         optimizer, part = flat_optimizer(tensors, total, 0, total, lambda vector: None)
         if not attached:
-            optimizer.attach(SegmentTable((), None))
+            optimizer.attach(SliceTable((), None))
         part.grad = torch.ones(total)
         optimizer.step()
         results.append(part)
@@ -296,7 +296,7 @@ def test_copies_count_once_and_splits_add() -> None:
             (parameters[0], Partition.whole("split", 6, split=True)),
             (parameters[1], Partition.whole("copied", 4)),
         ]
-        optimizer.attach(SegmentTable(table, lambda v: vectors.append(v.clone()), rank == 0))
+        optimizer.attach(SliceTable(table, lambda v: vectors.append(v.clone()), rank == 0))
         optimizer.step()
     total = vectors[0] + vectors[1]
     assert total.shape == (2, 2)
@@ -335,11 +335,15 @@ def test_cut_covers_every_element_once(numels: list[int], gaps: list[int], ranks
 
 def test_partition_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="overlaps"):
-        Partition(("a", "b"), (Segment(0, "a", 0, 0, 5, False), Segment(1, "b", 4, 0, 2, False)), 9)
+        Partition(
+            ("a", "b"),
+            (ParameterSlice(0, "a", 0, 0, 5, False), ParameterSlice(1, "b", 4, 0, 2, False)),
+            9,
+        )
     with pytest.raises(ValueError, match="end at 5"):
-        Partition(("a",), (Segment(0, "a", 0, 0, 5, False),), 4)
+        Partition(("a",), (ParameterSlice(0, "a", 0, 0, 5, False),), 4)
     with pytest.raises(ValueError, match="row 1"):
-        Partition(("a",), (Segment(1, "a", 0, 0, 5, False),), 5)
+        Partition(("a",), (ParameterSlice(1, "a", 0, 0, 5, False),), 5)
 
 
 def test_norm_does_not_depend_on_the_cut() -> None:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from megabert.optim.flat_segments import Partition, Segment
+from megabert.optim.flat_segments import ParameterSlice, Partition
 from megabert.optim.work import Rule, Work
 from tests.helpers.triton_processes import Run, process
 
@@ -112,7 +112,7 @@ class Plain:
 def partition_of(sizes: Sequence[int], gaps: Sequence[int]) -> Partition:
     segments, end = [], 0
     for number, (size, gap) in enumerate(zip(sizes, gaps)):
-        segments.append(Segment(number, f"t{number}", end + gap, 0, size, False))
+        segments.append(ParameterSlice(number, f"t{number}", end + gap, 0, size, False))
         end += gap + size
     return Partition(
         tuple(s.name for s in segments), tuple(segments), end + sum(gaps[len(sizes) :])
@@ -329,7 +329,7 @@ def test_blocks_cover_segments_once(pieces: list[tuple[int, int]], block: int) -
 
 def test_starts_need_64_bits() -> None:
     start = 5 * 2**31 + 3
-    partition = Partition(("t",), (Segment(0, "t", start, 0, 40, False),), start + 40)
+    partition = Partition(("t",), (ParameterSlice(0, "t", start, 0, 40, False),), start + 40)
     found = BlockTable.of(partition, 32, torch.device("cpu"))
     assert found.table.tolist() == [[start - 3, 3, 32, 0], [start + 29, 0, 11, 0]]
 

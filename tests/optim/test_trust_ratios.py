@@ -13,14 +13,14 @@ from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.convert.huggingface.model import read
 from megabert.engine import launch
 from megabert.engine.build import build_engine
-from megabert.engine.config import Batch
+from megabert.engine.config import BatchSizes
 from megabert.engine.zero.whole_tensors import read_state
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.split import split_dim
 from megabert.model.weights import load_into, padded_vocabulary
 from megabert.optim.param_groups import is_bias_or_norm
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import tiny_batch
 
@@ -32,14 +32,14 @@ def one_update(
 ) -> dict[str, tuple[float, float, float, float]]:
     """Trust ratio and |p|, reported, and both by the formula from whole tensors, by name."""
     world = launch.start(tensor_parallel=2)
-    model = BertForPreTraining(config, world.tp, DropoutStreams(0))
+    model = BertForPreTraining(config, world.tp, DropoutSeeds(0))
     initialize_weights(model, config, 0)
     whole = {n: padded_vocabulary(n, t, config.padded_vocab_size) for n, t in tensors.items()}
     load_into(model, whole, world.tp, new_heads=("mlm", "nsp", "bert.pooler"))
     replicas = world.topology.data_parallel
     engine = build_engine(
         model, world, SETTINGS, ParallelSettings(tensor_parallel=2, zero_stage=stage),
-        Batch(4 * replicas, 4, 1, replicas), "constant", 10, 1e-3, 0.0,
+        BatchSizes(4 * replicas, 4, 1, replicas), "constant", 10, 1e-3, 0.0,
     )  # fmt: skip
     before = read_state(engine.deepspeed, world.tp, keys=("weight",))
     batch = tiny_batch(

@@ -204,7 +204,7 @@ def fine_tuned(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Path:
         }
     task.score(features, outputs, run)
     odds = json.loads((run / "null_odds.json").read_text(encoding="utf-8"))
-    task.adopt((), {"null_threshold": float(np.median([*odds.values()]))})
+    task.load_labels((), {"null_threshold": float(np.median([*odds.values()]))})
     task.score(features, outputs, run)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     save_weights(

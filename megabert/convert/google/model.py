@@ -205,13 +205,13 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
         UserError: that code has no model that computes the same.
     """
     values = config_values(model)
-    theirs, homeless = to_theirs(
+    theirs, unmapped = to_theirs(
         _table(model.config), model.tensors, model.config.num_hidden_layers
     )
-    if homeless:
+    if unmapped:
         raise UserError(
             f"{model.origin}: Google's checkpoints have no name for the tensors of a {model.head} "
-            f"model: {first_names(homeless)}"
+            f"model: {first_names(unmapped)}"
         )
     if model.labels:
         log.warning(

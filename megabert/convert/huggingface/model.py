@@ -253,11 +253,11 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     table = family.table
     if model.head == TOKEN_CLASSIFICATION:
         table = names.with_token_head(table)
-    theirs, homeless = to_theirs(table, model.tensors, model.config.num_hidden_layers)
-    if homeless:
+    theirs, unmapped = to_theirs(table, model.tensors, model.config.num_hidden_layers)
+    if unmapped:
         raise UserError(
-            f"{model.origin}: transformers' {class_name(model)} has no place for {homeless[0]} "
-            f"({len(homeless)} such tensors), so it would not compute the same"
+            f"{model.origin}: transformers' {class_name(model)} has no place for {unmapped[0]} "
+            f"({len(unmapped)} such tensors), so it would not compute the same"
         )
     if model.head == ENCODER_ONLY:
         theirs = {re.sub(r"^(bert|nezha)\.", "", name): tensor for name, tensor in theirs.items()}

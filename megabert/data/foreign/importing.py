@@ -27,7 +27,7 @@ from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_
 from megabert.data.foreign.repetition import SeenText
 from megabert.data.foreign.source import check_ids
 from megabert.data.foreign.static import ForeignFile
-from megabert.data.prepare.batch_files import Batch, save_batch
+from megabert.data.prepare.batch_files import EncodedPages, save_batch
 from megabert.data.prepare.encode import SHORT, in_eval_split
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
 from megabert.data.prepare.plan import Plan, make_plan
@@ -238,13 +238,13 @@ def _save(reader: _Reader, data: ForeignData, tokenizer: Tokenizer, work: Path) 
 
 def _as_batch(
     documents: Sequence[_Document], tokenizer: Tokenizer, reader: _Reader, before: int
-) -> Batch:
+) -> EncodedPages:
     """A batch file's content; takes over the reader's counts of documents read and dropped."""
     sentences = [s for document in documents for s in document.sentences]
     tokens = np.concatenate([np.zeros(0, np.int64), *(s.ids for s in sentences)])
     words = np.concatenate([np.zeros(0, np.bool_), *(s.word_starts for s in sentences)])
     numbers = np.arange(before + 1, before + 1 + len(documents), dtype=np.int64)
-    batch = Batch(
+    batch = EncodedPages(
         tokens=tokens.astype(token_dtype(tokenizer.vocab_size)),
         word_bits=np.packbits(words, bitorder="little"),
         sentence_lengths=np.array([len(s.ids) for s in sentences], np.uint32),

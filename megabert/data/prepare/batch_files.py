@@ -27,7 +27,7 @@ _HEAD = struct.Struct("<8sIQI")  # magic, bytes of JSON, bytes in all, CRC-32 be
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedPages:
     """Encoded documents of one batch of pages, in page order.
 
     tokens [T]; word_bits uint8, one bit a token; sentence_lengths [S]; document_sentences,
@@ -84,7 +84,7 @@ _ARRAYS = (
 )
 
 
-def join_batches(parts: Sequence[Batch]) -> Batch:
+def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
     """One batch of the documents of several (at least one), in order."""
     if len(parts) == 1:
         return parts[0]
@@ -95,7 +95,7 @@ def join_batches(parts: Sequence[Batch]) -> Batch:
         if name != "word_bits"
     }
     dropped = sum((Counter(part.dropped) for part in parts), Counter())
-    return Batch(
+    return EncodedPages(
         **arrays,
         word_bits=np.packbits(np.concatenate(words), bitorder="little"),
         pages=sum(part.pages for part in parts),
@@ -108,7 +108,7 @@ def batch_path(work: Path, unit: int, part: int) -> Path:
     return work / f"batch-{unit:08d}-{part:08d}"
 
 
-def save_batch(path: Path, batch: Batch) -> None:
+def save_batch(path: Path, batch: EncodedPages) -> None:
     """Write a batch by temporary file and rename."""
     arrays: Sequence[npt.NDArray[Any]] = [
         np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS
@@ -139,7 +139,7 @@ def is_whole(path: Path) -> bool:
     return magic == _MAGIC and len(body) == size and zlib.crc32(body) == crc
 
 
-def load_batch(path: Path) -> Batch:
+def load_batch(path: Path) -> EncodedPages:
     """Map a batch; only what is touched is read."""
     content = np.asarray(np.memmap(path, np.uint8, "r"))
     _, size, _, _ = _HEAD.unpack_from(content[: _HEAD.size].tobytes())
@@ -150,7 +150,7 @@ def load_batch(path: Path) -> Batch:
         stop = position + int(np.prod(shape)) * np.dtype(dtype).itemsize
         arrays[name] = content[position:stop].view(dtype).reshape(shape)
         position = stop
-    return Batch(**arrays, pages=head["pages"], dropped=head["dropped"])
+    return EncodedPages(**arrays, pages=head["pages"], dropped=head["dropped"])
 
 
 def _unpack(bits: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray[np.bool_]:

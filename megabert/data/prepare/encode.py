@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.prepare.batch_files import Batch
+from megabert.data.prepare.batch_files import EncodedPages
 from megabert.data.shards.layout import token_dtype
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.pages import Page
@@ -60,7 +60,7 @@ def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
     return int.from_bytes(digest, "little") < fraction * 2.0**64
 
 
-def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> Batch:
+def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> EncodedPages:
     """Clean, split into sentences and encode; drop what is no article or too short."""
     dropped: Counter[str] = Counter()
     articles: list[Page] = []
@@ -115,7 +115,7 @@ def _as_batch(
     rules: EncodingRules,
     pages_read: int,
     dropped: Counter[str],
-) -> Batch:
+) -> EncodedPages:
     """``sentences`` and ``tokens`` [D]: of each of the pages, one document each."""
     ends = np.cumsum(encoded.lengths)
     begins = ends - encoded.lengths
@@ -126,7 +126,7 @@ def _as_batch(
     evaluation = [
         in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction) for page in pages
     ]
-    return Batch(
+    return EncodedPages(
         tokens=encoded.ids.astype(token_dtype(tokenizer.vocab_size)),
         word_bits=np.packbits(encoded.word_starts, bitorder="little"),
         sentence_lengths=encoded.lengths.astype(np.uint32),

@@ -24,7 +24,7 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
 from megabert.engine.zero.partitions import Slice, is_split, private, slices_of, sum_over_holders
-from megabert.optim.flat_segments import SegmentTable
+from megabert.optim.flat_segments import SliceTable
 from megabert.optim.lamb import Lamb
 from megabert.optim.norms import squared_norms
 from megabert.parallel.topology import TensorParallel
@@ -71,7 +71,7 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
                 f"DeepSpeed {version('deepspeed')} updates tensors that its partition tables do "
                 "not list; install the tested release: pip install deepspeed==0.19.8"
             )
-        base.attach(SegmentTable(table, sum_over_holders(engine, tp), tp.rank == 0))
+        base.attach(SliceTable(table, sum_over_holders(engine, tp), tp.rank == 0))
     if type(optimizer).__name__ == "FP16_UnfusedOptimizer" and engine.global_steps == 0:
         base.state.clear()
         for item in slices:

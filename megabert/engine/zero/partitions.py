@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.optim.flat_segments import AllReduce, Partition, Segment, cut
+from megabert.optim.flat_segments import AllReduce, ParameterSlice, Partition, cut
 from megabert.parallel.topology import TensorParallel
 
 
@@ -168,7 +168,7 @@ def _slices_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[Slice]:
             numel = min(share, parameter.ds_numel - first)
             name, split = names[id(parameter)], is_split(parameter)
             if numel > 0:
-                segments.append(Segment(row, name, offset, first, numel, split))
+                segments.append(ParameterSlice(row, name, offset, first, numel, split))
             offset += share
         flat = flats[number]
         partition = Partition(tuple(names[id(p)] for p in group), tuple(segments), flat.numel())

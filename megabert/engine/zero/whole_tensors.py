@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError
 from megabert.engine.zero.partitions import is_split, local_shape, slices_of, sum_over_holders
-from megabert.optim.flat_segments import AllReduce, Segment
+from megabert.optim.flat_segments import AllReduce, ParameterSlice
 from megabert.optim.lamb import Lamb
 from megabert.parallel.topology import TensorParallel
 
@@ -58,7 +58,7 @@ def iterate_state(
 
 def _gather(
     flat: Tensor | None,
-    segment: Segment | None,
+    segment: ParameterSlice | None,
     parameter: nn.Parameter,
     tp: TensorParallel,
     all_reduce: AllReduce | None,
@@ -152,7 +152,7 @@ def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParal
     return part.reshape(-1)
 
 
-def _fill(flat: Tensor, segment: Segment | None, local: Tensor | None) -> None:
+def _fill(flat: Tensor, segment: ParameterSlice | None, local: Tensor | None) -> None:
     """Copy the segment's range of ``local`` (zeros if None) to its place in ``flat``."""
     if segment is None:
         return

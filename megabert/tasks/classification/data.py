@@ -102,7 +102,7 @@ class Source(Protocol):
             UserError: they cannot be told.
         """
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
         """Labels of a checkpoint's outputs as the files name them.
 
         Raises:
@@ -110,7 +110,7 @@ class Source(Protocol):
         """
 
     def record(self) -> dict[str, Any]:
-        """What :meth:`adopt` needs of it again."""
+        """What :meth:`load_labels` needs of it again."""
 
     def write_predictions(
         self, folder: Path, part: str, ids: Sequence[Any], answers: Sequence[Label]

@@ -143,7 +143,7 @@ class Glue:
         """The task's labels, whatever the file has of them."""
         return self.labels
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
         """The task's labels in a checkpoint's order; upper and lower case are the same.
 
         Outputs without names are in the task's order; a foreign checkpoint's ``LABEL_0`` and

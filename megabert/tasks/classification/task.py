@@ -26,7 +26,7 @@ from megabert.tasks.settings import ClassificationSettings
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
     from megabert.parallel.layers import TensorParallel
-    from megabert.parallel.rng import DropoutStreams
+    from megabert.parallel.rng import DropoutSeeds
 
 BASELINE = "majority_"
 """In front of the name of a score: what the most frequent label of the training data reaches."""
@@ -60,9 +60,9 @@ class Classification:
         """Tokens of the longest row."""
         return self._max_length
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Take the checkpoint's labels in its order, and its counts of labels for the baseline."""
-        self.labels = self.source.adopt(labels, record)
+        self.labels = self.source.load_labels(labels, record)
         self._record = dict(record)
 
     def record(self) -> dict[str, Any]:
@@ -198,13 +198,13 @@ class Classification:
         self,
         config: ModelConfig,
         tensor_parallel: TensorParallel,
-        streams: DropoutStreams | None,
+        dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
         """The encoder with one output a label, or one in all."""
         outputs = 1 if self.source.regression else len(self.labels)
         return BertForSequenceClassification(
-            config, outputs, tensor_parallel, streams, activation_checkpointing
+            config, outputs, tensor_parallel, dropout_seeds, activation_checkpointing
         )
 
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:

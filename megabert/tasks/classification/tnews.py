@@ -131,7 +131,7 @@ class Tnews:
         """Code of a label; its name if it has none."""
         return {known: code for code, known in self.names.items()}.get(name, name)
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
         """The labels as they are, with the names that :meth:`record` kept.
 
         Raises:

@@ -35,7 +35,7 @@ from megabert.tasks.squad.records import RecordedSquad
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
     from megabert.parallel.layers import TensorParallel
-    from megabert.parallel.rng import DropoutStreams
+    from megabert.parallel.rng import DropoutSeeds
 
 PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
@@ -64,7 +64,7 @@ class Squad:
         """Tokens of the longest row."""
         return self._max_length
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Nothing to take over: a span has no labels."""
 
     def record(self) -> dict[str, Any]:
@@ -125,12 +125,15 @@ class Squad:
         self,
         config: ModelConfig,
         tensor_parallel: TensorParallel,
-        streams: DropoutStreams | None,
+        dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
         """The encoder and two output rows, start and end."""
         return BertForQuestionAnswering(
-            config, tensor_parallel, streams, activation_checkpointing=activation_checkpointing
+            config,
+            tensor_parallel,
+            dropout_seeds,
+            activation_checkpointing=activation_checkpointing,
         )
 
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:

@@ -67,7 +67,7 @@ class Squad2(Squad):
         given = self.settings.null_threshold
         return given if isinstance(given, float) else self._chosen or 0.0
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """The threshold that the checkpoint was scored with."""
         threshold = record.get("null_threshold")
         if threshold is not None and not isinstance(threshold, int | float):

@@ -43,7 +43,7 @@ from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
     from megabert.parallel.layers import TensorParallel
-    from megabert.parallel.rng import DropoutStreams
+    from megabert.parallel.rng import DropoutSeeds
 
 
 class Tagging(ABC):
@@ -85,7 +85,7 @@ class Tagging(ABC):
         """Tokens of the longest row."""
         return self._max_length
 
-    def adopt(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
+    def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Labels, scheme and field of the checkpoint; ``--crf on`` adds a field to one without."""
         tags = [parse_tag(label) for label in labels]
         prefixes = {tag.prefix for tag in tags if tag is not None}
@@ -202,12 +202,12 @@ class Tagging(ABC):
         self,
         config: ModelConfig,
         tensor_parallel: TensorParallel,
-        streams: DropoutStreams | None,
+        dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
         """The encoder and one output row a label, with a conditional random field if asked for."""
         self._need_labels()
-        shared = (tensor_parallel, streams, activation_checkpointing)
+        shared = (tensor_parallel, dropout_seeds, activation_checkpointing)
         if not self.crf:
             return BertForTokenClassification(config, len(self.labels), *shared)
         steps = allowed_steps(self.labels, self.scheme or "bio")

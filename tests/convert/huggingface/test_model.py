@@ -357,8 +357,8 @@ def test_names_are_one_to_one(layers: int, table: NameTable) -> None:
     assert len({n.ours for n in lines}) == len({n.theirs for n in lines}) == len(lines)
     foreign = {n.theirs: torch.tensor([float(i)]) for i, n in enumerate(lines)}
     renamed = to_ours(table, foreign, layers, "here")
-    back, homeless = to_theirs(table, renamed.tensors, layers)
-    assert not homeless
+    back, unmapped = to_theirs(table, renamed.tensors, layers)
+    assert not unmapped
     assert back.keys() == foreign.keys()
     assert all(torch.equal(back[name], foreign[name]) for name in foreign)
 

@@ -13,7 +13,7 @@ from megabert.engine import launch
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
-from megabert.parallel.rng import DropoutStreams
+from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import tiny_batch, tiny_config
 
@@ -35,7 +35,7 @@ def build(sentence: bool, recompute: bool, dropout: float) -> nn.Module:
     config = tiny_config(
         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, initializer_range=0.05
     )
-    model = BertForPreTraining(config, None, DropoutStreams(seed=0), sentence, recompute)
+    model = BertForPreTraining(config, None, DropoutSeeds(seed=0), sentence, recompute)
     initialize_weights(model, config, seed=0)
     return model
 

@@ -229,10 +229,10 @@ def test_submission_files(tmp_path: Path) -> None:
 def test_labels_of_checkpoints() -> None:
     mnli = GLUE["mnli"]
     order = ("ENTAILMENT", "Neutral", "contradiction")
-    assert mnli.adopt(order, {}) == ("entailment", "neutral", "contradiction")
-    assert mnli.adopt((), {}) == mnli.labels
-    assert GLUE["cola"].adopt(("LABEL_0", "LABEL_1"), {}) == ("0", "1")
-    assert GLUE["stsb"].adopt(("LABEL_0",), {}) == ()
+    assert mnli.load_labels(order, {}) == ("entailment", "neutral", "contradiction")
+    assert mnli.load_labels((), {}) == mnli.labels
+    assert GLUE["cola"].load_labels(("LABEL_0", "LABEL_1"), {}) == ("0", "1")
+    assert GLUE["stsb"].load_labels(("LABEL_0",), {}) == ()
     for task, labels in (
         ("mnli", ("LABEL_0", "LABEL_1", "LABEL_2")),
         ("mnli", ("entailment", "neutral")),
@@ -240,7 +240,7 @@ def test_labels_of_checkpoints() -> None:
         ("stsb", ("0", "1")),
     ):
         with pytest.raises(UserError, match=f"are not those of {task}"):
-            GLUE[task].adopt(labels, {})
+            GLUE[task].load_labels(labels, {})
 
 
 CELL = st.text(

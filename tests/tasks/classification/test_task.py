@@ -213,7 +213,7 @@ def test_items_take_the_names_of_the_files(tokenizer: Tokenizer) -> None:
 
 def test_answers_are_probabilities_in_the_checkpoints_order(tokenizer: Tokenizer) -> None:
     mnli = task("mnli")
-    mnli.adopt(("neutral", "entailment", "contradiction"), {})
+    mnli.load_labels(("neutral", "entailment", "contradiction"), {})
     features = mnli.item_features([{"premise": "a", "hypothesis": "b"}] * 2, tokenizer)
     logits = np.array([[1.0, 3.0, -2.0], [500.0, 0.0, -500.0]], np.float32)
     first, second = mnli.answers(features, {"logits": logits})
@@ -232,7 +232,7 @@ def test_scores_follow_the_order_of_an_adopted_head(tmp_path: Path, tokenizer: T
         "0\tx\ta\tb\tentailment\n1\tx\ta\tb\tneutral\n2\tx\ta\tb\tneutral\n"
     ))  # fmt: skip
     mnli = task("mnli")
-    mnli.adopt(
+    mnli.load_labels(
         ("entailment", "neutral", "contradiction"),
         {"label_counts": {"neutral": 5, "entailment": 4}},
     )
@@ -290,7 +290,7 @@ def test_labels_that_nobody_names_are_an_error(tmp_path: Path, tokenizer: Tokeni
     with pytest.raises(UserError, match=f"{path} line 3: unknown label: '6', not one of 5"):
         trained.eval_features(path, tokenizer)
     kept = task("tnews", bad_lines="skip")
-    kept.adopt(("5",), trained.record())
+    kept.load_labels(("5",), trained.record())
     assert "1 x unknown label (first: line 3)" in kept.eval_features(path, tokenizer).describe()
 
 

@@ -83,13 +83,13 @@ def test_codes_with_and_without_names_meet(tmp_path: Path) -> None:
     second.read(bare, "error")
     assert second.read(named, "error").labels == ["100"]
     foreign = Tnews()
-    assert foreign.adopt(("100", "101"), {}) == ("100", "101")
+    assert foreign.load_labels(("100", "101"), {}) == ("100", "101")
     assert foreign.read(named, "error").labels == ["100"]
     again = Tnews()
-    assert again.adopt(("story",), first.record()) == ("story",)
+    assert again.load_labels(("story",), first.record()) == ("story",)
     assert again.read(bare, "error").labels == ["story"]
     with pytest.raises(UserError, match="names no labels"):
-        Tnews().adopt((), {})
+        Tnews().load_labels((), {})
 
 
 @pytest.mark.parametrize(

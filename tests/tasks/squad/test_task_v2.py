@@ -157,12 +157,12 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
     assert record["null_threshold"] == scores[2]["null_threshold"]
     assert record["doc_stride"] == 10
     again = squad2()
-    again.adopt((), record)
+    again.load_labels((), record)
     assert again.score(features, found, tmp_path)["f1"] == scores[2]["f1"]
     again.train_features(path, TOKENIZER, None, 0)
     assert again.record()["null_threshold"] == 0.0, "training makes another model"
     with pytest.raises(UserError, match="null_threshold is no number"):
-        again.adopt((), {"null_threshold": "high"})
+        again.load_labels((), {"null_threshold": "high"})
 
 
 def test_the_flag_takes_a_number_or_auto() -> None:

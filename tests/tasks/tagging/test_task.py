@@ -429,7 +429,7 @@ def test_labels_are_adopted_from_a_checkpoint(tmp_path: Path) -> None:
     file.write_text("王 B-X\n明 E-X\n的 O\n", encoding="utf-8")
     trained.train_features(file, words, None, 0)
     again = make("conll")
-    again.adopt(trained.labels, trained.record())
+    again.load_labels(trained.labels, trained.record())
     assert again.labels == ("O", "B-X", "I-X", "E-X", "S-X")
     assert (again.crf, again.scheme, again.characters) == (True, "bioes", True)
     assert json.loads(json.dumps(trained.record())) == again.record()
@@ -438,12 +438,12 @@ def test_labels_are_adopted_from_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: 'Y' is not among the labels"):
         again.eval_features(file, words)
     foreign = make("conll")
-    foreign.adopt(("B-X", "I-X", "O"), {})
+    foreign.load_labels(("B-X", "I-X", "O"), {})
     assert (foreign.scheme, foreign.crf) == ("bio", False)
     with pytest.raises(UserError, match="are no tags"):
-        make("cluener").adopt(("LABEL_0", "LABEL_1"), {})
+        make("cluener").load_labels(("LABEL_0", "LABEL_1"), {})
     with pytest.raises(UserError, match="--tag-scheme bio"):
-        make("conll", tag_scheme="bio").adopt(trained.labels, trained.record())
+        make("conll", tag_scheme="bio").load_labels(trained.labels, trained.record())
     with pytest.raises(UserError, match="labels of conll are unknown"):
         make("conll").eval_features(file, words)
 

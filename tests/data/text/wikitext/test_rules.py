@@ -138,7 +138,7 @@ def test_stops_and_commas() -> None:
 
 
 def test_content_depends_on_the_page_alone(root: Path) -> None:
-    for path in (root / "megabert" / "data" / "text").glob("*.py"):
+    for path in (root / "megabert" / "data" / "text").rglob("*.py"):
         imported = {
             name.name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
