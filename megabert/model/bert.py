@@ -52,7 +52,11 @@ from megabert.parallel.layers import (
     VocabParallelEmbedding,
 )
 from megabert.parallel.linear import column_linear
-from megabert.parallel.mappings import own_tokens, shared, whole_tokens
+from megabert.parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    parameters_in_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 from megabert.parallel.rng import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -98,7 +102,7 @@ def layer_norm(config: ModelConfig) -> nn.LayerNorm:
 
 def normalized(x: Tensor, norm: nn.LayerNorm, tp: TensorParallel) -> Tensor:
     """``norm(x)`` of this rank's rows."""
-    weight, bias = shared([norm.weight, norm.bias], tp)
+    weight, bias = parameters_in_sequence_parallel_region([norm.weight, norm.bias], tp)
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
@@ -138,10 +142,12 @@ class Embeddings(nn.Module):
         looked_up = [(token_type_ids, self.token_type_embeddings)]
         if self.position_embeddings is not None:
             looked_up.append((position_ids, self.position_embeddings))
-        tables = shared([layer.weight for _, layer in looked_up], self.tp)
+        tables = parameters_in_sequence_parallel_region(
+            [layer.weight for _, layer in looked_up], self.tp
+        )
         x = self.word_embeddings(input_ids)
         for (ids, _), table in zip(looked_up, tables):
-            x = x + embedding(own_tokens(ids, self.tp), table)
+            x = x + embedding(scatter_to_sequence_parallel_region(ids, self.tp), table)
         if self.norm is not None:
             x = normalized(x, self.norm, self.tp)
         return dropped(x, dropout)
@@ -234,7 +240,9 @@ class Layer(nn.Module):
         within = None if dropout is None else dropout.at(self.number, ATTENTION)
         entered = normalized(x, self.attention_norm, self.tp) if self.pre_norm else x
         out = self.attention(entered, sequences, within, kept)
-        rows = None if dropout is None else own_tokens(dropout.rows, self.tp)
+        rows = (
+            None if dropout is None else scatter_to_sequence_parallel_region(dropout.rows, self.tp)
+        )
         if kept is not None:
             x = x.index_select(0, kept)
             rows = None if rows is None else rows.index_select(0, kept)
@@ -244,14 +252,16 @@ class Layer(nn.Module):
         out = self.mlp(x)
         after = None if dropout is None else dropout.at(self.number, AFTER_MLP, rows)
         if self.pre_norm:
-            (bias,) = shared([self.mlp.down.bias], self.tp)
+            (bias,) = parameters_in_sequence_parallel_region([self.mlp.down.bias], self.tp)
             return total + dropped(out + bias, after)
         return self._add_norm(out, self.mlp.down.bias, x, self.mlp_norm, after)[1]
 
     def _add_norm(
         self, x: Tensor, bias: Tensor, residual: Tensor, norm: nn.LayerNorm, dropout: Dropout | None
     ) -> tuple[Tensor, Tensor]:
-        bias, weight, norm_bias = shared([bias, norm.weight, norm.bias], self.tp)
+        bias, weight, norm_bias = parameters_in_sequence_parallel_region(
+            [bias, norm.weight, norm.bias], self.tp
+        )
         return add_norm(x, bias, residual, weight, norm_bias, norm.eps, dropout)
 
 
@@ -344,12 +354,17 @@ class BertModel(nn.Module):
         dropout = self._dropout(places, lengths, sample_numbers, first_sample)
         first = None
         if dropout is not None:
-            first = dropout.at(EMBEDDINGS, rows=own_tokens(dropout.rows, self.tp))
+            first = dropout.at(
+                EMBEDDINGS, rows=scatter_to_sequence_parallel_region(dropout.rows, self.tp)
+            )
         x = self.embeddings(input_ids.reshape(-1), types.reshape(-1), positions, first)
         for layer in self.layers:
             here = None
             if layer.number == len(self.layers) - 1:
-                x, here = whole_tokens(x, self.tp), kept
+                x = gather_from_sequence_parallel_region(
+                    x, self.tp, tensor_parallel_output_grad=False
+                )
+                here = kept
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(
                     layer,

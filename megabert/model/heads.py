@@ -20,7 +20,10 @@ from megabert.model.bert import BertModel, biased_activation, layer_norm, linear
 from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
-from megabert.parallel.mappings import f, gather_last_dim
+from megabert.parallel.mappings import (
+    copy_to_tensor_parallel_region,
+    gather_from_tensor_parallel_region,
+)
 from megabert.parallel.rng import DropoutSeeds
 
 
@@ -40,7 +43,9 @@ class MlmHead(nn.Module):
     def transform(self, hidden: Tensor) -> Tensor:
         """``[M, H] -> [M, H]``, at the entrance of the split region."""
         (out,) = column_linear(hidden, [self.dense.weight], [None], TensorParallel())
-        return f(self.norm(self.activation(out, self.dense.bias)), self.tp)
+        return copy_to_tensor_parallel_region(
+            self.norm(self.activation(out, self.dense.bias)), self.tp
+        )
 
     def forward(
         self, hidden: Tensor, word_embeddings: Tensor, labels: Tensor | None = None
@@ -175,7 +180,7 @@ class BertForPreTraining(nn.Module):
         """MLM logits ``[B, S, V]`` at every position and sentence logits ``[B, 2]``; no gradient."""
         hidden = self.bert(input_ids, token_type_ids, attention_mask)  # [B, S, H]
         parts = self.mlm(hidden.flatten(0, 1), self.bert.embeddings.word_embeddings.weight)
-        words = gather_last_dim(parts, self.tp)[:, : self.config.vocab_size]
+        words = gather_from_tensor_parallel_region(parts, self.tp)[:, : self.config.vocab_size]
         words = words.unflatten(0, input_ids.shape)
         if self.nsp is None or self.bert.pooler is None:
             return words, None

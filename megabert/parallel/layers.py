@@ -6,8 +6,8 @@ Shapes in comments are local; t = tensor-parallel degree.
     RowParallelLinear       Y = X A^T + b    A split by input columns: each rank has [out, in/t]
     VocabParallelEmbedding  row look-up      table split by rows: each rank has [rows/t, width]
 
-Column then row is one block: one entrance (f or gather_tokens) for all column layers that read the
-same input, one exit (g or scatter_sum) inside the row layer.  Column layers that share an input go
+Column then row is one block: one entrance (f or gather_from_sequence_parallel_region) for all column layers that read the
+same input, one exit (g or reduce_scatter_to_sequence_parallel_region) inside the row layer.  Column layers that share an input go
 through :func:`megabert.parallel.linear.column_linear` together; ``product`` is the same for a layer
 alone, entrance or exit included, bias left out.
 
@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from megabert.kernels.ops import embedding
 from megabert.parallel.linear import column_linear, row_linear
-from megabert.parallel.mappings import scatter_sum, shared
+from megabert.parallel.mappings import (
+    parameters_in_sequence_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
 from megabert.parallel.products import Products
 from megabert.parallel.topology import TensorParallel
 
@@ -93,7 +96,7 @@ class RowParallelLinear(nn.Module):
         """Sum over ranks of the partial products, plus the bias once."""
         if self.tp.size == 1:
             return column_linear(x, [self.weight], [self.bias], _ALONE, self.products)[0]
-        (bias,) = shared([self.bias], self.tp)
+        (bias,) = parameters_in_sequence_parallel_region([self.bias], self.tp)
         return self.product(x) + bias  # [..., out]
 
     def product(self, x: Tensor) -> Tensor:
@@ -116,4 +119,6 @@ class VocabParallelEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Rows of this rank, zeros for the others' rows, summed by the exit."""
         first = self.first if self.tp.size > 1 else None
-        return scatter_sum(embedding(ids, self.weight, first), self.tp)  # [..., width]
+        return reduce_scatter_to_sequence_parallel_region(
+            embedding(ids, self.weight, first), self.tp
+        )  # [..., width]

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megabert.parallel.mappings import (
-    scatter_sum,
+    reduce_scatter_to_sequence_parallel_region,
     start_all_gather,
     start_all_reduce,
     start_reduce_scatter,
@@ -148,5 +148,5 @@ def row_linear(
         ``[T, in/t]``, this rank's own ``[T/t, out]``.
     """
     (partial,) = column_linear(x.reshape(-1, x.size(-1)), [weight], [None], _ALONE, products)
-    out = scatter_sum(partial, tp)
+    out = reduce_scatter_to_sequence_parallel_region(partial, tp)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], out.size(-1))

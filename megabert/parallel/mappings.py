@@ -1,27 +1,30 @@
-"""The communication operators of tensor and sequence parallelism.
+"""The communication operators of tensor and sequence parallelism, under Megatron-LM's names.
 
-Tensor parallelism (Shoeybi et al. 2019, section 3, figure 3): between the split regions every rank
+Tensor parallelism (Shoeybi et al. 2019, section 3, figure 3). Between the split regions every rank
 holds all tokens.
 
-    f                identity forward, all-reduce backward           entrance of a split region
-    g                all-reduce forward, identity backward           exit of a split region
+    copy_to_tensor_parallel_region                  (f) identity forward, all-reduce backward
+    reduce_from_tensor_parallel_region              (g) all-reduce forward, identity backward
 
 A block whose first matrix is split by columns and whose second by rows needs one f and one g: one
-all-reduce in each direction, two a layer (attention and MLP).
+all-reduce in each direction, two per layer (attention and MLP).
 
-Sequence parallelism (Korthikanti et al. 2022, section 4.2.2): between the split regions each of the t
+Sequence parallelism (Korthikanti et al. 2022, section 4.2.2). Between the split regions each of the t
 ranks holds its own tokens only, ``[T/t, H]`` of the flat ``[T, H]``, split along dimension 0.
 
-    gather_tokens    all-gather forward, reduce-scatter backward     entrance of a split region
-    scatter_sum      reduce-scatter forward, all-gather backward     exit of a split region
-    whole_tokens     all-gather forward, own part backward           exit to what all ranks compute alike
-    own_tokens       own part forward, all-gather backward           entrance from what all computed alike
-    shared           identity forward, one all-reduce backward       parameters used on own tokens
+    gather_from_sequence_parallel_region            all-gather forward, reduce-scatter backward, at the
+                                                    entrance of a split region; with
+                                                    ``tensor_parallel_output_grad=False`` the backward
+                                                    takes this rank's part, for what all ranks compute
+    reduce_scatter_to_sequence_parallel_region      reduce-scatter forward, all-gather backward, at the
+                                                    exit of a split region
+    scatter_to_sequence_parallel_region             this rank's part forward, all-gather backward
+    parameters_in_sequence_parallel_region          identity forward, one all-reduce backward
 
-An all-reduce is a reduce-scatter and an all-gather, so the same bytes travel; what is saved is the
-memory and the time of everything between the regions (LayerNorm, dropout, residual sums).  Without
-``tp.sequence_parallel`` gather_tokens is f, scatter_sum is g and the last three are the identity, so
-a model is written once.
+An all-reduce is a reduce-scatter followed by an all-gather, so sequence parallelism sends the same
+bytes. It saves the memory and the time of everything between the regions (LayerNorm, dropout, residual
+sums).  Without ``tp.sequence_parallel`` the gather is f (or the identity, if its gradient is not
+tensor parallel), the reduce-scatter is g, and the other two are the identity: a model is written once.
 """
 
 from __future__ import annotations
@@ -92,13 +95,13 @@ def _gathered(x: Tensor, tp: TensorParallel) -> Tensor:
     return whole
 
 
-def _scattered(x: Tensor, tp: TensorParallel) -> Tensor:
+def _reduce_scattered(x: Tensor, tp: TensorParallel) -> Tensor:
     own, work = start_reduce_scatter(x, tp)
     wait(work)
     return own
 
 
-class _F(torch.autograd.Function):
+class _CopyToTensorParallelRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
@@ -112,7 +115,7 @@ class _F(torch.autograd.Function):
         return total, None
 
 
-class _G(torch.autograd.Function):
+class _ReduceFromTensorParallelRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.mark_dirty(x)
@@ -125,40 +128,30 @@ class _G(torch.autograd.Function):
         return grads[0], None
 
 
-class _GatherTokens(torch.autograd.Function):
+class _GatherFromSequenceParallelRegion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: TensorParallel) -> Tensor:
-        ctx.tp = tp
+    def forward(ctx: Any, x: Tensor, tp: TensorParallel, sum_gradients: bool) -> Tensor:
+        ctx.tp, ctx.sum_gradients = tp, sum_gradients
         return _gathered(x, tp)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _scattered(grads[0], ctx.tp), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        own = _reduce_scattered if ctx.sum_gradients else _own
+        return own(grads[0], ctx.tp), None, None
 
 
-class _ScatterSum(torch.autograd.Function):
+class _ReduceScatterToSequenceParallelRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tp: TensorParallel) -> Tensor:
         ctx.tp = tp
-        return _scattered(x, tp)
+        return _reduce_scattered(x, tp)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _gathered(grads[0], ctx.tp), None
 
 
-class _WholeTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tp: TensorParallel) -> Tensor:
-        ctx.tp = tp
-        return _gathered(x, tp)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _own(grads[0], ctx.tp), None
-
-
-class _OwnTokens(torch.autograd.Function):
+class _ScatterToSequenceParallelRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tp: TensorParallel) -> Tensor:
         ctx.tp = tp
@@ -169,7 +162,7 @@ class _OwnTokens(torch.autograd.Function):
         return _gathered(grads[0], ctx.tp), None
 
 
-class _Shared(torch.autograd.Function):
+class _ParametersInSequenceParallelRegion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tp: TensorParallel, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.tp = tp
@@ -186,35 +179,42 @@ class _Shared(torch.autograd.Function):
         return None, *totals
 
 
-def f(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Enter a split region: ``x`` (the same on all ranks); its gradient is summed over the ranks."""
+def copy_to_tensor_parallel_region(x: Tensor, tp: TensorParallel) -> Tensor:
+    """f: enter a split region. ``x`` is the same on all ranks; its gradient is summed over them."""
     if tp.size == 1:
         return x
-    out: Tensor = _F.apply(x, tp.group)
+    out: Tensor = _CopyToTensorParallelRegion.apply(x, tp.group)
     return out
 
 
-def g(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Leave a split region: the sum of the ranks' partial ``x``; its gradient passes unchanged.
+def reduce_from_tensor_parallel_region(x: Tensor, tp: TensorParallel) -> Tensor:
+    """g: leave a split region. The ranks' partial ``x`` are summed; the gradient passes unchanged.
 
     ``x`` must be contiguous and is overwritten: a matrix product that nothing else reads.
     """
     if tp.size == 1:
         return x
-    out: Tensor = _G.apply(x, tp.group)
+    out: Tensor = _ReduceFromTensorParallelRegion.apply(x, tp.group)
     return out
 
 
-def gather_tokens(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Enter a split region: own ``[T/t, ...]`` to whole ``[T, ...]``, gradients summed over ranks."""
+def gather_from_sequence_parallel_region(
+    x: Tensor, tp: TensorParallel, *, tensor_parallel_output_grad: bool = True
+) -> Tensor:
+    """This rank's ``[T/t, ...]`` to all ``[T, ...]``.
+
+    ``tensor_parallel_output_grad``: the output enters a split region, so that each rank has a part of
+    its gradient and backward reduce-scatters. False: all ranks compute the same from the output, so
+    that each has the whole gradient and takes its part: nothing is sent in backward.
+    """
     if not tp.sequence_parallel:
-        return f(x, tp)
-    out: Tensor = _GatherTokens.apply(x, tp)
+        return copy_to_tensor_parallel_region(x, tp) if tensor_parallel_output_grad else x
+    out: Tensor = _GatherFromSequenceParallelRegion.apply(x, tp, tensor_parallel_output_grad)
     return out
 
 
-def scatter_sum(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Leave a split region: partial ``[T, ...]`` of each rank to the sum's own ``[T/t, ...]``.
+def reduce_scatter_to_sequence_parallel_region(x: Tensor, tp: TensorParallel) -> Tensor:
+    """Leave a split region: each rank's partial ``[T, ...]`` to its ``[T/t, ...]`` of their sum.
 
     ``x`` must be a product that nothing else reads: without sequence parallelism it is overwritten.
 
@@ -222,47 +222,38 @@ def scatter_sum(x: Tensor, tp: TensorParallel) -> Tensor:
         ValueError: T is not divisible by the tensor parallel degree.
     """
     if not tp.sequence_parallel:
-        return g(x, tp)
-    out: Tensor = _ScatterSum.apply(x, tp)
+        return reduce_from_tensor_parallel_region(x, tp)
+    out: Tensor = _ReduceScatterToSequenceParallelRegion.apply(x, tp)
     return out
 
 
-def whole_tokens(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Own ``[T/t, ...]`` to whole ``[T, ...]`` on all ranks, for what all of them compute alike.
-
-    Each rank then has the same gradient and keeps its own part: nothing is sent in backward.
-    """
-    if not tp.sequence_parallel:
-        return x
-    out: Tensor = _WholeTokens.apply(x, tp)
-    return out
-
-
-def own_tokens(x: Tensor, tp: TensorParallel) -> Tensor:
-    """Whole ``[T, ...]``, the same on all ranks, to own ``[T/t, ...]``; whole numbers too.
+def scatter_to_sequence_parallel_region(x: Tensor, tp: TensorParallel) -> Tensor:
+    """``[T, ...]``, the same on all ranks, to this rank's ``[T/t, ...]``; integer tensors too.
 
     Raises:
         ValueError: T is not divisible by the tensor parallel degree.
     """
     if not tp.sequence_parallel:
         return x
-    out: Tensor = _OwnTokens.apply(x, tp)
+    out: Tensor = _ScatterToSequenceParallelRegion.apply(x, tp)
     return out
 
 
-def shared(parameters: Sequence[Tensor], tp: TensorParallel) -> tuple[Tensor, ...]:
+def parameters_in_sequence_parallel_region(
+    parameters: Sequence[Tensor], tp: TensorParallel
+) -> tuple[Tensor, ...]:
     """Parameters that every rank holds whole and uses on its own tokens only.
 
-    In backward their gradients, each a sum over own tokens, are summed over the ranks together: one
-    all-reduce for all ``parameters``, when the last of them has its gradient.
+    In backward each gradient is a sum over this rank's tokens; the gradients are summed over the
+    ranks together, in one all-reduce, when the last of ``parameters`` has its gradient.
     """
     if not tp.sequence_parallel or not parameters:
         return tuple(parameters)
-    out: tuple[Tensor, ...] = _Shared.apply(tp, *parameters)
+    out: tuple[Tensor, ...] = _ParametersInSequenceParallelRegion.apply(tp, *parameters)
     return out
 
 
-def gather_last_dim(x: Tensor, tp: TensorParallel) -> Tensor:
+def gather_from_tensor_parallel_region(x: Tensor, tp: TensorParallel) -> Tensor:
     """``[..., n/t]`` of each rank joined to ``[..., n]`` on all; for evaluation, no gradient."""
     if tp.size == 1:
         return x

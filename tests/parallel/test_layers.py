@@ -24,7 +24,11 @@ from megabert.parallel.layers import (
     TensorParallel,
     VocabParallelEmbedding,
 )
-from megabert.parallel.mappings import f, g, gather_last_dim
+from megabert.parallel.mappings import (
+    copy_to_tensor_parallel_region,
+    gather_from_tensor_parallel_region,
+    reduce_from_tensor_parallel_region,
+)
 from megabert.parallel.topology import ProcessGroups, Topology
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import tiny_batch, tiny_config
@@ -56,22 +60,26 @@ class Collectives:
 def _operators(rank: int, world_size: int) -> None:
     tp = split_all_ways(rank, world_size)
     x = torch.full((2, 3), rank + 1.0, requires_grad=True)
-    entered = f(x, tp)
+    entered = copy_to_tensor_parallel_region(x, tp)
     assert torch.equal(entered, x)
     (entered * (rank + 1.0)).sum().backward()
     assert torch.equal(x.grad, torch.full((2, 3), 3.0))  # 1 + 2
     x.grad = None
-    left = g(x * 1.0, tp)
+    left = reduce_from_tensor_parallel_region(x * 1.0, tp)
     assert torch.equal(left, torch.full((2, 3), 3.0))
     (left * (rank + 1.0)).sum().backward()
     assert torch.equal(x.grad, torch.full((2, 3), rank + 1.0))
-    assert gather_last_dim(x, tp).tolist() == [[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]] * 2
+    assert (
+        gather_from_tensor_parallel_region(x, tp).tolist() == [[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]] * 2
+    )
 
 
 def test_f_and_g() -> None:
     run_ranks(_operators, 2)
     x = torch.ones(2)
-    assert f(x, TensorParallel()) is g(x, TensorParallel()) is x
+    alone = TensorParallel()
+    assert copy_to_tensor_parallel_region(x, alone) is x
+    assert reduce_from_tensor_parallel_region(x, alone) is x
 
 
 def _layers(rank: int, world_size: int) -> None:
@@ -96,9 +104,11 @@ def _layers(rank: int, world_size: int) -> None:
     assert torch.equal(embedded, table(ids))
     x = embedded.detach().requires_grad_()
     y = x.detach().requires_grad_()
-    torch.testing.assert_close(row(column(f(x, tp)).tanh()), down(up(y).tanh()))
+    torch.testing.assert_close(
+        row(column(copy_to_tensor_parallel_region(x, tp)).tanh()), down(up(y).tanh())
+    )
     with Collectives() as forward:
-        out = row(column(f(x, tp)).tanh())
+        out = row(column(copy_to_tensor_parallel_region(x, tp)).tanh())
     with Collectives() as backward:
         out.square().sum().backward()
     assert (forward.count, backward.count) == (1, 1)

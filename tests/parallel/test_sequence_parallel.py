@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,11 +21,10 @@ from megabert.parallel import mappings, products
 from megabert.parallel.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from megabert.parallel.linear import column_linear, row_linear
 from megabert.parallel.mappings import (
-    gather_tokens,
-    own_tokens,
-    scatter_sum,
-    shared,
-    whole_tokens,
+    gather_from_sequence_parallel_region,
+    parameters_in_sequence_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
 )
 from megabert.parallel.products import NativeProducts, WidenedProducts, products_for
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
@@ -36,6 +36,15 @@ TOKENS, WIDTH, INNER = 8, 6, 12
 def everyone(rank: int, world_size: int, *, sequence: bool = True) -> TensorParallel:
     tp = ProcessGroups.create(Topology(world_size, rank, world_size)).tensor_parallel
     return replace(tp, sequence_parallel=sequence)
+
+
+gathered_alike = partial(gather_from_sequence_parallel_region, tensor_parallel_output_grad=False)
+OPERATORS = (
+    gather_from_sequence_parallel_region,
+    gathered_alike,
+    reduce_scatter_to_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -52,7 +61,7 @@ def check_operators(rank: int, world_size: int) -> None:
     ranks = range(world_size)
     part = TOKENS // world_size
     # what every rank can compute: all ranks' inputs and the weights of all ranks' losses
-    partial = [leaf(random(TOKENS, 3, seed=r)) for r in ranks]
+    partials = [leaf(random(TOKENS, 3, seed=r)) for r in ranks]
     own = [leaf(random(part, 3, seed=10 + r)) for r in ranks]
     whole_weight = [random(TOKENS, 3, seed=20 + r) for r in ranks]
     own_weight = [random(part, 3, seed=30 + r) for r in ranks]
@@ -68,28 +77,42 @@ def check_operators(rank: int, world_size: int) -> None:
     here = leaf(own[rank].detach())
     whole = torch.cat(own)
     total = sum((whole * weight).sum() for weight in whole_weight)
-    check(gather_tokens(here, tp), whole_weight[rank], own[rank], whole, total)
+    check(
+        gather_from_sequence_parallel_region(here, tp), whole_weight[rank], own[rank], whole, total
+    )
 
     whole = torch.cat(own)  # computed alike on all ranks: one loss
     total = (whole * whole_weight[0]).sum()
-    check(whole_tokens(here, tp), whole_weight[0], own[rank], whole, total)
+    check(gathered_alike(here, tp), whole_weight[0], own[rank], whole, total)
 
-    here = leaf(partial[rank].detach())
-    summed = torch.stack(partial).sum(0)
+    here = leaf(partials[rank].detach())
+    summed = torch.stack(partials).sum(0)
     total = (summed * torch.cat(own_weight)).sum()
-    check(scatter_sum(here * 1.0, tp), own_weight[rank], partial[rank], summed[mine], total)
+    check(
+        reduce_scatter_to_sequence_parallel_region(here * 1.0, tp),
+        own_weight[rank],
+        partials[rank],
+        summed[mine],
+        total,
+    )
 
-    here = leaf(partial[0].detach())
-    total = (partial[0] * torch.cat(own_weight)).sum()
-    check(own_tokens(here, tp), own_weight[rank], partial[0], partial[0][mine], total)
+    here = leaf(partials[0].detach())
+    total = (partials[0] * torch.cat(own_weight)).sum()
+    check(
+        scatter_to_sequence_parallel_region(here, tp),
+        own_weight[rank],
+        partials[0],
+        partials[0][mine],
+        total,
+    )
 
     numbers = torch.arange(TOKENS)
-    assert torch.equal(own_tokens(numbers, tp), numbers[mine])
+    assert torch.equal(scatter_to_sequence_parallel_region(numbers, tp), numbers[mine])
     with pytest.raises(ValueError, match="7 tokens cannot be divided evenly"):
-        own_tokens(numbers[:7], tp)
+        scatter_to_sequence_parallel_region(numbers[:7], tp)
     with pytest.raises(ValueError, match="7 tokens cannot be divided evenly"):
-        scatter_sum(here[:7] * 1.0, tp)
-    for operator in (gather_tokens, scatter_sum, whole_tokens, own_tokens):
+        reduce_scatter_to_sequence_parallel_region(here[:7] * 1.0, tp)
+    for operator in OPERATORS:
         nothing = torch.zeros(0, 3, requires_grad=True)
         operator(nothing * 1.0, tp).sum().backward()
         assert nothing.grad.shape == (0, 3)
@@ -106,21 +129,21 @@ def check_shared(rank: int, world_size: int) -> None:
         return original(tensor, **kwargs)
 
     dist.all_reduce = counted  # type: ignore[assignment]
-    weight, bias = shared(parameters, tp)
+    weight, bias = parameters_in_sequence_parallel_region(parameters, tp)
     ((rank + 1.0) * weight.square().sum() + rank * bias.sum()).backward()
     dist.all_reduce = original
     assert calls == [7]  # one collective for both
     factor = world_size * (world_size + 1) / 2
     torch.testing.assert_close(parameters[0].grad, 2 * factor * parameters[0].detach())
     torch.testing.assert_close(parameters[1].grad, torch.full_like(bias, factor - world_size))
-    assert shared([], tp) == ()
+    assert parameters_in_sequence_parallel_region([], tp) == ()
 
 
 def test_operators_without_sequence_parallelism_do_nothing() -> None:
     x = torch.ones(3, requires_grad=True)
-    for operator in (gather_tokens, scatter_sum, whole_tokens, own_tokens):
+    for operator in OPERATORS:
         assert operator(x, TensorParallel()) is x
-    assert shared([x], TensorParallel())[0] is x
+    assert parameters_in_sequence_parallel_region([x], TensorParallel())[0] is x
     with pytest.raises(ValueError, match="tensor parallel degree above 1"):
         TensorParallel(sequence_parallel=True)
 
@@ -168,7 +191,7 @@ def check_block(rank: int, world_size: int, sequence: bool, shape: tuple[int, ..
     tp = everyone(rank, world_size, sequence=sequence)
     whole = random(*shape, WIDTH, seed=3)
     expected, grad_x, gradients = plain_block(whole)
-    own = own_tokens(whole, tp)
+    own = scatter_to_sequence_parallel_region(whole, tp)
     x = leaf(own)
     weights = {
         name: leaf(tp.cut(weight, SPLIT.get(name))) for name, weight in make_weights().items()
@@ -176,15 +199,15 @@ def check_block(rank: int, world_size: int, sequence: bool, shape: tuple[int, ..
     names = ("query", "key", "value")
     out = block(
         x,
-        shared([weights["row_bias"]], tp)[0],
+        parameters_in_sequence_parallel_region([weights["row_bias"]], tp)[0],
         lambda x: column_linear(
             x, [weights[n] for n in names], [weights[f"{n}_bias"] for n in names], tp
         ),
         lambda z: row_linear(z, weights["row"], tp),
     )
-    torch.testing.assert_close(out, own_tokens(expected, tp))
+    torch.testing.assert_close(out, scatter_to_sequence_parallel_region(expected, tp))
     (out * out.detach().cos()).sum().backward()
-    torch.testing.assert_close(x.grad, own_tokens(grad_x, tp))
+    torch.testing.assert_close(x.grad, scatter_to_sequence_parallel_region(grad_x, tp))
     for name, weight in weights.items():
         torch.testing.assert_close(weight.grad, tp.cut(gradients[name], SPLIT.get(name)), msg=name)
 
@@ -203,7 +226,7 @@ def check_layers(rank: int, world_size: int) -> None:
         words.weight.copy_(tp.cut(table, 0))
     ids = torch.arange(TOKENS) % 12
     embedded = words(ids)
-    assert torch.equal(embedded, own_tokens(table[ids], tp))
+    assert torch.equal(embedded, scatter_to_sequence_parallel_region(table[ids], tp))
     row(column.product(embedded).tanh()).square().sum().backward()
     plain = {name: leaf(weights[name]) for name in ("query", "row", "row_bias")}
     table = leaf(table)
