@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -25,9 +25,25 @@ Values = dict[str, dict[str, Any]]
 """Section name -> setting name -> value; only what a layer sets."""
 
 
-def setting(default: Any, help: str, *, flags: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help text; ``flags`` replaces the flag made from its name."""
-    return dataclasses.field(default=default, metadata={"help": help, "flags": flags})
+Choices = Callable[[], Iterable[str]]
+"""Names that a registry knows, asked for when a parser or the settings are made."""
+
+
+def setting(
+    default: Any, help: str, *, flags: tuple[str, ...] = (), choices: Choices | None = None
+) -> Any:
+    """A dataclass field with its help text.
+
+    Args:
+        flags: replaces the flag made from the field's name.
+        choices: names that the value must be one of, for names that a registry holds (models,
+            tasks, optimizers, formats). It is called when the parser or the settings are made, so
+            that names registered after the import of this field count. It must not import torch:
+            ``--help`` and every error of the command line come from it. The field's type is then
+            ``str`` (``str | None``). Names that are fixed are a ``Literal`` type instead.
+    """
+    metadata = {"help": help, "flags": flags, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _sections(cls: type) -> dict[str, type]:
@@ -69,7 +85,7 @@ def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentPars
         hints = _section_hints(section)
         for field in dataclasses.fields(section):
             names = field.metadata["flags"] or ("--" + field.name.replace("_", "-"),)
-            choices = _choices(hints[field.name])
+            choices = _choices(field, hints[field.name])
             default = "" if field.default is None else f" [{_shown(field.default)}]"
             group.add_argument(
                 *names,
@@ -87,7 +103,9 @@ def _shown(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
-def _choices(hint: Any) -> tuple[Any, ...] | None:
+def _choices(field: dataclasses.Field[Any], hint: Any) -> tuple[Any, ...] | None:
+    if field.metadata["choices"] is not None:
+        return tuple(field.metadata["choices"]())
     for part in (hint, *get_args(hint)):
         if get_origin(part) is Literal:
             return get_args(part)
@@ -154,6 +172,16 @@ def join(*layers: Values) -> Values:
 def build(cls: type[Settings], values: Values) -> Settings:
     """Check ``values`` and make the settings; all errors at once, each with its path."""
     sections = {name: values.get(name, {}) for name in _sections(cls)}
+    problems = [
+        f"{name}.{field.name} = {value!r}: expected one of {', '.join(choices)}"
+        for name, section in _sections(cls).items()
+        for field in dataclasses.fields(section)
+        if field.metadata["choices"] is not None
+        and (value := sections[name].get(field.name)) is not None
+        and value not in (choices := tuple(field.metadata["choices"]()))
+    ]
+    if problems:
+        raise UserError(f"wrong settings: {'; '.join(problems)}")
     try:
         return TypeAdapter(cls).validate_python(sections)
     except ValidationError as error:

@@ -42,7 +42,7 @@ RECIPES: dict[int, Recipe] = {
 class ModelSettings:
     """Model"""
 
-    model: str = setting("bert-large", "preset: " + ", ".join(MODELS))
+    model: str = setting("bert-large", "preset", choices=lambda: MODELS)
     hidden_size: PositiveInt | None = setting(None, "overrides the preset's hidden_size")
     num_hidden_layers: PositiveInt | None = setting(None, "overrides the preset's layers")
     num_attention_heads: PositiveInt | None = setting(None, "overrides the preset's heads")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,25 @@ def test_every_flag_is_a_setting_with_help() -> None:
     text = flags.make_parser(PretrainSettings, "pretrain.py", "").format_help()
     assert "--tensor-parallel" in text
     assert "--deepspeed_config" in text
+
+
+def test_choices_of_a_registry_are_read_when_they_are_needed(tmp_path: Path) -> None:
+    names = ["one"]
+
+    @dataclasses.dataclass(frozen=True)
+    class Section:
+        rule: str = flags.setting("one", "rule", choices=lambda: names)
+
+    @dataclasses.dataclass(frozen=True)
+    class Whole:
+        section: Section
+
+    with patch.dict(globals(), Section=Section):
+        names.append("two")
+        assert "one|two" in flags.make_parser(Whole, "x", "").format_help()
+        assert flags.build(Whole, {"section": {"rule": "two"}}).section.rule == "two"
+        with pytest.raises(UserError, match="three.*expected one of one, two"):
+            flags.build(Whole, {"section": {"rule": "three"}})
 
 
 def test_launchers_local_rank_is_taken() -> None:
