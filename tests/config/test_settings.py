@@ -97,7 +97,7 @@ def test_choices_of_a_registry_are_read_when_they_are_needed(tmp_path: Path) -> 
         names.append("two")
         assert "one|two" in flags.make_parser(Whole, "x", "").format_help()
         assert flags.build(Whole, {"section": {"rule": "two"}}).section.rule == "two"
-        with pytest.raises(UserError, match="three.*expected one of one, two"):
+        with pytest.raises(UserError, match=r"three.*expected one of one, two"):
             flags.build(Whole, {"section": {"rule": "three"}})
 
 

@@ -406,7 +406,7 @@ def test_rows_of_the_tables() -> None:
     ("argv", "message"),
     [
         (["--gpu", "h1000"], "unknown device"),
-        (["--model", "bert-huge"], "unknown model"),
+        (["--model", "bert-huge"], "bert-huge.*bert-large"),
         (["--gpus", "0"], "machine.gpus"),
         (["--gpus", "6", "--tensor-parallel", "4"], "not a multiple"),
         (["--gpus", "7"], "don't multiply out"),
