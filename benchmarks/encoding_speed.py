@@ -21,8 +21,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from megabert.common.log import run_command
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
 BATCH_CHARACTERS = 2**20

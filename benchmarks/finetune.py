@@ -46,7 +46,7 @@ from benchmarks.steps.rounds import (
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.model import ModelConfig, model_config
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds

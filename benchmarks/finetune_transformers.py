@@ -33,7 +33,8 @@ from megabert.common.log import Progress, run_command
 from megabert.common.names import RUN_RESULTS
 from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import partition
 from megabert.engine.config import resolve_batch, resolve_precision
 from megabert.finetune.command import TOKENS_PER_MICRO_STEP, resolve

@@ -25,7 +25,7 @@ from megabert.data.prepare.plan import make_plan
 from megabert.data.shards.writer import ShardHeader, ShardWriter
 from megabert.data.text.input.sources import iter_pages
 from megabert.data.text.input.streams import open_streams
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 
 STAGES = {
     "decompress": ("text/input/streams", "text/input/bzip2"),

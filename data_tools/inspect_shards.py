@@ -39,7 +39,8 @@ from megabert.data.samples.masking import Masking, MaskSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 
 COLOURS: dict[Kind, str] = {"mask": "33", "random": "31", "kept": "32"}
 

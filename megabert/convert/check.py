@@ -30,7 +30,8 @@ from megabert.convert.whole_model import (
     WholeModel,
     build,
 )
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 
 TOLERANCE = 1e-5
 TOP = 5

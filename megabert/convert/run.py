@@ -34,7 +34,8 @@ from megabert.convert.name_table import first_names
 from megabert.convert.read_back import same_tensors
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.weight_files import new_folder
 
 RECORD = "conversion.json"

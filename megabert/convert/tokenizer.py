@@ -7,7 +7,8 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.convert.huggingface.config import read_object
-from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.weight_files import TOKENIZER_FILES
 
 

@@ -14,7 +14,8 @@ from megabert.config.flags import Values
 from megabert.convert import checkpoint as own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import broadcast_object, broadcast_tensors
 from megabert.engine.config import BatchSizes, resolve_batch
 from megabert.engine.launch import World

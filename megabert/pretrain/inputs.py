@@ -21,7 +21,8 @@ from megabert.data.samples.masking import MaskSettings, default_max_predictions
 from megabert.data.samples.pairs import SampleSettings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, load_manifest
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.config import (
     BatchSizes,
     deepspeed_values,

@@ -15,7 +15,7 @@ from megabert.common.errors import UserError
 from megabert.common.names import TOKENIZER_FOLDER
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.convert.run import Request, convert
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.convert_folders import make
 from tests.helpers.distributed import run_ranks
 

@@ -19,7 +19,7 @@ from megabert.data.prepare.train_tokenizer import (
     train_tokenizer,
 )
 from megabert.data.shards.manifest import ShardError
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.small_dump import write_dump, write_vocabulary
 
 SHARD = "shard_wiki.py"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.registry import make_task
 from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings
 from megabert.tasks.tagging.entity_spans import Entity

@@ -17,7 +17,7 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.init import initialize_weights
 from megabert.model.weights import save_weights
 from megabert.parallel.layers import TensorParallel

@@ -74,6 +74,63 @@ def test_the_allowed_imports_have_no_circle() -> None:
             del left[name]
 
 
+def _imported_files(path: Path, files: set[str]) -> set[str]:
+    """The modules among ``files`` that a file imports; of a package, the submodule if one is named."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in files else node.module)
+    return found & files
+
+
+def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of modules that reach each other (Tarjan's strongly connected components)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in number:
+                visit(other)
+            if other in stack:
+                lowest[module] = min(lowest[module], lowest[other])
+        if lowest[module] == number[module]:
+            at = stack.index(module)
+            if len(stack) - at > 1:
+                circles.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for module in sorted(graph):
+        if module not in number:
+            visit(module)
+    return circles
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
+    assert _circles(graph) == [["b", "c"]]
+    assert _circles(graph | {"d": {"a"}}) == [["a", "b", "c", "d"]]
+    assert _circles(graph | {"c": {"d"}}) == []
+
+
+def test_files_have_no_circle(root: Path) -> None:
+    """Of imports within functions and of those for type checking too."""
+    files = {}
+    for path in sorted((root / "megabert").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        files[".".join(parts).removesuffix(".__init__")] = path
+    graph = {module: _imported_files(path, set(files)) - {module} for module, path in files.items()}
+    assert not _circles(graph), "\n".join(" <-> ".join(circle) for circle in _circles(graph))
+
+
 def test_only_engine_and_checkpoint_import_deepspeed(root: Path) -> None:
     wrong = [
         str(path.relative_to(root))

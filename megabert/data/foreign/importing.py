@@ -40,8 +40,9 @@ from megabert.data.shards.manifest import (
     file_sha256,
     save_manifest,
 )
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
+from megabert.data.tokenizers.load import load_tokenizer
 
 REPEATED = "repeated"
 """Drop reason of a document whose text stands in earlier ones."""

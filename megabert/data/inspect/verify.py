@@ -15,7 +15,7 @@ from megabert.data.shards.manifest import (
 )
 from megabert.data.shards.reader import ShardFile
 from megabert.data.shards.shard_set import check_file, check_membership
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 
 
 def verify_folder(folder: Path, report: Callable[[int, int, str], None] | None = None) -> Manifest:

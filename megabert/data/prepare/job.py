@@ -47,7 +47,8 @@ from megabert.data.shards.manifest import (
     TokenizerInfo,
     save_manifest,
 )
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 
 _WORKERS_A_READER = 16  # so many workers can be fed by one reader of a stream
 

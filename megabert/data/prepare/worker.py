@@ -28,8 +28,9 @@ from megabert.data.text.input.bzip2 import OVERLAP, BlockFile, Marks, find_marks
 from megabert.data.text.input.segments import FileForm, Segment, inspect_file
 from megabert.data.text.input.sources import file_sha256, iter_file
 from megabert.data.text.pages import Page
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
+from megabert.data.tokenizers.load import load_tokenizer
 
 
 class _Worker:

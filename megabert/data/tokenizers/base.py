@@ -1,8 +1,7 @@
-"""Tokenizers by one interface: WordPiece vocabularies, SentencePiece models, ``tokenizer.json``.
+"""What all tokenizers share: the interface, special tokens, character classes.
 
-``load_tokenizer`` takes a ``vocab.txt``, a SentencePiece ``.model``, a ``tokenizer.json``, or a
-folder that holds one of them (a Hugging Face folder, or ``tokenizer/`` of a folder of shards).
-Text never becomes a special token here: ``[MASK]`` written in an article is five characters and
+The implementations are WordPiece vocabularies (``wordpiece``), SentencePiece models
+(``sentencepiece``) and ``tokenizer.json`` (``json_file``); ``load`` chooses among them. Text never becomes a special token here: ``[MASK]`` written in an article is five characters and
 two brackets, as with transformers' ``split_special_tokens=True``.
 """
 
@@ -146,69 +145,6 @@ class Tokenizer(ABC):
         return TokenizerInfo(
             self.kind, self.sha256, self.vocab_size, self.lower_case, self.special, digests
         )
-
-
-def load_tokenizer(path: Path | str, *, lower_case: bool | None = None) -> Tokenizer:
-    """Load a tokenizer from a file or folder.
-
-    lower_case: only for a bare ``vocab.txt``, where it overrides what is read off the vocabulary
-    (an entry with an ASCII capital letter means cased). Everywhere else the files decide, and a
-    contrary value is an error.
-
-    Raises ``UserError`` in one line when nothing is there, the file is no vocabulary, or one of
-    the five special tokens is missing.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such tokenizer file or folder")
-    try:
-        tokenizer = _load(path, lower_case)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a vocabulary: it is not UTF-8 text") from None
-    if lower_case is not None and tokenizer.lower_case != lower_case:
-        named = "lower-casing" if tokenizer.lower_case else "cased"
-        raise UserError(
-            f"{path}: this tokenizer is {named} by its own files; leave --lower-case/--cased out"
-        )
-    return tokenizer
-
-
-def _load(path: Path, lower_case: bool | None) -> Tokenizer:
-    # The implementations build on this module, so they are imported here.
-    from megabert.data.tokenizers import json_file, sentencepiece, wordpiece
-
-    if path.is_dir():
-        config = _read_json(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
-        for name in SENTENCEPIECE_FILES:
-            if (path / name).is_file():
-                return sentencepiece.load(path / name)
-        if (path / JSON_FILE).is_file():
-            return json_file.load(path / JSON_FILE)
-        if (path / VOCAB_FILE).is_file():
-            return wordpiece.load(path / VOCAB_FILE, None, config)
-        raise UserError(
-            f"{path}: no tokenizer in this folder; expected {VOCAB_FILE}, {JSON_FILE} or "
-            f"{SENTENCEPIECE_FILES[0]}"
-        )
-    if path.suffix == ".model":
-        return sentencepiece.load(path)
-    if path.suffix == ".json":
-        return json_file.load(path)
-    config_path = path.parent / CONFIG_FILE
-    config = {}
-    if path.name == VOCAB_FILE and lower_case is None and config_path.is_file():
-        config = _read_json(config_path)
-    return wordpiece.load(path, lower_case, config)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return content
 
 
 def find_special(place: Path, ids: Mapping[str, int]) -> tuple[dict[str, str], SpecialIds]:

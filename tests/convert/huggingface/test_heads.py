@@ -21,7 +21,7 @@ from megabert.convert.whole_model import (
     build,
     settle,
 )
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import make
 

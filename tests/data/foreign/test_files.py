@@ -29,7 +29,7 @@ from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.data.tokenizers.protobuf import packed_varints
 from tests.helpers.foreign_shards import (
     LAYOUTS,

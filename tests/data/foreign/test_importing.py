@@ -25,7 +25,8 @@ from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.writer import Document, write_corpus
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.foreign_shards import samples_of, write_fixed, write_tfrecord, write_variable
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]

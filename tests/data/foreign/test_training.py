@@ -19,7 +19,7 @@ from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.pretrain.inputs import open_inputs, resolve
 from tests.helpers.foreign_shards import LAYOUTS, samples_of, write_fixed, write_variable
 from tests.helpers.training_runs import TINY, losses, make_shards, metrics, train

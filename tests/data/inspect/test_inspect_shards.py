@@ -28,7 +28,7 @@ from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import ShardError, load_manifest
 from megabert.data.shards.writer import Document, write_corpus
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.small_dump import write_vocabulary
 
 SHARDS, DOCUMENTS = 3, 10

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.corruption import make_faults, summarise, try_faults
 from megabert.common import names
 from megabert.data.shards.corpus import Document, write_corpus
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.small_dump import write_vocabulary
 
 

@@ -20,8 +20,9 @@ from megabert.data.samples.masking import Masker, MaskSettings
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages
 from megabert.data.tokenizers import chinese_words
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import ChineseWords, find_words
+from megabert.data.tokenizers.load import load_tokenizer
 
 TEXT = st.text(
     st.one_of(

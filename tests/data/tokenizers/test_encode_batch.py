@@ -11,8 +11,9 @@ import pytest
 
 from megabert.data.prepare.train_tokenizer import TrainingSettings, train_tokenizer
 from megabert.data.tokenizers import wordpiece_batch
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.data.tokenizers.wordpiece import WordPieceTokenizer
 from tests.helpers.text_strategies import random_texts
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megabert.data.prepare.train_tokenizer import TrainingSettings, train_tokenizer
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.text_strategies import TEXT, random_texts
 
 VOCABULARIES = ("uncased", "cased", "chinese")

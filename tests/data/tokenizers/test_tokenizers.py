@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.data.tokenizers.sentencepiece_model import read_model
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -127,7 +128,7 @@ def test_casing_is_read_off_the_vocabulary(tmp_path: Path, shared_data: Path) ->
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert not load_tokenizer(tmp_path).lower_case
     assert not load_tokenizer(path).lower_case
-    with pytest.raises(UserError, match="cased by its own files"):
+    with pytest.raises(UserError, match="cased according to its own files"):
         load_tokenizer(tmp_path, lower_case=True)
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.tfrecord import frame
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.classification import metrics
 from megabert.tasks.classification.features import join_texts, truncated
 from megabert.tasks.classification.glue import GLUE

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.tfrecord import frame
-from megabert.data.tokenizers.base import Tokenizer, load_tokenizer
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.config import flags
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.finetune.settings import FinetuneSettings
 from megabert.tasks.batches import packed
 from megabert.tasks.settings import SquadSettings

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.tagging.cluener import as_label, clue_f1, read_cluener
 from tests.helpers.tagging_files import entity, gold_labels, make, outputs_for, tokenizer
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.data.tokenizers.base import load_tokenizer
+from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.tagging.conll import read_conll
 from megabert.tasks.tagging.entity_spans import SCHEMES, Entity, tags_of
 from tests.helpers.tagging_files import entity, gold_labels, make, outputs_for, tokenizer
