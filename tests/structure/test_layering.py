@@ -158,3 +158,16 @@ def test_data_tools_need_no_torch(tool: str, root: Path) -> None:
                 for file in (target.with_suffix(".py"), target / "__init__.py"):
                     if file.is_file() and file not in seen:
                         todo.append(file)
+
+
+def test_imported_modules_exist(root: Path) -> None:
+    """mypy is silent about modules that it does not find."""
+    wrong = []
+    for folder in ("megabert", "launch", "data_tools", "benchmarks", "tests"):
+        for path in sorted((root / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megabert"):
+                    target = root / Path(*str(node.module).split("."))
+                    if not (target.with_suffix(".py").is_file() or target.is_dir()):
+                        wrong.append(f"{path.relative_to(root)} imports {node.module}")
+    assert not wrong, "\n".join(wrong)

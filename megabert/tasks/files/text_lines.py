@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.dropout_seeds import open_streams
+from megabert.data.text.input.streams import open_streams
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
