@@ -121,15 +121,15 @@ def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]
     script = (
         "import time, pathlib\n"
         "from pathlib import PosixPath\n"
-        "from megabert.data import sharding, sharding_worker\n"
+        "from megabert.data.prepare import job, worker\n"
         "from megabert.data.prepare.job import ShardingOptions\n"
         "from megabert.common.log import run_command\n"
-        "encode = sharding_worker.encode_pages\n"
+        "encode = worker.encode_pages\n"
         "def slow(*arguments):\n"
         f"    time.sleep({delay})\n"
         "    return encode(*arguments)\n"
-        "sharding_worker.encode_pages = slow\n"
-        f"run_command(lambda argv: sharding.shard({options!r}) and 0)\n"
+        "worker.encode_pages = slow\n"
+        f"run_command(lambda argv: job.shard({options!r}) and 0)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
