@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from unittest.mock import patch
@@ -155,25 +156,27 @@ def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) ->
 
 
 def test_shipped_deepspeed_files(root: Path) -> None:
+    """One file per ZeRO stage and precision; the recipe of the phase stays in force with each."""
     files = sorted((root / "ds_configs").glob("*.json"))
-    assert len(files) == 24
-    for path in files:
-        size, phase, zero, precision = path.stem.removeprefix("bert-").split("-")
-        made = settings(
-            "--model", f"bert-{size}", "--phase", phase[-1], "--deepspeed_config", str(path)
-        )
-        assert made.parallel.zero_stage == int(zero[-1])
+    assert len(files) == 12
+    table = (root / "ds_configs" / "README.md").read_text(encoding="utf-8")
+    for path, phase in itertools.product(files, (1, 2)):
+        stage, precision = path.stem.removeprefix("zero").split("-")
+        made = settings("--phase", str(phase), "--deepspeed_config", str(path))
+        assert f"`{path.name}`" in table
+        assert made.parallel.zero_stage == int(stage)
         assert made.parallel.precision == precision
-        recipe = RECIPES[int(phase[-1])]
-        if size != "tiny":
-            assert made.batch.global_batch_size == recipe.global_batch_size
-            assert made.optimizer.lr == recipe.lr
+        assert made.batch.global_batch_size == RECIPES[phase].global_batch_size
+        assert made.optimizer.lr == RECIPES[phase].lr
         for ranks in (1, 8):
             batch = resolve_batch(made.batch, ranks, 64)
             raw = read_deepspeed_config(path)
             config = make_deepspeed_config(raw, batch, made.optimizer, made.parallel, precision)
             assert config["train_batch_size"] == made.batch.global_batch_size
-            assert config[precision]["enabled"]
+            assert config["zero_optimization"]["stage"] == int(stage)
+            assert [name for name in ("bf16", "fp16") if config[name]["enabled"]] == [
+                name for name in ("bf16", "fp16") if name == precision
+            ]
             assert "optimizer" not in config
 
 
