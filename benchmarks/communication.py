@@ -37,8 +37,9 @@ from megabert.common.log import run_command
 from megabert.config.model import model_config
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine import launch
-from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
+from megabert.engine.training_engine import TrainingEngine
 from megabert.model.heads import BertForPreTraining
 from megabert.parallel.mappings import (
     start_all_gather,
@@ -144,7 +145,7 @@ def measure_updates(
             one_update(engine)
             for _ in range(2):
                 times[bucket].append(one_update(engine))
-            engine.deepspeed.destroy()
+            engine.close()
             del engine
     micro_steps = max(arguments.accumulation - 1, 1)
     return [

@@ -17,9 +17,10 @@ from benchmarks.steps.peers import our_model, their_loss, transformers_bert, who
 from benchmarks.steps.plain_bert import plain_bert
 from megabert.config.model import ModelConfig
 from megabert.config.training import OptimizerSettings, ParallelSettings
-from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
+from megabert.engine.training_engine import TrainingEngine
 from megabert.optim.param_groups import parameter_groups
 
 LR, CLIP, DECAY, BETAS, EPS = 1e-4, 1.0, 0.01, (0.9, 0.999), 1e-6

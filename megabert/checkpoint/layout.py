@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from megabert.engine.build import TrainingEngine
-from megabert.engine.zero.partitions import is_split, local_shape, slices_of
+from megabert.engine.training_engine import TrainingEngine
+from megabert.engine.zero.partitions import is_split, local_shape
 
 _BYTES_OF_STATE = 12  # fp32 master weight and two moments
 
@@ -38,8 +38,7 @@ class Layout:
     @classmethod
     def of(cls, engine: TrainingEngine) -> Layout:
         """The layout of a live engine."""
-        topology, inner = engine.world.topology, engine.deepspeed.optimizer
-        base = engine.deepspeed.basic_optimizer
+        topology, base = engine.world.topology, engine.optimizer
         rule = getattr(base, "rule", None)
         return cls(
             topology.world_size,
@@ -47,7 +46,7 @@ class Layout:
             engine.zero_stage,
             engine.precision,
             type(base).__name__ + (f" ({rule})" if rule else ""),
-            "none" if inner is base else type(inner).__name__,
+            engine.optimizer_wrapper,
             _slices(engine),
         )
 
@@ -100,7 +99,7 @@ class Layout:
 
 
 def _slices(engine: TrainingEngine) -> list[str]:
-    slices = slices_of(engine.deepspeed)
+    slices = engine.slices()
     parts = [(item.flat.numel(), item.partition.names) for item in slices]
     if engine.zero_stage == 0:
         names = tuple(name for _, one in parts for name in one)
@@ -112,28 +111,21 @@ def _slices(engine: TrainingEngine) -> list[str]:
 
 
 def counters(engine: TrainingEngine) -> dict[str, Any]:
-    """What an engine counts besides its updates: skipped updates, and fp16's loss scale."""
+    """What an engine counts apart from its updates: skipped updates, and fp16's loss scale."""
     values: dict[str, Any] = {"skipped_steps": engine.skipped_steps}
-    if engine.precision == "fp16":
-        values["loss_scale"] = float(engine.deepspeed.optimizer.loss_scale)
+    if engine.loss_scale is not None:
+        values["loss_scale"] = engine.loss_scale
     return values
 
 
-def set_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
-    """Have ``engine`` count and schedule on from a checkpoint's record.
-
-    A loss scale passes from fp16 to fp16 where it is dynamic; one that a user has fixed stays.
-    """
-    step, skipped = int(record["step"]), int(record.get("skipped_steps", 0))
-    inner = engine.deepspeed
-    inner.lr_scheduler.load_state_dict({"applied_steps": step})
-    inner.skipped_steps = skipped
-    inner.global_steps = step + skipped
-    inner.global_samples = inner.global_steps * inner.train_batch_size()
-    engine.steps_done = step
+def restore_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
+    """Set the engine's counters, schedule and fp16 loss scale from a checkpoint's record."""
     scale = record.get("loss_scale")
-    if engine.precision == "fp16" and scale is not None and inner.dynamic_loss_scale():
-        inner.optimizer.loss_scale = float(scale)
+    engine.restore_counters(
+        int(record["step"]),
+        int(record.get("skipped_steps", 0)),
+        None if scale is None else float(scale),
+    )
 
 
 def state_bytes(engine: TrainingEngine) -> int:

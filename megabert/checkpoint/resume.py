@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from megabert.checkpoint.layout import Layout, set_counters, state_bytes
+from megabert.checkpoint.layout import Layout, restore_counters, state_bytes
 from megabert.checkpoint.record import Checkpoint, damaged_file
 from megabert.checkpoint.save_load import check_space, newest_checkpoint, shared_fault
 from megabert.checkpoint.universal import (
@@ -33,9 +33,8 @@ from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING
 from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object
-from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
-from megabert.engine.zero.whole_tensors import optimizer_step, write_state
+from megabert.engine.training_engine import TrainingEngine
 from megabert.model.heads import BertForPreTraining
 
 # Fields of a model that a phase change may alter: they shape no tensor.
@@ -130,7 +129,7 @@ def _write_whole(
                 f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"
             )
         tensors: Any = whole if moments else _WeightsOnly(whole)
-        write_state(engine.deepspeed, world.tp, tensors, step=step)
+        engine.load_whole_tensors(tensors, step)
         return whole.step
     finally:
         world.barrier()
@@ -162,7 +161,8 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
     """
     before, now = Layout.from_record(checkpoint.record), Layout.of(engine)
     if before.fits(now):
-        _load_files(engine, checkpoint)
+        if not engine.load_files(checkpoint.folder, checkpoint.step):
+            raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
     else:
         run = checkpoint.folder.parent.parent
         step = _write_whole(
@@ -174,34 +174,10 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
             step=checkpoint.step,
         )
         _require_step(checkpoint, "optimizer", step)
-        set_counters(engine, checkpoint.record)
-    _require_step(checkpoint, "schedule", engine.deepspeed.lr_scheduler.applied_steps)
-    _require_step(checkpoint, "optimizer", optimizer_step(engine.deepspeed))
+        restore_counters(engine, checkpoint.record)
+    _require_step(checkpoint, "schedule", engine.scheduled_steps)
+    _require_step(checkpoint, "optimizer", engine.optimizer_steps)
     get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
-
-
-def _load_files(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
-    """Have DeepSpeed load its own files: weights, moments, schedule and counters, bit for bit.
-
-    DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those of
-    this run stay in force, so that a flag given on resume has its effect.
-    """
-    base, inner = engine.deepspeed.basic_optimizer, engine.deepspeed.optimizer
-    settings = [
-        {key: value for key, value in group.items() if key not in ("params", "lr", "step")}
-        for group in base.param_groups
-    ]
-    clipping = getattr(inner, "clip_grad", None)
-    path, _ = engine.deepspeed.load_checkpoint(
-        str(checkpoint.folder.parent), tag=checkpoint.folder.name
-    )
-    if path is None:
-        raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
-    for group, own in zip(base.param_groups, settings):
-        group.update(own)
-    if clipping is not None:
-        inner.clip_grad = clipping
-    engine.steps_done = checkpoint.step
 
 
 def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:

@@ -11,7 +11,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS
 from megabert.engine.broadcast import broadcast_object
-from megabert.engine.build import TrainingEngine
+from megabert.engine.training_engine import TrainingEngine
 
 
 def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkpoint | None:

@@ -44,8 +44,8 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
 from megabert.engine.broadcast import broadcast_object
-from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
+from megabert.engine.training_engine import TrainingEngine
 
 
 class _RecordingEngine(TorchCheckpointEngine):
@@ -105,7 +105,7 @@ def save_checkpoint(
             shutil.rmtree(stale, ignore_errors=True)
         check_space(base, state_bytes(engine), "a checkpoint")
     world.barrier()
-    written, failures = _write_files(engine, base, partial, record, universal_info)
+    written, failures = _write_files(engine, partial, record, universal_info)
     if not failures and world.is_main:
         try:
             _finish(partial, final, {**record, "files": written})
@@ -129,25 +129,17 @@ def save_checkpoint(
 
 def _write_files(
     engine: TrainingEngine,
-    base: Path,
     partial: Path,
     record: dict[str, Any],
     universal_info: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     """Have DeepSpeed write all ranks' files; size and sum of each, and what failed on any rank."""
     writer = _RecordingEngine()
-    previous, engine.deepspeed.checkpoint_engine = engine.deepspeed.checkpoint_engine, writer
+    client_state = {"megabert": record, "universal_checkpoint_info": universal_info}
     try:
-        engine.deepspeed.save_checkpoint(
-            str(base),
-            tag=partial.name,
-            client_state={"megabert": record, "universal_checkpoint_info": universal_info},
-            save_latest=False,
-        )
+        engine.save_files(partial, client_state, writer)
     except OSError as error:
         writer.failure = str(error)
-    finally:
-        engine.deepspeed.checkpoint_engine = previous
     everyone: list[Any] = [None] * engine.world.topology.world_size
     torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
     failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]

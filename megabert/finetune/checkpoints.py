@@ -11,9 +11,8 @@ import torch
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object, broadcast_tensors
-from megabert.engine.build import TrainingEngine
 from megabert.engine.launch import World
-from megabert.engine.zero.whole_tensors import iterate_state, write_state
+from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.inputs import Inputs
 from megabert.finetune.settings import FinetuneSettings
 from megabert.model.init import initialize_weights
@@ -77,7 +76,7 @@ class Final:
         if broadcast_object(self.world, lambda: (self.step, self._record) == (step, record)):
             return
         tensors = {}
-        for name, values in iterate_state(self.engine.deepspeed, self.world.tp, ("weight",)):
+        for name, values in self.engine.whole_tensors(("weight",)):
             if self.world.is_main:
                 tensors[name] = values["weight"].cpu()
         source = self.inputs.model
@@ -116,5 +115,5 @@ class Final:
 
         labels, record = broadcast_object(self.world, read)
         whole = {name: {"weight": t} for name, t in broadcast_tensors(self.world, tensors).items()}
-        write_state(self.engine.deepspeed, self.world.tp, whole, self.step or 0)
+        self.engine.load_whole_tensors(whole, self.step or 0)
         self.task.load_labels(labels, record)

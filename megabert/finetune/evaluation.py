@@ -13,7 +13,7 @@ import torch
 
 from megabert.common.log import Progress
 from megabert.engine.broadcast import broadcast_object, gather_rows, partition
-from megabert.engine.build import TrainingEngine
+from megabert.engine.training_engine import TrainingEngine
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import rows_on_device
 

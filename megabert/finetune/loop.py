@@ -18,11 +18,12 @@ from megabert.common.log import Progress, get_logger, human_duration
 from megabert.common.names import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
 from megabert.config import flags
 from megabert.config.model import ModelConfig
-from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.build import build_engine
 from megabert.engine.launch import World
 from megabert.engine.metrics.devices import peak_memory
 from megabert.engine.metrics.throughput import each_rank
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
+from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.checkpoints import Final, build_model
 from megabert.finetune.evaluation import SCORING, TEST, publish, score, shown
 from megabert.finetune.inputs import Inputs, claim_output, divide
@@ -206,7 +207,7 @@ class Loop:
         line = {
             "step": step,
             "loss": loss,
-            "lr": self.engine.deepspeed.lr_scheduler.lr(step),
+            "lr": self.engine.learning_rate_at(step),
             "grad_norm": norm,
             "samples_per_second": rates["samples_per_second"] * ranks,
             "tokens_per_second": rates["tokens_per_second"] * ranks,
@@ -281,7 +282,7 @@ class Loop:
 
     def release(self) -> None:
         """Give model and optimizer back, so that another run can follow in the same process."""
-        self.engine.deepspeed.destroy()
+        self.engine.close()
         del self.engine, self.final
         gc.collect()
         if self.world.device.type == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from megabert.config.training import PretrainSettings
-from megabert.engine.build import TrainingEngine
+from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import held_out_batches
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Sums

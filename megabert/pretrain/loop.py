@@ -40,7 +40,7 @@ from megabert.config.flags import Values
 from megabert.config.training import PretrainSettings
 from megabert.data.samples import skip
 from megabert.engine.broadcast import broadcast_object
-from megabert.engine.build import TrainingEngine, build_engine
+from megabert.engine.build import build_engine
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
 from megabert.engine.metrics.clock import OTHER
@@ -48,6 +48,7 @@ from megabert.engine.metrics.profiler import profiled, require_room
 from megabert.engine.metrics.throughput import Meter
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
+from megabert.engine.training_engine import TrainingEngine
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
@@ -332,7 +333,7 @@ class Loop:
         line = {
             "step": step,
             **self.unlogged.metrics(),
-            "lr": self.engine.deepspeed.lr_scheduler.lr(step),
+            "lr": self.engine.learning_rate_at(step),
             "grad_norm": norm,
             **self.meter.line(self.batches.seconds_waited),
             "clip_hits": int(self.unlogged.clip_hits),

@@ -264,24 +264,30 @@ def test_batch_that_ranks_cannot_share() -> None:
 @pytest.mark.parametrize("dynamic", [True, False])
 def test_loss_scale_of_fp16(dynamic: bool) -> None:
     """Taken over where it is dynamic; never one that the user has fixed, nor to bf16."""
-    from megabert.checkpoint.layout import counters, set_counters
+    from megabert.checkpoint.layout import counters, restore_counters
+    from megabert.engine.training_engine import TrainingEngine
 
-    def engine(precision: str, scale: float) -> Any:
-        inner = SimpleNamespace(
+    def inner(scale: float) -> Any:
+        return SimpleNamespace(
             optimizer=SimpleNamespace(loss_scale=scale),
             dynamic_loss_scale=lambda: dynamic,
             lr_scheduler=SimpleNamespace(load_state_dict=lambda state: None),
             train_batch_size=lambda: 8,
+            skipped_steps=3,
         )
-        return SimpleNamespace(deepspeed=inner, precision=precision, skipped_steps=3)
 
-    record = {"step": 5, **counters(engine("fp16", 1024.0))}
+    def engine(inner: Any, precision: str) -> TrainingEngine:
+        unused: Any = None
+        return TrainingEngine(inner, unused, unused, unused, precision, {})
+
+    record = {"step": 5, **counters(engine(inner(1024.0), "fp16"))}
     assert record == {"step": 5, "skipped_steps": 3, "loss_scale": 1024.0}
-    resumed = engine("fp16", 65536.0)
-    set_counters(resumed, record)
-    assert resumed.deepspeed.optimizer.loss_scale == (1024.0 if dynamic else 65536.0)
-    assert (resumed.deepspeed.global_steps, resumed.deepspeed.global_samples) == (8, 64)
-    half = engine("bf16", 1.0)
-    set_counters(half, record)
-    assert half.deepspeed.optimizer.loss_scale == 1.0
+    resumed = engine(inner(65536.0), "fp16")
+    restore_counters(resumed, record)
+    assert resumed.loss_scale == (1024.0 if dynamic else 65536.0)
+    assert (resumed.attempted_steps, resumed.attempted_samples) == (8, 64)
+    other = inner(1.0)
+    half = engine(other, "bf16")
+    restore_counters(half, record)
+    assert other.optimizer.loss_scale == 1.0
     assert "loss_scale" not in counters(half)

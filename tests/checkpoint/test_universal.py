@@ -65,7 +65,6 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
     from megabert.engine.build import build_engine
     from megabert.engine.config import BatchSizes
     from megabert.engine.launch import start
-    from megabert.engine.zero.whole_tensors import read_state
     from megabert.model.heads import BertForPreTraining
     from megabert.model.init import initialize_weights
 
@@ -98,7 +97,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
             universal_checkpoint_info(names),
             2,
         )
-        live[run.name] = read_state(engine.deepspeed, world.tp)
+        live[run.name] = dict(engine.whole_tensors())
     world.close()
     return live
 

@@ -119,7 +119,7 @@ def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any
                 sent.append({"forward": forward, "backward": backward, "step": report()})
                 values.append(loss.item())
             values.append(engine.grad_norm())
-    engine.deepspeed.destroy()
+    engine.close()
     return {"parameters": parameters, "values": values, "sent": sent}
 
 

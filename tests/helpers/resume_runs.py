@@ -78,7 +78,6 @@ def deepspeed_file(folder: Path, sections: dict[str, Any]) -> list[str]:
 def _state_after(rank: int, world_size: int, argv: list[str]) -> dict[str, Any]:
     """What a run holds before its first update: whole tensors and counters."""
     from megabert.engine.launch import start
-    from megabert.engine.zero.whole_tensors import optimizer_step, read_state
     from megabert.pretrain.inputs import open_inputs, resolve
     from megabert.pretrain.loop import prepare
 
@@ -86,17 +85,17 @@ def _state_after(rank: int, world_size: int, argv: list[str]) -> dict[str, Any]:
     settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
     world = start(settings.parallel.tensor_parallel)
     loop = prepare(settings, raw, open_inputs(settings), world)
-    engine, inner = loop.engine, loop.engine.deepspeed
+    engine = loop.engine
     state = {
-        "tensors": read_state(inner, world.tp),
-        "optimizer step": optimizer_step(inner),
-        "schedule": inner.lr_scheduler.applied_steps,
+        "tensors": dict(engine.whole_tensors()),
+        "optimizer step": engine.optimizer_steps,
+        "schedule": engine.scheduled_steps,
         "steps done": engine.steps_done,
-        "counters": (inner.global_steps, inner.global_samples, inner.skipped_steps),
+        "counters": (engine.attempted_steps, engine.attempted_samples, engine.skipped_steps),
         "rate": engine.learning_rate,
         "batch": engine.batch,
         "position": loop.batches.position,
-        "loss scale": getattr(inner.optimizer, "loss_scale", None),
+        "loss scale": engine.loss_scale,
     }
     world.close()
     return state if rank == 0 else {}

@@ -14,7 +14,6 @@ from megabert.convert.huggingface.model import read
 from megabert.engine import launch
 from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
-from megabert.engine.zero.whole_tensors import read_state
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.split import split_dim
@@ -41,7 +40,7 @@ def one_update(
         model, world, SETTINGS, ParallelSettings(tensor_parallel=2, zero_stage=stage),
         BatchSizes(4 * replicas, 4, 1, replicas), "constant", 10, 1e-3, 0.0,
     )  # fmt: skip
-    before = read_state(engine.deepspeed, world.tp, keys=("weight",))
+    before = dict(engine.whole_tensors(("weight",)))
     batch = tiny_batch(
         config, sequences=4, length=32, masked=20, seed=world.topology.data_parallel_rank
     )
@@ -49,7 +48,7 @@ def one_update(
     output = engine(**batch)
     engine.backward((output.mlm_loss_sum / 20 + output.nsp_loss_sum / 4) / replicas)
     assert engine.step()
-    after = read_state(engine.deepspeed, world.tp)
+    after = dict(engine.whole_tensors())
     reported = {row.name: row for row in engine.tensor_norms()}
     assert set(reported) == {name for name in before if not is_bias_or_norm(name)}
     found = {}

@@ -1,0 +1,283 @@
+"""DeepSpeed's engine as a training loop sees it: micro steps, norms, whole tensors and counters.
+
+    for each micro step:   engine.backward(loss)          # loss: a part of the update's mean, see below
+                           if engine.step(): ...          # True when the update was applied
+
+:meth:`TrainingEngine.backward` takes each micro step's part of the *update's* loss: a sum over the
+micro step's items divided by the number of items in the whole global batch. DeepSpeed divides by the
+accumulation steps and averages over data-parallel ranks; the engine multiplies these two factors back
+in, so that the update is the gradient of the global batch's mean for any ranks and micro batches.
+
+No other class holds DeepSpeed's engine. The checkpoint package uses :meth:`TrainingEngine.save_files`
+and :meth:`TrainingEngine.load_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megabert.common.errors import TrainingStopped
+from megabert.common.log import get_logger
+from megabert.engine.config import BatchSizes
+from megabert.engine.launch import World
+from megabert.engine.zero.fixes import grad_norm
+from megabert.engine.zero.partitions import Slice, slices_of
+from megabert.engine.zero.whole_tensors import (
+    MOMENTS,
+    iterate_state,
+    optimizer_step,
+    write_state,
+)
+from megabert.optim.lamb import Lamb, TensorNorms
+
+MOST_SKIPPED_IN_A_ROW = 50
+"""A run stops when this many consecutive updates overflow."""
+
+
+@dataclass
+class TrainingEngine:
+    """DeepSpeed's engine with what a training loop needs, and nothing else."""
+
+    _deepspeed: Any
+    optimizer: torch.optim.Optimizer
+    world: World
+    batch: BatchSizes
+    precision: str
+    config: dict[str, Any]
+    steps_done: int = 0
+    _skipped_in_a_row: int = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; call the engine itself for a training forward."""
+        return self._deepspeed.module
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Forward through DeepSpeed (ZeRO 3 gathers weights, training or evaluation mode)."""
+        return self._deepspeed(*inputs, **named)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro step's part (a scalar) of the update's mean loss."""
+        self._deepspeed.backward(loss * (self.batch.accumulation * self.batch.data_parallel))
+
+    def step(self) -> bool:
+        """End a micro step; True if it was the last of an update that was applied.
+
+        Raises:
+            TrainingStopped: many consecutive updates overflowed.
+        """
+        engine = self._deepspeed
+        boundary = engine.is_gradient_accumulation_boundary()
+        skipped = engine.skipped_steps
+        engine.step()
+        if not boundary:
+            return False
+        if engine.skipped_steps > skipped:
+            self._count_skipped()
+            return False
+        self._skipped_in_a_row = 0
+        self.steps_done += 1
+        return True
+
+    def _count_skipped(self) -> None:
+        self._skipped_in_a_row += 1
+        get_logger().warning(
+            "update after step %d not applied: a gradient is infinite or NaN (%d in a row)",
+            self.steps_done,
+            self._skipped_in_a_row,
+        )
+        if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            cure = (
+                "a larger fp16.min_loss_scale or bf16"
+                if self.precision == "fp16"
+                else "a lower --lr"
+            )
+            raise TrainingStopped(
+                f"{self._skipped_in_a_row} updates in a row overflowed after step {self.steps_done} in "
+                f"{self.precision}; resume from the last checkpoint, or start again, with {cure}"
+            )
+
+    def close(self) -> None:
+        """Free DeepSpeed's buffers and hooks; the engine cannot be used afterwards."""
+        self._deepspeed.destroy()
+
+    # ---------------------------------------------------------------- settings in force
+
+    @property
+    def zero_stage(self) -> int:
+        """ZeRO stage in force."""
+        return int(self._deepspeed.zero_optimization_stage())
+
+    @property
+    def optimizer_wrapper(self) -> str:
+        """Name of DeepSpeed's class around the optimizer; "none" where there is no wrapper."""
+        wrapper = self._deepspeed.optimizer
+        return "none" if wrapper is self._deepspeed.basic_optimizer else type(wrapper).__name__
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rate of update ``step``, counted from 1, by the run's schedule."""
+        return float(self._deepspeed.lr_scheduler.lr(step))
+
+    def clips(self, norm: float) -> bool:
+        """Whether a gradient of this global norm is clipped."""
+        limit = float(self._deepspeed.gradient_clipping())
+        return 0.0 < limit < norm
+
+    def describe(self) -> str:
+        """The settings in force, in one line."""
+        inner = type(self._deepspeed.optimizer).__name__
+        own = type(self.optimizer).__name__
+        if isinstance(self.optimizer, Lamb):
+            own = f"{self.optimizer.rule} by {self.optimizer.backend.name}"
+        return (
+            f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}, {own}; "
+            f"global batch {self.batch.global_size} = micro {self.batch.micro_size} x accumulation "
+            f"{self.batch.accumulation} x data parallel {self.batch.data_parallel}"
+        )
+
+    # ---------------------------------------------------------------- norms
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last update before clipping; waits for the device."""
+        return grad_norm(self._deepspeed)
+
+    def norm_on_device(self) -> Tensor:
+        """:meth:`grad_norm` as a scalar tensor, without waiting; 0 if DeepSpeed measures none."""
+        norm = self._deepspeed.get_global_grad_norm()
+        if isinstance(norm, Tensor):
+            return norm.detach()
+        return torch.full((), 0.0 if norm is None else float(norm), device=self.world.device)
+
+    def tensor_norms(self) -> list[TensorNorms]:
+        """Trust ratio and norms of each adapted tensor in the last update, the same on every rank.
+
+        They come from the sums that the update made; waits for the device. Empty if no tensor is
+        adapted.
+        """
+        return self.optimizer.tensor_norms() if isinstance(self.optimizer, Lamb) else []
+
+    def weights_are_finite(self) -> bool:
+        """Whether all weights of all ranks are finite (one collective; waits for the device)."""
+        good = all(
+            bool(torch.isfinite(torch.linalg.vector_norm(item.flat, torch.inf)))
+            for item in self.slices()
+            if item.flat.numel()
+        )
+        return self.world.agree(good)
+
+    # ---------------------------------------------------------------- weights and moments
+
+    def slices(self) -> list[Slice]:
+        """This rank's flat fp32 slices and what lies in them, in the same order on every rank."""
+        return slices_of(self._deepspeed)
+
+    def whole_tensors(
+        self, keys: Sequence[str] = ("weight", *MOMENTS)
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Every trained tensor whole, one at a time: see :func:`iterate_state` (a collective)."""
+        return iterate_state(self._deepspeed, self.world.tp, keys)
+
+    def load_whole_tensors(self, full: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
+        """Replace weights and moments: see :func:`write_state`.
+
+        Raises:
+            UserError: a parameter that ``full`` lacks, or one of another shape.
+        """
+        write_state(self._deepspeed, self.world.tp, full, step)
+
+    # ---------------------------------------------------------------- counters
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates that the optimizer's state has received."""
+        return optimizer_step(self._deepspeed)
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Applied updates that the learning-rate schedule has counted."""
+        return int(self._deepspeed.lr_scheduler.applied_steps)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates not applied because a gradient overflowed."""
+        return int(self._deepspeed.skipped_steps)
+
+    @property
+    def attempted_steps(self) -> int:
+        """Applied and skipped updates, as DeepSpeed counts them."""
+        return int(self._deepspeed.global_steps)
+
+    @property
+    def attempted_samples(self) -> int:
+        """Sequences of the applied and skipped updates, as DeepSpeed counts them."""
+        return int(self._deepspeed.global_samples)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """Factor of the loss in fp16; None in other precisions."""
+        return float(self._deepspeed.optimizer.loss_scale) if self.precision == "fp16" else None
+
+    def restore_counters(self, step: int, skipped: int, loss_scale: float | None) -> None:
+        """Continue counting after ``step`` applied and ``skipped`` skipped updates.
+
+        ``loss_scale`` (None: none was saved) is used in fp16 where the scale is dynamic; a scale
+        that the user has fixed stays.
+        """
+        engine = self._deepspeed
+        engine.lr_scheduler.load_state_dict({"applied_steps": step})
+        engine.skipped_steps = skipped
+        engine.global_steps = step + skipped
+        engine.global_samples = engine.global_steps * engine.train_batch_size()
+        self.steps_done = step
+        if self.precision == "fp16" and loss_scale is not None and engine.dynamic_loss_scale():
+            engine.optimizer.loss_scale = loss_scale
+
+    # ---------------------------------------------------------------- DeepSpeed's files
+
+    def save_files(self, folder: Path, client_state: dict[str, Any], writer: Any) -> None:
+        """Write this rank's files of a DeepSpeed checkpoint into ``folder`` (all ranks call).
+
+        ``writer``: the DeepSpeed checkpoint engine that writes them.
+        """
+        engine = self._deepspeed
+        previous, engine.checkpoint_engine = engine.checkpoint_engine, writer
+        try:
+            engine.save_checkpoint(
+                str(folder.parent), tag=folder.name, client_state=client_state, save_latest=False
+            )
+        finally:
+            engine.checkpoint_engine = previous
+
+    def load_files(self, folder: Path, step: int) -> bool:
+        """Load what :meth:`save_files` wrote after update ``step``, bit for bit (all ranks call).
+
+        DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those
+        of this run stay in force, so that a flag given on resume takes effect. False if DeepSpeed
+        found nothing to load.
+        """
+        base, wrapper = self._deepspeed.basic_optimizer, self._deepspeed.optimizer
+        settings = [
+            {key: value for key, value in group.items() if key not in ("params", "lr", "step")}
+            for group in base.param_groups
+        ]
+        clipping = getattr(wrapper, "clip_grad", None)
+        path, _ = self._deepspeed.load_checkpoint(str(folder.parent), tag=folder.name)
+        if path is None:
+            return False
+        for group, own in zip(base.param_groups, settings):
+            group.update(own)
+        if clipping is not None:
+            wrapper.clip_grad = clipping
+        self.steps_done = step
+        return True
