@@ -25,6 +25,7 @@ requires = [
     "transformers>=5.0",
     "pydantic>=2.7",
     "PyYAML>=6.0",
+    "rich>=13.9",
     "tensorboard>=2.16",
 ]
 # mpich's mpirun starts more ranks than cores, and as root, without being asked to

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from megabert.checkpoint.record import write_json
 from megabert.common.errors import UserError
-from megabert.common.log import Progress, run_command
+from megabert.common.log import run_command
 from megabert.common.names import RUN_RESULTS
+from megabert.common.progress import Progress
 from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
 from megabert.data.tokenizers.base import Tokenizer

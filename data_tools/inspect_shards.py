@@ -26,7 +26,8 @@ from typing import Any, get_args
 
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.common.log import Progress, run_command
+from megabert.common.log import run_command
+from megabert.common.progress import Progress
 from megabert.config.flags import plain_parser
 from megabert.data.foreign.files import is_foreign
 from megabert.data.inspect.plot import check_plot, write_plot

@@ -1,6 +1,6 @@
-"""What every package may use: errors, logging, files, names, published hardware figures.
+"""What every package may use: errors, logging, progress, files, names, published hardware figures.
 
-Owns: user-facing errors and logging, the only atomic writer of files and folders, names shared by several packages.
+Owns: user-facing errors, logging and progress, the only atomic writer of files and folders, names shared by several packages.
 May import: nothing else of megabert, and no torch at import time.
 Start reading: ``errors.py``, then ``files.py``.
 """

@@ -43,6 +43,14 @@ def get_logger(name: str = "megabert") -> logging.Logger:
     return logger if name == "megabert" else logger.getChild(name.removeprefix("megabert."))
 
 
+_displays: list[Callable[[], None]] = []
+
+
+def stop_at_exit(stop: Callable[[], None]) -> None:
+    """Have :func:`run_command` call ``stop`` before it prints an error: a display ends first."""
+    _displays.append(stop)
+
+
 def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Run a command's ``main`` and exit as every megabert command does.
 
@@ -79,6 +87,8 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
 
 
 def _say_error(message: str, all_ranks: bool = False) -> None:
+    for stop in _displays:
+        stop()
     rank = process_rank()
     if rank == 0 or all_ranks:
         prefix = "" if rank == 0 else f"[rank {rank}] "
@@ -101,49 +111,3 @@ def human_duration(seconds: float) -> str:
     if minutes:
         return f"{minutes}m {secs:02d}s"
     return f"{secs}s"
-
-
-class Progress:
-    """A status line that redraws itself on a terminal and is a plain line in a log.
-
-    In a log a line appears at most every ``interval`` seconds, so that a long job does not fill it.
-    """
-
-    def __init__(self, label: str, total: float | None = None, *, interval: float = 10.0) -> None:
-        self.label = label
-        self.total = total
-        self.started = time.monotonic()
-        self._interval = 0.2 if sys.stderr.isatty() else interval
-        self._last = 0.0
-        self._width = 0
-
-    def update(self, done: float, text: str) -> None:
-        """Show ``done`` of ``total`` with ``text`` behind it, if it is time for a line."""
-        now = time.monotonic()
-        if now - self._last >= self._interval:
-            self._last = now
-            self._show(self._line(done, text, now))
-
-    def _line(self, done: float, text: str, now: float) -> str:
-        parts = [self.label]
-        if self.total:
-            share = min(1.0, done / self.total)
-            elapsed = now - self.started
-            eta = human_duration(elapsed / share - elapsed) if share > 0 else "?"
-            parts.append(f"{100 * share:5.1f} %")
-            parts.append(f"ETA {eta}")
-        parts.append(text)
-        return "  ".join(parts)
-
-    def _show(self, line: str) -> None:
-        if sys.stderr.isatty():
-            print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(line)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self, text: str) -> None:
-        """Show the last line and end it."""
-        self._show(f"{self.label}  {text}")
-        if sys.stderr.isatty():
-            print(file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megabert.common.log import Progress
+from megabert.common.progress import Progress
 from megabert.engine.broadcast import broadcast_object, gather_rows, partition
 from megabert.engine.training_engine import TrainingEngine
 from megabert.tasks.base import Features, Task

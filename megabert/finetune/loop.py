@@ -14,8 +14,9 @@ import torch
 
 from megabert.checkpoint.record import write_json, write_text
 from megabert.common.errors import TrainingStopped
-from megabert.common.log import Progress, get_logger, human_duration
+from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
+from megabert.common.progress import Progress
 from megabert.config import flags
 from megabert.config.model import ModelConfig
 from megabert.engine.build import build_engine

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from megabert.common.errors import UserError
-from megabert.common.log import Progress, get_logger
+from megabert.common.log import get_logger
+from megabert.common.progress import Progress
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
 from megabert.predict.predictor import Choices, Predictor, fields_of, open_predictor
 from megabert.tasks.base import Features

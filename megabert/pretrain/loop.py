@@ -34,8 +34,9 @@ from megabert.checkpoint.save_load import (
     save_checkpoint,
 )
 from megabert.common.errors import RankError, UserError
-from megabert.common.log import Progress, get_logger, human_duration
+from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_RESULTS, checkpoint_tag
+from megabert.common.progress import Progress
 from megabert.config.flags import Values
 from megabert.config.training import PretrainSettings
 from megabert.data.samples import skip

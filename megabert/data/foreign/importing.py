@@ -21,7 +21,7 @@ import numpy as np
 import megabert
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.common.log import Progress
+from megabert.common.progress import Progress
 from megabert.data.foreign.files import ForeignData, open_foreign
 from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_of
 from megabert.data.foreign.repetition import SeenText

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megabert.common.log import Progress
+from megabert.common.progress import Progress
 from megabert.data.prepare.options import ShardingOptions, input_bytes
 from megabert.data.prepare.worker import Survey, scan_piece, survey_file
 from megabert.data.prepare.worker_pool import TaskPool

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.common.log import Progress, get_logger
+from megabert.common.log import get_logger
+from megabert.common.progress import Progress
 from megabert.data.prepare.batch_files import batch_path
 from megabert.data.prepare.inputs import Inputs, Units, cut_inputs, survey_inputs
 from megabert.data.prepare.mpi_ranks import task_pool

@@ -21,8 +21,8 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from megabert.common.errors import UserError
-from megabert.common.log import Progress
 from megabert.common.names import SPECIAL_TOKENS
+from megabert.common.progress import Progress
 from megabert.data.prepare.encode import page_batches
 from megabert.data.prepare.worker_pool import WorkerPool
 from megabert.data.text.document import page_to_sentences
