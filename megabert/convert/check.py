@@ -20,28 +20,16 @@ from megabert.convert.huggingface import model as huggingface
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.huggingface.labels import label_values
 from megabert.convert.probe_inputs import MASKED_PAIR, ProbeInputs, id_batch, same_ids, text_batch
-from megabert.convert.whole_model import (
-    ENCODER_ONLY,
-    MASKED_LM,
-    PRETRAINING,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    WholeModel,
-    build,
-)
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
+from megabert.model.heads import MASKED_LM, PRETRAINING
 
 TOLERANCE = 1e-5
 TOP = 5
-CLASS_LOGITS = {
-    SEQUENCE_CLASSIFICATION: "sequence logits",
-    TOKEN_CLASSIFICATION: "token logits",
-}
-"""Output of each classification head; before a conditional random field: the emissions."""
-PER_SEQUENCE = ("NSP logits", "pooler", CLASS_LOGITS[SEQUENCE_CLASSIFICATION])
-"""Outputs [B, ...]; all others are [B, S, ...] and compared on real tokens."""
+PER_SEQUENCE = ("NSP logits", "pooler")
+"""Outputs [B, ...], next to those of a head on sequences; all others are [B, S, ...] and compared on
+real tokens."""
 
 Outputs = dict[str, Tensor]
 Side = Callable[[ProbeInputs], Outputs]
@@ -113,17 +101,14 @@ def our_side(model: WholeModel) -> Side:
 
     def run(batch: ProbeInputs) -> Outputs:
         inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
-        if head == QUESTION_ANSWERING:
-            start, end = ours(*inputs)
-            return {"start logits": start, "end logits": end}
-        if head in CLASS_LOGITS:
-            return {CLASS_LOGITS[head]: ours(*inputs)}
-        if head == ENCODER_ONLY:
+        if head is ENCODER_ONLY:
             hidden = ours.bert(*inputs)
             pooled = {"pooler": ours.bert.pooler(hidden[:, 0])} if has_pooler else {}
             return {"hidden states": hidden, **pooled}
-        mlm, nsp = ours.logits(*inputs)
-        return {"MLM logits": mlm, **({"NSP logits": nsp} if head == PRETRAINING else {})}
+        if head in (PRETRAINING, MASKED_LM):
+            mlm, nsp = ours.logits(*inputs)
+            return {"MLM logits": mlm, **({"NSP logits": nsp} if head is PRETRAINING else {})}
+        return head.named_outputs(ours(*inputs))
 
     return run
 
@@ -144,14 +129,15 @@ def their_side(folder: Path, model: WholeModel, config: Path | None = None) -> S
 
     def run(batch: ProbeInputs) -> Outputs:
         output = theirs(**batch.as_dict())
-        if head == QUESTION_ANSWERING:
-            return {"start logits": output.start_logits, "end logits": output.end_logits}
-        if head in CLASS_LOGITS:
-            return {CLASS_LOGITS[head]: output.logits}
-        if head == ENCODER_ONLY:
+        if head.transformers_outputs:
+            return {
+                name: getattr(output, theirs_name)
+                for name, theirs_name in head.transformers_outputs
+            }
+        if head is ENCODER_ONLY:
             pooled = {"pooler": output.pooler_output} if has_pooler else {}
             return {"hidden states": output.last_hidden_state, **pooled}
-        if head == MASKED_LM:
+        if head is MASKED_LM:
             return {"MLM logits": output.logits[..., :words]}
         return {
             "MLM logits": output.prediction_logits[..., :words],
@@ -191,7 +177,7 @@ def load_transformers(folder: Path, model: WholeModel, config: Path | None = Non
     table = family.table
     explained = {name for name, _ in model.left_out}
     explained |= {n.theirs for n in table.expand(0) if n.ours in explained}
-    bare = model.head == ENCODER_ONLY and not model.has_pooler
+    bare = model.head is ENCODER_ONLY and not model.has_pooler
     missing = {n for n in told["missing_keys"] if not (bare and n.startswith("pooler."))}
     unexpected = {n for n in told["unexpected_keys"] if table.spell(n) not in explained}
     problems = missing | unexpected | {str(n) for n in told["mismatched_keys"]}
@@ -225,7 +211,7 @@ def compare(
         with torch.no_grad():
             ours, theirs = left(batch), right(batch)
         result.tokens += int(batch.attention_mask.sum())
-        _compare_batch(result, ours, theirs, batch)
+        _compare_batch(result, ours, theirs, batch, model.head.per_sequence)
         if number == 0 and masked is not None and "MLM logits" in ours:
             assert tokenizer is not None
             real = batch.attention_mask[MASKED_PAIR].bool()
@@ -236,13 +222,15 @@ def compare(
     return result
 
 
-def _compare_batch(result: Comparison, ours: Outputs, theirs: Outputs, batch: ProbeInputs) -> None:
+def _compare_batch(
+    result: Comparison, ours: Outputs, theirs: Outputs, batch: ProbeInputs, per_sequence: bool
+) -> None:
     if ours.keys() != theirs.keys():
         raise AssertionError(f"the sides give {sorted(ours)} and {sorted(theirs)}")
     real = batch.attention_mask.bool()  # [B, S]
     for name, left in ours.items():
         right = theirs[name]
-        if name not in PER_SEQUENCE:
+        if not per_sequence and name not in PER_SEQUENCE:
             left, right = left[real], right[real]
         difference = (left - right).abs().max().item()
         largest = max(left.abs().max().item(), right.abs().max().item())

@@ -25,7 +25,6 @@ QA = "qa"
 SEQUENCE = "sequence"
 TOKEN = "token"
 CRF = "crf"
-PARTS = (ENCODER, POOLER, MLM, NSP, QA, SEQUENCE, TOKEN, CRF)
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,10 @@ class NameTable:
                     name.transpose,
                 )
 
+    def parts(self) -> tuple[str, ...]:
+        """The encoder and the heads that the table names, in its order."""
+        return tuple(dict.fromkeys(name.part for name in self.names))
+
     def spell(self, name: str) -> str:
         """A foreign name in the spelling of the table."""
         for pattern, replacement in self.spellings:
@@ -152,7 +155,8 @@ def to_ours(
     _check_plain(spelled, source)
     _take_copies(table, spelled, source)
     tensors: dict[str, Tensor] = {}
-    missing: dict[str, list[str]] = {part: [] for part in PARTS}
+    parts = table.parts()
+    missing: dict[str, list[str]] = {part: [] for part in parts}
     found: set[str] = set()
     for line in table.expand(layers):
         if line.theirs not in spelled:
@@ -163,7 +167,7 @@ def to_ours(
         tensors[line.ours] = tensor.t().contiguous() if turned else tensor
         found.add(line.part)
 
-    absent = [n for part in PARTS if part == ENCODER or part in found for n in missing[part]]
+    absent = [n for part in parts if part == ENCODER or part in found for n in missing[part]]
     problems = []
     if absent:
         problems.append(f"missing tensors: {first_names(absent)}")
@@ -173,7 +177,7 @@ def to_ours(
         raise UserError(
             f"{source} is not a {table.format} checkpoint of {layers} layers: {'; '.join(problems)}"
         )
-    return Renamed(tensors, tuple(part for part in PARTS if part in found), left_out)
+    return Renamed(tensors, tuple(part for part in parts if part in found), left_out)
 
 
 def _take_left_out(table: NameTable, spelled: dict[str, Tensor]) -> list[tuple[str, str]]:

@@ -158,7 +158,7 @@ def _write_record(
         "to": request.target,
         "input": model.origin,
         "sha256": fingerprint,
-        "head": model.head,
+        "head": model.head.name,
         "task": model.task,
         "labels": list(model.labels),
         "trained_positions": model.trained_positions,

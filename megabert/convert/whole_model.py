@@ -13,27 +13,10 @@ from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.name_table import check_depth, first_names
 from megabert.model.bert import BertModel
-from megabert.model.heads import BertForPreTraining
-from megabert.model.task_heads import (
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
+from megabert.model.head_registry import Head, task_heads
+from megabert.model.heads import MASKED_LM, PRETRAINING
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
-
-PRETRAINING = "pretraining"
-MASKED_LM = "masked language model"
-QUESTION_ANSWERING = "question answering"
-SEQUENCE_CLASSIFICATION = "sequence classification"
-TOKEN_CLASSIFICATION = "token classification"
-ENCODER_ONLY = "encoder"
-
-_HEAD_WEIGHTS = {
-    QUESTION_ANSWERING: "qa.classifier.weight",
-    SEQUENCE_CLASSIFICATION: "sequence.classifier.weight",
-    TOKEN_CLASSIFICATION: "token.classifier.weight",
-}
 
 
 @dataclass
@@ -75,20 +58,13 @@ class WholeModel:
     @property
     def outputs(self) -> int:
         """Scores a classification head gives; 0 for other heads."""
-        weight = self.tensors.get(_HEAD_WEIGHTS.get(self.head, ""))
-        counted = self.head in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
-        return len(weight) if weight is not None and counted else 0
+        return self.head.outputs_in(self.tensors)
 
     @property
-    def head(self) -> str:
-        """What stands on the encoder; decides the class on the other side."""
-        for head, weight in _HEAD_WEIGHTS.items():
-            if weight in self.tensors:
-                return head
-        if "mlm.dense.weight" in self.tensors:
-            has_nsp = "nsp.classifier.weight" in self.tensors and self.has_pooler
-            return PRETRAINING if has_nsp else MASKED_LM
-        return ENCODER_ONLY
+    def head(self) -> Head:
+        """The head on the encoder; decides the class on the other side."""
+        heads = (*task_heads(), PRETRAINING, MASKED_LM, ENCODER_ONLY)
+        return next(head for head in heads if head.is_in(self.tensors))
 
 
 class EncoderOnly(nn.Module):
@@ -99,7 +75,16 @@ class EncoderOnly(nn.Module):
         self.bert = BertModel(config, pooler=pooler)
 
 
-def empty_model(config: ModelConfig, head: str, pooler: bool, outputs: int = 0) -> nn.Module:
+ENCODER_ONLY = Head(
+    "encoder",
+    modules=(),
+    tensors=(),
+    build=lambda config, outputs: EncoderOnly(config, pooler=False),
+    transformers_suffix="Model",
+)
+
+
+def empty_model(config: ModelConfig, head: Head, pooler: bool, outputs: int = 0) -> nn.Module:
     """Our model of one rank for this head, with unpadded vocabulary and unset weights.
 
     ``pooler`` counts for a bare encoder only: pretraining and sequence classification always have
@@ -107,15 +92,9 @@ def empty_model(config: ModelConfig, head: str, pooler: bool, outputs: int = 0) 
     field is no part of it: the output of a token head are its emissions.
     """
     config = replace(true_config(config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    if head == QUESTION_ANSWERING:
-        return BertForQuestionAnswering(config)
-    if head == SEQUENCE_CLASSIFICATION:
-        return BertForSequenceClassification(config, outputs)
-    if head == TOKEN_CLASSIFICATION:
-        return BertForTokenClassification(config, outputs)
-    if head == ENCODER_ONLY:
+    if head is ENCODER_ONLY:
         return EncoderOnly(config, pooler)
-    return BertForPreTraining(config, sentence_task=head == PRETRAINING)
+    return head.build(config, outputs)
 
 
 def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
@@ -123,13 +102,9 @@ def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         empty = empty_model(model.config, model.head, model.has_pooler, model.outputs)
     shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
-    if model.head == TOKEN_CLASSIFICATION and model.has_crf:
-        labels = model.outputs
-        shapes |= {
-            "crf.start": (labels,),
-            "crf.end": (labels,),
-            "crf.transitions": (labels, labels),
-        }
+    optional = model.head.optional_tensors(model.outputs)
+    if not model.tensors.keys().isdisjoint(optional):
+        shapes |= optional
     return shapes
 
 

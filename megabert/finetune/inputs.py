@@ -173,7 +173,7 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
     """
     place = settings.task
     if place.train is None and not _has_head(model, task):
-        found = model.task or ("none" if model.head == ENCODER_ONLY else model.head)
+        found = model.task or ("none" if model.head is ENCODER_ONLY else model.head.name)
         raise UserError(
             f"--checkpoint {place.checkpoint} has no head for --task {task.name} (its head: {found}): "
             "give its own --task, or --train to train a new head"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from megabert.config.model import ModelConfig
 from megabert.model.bert import BertModel, biased_activation, layer_norm, linear
+from megabert.model.head_registry import Head
 from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
@@ -192,3 +193,21 @@ def first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     if cu_seqlens is not None:
         return cu_seqlens[:-1].long()
     return torch.arange(len(input_ids), device=input_ids.device) * input_ids.size(1)
+
+
+PRETRAINING = Head(
+    "pretraining",
+    modules=("mlm", "nsp"),
+    tensors=("mlm.dense.weight", "nsp.classifier.weight", "bert.pooler.dense.weight"),
+    build=lambda config, outputs: BertForPreTraining(config),
+    reads_pooler=True,
+    transformers_suffix="ForPreTraining",
+)
+
+MASKED_LM = Head(
+    "masked language model",
+    modules=("mlm",),
+    tensors=("mlm.dense.weight",),
+    build=lambda config, outputs: BertForPreTraining(config, sentence_task=False),
+    transformers_suffix="ForMaskedLM",
+)

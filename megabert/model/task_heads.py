@@ -17,6 +17,7 @@ from megabert.config.model import ModelConfig
 from megabert.kernels.ops import dropped
 from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf
+from megabert.model.head_registry import Head
 from megabert.model.heads import first_tokens
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.rng import DropoutSeeds
@@ -284,3 +285,49 @@ def _in_rows(values: Tensor, cu_seqlens: Tensor, width: int) -> Tensor:
     inside = places < cu_seqlens[1:, None]
     rows = values.index_select(0, places.masked_fill(~inside, 0).flatten()).view_as(inside)
     return rows.masked_fill(~inside, -torch.inf)
+
+
+def _crf_tensors(outputs: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a conditional random field's tensors."""
+    return {
+        "crf.start": (outputs,),
+        "crf.end": (outputs,),
+        "crf.transitions": (outputs, outputs),
+    }
+
+
+QUESTION_ANSWERING = Head(
+    "question answering",
+    modules=("qa",),
+    tensors=("qa.classifier.weight",),
+    build=lambda config, outputs: BertForQuestionAnswering(config),
+    transformers_suffix="ForQuestionAnswering",
+    transformers_layers=(("qa.classifier", "qa_outputs"),),
+    transformers_outputs=(("start logits", "start_logits"), ("end logits", "end_logits")),
+)
+
+SEQUENCE_CLASSIFICATION = Head(
+    "sequence classification",
+    modules=("sequence",),
+    tensors=("sequence.classifier.weight",),
+    build=BertForSequenceClassification,
+    reads_pooler=True,
+    labelled=True,
+    per_sequence=True,
+    transformers_suffix="ForSequenceClassification",
+    transformers_layers=(("sequence.classifier", "classifier"),),
+    transformers_outputs=(("sequence logits", "logits"),),
+)
+
+TOKEN_CLASSIFICATION = Head(
+    "token classification",
+    modules=("token", "crf"),
+    tensors=("token.classifier.weight",),
+    build=BertForTokenClassification,
+    labelled=True,
+    optional_tensors=_crf_tensors,
+    transformers_suffix="ForTokenClassification",
+    transformers_layers=(("token.classifier", "classifier"),),
+    transformers_outputs=(("token logits", "logits"),),
+)
+"""The model that ``build`` makes gives the emissions of a conditional random field, if there is one."""

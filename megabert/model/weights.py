@@ -21,6 +21,7 @@ from megabert.common.errors import UserError, first_fault
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
+from megabert.model.head_registry import head_modules
 from megabert.model.split import cut, split_dim
 from megabert.model.weight_files import copy_tokenizer, new_folder, read_tensors, write_tensors
 from megabert.parallel.layers import TensorParallel
@@ -38,9 +39,6 @@ _RECORDED: dict[str, type] = {
     "task_record": dict,
 }
 """What else a record holds; all but the model may be absent or null."""
-
-HEADS = ("mlm", "nsp", "qa", "sequence", "token", "crf")
-"""Modules beside the encoder, ``bert``."""
 
 VOCABULARY_TENSORS = ("bert.embeddings.word_embeddings.weight", "mlm.bias")
 """The tensors whose first dimension is the vocabulary."""
@@ -235,7 +233,7 @@ def load_into(
     missing = [name for name in absent if not name.startswith(prefixes)] if prefixes else absent
     extra = [name for name in tensors if name not in parameters]
     unexpected = [n for n in extra if n.startswith("bert.") and not n.startswith("bert.pooler.")]
-    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", *HEADS)]
+    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", *head_modules())]
     problems = []
     if missing:
         problems.append(f"{len(missing)} missing ({_first(missing)})")

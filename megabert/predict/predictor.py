@@ -14,17 +14,15 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.convert.tokenizer import open_tokenizer
-from megabert.convert.whole_model import (
-    ENCODER_ONLY,
-    MASKED_LM,
-    PRETRAINING,
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.finetune.inputs import read_weights
+from megabert.model.heads import MASKED_LM, PRETRAINING
+from megabert.model.task_heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    WholeModel,
 )
-from megabert.data.tokenizers.base import Tokenizer
-from megabert.finetune.inputs import read_weights
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.fill_mask import FillMask

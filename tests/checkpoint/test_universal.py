@@ -153,7 +153,7 @@ def test_reading_a_run_gives_the_true_vocabulary(saved: Any) -> None:
     for run in ("0-bf16", "3-fp32"):
         model, sha = read(folder / run)
         assert sha is None
-        assert model.head == "pretraining"
+        assert model.head.name == "pretraining"
         assert model.trained_positions == 12
         assert model.tensors["bert.embeddings.word_embeddings.weight"].shape == (101, 16)
         assert model.tensors["mlm.bias"].shape == (101,)

@@ -124,7 +124,7 @@ def test_both_layouts_are_one_model(tmp_path: Path) -> None:
     assert first.config == replace(second.config, name="a")
     assert first.config.position_embeddings == "relative"
     assert first.config.max_relative_position == MOST
-    assert first.head == second.head == "pretraining"
+    assert first.head.name == second.head.name == "pretraining"
     assert first.tensors.keys() == second.tensors.keys()
     assert all(torch.equal(second.tensors[n], t) for n, t in first.tensors.items())
     assert {name for name, _ in first.left_out} == set(buffers)

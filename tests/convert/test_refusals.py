@@ -23,6 +23,11 @@ from megabert.convert.mindspore import names as mindspore
 from megabert.convert.name_table import CRF, Name, NameTable
 from megabert.convert.nvidia import names as nvidia
 from megabert.convert.run import Request, convert
+from megabert.model.task_heads import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from megabert.model.weights import load_weights
 from tests.helpers.convert_folders import make
 
@@ -261,7 +266,13 @@ def same_line(name: Name, ours: str, theirs: str) -> bool:
 @pytest.mark.parametrize(
     ("column", "tables"),
     [
-        (1, (huggingface.BERT, huggingface.with_token_head(huggingface.BERT))),
+        (
+            1,
+            (
+                huggingface.with_heads(huggingface.BERT, QUESTION_ANSWERING, TOKEN_CLASSIFICATION),
+                huggingface.with_heads(huggingface.BERT, SEQUENCE_CLASSIFICATION),
+            ),
+        ),
         (2, (google.BERT,)),
         (3, (nvidia.BERT, nvidia.BERT_TOKENS)),
         (4, tuple(mindspore.table(token=t, relative=False) for t in (False, True))),

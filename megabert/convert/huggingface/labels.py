@@ -1,37 +1,39 @@
-"""Classification heads in a config.json: which head ``classifier`` is, and what its outputs are called."""
+"""Task heads in a config.json: which head a folder holds, and what its outputs are called."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.convert.name_table import SEQUENCE, TOKEN
-from megabert.convert.whole_model import SEQUENCE_CLASSIFICATION, WholeModel
-
-_CLASSES = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
+from megabert.convert.whole_model import WholeModel
+from megabert.model.head_registry import Head
 
 
-def classifier_part(values: Mapping[str, Any], pooler: bool) -> tuple[str | None, str]:
-    """What the tensors ``classifier.weight`` and ``.bias`` of a folder are.
+def chosen_head(
+    heads: Sequence[Head], values: Mapping[str, Any], pooler: bool
+) -> tuple[Head | None, str]:
+    """Which of several heads with the same tensor names a folder holds.
 
     Args:
-        values: its configuration.
-        pooler: whether there are weights of a pooler, which only the head on sequences reads.
+        heads: the candidates.
+        values: the folder's configuration.
+        pooler: whether there are weights of a pooler.
 
     Returns:
-        the part of a name table (None: another task's head), and what decided it.
+        the head (None: another task's), and what decided it.
     """
     architectures = values.get("architectures")
     stated = [str(name) for name in architectures] if isinstance(architectures, list) else []
     for name in stated:
-        for suffix, part in _CLASSES.items():
-            if name.endswith(suffix):
-                return part, f"its architectures ({name})"
+        for head in heads:
+            if head.transformers_suffix and name.endswith(head.transformers_suffix):
+                return head, f"its architectures ({name})"
     if any("For" in name for name in stated):
         return None, f"its architectures ({', '.join(stated)})"
-    return (SEQUENCE, "its pooler") if pooler else (TOKEN, "the lack of a pooler")
+    head = next((head for head in heads if head.reads_pooler == pooler), heads[0])
+    return head, "its pooler" if pooler else "the lack of a pooler"
 
 
 def _default(count: int) -> tuple[str, ...]:
@@ -88,7 +90,7 @@ def label_values(model: WholeModel) -> dict[str, Any]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
-    if model.head == SEQUENCE_CLASSIFICATION:
+    if model.head.per_sequence:
         regression = model.outputs == 1
         values["problem_type"] = "regression" if regression else "single_label_classification"
     return values

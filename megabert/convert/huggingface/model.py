@@ -31,31 +31,14 @@ from megabert.convert.huggingface.config import (
     is_relative,
     read_object,
 )
-from megabert.convert.name_table import SEQUENCE, TOKEN, NameTable, to_ours, to_theirs
+from megabert.convert.name_table import NameTable, to_ours, to_theirs
 from megabert.convert.position_tables import take_position_tables
 from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.vocabulary import without_padding
-from megabert.convert.whole_model import (
-    ENCODER_ONLY,
-    MASKED_LM,
-    PRETRAINING,
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    WholeModel,
-    settle,
-)
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, settle
 from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.head_registry import Head, task_heads
 from megabert.model.weight_files import copy_tokenizer, write_tensors
-
-CLASS_SUFFIX = {
-    PRETRAINING: "ForPreTraining",
-    MASKED_LM: "ForMaskedLM",
-    QUESTION_ANSWERING: "ForQuestionAnswering",
-    SEQUENCE_CLASSIFICATION: "ForSequenceClassification",
-    TOKEN_CLASSIFICATION: "ForTokenClassification",
-    ENCODER_ONLY: "Model",
-}
 
 log = get_logger("megabert.convert")
 
@@ -95,8 +78,18 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def class_name(model: WholeModel) -> str:
-    """Name of the transformers class, as ``BertForPreTraining``."""
-    return family_of(model.config).class_prefix + CLASS_SUFFIX[model.head]
+    """Name of the transformers class, as ``BertForPreTraining``.
+
+    Raises:
+        UserError: there is none.
+    """
+    suffix = model.head.transformers_suffix
+    if suffix is None:
+        raise UserError(
+            f"{model.origin}: transformers has no class with a head for {model.head}; convert the "
+            "pretrained checkpoint instead"
+        )
+    return family_of(model.config).class_prefix + suffix
 
 
 def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
@@ -157,15 +150,25 @@ def read_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
 def _table(
     family: Family, values: Mapping[str, Any], found: Mapping[str, Tensor], folder: Path
 ) -> NameTable:
-    """The family's names, with what ``classifier`` stands for in this folder."""
-    if not any(re.fullmatch(r"classifier\.(weight|bias)", name) for name in found):
-        return family.table
+    """The family's names, with those of the task heads in this folder."""
     pooler = any("pooler.dense" in name for name in found)
-    part, why = labels.classifier_part(values, pooler)
-    if part is None:
-        return names.without_classifier(family.table)
-    log.info("%s: classifier is the head of %s classification, by %s", folder, part, why)
-    return family.table if part == SEQUENCE else names.with_token_head(family.table)
+    sharing: dict[str, list[Head]] = {}  # heads of the same names there, by the first name
+    for head in task_heads():
+        for _, theirs in head.transformers_layers[:1]:
+            if f"{theirs}.weight" in found or f"{theirs}.bias" in found:
+                sharing.setdefault(theirs, []).append(head)
+    table = family.table
+    for layer, heads in sharing.items():
+        if len(heads) == 1:
+            table = names.with_heads(table, heads[0])
+            continue
+        chosen, why = labels.chosen_head(heads, values, pooler)
+        if chosen is None:
+            table = names.without_layer(table, layer)
+            continue
+        log.info("%s: %s is the head of %s, by %s", folder, layer, chosen, why)
+        table = names.with_heads(table, chosen)
+    return table
 
 
 def read(
@@ -199,7 +202,7 @@ def read(
         origin=f"{folder} ({family.class_prefix}, {kinds})",
         left_out=renamed.left_out + buffers + modules,
     )
-    if SEQUENCE in renamed.parts or TOKEN in renamed.parts:
+    if model.head.labelled:
         model.labels = labels.read_labels(values, str(folder))
         model.left_out += labels.left_out(values, config)
     settle(model)
@@ -250,16 +253,14 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
             "crf.start, crf.end), so it would label otherwise; fine-tune with --crf off for a model "
             "that can be written for it"
         )
-    table = family.table
-    if model.head == TOKEN_CLASSIFICATION:
-        table = names.with_token_head(table)
+    table = names.with_heads(family.table, model.head)
     theirs, unmapped = to_theirs(table, model.tensors, model.config.num_hidden_layers)
     if unmapped:
         raise UserError(
             f"{model.origin}: transformers' {class_name(model)} has no place for {unmapped[0]} "
             f"({len(unmapped)} such tensors), so it would not compute the same"
         )
-    if model.head == ENCODER_ONLY:
+    if model.head is ENCODER_ONLY:
         theirs = {re.sub(r"^(bert|nezha)\.", "", name): tensor for name, tensor in theirs.items()}
     write_tensors(folder / "model.safetensors", theirs, {"format": "pt"})
     values = config_values(model, tokenizer.special.pad if tokenizer else 0)

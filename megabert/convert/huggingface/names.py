@@ -2,12 +2,12 @@
 
 ``BertFor...`` (post-LN), ``MegatronBertFor...`` (pre-LN), and ``NezhaFor...`` (relative positions),
 which transformers had up to its fourth version; the authors' own PyTorch files of NEZHA are named as
-BERT's. Sequence and token classification share one name there, ``classifier``: a table holds it for
-sequences, :func:`with_token_head` gives it for tokens.
+BERT's. Task heads are added by :func:`with_heads`: some share a name there, ``classifier``.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from megabert.convert.name_table import (
@@ -15,14 +15,12 @@ from megabert.convert.name_table import (
     MLM,
     NSP,
     POOLER,
-    QA,
-    SEQUENCE,
-    TOKEN,
     Copy,
     Name,
     NameTable,
     pair,
 )
+from megabert.model.head_registry import Head
 
 _EMBEDDINGS = tuple(
     Name(ENCODER, f"bert.embeddings.{table}.weight", f"bert.embeddings.{table}.weight")
@@ -64,8 +62,6 @@ _HEADS = (
     *pair(MLM, "mlm.norm", "cls.predictions.transform.LayerNorm"),
     Name(MLM, "mlm.bias", "cls.predictions.bias"),
     *pair(NSP, "nsp.classifier", "cls.seq_relationship"),
-    *pair(QA, "qa.classifier", "qa_outputs"),
-    *pair(SEQUENCE, "sequence.classifier", "classifier"),
 )
 
 _COPIES = (
@@ -127,16 +123,19 @@ NEZHA = NameTable(
 )
 
 
-def with_token_head(table: NameTable) -> NameTable:
-    """The same names, with ``classifier`` as the head of token classification."""
-    kept = tuple(name for name in table.names if name.part != SEQUENCE)
-    return replace(table, names=(*kept, *pair(TOKEN, "token.classifier", "classifier")))
-
-
-def without_classifier(table: NameTable) -> NameTable:
-    """The same names, with ``classifier`` as the head of a task that megabert does not have."""
-    kept = tuple(name for name in table.names if name.part != SEQUENCE)
-    reason = "the head of a task that megabert does not have"
-    return replace(
-        table, names=kept, left_out=(*table.left_out, (r"classifier\.(weight|bias)", reason))
+def with_heads(table: NameTable, *heads: Head) -> NameTable:
+    """The same names and those of task heads, which must not share any."""
+    added = (
+        name
+        for head in heads
+        for ours, theirs in head.transformers_layers
+        for name in pair(head.modules[0], ours, theirs)
     )
+    return replace(table, names=(*table.names, *added))
+
+
+def without_layer(table: NameTable, layer: str) -> NameTable:
+    """The same names, with a layer as the head of a task that megabert does not have."""
+    reason = "the head of a task that megabert does not have"
+    pattern = rf"{re.escape(layer)}\.(weight|bias)"
+    return replace(table, left_out=(*table.left_out, (pattern, reason)))

@@ -12,6 +12,11 @@ from dataclasses import replace
 
 from megabert.convert.huggingface import names
 from megabert.convert.name_table import NameTable
+from megabert.model.task_heads import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 
 _FUSED = (r"\b(intermediate|pooler|transform)\.dense\.", r"\1.dense_act.")
 
@@ -25,7 +30,7 @@ def _names(table: NameTable) -> NameTable:
     )
 
 
-BERT = _names(names.BERT)
+BERT = _names(names.with_heads(names.BERT, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION))
 """``classifier`` is the head of sequence classification (``run_glue.py``)."""
-BERT_TOKENS = _names(names.with_token_head(names.BERT))
+BERT_TOKENS = _names(names.with_heads(names.BERT, QUESTION_ANSWERING, TOKEN_CLASSIFICATION))
 """``classifier`` is the head of token classification (its ``BertForTokenClassification``)."""

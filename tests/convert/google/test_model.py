@@ -22,18 +22,15 @@ from megabert.convert.google.tensor_bundle.table import table_bytes
 from megabert.convert.probe_inputs import id_batch
 from megabert.convert.read_back import same_tensors
 from megabert.convert.run import Request, convert
-from megabert.convert.whole_model import (
-    ENCODER_ONLY,
-    MASKED_LM,
-    PRETRAINING,
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build, empty_model
+from megabert.model.bert import activation
+from megabert.model.head_registry import Head
+from megabert.model.heads import MASKED_LM, PRETRAINING
+from megabert.model.task_heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    WholeModel,
-    build,
-    empty_model,
 )
-from megabert.model.bert import activation
 
 transformers = pytest.importorskip("transformers")
 
@@ -61,7 +58,7 @@ def arrays(folder: Path) -> dict[str, Tensor]:
     return {name: bundle.read(name) for name in bundle.names if not SLOTS.search(name)}
 
 
-def whole(head: str, config: ModelConfig = CONFIG, pooler: bool = True) -> WholeModel:
+def whole(head: Head, config: ModelConfig = CONFIG, pooler: bool = True) -> WholeModel:
     """A model with random weights of a size that every output depends on."""
     torch.manual_seed(3)
     model = empty_model(config, head, pooler, 3)
@@ -181,9 +178,9 @@ def test_the_real_checkpoint_goes_round(toy: Path, tmp_path: Path) -> None:
     assert record["left_out"]["bert/pooler/dense/kernel/adam_m"] == "optimizer slot"
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS, ids=str)
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
-def test_every_head_there_and_back(tmp_path: Path, head: str, positions: str) -> None:
+def test_every_head_there_and_back(tmp_path: Path, head: Head, positions: str) -> None:
     model = whole(head, replace(CONFIG, position_embeddings=positions))
     folder = written(tmp_path / "google", model)
     again = google_tf.read(folder)

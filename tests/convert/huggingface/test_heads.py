@@ -14,14 +14,10 @@ from megabert.common.errors import UserError
 from megabert.convert import checkpoint
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.run import Request, convert
-from megabert.convert.whole_model import (
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    WholeModel,
-    build,
-    settle,
-)
+from megabert.convert.whole_model import WholeModel, build, settle
 from megabert.data.tokenizers.load import load_tokenizer
+from megabert.model.head_registry import Head
+from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import make
 
@@ -56,7 +52,7 @@ def change(folder: Path, **values: Any) -> None:
     ],
 )
 def test_there_and_back(
-    tmp_path: Path, family: str, suffix: str, labels: tuple[str, ...], head: str
+    tmp_path: Path, family: str, suffix: str, labels: tuple[str, ...], head: Head
 ) -> None:
     """Class, labels and every tensor come back; both ways compute the same logits."""
     source = make(tmp_path / "hf", family + suffix, **named(labels))
@@ -64,7 +60,7 @@ def test_there_and_back(
     assert there.model.head == head
     assert there.model.labels == labels
     assert there.comparison is not None
-    assert f"{head.split()[0]} logits" in there.comparison.differences
+    assert f"{head.name.split()[0]} logits" in there.comparison.differences
     back = convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
     assert back.comparison is not None
     before, after = (load_file(f / "model.safetensors") for f in (source, tmp_path / "back"))
@@ -96,7 +92,7 @@ def test_labels_without_names(tmp_path: Path) -> None:
     ],
 )
 def test_a_head_without_a_class_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], class_name: str, head: str, why: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], class_name: str, head: Head, why: str
 ) -> None:
     """A pooler makes it a head on sequences; which one it is, and why, is told."""
     source = make(tmp_path / "hf", class_name, **named(TAGS))
@@ -105,7 +101,7 @@ def test_a_head_without_a_class_name(
     assert why in "".join(capsys.readouterr())
     change(source, architectures=["BertForMultipleChoice"])
     model = huggingface.read(source)
-    assert model.head == "encoder"
+    assert model.head.name == "encoder"
     assert [n for n, reason in model.left_out if "does not have" in reason] == [
         "classifier.bias",
         "classifier.weight",

@@ -23,7 +23,11 @@ from megabert.convert.huggingface import names
 from megabert.convert.name_table import NameTable, to_ours, to_theirs
 from megabert.convert.run import Request, convert
 from megabert.model.heads import BertForPreTraining
-from megabert.model.task_heads import BertForQuestionAnswering
+from megabert.model.task_heads import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    BertForQuestionAnswering,
+)
 from megabert.model.weights import load_into, load_weights, save_weights
 from megabert.parallel.topology import TensorParallel
 from tests.helpers.convert_folders import SIZES, copy_of, make
@@ -103,7 +107,7 @@ def test_old_spellings(pretraining: Path, tmp_path: Path) -> None:
     bare = {n.removeprefix("bert."): t for n, t in tensors.items() if n.startswith("bert.")}
     save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
     model = huggingface.read(folder)
-    assert model.head == "encoder"
+    assert model.head.name == "encoder"
     comparison = check.compare(
         check.their_side(folder, model), check.our_side(model), model, None, ("a", "b")
     )
@@ -349,8 +353,14 @@ def test_megabert_folder_is_checked(tmp_path: Path) -> None:
             load_weights(tmp_path / "w")
 
 
+TABLES = [
+    names.with_heads(names.BERT, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION),
+    names.MEGATRON_BERT,
+]
+
+
 @settings(deadline=None, max_examples=20)
-@given(st.integers(1, 30), st.sampled_from([names.BERT, names.MEGATRON_BERT]))
+@given(st.integers(1, 30), st.sampled_from(TABLES))
 def test_names_are_one_to_one(layers: int, table: NameTable) -> None:
     """Renaming there and back loses and invents nothing."""
     lines = list(table.expand(layers))

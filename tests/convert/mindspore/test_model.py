@@ -228,7 +228,7 @@ def test_older_and_shorter_names(tmp_path: Path, pretrained: dict[str, Tensor]) 
             if name.startswith("bert.bert.")
         }
         read = mindspore.read(write(tmp_path / "bare.ckpt", bare))
-        assert read.head == "encoder"
+        assert read.head.name == "encoder"
         assert read.has_pooler
         assert all(torch.equal(t, new.tensors[n]) for n, t in read.tensors.items())
 
@@ -304,7 +304,7 @@ def test_conditional_random_field(tmp_path: Path) -> None:
     transitions[:, labels + 1] = -10000.0  # from STOP
     parameters = parameters_of(model) | {"loss.transitions": transitions}
     read = mindspore.read(write(tmp_path / "ner.ckpt", parameters))
-    assert (read.head, read.has_crf, read.outputs) == ("token classification", True, labels)
+    assert (read.head.name, read.has_crf, read.outputs) == ("token classification", True, labels)
     assert sum("START and STOP" in reason for _, reason in read.left_out) == 2
     hidden = torch.randn(words, 128, generator=torch.Generator().manual_seed(2))
     theirs = hidden @ parameters["bert.dense_1.weight"].T + parameters["bert.dense_1.bias"]
