@@ -1,4 +1,4 @@
-"""Write a generated encyclopedia (MediaWiki XML) and questions on it (SQuAD v1.1)."""
+"""Write a generated encyclopedia (MediaWiki XML) and questions about it (SQuAD v1.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
 from megabert.data.demo_wiki.dump import dump_xml
 from megabert.data.demo_wiki.questions import question_set
-from megabert.data.demo_wiki.world import World, build_world
+from megabert.data.demo_wiki.world import InventedWorld, build_world
 
 DUMP, TRAIN, DEV = "dump.xml.bz2", "train.json", "dev.json"
 
@@ -25,34 +25,47 @@ def _parser() -> argparse.ArgumentParser:
     parser = plain_parser(
         "make_sample_wiki.py",
         "Generate a small encyclopedia about an invented world: dump.xml.bz2 in MediaWiki's export "
-        "format,\ntrain.json and dev.json in SQuAD v1.1's format. The same arguments give the same bytes.",
-        "Development questions are about entities without a page in the dump, about values that no\n"
-        "training question shows, and in wordings that no training question uses.",
+        "format,\ntrain.json and dev.json in the format of SQuAD v1.1. The same arguments give the same "
+        "bytes.",
+        "The development questions use entities that have no page in the dump, and values and\n"
+        "wordings that do not occur in the training questions.",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--articles", type=int, default=2000, help="articles, at least 20 (default 2000)"
+        "--articles", type=int, default=2000, help="number of articles, at least 20 (default 2000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (default 0)")
     parser.add_argument(
-        "--train-questions", type=int, default=600, help="most training questions (default 600)"
+        "--train-questions",
+        type=int,
+        default=600,
+        help="maximum number of training questions (default 600)",
     )
     parser.add_argument(
-        "--dev-questions", type=int, default=300, help="most development questions (default 300)"
+        "--dev-questions",
+        type=int,
+        default=300,
+        help="maximum number of development questions (default 300)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace the three files where they exist and differ"
+        "--force",
+        action="store_true",
+        help="replace any of the three files that exists and differs",
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse and run; raises UserError on a wrong argument or an output folder with other content."""
+    """Run the command.
+
+    Raises:
+        UserError: a wrong argument, or a file of the output folder has other content.
+    """
     args = _parser().parse_args(argv)
     for name, least in (("articles", 20), ("train_questions", 1), ("dev_questions", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    # an entity gives a question if its asked value and two more are of the split's half
+    # an entity gives a question if the value asked for and two others are in the split's half
     unpublished = min(3 * args.dev_questions + 8, args.articles)
     world = build_world(args.articles, unpublished, args.seed)
     write_sample(
@@ -66,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_sample(
-    world: World,
+    world: InventedWorld,
     output: Path,
     *,
     seed: int,
@@ -74,20 +87,22 @@ def write_sample(
     dev_questions: int,
     force: bool = False,
 ) -> None:
-    """Write the three files of ``world`` into ``output``, each by atomic rename.
+    """Write the three files of ``world`` to ``output``, each by atomic rename.
 
-    Files that are there already with the same bytes are left alone. Raises UserError when one has
-    other content and ``force`` is not set; nothing is written then.
+    Files that already have the same bytes stay as they are.
+
+    Raises:
+        UserError: a file has other content and ``force`` is not set; nothing is written then.
     """
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file: name a folder")
+        raise UserError(f"--output {output} is a file; it must be a folder")
     output.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".sample-", dir=output))
     try:
         _write_dump(dump_xml(world, seed), work / DUMP)
         sets = (
-            (TRAIN, question_set(world.published, train_questions, held_out=False, seed=seed)),
-            (DEV, question_set(world.held_out, dev_questions, held_out=True, seed=seed)),
+            (TRAIN, question_set(world.published, train_questions, development=False, seed=seed)),
+            (DEV, question_set(world.unpublished, dev_questions, development=True, seed=seed)),
         )
         for name, questions in sets:
             (work / name).write_text(json.dumps(questions, indent=1) + "\n", encoding="utf-8")
@@ -95,7 +110,7 @@ def write_sample(
             there = output / name
             if not force and there.exists() and there.read_bytes() != (work / name).read_bytes():
                 raise UserError(
-                    f"{there} was made with other arguments: name another --output or give --force"
+                    f"{there} was made with other arguments: choose another --output, or set --force"
                 )
         for name in (DUMP, TRAIN, DEV):
             _sync(work / name)

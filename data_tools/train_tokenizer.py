@@ -1,7 +1,7 @@
 """Make a vocabulary from a dump or other text.
 
-Reads what shard_wiki.py reads. Writes a folder that shard_wiki.py --tokenizer and transformers
-load: vocab.txt (WordPiece) or spiece.model (SentencePiece), tokenizer.json,
+Reads the same inputs as shard_wiki.py. Writes a folder that shard_wiki.py --tokenizer and
+transformers can load: vocab.txt (WordPiece) or spiece.model (SentencePiece), tokenizer.json and
 tokenizer_config.json. [PAD], [UNK], [CLS], [SEP] and [MASK] are entries 0 to 4.
 
 Example:
@@ -32,47 +32,49 @@ from megabert.data.prepare.train_tokenizer import (
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = plain_parser("train_tokenizer.py", __doc__)
-    what = parser.add_argument_group("what goes in and out")
+    what = parser.add_argument_group("input and output")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="DUMP",
-        help="dumps or text: files, tar archives or folders, taken in this order",
+        help="dumps or text (files, tar archives or folders), read in this order",
     )  # fmt: skip
-    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
         "--input-format", default="auto",
-        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, by content)",
+        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, detected from the content)",
     )  # fmt: skip
     what.add_argument(
         "--language", default="en", metavar="CODE", help="language of the text (default: en)"
     )
-    kind = parser.add_argument_group("the vocabulary")
+    kind = parser.add_argument_group("vocabulary")
     kind.add_argument(
         "--type", choices=KINDS, default="wordpiece",
-        help="wordpiece as BERT has it, or SentencePiece unigram or bpe (default: wordpiece)",
+        help="BERT's wordpiece, or SentencePiece unigram or bpe (default: wordpiece)",
     )  # fmt: skip
     kind.add_argument(
         "--vocab-size", type=int, default=30522, metavar="N",
-        help="entries, special tokens included (default: 30522)",
+        help="number of entries, including special tokens (default: 30522)",
     )  # fmt: skip
-    kind.add_argument("--cased", action="store_true", help="keep capitals (default: lower-case)")
+    kind.add_argument(
+        "--cased", action="store_true", help="keep capital letters (default: lower-case the text)"
+    )
     kind.add_argument(
         "--alphabet", type=int, metavar="N",
-        help="wordpiece: how many characters get an entry (default: 1000; for Chinese and "
+        help="wordpiece: number of characters that get an entry (default: 1000; for Chinese and "
         "Japanese a third of the vocabulary)",
     )  # fmt: skip
     kind.add_argument(
         "--coverage", type=float, default=0.9995, metavar="F",
-        help="unigram, bpe: share of the text whose characters get an entry (default: 0.9995)",
+        help="unigram, bpe: fraction of the text whose characters get an entry (default: 0.9995)",
     )  # fmt: skip
-    work = parser.add_argument_group("how much text, and how")
+    work = parser.add_argument_group("amount of text and processes")
     work.add_argument(
         "--max-characters", type=int, default=200_000_000, metavar="N",
-        help="use the first N characters of text, 0 for all; about 3 bytes of memory for each "
-        "(default: 200,000,000)",
+        help="use the first N characters of text, 0 for all; takes about 3 bytes of memory per "
+        "character (default: 200,000,000)",
     )  # fmt: skip
     work.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="processes that clean text; the result is the same (default: one a core)",
+        help="processes that clean text; the result does not depend on it (default: one per core)",
     )  # fmt: skip
     return parser
 
@@ -90,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     settings.check()
     if args.workers < 1 or args.max_characters < 0:
-        raise UserError("--workers: expected at least 1; --max-characters: expected 0 or more")
+        raise UserError("--workers must be at least 1, and --max-characters 0 or more")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise UserError(f"{args.output}: exists and is not empty; choose another --output")
+        raise UserError(f"{args.output} exists and is not empty; choose another --output")
     sentences = read_sentences(
         args.input,
         input_format=args.input_format,

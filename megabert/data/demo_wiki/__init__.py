@@ -1,1 +1,6 @@
-"""The generated encyclopedia: an invented world, its articles as wikitext, and questions on them."""
+"""The generated encyclopedia: an invented world, its articles as wikitext, and questions about them.
+
+Owns: the generator of data_tools/make_sample_wiki.py; equal arguments give equal bytes.
+May import: common. No torch.
+Start reading: ``world.py``, then ``articles.py`` and ``questions.py``.
+"""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from megabert.data.demo_wiki.articles import article
-from megabert.data.demo_wiki.world import Entity, World
+from megabert.data.demo_wiki.world import InventedWorld, WorldEntity
 
 _NAMESPACES = (
     (-2, "Media"),
@@ -52,8 +52,8 @@ class _Page:
     model: str = "wikitext"
 
 
-def dump_xml(world: World, seed: int) -> Iterator[str]:
-    """Pieces of the export file in order: header, one piece a page, footer."""
+def dump_xml(world: InventedWorld, seed: int) -> Iterator[str]:
+    """The pieces of the export file in order: header, one piece per page, footer."""
     yield _header()
     rng = random.Random(f"dump {seed}")
     revision = 1000
@@ -63,7 +63,7 @@ def dump_xml(world: World, seed: int) -> Iterator[str]:
     yield "</mediawiki>\n"
 
 
-def _pages(world: World, seed: int, rng: random.Random) -> Iterator[_Page]:
+def _pages(world: InventedWorld, seed: int, rng: random.Random) -> Iterator[_Page]:
     yield _Page(4, "Project:Front page", "Welcome to the '''encyclopedia''' of an invented world.")
     for kind in ("person", "town", "work"):
         body = '<table class="infobox">\n{{{name}}}\n</table><noinclude>Documentation.</noinclude>'
@@ -88,12 +88,12 @@ def _pages(world: World, seed: int, rng: random.Random) -> Iterator[_Page]:
             yield _Page(14, f"Category:Towns of {country}", f"Towns of {country}:\n{lines}")
 
 
-def _alias(entity: Entity) -> str:
+def _alias(entity: WorldEntity) -> str:
     words = entity.title.split()
     return f"{words[-1]}, {' '.join(words[:-1])}" if len(words) > 1 else f"Town of {entity.title}"
 
 
-def _talk(entity: Entity) -> str:
+def _talk(entity: WorldEntity) -> str:
     return (
         f"== Sources ==\nWhere does the article on [[{entity.title}]] come from? ~~~~\n"
         ":From the registers, see [[Project:Front page]]. ~~~~"
@@ -136,7 +136,7 @@ def _page_xml(page: _Page, number: int, revision: int, rng: random.Random) -> st
 
 
 def _sha1(text: str) -> str:
-    """MediaWiki's form of a SHA-1: base 36, 31 digits."""
+    """A SHA-1 as MediaWiki writes it: base 36, 31 digits."""
     number = int.from_bytes(hashlib.sha1(text.encode(), usedforsecurity=False).digest(), "big")
     digits = ""
     while number:

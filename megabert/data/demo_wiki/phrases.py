@@ -1,7 +1,7 @@
 """Wordings of every relation of the invented world.
 
-A relation has several names that mean the same ("birthplace", "cradle") and sentences of its own.
-Names stand in frames that all relations share. ``{s}`` is the subject, ``{o}`` the value.
+A relation has several names with the same meaning ("birthplace", "cradle") and its own sentences.
+Names are put into frames that all relations share. ``{s}`` is the subject, ``{o}`` the value.
 
 The encyclopedia uses every name in every frame, in statements and in the questions of its articles.
 """
@@ -16,23 +16,23 @@ _STATEMENTS = (
     "as for {s}, the {n} {be} {o}",
     "the books say that the {n} of {s} {be} {o}",
 )
-_ASKED = ("What {be} the {n} of {s}?", "What {be} {s}'s {n}?")
-_HELD_OUT = (
+_TRAINING = ("What {be} the {n} of {s}?", "What {be} {s}'s {n}?")
+_DEVELOPMENT = (
     "As for {s}, what {be} the {n}?",
     "What do the books say {be} the {n} of {s}?",
-    *_ASKED,
+    *_TRAINING,
 )
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation: the type of its value, how it is stated, and how it is asked in either set."""
+    """A relation: the type of its value, its statements, and the questions of either set."""
 
     name: str
     type: str
     statements: tuple[str, ...]
-    asked: tuple[str, ...]
-    held_out: tuple[str, ...]
+    training: tuple[str, ...]
+    development: tuple[str, ...]
 
 
 def _fill(frames: tuple[str, ...], names: str, be: str) -> tuple[str, ...]:
@@ -44,21 +44,29 @@ def _fill(frames: tuple[str, ...], names: str, be: str) -> tuple[str, ...]:
 def _relation(
     name: str,
     kind: str,
-    asked: str,
-    held_out: str,
+    training: str,
+    development: str,
     own: tuple[str, ...],
     *,
     be: str,
     before: str = "",
 ) -> Relation:
-    """``asked``, ``held_out``: names, by blanks; ``own``: sentences; ``before``: stands before {o}."""
-    framed = _fill(_STATEMENTS, f"{asked} {held_out}", be)
+    """A relation with framed names and its own sentences.
+
+    Args:
+        name, kind: of the relation, and of its value.
+        training, development: names for the questions of either set, separated by spaces.
+        own: sentences of this relation only.
+        be: the verb in the frames.
+        before: what precedes {o} in the frames.
+    """
+    framed = _fill(_STATEMENTS, f"{training} {development}", be)
     return Relation(
         name,
         kind,
         (*(text.replace("{o}", before + "{o}") for text in framed), *own),
-        _fill(_ASKED, asked, be),
-        _fill(_HELD_OUT, held_out, be),
+        _fill(_TRAINING, training, be),
+        _fill(_DEVELOPMENT, development, be),
     )
 
 

@@ -1,8 +1,8 @@
-"""SQuAD v1.1 files on the invented world.
+"""SQuAD v1.1 files about the invented world.
 
-Training questions stand on lines of the register about published entities. Development questions
-stand on lines about entities that have no page in the dump, over the other half of the values, and use
-wordings that no training question uses (:mod:`megabert.data.demo_wiki.register`).
+Training questions refer to register lines about published entities. Development questions refer to
+lines about entities without a page in the dump, use the other half of the values, and use wordings
+that do not occur in training (:mod:`megabert.data.demo_wiki.register`).
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ import random
 from typing import Any
 
 from megabert.data.demo_wiki.register import (
-    ASKED,
-    HELD_OUT,
+    DEVELOPMENT,
     QUESTIONED,
+    TRAINING,
     line,
     question,
     values_of,
 )
-from megabert.data.demo_wiki.world import Entity
+from megabert.data.demo_wiki.world import WorldEntity
 
 _FEWEST_VALUES = 3
 
 
 def question_set(
-    entities: tuple[Entity, ...], count: int, *, held_out: bool, seed: int
+    entities: tuple[WorldEntity, ...], count: int, *, development: bool, seed: int
 ) -> dict[str, Any]:
-    """A SQuAD v1.1 object with at most ``count`` questions, one a paragraph."""
+    """A SQuAD v1.1 object with at most ``count`` questions, one per paragraph."""
     data: list[dict[str, Any]] = []
     for entity in entities:
         if len(data) == count:
             break
-        paragraph = _paragraph(entity, held_out, seed)
+        paragraph = _paragraph(entity, development, seed)
         if paragraph is not None:
             title = entity.title.replace(" ", "_")
             data.append({"title": title, "paragraphs": [paragraph]})
     return {"version": "1.1", "data": data}
 
 
-def _paragraph(entity: Entity, held_out: bool, seed: int) -> dict[str, Any] | None:
-    """A line with its question, or None if the entity's values of this half give none."""
-    split = "dev" if held_out else "train"
+def _paragraph(entity: WorldEntity, development: bool, seed: int) -> dict[str, Any] | None:
+    """A line with its question, or None if the entity has too few values in this half."""
+    split = "dev" if development else "train"
     rng = random.Random(f"{split} {seed} {entity.title}")
-    relations = values_of(rng, entity, only=int(held_out))
+    relations = values_of(rng, entity, only=int(development))
     asked = next((relation for relation in relations if relation in QUESTIONED), None)
     if asked is None or len(relations) < _FEWEST_VALUES:
         return None
-    told = line(rng, entity, relations)
-    text, start = told.answers[asked]
+    register_line = line(rng, entity, relations)
+    text, start = register_line.answers[asked]
     key = hashlib.sha256(f"{split} {seed} {entity.title} {asked}".encode()).hexdigest()
     qa = {
         "id": key[:24],
-        "question": question(rng, HELD_OUT if held_out else ASKED, entity.title, asked),
+        "question": question(rng, DEVELOPMENT if development else TRAINING, entity.title, asked),
         "answers": [{"text": text, "answer_start": start}],
     }
-    return {"context": told.text, "qas": [qa]}
+    return {"context": register_line.text, "qas": [qa]}

@@ -1,10 +1,10 @@
-"""The register: lines that only list what goes with a subject, and questions on them.
+"""The register: lines that list the values belonging to a subject, and questions about them.
 
-A line gives the values and not what they are: that Breiporto is a town and lace a product is to be
-known from elsewhere. The values are parted into two halves by a hash of their text: training questions
-stand on lines of the one half, development questions on lines of the other. So fine-tuning alone
-cannot learn the values of the development questions; the encyclopedia, which uses all of them, can
-teach them. Development questions also have wordings of their own.
+A line gives the values without saying what they are: that Breiporto is a town and lace a product
+must be known from elsewhere. A hash of their text splits the values into two halves: training
+questions use lines of one half, development questions lines of the other. So the values of the
+development questions cannot be learnt from fine-tuning alone, but from the encyclopedia, which uses
+all of them. Development questions also use different wordings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from megabert.data.demo_wiki.world import Entity, Value
+from megabert.data.demo_wiki.world import Value, WorldEntity
 
 NOUNS = {
     "birth_place": "town",
@@ -37,12 +37,12 @@ NOUNS = {
     "cover": "colour",
     "pages": "number",
 }
-"""Relation -> what kind of thing its value is, in one word."""
+"""Relation -> the kind of its value, in one word."""
 
 QUESTIONED = ("birth_place", "author", "town_product")
-"""The relation that is asked of a person, of a work and of a town."""
+"""The relations asked for: of a person, of a work and of a town."""
 
-ASKED = (
+TRAINING = (
     "Which {t} belongs to {s}?",
     "What {t} is noted for {s}?",
     "Which {t} does the register give for {s}?",
@@ -50,7 +50,7 @@ ASKED = (
     "{s} is linked with which {t}?",
     "Which {t} stands in the entry of {s}?",
 )
-HELD_OUT = (
+DEVELOPMENT = (
     "Name the {t} that goes with {s}.",
     "Which {t} do we find beside {s}?",
     "What {t} has {s}?",
@@ -67,7 +67,7 @@ _MOST_VALUES = 5
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the register; ``answers``: relation -> (value, character offset in ``text``)."""
+    """A register line; ``answers`` maps a relation to (value, character offset in ``text``)."""
 
     text: str
     wiki: str
@@ -87,12 +87,12 @@ def question(rng: random.Random, wordings: tuple[str, ...], subject: str, relati
 
 
 def half(value: Value) -> int:
-    """0 or 1: whether training or development questions may stand on the value."""
+    """0 if training questions may use the value, 1 if development questions may."""
     return hashlib.sha256(f"side {value.text}".encode()).digest()[0] % 2
 
 
-def values_of(rng: random.Random, entity: Entity, only: int | None = None) -> list[str]:
-    """At most five relations of ``entity``, no two of one kind of thing, of one half of the values."""
+def values_of(rng: random.Random, entity: WorldEntity, only: int | None = None) -> list[str]:
+    """At most five relations of ``entity`` with values of different kinds, all of one half."""
     kinds: set[str] = set()
     chosen = []
     for relation in rng.sample(list(entity.facts), len(entity.facts)):
@@ -103,8 +103,8 @@ def values_of(rng: random.Random, entity: Entity, only: int | None = None) -> li
     return chosen[:_MOST_VALUES]
 
 
-def line(rng: random.Random, entity: Entity, relations: list[str]) -> Line:
-    """A line that lists the values of ``relations`` in the given order."""
+def line(rng: random.Random, entity: WorldEntity, relations: list[str]) -> Line:
+    """A line that lists the values of ``relations`` in this order."""
     before, after = rng.choice(_LINES).replace("{s}", entity.title).split("{v}")
     text = wiki = before
     answers = {}

@@ -1,8 +1,8 @@
-"""The facts of an invented world: people, towns and works that agree with each other.
+"""The facts of an invented world: consistent people, towns and works.
 
-Everything is drawn from one seed. A fact is stored once and every page reads it there: a work is
-published while its author lives, a teacher is older than the pupil, a person is known for a work
-of that person. Names are built from syllables and belong to nobody.
+Everything is drawn from one seed. Each fact is stored once, and every page reads it from there: a
+work is published while its author lives, a teacher is older than the pupil, a person is known for
+one of their own works. Names are built from syllables and do not belong to real people or places.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _FEW_FIRST_NAMES, _FEW_SURNAMES, _FEW_STEMS = 30, 40, 40
 
 @dataclass(frozen=True)
 class Value:
-    """The object of a fact: the words as they stand in text, and the page they link to, if any."""
+    """The object of a fact: its words in the text, and the page they link to, if any."""
 
     text: str
     link: str | None = None
 
 
 @dataclass(frozen=True)
-class Entity:
-    """A subject with its facts; ``short`` is the name's short form, ``pronoun`` e.g. ``"She"``."""
+class WorldEntity:
+    """A subject and its facts; ``short`` is the short form of its name, ``pronoun`` e.g. ``"She"``."""
 
     kind: str
     title: str
@@ -67,23 +67,23 @@ class Entity:
 
 
 @dataclass(frozen=True)
-class World:
-    """Entities with an article (``published``) and entities kept for the development questions."""
+class InventedWorld:
+    """Entities with an article, and ``unpublished`` ones, for the development questions only."""
 
-    published: tuple[Entity, ...]
-    held_out: tuple[Entity, ...]
+    published: tuple[WorldEntity, ...]
+    unpublished: tuple[WorldEntity, ...]
     countries: tuple[str, ...]
 
 
 @dataclass
 class _Names:
-    """Draws names that never repeat."""
+    """Draws names without repetition."""
 
     rng: random.Random
     used: set[str] = field(default_factory=set)
 
     def word(self, syllables: int, endings: tuple[str, ...] = _CODAS) -> str:
-        """A capitalised invented word that was not drawn before; it grows if need be."""
+        """A new capitalised invented word, longer if all short ones are used."""
         for attempt in range(1_000_000):
             parts = [
                 self.rng.choice(_ONSETS) + self.rng.choice(_VOWELS)
@@ -116,7 +116,7 @@ class _Person:
 
 @dataclass
 class _World:
-    """What the facts are drawn from."""
+    """The names and values that facts are drawn from."""
 
     rng: random.Random
     names: _Names
@@ -133,15 +133,16 @@ class _World:
         return Value(self.rng.choice(pool))
 
 
-def build_world(articles: int, held_out: int, seed: int) -> World:
-    """A world with ``articles`` published and ``held_out`` other entities; same seed, same world.
+def build_world(articles: int, unpublished: int, seed: int) -> InventedWorld:
+    """A world with ``articles`` published and ``unpublished`` other entities; pure in its arguments.
 
-    About 45 % of the articles are on people, 30 % on towns and 25 % on works. Values come from small
-    pools: many articles that name the same few towns teach more than many towns that are named once.
+    About 45 % of the articles are about people, 30 % about towns and 25 % about works. Values come
+    from small pools: a model learns more from many articles that name the same few towns than from
+    many towns that are named once.
     """
     rng = random.Random(f"world {seed}")
     names = _Names(rng)
-    total = articles + held_out
+    total = articles + unpublished
     places, books = max(4, total * 3 // 10), max(2, total // 4)
     towns = names.pool(min(_MOST_TOWNS, places, articles), 1, _TOWN_ENDS)
     world = _World(
@@ -158,19 +159,19 @@ def build_world(articles: int, held_out: int, seed: int) -> World:
     rest += [_work(world, title, author) for title, author in titles]
     rest += [_person(world, person) for person in world.people]
     rng.shuffle(rest)
-    entities += rest[held_out:]
+    entities += rest[unpublished:]
     rng.shuffle(entities)
-    return World(tuple(entities), tuple(rest[:held_out]), tuple(world.countries))
+    return InventedWorld(tuple(entities), tuple(rest[:unpublished]), tuple(world.countries))
 
 
 def _pairs(rng: random.Random, left: list[str], right: list[str], count: int) -> list[str]:
-    """``count`` different pairs of a word of ``left`` and one of ``right``, in random order."""
+    """``count`` different pairs of a word from ``left`` and one from ``right``, in random order."""
     places = rng.sample(range(len(left) * len(right)), count)
     return [f"{left[place % len(left)]} {right[place // len(left)]}" for place in places]
 
 
 def _small_towns(names: _Names, count: int) -> list[str]:
-    """Towns that are the subject of a page but not the value of a fact, e.g. "Upper Velmere"."""
+    """Towns that are the subject of a page but never the value of a fact, e.g. "Upper Velmere"."""
     stems = names.pool(max(_FEW_STEMS, count // 6), 1, _TOWN_ENDS)
     return _pairs(names.rng, list(_TOWN_FRONTS), stems, count)
 
@@ -189,7 +190,7 @@ def _people(names: _Names, count: int) -> list[_Person]:
 
 
 def _works(world: _World, books: int) -> list[tuple[str, _Person]]:
-    """Gives everybody a work; returns the ``books`` works that are the subject of a page."""
+    """Give every person a work; returns the ``books`` works that are the subject of a page."""
     rng = world.rng
     taken: set[str] = set()
     made = []
@@ -205,7 +206,7 @@ def _works(world: _World, books: int) -> list[tuple[str, _Person]]:
     return rng.sample(made, books)
 
 
-def _person(world: _World, me: _Person) -> Entity:
+def _person(world: _World, me: _Person) -> WorldEntity:
     rng = world.rng
     facts = {
         "birth_place": world.town(),
@@ -219,10 +220,10 @@ def _person(world: _World, me: _Person) -> Entity:
     older = [p for p in group if p.born < me.born - 5]
     if older:
         facts["teacher"] = Value(older[0].name, older[0].name)
-    return Entity("person", me.name, me.surname, "She" if me.woman else "He", facts)
+    return WorldEntity("person", me.name, me.surname, "She" if me.woman else "He", facts)
 
 
-def _town(world: _World, name: str) -> Entity:
+def _town(world: _World, name: str) -> WorldEntity:
     mayor = world.rng.choice(world.people).name
     facts = {
         "country": world.word(tuple(world.countries)),
@@ -233,10 +234,10 @@ def _town(world: _World, name: str) -> Entity:
         "fair": world.word(_MONTHS),
         "flag": world.word(_COLOURS),
     }
-    return Entity("town", name, name, "It", facts)
+    return WorldEntity("town", name, name, "It", facts)
 
 
-def _work(world: _World, title: str, author: _Person) -> Entity:
+def _work(world: _World, title: str, author: _Person) -> WorldEntity:
     rng = world.rng
     facts = {
         "author": Value(author.name, author.name),
@@ -246,4 +247,4 @@ def _work(world: _World, title: str, author: _Person) -> Entity:
         "cover": world.word(_COLOURS),
         "pages": Value(f"{rng.randrange(10, 40) * 10} pages"),
     }
-    return Entity("work", title, title, "It", facts)
+    return WorldEntity("work", title, title, "It", facts)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from megabert.data.foreign.static import ForeignFile, StaticSample
 from megabert.data.samples.counter_rng import Ints
 from megabert.data.text.sentences import split_sentences
-from megabert.data.tokenizers.base import Tokenizer, Words, is_ideograph, starts_word_alone
+from megabert.data.tokenizers.base import Tokenizer, WordFinder, is_ideograph, starts_word_alone
 from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
 
 _SPACE = "▁"  # SentencePiece's
@@ -85,7 +85,9 @@ class Recovery:
     ``words``: as for ``Tokenizer.encode_batch``.
     """
 
-    def __init__(self, tokenizer: Tokenizer, language: str, words: Words | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, language: str, words: WordFinder | None = None
+    ) -> None:
         self.tokenizer, self.language, self.words = tokenizer, language, words
         self.counts = Counts()
 

@@ -14,7 +14,7 @@ from megabert.data.prepare.batch_files import EncodedPages
 from megabert.data.shards.layout import token_dtype
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.pages import Page
-from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, Words
+from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, WordFinder
 
 EMPTY = "empty"
 """Drop reason of an article without text."""
@@ -51,7 +51,7 @@ class EncodingRules:
     min_document_tokens: int
     eval_fraction: float
     seed: int
-    words: Words | None = None
+    words: WordFinder | None = None
 
 
 def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:

@@ -1,8 +1,9 @@
-"""What all tokenizers share: the interface, special tokens, character classes.
+"""What all tokenizers share: the interface, the special tokens, character classes.
 
 The implementations are WordPiece vocabularies (``wordpiece``), SentencePiece models
-(``sentencepiece``) and ``tokenizer.json`` (``json_file``); ``load`` chooses among them. Text never becomes a special token here: ``[MASK]`` written in an article is five characters and
-two brackets, as with transformers' ``split_special_tokens=True``.
+(``sentencepiece``) and ``tokenizer.json`` (``json_file``); ``load`` chooses among them. Text never
+becomes a special token: ``[MASK]`` in an article is four letters and two brackets, as with
+transformers' ``split_special_tokens=True``.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ SPECIAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "sep": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
-"""How vocabularies write each special token; the first one present counts."""
+"""How vocabularies spell each special token; the first spelling found is used."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One encoded sentence, no special tokens added.
+    """One encoded sentence, without special tokens.
 
     ``ids`` int32 [n]; ``word_starts`` bool [n], True where a token begins a word; ``offsets``
-    int32 [n, 2], each token's first character in the input and the first behind it (Python
-    string indices), or [0, 2] when they were not asked for.
+    int32 [n, 2], each token's first character in the input and the first character after it
+    (Python string indices), or [0, 2] if they were not requested.
     """
 
     ids: npt.NDArray[np.int32]
@@ -57,10 +58,10 @@ NO_OFFSETS: npt.NDArray[np.int32] = np.zeros((0, 2), np.int32)
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Encoded sentences, one behind the other.
+    """Encoded sentences, concatenated.
 
     ``ids`` int32 [T]; ``word_starts`` bool [T], as in :class:`Encoded`; ``lengths`` int64 [S],
-    each sentence's number of ids, 0 for one without any.
+    the number of ids of each sentence, which may be 0.
     """
 
     ids: npt.NDArray[np.int32]
@@ -68,21 +69,21 @@ class EncodedBatch:
     lengths: npt.NDArray[np.int64]
 
     def split(self) -> list[Encoded]:
-        """Views of the sentences, without offsets."""
+        """Views of the single sentences, without offsets."""
         cuts = np.cumsum(self.lengths)[:-1]
         pairs = zip(np.split(self.ids, cuts), np.split(self.word_starts, cuts))
         return [Encoded(ids, starts, NO_OFFSETS) for ids, starts in pairs][: len(self.lengths)]
 
 
-class Words(Protocol):
-    """Knows words that the tokenizer does not: ``chinese_words.ChineseWords``."""
+class WordFinder(Protocol):
+    """Finds words that the tokenizer itself cannot see: ``chinese_words.ChineseWords``."""
 
     def continues(self, text: str) -> npt.NDArray[np.bool_]:
-        """bool [len(text)]: True at each character at which no word begins."""
+        """bool [len(text)]: True at each character that does not begin a word."""
 
 
 class Tokenizer(ABC):
-    """What the rest of the project needs of a tokenizer."""
+    """The interface of all tokenizers."""
 
     kind: str
     """``wordpiece``, ``unigram`` or ``bpe``."""
@@ -90,23 +91,27 @@ class Tokenizer(ABC):
     vocab_size: int
     special: SpecialIds
     special_tokens: Mapping[str, str]
-    """The five special tokens as the vocabulary writes them, by role (``pad``, ...)."""
+    """The five special tokens as the vocabulary spells them, by role (``pad``, ...)."""
     sha256: str
-    """Identity: the same for the same vocabulary and rules, whatever file they came from."""
+    """Identity: equal for equal vocabulary and rules, whichever file they came from."""
 
     @abstractmethod
     def encode_sentences(
         self, sentences: Sequence[str], *, with_offsets: bool = True
     ) -> list[Encoded]:
-        """Encode each sentence by itself; the empty list for no sentences.
+        """Encode each sentence separately; an empty list if there are no sentences.
 
-        A lone surrogate, which no UTF-8 file can hold, is encoded as U+FFFD.
+        A lone surrogate, which UTF-8 cannot represent, is encoded as U+FFFD.
         """
 
-    def encode_batch(self, sentences: Sequence[str], words: Words | None = None) -> EncodedBatch:
-        """The same ids in three arrays, the fast way to encode much text.
+    def encode_batch(
+        self, sentences: Sequence[str], words: WordFinder | None = None
+    ) -> EncodedBatch:
+        """The same ids in three arrays: the fast way to encode a lot of text.
 
-        words: tokens that begin inside one of its words begin no word.
+        Args:
+            sentences: the text.
+            words: a token that begins inside one of these words does not begin a word.
         """
         sentences = without_surrogates(sentences)
         encoded = self.encode_sentences(sentences, with_offsets=words is not None)
@@ -120,7 +125,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
-        """Readable text of ids; special tokens are shown as they are written."""
+        """Readable text of ids; special tokens are shown as they are spelled."""
 
     @abstractmethod
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
@@ -128,10 +133,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:
-        """File names and contents that ``load_tokenizer`` and transformers read back."""
+        """Names and contents of the files that ``load_tokenizer`` and transformers read."""
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Write :meth:`files` into ``folder``; return each file's SHA-256."""
+        """Write :meth:`files` to ``folder`` and return the SHA-256 of each file."""
         folder.mkdir(parents=True, exist_ok=True)
         digests = {}
         for name, content in sorted(self.files().items()):
@@ -140,7 +145,7 @@ class Tokenizer(ABC):
         return digests
 
     def info(self) -> TokenizerInfo:
-        """What shards and checkpoints record of this tokenizer."""
+        """What shards and checkpoints record about this tokenizer."""
         digests = {n: hashlib.sha256(c).hexdigest() for n, c in sorted(self.files().items())}
         return TokenizerInfo(
             self.kind, self.sha256, self.vocab_size, self.lower_case, self.special, digests
@@ -150,7 +155,8 @@ class Tokenizer(ABC):
 def find_special(place: Path, ids: Mapping[str, int]) -> tuple[dict[str, str], SpecialIds]:
     """Names and ids of the five special tokens in a vocabulary (token -> id).
 
-    Raises ``UserError`` that lists the missing ones.
+    Raises:
+        UserError: special tokens are missing (the message lists them) or share one id.
     """
     names = {
         role: next((name for name in candidates if name in ids), "")
@@ -160,7 +166,7 @@ def find_special(place: Path, ids: Mapping[str, int]) -> tuple[dict[str, str], S
     if missing:
         raise UserError(
             f"{place}: not a BERT vocabulary: {', '.join(missing)} missing among "
-            f"{len(ids)} entries; make one with data_tools/train_tokenizer.py"
+            f"{len(ids)} entries; data_tools/train_tokenizer.py makes a complete one"
         )
     special = SpecialIds(**{role: ids[name] for role, name in names.items()})
     if len(set(special.values())) != len(special.values()):
@@ -176,15 +182,18 @@ def tokenizer_config(tokenizer: Tokenizer, tokenizer_class: str, **more: Any) ->
 
 
 def continuing_tokens(
-    words: Words,
+    words: WordFinder,
     sentences: Sequence[str],
     spans: npt.NDArray[np.int32],
     lengths: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
     """bool [T]: tokens whose first character continues a word.
 
-    spans: int32 [T, 2], characters of each token in its sentence; lengths: int64 [S], tokens of
-    each sentence.
+    Args:
+        words: finds the words.
+        sentences: the text, [S].
+        spans: int32 [T, 2], characters of each token in its sentence.
+        lengths: int64 [S], number of tokens of each sentence.
     """
     if not sentences:
         return np.zeros(0, np.bool_)
@@ -195,7 +204,7 @@ def continuing_tokens(
 
 
 def without_surrogates(sentences: Sequence[str]) -> Sequence[str]:
-    """The sentences with U+FFFD for each lone surrogate; positions stay."""
+    """The sentences with U+FFFD in place of each lone surrogate; positions do not change."""
     try:
         "".join(sentences).encode()
     except UnicodeEncodeError:
@@ -207,25 +216,25 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def starts_word_alone(character: str) -> bool:
-    """True for a character that is a word by itself: ideographs and punctuation."""
+    """Whether a character is a word by itself: ideographs and punctuation."""
     return is_ideograph(ord(character)) or is_punctuation(character)
 
 
 def is_ideograph(code: int) -> bool:
-    """The CJK ideograph blocks, as BERT's basic tokenizer has them."""
-    return any(low <= code <= high for low, high in IDEOGRAPHS)
+    """Whether a code point is in the CJK ideograph blocks of BERT's basic tokenizer."""
+    return any(first <= code <= last for first, last in IDEOGRAPHS)
 
 
 def are_ideographs(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
     """:func:`is_ideograph` of each code."""
     result = np.zeros(len(codes), np.bool_)
-    for low, high in IDEOGRAPHS:
-        result |= (codes >= low) & (codes <= high)
+    for first, last in IDEOGRAPHS:
+        result |= (codes >= first) & (codes <= last)
     return result
 
 
 def is_punctuation(character: str) -> bool:
-    """Unicode punctuation, and all ASCII that is neither letter, digit, space nor control."""
+    """Unicode punctuation, and every ASCII character except letters, digits, space and controls."""
     if character.isascii():
         return character.isprintable() and not character.isalnum() and character != " "
     return unicodedata.category(character).startswith("P")

@@ -1,15 +1,15 @@
 """Words of Chinese text, for whole-word and n-gram masking (Cui et al. 2021).
 
-Chinese is written without spaces, and vocabularies split it into single ideographs. Which of them
-make a word is jieba's answer: the most probable path through its dictionary, and a hidden Markov
-model for names and words the dictionary lacks. ``rjieba``, jieba in Rust, does it here: it agrees
-with the ``jieba`` package but where two unlikely words tie (1 run of 91,171 of Wikipedia), at 20
-times the speed, and keeps no dictionary cache on disk.
+Chinese is written without spaces, and vocabularies split it into single ideographs. jieba decides
+which of them form a word: by the most probable path through its dictionary, and by a hidden Markov
+model for names and words that the dictionary lacks. The implementation used is ``rjieba``, jieba in
+Rust: it agrees with the ``jieba`` package except where two unlikely words tie (1 run of 91,171 of
+Wikipedia), is 20 times as fast, and keeps no dictionary cache on disk.
 
-jieba's dictionary is in simplified characters. Traditional ones are replaced one for one by
-OpenCC's table before the cut, so both scripts have the same words; ids are made of the text as it
-stands. Only runs of U+4E00 to U+9FD5, jieba's own range, are cut; elsewhere the tokenizer's rule
-holds. The answer depends on the run alone: not on its sentence, batch or process.
+jieba's dictionary is in simplified characters. Traditional characters are replaced one for one by
+OpenCC's table before segmentation, so both scripts get the same words; token ids are made from the
+unchanged text. Only runs of U+4E00 to U+9FD5, jieba's own range, are segmented; elsewhere the
+tokenizer's rule applies. The result depends only on the run: not on its sentence, batch or process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from megabert.common.errors import UserError
 
 WordBoundaries = Literal["auto", "tokens", "jieba"]
 _FIRST, _LAST = 0x4E00, 0x9FD5
-_PART = 2**18  # ideographs cut at a time: about 100 bytes of memory each
+_PART = 2**18  # ideographs segmented at a time: about 100 bytes of memory each
 
 
 class ChineseWords:
     """Finds the ideographs that continue a word.
 
-    Raises ``UserError`` when ``rjieba`` or ``opencc`` is not installed.
+    Raises:
+        UserError: ``rjieba`` or ``opencc`` is not installed.
     """
 
     def __init__(self) -> None:
@@ -39,13 +40,13 @@ class ChineseWords:
             import rjieba
         except ImportError as error:
             raise UserError(
-                f"word boundaries by jieba: {error}; pip install rjieba opencc, or give "
+                f"word boundaries by jieba: {error}; run pip install rjieba opencc, or set "
                 "--word-boundaries tokens"
             ) from None
         self._cut = rjieba.cut
         characters = "\n".join(map(chr, range(_FIRST, _LAST + 1)))
         simplified = opencc.OpenCC("t2s").convert(characters)
-        # Each one by itself, a line a character.  [_LAST - _FIRST + 1]
+        # One character per line, so that each is converted by itself.  [_LAST - _FIRST + 1]
         self._simplified = np.array([ord(line) for line in simplified.split("\n")], "<u4")
 
     def continues(self, text: str) -> npt.NDArray[np.bool_]:
@@ -53,7 +54,7 @@ class ChineseWords:
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
         places = np.flatnonzero((codes >= _FIRST) & (codes <= _LAST))  # [H]
         begins_run = np.diff(places, prepend=-2) != 1
-        slots = np.arange(len(places)) + np.cumsum(begins_run)  # a line feed ahead of each run
+        slots = np.arange(len(places)) + np.cumsum(begins_run)  # a line feed before each run
         lines = np.full(len(places) + int(begins_run.sum()), ord("\n"), "<u4")
         lines[slots] = self._simplified[codes[places] - _FIRST]
         line_feeds = slots[begins_run] - 1
@@ -73,10 +74,15 @@ class ChineseWords:
 
 
 def find_words(language: str, boundaries: str = "auto") -> ChineseWords | None:
-    """The segmenter for a text's language; None where the tokenizer's own rule holds.
+    """The segmenter for a language; None where the tokenizer's own rule applies.
 
-    boundaries: ``tokens``, the tokenizer's rule; ``jieba``; or ``auto``: jieba for ``zh`` and
-    ``zh-...``, else the tokenizer's rule. Raises ``UserError`` for any other.
+    Args:
+        language: code of the text's language.
+        boundaries: ``tokens`` (the tokenizer's rule), ``jieba``, or ``auto`` (jieba for ``zh`` and
+            ``zh-...``, else the tokenizer's rule).
+
+    Raises:
+        UserError: ``boundaries`` is something else.
     """
     if boundaries not in get_args(WordBoundaries):
         known = ", ".join(get_args(WordBoundaries))

@@ -1,7 +1,7 @@
 """``tokenizer.json`` of the ``tokenizers`` library.
 
-BERT's own WordPiece form becomes a :class:`WordPieceTokenizer`, so that its identity does not
-depend on the file it came from. Everything else is used as the library reads it.
+A file that describes BERT's own WordPiece becomes a :class:`WordPieceTokenizer`, so that its
+identity does not depend on the file it came from. Everything else runs as the library reads it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BATCH = 1024
 
 
 class JsonTokenizer(Tokenizer):
-    """Any ``tokenizer.json``; words are what its pre-tokenizer splits, and single ideographs."""
+    """Any ``tokenizer.json``; words are the pieces of its pre-tokenizer, and single ideographs."""
 
     def __init__(self, place: Path, text: str) -> None:
         backend = tokenizers.Tokenizer.from_str(text)
@@ -85,7 +85,7 @@ class JsonTokenizer(Tokenizer):
 def _word_starts(
     sentence: str, word_ids: Sequence[int | None], offsets: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.bool_]:
-    """bool [n]: where the pre-tokenizer's word changes, and at the first token of an ideograph."""
+    """bool [n]: True where the pre-tokenizer's word changes and at an ideograph's first token."""
     words = np.array([-1 if word is None else word for word in word_ids], np.int64)
     starts = np.diff(words, prepend=-2) != 0
     if not sentence.isascii():
@@ -96,8 +96,12 @@ def _word_starts(
     return starts
 
 
-def load(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``. Raises ``UserError`` for another JSON or an unknown model."""
+def load_json(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``.
+
+    Raises:
+        UserError: the file is not a tokenizer.json, or its model is of an unknown type.
+    """
     text = path.read_text(encoding="utf-8")
     try:
         body = json.loads(text)
@@ -120,7 +124,7 @@ def load(path: Path) -> Tokenizer:
 
 
 def _bert_vocabulary(body: dict[str, Any]) -> list[str] | None:
-    """Entries in id order when the file is exactly BERT's WordPiece, else None."""
+    """Entries in the order of their ids if the file is exactly BERT's WordPiece, else None."""
     model = body["model"]
     is_bert = (
         model["type"] == "WordPiece"

@@ -54,25 +54,25 @@ def _load(path: Path, lower_case: bool | None) -> Tokenizer:
     if path.is_dir():
         return _load_folder(path)
     if path.suffix == ".model":
-        return sentencepiece.load(path)
+        return sentencepiece.load_sentencepiece(path)
     if path.suffix == ".json":
-        return json_file.load(path)
+        return json_file.load_json(path)
     config_path = path.parent / CONFIG_FILE
     config = {}
     if path.name == VOCAB_FILE and lower_case is None and config_path.is_file():
         config = _read_json(config_path)
-    return wordpiece.load(path, lower_case, config)
+    return wordpiece.load_wordpiece(path, lower_case, config)
 
 
 def _load_folder(folder: Path) -> Tokenizer:
     config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     for name in SENTENCEPIECE_FILES:
         if (folder / name).is_file():
-            return sentencepiece.load(folder / name)
+            return sentencepiece.load_sentencepiece(folder / name)
     if (folder / JSON_FILE).is_file():
-        return json_file.load(folder / JSON_FILE)
+        return json_file.load_json(folder / JSON_FILE)
     if (folder / VOCAB_FILE).is_file():
-        return wordpiece.load(folder / VOCAB_FILE, None, config)
+        return wordpiece.load_wordpiece(folder / VOCAB_FILE, None, config)
     raise UserError(
         f"{folder}: no tokenizer in this folder; expected {VOCAB_FILE}, {JSON_FILE} or "
         f"{SENTENCEPIECE_FILES[0]}"

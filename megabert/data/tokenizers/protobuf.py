@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers: fields of a message, without its schema."""
+"""The wire format of protocol buffers: fields of a message, without a schema."""
 
 from collections.abc import Iterator
 from typing import TypeVar
@@ -15,10 +15,10 @@ _LONGEST_VARINT = 10  # bytes of a 64-bit value
 def fields(message: Message) -> Iterator[tuple[int, int | Message]]:
     """Number and raw value of each field: an int for a varint, else the value's bytes.
 
-    A memoryview of bytes gives memoryviews, so that nothing is copied.
+    If ``message`` is a memoryview, the values are memoryviews too, so nothing is copied.
 
     Raises:
-        ValueError: not a message, or one that is cut off.
+        ValueError: not a message, or a truncated one.
     """
     position, end = 0, len(message)
     while position < end:
@@ -35,7 +35,7 @@ def fields(message: Message) -> Iterator[tuple[int, int | Message]]:
         else:
             raise ValueError(f"not a protocol-buffer message (wire type {wire})")
         if position + size > end:
-            raise ValueError("a protocol-buffer message is cut off")
+            raise ValueError("a protocol-buffer message is truncated")
         yield number, message[position : position + size]
         position += size
 
@@ -44,7 +44,7 @@ def read_varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     """The unsigned number that begins at ``position``, and the position after it.
 
     Raises:
-        ValueError: cut off, or longer than 10 bytes.
+        ValueError: truncated, or longer than 10 bytes.
     """
     value = shift = 0
     while position < len(message) and shift < 7 * _LONGEST_VARINT:
@@ -54,11 +54,11 @@ def read_varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise ValueError("a protocol-buffer message is cut off")
+    raise ValueError("a protocol-buffer message is truncated")
 
 
 def varint(value: int) -> bytes:
-    """An unsigned number, 7 bits a byte, the lowest first."""
+    """The encoding of an unsigned number: 7 bits per byte, the lowest first."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -68,7 +68,7 @@ def varint(value: int) -> bytes:
 
 
 def varint_field(number: int, value: int) -> bytes:
-    """A field of wire type 0; nothing for 0, which is what a reader assumes (proto3)."""
+    """A field of wire type 0; empty for the value 0, the default that readers assume (proto3)."""
     return varint(number << 3) + varint(value) if value else b""
 
 
@@ -81,7 +81,7 @@ def packed_varints(packed: bytes | memoryview) -> npt.NDArray[np.int64]:
     """The numbers of a packed repeated field of int64, [N].
 
     Raises:
-        ValueError: the last number is cut off, or one is too long.
+        ValueError: the last number is truncated, or one is too long.
     """
     raw = np.frombuffer(packed, np.uint8)
     last = raw < 0x80
@@ -91,7 +91,7 @@ def packed_varints(packed: bytes | memoryview) -> npt.NDArray[np.int64]:
     starts = np.concatenate(([0], ends[:-1] + 1))
     sizes = ends - starts + 1
     if not last[-1] or sizes.max() > _LONGEST_VARINT:
-        raise ValueError("a packed list of numbers is cut off")
+        raise ValueError("a packed list of numbers is truncated")
     shifts = 7 * (np.arange(len(raw)) - np.repeat(starts, sizes))
     groups = (raw & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
     return np.bitwise_or.reduceat(groups, starts).astype(np.int64)

@@ -1,7 +1,7 @@
 """SentencePiece models, unigram and BPE (Kudo and Richardson 2018), with BERT's special tokens.
 
-The ``sentencepiece`` library makes the ids. For transformers a ``tokenizer.json`` with the same
-pieces, scores and normalisation is written beside the model.
+The ``sentencepiece`` library makes the ids. For transformers, a ``tokenizer.json`` with the same
+pieces, scores and normalisation is written next to the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from megabert.data.tokenizers.base import (
     Encoded,
     EncodedBatch,
     Tokenizer,
-    Words,
+    WordFinder,
     continuing_tokens,
     find_special,
     starts_word_alone,
@@ -36,16 +36,16 @@ from megabert.data.tokenizers.base import (
 )
 from megabert.data.tokenizers.sentencepiece_model import ModelSpec, read_model
 
-SPACE = "▁"  # stands for a space in pieces
-_BEFORE_MARK = r"(?<=[^\x01])(?=[\p{M}\x{200c}\x{200d}\x{1100}-\x{11ff}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}])"  # all that Unicode counts as one written character with what stands before it
-_TEXT = (1, 4)  # types of pieces that stand for text: normal, user-defined
+SPACE = "▁"  # a space, in pieces
+_BEFORE_MARK = r"(?<=[^\x01])(?=[\p{M}\x{200c}\x{200d}\x{1100}-\x{11ff}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}])"  # all that Unicode counts as one character together with the one before it
+_TEXT = (1, 4)  # types of pieces that are text: normal, user-defined
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model.
 
     A word begins at a piece that begins with ``▁``, at an ideograph or punctuation mark, and
-    behind one. A piece that is ``▁`` alone belongs to the word behind it.
+    after one. A piece that consists of ``▁`` alone belongs to the word after it.
     """
 
     def __init__(self, place: Path, content: bytes) -> None:
@@ -56,7 +56,9 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, ValueError, IndexError, struct.error):
             raise UserError(f"{place}: not a SentencePiece model") from None
         if self._spec.kind not in ("unigram", "bpe"):
-            raise UserError(f"{place}: a SentencePiece model of a kind that is not read")
+            raise UserError(
+                f"{place}: a SentencePiece model of an unsupported kind; expected unigram or bpe"
+            )
         self.kind = self._spec.kind
         self.vocab_size = self._model.vocab_size()
         self._pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
@@ -80,7 +82,9 @@ class SentencePieceTokenizer(Tokenizer):
         offsets = np.split(spans, np.cumsum(lengths)[:-1])
         return [Encoded(e.ids, e.word_starts, o) for e, o in zip(parts, offsets)]
 
-    def encode_batch(self, sentences: Sequence[str], words: Words | None = None) -> EncodedBatch:
+    def encode_batch(
+        self, sentences: Sequence[str], words: WordFinder | None = None
+    ) -> EncodedBatch:
         sentences = without_surrogates(sentences)
         if words is None:
             found = self._model.encode(list(sentences), num_threads=1)
@@ -101,7 +105,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _spans(
         self, sentences: Sequence[str]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Ids [T], characters of each [T, 2], and each sentence's number of ids [S]."""
+        """Ids [T], the characters of each [T, 2], and the number of ids per sentence [S]."""
         if self._spec.byte_fallback:
             return self._spans_of_bytes(sentences)
         found = self._model.encode(list(sentences), out_type=str, num_threads=1)
@@ -110,7 +114,7 @@ class SentencePieceTokenizer(Tokenizer):
         known = map(self._known.get, pieces, repeat(self.special.unk))
         ids = np.fromiter(known, np.int32, len(pieces))
         normalised = self._model.normalize(list(sentences), with_offsets=True)
-        # The character that each character of the normalised text, and its end, come from.
+        # The input character that each normalised character, and the end, comes from.
         origins = np.fromiter(chain.from_iterable(o for _, o in normalised), np.int32)
         sizes = _lengths(pieces)
         ends = np.cumsum(sizes) + np.repeat(np.arange(len(lengths)), lengths)
@@ -119,7 +123,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _spans_of_bytes(
         self, sentences: Sequence[str]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """The same for a model with pieces that are bytes, whose text is not their characters."""
+        """The same for a model with byte pieces, whose text differs from their characters."""
         ids: list[int] = []
         lengths = []
         spans = [np.zeros((0, 2), np.int32)]
@@ -165,8 +169,12 @@ class SentencePieceTokenizer(Tokenizer):
         }
 
 
-def load(path: Path) -> SentencePieceTokenizer:
-    """Read a ``.model`` file."""
+def load_sentencepiece(path: Path) -> SentencePieceTokenizer:
+    """Read a ``.model`` file.
+
+    Raises:
+        UserError: not a SentencePiece model, or one of an unsupported kind.
+    """
     return SentencePieceTokenizer(path, path.read_bytes())
 
 
@@ -183,7 +191,7 @@ def _begins(piece: str) -> bool:
 
 
 def _ends(piece: str) -> bool:
-    """True when whatever follows the piece begins a new word."""
+    """Whether any piece that follows this one begins a new word."""
     return piece not in ("", SPACE) and starts_word_alone(piece[-1])
 
 
@@ -194,14 +202,17 @@ def _as_characters(sentence: str, bounds: npt.NDArray[np.int64]) -> npt.NDArray[
     raw = np.frombuffer(sentence.encode(), np.uint8)
     characters = np.zeros(len(raw) + 1, np.int32)
     np.cumsum((raw & 0xC0) != 0x80, out=characters[1:])
-    # A byte offset in front of a character: characters that began before it.
+    # At the byte offset of a character: the number of characters before it.
     return characters[bounds]
 
 
 def _backend(spec: ModelSpec, unk: int, *, composes: bool) -> tokenizers.Tokenizer:
     """The same model for the ``tokenizers`` library.
 
-    composes: the normalisation composes a letter and its mark, and drops U+0001.
+    Args:
+        spec: the model file's content.
+        unk: id of the unknown token.
+        composes: whether the normalisation composes a letter and its mark, and drops U+0001.
     """
     model: models.Model
     if spec.kind == "unigram":
@@ -219,8 +230,8 @@ def _backend(spec: ModelSpec, unk: int, *, composes: bool) -> tokenizers.Tokeniz
     backend = tokenizers.Tokenizer(model)
     steps: list[Any] = []
     if composes:
-        # The library looks up a letter and its marks as a whole, and loses marks that the table
-        # does not have there. Composed first, then parted, each is looked up by itself.
+        # The library looks up a letter and its marks as a unit, and loses marks that its table
+        # lacks in that combination. Composed first and then split, each is looked up by itself.
         steps = [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(_BEFORE_MARK), "\x01")]
     if spec.charsmap:
         steps.append(normalizers.Precompiled(spec.charsmap))
@@ -235,7 +246,7 @@ def _backend(spec: ModelSpec, unk: int, *, composes: bool) -> tokenizers.Tokeniz
 
 
 def _merges(spec: ModelSpec) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces, best-scored piece first, as SentencePiece merges."""
+    """Every split of a piece into two pieces, highest score first: the order of SentencePiece."""
     known = {text: score for text, score, kind in spec.pieces if kind == 1}
     found = []
     for text, score in known.items():

@@ -1,4 +1,4 @@
-"""The file of a SentencePiece model: protocol buffers, of which a few fields are needed here."""
+"""The file of a SentencePiece model, a protocol buffer of which a few fields are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megabert.data.tokenizers.protobuf import fields
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a SentencePiece model file holds, as far as it is needed."""
+    """The parts of a SentencePiece model file that are needed."""
 
     kind: str
     pieces: list[tuple[str, float, int]]  # text, score, type (1 normal, 2 unknown, 3 control, ...)
@@ -52,7 +52,7 @@ def read_model(content: bytes) -> ModelSpec:
 
 
 def _message(value: int | bytes) -> dict[int, Any]:
-    """Fields of a message within a message; of a repeated one the last."""
+    """Fields of a nested message; the last value of a repeated field."""
     if isinstance(value, int):
-        raise ValueError("a number stands where a message is expected")
+        raise ValueError("a number where a message is expected")
     return dict(fields(value))

@@ -1,5 +1,5 @@
-"""WordPiece as BERT has it (Devlin et al. 2019): split at spaces, punctuation and ideographs,
-then longest match first; ``##`` marks a piece that continues a word."""
+"""BERT's WordPiece (Devlin et al. 2019): text is split at spaces, punctuation and ideographs, then
+matched longest piece first; ``##`` marks a piece that continues a word."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from megabert.data.tokenizers.base import (
     Encoded,
     EncodedBatch,
     Tokenizer,
-    Words,
+    WordFinder,
     find_special,
     tokenizer_config,
     without_surrogates,
 )
-from megabert.data.tokenizers.wordpiece_batch import WordPieceBatchEncoder
+from megabert.data.tokenizers.wordpiece_batch import WordPieceBatchEncoder, WordPieceRules
 
 PREFIX = "##"
 MAX_WORD_CHARACTERS = 100
@@ -36,7 +36,7 @@ _BATCH = 1024
 
 
 class WordPieceTokenizer(Tokenizer):
-    """A WordPiece vocabulary with BERT's normalisation; ids equal those of ``BertTokenizer``."""
+    """A WordPiece vocabulary with BERT's normalisation; ids equal ``BertTokenizer``'s."""
 
     kind = "wordpiece"
 
@@ -96,7 +96,9 @@ class WordPieceTokenizer(Tokenizer):
                 result.append(Encoded(ids, self._begins[ids], offsets))
         return result
 
-    def encode_batch(self, sentences: Sequence[str], words: Words | None = None) -> EncodedBatch:
+    def encode_batch(
+        self, sentences: Sequence[str], words: WordFinder | None = None
+    ) -> EncodedBatch:
         sentences = without_surrogates(sentences)
         continues = words.continues("\n".join(sentences)) if words is not None else None
         ids, lengths, continuing = self._batch_encoder.encode(sentences, continues)
@@ -109,11 +111,13 @@ class WordPieceTokenizer(Tokenizer):
         return WordPieceBatchEncoder(
             self._backend,
             self._ids,
-            unk=self.special.unk,
-            prefix=PREFIX,
-            max_word=MAX_WORD_CHARACTERS,
-            lower_case=self.lower_case,
-            split_ideographs=self._split_ideographs,
+            WordPieceRules(
+                unk=self.special.unk,
+                prefix=PREFIX,
+                max_word=MAX_WORD_CHARACTERS,
+                lower_case=self.lower_case,
+                split_ideographs=self._split_ideographs,
+            ),
         )
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
@@ -144,11 +148,16 @@ class WordPieceTokenizer(Tokenizer):
         }
 
 
-def load(path: Path, lower_case: bool | None, config: Mapping[str, Any]) -> WordPieceTokenizer:
-    """Read a ``vocab.txt``: one entry a line, the line's number (from 0) its id.
+def load_wordpiece(
+    path: Path, lower_case: bool | None, config: Mapping[str, Any]
+) -> WordPieceTokenizer:
+    """Read a ``vocab.txt``: one entry per line, whose number (from 0) is its id.
 
-    Casing: ``lower_case``, else ``do_lower_case`` of ``tokenizer_config.json``, else by the
-    vocabulary: cased when an entry other than a ``[...]`` name has an ASCII capital letter.
+    Casing: ``lower_case``, else ``do_lower_case`` of ``tokenizer_config.json`` (``config``), else
+    detected: cased if an entry other than a ``[...]`` name has an ASCII capital letter.
+
+    Raises:
+        UserError: the vocabulary is empty, repeats an entry, or lacks a special token.
     """
     vocabulary = read_vocabulary(path)
     if lower_case is None:
@@ -164,7 +173,11 @@ def load(path: Path, lower_case: bool | None, config: Mapping[str, Any]) -> Word
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Lines of a ``vocab.txt``. Only line feeds end a line: U+2028 and others may be entries."""
+    """Lines of a ``vocab.txt``. Only a line feed ends a line: U+2028 and others may be entries.
+
+    Raises:
+        UserError: there are no entries, or one occurs twice.
+    """
     with path.open(encoding="utf-8") as file:
         lines = [line.rstrip("\n") for line in file]
     while lines and not lines[-1]:
@@ -183,7 +196,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def has_capitals(vocabulary: Sequence[str]) -> bool:
-    """True when an entry other than a ``[...]`` or ``<...>`` name has an ASCII capital letter."""
+    """Whether an entry other than a ``[...]`` or ``<...>`` name has an ASCII capital letter."""
     return any(
         any("A" <= c <= "Z" for c in entry)
         for entry in vocabulary

@@ -1,17 +1,18 @@
-"""WordPiece ids of many sentences at once, by a table of characters and a cache of words.
+"""WordPiece ids of many sentences at once, with a table of characters and a cache of words.
 
-BERT's normaliser and splitter work character by character but for combining marks, and a word
-ends at every space, punctuation mark and, where they are split, ideograph. So a text is cut there,
-and each piece between is encoded once and looked up from then on: a few hundred thousand words
-make up nearly all of a text. Which characters cut is asked of the ``tokenizers`` library, one by
-one; pieces not seen before are encoded by it, or, of ASCII letters and digits alone, by longest
-match here. Nothing about a character that does not cut is assumed, so ids equal the library's.
+BERT's normaliser and splitter work character by character, except for combining marks, and a word
+ends at every space, punctuation mark and (if they are split) ideograph. So a text is cut there, and
+each piece in between is encoded once and then looked up: a few hundred thousand words make up
+nearly all of a text. The ``tokenizers`` library is asked for each character whether it cuts. New
+pieces are encoded by the library or, if they consist of ASCII letters and digits, by longest match
+here. Nothing is assumed about characters that do not cut, so the ids equal the library's.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -20,66 +21,81 @@ import tokenizers
 
 from megabert.data.tokenizers.base import are_ideographs
 
-SPACE = ord(" ")
+_SPACE = ord(" ")
 MAX_CACHE_BYTES = 2**27
-_ENTRY_BYTES = 200  # of a cached word beside its characters: key, number, ids
+_ENTRY_BYTES = 200  # of a cached word in addition to its characters: key, number, ids
 _BATCH_CHARACTERS = 2**18
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+_Ints = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WordPieceRules:
+    """The settings of a WordPiece tokenizer.
+
+    Attributes:
+        unk: id of the unknown token.
+        prefix: marks a piece that continues a word.
+        max_word: maximum number of characters of a word; longer words are unknown.
+        lower_case: whether the normaliser lower-cases.
+        split_ideographs: whether the normaliser separates ideographs.
+    """
+
+    unk: int
+    prefix: str
+    max_word: int
+    lower_case: bool
+    split_ideographs: bool
 
 
 class WordPieceBatchEncoder:
-    """Encodes batches of sentences; holds at most about ``MAX_CACHE_BYTES`` of words.
+    """Encodes batches of sentences; its cache of words takes at most about ``MAX_CACHE_BYTES``.
 
     Args:
         backend: BERT's normaliser, pre-tokenizer and WordPiece model.
         ids: token -> id.
-        unk: id of the unknown token.
-        prefix: mark of a piece that continues a word.
-        max_word: characters of a word at most; a longer one is unknown.
-        lower_case: whether the normaliser lower-cases.
-        split_ideographs: whether it parts ideographs.
+        rules: the settings that the backend was made with.
     """
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
         ids: Mapping[str, int],
-        *,
-        unk: int,
-        prefix: str,
-        max_word: int,
-        lower_case: bool,
-        split_ideographs: bool,
+        rules: WordPieceRules,
     ) -> None:
         self._backend = backend
-        self._unk = unk
-        self._max_word = max_word
+        self._rules = rules
+        prefix = rules.prefix
         self._first = {t: i for t, i in ids.items() if not t.startswith(prefix)}
         self._next = {t[len(prefix) :]: i for t, i in ids.items() if t.startswith(prefix)}
-        table = _CharacterTable(backend, lower_case=lower_case, split_ideographs=split_ideographs)
+        table = _CharacterTable(
+            backend, lower_case=rules.lower_case, split_ideographs=rules.split_ideographs
+        )
         self._alone, self._shown = table.alone, table.shown
         self._forget()
 
     def _forget(self) -> None:
         self._words = _Entries()  # word -> entry
         self._alone_entry = np.full(len(self._alone), -1, np.int64)  # character -> entry
-        self._ids = np.zeros(0, np.int32)  # of all entries, one behind the other
+        self._ids = np.zeros(0, np.int32)  # of all entries, concatenated
         self._begin = np.zeros(0, np.int64)  # [entries], into _ids
         self._length = np.zeros(0, np.int64)  # [entries]
         self._bytes = 0
 
     def encode(
-        self, sentences: Sequence[str], continues: Bools | None = None
-    ) -> tuple[npt.NDArray[np.int32], Ints, Ints]:
-        """Encode sentences without lone surrogates.
+        self, sentences: Sequence[str], continues: _Bools | None = None
+    ) -> tuple[npt.NDArray[np.int32], _Ints, _Ints]:
+        """Encode sentences that hold no lone surrogates.
 
-        continues: bool [C] over the sentences joined by a line feed: characters that no word may
-        begin at.
+        Args:
+            sentences: the text, [S].
+            continues: bool [C] over the sentences joined by a line feed: characters that do not
+                begin a word.
 
-        Returns ids int32 [T]; each sentence's number of ids int64 [S]; and the tokens of
-        characters which are a word alone and which ``continues`` marks, int64 [at most T].
+        Returns:
+            ids int32 [T]; number of ids per sentence int64 [S]; and the tokens of characters that
+            are a word by themselves and that ``continues`` marks, int64 [at most T].
         """
         ids, lengths, continuing = [], [], []
         tokens = characters = 0
@@ -103,12 +119,12 @@ class WordPieceBatchEncoder:
 
     def _encode(
         self, text: str, sentences: Sequence[str]
-    ) -> tuple[npt.NDArray[np.int32], Ints, Ints, Ints]:
-        """Ids, ids a sentence; places of characters that are alone, and the token of each."""
+    ) -> tuple[npt.NDArray[np.int32], _Ints, _Ints, _Ints]:
+        """Ids, ids per sentence; places of characters that are alone, and the token of each."""
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        shown = self._shown[codes]  # [C], SPACE wherever no word goes on
+        shown = self._shown[codes]  # [C], _SPACE outside words
         in_word = np.zeros(len(codes) + 1, np.bool_)
-        np.not_equal(shown, SPACE, out=in_word[1:])
+        np.not_equal(shown, _SPACE, out=in_word[1:])
         word_places = np.flatnonzero(in_word[1:] & ~in_word[:-1])
         alone_places = np.flatnonzero(self._alone[codes])
         words = shown.tobytes().decode("utf-32-le").split()
@@ -126,7 +142,7 @@ class WordPieceBatchEncoder:
         is_alone = self._alone[codes[places]] & (length > 0)
         return self._ids[source], counts, places[is_alone], after[:-1][is_alone]
 
-    def _word_entries(self, words: list[str]) -> Ints:
+    def _word_entries(self, words: list[str]) -> _Ints:
         found = np.fromiter(map(self._words.__getitem__, words), np.int64, len(words))
         places = np.flatnonzero(found < 0).tolist()
         if places:
@@ -135,16 +151,16 @@ class WordPieceBatchEncoder:
             found[places] = [self._words[words[place]] for place in places]
         return found
 
-    def _alone_entries(self, codes: npt.NDArray[np.uint32]) -> Ints:
+    def _alone_entries(self, codes: npt.NDArray[np.uint32]) -> _Ints:
         missing = np.unique(codes[self._alone_entry[codes] < 0])
         if len(missing):
             self._alone_entry[missing] = self._add([chr(code) for code in missing])
         return self._alone_entry[codes]
 
     def _add(self, words: Sequence[str]) -> range:
-        """Encode new words; returns their entries.
+        """Encode new words and return their entries.
 
-        Normalisation leaves ASCII letters and digits as they are: capitals are small by now.
+        Normalisation does not change ASCII letters and digits, as capitals are lower-cased already.
         """
         plain = [word.isascii() and word.isalnum() for word in words]
         others = iter(self._encode_words([w for w, is_plain in zip(words, plain) if not is_plain]))
@@ -162,10 +178,10 @@ class WordPieceBatchEncoder:
         return range(first, len(self._length))
 
     def _encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Normalise and split as the library does, in one call for all, then match."""
+        """Normalise and split with the library, in one call for all words, then match."""
         text = self._backend.normalizer.normalize_str(" ".join(words))
         parts = text.split(" ")
-        if len(parts) != len(words):  # the normaliser parts ideographs of the upper planes
+        if len(parts) != len(words):  # the normaliser separates ideographs of the upper planes
             if len(words) > 1:
                 return [ids for word in words for ids in self._encode_words([word])]
             parts = [text]
@@ -179,8 +195,8 @@ class WordPieceBatchEncoder:
 
     def _longest_match(self, word: str) -> list[int]:
         """Ids of a normalised word."""
-        if len(word) > self._max_word:
-            return [self._unk]
+        if len(word) > self._rules.max_word:
+            return [self._rules.unk]
         pieces: list[int] = []
         begin, stop, vocabulary = 0, len(word), self._first
         while begin < stop:
@@ -188,26 +204,26 @@ class WordPieceBatchEncoder:
             while (piece := vocabulary.get(word[begin:end])) is None:
                 end -= 1
                 if end == begin:
-                    return [self._unk]
+                    return [self._rules.unk]
             pieces.append(piece)
             begin, vocabulary = end, self._next
         return pieces
 
 
 class _Entries(dict[str, int]):
-    """Entries of words; -1 for an unknown one."""
+    """Entries of words; -1 for an unknown word."""
 
     def __missing__(self, word: str) -> int:
         return -1
 
 
 class _CharacterTable:
-    """What each character does to the word it stands in, as the library answers.
+    """What each character does to the word that it is in, according to the library.
 
     ``alone`` bool [0x110000]: a word by itself, whatever its neighbours. ``shown`` uint32
-    [0x110000]: the character that stands for it within a word, or a space if it ends one.
+    [0x110000]: the character that represents it within a word, or a space if it ends one.
 
-    Characters outside the basic plane are left to the library with the word around them.
+    Characters outside the basic plane are left to the library, together with the word around them.
     """
 
     def __init__(
@@ -219,15 +235,15 @@ class _CharacterTable:
         for code in _candidates():
             before, *inside = self._pieces(f"a{chr(code)}a")
             if before == "a" and inside[-1:] == ["a"]:
-                self.shown[code] = SPACE
+                self.shown[code] = _SPACE
                 self.alone[code] = len(inside) > 1
             elif chr(code).isspace():
-                # The normaliser drops it, but str.split would cut here.
+                # The normaliser removes it, but str.split would cut here.
                 self.shown[code] = 0
         if split_ideographs:
             ideographs = np.flatnonzero(are_ideographs(np.arange(0x10000, dtype="<u4")))
-            parted = ideographs[self._parted(ideographs)]
-            self.alone[parted], self.shown[parted] = True, SPACE
+            separate = ideographs[self._is_separated(ideographs)]
+            self.alone[separate], self.shown[separate] = True, _SPACE
         if lower_case:
             for code in range(ord("A"), ord("Z") + 1):
                 self.shown[code] = ord(chr(code).lower())
@@ -236,15 +252,15 @@ class _CharacterTable:
         normalised = self._backend.normalizer.normalize_str(text)
         return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normalised)]
 
-    def _parted(self, codes: Ints) -> Bools:
-        """Whether the normaliser leaves one character with a space on each side."""
+    def _is_separated(self, codes: _Ints) -> _Bools:
+        """Whether the normaliser keeps the character and adds a space on each side."""
         text = "a".join(["", *map(chr, codes), ""])
         answers = self._backend.normalizer.normalize_str(text).split("a")[1:-1]
         return np.array([len(a) == 3 and a[0] == a[2] == " " != a[1] for a in answers], np.bool_)
 
 
 def _candidates() -> Iterable[int]:
-    """Spaces, punctuation, ASCII symbols of the basic plane."""
+    """Spaces, punctuation and ASCII symbols of the basic plane."""
     for code in range(0x10000):
         character = chr(code)
         if (
@@ -256,7 +272,7 @@ def _candidates() -> Iterable[int]:
 
 
 def _batches(sentences: Sequence[str]) -> Iterable[Sequence[str]]:
-    """Runs of sentences of about ``_BATCH_CHARACTERS``, at least one sentence each."""
+    """Runs of sentences of about ``_BATCH_CHARACTERS`` each, at least one sentence per run."""
     first = size = 0
     for last, sentence in enumerate(sentences, 1):
         size += len(sentence)

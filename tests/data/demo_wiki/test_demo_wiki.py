@@ -1,4 +1,4 @@
-"""The generated encyclopedia: bytes, consistency, format of the questions, and what is held out."""
+"""The generated encyclopedia: bytes, consistency, format of the questions, and what the sets share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_tools.make_sample_wiki import DEV, DUMP, TRAIN, main
 from megabert.common.errors import UserError
 from megabert.data.demo_wiki.phrases import BY_NAME, RELATIONS
 from megabert.data.demo_wiki.questions import question_set
-from megabert.data.demo_wiki.world import World, build_world
+from megabert.data.demo_wiki.world import InventedWorld, build_world
 
 SPACE = "{http://www.mediawiki.org/xml/export-0.11/}"
 
@@ -119,7 +119,7 @@ def _questions(folder: Path, name: str) -> list[tuple[str, str, dict[str, object
 
 
 @pytest.mark.parametrize("name", [TRAIN, DEV])
-def test_answers_stand_where_they_say(sample: Path, name: str) -> None:
+def test_answers_are_where_they_say(sample: Path, name: str) -> None:
     questions = _questions(sample, name)
     assert len({qa["id"] for _, _, qa in questions}) == len(questions) >= 5
     for title, context, qa in questions:
@@ -130,7 +130,7 @@ def test_answers_stand_where_they_say(sample: Path, name: str) -> None:
         assert title.replace("_", " ") in str(qa["question"])
 
 
-def test_development_questions_are_held_out(sample: Path) -> None:
+def test_development_questions_share_nothing_with_training(sample: Path) -> None:
     pages = {page["title"] for page in _pages(sample)}
     wordings = {name: set() for name in (TRAIN, DEV)}
     subjects = {name: set() for name in (TRAIN, DEV)}
@@ -149,9 +149,9 @@ def test_development_questions_are_held_out(sample: Path) -> None:
     assert subjects[TRAIN] <= pages
 
 
-def _world_is_consistent(world: World) -> None:
-    entities = {entity.title: entity for entity in world.published + world.held_out}
-    assert len(entities) == len(world.published) + len(world.held_out)
+def _world_is_consistent(world: InventedWorld) -> None:
+    entities = {entity.title: entity for entity in world.published + world.unpublished}
+    assert len(entities) == len(world.published) + len(world.unpublished)
     for entity in entities.values():
         for relation, value in entity.facts.items():
             other = entities.get(value.text)
@@ -169,10 +169,10 @@ def _world_is_consistent(world: World) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(articles=st.integers(20, 300), held_out=st.integers(8, 60), seed=st.integers(0, 2**32))
-def test_facts_agree(articles: int, held_out: int, seed: int) -> None:
-    world = build_world(articles, held_out, seed)
-    assert (len(world.published), len(world.held_out)) == (articles, held_out)
+@given(articles=st.integers(20, 300), unpublished=st.integers(8, 60), seed=st.integers(0, 2**32))
+def test_facts_agree(articles: int, unpublished: int, seed: int) -> None:
+    world = build_world(articles, unpublished, seed)
+    assert (len(world.published), len(world.unpublished)) == (articles, unpublished)
     _world_is_consistent(world)
 
 
@@ -184,13 +184,13 @@ def test_a_paragraph_has_one_answer_of_a_type() -> None:
 
 def test_wordings_are_well_formed() -> None:
     for relation in BY_NAME.values():
-        assert not set(relation.asked) & set(relation.held_out)
+        assert not set(relation.training) & set(relation.development)
         assert all(t.count("{s}") == 1 and t.count("{o}") == 1 for t in relation.statements)
-        assert all(q.count("{s}") == 1 and q.endswith("?") for q in relation.asked)
-        assert all(q.count("{s}") == 1 and q.endswith("?") for q in relation.held_out)
+        assert all(q.count("{s}") == 1 and q.endswith("?") for q in relation.training)
+        assert all(q.count("{s}") == 1 and q.endswith("?") for q in relation.development)
 
 
 def test_question_count_is_a_limit() -> None:
     world = build_world(40, 10, 0)
-    made = question_set(world.published, 5, held_out=False, seed=0)
+    made = question_set(world.published, 5, development=False, seed=0)
     assert sum(len(p["qas"]) for a in made["data"] for p in a["paragraphs"]) == 5

@@ -494,7 +494,7 @@ def test_packed_numbers(values: list[int]) -> None:
     raw = b"".join(map(varint, values))
     assert packed_varints(raw).tolist() == values
     if raw:
-        with pytest.raises(ValueError, match="cut off"):
+        with pytest.raises(ValueError, match="truncated"):
             packed_varints(raw[:-1] + bytes([raw[-1] | 128]))
 
 
