@@ -18,7 +18,7 @@ echo "## Loader";  python benchmarks/loader.py "$SHARDS"
 echo "## Packing"; python benchmarks/packing.py "$SHARDS" --samples 16384 --seconds 1 --model bert-tiny
 if [ -d "$work/sample" ]; then
   echo "## Preparation, stage by stage"
-  python benchmarks/preparation.py --dump en="$work/sample/dump.xml.bz2" --vocab "$work/tokenizer/vocab.txt" --profile
+  python benchmarks/preparation/compare.py --dump en="$work/sample/dump.xml.bz2" --vocab "$work/tokenizer/vocab.txt" --profile
 fi
 echo "## Encoder beside transformers and plain torch"
 python benchmarks/step.py "$SHARDS" --models bert-tiny,bert-mini --lengths 128 --precisions fp32 --micro-batch-size 8 --rounds 5 --peers transformers,plain --profile

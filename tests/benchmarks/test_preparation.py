@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import preparation, preparation_plan
-from benchmarks.preparation import Comparison
-from benchmarks.preparation_plan import Constants, make_plan
-from benchmarks.preparation_programs import Cost, recipe_cost, run_together
-from benchmarks.preparation_stages import STAGES, StageProfile, profile_stages
+from benchmarks.preparation import compare, plan
+from benchmarks.preparation.compare import Comparison
+from benchmarks.preparation.plan import Constants, make_plan
+from benchmarks.preparation.programs import Cost, recipe_cost, run_together
+from benchmarks.preparation.stages import STAGES, StageProfile, profile_stages
 from megabert.common.errors import UserError
 from tests.helpers.small_dump import write_dump, write_vocabulary
 
@@ -60,7 +60,7 @@ def test_cost_of_programs_side_by_side(tmp_path: Path) -> None:
 
 def test_a_reference_in_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs all of --wikiextractor"):
-        preparation.main(["--dump", "en=x", "--vocab", "v", "--wikiextractor", "we"])
+        compare.main(["--dump", "en=x", "--vocab", "v", "--wikiextractor", "we"])
 
 
 def test_stages_account_for_the_time(tmp_path: Path) -> None:
@@ -110,25 +110,25 @@ def test_plan_by_hand() -> None:
 def test_plan_of_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = dict.fromkeys(STAGES, 2.0)
     profile = StageProfile("d", 10, 4 * 10**9, 1, 1, 2 * 10**9, 10**8, 3 * 10**8, 10**8, seconds)
-    constants = Constants(**preparation_plan.measured(profile.as_json()))
+    constants = Constants(**plan.measured(profile.as_json()))
     assert constants.decompress_s_per_xml_gb == constants.read_s_per_xml_gb == 0.5
     assert constants.clean_s_per_text_gb == 1
     assert constants.encode_s_per_million_tokens == constants.shards_s_per_million_tokens == 0.02
     assert (constants.batch_bytes_per_token, constants.shard_bytes_per_token) == (3, 1)
     file = tmp_path / "profile.json"
     file.write_text(json.dumps({"stages": [profile.as_json()]}))
-    preparation_plan.main(["--profile", str(file), "--encode-s-per-million-tokens", "7.2"])
+    plan.main(["--profile", str(file), "--encode-s-per-million-tokens", "7.2"])
     table = capsys.readouterr().out
     assert "| clean | 0.02 |" in table
     assert "| encode | 9.00 |" in table  # a flag wins over the profile
     file.write_text("{}")
     with pytest.raises(UserError, match=r"profile\.json: not written by preparation\.py"):
-        preparation_plan.main(["--profile", str(file)])
+        plan.main(["--profile", str(file)])
 
 
 def test_plan_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    preparation_plan.main(["--cores", "1", "64", "--tokens-billion", "1"])
+    plan.main(["--cores", "1", "64", "--tokens-billion", "1"])
     table = capsys.readouterr().out
     assert "| | 1 core | 64 cores |" in table
     with pytest.raises(UserError, match="--efficiency 0: expected more than 0"):
-        preparation_plan.main(["--efficiency", "0"])
+        plan.main(["--efficiency", "0"])

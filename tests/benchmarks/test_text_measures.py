@@ -1,4 +1,4 @@
-"""The measures of benchmarks/text_quality.py see what they should."""
+"""The measures of benchmarks/archive_2026_11/text_quality.py see what they should."""
 
 import importlib.util
 import sys
@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="module")
 def measures(root: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        "text_measures", root / "benchmarks" / "text_measures.py"
+        "text_measures", root / "benchmarks/archive_2026_11/text_measures.py"
     )
     assert spec is not None
     assert spec.loader is not None

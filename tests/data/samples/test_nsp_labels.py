@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.nsp_labels import Labels, measure
+from benchmarks.archive_2026_11.nsp_labels import Labels, measure
 from megabert.common import names
 from megabert.data.samples.pairs import PairMaker, PairPlan, SampleSettings
 from megabert.data.shards.corpus import Corpus

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corruption import make_faults, summarise, try_faults
+from benchmarks.archive_2026_11.corruption import make_faults, summarise, try_faults
 from megabert.common import names
 from megabert.data.shards.corpus import Document, write_corpus
 from megabert.data.tokenizers.load import load_tokenizer

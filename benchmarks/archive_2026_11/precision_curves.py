@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Loss curves of the precisions side by side.
 
-    python benchmarks/precision_curves.py SHARDS --output FOLDER [--precisions fp32,bf16,fp8,fp8-row]
+    python benchmarks/archive_2026_11/precision_curves.py SHARDS --output FOLDER [--precisions fp32,bf16,fp8,fp8-row]
         [--reference bf16] [--windows 10] [--json FILE] [-- FLAGS OF launch/pretrain.py]
 
 Runs launch/pretrain.py once a precision: same weights, samples, masks and dropout, with the flags given.
@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "fp32": ["--precision", "fp32"],
     "bf16": ["--precision", "bf16"],

@@ -1,10 +1,10 @@
 """How long a full dump takes, on how many cores, and what it needs: a model with measured constants.
 
-    python benchmarks/preparation_plan.py --cores 1 64 512
-    python benchmarks/preparation_plan.py --cores 64 --storage-gb-per-second 0.2 --tokens-billion 6
+    python benchmarks/preparation/plan.py --cores 1 64 512
+    python benchmarks/preparation/plan.py --cores 64 --storage-gb-per-second 0.2 --tokens-billion 6
 
-    python benchmarks/preparation.py --dump en=dump.xml.bz2 --vocab vocab.txt --profile --json out.json
-    python benchmarks/preparation_plan.py --profile out.json
+    python benchmarks/preparation/compare.py --dump en=dump.xml.bz2 --vocab vocab.txt --profile --json out.json
+    python benchmarks/preparation/plan.py --profile out.json
 
 Every constant is a flag. Those of one core are taken from the first dump of a --profile, where one
 is given; sizes are those of a full English dump. The model:
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.errors import UserError
 from megabert.common.log import run_command

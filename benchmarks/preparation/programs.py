@@ -15,7 +15,7 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PHASES = {128: 20, 512: 80}  # sequence length: predictions at most
 RECIPES = {
     "phase 1, one copy": ((128, 1),),
@@ -121,7 +121,7 @@ def measure_reference(
     costs = {"extract": run_together([command], extracted)}
     texts = fresh(work / "texts")
     parts = [texts / f"part-{part}.txt" for part in range(workers)]
-    script = ROOT / "benchmarks" / "reference_sentences.py"
+    script = ROOT / "benchmarks" / "preparation" / "reference_sentences.py"
     commands = [
         [reference.python, script, extracted, path, "--part", str(part), "--parts", str(workers)]
         for part, path in enumerate(parts)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The same training twice: our LAMB, and one that does not know of ZeRO's slices.
 
-    python benchmarks/unaware_lamb.py --data SHARDS --output DIR [--model bert-mini] [--ranks 2]
+    python benchmarks/archive_2026_11/unaware_lamb.py --data SHARDS --output DIR [--model bert-mini] [--ranks 2]
         [--steps 300] [--zero-stage 1] [-- further flags of launch/pretrain.py]
 
 Both runs have the same data, weights, seed, rule and settings; the second one's optimizer gets no
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.config import flags
 from megabert.config.training import PretrainSettings

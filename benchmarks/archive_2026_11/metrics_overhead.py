@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What the throughput metrics cost: updates with and without them, in turn, in one process.
 
-    OMP_NUM_THREADS=1 python benchmarks/metrics_overhead.py SHARDS [--updates 200] [--models ...]
+    OMP_NUM_THREADS=1 python benchmarks/archive_2026_11/metrics_overhead.py SHARDS [--updates 200] [--models ...]
 
 For each model: CPU time of an update of one micro step of 8 samples of 128 tokens, the fewest that are
 of use, with its clock and its counts and without (medians); the CPU time of clock and counts alone,
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.config import flags
 from megabert.config.training import PretrainSettings

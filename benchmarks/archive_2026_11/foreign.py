@@ -4,7 +4,7 @@
 Writes a shard of random samples in each published layout, and reads batches of 64 in a run's order,
 in one process. Times are CPU seconds.
 
-    python benchmarks/foreign.py [--samples 20000] [--seconds 3]
+    python benchmarks/archive_2026_11/foreign.py [--samples 20000] [--seconds 3]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.data.foreign.files import open_foreign
 from megabert.data.foreign.source import ForeignSource

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Whether the labels of next sentence prediction are true, and where its sentences come from.
 
-python benchmarks/nsp_labels.py SHARDS [--pairs 100000] [--seq-length 128] [--json]
+python benchmarks/archive_2026_11/nsp_labels.py SHARDS [--pairs 100000] [--seq-length 128] [--json]
 
 Draws pairs as training does and checks each: a pair labelled 0 is one piece of one document, one
 labelled 1 comes from two documents. Then compares where the pairs come from with what they should
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.names import TRAIN
 from megabert.data.samples.counter_rng import Ints

@@ -1,6 +1,6 @@
 """How clean the text is: pages kept and dropped, speed, leftovers, lost paragraphs, glued words.
 
-    python benchmarks/text_quality.py en=dump.xml.bz2 zh=folder/ [--show 5] [--json out.json]
+    python benchmarks/archive_2026_11/text_quality.py en=dump.xml.bz2 zh=folder/ [--show 5] [--json out.json]
         [--wikiextractor COMMAND] [--save DIR] [--other NAME=DIR] [--worst 10]
 
 Each input is LANGUAGE=PATH. Speed is that of one process: reading, cleaning and splitting, in MB

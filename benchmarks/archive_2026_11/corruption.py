@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Damages a folder of shards in many places, one at a time, and sees what notices.
 
-python benchmarks/corruption.py SHARDS [--flips 1000] [--cuts 100] [--seed 0] [--json]
+python benchmarks/archive_2026_11/corruption.py SHARDS [--flips 1000] [--cuts 100] [--seed 0] [--json]
 
 A flip changes one byte, a cut takes the end of a file away; files are those of the whole folder:
 shards, manifest, tokenizer. For each, one epoch of both splits is read as training reads it, and
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.errors import UserError
 from megabert.data.inspect.verify import verify_folder

@@ -1,6 +1,6 @@
 """Speed of encoding, in MB (10^6 bytes of UTF-8) a CPU second of one process.
 
-    python benchmarks/encoding_speed.py --input dump.xml.bz2 --tokenizer vocab.txt --language en
+    python benchmarks/archive_2026_11/encoding_speed.py --input dump.xml.bz2 --tokenizer vocab.txt --language en
 
 Prints one line for each way to encode the sentences of the input: ``library``, the tokenizers or
 sentencepiece library's own call, its ids left in its own objects; ``first``, ``encode_batch`` of

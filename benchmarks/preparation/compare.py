@@ -1,6 +1,6 @@
 """Preparation beside the reference pipeline: the same dump, the same machine, one run.
 
-    python benchmarks/preparation.py --dump en=dump.xml.bz2 --vocab vocab.txt \\
+    python benchmarks/preparation/compare.py --dump en=dump.xml.bz2 --vocab vocab.txt \\
         --wikiextractor COMMAND --reference-python PYTHON \\
         --create-pretraining-data create_pretraining_data.py [--workers 1 2] [--json out.json]
 
@@ -13,7 +13,7 @@ create_pretraining_data.py, which writes padded and masked samples, once for eac
 CPU seconds are those of all processes of a program, MB are 10^6 bytes of page text (wikitext as
 UTF-8, all pages). "Without start-up" takes off what the same programs need for a dump of two short
 pages: on a large dump it is what counts. With --profile the stages of ours on one core follow,
-which are the constants of benchmarks/preparation_plan.py.
+which are the constants of benchmarks/preparation/plan.py.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.preparation_programs import (
+from benchmarks.preparation.programs import (
     RECIPES,
     TINY_DUMP,
     Cost,
@@ -42,7 +42,7 @@ from benchmarks.preparation_programs import (
     measure_reference,
     recipe_cost,
 )
-from benchmarks.preparation_stages import profile_stages
+from benchmarks.preparation.stages import profile_stages
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.data.text.input.sources import iter_pages

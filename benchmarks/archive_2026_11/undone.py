@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each optimisation of the encoder gives on a CPU: a step with it beside a step without it.
 
-    python benchmarks/undone.py SHARDS [--model bert-mini] [--length 128] [--precision fp32] [--rounds 7]
+    python benchmarks/archive_2026_11/undone.py SHARDS [--model bert-mini] [--length 128] [--precision fp32] [--rounds 7]
 
 Every contestant is our model with the same weights on the same real micro batches, in turns, with one
 thing done the way torch does it by itself:
@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.steps.batches import MicroBatch, RealBatches
 from benchmarks.steps.peers import our_loss, our_model
