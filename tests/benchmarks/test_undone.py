@@ -21,7 +21,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_losses_stay_the_same(precision: str, root: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "undone.json"
     command = [
-        sys.executable, str(root / "benchmarks" / "undone.py"), str(shards), "--model", "bert-tiny",
+        sys.executable, str(root / "benchmarks/archive_2026_11/undone.py"), str(shards), "--model", "bert-tiny",
         "--length", "32", "--micro-batch-size", "4", "--rounds", "1", "--precision", precision,
         "--json", str(out),
     ]  # fmt: skip
