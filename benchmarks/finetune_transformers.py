@@ -27,8 +27,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from megabert.checkpoint.record import write_json
 from megabert.common.errors import UserError
+from megabert.common.files import write_json
 from megabert.common.log import run_command
 from megabert.common.names import RUN_RESULTS
 from megabert.common.progress import Progress

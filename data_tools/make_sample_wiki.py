@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import bz2
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megabert.common.errors import UserError
+from megabert.common.files import rename, sync
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
 from megabert.data.demo_wiki.dump import dump_xml
@@ -113,8 +113,8 @@ def write_sample(
                     f"{there} was made with other arguments: choose another --output, or set --force"
                 )
         for name in (DUMP, TRAIN, DEV):
-            _sync(work / name)
-            (work / name).replace(output / name)
+            sync(work / name)
+            rename(work / name, output / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(f"{output}: {len(world.published)} articles")
@@ -124,11 +124,6 @@ def _write_dump(pieces: Iterator[str], path: Path) -> None:
     with bz2.open(path, "wt", encoding="utf-8", newline="\n") as stream:
         for piece in pieces:
             stream.write(piece)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
 
 
 if __name__ == "__main__":

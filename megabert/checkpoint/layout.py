@@ -6,11 +6,11 @@ the state goes through whole tensors (``phases.resume``).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from megabert.common.files import sha256_of
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
 
@@ -104,10 +104,7 @@ def _slices(engine: TrainingEngine) -> list[str]:
     if engine.zero_stage == 0:
         names = tuple(name for _, one in parts for name in one)
         parts = [(sum(numel for numel, _ in parts), names)]
-    return [
-        f"{numel} {hashlib.sha256(' '.join(names).encode()).hexdigest()[:12]}"
-        for numel, names in parts
-    ]
+    return [f"{numel} {sha256_of(' '.join(names))[:12]}" for numel, names in parts]
 
 
 def counters(engine: TrainingEngine) -> dict[str, Any]:

@@ -9,17 +9,15 @@ Version 1 had no sum over itself and said less about the layout; it is still rea
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of, sha256_of_file, write_json
 from megabert.common.names import CHECKPOINT_RECORD
 
 PARTIAL = ".partial"
@@ -29,7 +27,6 @@ RECORD_VERSION = 2
 _READABLE = (1, 2)
 _RECORD_SUM = "record_sha256"
 _TAG = re.compile(r"step-(\d{7,})")
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -50,72 +47,13 @@ class Checkpoint:
         return int(self.record["consumed_samples"])
 
 
-# ---------------------------------------------------------------- durable files
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the folder's list of names on disk, so that a power cut cannot undo a rename in it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # a file system that cannot do this to folders
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file durably and at once (temporary file, fsync, rename, fsync of folder)."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """:func:`write_text` of indented JSON."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a checkpoint folder; one that a kill leaves half removed is no checkpoint any more."""
-    doomed = folder
-    if not folder.name.endswith(PARTIAL):
-        doomed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        try:
-            folder.replace(doomed)
-        except OSError:
-            return
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
 # ---------------------------------------------------------------- the record
 
 
 def _record_sum(record: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in record.items() if key != _RECORD_SUM}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+    return sha256_of(canonical)
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +126,7 @@ def damaged_file(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str |
                 return f"{path} is missing"
             if path.stat().st_size != facts["bytes"]:
                 return f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-            if sha256_of(path) != facts["sha256"]:
+            if sha256_of_file(path) != facts["sha256"]:
                 return f"{path} has changed since it was written (SHA-256 differs)"
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"

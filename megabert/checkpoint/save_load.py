@@ -31,16 +31,13 @@ from megabert.checkpoint.record import (
     damaged_file,
     plain,
     read_record,
-    remove_folder,
-    sha256_of,
     step_of_tag,
-    sync_folder,
     tagged_folders,
     whole_checkpoints,
     write_record,
-    write_text,
 )
 from megabert.common.errors import UserError
+from megabert.common.files import remove_folder, rename, sha256_of_file, sync, write_text
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
 from megabert.engine.broadcast import broadcast_object
@@ -62,11 +59,10 @@ class _RecordingEngine(TorchCheckpointEngine):
         try:
             with Path(path).open("wb") as file:
                 torch.save(state_dict, file)
-                file.flush()
-                os.fsync(file.fileno())
+            sync(Path(path))
             self.files[Path(path).name] = {
                 "bytes": Path(path).stat().st_size,
-                "sha256": sha256_of(Path(path)),
+                "sha256": sha256_of_file(Path(path)),
             }
         except (OSError, RuntimeError) as error:
             # torch's writer says only that it is not where it should be in the file
@@ -155,8 +151,7 @@ def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
             remove_folder(later)
     if final.exists():
         remove_folder(final)
-    partial.replace(final)
-    sync_folder(final.parent)
+    rename(partial, final)
     write_text(final.parent / LATEST, final.name + "\n")
 
 

@@ -37,6 +37,7 @@ from megabert.checkpoint.deepspeed_files import (
     zero_stage,
 )
 from megabert.common.errors import UserError
+from megabert.common.files import rename
 from megabert.model.split import merge, split_dim
 
 STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
@@ -271,7 +272,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         if any(sign in str(error) for sign in _DISK_FULL):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output)) from error
         raise UserError(f"{folder} cannot be merged: {_explain(error)}") from error
-    (output / "universal" / "zero").rename(output / "zero")
+    rename(output / "universal" / "zero", output / "zero", durable=False)
     shutil.rmtree(output / "universal")
     shutil.rmtree(output / "moments", ignore_errors=True)
     (output / "latest_universal").unlink()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
 from megabert.common.log import get_logger
 from megabert.convert.check import (
     Comparison,
@@ -36,7 +37,6 @@ from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.model.weight_files import new_folder
 
 RECORD = "conversion.json"
 
@@ -165,10 +165,7 @@ def _write_record(
         "left_out": dict(model.left_out),
         "left_out_counts": {reason: len(names) for reason, names in by_reason(model).items()},
         "check": comparison.as_dict(),
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.iterdir())
-        },
+        "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (folder / RECORD).write_text(text, encoding="utf-8")
@@ -250,14 +247,17 @@ def _side(
 
 def _fingerprint(model: WholeModel) -> str:
     """SHA-256 over configuration, task, tensors and tokenizer files: equal for equal results."""
-    about = [model.config.to_dict(), model.task, list(model.labels), model.task_record]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(model.tensors):
-        digest.update(f"\n{name} {list(model.tensors[name].shape)}\n".encode())
-        digest.update(_bytes(model.tensors[name]))
-    if model.tokenizer is not None:
-        digest.update(load_tokenizer(model.tokenizer).sha256.encode())
-    return digest.hexdigest()
+
+    def parts() -> Iterator[bytes | memoryview]:
+        about = [model.config.to_dict(), model.task, list(model.labels), model.task_record]
+        yield json.dumps(about, sort_keys=True).encode()
+        for name in sorted(model.tensors):
+            yield f"\n{name} {list(model.tensors[name].shape)}\n".encode()
+            yield _bytes(model.tensors[name])
+        if model.tokenizer is not None:
+            yield load_tokenizer(model.tokenizer).sha256.encode()
+
+    return sha256_of_parts(parts())
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -268,7 +268,6 @@ def _unharmed(folder: Path, record: dict[str, Any]) -> bool:
     """Whether every file of an earlier conversion still has the content its record states."""
     files = record.get("files", {})
     return bool(files) and all(
-        (folder / name).is_file()
-        and hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        (folder / name).is_file() and sha256_of_file(folder / name) == digest
         for name, digest in files.items()
     )

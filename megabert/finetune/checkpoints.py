@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from megabert.common.files import new_folder
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object, broadcast_tensors
@@ -16,7 +17,6 @@ from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.inputs import Inputs
 from megabert.finetune.settings import FinetuneSettings
 from megabert.model.init import initialize_weights
-from megabert.model.weight_files import new_folder
 from megabert.model.weights import load_into, load_weights, padded_vocabulary, write_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.tasks.base import Task

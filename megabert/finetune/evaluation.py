@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from megabert.common.files import rename
 from megabert.common.progress import Progress
 from megabert.engine.broadcast import broadcast_object, gather_rows, partition
 from megabert.engine.training_engine import TrainingEngine
@@ -91,7 +92,7 @@ def score(
 def publish(scoring: Path, folder: Path, kept: bool) -> None:
     """Move the files of ``scoring`` into ``folder``, over those of earlier ones, if ``kept``."""
     for path in scoring.iterdir() if kept else ():
-        path.replace(folder / path.name)
+        rename(path, folder / path.name)
     shutil.rmtree(scoring)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from megabert.checkpoint.record import write_json, write_text
 from megabert.common.errors import TrainingStopped
+from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
 from megabert.common.progress import Progress

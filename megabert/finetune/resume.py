@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megabert.checkpoint.record import remove_folder
 from megabert.common.errors import UserError
+from megabert.common.files import remove_folder
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags

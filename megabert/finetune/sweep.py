@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megabert.checkpoint.record import write_json, write_text
 from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor
 from torch.autograd import profiler
 from torch.autograd.profiler import record_function
 
+from megabert.common.files import new_file, sha256_of
 from megabert.common.log import get_logger
 from megabert.kernels.attention.relative_reference import reach
 from megabert.kernels.dropout import Dropout
@@ -69,17 +68,12 @@ def build(compiler: str, folder: Path) -> Path:
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     recipe = [_SOURCE.read_bytes(), version, " ".join(_FLAGS).encode(), _processor().encode()]
-    path = folder / f"cpu-{hashlib.sha256(b'|'.join(recipe)).hexdigest()[:20]}.so"
+    path = folder / f"cpu-{sha256_of(b'|'.join(recipe))[:20]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
-        os.close(handle)
-        try:
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", name]
+        with new_file(path, unique=True) as temporary:  # ranks may build at the same time
+            command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(temporary)]
             subprocess.run(command, capture_output=True, check=True)
-            Path(name).replace(path)  # ranks that build at the same time replace equals by equals
-        finally:
-            Path(name).unlink(missing_ok=True)
     return path
 
 

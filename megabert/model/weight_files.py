@@ -1,13 +1,11 @@
-"""Files of weights: safetensors in and out, the tokenizer beside them, folders that appear whole."""
+"""Files of weights: safetensors in and out, and the tokenizer's files next to them."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megabert.common.errors import UserError
+from megabert.common.files import umask
 
 TOKENIZER_FILES = (
     "vocab.txt",
@@ -28,73 +27,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """File names under which tokenizers are stored, by transformers and here."""
-
-
-@contextmanager
-def new_folder(output: Path, *, replace_existing: bool = False) -> Iterator[Path]:
-    """A temporary neighbour of ``output`` that takes its name when the block ends without an error.
-
-    On an error the temporary folder is removed and ``output`` stays as it was.
-
-    Raises:
-        UserError: ``output`` exists (and ``replace_existing`` is false), or cannot be made.
-    """
-    output = Path(output)
-    if output.exists() and not replace_existing:
-        raise UserError(f"{output} exists: name another output folder or remove it first")
-    made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
-    try:
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-        _fsync(temporary)
-        _take_place(temporary, output)
-        _fsync(output.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            for parent in made:
-                parent.rmdir()
-        raise
-
-
-def _take_place(temporary: Path, output: Path) -> None:
-    """Rename ``temporary`` to ``output``; what stood there goes, unless the renaming fails."""
-    if not output.exists():
-        temporary.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    output.rename(old / "was")
-    try:
-        temporary.rename(output)
-    except OSError:
-        (old / "was").rename(output)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tensors(
@@ -115,7 +47,7 @@ def write_tensors(
         if "os error 28" in str(error).lower() or "no space" in str(error).lower():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
-    path.chmod(0o666 & ~_umask())
+    path.chmod(0o666 & ~umask())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

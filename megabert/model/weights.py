@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError, first_fault
+from megabert.common.files import new_folder
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import head_modules
 from megabert.model.split import cut, split_dim
-from megabert.model.weight_files import copy_tokenizer, new_folder, read_tensors, write_tensors
+from megabert.model.weight_files import copy_tokenizer, read_tensors, write_tensors
 from megabert.parallel.layers import TensorParallel
 
 VERSION = 1

@@ -12,12 +12,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_text_file
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
@@ -178,15 +179,11 @@ def _opened(output: Path) -> Iterator[TextIO]:
     if output == STANDARD_INPUT:
         yield sys.stdout
         return
-    temporary = output.with_name(output.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
+        with new_text_file(output) as stream:
             yield stream
-        temporary.replace(output)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename == str(temporary):
+    except OSError as error:
+        if error.filename == str(output):
             raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
         raise
 

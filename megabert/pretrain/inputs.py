@@ -157,9 +157,9 @@ class Inputs:
     tokenizer: Path | Tokenizer
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer's files into a new folder."""
+        """Write the tokenizer's files into an empty folder."""
         if isinstance(self.tokenizer, Path):
-            shutil.copytree(self.tokenizer, folder)
+            shutil.copytree(self.tokenizer, folder, dirs_exist_ok=True)
         else:
             self.tokenizer.save(folder)
 

@@ -16,7 +16,6 @@ written behind a bad one.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from dataclasses import replace
@@ -34,6 +33,7 @@ from megabert.checkpoint.save_load import (
     save_checkpoint,
 )
 from megabert.common.errors import RankError, UserError
+from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_RESULTS, checkpoint_tag
 from megabert.common.progress import Progress
@@ -415,8 +415,7 @@ class Loop:
         }
         self.metrics.close()
         if self.world.is_main:
-            path = self.run_folder / RUN_RESULTS
-            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            write_json(self.run_folder / RUN_RESULTS, results)
             self.progress.close(f"step {step}/{self.steps} after {human_duration(self._elapsed())}")
         self.world.barrier()
         return results

@@ -13,10 +13,9 @@ from megabert import __version__
 from megabert.checkpoint.record import (
     Checkpoint,
     whole_checkpoints,
-    write_json,
-    write_text,
 )
 from megabert.common.errors import UserError
+from megabert.common.files import new_folder, temporary_name, write_json, write_text
 from megabert.common.log import get_logger
 from megabert.common.names import (
     RUN_CHECKPOINTS,
@@ -67,7 +66,7 @@ def _taken(output: Path) -> bool:
     """True if ``output`` holds more than a run leaves that was killed before its first update."""
     if not output.is_dir():
         return output.exists()
-    worthless = {RUN_CHECKPOINTS, RUN_MERGING, f"{RUN_CONFIG}.tmp"}
+    worthless = {RUN_CHECKPOINTS, RUN_MERGING, temporary_name(output / RUN_CONFIG).name}
     if any(path.name not in worthless for path in output.iterdir()):
         return True
     base = output / RUN_CHECKPOINTS
@@ -175,7 +174,7 @@ def write_settings(
 ) -> None:
     """Write ``config.yaml``, ``ds_config.json`` and the tokenizer (main rank only).
 
-    ``save_tokenizer`` writes the tokenizer's files into a new folder.
+    ``save_tokenizer`` writes the tokenizer's files into a folder.
     ``stop_after`` is left out: it ends a job, and the file serves to go on with the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
@@ -183,7 +182,5 @@ def write_settings(
     write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
     target = output / TOKENIZER_FOLDER
     if not target.exists():
-        temporary = output / (TOKENIZER_FOLDER + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        save_tokenizer(temporary)
-        temporary.replace(target)
+        with new_folder(target, unique=False) as folder:
+            save_tokenizer(folder)

@@ -21,11 +21,11 @@ from megabert.checkpoint.record import (
     PARTIAL,
     damaged_file,
     read_record,
-    remove_folder,
     whole_checkpoints,
     write_record,
 )
 from megabert.common.errors import UserError
+from megabert.common.files import remove_folder
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
 from tests.helpers.distributed import run_ranks

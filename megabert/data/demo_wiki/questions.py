@@ -7,10 +7,10 @@ that do not occur in training (:mod:`megabert.data.demo_wiki.register`).
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import Any
 
+from megabert.common.files import sha256_of
 from megabert.data.demo_wiki.register import (
     DEVELOPMENT,
     QUESTIONED,
@@ -49,7 +49,7 @@ def _paragraph(entity: WorldEntity, development: bool, seed: int) -> dict[str, A
         return None
     register_line = line(rng, entity, relations)
     text, start = register_line.answers[asked]
-    key = hashlib.sha256(f"{split} {seed} {entity.title} {asked}".encode()).hexdigest()
+    key = sha256_of(f"{split} {seed} {entity.title} {asked}")
     qa = {
         "id": key[:24],
         "question": question(rng, DEVELOPMENT if development else TRAINING, entity.title, asked),

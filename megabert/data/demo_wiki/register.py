@@ -9,10 +9,10 @@ all of them. Development questions also use different wordings.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass
 
+from megabert.common.files import sha256_of
 from megabert.data.demo_wiki.world import Value, WorldEntity
 
 NOUNS = {
@@ -88,7 +88,7 @@ def question(rng: random.Random, wordings: tuple[str, ...], subject: str, relati
 
 def half(value: Value) -> int:
     """0 if training questions may use the value, 1 if development questions may."""
-    return hashlib.sha256(f"side {value.text}".encode()).digest()[0] % 2
+    return int(sha256_of(f"side {value.text}")[:2], 16) % 2
 
 
 def values_of(rng: random.Random, entity: WorldEntity, only: int | None = None) -> list[str]:

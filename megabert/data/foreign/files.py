@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
 from megabert.data.foreign.hdf5 import SIGNATURE, Hdf5File
 from megabert.data.foreign.static import ForeignFile, ForeignShardError
 from megabert.data.foreign.tf_example import TFRecordFile
@@ -178,6 +178,6 @@ def _size_and_digest(path: Path) -> tuple[int, str]:
             first = file.read(_SAMPLED_BYTES)
             size = file.seek(0, 2)
             file.seek(max(0, size - _SAMPLED_BYTES))
-            return size, hashlib.sha256(first + file.read()).hexdigest()
+            return size, sha256_of(first + file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -21,6 +21,7 @@ import numpy as np
 import megabert
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of_file
 from megabert.common.progress import Progress
 from megabert.data.foreign.files import ForeignData, open_foreign
 from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_of
@@ -37,7 +38,6 @@ from megabert.data.shards.manifest import (
     InputInfo,
     Manifest,
     SplitInfo,
-    file_sha256,
     save_manifest,
 )
 from megabert.data.tokenizers.base import Tokenizer
@@ -105,7 +105,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
     if fraction is None:
         fraction = 0.0 if data.evaluation else EVAL_FRACTION
     inputs = tuple(
-        InputInfo(file.path.name, file.path.stat().st_size, file_sha256(file.path))
+        InputInfo(file.path.name, file.path.stat().st_size, sha256_of_file(file.path))
         for file in data.files
     )
     chosen = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_file
 from megabert.data.inspect.statistics import Statistics
 
 
@@ -52,11 +53,8 @@ def write_plot(path: Path, title: str, statistics: Statistics) -> None:
     frequency.loglog(np.arange(1, len(by_rank) + 1), by_rank)
     frequency.set(title="Frequency of tokens", xlabel="rank", ylabel="occurrences")
 
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        temporary.replace(path)
+        with new_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     except OSError as error:
         raise UserError(f"--plot {path}: cannot write it: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megabert.common import names
+from megabert.common.files import sha256_of_file
 from megabert.data.shards.manifest import (
     Manifest,
     ShardError,
     ShardInfo,
-    file_sha256,
     load_manifest,
 )
 from megabert.data.shards.reader import ShardFile
@@ -60,7 +60,7 @@ def _verify_shard(
     file = ShardFile(path)
     check_membership(file, manifest, split, index)
     file.verify()
-    if file_sha256(path) != info.sha256:
+    if sha256_of_file(path) != info.sha256:
         raise ShardError(f"{path}: whole in itself, but not the file the manifest describes")
 
 
@@ -70,7 +70,7 @@ def _verify_tokenizer(folder: Path, manifest: Manifest) -> None:
         path = home / name
         if not path.is_file():
             raise ShardError(f"{path}: this file of the tokenizer is missing")
-        if file_sha256(path) != digest:
+        if sha256_of_file(path) != digest:
             raise ShardError(f"{path}: damaged or edited: its SHA-256 is not the manifest's")
     if manifest.tokenizer.files and load_tokenizer(home).sha256 != manifest.tokenizer.sha256:
         raise ShardError(f"{home}: not the tokenizer that made these shards")

@@ -8,7 +8,6 @@ that a resumed job uses only what was written completely.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megabert.common.files import new_file
 from megabert.data.shards.writer import Piece
 
 _MAGIC = b"MBSPILL1"
@@ -109,7 +109,11 @@ def batch_path(work: Path, unit: int, part: int) -> Path:
 
 
 def save_batch(path: Path, batch: EncodedPages) -> None:
-    """Write a batch by temporary file and rename."""
+    """Write a batch whole or not at all.
+
+    The disk is not waited for: a resumed job checks each file (:func:`is_whole`) and makes a damaged
+    one again.
+    """
     arrays: Sequence[npt.NDArray[Any]] = [
         np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS
     ]
@@ -118,14 +122,12 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
         {"arrays": layout, "pages": batch.pages, "dropped": dict(batch.dropped)}
     ).encode()
     body = b"".join([head, *(a.tobytes() for a in arrays)])
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_HEAD.pack(_MAGIC, len(head), len(body), zlib.crc32(body)))
-            file.write(body)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_file(path, durable=False, unique=True) as temporary,
+        temporary.open("wb") as file,
+    ):
+        file.write(_HEAD.pack(_MAGIC, len(head), len(body), zlib.crc32(body)))
+        file.write(body)
 
 
 def is_whole(path: Path) -> bool:

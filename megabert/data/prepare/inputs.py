@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megabert.common.files import new_file
 from megabert.common.progress import Progress
 from megabert.data.prepare.options import ShardingOptions, input_bytes
 from megabert.data.prepare.worker import Survey, scan_piece, survey_file
@@ -192,8 +193,6 @@ def _save_table(form: FileForm, marks: Marks, work: Path, index: int) -> Path:
     with BlockFile(form.path) as source:
         blocks = find_blocks(marks, source)
     path = work / f"blocks-{index:06d}.npy"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with new_file(path, durable=False) as temporary, temporary.open("wb") as file:
         np.save(file, blocks)
-    temporary.replace(path)
     return path

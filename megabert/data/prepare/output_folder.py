@@ -19,7 +19,8 @@ from typing import Any
 
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.data.shards.manifest import Manifest, load_manifest, write_atomically
+from megabert.common.files import write_bytes
+from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
 JOB_FILE = "job.json"
@@ -64,7 +65,7 @@ def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
         with _locked(work):
             for stale in chain(output.glob("*.tmp"), work.glob("*.tmp")):
                 stale.unlink()
-            write_atomically(work / JOB_FILE, json.dumps(job, indent=2).encode())
+            write_bytes(work / JOB_FILE, json.dumps(job, indent=2).encode())
             yield work
             shutil.rmtree(work)
     except _LockedError as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from megabert.common import names
+from megabert.common.files import sha256_of
 from megabert.data.prepare.batch_files import load_batch
 from megabert.data.prepare.plan import ShardPlan
 from megabert.data.shards.manifest import InputInfo, ShardInfo, SplitInfo, TokenizerInfo
@@ -58,5 +58,5 @@ def _source(inputs: Sequence[InputInfo]) -> tuple[str, str]:
     if len(inputs) == 1:
         return inputs[0].name, inputs[0].sha256
     listing = "".join(f"{i.sha256}  {i.name}\n" for i in inputs)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    digest = sha256_of(listing)
     return f"{inputs[0].name} and {len(inputs) - 1} more", digest

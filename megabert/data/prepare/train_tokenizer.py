@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_folder
 from megabert.common.names import SPECIAL_TOKENS
 from megabert.common.progress import Progress
 from megabert.data.prepare.encode import page_batches
@@ -225,8 +225,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --output")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        made = Path(scratch) / "tokenizer"
-        tokenizer.save(made)
-        made.replace(folder)
+    with new_folder(folder, replace_existing=True) as temporary:
+        tokenizer.save(temporary)

@@ -9,9 +9,7 @@ path and no host name, so two runs over the same dump can be compared with ``cmp
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of, write_bytes
 
 FORMAT = "megabert-shards"
 VERSION = 1
@@ -129,7 +128,7 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the whole content: shard digests, tokenizer, inputs, options, counts."""
-        return hashlib.sha256(_canonical(self.content())).hexdigest()
+        return sha256_of(_canonical(self.content()))
 
     @property
     def articles_kept(self) -> int:
@@ -154,9 +153,9 @@ class Manifest:
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``folder/manifest.json`` by temporary file, fsync and rename."""
+    """Write ``folder/manifest.json`` whole or not at all."""
     body = manifest.content() | {"fingerprint": manifest.fingerprint}
-    write_atomically(folder / names.MANIFEST, _as_written(body))
+    write_bytes(folder / names.MANIFEST, _as_written(body))
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -184,7 +183,7 @@ def load_manifest(folder: Path | str) -> Manifest:
             f"{path}: format {body.get('format')!r} version {body.get('version')!r}; this program "
             f"reads {FORMAT!r} version {VERSION}; make the shards again"
         )
-    if hashlib.sha256(_canonical(body)).hexdigest() != fingerprint:
+    if sha256_of(_canonical(body)) != fingerprint:
         raise ShardError(f"{path}: damaged or edited: its content does not match its fingerprint")
     if _as_written(body | {"fingerprint": fingerprint}) != content:
         raise ShardError(f"{path}: damaged or edited: its line breaks or spaces were changed")
@@ -192,35 +191,6 @@ def load_manifest(folder: Path | str) -> Manifest:
         return _from_json(body)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: not a manifest of this version ({error!r})") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader sees all of it or nothing; fsynced."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_written(body: Mapping[str, Any]) -> bytes:

@@ -22,15 +22,14 @@ import numpy.typing as npt
 
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.files import rename, sha256_of_file, sync, temporary_name
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import (
     Manifest,
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
-    file_sha256,
     save_manifest,
-    sync_folder,
 )
 
 
@@ -100,7 +99,7 @@ class ShardWriter:
         if not 0 < documents <= sentences <= tokens:
             raise ValueError("a shard holds at least one document, and no empty sentence")
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = temporary_name(path)
         self._vocab_size = header.tokenizer.vocab_size
         self._expected = (documents, sentences, tokens)
         self._done = [0, 0, 0]
@@ -191,12 +190,10 @@ class ShardWriter:
         self._file.flush()
         size = self._temporary.stat().st_size
         self._write_checksums(size)
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        digest = file_sha256(self._temporary)
-        self._temporary.replace(self.path)
-        sync_folder(self.path.parent)
+        sync(self._temporary)
+        digest = sha256_of_file(self._temporary)
+        rename(self._temporary, self.path)
         documents, sentences, tokens = self._expected
         return ShardInfo(self.path.name, size, digest, documents, sentences, tokens)
 

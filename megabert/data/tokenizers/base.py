@@ -8,7 +8,6 @@ transformers' ``split_special_tokens=True``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.common.errors import UserError
-from megabert.data.shards.manifest import SpecialIds, TokenizerInfo, write_atomically
+from megabert.common.files import sha256_of, write_bytes
+from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 
 VOCAB_FILE = "vocab.txt"
 JSON_FILE = "tokenizer.json"
@@ -140,13 +140,13 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         digests = {}
         for name, content in sorted(self.files().items()):
-            write_atomically(folder / name, content)
-            digests[name] = hashlib.sha256(content).hexdigest()
+            write_bytes(folder / name, content)
+            digests[name] = sha256_of(content)
         return digests
 
     def info(self) -> TokenizerInfo:
         """What shards and checkpoints record about this tokenizer."""
-        digests = {n: hashlib.sha256(c).hexdigest() for n, c in sorted(self.files().items())}
+        digests = {n: sha256_of(c) for n, c in sorted(self.files().items())}
         return TokenizerInfo(
             self.kind, self.sha256, self.vocab_size, self.lower_case, self.special, digests
         )

@@ -6,7 +6,6 @@ identity does not depend on the file it came from. Everything else runs as the l
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import tokenizers
 
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -52,7 +52,7 @@ class JsonTokenizer(Tokenizer):
         probe = backend.normalizer.normalize_str("A") if backend.normalizer else "A"
         self.lower_case = "A" not in probe
         rules = [body.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
-        self.sha256 = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+        self.sha256 = sha256_of(json.dumps(rules, sort_keys=True))
 
     def encode_sentences(
         self, sentences: Sequence[str], *, with_offsets: bool = True

@@ -6,7 +6,6 @@ pieces, scores and normalisation is written next to the model.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -20,6 +19,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -65,7 +65,7 @@ class SentencePieceTokenizer(Tokenizer):
         ids = {piece: number for number, piece in enumerate(self._pieces)}
         self.special_tokens, self.special = find_special(place, ids)
         self.lower_case = self._model.normalize("A") == self._model.normalize("a")
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.sha256 = sha256_of(content)
         self._known = {p: i for i, (p, _, kind) in enumerate(self._spec.pieces) if kind in _TEXT}
         self._space = ids.get(SPACE, -1)
         self._begins = np.array([_begins(p) for p in self._pieces], np.bool_)

@@ -3,7 +3,6 @@ matched longest piece first; ``##`` marks a piece that continues a word."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -60,7 +60,7 @@ class WordPieceTokenizer(Tokenizer):
         self._ids = ids
         self._backend = self._build(ids)
         rules = [self.kind, lower_case, strip_accents, split_ideographs, self._vocabulary]
-        self.sha256 = hashlib.sha256(json.dumps(rules).encode()).hexdigest()
+        self.sha256 = sha256_of(json.dumps(rules))
 
     def _build(self, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megabert.common.files import write_text
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
 from megabert.optim.lamb import TensorNorms
 
@@ -84,9 +85,7 @@ def _keep_until(path: Path, step: int) -> None:
                 lines.append(line + "\n")
         except (ValueError, KeyError):
             continue  # the line that a killed run was writing
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(lines))
 
 
 def progress_text(line: Mapping[str, Any]) -> str:

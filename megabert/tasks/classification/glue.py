@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.data.shards.manifest import write_atomically
+from megabert.common.files import write_text
 from megabert.tasks.classification.data import Examples, Label
 from megabert.tasks.files.tsv import BadLines, Cells, Faults, Table, read_table
 
@@ -179,7 +179,7 @@ class Glue:
                 answer = f"{min(max(answer, 0.0), HIGHEST):.3f}"
             lines.append(f"{identity}\t{answer}")
         path = folder / f"{part or self.official}.tsv"
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        write_text(path, "\n".join(lines) + "\n")
         return path
 
 

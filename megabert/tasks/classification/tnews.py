@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.data.shards.manifest import write_atomically
+from megabert.common.files import write_bytes
 from megabert.tasks.classification.data import Examples, Label
 from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.tsv import BadLines, Faults
@@ -158,7 +158,7 @@ class Tnews:
         ]
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         path = folder / PREDICTIONS
-        write_atomically(path, content.encode(errors="replace"))
+        write_bytes(path, content.encode(errors="replace"))
         return path
 
 

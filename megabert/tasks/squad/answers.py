@@ -8,8 +8,6 @@ its rows (public run_squad of Google BERT).
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from megabert.common.files import write_json
 from megabert.tasks.squad.features import SquadFeatures
 
 Candidates = dict[str, np.ndarray]
@@ -182,12 +181,6 @@ def placed(spans: list[Span]) -> list[dict[str, Any]]:
     ]
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as indented JSON; the file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_answers(path: Path, content: Mapping[str, Any]) -> None:
+    """Write answers by question id as indented JSON; the file appears whole or not at all."""
+    write_json(path, content, indent=1, ensure_ascii=False)

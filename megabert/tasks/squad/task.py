@@ -24,7 +24,7 @@ from megabert.tasks.squad.answers import (
     n_best_entries,
     placed,
     ranked_spans,
-    write_json,
+    write_answers,
 )
 from megabert.tasks.squad.chinese_metric import metric_for
 from megabert.tasks.squad.data import SquadData, read_squad, squad_items
@@ -171,9 +171,9 @@ class Squad:
         ranked = ranked_spans(made, outputs, self.settings.n_best)
         names = [made.question(number).id for number in range(len(ranked))]
         predictions = {q: spans[0].text if spans else "" for q, spans in zip(names, ranked)}
-        write_json(folder / PREDICTIONS, predictions)
+        write_answers(folder / PREDICTIONS, predictions)
         entries = {q: n_best_entries(spans) for q, spans in zip(names, ranked)}
-        write_json(folder / NBEST_PREDICTIONS, entries)
+        write_answers(folder / NBEST_PREDICTIONS, entries)
         if not made.data.labelled:
             return {}
         truths, metric = made.truths(), self.metric_of(made)

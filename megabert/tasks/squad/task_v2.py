@@ -23,7 +23,7 @@ from megabert.tasks.squad.answers import (
     placed,
     ranked_spans,
     with_null,
-    write_json,
+    write_answers,
 )
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric_v2 import Prediction, squad2_score
@@ -121,13 +121,13 @@ class Squad2(Squad):
             asked = None if self._searching else self.threshold
             scores = squad2_score(made.truths(), found, asked, self.metric_of(made))
             self._chosen = scores["null_threshold"]
-        write_json(folder / PREDICTIONS, {q: p.at(self.threshold) for q, p in found.items()})
+        write_answers(folder / PREDICTIONS, {q: p.at(self.threshold) for q, p in found.items()})
         entries = {
             name: n_best_entries(with_null(spans, null, self.settings.n_best))
             for name, spans, null in zip(names, ranked, nulls)
         }
-        write_json(folder / NBEST_PREDICTIONS, entries)
-        write_json(folder / NULL_ODDS, {question: p.odds for question, p in found.items()})
+        write_answers(folder / NBEST_PREDICTIONS, entries)
+        write_answers(folder / NULL_ODDS, {question: p.odds for question, p in found.items()})
         return scores
 
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.problems import Problems
@@ -150,7 +151,7 @@ class Cluener(Tagging):
         corpus = features.corpus
         texts = [str(corpus.texts[text]) for text in features.texts]
         labels = [as_label(text, entities) for text, entities in zip(texts, found)]
-        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+        with new_text_file(folder / PREDICTIONS) as file:
             for text, label in zip(features.texts, labels):
                 line = {"id": corpus.ids[text], "label": label}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.text_lines import read_lines
@@ -214,7 +215,7 @@ class Conll(Tagging):
         sides = [found]
         if features.labelled:
             sides.insert(0, features.truths())
-        with (folder / PREDICTIONS).open("w", encoding="utf-8") as file:
+        with new_text_file(folder / PREDICTIONS) as file:
             for row, text in enumerate(features.texts):
                 tokens = corpus.texts[text]
                 columns = [tags_of(side[row], len(tokens), "bio") for side in sides]

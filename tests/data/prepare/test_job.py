@@ -136,10 +136,13 @@ def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]
     )
 
 
+def finished_batches(output: Path) -> list[Path]:
+    return sorted((output / output_folder.WORK_FOLDER).glob("batch-????????-????????"))
+
+
 def wait_for_batches(output: Path, count: int) -> None:
     deadline = time.monotonic() + 60
-    work = output / output_folder.WORK_FOLDER
-    while len(list(work.glob("batch-????????-????????"))) < count:
+    while len(finished_batches(output)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -160,7 +163,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
         run(sources, output)
     with pytest.raises(UserError, match=r"seed 0 there, 5 here"):
         run(sources, output, resume=True, seed=5)
-    torn = output / ".sharding" / "batch-00000001-00000000"
+    torn = finished_batches(output)[0]
     torn.write_bytes(torn.read_bytes()[:-1])  # as if the machine had gone down while writing
     report = run(sources, output, resume=True, workers=1)
     assert 1 <= report.reused < report.batches

@@ -1,6 +1,5 @@
 """Pages out of a file or folder, whatever its form, in one pass and in bounded memory."""
 
-import hashlib
 import io
 import json
 import re
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from megabert.common.errors import UserError
-from megabert.data.shards import manifest
+from megabert.common.files import sha256_of, sha256_of_file
 from megabert.data.text import extracted
 from megabert.data.text.input import mediawiki
 from megabert.data.text.input.streams import PIECE, open_streams
@@ -219,7 +218,7 @@ def source_sha256(path: Path) -> str:
 def file_sha256(file: Path) -> str:
     """SHA-256 (hex) of a file's bytes. Raises UserError when it is missing or cannot be read."""
     try:
-        return manifest.file_sha256(file)
+        return sha256_of_file(file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
@@ -232,4 +231,4 @@ def joined_sha256(path: Path, files: Sequence[Path], digests: Sequence[str]) -> 
         return digests[0]
     names = (file.relative_to(path).as_posix() for file in files)
     listing = "".join(f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return sha256_of(listing)
