@@ -1,4 +1,4 @@
-"""Install megabert: ``pip install -e .`` (torch first; see the Makefile and docs/install.md)."""
+"""Install megabert: ``pip install -e .`` (torch first; see the Makefile and docs/guide/install.md)."""
 
 from pathlib import Path
 

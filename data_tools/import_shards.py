@@ -8,7 +8,7 @@ decoded text.
 What such shards do not hold stays lost: which text was one article and in which order, what was cut
 off to make segments fit, capitals and accents if the tokenizer took them away. Shards with masked
 tokens that have no label are refused. To train on the samples just as they are, give them to
-launch/pretrain.py --data instead. See docs/foreign.md.
+launch/pretrain.py --data instead. See docs/guide/foreign-shards.md.
 
 Example:
     python data_tools/import_shards.py --input hdf5_lower_case_1_seq_len_128 \\

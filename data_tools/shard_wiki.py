@@ -3,7 +3,7 @@
 Reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), Parquet, plain
 text and JSONL; a file, a tar archive, or a folder. Keeps articles only, cleans them, splits them
 into sentences, encodes them, drops duplicates, sets an evaluation split apart, and writes shards
-of even size with a manifest. See docs/shards.md for the format.
+of even size with a manifest. See docs/reference/shards.md for the format.
 
 Examples:
     python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\

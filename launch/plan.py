@@ -27,7 +27,7 @@ SWITCHES = {
     "json": "print one JSON object; sizes in bytes, times in seconds",
     "recommend": "plan the fastest layout of ZeRO 0-3, tensor parallel 1-8, checkpointing on and off",
     "verbose": "also print every constant that the plan rests on",
-    "table": "print the tables of docs/scale.md instead (minutes)",
+    "table": "print the tables of docs/reference/planner.md instead (minutes)",
 }
 
 

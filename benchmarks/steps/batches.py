@@ -60,7 +60,7 @@ class MicroBatch:
     Args:
         padded: input_ids, token_type_ids, attention_mask int64 ``[B, S]``; masked_positions and
             masked_labels int64 ``[M]``; next_sentence_labels and sample_numbers int64 ``[B]``.
-        packed: as the loader gives it, without its counts (docs/loader.md).
+        packed: as the loader gives it, without its counts (docs/design/loader.md).
         labels: int64 ``[B, S]``, IGNORED where nothing is predicted.
         work: what it holds.
     """

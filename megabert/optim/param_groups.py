@@ -109,6 +109,6 @@ def parameter_groups(
         if number not in matched:
             raise UserError(
                 f"parameter group {number + 1}: no parameter is left that {rule.match!r} matches; "
-                "see the names in docs/architecture.md"
+                "see the names in docs/design/architecture.md"
             )
     return [groups[key] for key in sorted(groups)]

@@ -10,7 +10,7 @@
     timing        the time of one update, part by part
     plan          all of it for one layout; the search for the best one
     report        text and JSON
-    scale         the tables of docs/scale.md
+    scale         the tables of docs/reference/planner.md
 
 Pure arithmetic over one description of the program. Nothing here runs a model; on ``--gpu cpu`` the
 machine's own speed is measured, in a second.

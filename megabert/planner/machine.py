@@ -8,7 +8,7 @@ Efficiency is the share of the precision's own peak that forward and backward re
                          51 % of the bf16 peak, which is half the fp8 peak
     fp32         0.44    taken over from bf16: no figure was published
     on a CPU     0.80    of what one large matrix product reaches on the same cores; measured with
-                         bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/scale.md)
+                         bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/reference/planner.md)
 
 They are assumed for devices that no such figure exists for (H100, B200). ``--efficiency`` replaces them.
 """

@@ -11,9 +11,9 @@ from megabert.planner.activations import MicroBatch
 from megabert.planner.settings import PlanSettings
 
 PADDING_SHORT, PADDING_LONG = 0.048, 0.082
-"""Share of padding at 128 and at 512 tokens (English Wikipedia; docs/loader.md)."""
+"""Share of padding at 128 and at 512 tokens (English Wikipedia; docs/design/loader.md)."""
 PACKED_BALANCE = 1.03
-"""Tokens of the heaviest packed micro batch over the mean (docs/loader.md: up to 1.027 at 256 x 8)."""
+"""Tokens of the heaviest packed micro batch over the mean (docs/design/loader.md: up to 1.027 at 256 x 8)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A plan as text, as JSON, and the tables of docs/scale.md."""
+"""A plan as text, as JSON, and the tables of docs/reference/planner.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md: models on 1 to 1,024 devices, the layout that is recommended for each."""
+"""The tables of docs/reference/planner.md: models on 1 to 1,024 devices, the layout that is recommended for each."""
 
 from __future__ import annotations
 

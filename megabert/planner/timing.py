@@ -26,9 +26,9 @@ from megabert.planner.settings import LayoutSettings
 from megabert.planner.states import FP32, Sharding, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
-"""Samples/s that one core makes at these lengths (docs/loader.md)."""
+"""Samples/s that one core makes at these lengths (docs/design/loader.md)."""
 OPTIMIZER_BYTES = 40
-"""Traffic of LAMB's two passes, bytes a parameter in fp32 (docs/lamb.md); one pass would be 28."""
+"""Traffic of LAMB's two passes, bytes a parameter in fp32 (docs/design/lamb.md); one pass would be 28."""
 
 
 def update_times(

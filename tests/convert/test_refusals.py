@@ -233,7 +233,7 @@ OUTPUTS = ("output_weights", "output_bias")
 
 
 def documented(root: Path, column: int) -> list[tuple[str, str]]:
-    """(ours, theirs) of each row of the table of names in docs/conversion.md, layers as layer 0."""
+    """(ours, theirs) of each row of the table of names in docs/reference/conversion.md, layers as layer 0."""
     text = (root / "docs" / "conversion.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `.*$", text[text.index("\n## Names") :], re.MULTILINE)
     found, layers = [], ("", "")

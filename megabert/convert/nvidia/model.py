@@ -103,7 +103,7 @@ def _load(file: Path) -> Mapping[Any, Any]:
             raise UserError(f"{file} is no PyTorch checkpoint, or is damaged") from error
         raise UserError(
             f"{file} needs {named[1]} to be opened, which is no part of a table of tensors and could "
-            "run code: where you trust the file, save its weights alone, as docs/conversion.md shows, "
+            "run code: where you trust the file, save its weights alone, as docs/reference/conversion.md shows, "
             "and convert that file"
         ) from error
     if not isinstance(content, Mapping):

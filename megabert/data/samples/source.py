@@ -1,4 +1,4 @@
-"""The samples of a run as padded, masked arrays, by their number (numpy only; see docs/loader.md).
+"""The samples of a run as padded, masked arrays, by their number (numpy only; see docs/design/loader.md).
 
 A run's samples are numbered 0, 1, 2, ... without end. Number n is the sample at place n mod N of
 the order of epoch n div N, N being the samples of an epoch.

@@ -291,12 +291,12 @@ def test_code_does_not_run(tmp_path: Path, pretrained: dict[str, Tensor], zipped
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         with pytest.raises(UserError, match=words) as caught:
             nvidia.read(path)
-        assert "docs/conversion.md" in str(caught.value)
+        assert "docs/reference/conversion.md" in str(caught.value)
     assert not witness.exists()
 
 
 def test_saved_anew(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
-    """The two lines of docs/conversion.md make a file that is read, and still tells its version."""
+    """The two lines of docs/reference/conversion.md make a file that is read, and still tells its version."""
     path, weights = tmp_path / "ckpt_7038.pt", tmp_path / "weights.pt"
     torch.save(checkpoint(pretrained) | {"args": argparse.Namespace(lr=1)}, path)
     content = torch.load(path, map_location="cpu", weights_only=False)
