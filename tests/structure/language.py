@@ -17,7 +17,11 @@ from pathlib import Path
 
 CHECKED = ("megabert", "launch", "data_tools", "benchmarks", "docs", "README.md", "Makefile")
 """Files and folders that the test checks."""
-WORD_LISTS = ("megabert/data/demo_wiki", "megabert/data/text/wikitext/template_names.py")
+WORD_LISTS = (
+    "megabert/data/demo_wiki",
+    "megabert/data/text/pages.py",
+    "megabert/data/text/wikitext/template_names.py",
+)
 """Strings of these files are data, in the words of encyclopedias."""
 
 _UNITS = (

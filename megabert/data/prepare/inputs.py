@@ -30,7 +30,7 @@ from megabert.data.text.input.segments import (
     WholeFile,
     block_segments,
     byte_segments,
-    row_groups,
+    row_group_segments,
 )
 from megabert.data.text.input.sources import check_format, input_files, joined_sha256, no_text
 
@@ -153,7 +153,7 @@ def _cut_file(
     if form.kind == "bytes":
         return byte_segments(form, UNPACKED_FACTOR * options.segment_bytes)
     if form.kind == "rows":
-        return row_groups(form)
+        return row_group_segments(form)
     if form.kind == "whole":
         return [WholeFile(form.path, options.input_format, file.before, form.size)]
     return []

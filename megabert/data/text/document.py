@@ -1,4 +1,4 @@
-"""A page to paragraphs of sentences, or the reason why it is dropped."""
+"""From a page to paragraphs of sentences, or to the reason why the page is dropped."""
 
 import html
 import re
@@ -17,7 +17,7 @@ _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?u
 _REFERENCE = re.compile(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
 _MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|__[^\W\d_a-z]{2,40}__|\[/?url[^\[\]]*\]")
 _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
-# a line that is a row of a table, its attributes, the settings or name of a picture, or a heading
+# a table row, the attributes of a table, the settings or name of a picture, or a heading
 _NO_TEXT = re.compile(
     r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
     r"|[^|]*\.(?:jpe?g|png|svg|gif)\s*\||[\W\d]*\|\|[\W\d]*$|[^=]{0,9}={2,}[^=]+={2,}\s*$",
@@ -29,8 +29,7 @@ _WIDE_STOP = re.compile(r"[。！？，；：]")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Paragraphs of sentences in page order; ``drop_reason`` (one of DROP_REASONS) where the
-    page gives none."""
+    """Paragraphs of sentences in page order, or ``drop_reason`` (one of DROP_REASONS)."""
 
     paragraphs: list[list[str]]
     drop_reason: str | None = None
@@ -39,8 +38,8 @@ class Cleaned:
 def page_to_sentences(page: Page, language: str) -> Cleaned:
     """The page's text as sentences.
 
-    Kept are pages of namespace 0 that are no redirect and hold wikitext (or come as plain
-    text). A page with a title and no text is "empty". Never raises on any content.
+    Pages of namespace 0 that are not redirects and hold wikitext (or plain text) are kept. A page
+    with a title and no text is "empty". No content raises an error.
     """
     if page.namespace != 0:
         return Cleaned([], "namespace")
@@ -65,9 +64,9 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
 
 
 def _plain_lines(page: Page, language: str) -> list[str]:
-    """Lines of already extracted text, without the repeated title and section headings.
+    """Lines of extracted text, without the repeated title and without section headings.
 
-    Headings are looked for only under a repeated title, which is how wikiextractor writes.
+    Headings are looked for only after a repeated title, as in wikiextractor's output.
     """
     text = page.text
     if "&" in text:
@@ -93,7 +92,7 @@ def _plain_lines(page: Page, language: str) -> list[str]:
 
 
 def _without_leftovers(text: str, language: str) -> str:
-    """Without the wikitext that extractors leave: links, tags, conversions, formula marks."""
+    """Remove wikitext that extractors leave: links, tags, conversions, formula marks."""
     text = _MARK.sub(" ", _REFERENCE.sub("", text))
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
@@ -101,10 +100,10 @@ def _without_leftovers(text: str, language: str) -> str:
 
 
 def _is_heading(line: str) -> bool:
-    """A section heading as wikiextractor writes it: the heading and a full stop.
+    """Whether a line is a section heading as wikiextractor writes it, with a full stop.
 
-    In Chinese or Japanese a short line that ends in a Latin full stop is nothing else; in other
-    scripts lines of up to three words with a full stop are taken for headings.
+    In Chinese or Japanese, a short line that ends in a Latin full stop is always a heading; in other
+    scripts, lines of up to three words with a full stop are treated as headings.
     """
     if not line.endswith(".") or len(line) > 60:
         return False

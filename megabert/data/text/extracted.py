@@ -1,4 +1,4 @@
-"""Readers of text that is already free of wikitext: wikiextractor's forms, JSONL, plain text."""
+"""Readers of text without wikitext: wikiextractor's formats, JSONL and plain text."""
 
 import html
 import io
@@ -13,18 +13,18 @@ from megabert.data.text.pages import Page, canonical_namespace
 MAX_LINE = 1 << 26  # bytes
 MAX_TAG = 1 << 13  # characters
 _DOC = re.compile(r'<doc\s+id="([^"]*)"(?:.*?\stitle="(.*)")?[^"]*>\s*$')
-_HEADING = re.compile(r"\s*=\s+([^=].*?)\s+=\s*$")  # " = Title = ", the WikiText layout
+_HEADING = re.compile(r"\s*=\s+([^=].*?)\s+=\s*$")  # " = Title = ", as in WikiText
 _ANY_HEADING = re.compile(r"\s*(?:=\s+){1,6}[^=].*?(?:\s+=){1,6}\s*$")
 
 
 @dataclass
 class Numbering:
-    """Gives a number to pages that bring none: their place in the source, from 1."""
+    """Numbers pages that have no number of their own by their place in the source, from 1."""
 
     last: int = 0
 
     def number(self, given: object = None) -> int:
-        """The page's own number where it is one, else its place."""
+        """The page's own number if it is a valid one, else its place."""
         self.last += 1
         text = str(given).strip() if given is not None else ""
         return int(text) if text.isdigit() and len(text) < 19 else self.last
@@ -37,14 +37,15 @@ def _plain(number: int, title: str, text: str, namespace: int = 0) -> Page:
 def text_lines(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end), decoded as UTF-8.
 
-    Raises UserError at bytes that are not UTF-8 and at a line over 64 MiB.
+    Raises:
+        UserError: bytes that are not UTF-8, or a line over 64 MiB.
     """
     place = 0
     number = 0
     while line := stream.readline(MAX_LINE):
         number += 1
         if len(line) >= MAX_LINE and not line.endswith(b"\n"):
-            raise UserError(f"{name}: line {number:,} is over {MAX_LINE >> 20} MiB long")
+            raise UserError(f"{name}: line {number:,} is longer than {MAX_LINE >> 20} MiB")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -72,15 +73,15 @@ def read_docs(stream: io.BufferedReader, name: str, numbering: Numbering) -> Ite
         elif lines is not None:
             lines.append(line)
         elif line.strip():
-            raise UserError(f"{name}: line {place:,} stands outside any <doc> block")
+            raise UserError(f"{name}: line {place:,} is outside any <doc> block")
     if lines is not None:
         raise UserError(f"{name}: truncated: the <doc> opened on line {opened:,} is never closed")
 
 
 def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> Iterator[Page]:
-    """One JSON object a line with ``text`` and, where there are, ``title`` and ``id``.
+    """One JSON object per line, with ``text`` and optionally ``title`` and ``id``.
 
-    wikiextractor's ``--json`` form is of this kind.
+    wikiextractor's ``--json`` output has this format.
     """
     for place, line in text_lines(stream, name):
         if not line.strip():
@@ -88,7 +89,7 @@ def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> It
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{name}: line {place:,} is not whole JSON ({error})") from None
+            raise UserError(f"{name}: line {place:,} is not complete JSON ({error})") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise UserError(f'{name}: line {place:,} is not an object with a "text" string')
         title = record.get("title")
@@ -98,10 +99,10 @@ def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> It
 
 
 def plain_layout(head: str) -> str:
-    """How a plain text file parts its documents, judged by its beginning.
+    """How a plain text file separates its documents, judged by its beginning.
 
-    "headings": ``= Title =`` lines, as in WikiText; "blocks": blank lines part documents, as in
-    BERT's own input; "lines": a document a line, where there is no blank line.
+    "headings": by ``= Title =`` lines, as in WikiText; "blocks": by blank lines, as in BERT's own
+    input; "lines": one document per line, if there are no blank lines.
     """
     lines = head.splitlines()
     if any(_HEADING.match(line) for line in lines):
@@ -118,7 +119,7 @@ def plain_layout(head: str) -> str:
 def read_text(
     stream: io.BufferedReader, name: str, numbering: Numbering, head: str
 ) -> Iterator[Page]:
-    """Plain UTF-8 text; see :func:`plain_layout` for what a document is."""
+    """Plain UTF-8 text; :func:`plain_layout` defines what a document is."""
     layout = plain_layout(head)
     title = ""
     lines: list[str] = []

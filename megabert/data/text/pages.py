@@ -5,7 +5,7 @@ from typing import Literal
 
 FILE_NAMESPACES = (-2, 6)  # "Media:" and "File:"
 CATEGORY_NAMESPACE = 14
-# names every MediaWiki understands beside its local ones, for sources without <siteinfo>
+# names that every MediaWiki accepts in addition to local ones, for sources without <siteinfo>
 CANONICAL = {
     "Media": -2, "Special": -1, "Talk": 1, "User": 2, "User talk": 3, "Wikipedia": 4,
     "Wikipedia talk": 5, "Project": 4, "WikiProject": 4, "File": 6, "File talk": 7, "Image": 6,
@@ -16,9 +16,9 @@ CANONICAL = {
 
 
 def canonical_namespace(title: str) -> int:
-    """Namespace of a title by MediaWiki's own English names; 0 where it has none of them.
+    """Namespace of a title by MediaWiki's English names; 0 if it begins with none of them.
 
-    "Portal: Prelude" (a space after the colon) is an article.
+    "Portal: Prelude" (with a space after the colon) is an article.
     """
     prefix, colon, rest = title.partition(":")
     return CANONICAL.get(prefix, 0) if colon and rest[:1].strip() else 0
@@ -28,15 +28,15 @@ def canonical_namespace(title: str) -> int:
 class Site:
     """What a dump's ``<siteinfo>`` says about link prefixes; empty for other sources.
 
-    namespaces: (number, local name) pairs, in the dump's order. ``language`` is the dump's
-    ``xml:lang``, "" where it is not given.
+    ``namespaces`` holds (number, local name) in the dump's order. ``language`` is the dump's
+    ``xml:lang``, or "" if it has none.
     """
 
     namespaces: tuple[tuple[int, str], ...] = ()
     language: str = ""
 
     def number(self, prefix: str) -> int | None:
-        """Namespace number of a link or title prefix, None where it is no namespace."""
+        """Namespace number of a link or title prefix; None if it is not a namespace."""
         wanted = prefix.replace("_", " ").strip().casefold()
         for number, name in self.namespaces:
             if name and name.casefold() == wanted:
@@ -56,11 +56,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Page:
-    """A page as its source holds it.
+    """A page as it is in its source.
 
-    page_id: the source's own number, or the page's place in the source (from 1) where the
-    source has none. model: MediaWiki content model ("wikitext" when the schema has none).
-    markup: "wikitext" needs :func:`megabert.data.text.wikitext.sections.clean`, "plain" does not.
+    Attributes:
+        page_id: the source's own number or, if it has none, the page's place in the source (from 1).
+        model: MediaWiki content model ("wikitext" if the schema has none).
+        markup: "wikitext" needs :func:`megabert.data.text.wikitext.sections.clean`, "plain" does not.
     """
 
     page_id: int

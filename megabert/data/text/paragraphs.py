@@ -1,4 +1,4 @@
-"""A section's lines to paragraphs of prose and lists."""
+"""From a section's lines to paragraphs of prose and lists."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _ISBN = re.compile(r"\bISBN[ :]*[\dX-]{9,}")
 _FOUR_WORDS = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+){3}[^\W_]")
 _INITIALS = re.compile(r"[^\W\d_]+,? [^\W\d_]\.")
 ITEM_LETTERS = 8
-"""Least length of a list item in a script without spaces; four words in other scripts."""
+"""Minimum length of a list item in a script without spaces; in other scripts, four words."""
 _STOPS = tuple(".!?。！？…")
 _PROSE_LENGTH = 50
 _PROSE_LETTERS = 15
@@ -19,9 +19,9 @@ _PROSE_LETTERS = 15
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Lines that belong together; each line is split into sentences by itself.
+    """Lines that belong together; each line is split into sentences separately.
 
-    A paragraph of prose has one line, a list one line an item.
+    A paragraph of prose has one line, a list one line per item.
     """
 
     kind: str  # "text" or "list"
@@ -31,7 +31,7 @@ class Paragraph:
 def paragraphs(body: str) -> list[Paragraph]:
     """Paragraphs of a section without markup: runs of prose lines and runs of list items.
 
-    An item that only opens a discussion (``:``) is prose.
+    An item of a discussion (``:``) is prose.
     """
     found: list[Paragraph] = []
     prose: list[str] = []
@@ -59,7 +59,7 @@ def paragraphs(body: str) -> list[Paragraph]:
                 close_items()
         elif mark not in _LIST_MARKS:
             if mark == "|" or (mark.isspace() and raw.lstrip()[:1] == "|"):
-                continue  # a row of a table that was never opened or closed
+                continue  # a row of a table without beginning or end
             if items:
                 close_items()
             prose.append(raw)
@@ -71,7 +71,9 @@ def paragraphs(body: str) -> list[Paragraph]:
                 if items:
                     close_items()
                 add_prose(text)
-            elif EXTERNAL not in text:  # an item with a web link is a citation or a link list
+            elif (
+                EXTERNAL not in text
+            ):  # an item with a web link is a citation or part of a link list
                 line = tidy_line(text)
                 if _keeps_item(line):
                     items.append(line)
@@ -83,18 +85,21 @@ def paragraphs(body: str) -> list[Paragraph]:
 
 
 def _keeps_item(line: str) -> bool:
-    """A list item is kept when it says something: long enough, and no book by its number."""
+    """Whether to keep a list item: it must be long enough, and not a book with an ISBN."""
     if "ISBN" in line and _ISBN.search(line):
         return False
     return _FOUR_WORDS.match(line) is not None or spaceless_letters(line) >= ITEM_LETTERS
 
 
 def reads_as_prose(lines: list[str], raw: str) -> bool:
-    """Whether a section of list items alone holds sentences and not works, links or names.
+    """Whether a section of list items holds sentences, rather than works, links or names.
 
-    lines: its items. raw: its wikitext, in which titles of works stand in italics. Sentences
-    are long, most of them end in a full stop, and most come without italics, web links and an
-    author's initials ("Smith, J."). A single item is no list of sentences.
+    Sentences are long, most end in a full stop, and most have no italics, web links or author's
+    initials ("Smith, J."). A single item is not a list of sentences.
+
+    Args:
+        lines: the items.
+        raw: their wikitext, in which titles of works are in italics.
     """
     stops = sum(line.endswith(_STOPS) for line in lines)
     letters = sum(spaceless_letters(line) for line in lines)

@@ -6,8 +6,8 @@ import sentencex
 
 from megabert.data.text.wikitext.tidy import has_word
 
-# a full stop in Chinese or Japanese, with what closes after it, straight before a figure or a
-# Latin letter: sentencex parts there only before an ideograph
+# a full stop in Chinese or Japanese directly before a digit or Latin letter: sentencex splits there
+# only before an ideograph
 _WIDE_STOP = re.compile(r"(?<=[。！？])(?=[0-9A-Za-z])")
 _STOP_AND_WORD = re.compile(r"[。！？][0-9A-Za-z]")
 _PAIRS = (("“", "”"), ("「", "」"), ("『", "』"), ("《", "》"), ("（", "）"), ("(", ")"))
@@ -32,10 +32,12 @@ def _at_wide_stops(piece: str) -> list[str]:
 
 
 def split_sentences(paragraph: str, language: str) -> list[str]:
-    """Sentences in order, without space around them; pieces without any letter or digit go.
+    """Sentences in order, stripped; pieces without a letter or digit are removed.
 
-    language: a code such as "en" or "zh"; sentencex falls back to related languages, and to
-    English rules for codes it does not know.
+    Args:
+        paragraph: a line of text.
+        language: a code such as "en" or "zh"; for codes that it does not know, sentencex uses the
+            rules of related languages, or English ones.
     """
     code = language.replace("_", "-").lower()
     pieces = sentencex.segment(code, paragraph)

@@ -1,14 +1,14 @@
-"""bzip2 files by their blocks: found without decoding, then decoded each by itself.
+"""bzip2 files block by block: blocks are found without decoding, then decoded independently.
 
-A bzip2 file is a row of streams, each beginning at a whole byte:
+A bzip2 file is a sequence of streams, each beginning at a whole byte:
 
     "BZh" digit | block ... block | trailer | up to 7 bits of padding
 
-A block begins, at any bit, with a 48-bit magic number and the CRC-32 of what it unpacks to; the
-trailer has another magic number and a checksum over the CRCs of the stream. Both numbers are
-looked for at every bit, and the checksum says whether exactly the stream's blocks were found.
-Where it does not fit, that stream is decoded block by block, which tells damage from a magic
-number that stands inside of a block by chance (expected once in 17,592 GB).
+A block begins, at any bit, with a 48-bit magic number and the CRC-32 of its decoded content; the
+trailer has another magic number and a checksum over the CRCs of the stream. Both magic numbers are
+searched for at every bit, and the checksum shows whether exactly the stream's blocks were found.
+If it does not match, that stream is decoded block by block, which distinguishes damage from a magic
+number that occurs inside a block by chance (expected once in 17,592 GB).
 Source of the layout: the bzip2 1.0 sources (compress.c, decompress.c).
 """
 
@@ -30,19 +30,22 @@ from megabert.data.text.input.streams import PIECE, compressed_fault, not_paddin
 BLOCK_MAGIC = 0x314159265359
 TRAILER_MAGIC = 0x177245385090
 OVERLAP = 16
-"""Bytes behind a piece of a file that are needed to read a mark in its last byte."""
+"""Bytes after a piece of a file that are needed to read a mark in its last byte."""
 _HEADER_BITS, _MAGIC_BITS, _CRC_BITS = 32, 48, 32
 _TRAILER_BITS = _MAGIC_BITS + _CRC_BITS
-_LONGEST_BLOCK = 1 << 25  # bits; 900,001 symbols of at most 20 bits, and room to spare
+_LONGEST_BLOCK = 1 << 25  # bits; more than 900,001 symbols of at most 20 bits
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Magic numbers in a file, ascending by place; n of them.
+    """The n magic numbers in a file, in ascending order.
 
-    bits int64 [n]: first bit of the magic number. trailer bool [n]. checksum uint32 [n]: the 32
-    bits behind it. following uint32 [n]: behind a trailer, the four bytes at the next whole byte
-    (zeros past the end of the file).
+    Attributes:
+        bits: int64 [n], first bit of each magic number.
+        trailer: bool [n], True for a trailer's.
+        checksum: uint32 [n], the 32 bits after it.
+        following: uint32 [n], after a trailer, the four bytes at the next whole byte (zeros past the
+            end of the file).
     """
 
     bits: npt.NDArray[np.int64]
@@ -52,7 +55,7 @@ class Marks:
 
     @staticmethod
     def joined(parts: Sequence[Marks]) -> Marks:
-        """The marks of pieces that lie end to end."""
+        """The marks of consecutive pieces."""
         return Marks(
             np.concatenate([part.bits for part in parts]),
             np.concatenate([part.trailer for part in parts]),
@@ -64,7 +67,7 @@ class Marks:
 def find_marks(data: bytes, offset: int = 0, length: int | None = None) -> Marks:
     """The magic numbers that begin in the first ``length`` bytes of ``data``.
 
-    ``data`` begins at byte ``offset`` of the file and goes on for ``OVERLAP`` bytes behind
+    ``data`` begins at byte ``offset`` of the file and continues for ``OVERLAP`` bytes after
     ``length``, unless the file ends there.
     """
     length = len(data) if length is None else length
@@ -91,11 +94,11 @@ _SHIFTED = tuple(
     for number in (BLOCK_MAGIC, TRAILER_MAGIC)
     for shift in range(8)
 )
-"""The magic numbers behind 0 to 7 other bits; bytes 1 to 5 hold nothing else."""
+"""The magic numbers shifted by 0 to 7 bits; bytes 1 to 5 hold nothing else."""
 
 
 def _pair_table() -> npt.NDArray[np.bool_]:
-    """[65536]: whether two bytes stand at 1 or at 2 in one of ``_SHIFTED``."""
+    """[65536]: whether two bytes occur at place 1 or 2 in one of ``_SHIFTED``."""
     table = np.zeros(1 << 16, np.bool_)
     for pattern in _SHIFTED:
         table[[int.from_bytes(pattern[at : at + 2], "big") for at in (1, 2)]] = True
@@ -108,10 +111,10 @@ _PAIRS = _pair_table()
 def _search(
     padded: npt.NDArray[np.uint8], length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """First bit and kind of every magic number in ``length`` bytes behind one byte of padding.
+    """First bit and kind of every magic number in ``length`` bytes after one byte of padding.
 
-    Of any three bytes in a row, two stand at an even place and the next: one look-up for every
-    second byte finds the few places worth a full comparison.
+    Of any three consecutive bytes, two are at an even place and the next one: one look-up per two
+    bytes finds the few places that need a full comparison.
     """
     even = 2 * ((length + 3) // 2)
     pairs = padded[:even].view(">u2").astype(np.uint16)
@@ -140,7 +143,7 @@ def _big_endian(
 
 
 class BlockFile:
-    """A bzip2 file of which single blocks are decoded; use as a context manager."""
+    """A bzip2 file whose blocks are decoded one at a time; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -172,10 +175,14 @@ class BlockFile:
         return (value >> (8 * last - stop)) & ((1 << (stop - start)) - 1)
 
     def decode(self, start: int, stop: int, level: int) -> bytes:
-        """What the block in bits ``start`` to ``stop`` unpacks to (46 MB at most).
+        """The decoded content (at most 46 MB) of the block in bits ``start`` to ``stop``.
 
-        level: the digit of its stream's header. Raises ``OSError`` where the bits are anything
-        else than one whole block whose CRC-32 is right.
+        Args:
+            start, stop: first bit, and the bit after the last.
+            level: the digit of its stream's header.
+
+        Raises:
+            OSError: the bits are not exactly one block with a correct CRC-32.
         """
         size = stop - start
         if size < _TRAILER_BITS:
@@ -193,7 +200,7 @@ class BlockFile:
         return data
 
     def ends_inside(self, start: int, level: int) -> bool:
-        """Whether the file's end cuts the block at bit ``start`` off, or what comes behind it."""
+        """Whether the file ends inside the block at bit ``start``, or right after it."""
         stop = min(8 * self.size, start + _LONGEST_BLOCK)
         size = stop - start
         stream = (int.from_bytes(b"BZh%d" % level, "big") << size) | self._bits(start, stop)
@@ -208,17 +215,17 @@ class BlockFile:
 
 
 def find_blocks(marks: Marks, source: BlockFile) -> npt.NDArray[np.int64]:
-    """The blocks of a file: [n, 3] of first bit, bit behind the last, and level.
+    """The blocks of a file: [n, 3] of first bit, bit after the last, and level.
 
-    Raises ``UserError``, naming file and compressed byte, for a truncated file, for damage to
-    anything but the inside of blocks (which ``BlockFile.decode`` finds), and for data that is no
-    bzip2 stream.
+    Raises:
+        UserError: the file is truncated, damaged outside its blocks (``BlockFile.decode`` finds
+            damage inside), or not a bzip2 stream; the message names file and compressed byte.
     """
     return np.array(_Walk(marks, source).blocks(), np.int64).reshape(-1, 3)
 
 
 class _Walk:
-    """Goes from stream to stream over the marks of a file."""
+    """Walks over the marks of a file, stream by stream."""
 
     def __init__(self, marks: Marks, source: BlockFile) -> None:
         self._source = source
@@ -265,7 +272,7 @@ class _Walk:
         return True
 
     def _first_mark(self, at: int, mark: int) -> int:
-        """The mark right behind the header at byte ``at``."""
+        """The mark directly after the header at byte ``at``."""
         wanted = 8 * at + _HEADER_BITS
         while mark < len(self._bits) and self._bits[mark] < wanted:
             mark += 1
@@ -276,7 +283,7 @@ class _Walk:
         return mark
 
     def _quick(self, mark: int) -> int | None:
-        """The trailer of the stream, by its checksum alone; None where it does not fit."""
+        """The trailer of the stream, by its checksum only; None if the checksum does not match."""
         checksum = 0
         for index in range(mark, len(self._bits)):
             if self._trailer[index]:
@@ -285,8 +292,8 @@ class _Walk:
         return None
 
     def _slow(self, mark: int, level: int) -> tuple[list[tuple[int, int, int]], int]:
-        """The stream's blocks and its trailer, by decoding: a chunk that is no block is joined
-        with the next one."""
+        """The stream's blocks and its trailer, by decoding: a chunk that is not a whole block is
+        joined with the next one."""
         if self._trailer[-1]:
             cut = self._bits[-1] + _TRAILER_BITS > 8 * self._source.size
         else:
@@ -306,7 +313,7 @@ class _Walk:
 
     def _end_of_block(self, mark: int, level: int) -> int:
         start = self._bits[mark]
-        reason: object = "no end of the block is found"
+        reason: object = "the end of the block was not found"
         for end in range(mark + 1, len(self._bits)):
             if self._bits[end] - start > _LONGEST_BLOCK:
                 break
@@ -330,5 +337,5 @@ class _Walk:
 
 
 def _with_block(checksum: int, crc: int) -> int:
-    """The checksum of a stream after one more block."""
+    """The checksum of a stream after adding a block."""
     return ((checksum << 1 | checksum >> 31) & 0xFFFFFFFF) ^ crc

@@ -1,8 +1,8 @@
 """MediaWiki XML export (schemas 0.3 to 0.11), read page by page with expat.
 
 Source of the element names: https://www.mediawiki.org/xml/export-0.11.xsd and its predecessors.
-Of a page with many revisions the last one in the file counts. External entities are never
-fetched, and a document type definition is refused.
+Of a page with several revisions, the last one in the file is used. External entities are never
+fetched, and a document type definition is an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megabert.data.text.pages import Page, Site
 
 FEED = 1 << 18
 MAX_TEXT = 1 << 26  # characters of one revision; MediaWiki itself stops at 2 MiB
-# "#REDIRECT [[X]]" in any language; only asked of schemas that have no <redirect> element
+# "#REDIRECT [[X]]" in any language; only used for schemas without a <redirect> element
 _REDIRECT = re.compile(r"\s*#[^\W\d]\w*\s*:?\s*\[\[")
 
 _PAGE_FIELDS = {
@@ -34,10 +34,12 @@ _PAGE_FIELDS = {
 
 @dataclass
 class _Reader:
-    """Expat callbacks; finished pages gather in ``pages`` until they are taken.
+    """Expat callbacks; finished pages are collected in ``pages`` until they are taken.
 
-    base: what is added to the place of a page that brings no number. count: pages so far;
-    title: that of the last one.
+    Attributes:
+        base: added to the place of a page that has no number of its own.
+        count: number of pages so far.
+        title: title of the last page.
     """
 
     name: str
@@ -102,8 +104,8 @@ class _Reader:
             self._size += len(text)
             if self._size > MAX_TEXT:
                 raise UserError(
-                    f"{self.name}: page {self._values.get('title', '?')!r} is over {MAX_TEXT:,} "
-                    "characters long; the dump is damaged"
+                    f"{self.name}: page {self._values.get('title', '?')!r} is longer than "
+                    f"{MAX_TEXT:,} characters; the dump is damaged"
                 )
 
     def end(self, tag: str) -> None:
@@ -157,21 +159,22 @@ class _Reader:
     def refuse_section(self, *_: object) -> None:
         if self.head_is_read:
             raise UserError(
-                f"{self.name}: after page {self.title!r} stands a comment, a CDATA section or a "
-                "processing instruction, which MediaWiki never writes; pack the dump with gzip "
-                "to have it read in one piece"
+                f"{self.name}: a comment, a CDATA section or a processing instruction after page "
+                f"{self.title!r}, which MediaWiki never writes; compress the dump with gzip to "
+                "have it read in one piece"
             )
 
 
 Place = Callable[[expat.ExpatError, int], str]
-"""Tells the place of an error, from expat's error and the byte at which it stopped."""
+"""Describes the place of an error, given expat's error and the byte at which it stopped."""
 
 
 def read_mediawiki(stream: io.BufferedReader, name: str) -> Iterator[Page]:
-    """Yield every page of a MediaWiki XML export, of all namespaces, redirects included.
+    """Yield every page of a MediaWiki XML export, including redirects, of all namespaces.
 
-    Raises UserError, naming file, line and byte, when the input is not well-formed XML, ends too
-    early, has another outermost element, or holds no page.
+    Raises:
+        UserError: the input is not well-formed XML, ends too early, has another outermost element,
+            or holds no page; the message names file, line and byte.
     """
     reader = _Reader(name)
     yield from _parse(reader, _pieces(stream), reader.parser(), line_and_byte)
@@ -181,13 +184,14 @@ def read_mediawiki(stream: io.BufferedReader, name: str) -> Iterator[Page]:
 
 def no_page(name: str) -> UserError:
     """The error of an export without any page."""
-    return UserError(f"{name}: an empty dump: it holds no <page>")
+    return UserError(f"{name}: an empty dump: it has no <page>")
 
 
 def read_site(stream: io.BufferedReader, name: str) -> Site:
-    """What the head of an export says of its site; reads up to the first page.
+    """The site that the head of an export describes; reads up to the first page.
 
-    Raises UserError as :func:`read_mediawiki`, except for an end that comes too early.
+    Raises:
+        UserError: as :func:`read_mediawiki`, except that the input may end too early.
     """
     reader = _Reader(name)
     parser = reader.parser()
@@ -210,15 +214,21 @@ def read_segment(
 ) -> Iterator[Page]:
     """Yield the pages whose ``<page`` tag begins in ``owned``, the last one whole.
 
-    owned: a segment of an export's XML, in pieces; following: what stands behind it, read as far
-    as the next such tag. base: 0 for the file's first segment, which is read from its beginning;
-    others are read from their first tag on, as pages of ``site``, and a page that brings no
-    number gets ``base`` plus its place in the segment. So the segments of a file, together, check
-    all of its XML.
+    Together, the segments of a file check all of its XML.
 
-    Raises UserError as :func:`read_mediawiki`, with the place that ``place`` gives; also for
-    comments, CDATA sections and processing instructions behind the head, because a page's tag
-    could stand in them and be none.
+    Args:
+        owned: a segment of an export's XML, in pieces.
+        following: the XML after it, read up to the next such tag.
+        name: the file, for messages.
+        base: 0 for the first segment of the file, which is read from its beginning. Other segments
+            are read from their first tag on, and a page without a number of its own gets ``base``
+            plus its place in the segment.
+        site: the site of the pages.
+        place: describes the place of an error.
+
+    Raises:
+        UserError: as :func:`read_mediawiki`; also for comments, CDATA sections and processing
+            instructions after the head, because they could contain text that looks like a page's tag.
     """
     reader = _Reader(name, base=base, site=site, head_is_read=base > 0)
     parser = reader.parser()
@@ -234,14 +244,17 @@ def read_segment(
 def segment_xml(
     owned: Iterable[bytes], following: Iterable[bytes], *, whole: bool
 ) -> Iterator[bytes]:
-    """The XML of the pages that begin in ``owned``, as a document of its own, in pieces.
+    """The XML of the pages that begin in ``owned``, as a separate document, in pieces.
 
-    ``whole``: from the beginning of ``owned``, instead of from the first page's tag. Nothing
-    where no page begins in ``owned``. Where ``following`` ends before the next page's tag, the
-    end of the document is the file's own.
+    It is empty if no page begins in ``owned``. If ``following`` ends before the next page's tag, the
+    document ends like the file.
+
+    Args:
+        owned, following: as in :func:`read_segment`.
+        whole: begin at the beginning of ``owned``, instead of at the first page's tag.
     """
     started = whole
-    data = b""  # read, but not given out: without a page's tag, or perhaps the beginning of one
+    data = b""  # read but not yielded: without a page's tag, or perhaps with the beginning of one
     for piece in owned:
         data += piece
         if not started and (found := _PAGE_TAG.search(data)):
@@ -278,13 +291,13 @@ _OPEN, _CLOSE = b"<mediawiki>", b"</mediawiki>"
 
 
 def _tag_begun(data: bytes) -> int:
-    """Length of the end of ``data`` that may be the beginning of a page's tag."""
+    """Length of the part at the end of ``data`` that may be the beginning of a page's tag."""
     start = data.rfind(b"<", max(0, len(data) - len(_PAGE)))
     return len(data) - start if start >= 0 and _PAGE.startswith(data[start:]) else 0
 
 
 def _at_least(size: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of at least ``size`` bytes, but for the last one."""
+    """The same bytes in pieces of at least ``size`` bytes, except for the last piece."""
     data = b""
     for piece in pieces:
         data += piece
@@ -296,7 +309,7 @@ def _at_least(size: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def line_and_byte(error: expat.ExpatError, byte: int) -> str:
-    """The place of an error in XML that is read from its beginning."""
+    """The place of an error in XML that is read from the beginning."""
     return f"line {error.lineno:,}, byte {byte:,}"
 
 
@@ -320,7 +333,7 @@ def _parse(
 
 @contextmanager
 def _explained(reader: _Reader, parser: expat.XMLParserType, place: Place) -> Iterator[None]:
-    """Turn what expat finds wrong into a UserError."""
+    """Turn expat's errors into a UserError."""
     try:
         yield
     except expat.ExpatError as error:
@@ -336,7 +349,7 @@ def _explain(error: expat.ExpatError, place: str, reader: _Reader) -> str:
         expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
     )
     if ended and not reader.started:
-        return f"{reader.name}: not XML: no element in it ({place})"
+        return f"{reader.name}: not XML: it has no element ({place})"
     before = f", after page {reader.title!r}" if reader.count else ""
     if not ended:
         return (
@@ -344,6 +357,6 @@ def _explain(error: expat.ExpatError, place: str, reader: _Reader) -> str:
             f"({expat.ErrorString(error.code)})"
         )
     return (
-        f"{reader.name}: the XML is truncated: it ends at {place}{before}, and not with "
+        f"{reader.name}: the XML is truncated: it ends at {place}{before}, without "
         "</mediawiki>; fetch the file again"
     )

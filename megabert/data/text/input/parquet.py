@@ -1,8 +1,8 @@
-"""Pages out of Parquet files in the layout of ``wikimedia/wikipedia``: id, url, title, text.
+"""Pages from Parquet files with the columns of ``wikimedia/wikipedia``: id, url, title, text.
 
-The text is plain: paragraphs and headings are lines. Only ``text`` must be there. A file is read
-row group by row group, so that several processes can share one file, and a row group in batches
-of a few rows: memory depends on the longest rows, not on the size of a row group.
+The text is plain: each paragraph and heading is a line. Only ``text`` is required. A file is read
+by row groups, so that several processes can read one file, and a row group in batches of a few
+rows: memory depends on the longest rows, not on the size of a row group.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from megabert.common.errors import UserError
 from megabert.data.text.pages import Page, canonical_namespace
 
 BATCH_ROWS = 64
-_READ_BUFFER = 1 << 20  # bytes a column, in place of its whole chunk
+_READ_BUFFER = 1 << 20  # bytes per column, instead of its whole chunk
 _MAGIC = (b"PAR1", b"PARE")  # plain, and with an encrypted footer
-_ID_DIGITS = 18  # more do not surely fit into an int64
+_ID_DIGITS = 18  # longer numbers may not fit into an int64
 _OPTIONAL = ("id", "url", "title")
 
 
@@ -28,10 +28,10 @@ def is_parquet(head: bytes) -> bool:
 
 
 def row_groups(path: Path) -> int:
-    """Row groups in a file; its layout is checked.
+    """Number of row groups in a file, whose columns are checked.
 
     Raises:
-        UserError: the file is missing, damaged, cut off or encrypted, or has no ``text`` column
+        UserError: the file is missing, damaged, truncated or encrypted, or has no ``text`` column
             of strings.
     """
     with _open(path) as file:
@@ -41,11 +41,11 @@ def row_groups(path: Path) -> int:
 def read_row_group(path: Path, group: int) -> Iterator[Page]:
     """The pages of row group ``group`` (from 0), in order.
 
-    ``page_id`` is the row's ``id`` where that is a number, else the row's place in the file,
-    counted from 1 over all row groups.
+    ``page_id`` is the row's ``id`` if that is a number, else the row's place in the file, counted
+    from 1 over all row groups.
 
     Raises:
-        UserError: as :func:`row_groups`, and damaged data, naming file and row group.
+        UserError: as :func:`row_groups`, or damaged data; the message names file and row group.
     """
     with _open(path) as file:
         metadata = file.metadata
@@ -86,7 +86,7 @@ def _open(path: Path) -> pq.ParquetFile:
         raise UserError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not a whole Parquet file ({_reason(error)}); fetch it again"
+            f"{path}: not a complete Parquet file ({_reason(error)}); fetch it again"
         ) from None
     try:
         _require_layout(path, file.schema_arrow)
@@ -105,11 +105,13 @@ def _require_layout(path: Path, schema: pa.Schema) -> None:
         )
     for name in ("text", "title", "url", "id"):
         if names.count(name) > 1:
-            raise UserError(f"{path}: two columns are called {name!r}; keep one of them")
+            raise UserError(f"{path}: two columns are named {name!r}; remove one of them")
         kind = schema.field(name).type if name in names else pa.string()
         text = _is_text(kind)
         if not text and not (name == "id" and pa.types.is_integer(kind)):
-            raise UserError(f"{path}: column {name!r} holds {kind}, not strings; convert it")
+            raise UserError(
+                f"{path}: column {name!r} holds {kind}, not strings; convert it to strings"
+            )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,15 +1,15 @@
-"""Inputs cut into segments, so that any process can read any of them by itself.
+"""Inputs split into segments that any process can read independently.
 
 | file | segment |
 |---|---|
 | MediaWiki XML in bzip2, of any number of streams | the pages that begin in a run of blocks |
-| MediaWiki XML, unpacked | the pages that begin in a range of bytes |
+| MediaWiki XML, uncompressed | the pages that begin in a range of bytes |
 | Parquet | a row group |
-| anything else | the whole file |
+| any other file | the whole file |
 
-The cuts are a pure function of the file's bytes and ``segment_bytes``. Pages come in the order
-of the file, segment by segment, and are those of :func:`megabert.data.text.input.sources.iter_pages`;
-only a MediaWiki page that brings no number of its own is numbered by segment and place.
+The split is a pure function of the file's bytes and ``segment_bytes``. Read segment by segment, the
+pages and their order are those of :func:`megabert.data.text.input.sources.iter_pages`, except that a
+MediaWiki page without a number of its own is numbered by segment and place.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from megabert.data.text.input.streams import PIECE, compressed_fault, open_strea
 from megabert.data.text.pages import Page, Site
 
 SEGMENT_BYTES = 1 << 21
-"""Packed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
+"""Compressed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
 UNPACKED_FACTOR = 4
-"""An unpacked file has segments of so many times ``SEGMENT_BYTES``."""
+"""Size of the segments of an uncompressed file, as a multiple of ``SEGMENT_BYTES``."""
 _PAGES_OF_A_SEGMENT = 32  # bits of a page's number that count within a segment
 _ENCODING = re.compile(rb"<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"']+)")
 
@@ -45,9 +45,15 @@ OnOpen = Callable[[BinaryIO], None]
 
 @dataclass(frozen=True)
 class FileForm:
-    """How a file is read. kind: "blocks" and "bytes" are MediaWiki XML in bzip2 and unpacked,
-    "rows" is Parquet with ``groups`` row groups, "whole" anything else, "empty" no text at all.
-    size: bytes of the file."""
+    """How a file is read.
+
+    Attributes:
+        path, size: the file, and its bytes.
+        kind: "blocks" (MediaWiki XML in bzip2), "bytes" (the same, uncompressed), "rows" (Parquet),
+            "whole" (any other file) or "empty" (no text).
+        site: of MediaWiki XML.
+        groups: number of Parquet row groups.
+    """
 
     path: Path
     size: int
@@ -57,7 +63,11 @@ class FileForm:
 
 
 def inspect_file(path: Path, input_format: str) -> FileForm:
-    """Look at the head of a file. Raises ``UserError`` for a head of no known or wrong form."""
+    """How to read a file, by its first bytes.
+
+    Raises:
+        UserError: the format is unknown, or another than ``input_format``.
+    """
     size = path.stat().st_size if path.is_file() else 0
     if is_parquet_file(path, input_format):
         from megabert.data.text.input import parquet
@@ -85,8 +95,8 @@ def _is_utf8(head: bytes) -> bool:
 
 @dataclass(frozen=True)
 class BlockSegment:
-    """Blocks ``first`` to ``last`` (exclusive) of the table in ``table`` (a .npy file of
-    :func:`megabert.data.text.input.bzip2.find_blocks`); ``index`` is its place in the file."""
+    """Blocks ``first`` to ``last`` (exclusive) of the table in ``table``, a .npy file made by
+    :func:`megabert.data.text.input.bzip2.find_blocks`; ``index`` is the segment's place in the file."""
 
     path: Path
     table: Path
@@ -112,7 +122,7 @@ class BlockSegment:
 
 
 class _Blocks:
-    """Decodes blocks in order, and knows where in the file it is."""
+    """Decodes blocks in order, and keeps track of its place in the file."""
 
     def __init__(self, source: BlockFile) -> None:
         self._source = source
@@ -134,7 +144,7 @@ class _Blocks:
 
 @dataclass(frozen=True)
 class ByteSegment:
-    """Bytes ``start`` to ``stop`` of an unpacked file; ``index`` is its place in the file."""
+    """Bytes ``start`` to ``stop`` of an uncompressed file; ``index``: the segment's place in it."""
 
     path: Path
     start: int
@@ -184,7 +194,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class WholeFile:
-    """A file read from its beginning to its end; ``before`` pages of its input stand before."""
+    """A whole file, after ``before`` pages of earlier files of its input."""
 
     path: Path
     input_format: str
@@ -198,7 +208,7 @@ class WholeFile:
 
 @dataclass(frozen=True)
 class FirstPages:
-    """The first ``limit`` pages of all inputs, read one behind the other."""
+    """The first ``limit`` pages of all inputs, read one after the other."""
 
     inputs: tuple[Path, ...]
     input_format: str
@@ -214,7 +224,7 @@ class FirstPages:
 
 
 Segment = BlockSegment | ByteSegment | RowGroup | WholeFile
-"""What a worker reads by itself."""
+"""What a worker reads independently."""
 Stream = WholeFile | FirstPages
 """What one process reads for all workers."""
 
@@ -222,9 +232,13 @@ Stream = WholeFile | FirstPages
 def block_segments(
     form: FileForm, table: Path, blocks: npt.NDArray[np.int64], segment_bytes: int
 ) -> list[BlockSegment]:
-    """Runs of blocks of at least ``segment_bytes`` each, but for the last one.
+    """Runs of blocks of at least ``segment_bytes`` each, except for the last one.
 
-    blocks: [n, 3], also to be found in ``table``.
+    Args:
+        form: the file.
+        table: the .npy file that holds ``blocks``.
+        blocks: [n, 3] of :func:`megabert.data.text.input.bzip2.find_blocks`.
+        segment_bytes: minimum compressed size of a segment.
     """
     segments: list[BlockSegment] = []
     sizes = np.diff(blocks[:, 0] // 8, append=form.size)
@@ -241,13 +255,13 @@ def block_segments(
 
 
 def byte_segments(form: FileForm, segment_bytes: int) -> list[ByteSegment]:
-    """Ranges of ``segment_bytes``, but for the last one."""
+    """Ranges of ``segment_bytes`` each, except for the last one."""
     return [
         ByteSegment(form.path, start, min(start + segment_bytes, form.size), index, form.site)
         for index, start in enumerate(range(0, form.size, segment_bytes))
     ]
 
 
-def row_groups(form: FileForm) -> list[RowGroup]:
-    """All row groups."""
+def row_group_segments(form: FileForm) -> list[RowGroup]:
+    """All row groups of a Parquet file."""
     return [RowGroup(form.path, group, form.size // form.groups) for group in range(form.groups)]

@@ -1,4 +1,4 @@
-"""Pages out of a file or folder, whatever its form, in one pass and in bounded memory."""
+"""Pages from a file or folder of any supported format, in one pass and in bounded memory."""
 
 import io
 import json
@@ -22,9 +22,10 @@ _WIKIEXTRACTOR_KEYS = {"id", "url", "title", "text"}
 
 
 def input_files(path: Path) -> list[Path]:
-    """The file itself, or all files of a folder in path order (hidden ones left out).
+    """The file itself, or all files of a folder in path order, except hidden ones.
 
-    Raises UserError for a folder without files.
+    Raises:
+        UserError: the folder has no files.
     """
     if not path.is_dir():
         return [path]
@@ -34,19 +35,23 @@ def input_files(path: Path) -> list[Path]:
         if item.is_file() and not any(p.startswith(".") for p in item.relative_to(path).parts)
     ]
     if not found:
-        raise UserError(f"{path}: an empty folder; give a dump or a folder of text files")
+        raise UserError(f"{path}: an empty folder; name a dump or a folder of text files")
     return sorted(found, key=lambda item: item.relative_to(path).parts)
 
 
 def head_of(stream: io.BufferedReader) -> bytes:
-    """Up to PIECE bytes of what comes next, without taking them."""
+    """Up to PIECE of the next bytes, without consuming them."""
     return stream.peek(PIECE)
 
 
 def sniff(head: bytes, name: str) -> str:
-    """Format of a stream by its first bytes. Raises UserError where none fits."""
+    """The format of a stream, detected from its first bytes.
+
+    Raises:
+        UserError: the format is not supported.
+    """
     if head.startswith(_PARQUET):
-        raise UserError(f"{name}: Parquet inside of an archive is not read; unpack it first")
+        raise UserError(f"{name}: Parquet inside an archive is not supported; extract it first")
     try:
         text = head.decode("utf-8-sig", errors="strict")
     except UnicodeDecodeError as error:
@@ -63,11 +68,11 @@ def sniff(head: bytes, name: str) -> str:
     if text.startswith("{"):
         return _sniff_json(text)
     if _XML_NAME.search(name):
-        raise UserError(f"{name}: not XML, though its name says so: it begins {text[:30]!r}")
+        raise UserError(f"{name}: not XML, although its name says so: it begins with {text[:30]!r}")
     if text.startswith("<"):
         tag = _FIRST_TAG.match(text)
-        kind = f"a file beginning with <{tag.group(1)}>" if tag else "an unknown form"
-        raise UserError(f"{name}: {kind} is not read; {_expected()}")
+        kind = f"a file beginning with <{tag.group(1)}>" if tag else "an unknown format"
+        raise UserError(f"{name}: {kind} is not supported; {_expected()}")
     return "text"
 
 
@@ -89,15 +94,20 @@ def _unknown(name: str) -> str:
 
 
 def check_format(input_format: str) -> None:
-    """Raise UserError unless it is "auto" or one of FORMATS."""
+    """Accept "auto" or one of FORMATS.
+
+    Raises:
+        UserError: it is something else.
+    """
     if input_format not in ("auto", *FORMATS):
         raise UserError(f"input format {input_format!r} is unknown; use auto, {', '.join(FORMATS)}")
 
 
 def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
-    """Whether a file is to be read as Parquet: asked for, or found by its first bytes.
+    """Whether to read a file as Parquet: requested, or detected from its first bytes.
 
-    Raises UserError for a file that is missing or cannot be read.
+    Raises:
+        UserError: the file is missing or cannot be read.
     """
     if input_format not in ("auto", "parquet"):
         return False
@@ -116,10 +126,11 @@ def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
 
 
 def detect_format(path: Path) -> str:
-    """One of FORMATS, by the content of the file, of a tar's first member, or of a folder's
-    first file that is not empty.
+    """One of FORMATS, detected from the content of the file, of a tar's first member, or of the first
+    file of a folder that is not empty.
 
-    Raises UserError for a missing, damaged, empty or unknown input.
+    Raises:
+        UserError: the input is missing, damaged, empty or of an unsupported format.
     """
     path = Path(path)
     for file in input_files(path):
@@ -134,7 +145,7 @@ def detect_format(path: Path) -> str:
 
 def no_text(path: Path) -> UserError:
     """The error of an input without any page."""
-    return UserError(f"{path}: empty: there is no page in it")
+    return UserError(f"{path}: empty: it holds no page")
 
 
 def iter_pages(
@@ -142,15 +153,20 @@ def iter_pages(
     input_format: str = "auto",
     on_open: Callable[[BinaryIO], None] | None = None,
 ) -> Iterator[Page]:
-    """Yield the pages of a file, a tar archive or a folder, in the order they stand there.
+    """Yield the pages of a file, a tar archive or a folder, in their order there.
 
-    Compression (bzip2, gzip, xz, also multistream) and tar are found by content. Memory is
-    bounded by the longest page. All namespaces and redirects are yielded; what is kept is
-    decided by :func:`megabert.data.text.document.page_to_sentences`.
+    Compression (bzip2, gzip, xz, also multistream) and tar are detected from the content. Memory is
+    bounded by the longest page. Pages of all namespaces and redirects are yielded;
+    :func:`megabert.data.text.document.page_to_sentences` decides which to keep.
 
-    on_open: called with each file as it is opened, for progress by its ``tell()``.
-    Raises UserError for an unknown ``input_format``, a missing path, damaged or truncated data
-    (naming the file and the place), and for a source without any page.
+    Args:
+        path: file or folder.
+        input_format: "auto" or one of FORMATS.
+        on_open: called with each file when it is opened; its ``tell()`` gives the progress.
+
+    Raises:
+        UserError: ``input_format`` is unknown, the path is missing, the data is damaged or truncated
+            (the message names file and place), or there is no page.
     """
     path = Path(path)
     check_format(input_format)
@@ -170,9 +186,9 @@ def iter_file(
     numbering: extracted.Numbering,
     on_open: Callable[[BinaryIO], None] | None = None,
 ) -> Iterator[Page]:
-    """Yield the pages of one file of an input; see :func:`iter_pages`.
+    """Yield the pages of one file of an input, as :func:`iter_pages` does.
 
-    numbering: gives pages without a number their place in the whole input.
+    ``numbering`` numbers the pages without a number of their own, over the whole input.
     """
     if is_parquet_file(file, input_format):
         from megabert.data.text.input import parquet
@@ -206,9 +222,10 @@ def _read(
 
 
 def source_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; of a folder, over each file's relative name and digest.
+    """SHA-256 (hex) of a file's bytes; for a folder, over each file's relative name and digest.
 
-    Raises UserError when the path is missing or cannot be read.
+    Raises:
+        UserError: the path is missing or cannot be read.
     """
     path = Path(path)
     files = input_files(path)
@@ -216,7 +233,11 @@ def source_sha256(path: Path) -> str:
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 (hex) of a file's bytes. Raises UserError when it is missing or cannot be read."""
+    """SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
     try:
         return sha256_of_file(file)
     except FileNotFoundError:
@@ -226,7 +247,7 @@ def file_sha256(file: Path) -> str:
 
 
 def joined_sha256(path: Path, files: Sequence[Path], digests: Sequence[str]) -> str:
-    """The digest of an input from those of its files (as :func:`input_files` gives them)."""
+    """The digest of an input, given those of its files in the order of :func:`input_files`."""
     if not path.is_dir():
         return digests[0]
     names = (file.relative_to(path).as_posix() for file in files)

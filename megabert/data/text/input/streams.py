@@ -1,9 +1,8 @@
-"""Byte streams out of files: decompression that never hides damage, and tar members.
+"""Byte streams from files: decompression that never hides damage, and tar members.
 
-Each stream is read in pieces of at most ``PIECE`` bytes, so memory does not depend on the
-file's size. Python's own bz2 and lzma readers take a damaged later stream of a multistream file
-for the end of the file; here every compressed stream must be whole, or a UserError names the
-file and the byte.
+Each stream is read in pieces of at most ``PIECE`` bytes, so memory does not depend on the file's
+size. Python's bz2 and lzma readers mistake a damaged later stream of a multistream file for the end
+of the file; here every compressed stream must be complete, or a UserError names file and byte.
 """
 
 import bz2
@@ -36,7 +35,7 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's decompressor with the interface of bz2's and lzma's (input kept inside)."""
+    """zlib's decompressor with the interface of bz2's and lzma's, which buffer their input."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(wbits=31)
@@ -61,29 +60,30 @@ _NEW: dict[str, Callable[[], Any]] = {
 
 
 def compressed_fault(name: str, what: str, byte: int) -> UserError:
-    """The error of a damaged file: ``what`` was found at a byte of the packed file."""
+    """The error of a damaged file: ``what`` was found at a byte of the compressed file."""
     return UserError(
         f"{name}: {what} at compressed byte {byte:,}; fetch the file again or check its checksum"
     )
 
 
 def not_padding(name: str, kind: str, byte: int) -> UserError:
-    """The error of data behind a whole stream that is neither a stream nor zeros."""
-    return compressed_fault(name, f"data that is no {kind} stream stands", byte)
+    """The error of data after a complete stream that is neither a stream nor zeros."""
+    return compressed_fault(name, f"data that is not a {kind} stream", byte)
 
 
 class DecompressedFile(io.RawIOBase):
-    """Reads one or more compressed streams laid end to end.
+    """Reads one or more consecutive compressed streams.
 
-    Raises UserError, naming the file and the compressed byte, when the data ends inside a
-    stream, when a stream is damaged, or when something that is no stream follows one.
+    Raises:
+        UserError: the data ends inside a stream, a stream is damaged, or something else follows a
+            stream; the message names the file and the compressed byte.
     """
 
     def __init__(self, source: BinaryIO, kind: str, name: str) -> None:
         self._source, self._kind, self._name = source, kind, name
         self._decompressor: _Decompressor | None = None
-        self._pending = b""  # compressed bytes read but not yet given to a decompressor
-        self._read = 0  # compressed bytes taken from the source
+        self._pending = b""  # compressed bytes read but not yet passed to a decompressor
+        self._read = 0  # compressed bytes read from the source
         self._started = False
 
     def readable(self) -> bool:
@@ -116,7 +116,7 @@ class DecompressedFile(io.RawIOBase):
             if self._decompressor is None:
                 if not self._next_stream():
                     return b""
-                feed = b""  # a stream without content has ended, and this one begins
+                feed = b""  # an empty stream has ended, and the next one begins
             assert self._decompressor is not None
             try:
                 data = self._decompressor.decompress(feed, limit)
@@ -133,7 +133,7 @@ class DecompressedFile(io.RawIOBase):
                     raise self._fail(f"the {self._kind} data is truncated: it ends")
 
     def _next_stream(self) -> bool:
-        """Start the next compressed stream; False at the true end of the file."""
+        """Start the next compressed stream; False at the real end of the file."""
         head = self._more()
         while len(head) < 6:
             more = self._source.read(PIECE)
@@ -153,7 +153,7 @@ class DecompressedFile(io.RawIOBase):
         raise not_padding(self._name, self._kind, self._read - len(self._pending))
 
     def _rest_is_padding(self) -> bool:
-        """Zero bytes after the last stream are padding (xz and tape tools write them)."""
+        """Whether only zero bytes follow, which xz and tape tools write as padding."""
         while True:
             data = self._more()
             if not data:
@@ -177,7 +177,7 @@ def buffered(raw: io.RawIOBase) -> io.BufferedReader:
 
 
 class _MemberFile(io.RawIOBase):
-    """A tar member whose truncation becomes a UserError."""
+    """A tar member whose truncation raises a UserError."""
 
     def __init__(self, member: BinaryIO, name: str) -> None:
         self._member, self._name = member, name
@@ -197,11 +197,17 @@ class _MemberFile(io.RawIOBase):
 def open_streams(
     path: Path, on_open: Callable[[BinaryIO], None] | None = None
 ) -> Iterator[tuple[str, io.BufferedReader]]:
-    """Yield (name, stream) for a file: itself, unpacked, or each member of a tar in order.
+    """Yield (name, stream): the decompressed file, or each member of a tar in order.
 
-    Compression and tar are recognised by content. A stream must be read before the next one is
-    asked for. ``on_open`` gets the packed file itself, whose ``tell()`` is how far it was read.
-    Raises UserError for a missing or unreadable file and for damaged archives.
+    Compression and tar are detected from the content. A stream must be read before the next one is
+    requested.
+
+    Args:
+        path: the file.
+        on_open: called with the compressed file, whose ``tell()`` gives the progress.
+
+    Raises:
+        UserError: the file is missing or cannot be read, or an archive is damaged.
     """
     with _open(path) as source:
         if on_open is not None:
@@ -224,7 +230,7 @@ def _unpack(
     head = _peek(stream, 512)
     for magic, label in OTHER_MAGIC.items():
         if head.startswith(magic):
-            raise UserError(f"{name}: {label} archives are not read; unpack it first")
+            raise UserError(f"{name}: {label} archives are not supported; extract it first")
     for kind, magic in MAGIC.items():
         if head.startswith(magic) and depth < MAX_NESTING:
             inner = DecompressedFile(cast(BinaryIO, stream), kind, name)
@@ -237,9 +243,11 @@ def _unpack(
 
 
 def packing(path: Path) -> tuple[str, ...]:
-    """How a file is packed, outermost first: of "bz2", "gz", "xz", and "tar" (then no further).
+    """How a file is packed, outermost first: "bz2", "gz", "xz" and "tar" (the contents of a tar are
+    not looked at).
 
-    Raises UserError as :func:`open_streams`.
+    Raises:
+        UserError: as :func:`open_streams`.
     """
     with _open(path) as source:
         stream = buffered(cast(io.RawIOBase, source))

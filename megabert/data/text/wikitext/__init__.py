@@ -1,6 +1,6 @@
-"""Wikitext to plain text: templates, links, tags, tables, language conversion.
+"""From wikitext to plain text: templates, links, tags, tables, language conversion.
 
-Owns: the rules of cleaning.
+Owns: the cleaning rules.
 May import: common. No torch.
 Start reading: ``sections.py``.
 """

@@ -1,7 +1,7 @@
 """Language conversion markup ``-{...}-``.
 
-Rules as described at https://www.mediawiki.org/wiki/Writing_systems/Syntax: plain text, a list
-of ``variant: text;`` pairs, and flags before a ``|``.
+The rules are those of https://www.mediawiki.org/wiki/Writing_systems/Syntax: plain text, a list of
+``variant: text;`` pairs, and flags before a ``|``.
 """
 
 import re
@@ -23,10 +23,10 @@ def has_variants(language: str) -> bool:
 
 
 def resolve_conversion(text: str, language: str) -> str:
-    """Put in place of each ``-{...}-`` the text one reader sees.
+    """Replace each ``-{...}-`` by the text that a reader of one variant sees.
 
-    The variant asked for by ``language`` where it is given, else the simplified one, else the
-    first. Rules that show nothing (flags H, T, D, N, -) give nothing.
+    That is the variant of ``language`` if present, else the simplified one, else the first. Rules
+    that show nothing (flags H, T, D, N, -) are removed.
     """
     wanted = language.lower().replace("_", "-")
     for _ in range(_MAX_NESTING):

@@ -18,7 +18,7 @@ _QUOTES = re.compile(r"'{2,}")
 def strip_inline(text: str, rules: LinkRules) -> str:
     """Text without links, tags, bold and italic marks; EXTERNAL marks each external link.
 
-    Block tags become blank lines and ``<br>`` a space, so that nothing is glued.
+    Block tags become blank lines and ``<br>`` a space, so that words stay separate.
     """
     if "<" in text:
         text = _BREAK.sub(" ", text)
@@ -32,11 +32,12 @@ def strip_inline(text: str, rules: LinkRules) -> str:
 
 
 def strip_quotes(line: str) -> str:
-    """Without bold and italic marks; an apostrophe that touches them is kept.
+    """Remove bold and italic marks, but not an apostrophe next to them.
 
-    MediaWiki's rule: four quotes are an apostrophe and bold, more than five leave the surplus;
-    where bold and italic are both odd in a line, one triple is an apostrophe and italic
-    (``L'''amour''``), preferably after a single letter, else after a word, else after a space.
+    MediaWiki's rule: four quotes are an apostrophe and bold, and of more than five the surplus
+    remains; if a line has an odd number of bold and of italic marks, one triple is an apostrophe
+    and italic (``L'''amour''``), preferably after a single letter, else after a word, else after a
+    space.
     """
     bold = line.count("'''")
     if "''''" not in line and not (bold % 2 and (line.count("''") - bold) % 2):

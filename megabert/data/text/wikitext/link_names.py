@@ -1,9 +1,9 @@
-"""Names of link prefixes, as data: what a dump's ``<siteinfo>`` does not list."""
+"""Names of link prefixes that a dump's ``<siteinfo>`` does not list, as data."""
 
-# names that stand beside the local ones in every MediaWiki
+# names that every MediaWiki accepts in addition to the local ones
 FILE = ("file", "image", "media")
 CATEGORY = ("category",)
-# old and second names by language: (files, categories)
+# old and alternative names by language: (files, categories)
 ALIASES = {
     "zh": (("文件", "檔案", "档案", "图像", "圖像", "媒体"), ("分类", "分類")),
     "de": (("datei", "bild"), ("kategorie",)),
@@ -17,5 +17,5 @@ ALIASES = {
     "pl": (("plik", "grafika"), ("kategoria",)),
     "lv": (("attēls", "fails"), ("kategorija",)),
 }
-# interwiki prefixes that look like language codes but lead to text of the sentence
+# interwiki prefixes that look like language codes, but whose links are part of the sentence
 NO_LANGUAGE = {"doi", "rfc", "pmid", "voy", "hdl", "imdb", "oeis", "wmf", "tools"}

@@ -8,7 +8,7 @@ from megabert.data.text.pages import Site
 from megabert.data.text.wikitext.link_names import ALIASES, CATEGORY, FILE, NO_LANGUAGE
 from megabert.data.text.wikitext.tidy import gap
 
-EXTERNAL = "\ue000"  # marks where an external link stood
+EXTERNAL = "\ue000"  # marks the place of an external link
 _FILE_END = re.compile(
     r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|webm|pdf|djvu|xcf|mid|wav|mp3|mp4|stl)\s*$",
     re.IGNORECASE,
@@ -21,19 +21,19 @@ _EXTERNAL = re.compile(
     re.IGNORECASE,
 )
 _BARE_URL = re.compile(r"\b(?:https?|ftp)://[^\s\[\]<>\"|{}]+", re.IGNORECASE)
-# a bracket forgotten by the author: "[target|label]]", "[[target|label]"
+# the author forgot a bracket: "[target|label]]", "[[target|label]"
 _HALF_OPEN = re.compile(r"\[(?<!\[\[)([^\[\]|\n]+)\|([^\[\]|\n]+)\]\]")
 _HALF_CLOSED = re.compile(r"\[\[([^\[\]|\n]+)\|([^\[\]|\n]+)\](?!\])")
 _BRACKETS = re.compile(r"\[\[|\]{2,}")
 _BLANK = re.compile(r"(\n[ \t]*\n)")
 _DISAMBIGUATION = re.compile(r"[(（][^()（）]*[)）]$")
 _PASSES = 6
-MAX_DEPTH = 20
+MAX_LINK_DEPTH = 20
 
 
 @dataclass(frozen=True)
 class LinkRules:
-    """What a link's prefix means on this wiki; names are casefolded."""
+    """The meaning of link prefixes on a wiki; names are casefolded."""
 
     files: frozenset[str]
     categories: frozenset[str]
@@ -41,7 +41,7 @@ class LinkRules:
     @staticmethod
     @lru_cache(maxsize=64)
     def of(site: Site, language: str) -> "LinkRules":
-        """Rules from the dump's own namespace names and the commonest old ones."""
+        """Rules from the dump's own namespace names and the most common old ones."""
         files, categories = ALIASES.get(language.lower().split("-")[0], ((), ()))
         return LinkRules(
             frozenset(n.casefold() for n in (*FILE, *site.file_prefixes, *files)),
@@ -54,8 +54,8 @@ class LinkRules:
         return bool(colon) and (_key(prefix) in self.files or bool(_FILE_END.search(target)))
 
     def text(self, target: str, label: str | None) -> str:
-        """What a reader sees of ``[[target|label]]`` in running text; "" for files,
-        categories and links to other languages. ``label`` is None where there is no ``|``."""
+        """What a reader sees of ``[[target|label]]`` in running text; "" for files, categories and
+        links to other languages. ``label`` is None if there is no ``|``."""
         target = target.strip()
         shown = target.startswith(":")
         name = target[1:] if shown else target
@@ -78,10 +78,10 @@ def _key(prefix: str) -> str:
 
 
 def strip_links(text: str, rules: LinkRules) -> str:
-    """Text with links replaced by what a reader sees; EXTERNAL marks each external link.
+    """Replace links by what a reader sees; EXTERNAL marks each external link.
 
-    Well-formed links go first, innermost first; what then still has double brackets goes
-    through one scan with a stack, a block at a time. Linear in the text.
+    Well-formed links are replaced first, innermost first; blocks that still have double brackets are
+    then scanned with a stack. The time is linear in the text.
     """
     if "[" in text:
         text = _strip_simple(text, rules)
@@ -97,7 +97,7 @@ def strip_links(text: str, rules: LinkRules) -> str:
 
 
 def _strip_simple(text: str, rules: LinkRules) -> str:
-    """Without links that hold no other brackets; the passes reach links inside captions."""
+    """Replace links without inner brackets; several passes reach links inside captions."""
     for _ in range(_PASSES):
         pieces = _SIMPLE.split(text) if "[[" in text else [text]
         if len(pieces) == 1:
@@ -108,7 +108,7 @@ def _strip_simple(text: str, rules: LinkRules) -> str:
 
 
 def _show(pieces: list[str], rules: LinkRules) -> None:
-    """``pieces``: text, target, label with its bar or "", text, target, ...; changed in place."""
+    """Change ``pieces`` (text, target, label with its bar or "", text, target, ...) in place."""
     for index in range(1, len(pieces), 3):
         target, label = pieces[index], pieces[index + 1]
         if ":" in target or "#" in target or label == "|":
@@ -120,7 +120,7 @@ def _show(pieces: list[str], rules: LinkRules) -> None:
 
 
 def _strip_tangled(block: str, rules: LinkRules) -> str:
-    """Without links that hold single brackets, were half forgotten, or never close."""
+    """Replace links that hold single brackets, lack a bracket, or are never closed."""
     block = _HALF_OPEN.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
     block = _HALF_CLOSED.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
     stack: list[list[str]] = [[]]
@@ -129,7 +129,7 @@ def _strip_tangled(block: str, rules: LinkRules) -> str:
         stack[-1].append(block[position : match.start()])
         position = match.end()
         if match.group() == "[[":
-            if len(stack) <= MAX_DEPTH:
+            if len(stack) <= MAX_LINK_DEPTH:
                 stack.append([])
             continue
         brackets = len(match.group())
@@ -150,7 +150,7 @@ def _strip_tangled(block: str, rules: LinkRules) -> str:
 
 
 def _never_closed(body: str, rules: LinkRules) -> str:
-    """What stays of ``[[`` and all that follows in its block: a file link loses its line."""
+    """What remains of ``[[`` and the rest of its block; a file link loses its line."""
     line, newline, rest = body.partition("\n")
     target, bar, label = line.partition("|")
     if rules.is_file(target):

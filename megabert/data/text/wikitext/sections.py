@@ -1,8 +1,8 @@
-"""Wikitext to sections of plain text.
+"""From wikitext to sections of plain text.
 
-Every pass is linear in the page, or is a fixed number of linear passes: comments, extension
-tags, templates and tables, language conversion, headings, links, tags, lines. So no page can
-hang the cleaner, and what becomes of a page depends on the page alone.
+Every step is linear in the page, or a fixed number of linear passes: comments, extension tags,
+templates and tables, language conversion, headings, links, tags, lines. So no page can hang the
+cleaner, and the result depends only on the page.
 """
 
 import re
@@ -24,7 +24,7 @@ _RULE = re.compile(r"\n-{4,}")
 
 
 class PageLimitError(Exception):
-    """A page that is longer than any page can be."""
+    """A page that is longer than any real page can be."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,20 @@ class Section:
 
 
 def clean(text: str, *, language: str, title: str = "", site: Site | None = None) -> list[Section]:
-    """Sections of plain text, in the page's order; sections without text are left out.
+    """Sections of plain text, in the page's order, without empty ones.
 
-    language: code of the wiki ("zh" and other languages with variants get ``-{...}-``
-    resolved). title: what ``{{PAGENAME}}`` stands for. site: local namespace names.
     Sections at the end of a page that only list works, links or names (see also, references,
-    external links in any language) are dropped.
+    external links, in any language) are dropped.
 
-    Raises PageLimitError for more than MAX_CHARACTERS.
+    Args:
+        text: wikitext of the page.
+        language: code of the wiki; for "zh" and other languages with variants, ``-{...}-`` is
+            resolved.
+        title: value of ``{{PAGENAME}}``.
+        site: local namespace names.
+
+    Raises:
+        PageLimitError: more than MAX_CHARACTERS.
     """
     if len(text) > MAX_CHARACTERS:
         raise PageLimitError
@@ -58,7 +64,7 @@ def clean(text: str, *, language: str, title: str = "", site: Site | None = None
 
 
 def _prepare(text: str, language: str, title: str) -> str:
-    """Without what spans lines; begins with a line end."""
+    """Remove markup that spans lines; the result begins with a line feed."""
     if "<!--" in text:
         text = _COMMENT.sub("", text)
     if "\r" in text:
@@ -88,7 +94,7 @@ def _sections(text: str) -> list[tuple[str, int, str]]:
 
 
 def _without_tail(sections: list[Section], bodies: list[str]) -> list[Section]:
-    """Without the headed sections at the end that only list works, links or names."""
+    """Remove sections with a heading at the end that only list works, links or names."""
     last = len(sections)
     while last > 1 and not _has_prose(sections[last - 1], bodies[last - 1]):
         last -= 1

@@ -1,7 +1,7 @@
 """Names of the templates whose text is part of the sentence, as data.
 
-Names are those of English Wikipedia and of the wikis that took them over, plus the commonest
-of Chinese Wikipedia and one of Latgalian; all in small letters, "_" for a space in lists.
+The names are those of English Wikipedia and of the wikis that adopted them, plus the most common of
+Chinese Wikipedia and one of Latgalian; all are lower case, with "_" for a space in lists.
 """
 
 
@@ -23,12 +23,12 @@ FIRST = _names(
     "smallcaps vr railgauge track_gauge script/hebrew script/arabic née nee née2 overline "
     "underline strikethrough del ins not_italic normal nts ordinal_word ws gloss crossref"
 )
-# the last argument is shown, after one that says how
+# the last argument is shown; the first one says how
 LAST = _names(
     "lang langx transl transliteration translit rtl-lang lang-rtl tsl tslink script wikt-lang "
     "resize font color fontcolor colored_text"
 )
-# argument "text" or the first, as a paragraph of its own
+# argument "text" or the first, as a separate paragraph
 QUOTES = _names("quote blockquote cquote quotation bquote poemquote")
 # "USS Enterprise"; the name is the prefix
 SHIPS = _names("uss hms rms ss hmas hmcs sms mv ins rmv ms gts hnlms")
@@ -37,7 +37,7 @@ PAGE_NAMES = _names("pagename fullpagename basepagename subst:pagename")
 LANGUAGE_FORMS = ("lang-", "link-", "vol-")
 FUNCTIONS = ("lc", "uc", "lcfirst", "ucfirst", "formatnum", "nowrap")
 
-# without arguments; a soft hyphen marks a place inside a word and goes later
+# without arguments; a soft hyphen marks a place inside a word and is removed later
 LITERAL = {
     "ndash": "–", "endash": "–", "en dash": "–", "mdash": "—", "emdash": "—", "em dash": "—",
     "snd": " – ", "spnd": " – ", "sndash": " – ", "spaced ndash": " – ", "spaced en dash": " – ",

@@ -1,7 +1,7 @@
 """The few templates whose text is part of the sentence; every other template is dropped.
 
 The sentence "The river is {{convert|12|km}} long" is wrong without the figure, and
-"({{lang|la|terra}})" leaves empty brackets. The names stand in ``template_names``.
+"({{lang|la|terra}})" would leave empty brackets. The names are in ``template_names``.
 """
 
 import re
@@ -114,7 +114,7 @@ _ONLY_LITERAL = (
 
 
 def split_arguments(body: str) -> list[str]:
-    """Cut at the ``|`` that stand outside ``[[links]]`` and ``-{conversions}-``."""
+    """Split at every ``|`` outside ``[[links]]`` and ``-{conversions}-``."""
     if "[[" not in body and "-{" not in body:
         return body.split("|")
     parts, depth, start = [], 0, 0
@@ -149,9 +149,9 @@ def _arguments(parts: list[str]) -> Arguments:
 
 
 def template_text(body: str, title: str) -> str:
-    """Visible text of the template call whose inside is ``body``; "" for most templates.
+    """Visible text of the template call with the content ``body``; "" for most templates.
 
-    ``title`` is what ``{{PAGENAME}}`` stands for.
+    ``title`` is the value of ``{{PAGENAME}}``.
     """
     head = body.partition("|")[0]
     name = head.strip().lower()
@@ -173,7 +173,7 @@ def template_text(body: str, title: str) -> str:
 
 
 def _shown(name: str, positional: list[str], named: dict[str, str]) -> str:
-    """What a known template shows of its arguments."""
+    """The text that a known template shows."""
     if name in _SPECIAL:
         return _SPECIAL[name]((positional, named))
     if name in template_names.SHIPS:

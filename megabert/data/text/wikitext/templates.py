@@ -1,4 +1,4 @@
-"""Extension tags, templates and tables, taken out in one pass each."""
+"""Removes extension tags, templates and tables, in one pass each."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from functools import lru_cache
 from megabert.data.text.wikitext.template_rules import template_text
 from megabert.data.text.wikitext.tidy import gap
 
-# tags whose inside is no running text
+# tags whose content is not running text
 _DROPPED = (
     "ref references math chem ce gallery timeline score source syntaxhighlight imagemap hiero "
     "templatedata graph mapframe maplink inputbox categorytree templatestyles indicator style "
@@ -18,21 +18,22 @@ _TAG = re.compile(rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b([^<>]*)>", re.IGNO
 _SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
-# a template call without braces inside, the brace runs of ``{{{parameters}}}`` left alone
+# a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
 _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
-# each alternative begins with a plain character, which lets the engine skip ahead
+# each alternative begins with a plain character, so that the engine can skip ahead
 _TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
 _INDENT = " \t:*#"
-MAX_DEPTH = 60
+MAX_TEMPLATE_DEPTH = 60
 _PASSES = 8
 MAX_INDENT = 40
 
 
 def strip_extension_tags(text: str) -> str:
-    """Without ``<ref>``, ``<math>``, ``<gallery>`` and their like; ``<nowiki>`` made inert.
+    """Remove ``<ref>``, ``<math>``, ``<gallery>`` and similar; make ``<nowiki>`` inert.
 
-    A tag that is never closed is dropped alone. The text inside ``<nowiki>`` is kept, its
-    special characters as entities; a formula that is a plain symbol ("x", "n+1") is kept.
+    Of a tag that is never closed, only the tag itself is removed. The text inside ``<nowiki>``
+    remains, with its special characters as entities; so does a formula that is a plain symbol ("x",
+    "n+1").
     """
     if "<" not in text:
         return text
@@ -44,16 +45,16 @@ def strip_extension_tags(text: str) -> str:
         if position < match.start():
             parts.append(text[position : match.start()])
         position = match.end()
-        kept = ""
+        shown = ""
         if not match.group(2).endswith("/") and name not in no_more:
             closing = _closing(name).search(text, position)
             if closing is None:
                 no_more.add(name)
             else:
-                kept = _kept(name, text[position : closing.start()])
+                shown = _shown_text(name, text[position : closing.start()])
                 position = closing.end()
-        if kept:
-            parts.append(kept)
+        if shown:
+            parts.append(shown)
         elif name != "nowiki" and parts:
             parts.append(gap(parts[-1], text[position : position + 1]))
             if not parts[-1]:
@@ -67,7 +68,7 @@ def _closing(name: str) -> re.Pattern[str]:
     return re.compile(rf"</{name}\s*>", re.IGNORECASE)
 
 
-def _kept(name: str, inside: str) -> str:
+def _shown_text(name: str, inside: str) -> str:
     if name == "nowiki":
         return inside.translate(_ESCAPES)
     if name == "math" and _SIMPLE_MATH.fullmatch(inside.strip()):
@@ -77,21 +78,21 @@ def _kept(name: str, inside: str) -> str:
 
 @dataclass
 class _Frame:
-    """An open template or table; ``parts`` is its text so far, inner templates resolved."""
+    """An open template or table; ``parts`` is its text so far, with inner templates resolved."""
 
     table: bool
     parts: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:
-        """Append text; nothing for none, so that the last part is never empty."""
+        """Append text unless it is empty, so that the last part is never empty."""
         if text:
             self.parts.append(text)
 
 
 def strip_templates(text: str, title: str) -> str:
-    """Without templates and tables, however nested; see template_rules for what is kept.
+    """Remove nested templates and tables; template_rules decides which text remains.
 
-    Braces that never close take the text up to the next blank line or heading with them.
+    Braces that are never closed remove the text up to the next blank line or heading.
     """
     for _ in range(_PASSES):
         pieces = _INNERMOST.split(text) if "{{" in text else [text]
@@ -109,21 +110,21 @@ def strip_templates(text: str, title: str) -> str:
 
 
 def _left(before: str, after: str) -> str:
-    """What stays of a dropped template: a gap between words, an address in ``[{{x}} label]``."""
+    """What a dropped template leaves: a gap between words, an address in ``[{{x}} label]``."""
     if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
         return "//"
     return gap(before, after)
 
 
 def _strip_nested(text: str, title: str) -> str:
-    """The same by one scan with a stack, for tables, deep nesting and braces that do not pair."""
+    """The same with a stack, for tables, deep nesting and unpaired braces."""
     stack = [_Frame(False)]
     position = 0
     for match in _TOKEN.finditer(text):
         token = match.group()
         if "|" in token and not _starts_line(text, match.start()):
             if len(token) < 3:
-                continue  # "{|" and "|}" mean a table only where a line begins
+                continue  # "{|" and "|}" mark a table only at the beginning of a line
             token = token[1:]
         stack[-1].add(text[position : match.end() - len(token)])
         position = match.end()
@@ -138,7 +139,7 @@ def _strip_nested(text: str, title: str) -> str:
             _close(stack, token, title, after)
             if token[0] == "}" and len(token) % 2 and after == "-":
                 stack[-1].add("}")
-        if len(stack) > MAX_DEPTH:
+        if len(stack) > MAX_TEMPLATE_DEPTH:
             _unwind(stack)
     stack[-1].add(text[position:])
     _unwind(stack)
@@ -146,16 +147,16 @@ def _strip_nested(text: str, title: str) -> str:
 
 
 def _starts_line(text: str, place: int) -> bool:
-    """Whether only list marks and spaces stand between the line's beginning and ``place``."""
+    """Whether only list marks and spaces precede ``place`` on its line."""
     window = text[max(0, place - MAX_INDENT) : place]
     _, newline, line = window.rpartition("\n")
     return (bool(newline) or place <= MAX_INDENT) and not line.strip(_INDENT)
 
 
 def _close(stack: list[_Frame], token: str, title: str, after: str) -> None:
-    """Close what a run of closing marks closes; marks without a partner are dropped.
+    """Close the frames that a run of closing marks closes; unpaired marks are dropped.
 
-    after: the character behind the marks.
+    ``after`` is the character after the marks.
     """
     braces = len(token.lstrip("|"))
     if "|" in token and any(frame.table for frame in stack) and braces in (1, 3, 5):
@@ -176,7 +177,7 @@ def _close(stack: list[_Frame], token: str, title: str, after: str) -> None:
 
 
 def _unwind(stack: list[_Frame]) -> None:
-    """Give up on all open frames: drop each up to its first blank line or heading."""
+    """Drop the text of all open frames up to the first blank line or heading of each."""
     while len(stack) > 1:
         frame = stack.pop()
         body = "".join(frame.parts)

@@ -1,4 +1,4 @@
-"""Mending of text from which markup was taken: characters, spaces, brackets left empty."""
+"""Tidies text after markup was removed: characters, spaces, empty brackets."""
 
 import html
 import re
@@ -7,7 +7,7 @@ _REMOVED = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u008
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
 _WIDE = "　-〿＀-￯一-鿿㐀-䶿぀-ヿ"
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
-# each pattern below begins with one plain character or set, which lets the engine skip ahead
+# each pattern below begins with a plain character or set, so that the engine can skip ahead
 _EMPTY = re.compile(
     '[（［【〔(\\[“「『《〈‘„«"]'
     rf"(?:(?<=[（［【〔])[{_SEPARATORS}]*[）］】〕]"
@@ -17,7 +17,7 @@ _EMPTY = re.compile(
 )
 _AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
 _BEFORE_CLOSE = re.compile(r"[\s,;、，；:：][\s,;、，；:：]{0,19}(?=[)）])")
-# what a dropped template leaves between commas (",,word" opens a quotation in some languages)
+# what a dropped template leaves between commas (",,word" begins a quotation in some languages)
 _REPEATED = re.compile(r"(?<=[^\s,;])[,;、，；](?:\s*[,;、，；])+")
 _HAS_REPEATED = re.compile(r"[,;、，；]\s*[,;、，；]")
 _BEFORE_STOP = re.compile(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
@@ -30,8 +30,8 @@ _WIDE_SPACE = re.compile(
 _HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
 _LEADING_MARKS = ",;、，；。.:："
 _LEADING = re.compile(r"^[\s,;、，；。.:：]+(?=\S)")
-# a line without such a place needs no mending; the shape (one set of rare characters, then what
-# stands before or after) lets the engine skip quickly over running text
+# a line without a match is tidy; the pattern (a set of rare characters, then what precedes or
+# follows) lets the engine skip quickly over running text
 _UNTIDY = re.compile(
     '[,.;:、，。；：！？()（）\\[\\]［］【】〔「」『』《》〈〉“‘„«"]'
     "(?:(?<= [、，。；：！？)\\]）］】」』》（「『《〈])"
@@ -52,15 +52,15 @@ _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U00
 
 
 def _strongest(match: re.Match[str]) -> str:
-    """Of a run of commas and semicolons the one that parts most."""
+    """The one of a run of commas and semicolons that separates most strongly."""
     return max(match.group().replace(" ", ""), key="、,，;；".index)
 
 
 def tidy_line(text: str) -> str:
-    """One line of clean text: entities decoded, spaces single, empty brackets gone.
+    """One line of clean text: entities decoded, single spaces, no empty brackets.
 
-    ``f()`` after a Latin letter or digit is a function call and stays; ``( , )`` and ``（）``
-    are what a dropped template leaves and go. Runs in time linear in the text.
+    ``f()`` after a Latin letter or digit is a function call and remains; ``( , )`` and ``（）`` are
+    left by dropped templates and are removed. The time is linear in the text.
     """
     if "&" in text:
         text = html.unescape(text)
@@ -71,12 +71,12 @@ def tidy_line(text: str) -> str:
         text = " ".join(text.split())
     text = text.strip()
     if text[:1] in _LEADING_MARKS or _UNTIDY.search(text):
-        return _mended(text)
+        return _tidied(text)
     return text
 
 
-def _mended(text: str) -> str:
-    """Without what templates leave: empty brackets, commas and spaces in a row."""
+def _tidied(text: str) -> str:
+    """Remove what templates leave: empty brackets, repeated commas and spaces."""
     if _HAS_OPEN.search(text):
         for _ in range(3):
             shorter = _EMPTY.sub("", text)
@@ -95,7 +95,7 @@ def _mended(text: str) -> str:
 
 
 def has_word(text: str) -> bool:
-    """Whether there is a letter or digit in the text."""
+    """Whether the text has a letter or digit."""
     return text[:1].isalnum() or _WORD.search(text) is not None
 
 
@@ -105,12 +105,12 @@ def spaceless_letters(text: str) -> int:
 
 
 def has_ideograph(text: str) -> bool:
-    """Whether there is a Chinese character or Japanese kana in the text."""
+    """Whether the text has a Chinese character or Japanese kana."""
     return _IDEOGRAPH.search(text) is not None
 
 
 def gap(before: str, after: str) -> str:
-    """A space where dropping what stood between would glue two words or sentences, else "".
+    """A space if removing the markup in between would join two words or sentences, else "".
 
     "breaks{{clarify}}in" and "end.<ref/>The" need one; scripts without spaces do not.
     """

@@ -163,13 +163,13 @@ def test_a_chance_magic_number_is_found_out(tmp_path: Path) -> None:
     [
         (lambda b: b[:-3], "truncated: it ends at compressed byte"),
         (lambda b: b[:6], "truncated"),
-        (lambda b: b + b"junk", "no bz2 stream stands at compressed byte"),
-        (lambda b: b + b"\0\0x", "no bz2 stream stands"),
+        (lambda b: b + b"junk", "not a bz2 stream at compressed byte"),
+        (lambda b: b + b"\0\0x", "not a bz2 stream"),
         (lambda b: b + b"BZh9junkjunkjunk", "neither a block nor the end"),
         (lambda b: b[:3] + b"0" + b[4:], "damaged bz2 data"),
         (lambda b: b[:-2] + b"xy", "the checksum of the stream is wrong"),
         (lambda b: b[:10] + b"\0\0\0\0" + b[14:], "damaged bz2 data"),
-        (lambda b: b"x" + b, "no bz2 stream stands at compressed byte 0"),
+        (lambda b: b"x" + b, "not a bz2 stream at compressed byte 0"),
     ],
 )
 def test_kinds_of_damage(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -263,7 +263,7 @@ def test_pages_without_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x[: len(x) // 2], "the XML is truncated: it ends at .*, and not with </med"),
+        (lambda x: x[: len(x) // 2], "the XML is truncated: it ends at .*, without </med"),
         (lambda x: x.replace(b"</mediawiki>", b""), "truncated"),
         (lambda x: x.replace(b"</title>", b"</titel>"), "not well-formed XML at .*mismatched tag"),
         (lambda x: x.replace(b"</page><page>", b"<page>", 3), "not well-formed"),

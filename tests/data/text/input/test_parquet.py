@@ -104,7 +104,7 @@ def test_damage(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 3, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+        with pytest.raises(UserError, match=r"a\.parquet: not a complete Parquet file"):
             row_groups(path)
     flipped = bytearray(whole)
     column = pq.ParquetFile(pa.BufferReader(whole)).metadata.row_group(0).column(3)

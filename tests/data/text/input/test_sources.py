@@ -192,14 +192,14 @@ def bad_inputs() -> dict[str, tuple[str, bytes, str]]:
     two = bz2.compress(THREE[:200]) + b"junk" + bz2.compress(THREE[200:])
     return cases | {
         "flipped bz2": ("d.xml.bz2", bytes(flipped), "damaged bz2"),
-        "junk between streams": ("d.xml.bz2", two, "no bz2 stream"),
+        "junk between streams": ("d.xml.bz2", two, "not a bz2 stream"),
         "cut xml": ("d.xml", THREE[: len(THREE) // 2], "truncated"),
         "cut between streams": ("d.xml.bz2", bz2.compress(THREE[:-30]), "truncated"),
         "not xml": ("d.xml", b"just some text\n", "not XML"),
         "not well-formed": ("d.xml", THREE.replace(b"</title>", b"</titel>"), "not well-formed"),
         "another xml": ("d.xml", b"<?xml version='1.0'?><html/>", "<html>"),
         "html": ("page", b"<html><body>x</body></html>", "<html>"),
-        "no page": ("d.xml", dump(), "holds no <page>"),
+        "no page": ("d.xml", dump(), "has no <page>"),
         "doctype": ("d.xml", b"<?xml version='1.0'?><!DOCTYPE m [<!ENTITY a 'b'>]>" + THREE, "document type"),
         "empty": ("d.xml", b"", "empty"),
         "binary": ("d", bytes(range(256)) * 4, "unknown format"),

@@ -30,10 +30,10 @@ PUNCTUATION = ' ,.;:、，。；：！？()[]（）［］【】〔〕「」『�
 @given(st.text(alphabet=PUNCTUATION + "ab中é1", max_size=9))
 @example("a , b")
 @example("《甲？：乙》")
-def test_a_line_that_is_not_mended_needs_no_mending(text: str) -> None:
+def test_a_line_that_is_not_tidied_is_tidy(text: str) -> None:
     line = " ".join(text.split())
     if line[:1] not in tidy._LEADING_MARKS and not tidy._UNTIDY.search(line):
-        assert tidy._mended(line) == line
+        assert tidy._tidied(line) == line
 
 
 templates = st.recursive(
