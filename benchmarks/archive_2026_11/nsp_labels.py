@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.names import TRAIN
 from megabert.data.samples.counter_rng import Ints
-from megabert.data.samples.masked_spans import Spans
 from megabert.data.samples.pairs import CorpusLike, PairMaker, SampleSettings
+from megabert.data.shards.spans import Spans
 
 BATCH = 4096
 PARTS = 20

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from megabert.data.samples.masked_spans import SentenceStarts, Spans
 from megabert.data.samples.pairs import CorpusLike, PairPlan
+from megabert.data.shards.spans import SentenceStarts, Spans
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Pretraining shards that other projects made: masked, padded samples, read as they are.
+"""Pretraining shards of other projects: masked, padded samples, read as they are or as text.
 
-files    what a file or folder holds, as one ForeignFile a file
-hdf5     NVIDIA's HDF5 layouts             tfrecord, tf_example   BERT TFRecords
-source   samples of a run by their number, for the loader
-recovery, importing   samples back to text, for data_tools/import_shards.py
+Owns: readers of NVIDIA's HDF5 and of BERT TFRecords, their samples for the loader, and the import
+into shards of our own.
+May import: prepare, samples, shards, text, tokenizers, common. No torch.
+Start reading: ``static.py`` (one sample), ``files.py`` and ``source.py``, then ``importing.py``.
 """

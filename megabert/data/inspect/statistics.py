@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megabert.common.errors import UserError
 from megabert.data.samples.index import SentenceTask
-from megabert.data.samples.masked_spans import Spans
 from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.spans import Ints, Spans
 from megabert.data.tokenizers.base import Tokenizer
-
-Ints = npt.NDArray[np.int64]
 
 PIECE_TOKENS = 2**22
 PIECE_DOCUMENTS = 64

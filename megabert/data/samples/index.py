@@ -23,7 +23,7 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Words, check_seed
-from megabert.data.samples.masked_spans import SentenceStarts
+from megabert.data.shards.spans import SentenceStarts
 
 SentenceTask = Literal["nsp", "sop", "none"]
 SHORTEST_SEQUENCE = 8  # tokens

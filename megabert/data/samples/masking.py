@@ -26,7 +26,6 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Words, below
-from megabert.data.samples.masked_spans import ranges
 from megabert.data.samples.whole_words import (
     Bools,
     WordsInOrder,
@@ -35,6 +34,7 @@ from megabert.data.samples.whole_words import (
     take_spans,
     take_words,
 )
+from megabert.data.shards.spans import ranges
 
 Masking = Literal["token", "whole-word", "ngram"]
 

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from megabert.data.samples.counter_rng import Ints
-from megabert.data.samples.masked_spans import ranges
 from megabert.data.samples.source import Arrays
+from megabert.data.shards.spans import ranges
 
 WINDOW_SAMPLES = 2048
 """Samples that a window holds at least, if the global batch allows it."""

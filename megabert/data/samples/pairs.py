@@ -41,7 +41,7 @@ from megabert.data.samples.counter_rng import (
     below64_wide,
 )
 from megabert.data.samples.index import Cells, SampleIndex, SampleSettings, SentenceTask, before
-from megabert.data.samples.masked_spans import Flags, SentenceStarts, Spans
+from megabert.data.shards.spans import Flags, SentenceStarts, Spans
 
 __all__ = ["CorpusLike", "PairMaker", "PairPlan", "SampleIndex", "SampleSettings", "SentenceTask"]
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import Ints
-from megabert.data.samples.masked_spans import Spans
 from megabert.data.samples.masking import Masker, MaskSettings
 from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, SampleSettings, Tokens
+from megabert.data.shards.spans import Spans
 
 Arrays = dict[str, npt.NDArray[np.int64]]
 EVALUATION_SEED = 0

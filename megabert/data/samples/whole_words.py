@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.data.samples.counter_rng import Ints, Words
-from megabert.data.samples.masked_spans import ranges
+from megabert.data.shards.spans import ranges
 
 Bools = npt.NDArray[np.bool_]
 

@@ -14,22 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.samples.masked_spans import SentenceStarts, Spans, ranges
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
 from megabert.data.shards.shard_set import ShardSet, check_file
-from megabert.data.shards.writer import Document, ShardHeader, ShardWriter, write_corpus
-
-__all__ = [
-    "Corpus",
-    "Document",
-    "ShardError",
-    "ShardHeader",
-    "ShardWriter",
-    "write_corpus",
-]
-
-Ints = npt.NDArray[np.int64]
+from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
 
 
 class Corpus:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import Manifest, ShardError, ShardInfo
 from megabert.data.shards.reader import ShardFile
+from megabert.data.shards.spans import Ints
 
-Ints = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -277,12 +277,10 @@ def write_corpus(
     *,
     language: str = "en",
     seed: int = 0,
-    source_name: str = "documents",
-    source_sha256: str = "",
 ) -> Manifest:
     """Write a whole folder from documents in memory: ``documents[split][shard]``.
 
-    For small corpora and for importing other formats; the tokenizer's files are not copied.
+    For small corpora. The tokenizer's files are not copied.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = {}
@@ -291,7 +289,7 @@ def write_corpus(
         for index, content in enumerate(shards):
             piece = as_piece(content)
             header = ShardHeader(
-                language, tokenizer, split, index, len(shards), seed, source_name, source_sha256
+                language, tokenizer, split, index, len(shards), seed, "documents", ""
             )
             path = folder / names.shard_file(split, index, len(shards))
             counts = (len(content), len(piece.sentence_lengths), len(piece.tokens))
@@ -300,7 +298,7 @@ def write_corpus(
                 writer.append(piece)
                 infos.append(writer.finish())
         splits[split] = SplitInfo(tuple(infos))
-    kept = sum(split.documents for split in splits.values())
-    manifest = Manifest(tokenizer, language, seed, splits, articles_read=kept)
+    written = sum(split.documents for split in splits.values())
+    manifest = Manifest(tokenizer, language, seed, splits, articles_read=written)
     save_manifest(folder, manifest)
     return manifest

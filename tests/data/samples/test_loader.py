@@ -28,8 +28,9 @@ from megabert.data.samples.loader import (
 )
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.pairs import SampleSettings
-from megabert.data.shards.corpus import Corpus, Document, write_corpus
+from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
+from megabert.data.shards.writer import Document, write_corpus
 from tests.helpers.memory_corpus import MemoryCorpus, pairs_of, wiki_like
 
 NSP = SampleSettings(64, "nsp", seed=5)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import CounterRng, Purpose, below, philox
 from megabert.data.samples.index import Cells, permute
-from megabert.data.samples.masked_spans import SentenceStarts
 from megabert.data.samples.pairs import PairMaker, PairPlan, SampleIndex, SampleSettings
+from megabert.data.shards.spans import SentenceStarts
 from tests.helpers.memory_corpus import MemoryCorpus, Pair, pairs_of, wiki_like
 
 TASKS = ("nsp", "sop", "none")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.archive_2026_11.corruption import make_faults, summarise, try_faults
 from megabert.common import names
-from megabert.data.shards.corpus import Document, write_corpus
+from megabert.data.shards.writer import Document, write_corpus
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.small_dump import write_vocabulary
 

@@ -23,7 +23,6 @@ from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.data.inspect.verify import verify_folder
 from megabert.data.samples.index import SampleSettings
-from megabert.data.samples.masked_spans import Spans
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards import layout, shard_set
 from megabert.data.shards.corpus import Corpus
@@ -36,6 +35,7 @@ from megabert.data.shards.manifest import (
     save_manifest,
 )
 from megabert.data.shards.reader import ShardFile
+from megabert.data.shards.spans import Spans
 from megabert.data.shards.writer import Document, ShardHeader, ShardWriter, as_piece, write_corpus
 
 TOKENIZER = TokenizerInfo("wordpiece", "ab" * 32, 1000, True, SpecialIds(0, 1, 2, 3, 4))

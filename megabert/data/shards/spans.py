@@ -1,6 +1,6 @@
 """Parts of documents, and where sentences start in them, for a whole batch at once.
 
-N is the number of samples (rows); every array over it has one entry a row.
+N is the number of samples (rows); every array over it has one entry per row.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.samples.counter_rng import Ints
-
+Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
