@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.checkpoint.resume import whole_shapes
+from megabert.checkpoint.resume import recorded_parameters
 from megabert.checkpoint.save_load import newest_checkpoint
 from megabert.checkpoint.universal import whole_checkpoint
 from megabert.config.model import ModelConfig
@@ -47,8 +47,8 @@ def weights(run: Path) -> dict:
     """Whole fp32 weights of the run's checkpoint."""
     checkpoint = newest_checkpoint(run)
     model = ModelConfig.from_dict(checkpoint.record["model"])
-    shapes = whole_shapes(model, checkpoint.record["heads"])
-    with whole_checkpoint(checkpoint.folder, shapes) as whole:
+    parameters = recorded_parameters(model, checkpoint.record["heads"])
+    with whole_checkpoint(checkpoint.folder, parameters) as whole:
         return {name: tensor.clone() for name, tensor in whole.weights().items()}
 
 

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(report.as_text(plan, best))
     if switches["verbose"]:
-        print("\n" + report.verbose())
+        print("\n" + report.verbose(plan.model))
     return 0
 
 

@@ -12,7 +12,7 @@ Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,21 @@ from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
-from megabert.model.heads import BertForPreTraining
+from megabert.model.encoder import variant_of
+from megabert.model.parameters import WholeParameter, pretraining_parameters, whole_parameters
 
 # Fields of a model that a phase change may alter: they shape no tensor.
 _FREE = {"name", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
 
 
-def whole_shapes(model: ModelConfig, heads: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the unsplit model, by name."""
-    with torch.device("meta"):
-        whole = BertForPreTraining(model, sentence_task="nsp" in heads)
-    return {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
+def recorded_parameters(model: ModelConfig, heads: Collection[str]) -> Mapping[str, WholeParameter]:
+    """Every parameter of the model that a checkpoint's record describes, by name."""
+    return pretraining_parameters(model, sentence_task="nsp" in heads)
 
 
 def universal_info(engine: TrainingEngine, model: ModelConfig) -> dict[str, Any]:
     """DeepSpeed's ``universal_checkpoint_info`` for the engine's model."""
-    return universal_checkpoint_info(name for name, _ in engine.module.named_parameters())
+    return universal_checkpoint_info(whole_parameters(engine.module, engine.world.tp.size))
 
 
 def find_source(
@@ -72,7 +71,7 @@ def find_source(
         )
     # a field that the record's program did not know has its default
     theirs, ours = ModelConfig.from_dict(source.record["model"]).to_dict(), model.to_dict()
-    free = _FREE | ({"max_position_embeddings"} if model.is_relative else set())
+    free = _FREE if variant_of(model).position_rows(model) else _FREE | {"max_position_embeddings"}
     differing = [
         f"{name} {theirs[name]} -> {value}"
         for name, value in ours.items()
@@ -121,9 +120,10 @@ def _write_whole(
 
     try:
         broadcast_object(world, merge)
-        shapes = whole_shapes(ModelConfig.from_dict(source.record["model"]), source.record["heads"])
-        whole = open_merged(source.folder, merged, shapes)
-        missing = [name for name, _ in model.named_parameters() if name not in shapes]
+        config = ModelConfig.from_dict(source.record["model"])
+        parameters = recorded_parameters(config, source.record["heads"])
+        whole = open_merged(source.folder, merged, parameters)
+        missing = [name for name, _ in model.named_parameters() if name not in parameters]
         if missing:
             raise UserError(
                 f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"

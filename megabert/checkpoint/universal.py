@@ -5,7 +5,7 @@ partitions apart into fragments a tensor, joins the fragments of the data-parall
 tensor parallel parts, one tensor at a time. How each tensor was split, it learns from the patterns that
 :func:`universal_checkpoint_info` makes from the model and every save stores. Stage 0 has no partitions,
 and DeepSpeed no converter for it: its ``mp_rank`` files hold tensor parallel parts, which
-``model.split`` joins here.
+``model.parameters`` joins here.
 
 Nothing is believed: names, shapes and element counts are compared with those of the unsplit model.
 """
@@ -38,7 +38,7 @@ from megabert.checkpoint.deepspeed_files import (
 )
 from megabert.common.errors import UserError
 from megabert.common.files import rename
-from megabert.model.split import merge, split_dim
+from megabert.model.parameters import WholeParameter, merge
 
 STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 """Our names of a tensor's three values, and DeepSpeed's file names for them."""
@@ -51,7 +51,7 @@ _DISK_FULL = ("PytorchStreamWriter failed", "unexpected pos")
 """What torch.save says when the disk is full."""
 
 
-def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
+def universal_checkpoint_info(parameters: Mapping[str, WholeParameter]) -> dict[str, Any]:
     """How DeepSpeed's converter must join each parameter of a model over tensor parallel ranks.
 
     Goes into the ``client_state`` of every save under the key ``universal_checkpoint_info``. Each
@@ -63,12 +63,11 @@ def universal_checkpoint_info(parameter_names: Iterable[str]) -> dict[str, Any]:
     """
     replicated: set[str] = set()
     row: set[str] = set()
-    for name in parameter_names:
+    for name, parameter in parameters.items():
         pattern = "^" + re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name)) + "$"
-        dim = split_dim(name)
-        if dim is None:
+        if parameter.split_dim is None:
             replicated.add(pattern)
-        elif dim == 1:
+        elif parameter.split_dim == 1:
             row.add(pattern)
     return {
         "universal_checkpoint_version": UNIVERSAL_VERSION,
@@ -82,26 +81,26 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
 
     Attributes:
         step: updates that the optimizer has made.
-        shapes: whole shape of every parameter (padded vocabulary).
+        parameters: every whole parameter (padded vocabulary).
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], step: int, source: Path) -> None:
-        self.shapes = dict(shapes)
+    def __init__(self, parameters: Mapping[str, WholeParameter], step: int, source: Path) -> None:
+        self.parameters = dict(parameters)
         self.step = step
         self._source = source
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        return iter(self.parameters)
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.parameters)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.shapes
+        return name in self.parameters
 
     def weights(self) -> dict[str, Tensor]:
         """All weights (not the moments): fp32, whole."""
-        return {name: self.read(name, "weight") for name in self.shapes}
+        return {name: self.read(name, "weight") for name in self.parameters}
 
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         """``weight``, ``exp_avg`` and ``exp_avg_sq`` of a parameter: fp32, whole, on the CPU."""
@@ -114,7 +113,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
             UserError: it has another shape than in the unsplit model.
         """
         tensor = self._read(name, kind).to(torch.float32)
-        shape = self.shapes[name]
+        shape = self.parameters[name].shape
         if tensor.shape != shape and tensor.dim() == 1 and tensor.numel() == _count(shape):
             tensor = tensor.view(shape)  # stage 3 without tensor parallelism stays flat
         if tuple(tensor.shape) != tuple(shape):
@@ -138,11 +137,13 @@ def _count(shape: Iterable[int]) -> int:
 class _Universal(WholeCheckpoint):
     """Stages 1 to 3: the folder that DeepSpeed's converter wrote."""
 
-    def __init__(self, merged: Path, shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    def __init__(
+        self, merged: Path, parameters: Mapping[str, WholeParameter], source: Path
+    ) -> None:
         self._zero = merged / "zero"
-        _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, shapes, source)
+        _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, parameters, source)
         step = int((merged / "step").read_text(encoding="utf-8"))
-        super().__init__(shapes, step, source)
+        super().__init__(parameters, step, source)
 
     def _read(self, name: str, kind: str) -> Tensor:
         path = self._zero / name / f"{STATES[kind]}.pt"
@@ -155,7 +156,7 @@ class _Universal(WholeCheckpoint):
 class _Plain(WholeCheckpoint):
     """Stage 0: one file a tensor parallel rank, each with whole optimizer states of its part."""
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, parameters: Mapping[str, WholeParameter]) -> None:
         files = sorted(folder.glob("mp_rank_*_model_states.pt"))
         loaded = [load(path) for path in files]
         for path, state in zip(files, loaded):
@@ -168,9 +169,9 @@ class _Plain(WholeCheckpoint):
                 raise UserError(f"{path} holds no optimizer state")
         self._ranks = [_parts_by_name(state, folder) for state in loaded]
         names = set(self._ranks[0])
-        _compare_names(names, shapes, folder)
+        _compare_names(names, parameters, folder)
         steps = {int(p["step"]) for rank in self._ranks for p in rank.values() if "step" in p}
-        super().__init__(shapes, _one_step(steps, folder), folder)
+        super().__init__(parameters, _one_step(steps, folder), folder)
 
     def _read(self, name: str, kind: str) -> Tensor:
         parts = []
@@ -178,7 +179,7 @@ class _Plain(WholeCheckpoint):
             part = rank[name].get(kind)
             weight = rank[name]["weight"]
             parts.append(torch.zeros_like(weight) if part is None else part.view(weight.shape))
-        dim = split_dim(name)
+        dim = self.parameters[name].split_dim
         if dim is not None:
             return merge(parts, dim)
         if any(not torch.equal(parts[0], part) for part in parts[1:]):
@@ -213,9 +214,9 @@ def _parts_by_name(state: dict[str, Any], folder: Path) -> dict[str, dict[str, A
     return parts
 
 
-def _compare_names(found: set[str], shapes: Mapping[str, tuple[int, ...]], source: Path) -> None:
-    missing = sorted(set(shapes) - found)
-    unexpected = sorted(found - set(shapes))
+def _compare_names(found: set[str], parameters: Mapping[str, WholeParameter], source: Path) -> None:
+    missing = sorted(set(parameters) - found)
+    unexpected = sorted(found - set(parameters))
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise UserError(
@@ -316,27 +317,27 @@ def _explain(error: Exception) -> str:
 
 
 def open_merged(
-    folder: Path, merged: Path, shapes: Mapping[str, tuple[int, ...]]
+    folder: Path, merged: Path, parameters: Mapping[str, WholeParameter]
 ) -> WholeCheckpoint:
     """Read what :func:`merge_partitions` made; any number of processes may do so at a time.
 
     Args:
         folder: the checkpoint folder (stage 0 is read from it directly).
         merged: what was ``output``.
-        shapes: whole shape of every parameter of the model, padded vocabulary.
+        parameters: every parameter of the model, padded vocabulary.
 
     Raises:
         UserError: its tensors are not those of the model.
     """
     if (merged / "zero").is_dir():
-        return _Universal(merged, shapes, folder)
-    return _Plain(folder, shapes)
+        return _Universal(merged, parameters, folder)
+    return _Plain(folder, parameters)
 
 
 @contextmanager
 def whole_checkpoint(
     folder: Path,
-    shapes: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, WholeParameter],
     *,
     scratch: Path | None = None,
     workers: int = 1,
@@ -344,9 +345,9 @@ def whole_checkpoint(
     """Merge and read a checkpoint in one process; the merged copy goes when the block ends.
 
     Args:
-        folder, shapes, workers: as above.
+        folder, parameters, workers: as above.
         scratch: where to put the merged copy meanwhile (the system's temporary folder).
     """
     with tempfile.TemporaryDirectory(prefix="megabert-merge-", dir=scratch) as temporary:
         merge_partitions(folder, Path(temporary), workers=workers)
-        yield open_merged(folder, Path(temporary), shapes)
+        yield open_merged(folder, Path(temporary), parameters)

@@ -1,10 +1,18 @@
-"""The shape of an encoder, and the published shapes by name."""
+"""The shape of an encoder, and the published shapes by name.
+
+:class:`ModelConfig` describes BERT and NEZHA, in the form that is stored. Another encoder has a
+subclass with its own fields, in its own file (:mod:`megabert.model.encoders.variant`); it is stored with the
+encoder's name under the key ``encoder``.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, Literal
+from importlib.metadata import entry_points
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -18,14 +26,20 @@ Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 class ModelConfig:
     """Shape of an encoder, in the field names of transformers' ``BertConfig``.
 
-    ``norm``: "post" is BERT (LayerNorm after each residual sum); "pre" puts it before each block and
-    one more at the end. ``vocab_multiple``: the embedding holds ``vocab_size`` rounded up to this
-    multiple, whatever the tensor parallel degree, so that a checkpoint fits every degree that
-    divides it. ``position_embeddings``: "absolute" is BERT's trained table; "relative" is NEZHA's
-    (Wei et al. 2019), fixed functions of the distance between two tokens in each attention, with
-    distances past ``max_relative_position`` counted as that; ``max_position_embeddings`` is then
-    the longest sequence allowed and shapes no tensor.
+    Attributes:
+        encoder: name of the encoder that a subclass belongs to; "" here.
+        norm: "post" is BERT (LayerNorm after each residual sum); "pre" puts it before each block and
+            one more at the end.
+        vocab_multiple: the embedding holds ``vocab_size`` rounded up to this multiple, whatever the
+            tensor parallel degree, so that a checkpoint fits every degree that divides it.
+        position_embeddings: "absolute" is BERT's trained table; "relative" is NEZHA's (Wei et al.
+            2019), fixed functions of the distance between two tokens in each attention, with
+            distances past ``max_relative_position`` counted as that.
+        max_position_embeddings: rows of BERT's table; otherwise the longest sequence allowed, which
+            shapes no tensor.
     """
+
+    encoder: ClassVar[str] = ""
 
     name: str = "bert-large"
     vocab_size: PositiveInt = 30522
@@ -51,24 +65,6 @@ class ModelConfig:
                 f"model {self.name}: hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}; change one of them"
             )
-        if self.is_relative and self.head_size % 2:
-            raise UserError(
-                f"model {self.name}: relative positions are pairs of a sine and a cosine, and "
-                f"hidden_size / num_attention_heads is {self.head_size}, not even; change one of them"
-            )
-
-    @property
-    def is_relative(self) -> bool:
-        """Whether positions are relative (NEZHA), so that there is no position table to train."""
-        return self.position_embeddings == "relative"
-
-    @property
-    def longest_sequence(self) -> str:
-        """What ``max_position_embeddings`` limits, in words for messages."""
-        limit = self.max_position_embeddings
-        if self.is_relative:
-            return f"the model's longest sequence, {limit} tokens"
-        return f"the position table of {limit} rows"
 
     @property
     def padded_vocab_size(self) -> int:
@@ -82,15 +78,21 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in checkpoints."""
-        return asdict(self)
+        return ({"encoder": self.encoder} if self.encoder else {}) | asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Inverse of :meth:`to_dict`; an unknown field is an error."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: an unknown field or encoder.
+        """
+        values = dict(values)
+        kind = _config_class(values.pop("encoder", ""))
+        unknown = sorted(set(values) - {field.name for field in fields(kind)})
         if unknown:
             raise UserError(f"model configuration has unknown fields {unknown}")
-        return cls(**values)
+        return kind(**values)
 
 
 # what published configurations of NEZHA share
@@ -134,8 +136,55 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
+ENCODER_MODULES = ("megabert.model.encoders.bert", "megabert.model.encoders.nezha")
+"""The encoders of this package, imported with :mod:`megabert.model.encoder`."""
+_CLASSES: dict[str, type[ModelConfig]] = {"": ModelConfig}
+
+
+def register_model(config_class: type[ModelConfig], presets: Iterable[ModelConfig]) -> None:
+    """Add an encoder's configuration class and its presets.
+
+    Raises:
+        UserError: the name of a preset is taken.
+    """
+    presets = tuple(presets)
+    for preset in presets:
+        if preset.name in MODELS:
+            raise UserError(f"two models are registered as {preset.name!r}: rename one of them")
+    _CLASSES[config_class.encoder] = config_class
+    MODELS.update({preset.name: preset for preset in presets})
+
+
+@functools.cache
+def load_installed_encoders() -> None:
+    """Import the modules that other packages name as entry points of ``megabert.encoders``."""
+    for point in entry_points(group="megabert.encoders"):
+        point.load()
+
+
+def _config_class(encoder: str) -> type[ModelConfig]:
+    if encoder not in _CLASSES:
+        load_installed_encoders()
+    if encoder not in _CLASSES:
+        raise UserError(
+            f"model configuration names the encoder {encoder!r}, which is not installed; there are: "
+            f"{', '.join(filter(None, _CLASSES)) or 'none besides BERT and NEZHA'}"
+        )
+    return _CLASSES[encoder]
+
+
+def preset_names() -> Iterable[str]:
+    """What ``--model`` takes."""
+    load_installed_encoders()
+    return MODELS
+
+
 def model_config(name: str, **overrides: Any) -> ModelConfig:
-    """The preset ``name`` with the given fields replaced (those that are None are left alone)."""
-    if name not in MODELS:
+    """The preset ``name`` with the given fields replaced (those that are None are left alone).
+
+    Raises:
+        UserError: there is no such preset, or a field is wrong.
+    """
+    if name not in preset_names():
         raise UserError(f"unknown model {name!r}; --model takes one of {', '.join(MODELS)}")
     return replace(MODELS[name], **{k: v for k, v in overrides.items() if v is not None})

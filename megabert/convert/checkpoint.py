@@ -66,7 +66,7 @@ def _read_checkpoint(
     path: Path, scratch: Path | None, tokenizer: Path | None
 ) -> tuple[WholeModel, str | None]:
     # here, so that other conversions do not wait for DeepSpeed
-    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.save_load import damaged_file, newest_checkpoint
     from megabert.checkpoint.universal import whole_checkpoint
 
@@ -76,7 +76,7 @@ def _read_checkpoint(
         raise UserError(f"the checkpoint is damaged: {fault}")
     record, folder = checkpoint.record, checkpoint.folder
     config = ModelConfig.from_dict(record["model"])
-    shapes = whole_shapes(config, record["heads"])
+    parameters = recorded_parameters(config, record["heads"])
     trained_with = record.get("tokenizer_sha256")
     tokenizer = tokenizer or tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER)
     if tokenizer is not None:
@@ -88,7 +88,7 @@ def _read_checkpoint(
         record.get("tensor_parallel"),
         record.get("data_parallel"),
     )
-    with whole_checkpoint(folder, shapes, scratch=scratch) as whole:
+    with whole_checkpoint(folder, parameters, scratch=scratch) as whole:
         if whole.step != checkpoint.step:
             raise UserError(
                 f"{folder}: its record says step {checkpoint.step}, its optimizer {whole.step}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface.names import POSITION_TABLES
-from megabert.model.nezha import relative_table
+from megabert.model.encoders.nezha import relative_table
 
 _TOLERANCE = 1e-4
 """The published forms differ by float32's rounding of angles up to 2 max_relative_position."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.convert.whole_model import WholeModel
-from megabert.model.bert import ACTIVATIONS
+from megabert.model.modules import ACTIVATIONS
 
 
 def same_tensors(reference: WholeModel, again: WholeModel) -> int:

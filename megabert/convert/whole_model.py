@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.name_table import check_depth, first_names
-from megabert.model.bert import BertModel
+from megabert.model.encoder import Encoder
 from megabert.model.head_registry import Head, task_heads
 from megabert.model.heads import MASKED_LM, PRETRAINING
 from megabert.model.weights import load_into, true_config
@@ -72,7 +72,7 @@ class EncoderOnly(nn.Module):
 
     def __init__(self, config: ModelConfig, pooler: bool) -> None:
         super().__init__()
-        self.bert = BertModel(config, pooler=pooler)
+        self.bert = Encoder(config, pooler=pooler)
 
 
 ENCODER_ONLY = Head(

@@ -20,6 +20,7 @@ from megabert.engine.broadcast import broadcast_object, broadcast_tensors
 from megabert.engine.config import BatchSizes, resolve_batch
 from megabert.engine.launch import World
 from megabert.finetune.settings import FinetuneSettings
+from megabert.model.encoder import variant_of
 from megabert.model.weights import is_weights_folder
 from megabert.tasks.base import Features, Task
 from megabert.tasks.registry import CLASSIFICATION, QUESTION_ANSWERING, TAGGING, make_task
@@ -217,7 +218,7 @@ def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:
 def _check_length(length: int, model: WholeModel, path: Path) -> None:
     if length > model.config.max_position_embeddings:
         raise UserError(
-            f"--max-length {length} is longer than {model.config.longest_sequence} ({path})"
+            f"--max-length {length} is longer than {variant_of(model.config).length_limit(model.config)} ({path})"
         )
     if length > model.trained_positions:
         log.warning(

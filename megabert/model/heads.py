@@ -1,6 +1,6 @@
 """Heads of pretraining: masked language model, next sentence (Devlin et al. 2019, section 3.1).
 
-Shapes as in :mod:`megabert.model.bert`; M = masked positions of a micro batch, V = true vocabulary;
+Shapes as in :mod:`megabert.model.modules`; M = masked positions of a micro batch, V = true vocabulary;
 P = sequences of a micro batch.
 Losses are sums over a micro batch, in float32 whatever the weights' dtype: the training loop
 divides by the counts of the whole global batch, so that how that batch is cut up does not change what
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megabert.config.model import ModelConfig
-from megabert.model.bert import BertModel, biased_activation, layer_norm, linear
+from megabert.model.encoder import Encoder, variant_of
 from megabert.model.head_registry import Head
+from megabert.model.modules import Linear, Norm, biased_activation
 from megabert.parallel.cross_entropy import linear_cross_entropy
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
@@ -36,14 +37,15 @@ class MlmHead(nn.Module):
         self.tp = tp
         self.vocab_size = config.vocab_size
         self.activation = biased_activation(config.hidden_act)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = layer_norm(config)
+        hidden, bias = config.hidden_size, variant_of(config).bias
+        self.dense = Linear(hidden, hidden, bias)
+        self.norm = Norm(hidden, config.layer_norm_eps, bias)
         columns = tp.divide(config.padded_vocab_size, "padded vocabulary")
         self.bias = mark_split(nn.Parameter(torch.zeros(columns)), 0)
 
     def transform(self, hidden: Tensor) -> Tensor:
         """``[M, H] -> [M, H]``, at the entrance of the split region."""
-        (out,) = column_linear(hidden, [self.dense.weight], [None], TensorParallel())
+        out = self.dense.product(hidden)
         return copy_to_tensor_parallel_region(
             self.norm(self.activation(out, self.dense.bias)), self.tp
         )
@@ -63,11 +65,11 @@ class NspHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.classifier = Linear(config.hidden_size, 2)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """``[P, H] -> [P, 2]``."""
-        return linear(pooled, self.classifier)
+        return self.classifier(pooled)  # type: ignore[no-any-return]
 
 
 class PretrainingOutput(NamedTuple):
@@ -102,7 +104,7 @@ class BertForPreTraining(nn.Module):
         super().__init__()
         self.config = config
         self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(
+        self.bert = Encoder(
             config, tp, dropout_seeds, activation_checkpointing, pooler=sentence_task
         )
         self.mlm = MlmHead(config, tp)
@@ -127,7 +129,7 @@ class BertForPreTraining(nn.Module):
 
         Args:
             input_ids, token_type_ids, attention_mask, position_ids, cu_seqlens, max_seqlen,
-                sample_numbers, first_sample: as in :meth:`BertModel.forward`.
+                sample_numbers, first_sample: as in :meth:`Encoder.forward`.
             masked_positions: int64 ``[M]``, places in the flat ``[T]`` or ``[B * S]``; M may be 0.
             masked_labels: int64 ``[M]``, below ``vocab_size``.
             next_sentence_labels: int64 ``[P or B]``; needed exactly when the model has that head. A

@@ -1,6 +1,6 @@
 """Models of the fine-tuning tasks (Devlin et al. 2019, section 4 and figure 4).
 
-Shapes as in :mod:`megabert.model.bert`; P = sequences of a micro batch, L = labels.
+Shapes as in :mod:`megabert.model.modules`; P = sequences of a micro batch, L = labels.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from megabert.config.model import ModelConfig
 from megabert.kernels.ops import dropped
-from megabert.model.bert import BertModel, linear
 from megabert.model.crf import Allowed, Constraints, Crf
+from megabert.model.encoder import Encoder
 from megabert.model.head_registry import Head
 from megabert.model.heads import first_tokens
+from megabert.model.modules import Linear
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.rng import DropoutSeeds
 
@@ -28,11 +29,11 @@ class QaHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.classifier = Linear(config.hidden_size, 2)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., H]`` -> start logits ``[...]``, end logits ``[...]``."""
-        start, end = linear(hidden, self.classifier).unbind(-1)
+        start, end = self.classifier(hidden).unbind(-1)
         return start, end
 
 
@@ -41,11 +42,11 @@ class LabelHead(nn.Module):
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(config.hidden_size, labels)
+        self.classifier = Linear(config.hidden_size, labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., H] -> [..., L]``."""
-        return linear(hidden, self.classifier)
+        return self.classifier(hidden)  # type: ignore[no-any-return]
 
 
 class Packing(NamedTuple):
@@ -60,7 +61,7 @@ class TaskModel(nn.Module, ABC):
 
     Args:
         config: the encoder.
-        tp, dropout_seeds, activation_checkpointing, pooler: as in :class:`BertModel`. With a pooler the head
+        tp, dropout_seeds, activation_checkpointing, pooler: as in :class:`Encoder`. With a pooler the head
             reads the sequences' first tokens only.
     """
 
@@ -75,7 +76,7 @@ class TaskModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.tp = tp = tp if tp is not None else TensorParallel()
-        self.bert = BertModel(config, tp, dropout_seeds, activation_checkpointing, pooler=pooler)
+        self.bert = Encoder(config, tp, dropout_seeds, activation_checkpointing, pooler=pooler)
 
     @abstractmethod
     def head(
@@ -102,7 +103,7 @@ class TaskModel(nn.Module, ABC):
         first_sample: int = 0,
         **more: Any,
     ) -> Any:
-        """What :meth:`head` gives; arguments as in :meth:`BertModel.forward`, others go to it."""
+        """What :meth:`head` gives; arguments as in :meth:`Encoder.forward`, others go to it."""
         rows = None if self.bert.pooler is None else first_tokens(input_ids, cu_seqlens)
         hidden = self.bert(
             input_ids,
@@ -165,7 +166,7 @@ class BertForSequenceClassification(TaskModel):
     Args:
         config: the encoder.
         labels: L.
-        tp, dropout_seeds, activation_checkpointing: as in :class:`BertModel`.
+        tp, dropout_seeds, activation_checkpointing: as in :class:`Encoder`.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class BertForTokenClassification(TaskModel):
     Args:
         config: the encoder.
         labels: L.
-        tp, dropout_seeds, activation_checkpointing: as in :class:`BertModel`.
+        tp, dropout_seeds, activation_checkpointing: as in :class:`Encoder`.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import head_modules
-from megabert.model.split import cut, split_dim
+from megabert.model.parameters import VOCABULARY_TENSORS, whole_parameter
 from megabert.model.weight_files import copy_tokenizer, read_tensors, write_tensors
 from megabert.parallel.layers import TensorParallel
 
@@ -40,9 +40,6 @@ _RECORDED: dict[str, type] = {
     "task_record": dict,
 }
 """What else a record holds; all but the model may be absent or null."""
-
-VOCABULARY_TENSORS = ("bert.embeddings.word_embeddings.weight", "mlm.bias")
-"""The tensors whose first dimension is the vocabulary."""
 
 
 def true_vocabulary(name: str, tensor: Tensor, vocab_size: int) -> Tensor:
@@ -258,20 +255,15 @@ def load_into(
 def _load_one(
     name: str, parameter: nn.Parameter, whole: Tensor, tp: TensorParallel, source: object
 ) -> None:
-    dim = split_dim(name)
-    if name in VOCABULARY_TENSORS:
-        rows = parameter.shape[0] * tp.size
-        whole = padded_vocabulary(name, whole, rows)
-    expected = list(parameter.shape)
-    if dim is not None:
-        expected[dim] *= tp.size
-    if list(whole.shape) != expected:
+    expected = whole_parameter(parameter, tp.size)
+    whole = padded_vocabulary(name, whole, expected.shape[0])
+    if tuple(whole.shape) != expected.shape:
         raise UserError(
-            f"{source}: {name} has shape {list(whole.shape)}, this model needs {expected}"
+            f"{source}: {name} has shape {list(whole.shape)}, this model needs "
+            f"{list(expected.shape)}"
         )
-    part = whole if dim is None else cut(whole, dim, tp.rank, tp.size)
     with torch.no_grad():
-        parameter.copy_(part)
+        parameter.copy_(tp.cut(whole, expected.split_dim))
 
 
 def _first(names: Collection[str], most: int = 3) -> str:

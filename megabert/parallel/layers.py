@@ -38,6 +38,7 @@ __all__ = [
     "column_linear",
     "mark_split",
     "row_linear",
+    "split_dim",
 ]
 
 _ALONE = TensorParallel()
@@ -50,20 +51,30 @@ def mark_split(parameter: nn.Parameter, dim: int) -> nn.Parameter:
     return parameter
 
 
+def split_dim(parameter: nn.Parameter) -> int | None:
+    """The dimension along which a parameter is split (:func:`mark_split`); None for a whole one."""
+    if not getattr(parameter, "tensor_model_parallel", False):
+        return None
+    dim: int = parameter.partition_dim  # type: ignore[attr-defined]
+    return dim
+
+
 class ColumnParallelLinear(nn.Module):
-    """``[..., in] -> [..., out/t]``.
+    """``[..., in] -> [..., out/t]``, with or without a bias.
 
     Attributes:
         products: arithmetic of its products; None for the default of the input's device and dtype.
     """
 
-    def __init__(self, inputs: int, outputs: int, tp: TensorParallel, *, what: str) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, tp: TensorParallel, *, what: str, bias: bool = True
+    ) -> None:
         super().__init__()
         part = tp.divide(outputs, what)
         self.tp = tp
         self.products: Products | None = None
         self.weight = mark_split(nn.Parameter(torch.zeros(part, inputs)), 0)
-        self.bias = mark_split(nn.Parameter(torch.zeros(part)), 0)
+        self.bias = mark_split(nn.Parameter(torch.zeros(part)), 0) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Output columns of this rank, for an input that has passed the entrance."""
@@ -84,18 +95,22 @@ class RowParallelLinear(nn.Module):
         products: arithmetic of its products; None for the default of the input's device and dtype.
     """
 
-    def __init__(self, inputs: int, outputs: int, tp: TensorParallel, *, what: str) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, tp: TensorParallel, *, what: str, bias: bool = True
+    ) -> None:
         super().__init__()
         part = tp.divide(inputs, what)
         self.tp = tp
         self.products: Products | None = None
         self.weight = mark_split(nn.Parameter(torch.zeros(outputs, part)), 1)
-        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum over ranks of the partial products, plus the bias once."""
         if self.tp.size == 1:
             return column_linear(x, [self.weight], [self.bias], _ALONE, self.products)[0]
+        if self.bias is None:
+            return self.product(x)
         (bias,) = parameters_in_sequence_parallel_region([self.bias], self.tp)
         return self.product(x) + bias  # [..., out]
 

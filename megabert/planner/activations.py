@@ -19,45 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megabert.config.model import ModelConfig
+from megabert.model.encoder import variant_of
 from megabert.parallel.cross_entropy import CHUNK_BYTES
 from megabert.planner.states import BEGINS, FP32, LOSS, Parts, compute_bytes
 
-
-@dataclass(frozen=True)
-class Kept:
-    """One tensor of an encoder layer that stays until backward.
-
-    Attributes:
-        what: its name.
-        hidden, inner, heads: values a token, in units of H, of I and of N.
-        split: it lies in a region that tensor parallelism splits.
-        every: it is kept for every token; False: behind the attention, where the last layer has R rows.
-        wide: fp32 whatever the compute precision.
-    """
-
-    what: str
-    hidden: int = 0
-    inner: int = 0
-    heads: int = 0
-    split: bool = False
-    every: bool = True
-    wide: bool = False
-
-
-LAYER: tuple[Kept, ...] = (
-    Kept("layer input", hidden=1),
-    Kept("queries, keys, values", hidden=3, split=True),
-    Kept("attention output", hidden=1, split=True),
-    Kept("attention log-sum-exp", heads=1, split=True, wide=True),
-    Kept("sum before the attention norm", hidden=1, every=False),
-    Kept("attention norm", hidden=1, every=False),
-    Kept("MLP before activation", inner=1, split=True, every=False),
-    Kept("MLP after activation", inner=1, split=True, every=False),
-    Kept("sum before the MLP norm", hidden=1, every=False),
-)
-"""Recalibrate here, against ``benchmarks/plan_memory.py``."""
-BACKWARD_INNER, BACKWARD_HIDDEN = 2, 3
-"""Gradients that are there at once in a layer's backward: values a token in units of I/t, and of H."""
 WIDENED_INNER, WIDENED_WEIGHTS = 2, 2
 """fp32 copies beside them, T I/t and H I/t values each, where a CPU multiplies bf16 as fp32 (``megabert.parallel.products``)."""
 EMBEDDING_HIDDEN = 1
@@ -110,13 +75,13 @@ def _layer(
 ) -> list[Block]:
     """What one layer keeps for ``tokens``, of which ``behind`` go on behind its attention."""
     blocks = []
-    for kept in LAYER:
-        divided = by.degree if kept.split or by.sequence_parallel else 1
-        row = (tokens if kept.every else behind) / divided * (FP32 if kept.wide else width)
+    for saved in variant_of(config).saved_for_backward:
+        divided = by.degree if saved.split or by.sequence_parallel else 1
+        row = (tokens if saved.every_token else behind) / divided * (FP32 if saved.fp32 else width)
         blocks += [
-            Block(part, row * config.hidden_size, kept.hidden),
-            Block(part, row * config.intermediate_size, kept.inner),
-            Block(part, row * config.num_attention_heads, kept.heads),
+            Block(part, row * config.hidden_size, saved.hidden),
+            Block(part, row * config.intermediate_size, saved.inner),
+            Block(part, row * config.num_attention_heads, saved.heads),
         ]
     return blocks
 
@@ -131,6 +96,7 @@ def activation_blocks(
     """
     width = compute_bytes(precision)
     widened = widened and width < FP32
+    variant = variant_of(config)
     h, layers = config.hidden_size, config.num_hidden_layers
     tokens, read = batch.tokens, min(batch.tokens, batch.predicted + batch.sequences)
     between = by.degree if by.sequence_parallel else 1
@@ -152,8 +118,8 @@ def activation_blocks(
         always += (layers - 1) * _layer(config, tokens, tokens, width, by, _LAYERS)
     busy, inner = tokens if layers > 1 else read, config.intermediate_size / by.degree
     backward = [
-        Block(_BACKWARD, busy * inner * width, BACKWARD_INNER),
-        Block(_BACKWARD, busy * h * width, BACKWARD_HIDDEN),
+        Block(_BACKWARD, busy * inner * width, variant.backward_inner),
+        Block(_BACKWARD, busy * h * width, variant.backward_hidden),
         Block(_BACKWARD, busy * inner * FP32, WIDENED_INNER if widened else 0),
         Block(_BACKWARD, inner * h * FP32, WIDENED_WEIGHTS if widened else 0),
     ]

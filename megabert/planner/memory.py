@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from megabert.config.model import ModelConfig
-from megabert.model.nezha import PAIR_BYTES, PAIR_TENSORS
+from megabert.model.encoder import variant_of
 from megabert.planner.activations import (
     Block,
     Division,
@@ -54,8 +54,10 @@ def rank_memory(
     blocks = activation_blocks(model, batch, sharding.precision, division, widened=machine.is_cpu)
     for instant, found in blocks.items():
         memory[instant] |= parts_of(found)
-    if model.is_relative and not machine.is_cpu:
-        memory[BEGINS]["pairs of tokens"] = PAIR_TENSORS * PAIR_BYTES
+    workspace = variant_of(model).gpu_workspace
+    if workspace is not None and not machine.is_cpu:
+        name, size = workspace
+        memory[BEGINS][name] = size
     for instant in INSTANTS:
         memory[instant]["framework"] = machine.framework_bytes
     if machine.is_cpu:

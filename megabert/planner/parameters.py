@@ -6,10 +6,13 @@ N = all elements, of which the optimizer has two groups, each one flat tensor un
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
+from megabert.model.parameters import LAYERS, pretraining_parameters
+from megabert.optim.param_groups import is_bias_or_norm
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LocalParameters:
         weights: elements of matrices and embeddings.
         small: elements of biases and norm parameters.
         largest: elements of the largest tensor (the word embeddings, or an MLP matrix).
-        layer: elements of one encoder layer.
+        layer: elements of the largest encoder layer.
         tensors: number of tensors.
     """
 
@@ -55,6 +58,7 @@ def check_degree(config: ModelConfig, tensor_parallel: int) -> None:
             )
 
 
+@functools.lru_cache(maxsize=256)
 def local_parameters(
     config: ModelConfig, tensor_parallel: int = 1, sentence_task: bool = True
 ) -> LocalParameters:
@@ -64,28 +68,15 @@ def local_parameters(
         UserError: the degree does not divide the model.
     """
     check_degree(config, tensor_parallel)
-    t, h, inner = tensor_parallel, config.hidden_size, config.intermediate_size
-    rows = config.padded_vocab_size // t
-    matrix, up = h * h // t, inner * h // t
-    layer_weights = 4 * matrix + 2 * up
-    # q, k, v and MLP-up biases are split; the row-parallel biases and both norms are not
-    layer_small = 3 * h // t + h + inner // t + h + 4 * h
-    layers = config.num_hidden_layers
-    positions = 0 if config.is_relative else config.max_position_embeddings
-    embeddings = (rows + positions + config.type_vocab_size) * h
-    head_weights, head_small = h * h, h + 2 * h + rows
-    if sentence_task:
-        head_weights += h * h + 2 * h
-        head_small += h + 2
-    norm = 2 * h  # of the embeddings (post-LN) or the last one (pre-LN)
-    return LocalParameters(
-        weights=embeddings + layers * layer_weights + head_weights,
-        small=norm + layers * layer_small + head_small,
-        largest=max(rows * h, up, h * h, positions * h),
-        layer=layer_weights + layer_small,
-        tensors=(2 if config.is_relative else 3)
-        + 2
-        + 16 * layers
-        + 5
-        + (4 if sentence_task else 0),
-    )
+    sizes, weights = [], 0
+    layers = [0] * config.num_hidden_layers
+    for name, parameter in pretraining_parameters(config, sentence_task).items():
+        split = parameter.split_dim is not None
+        size = parameter.numel // (tensor_parallel if split else 1)
+        sizes.append(size)
+        if not is_bias_or_norm(name):
+            weights += size
+        if name.startswith(LAYERS):
+            layers[int(name.removeprefix(LAYERS).partition(".")[0])] += size
+    total = sum(sizes)
+    return LocalParameters(weights, total - weights, max(sizes), max(layers), len(sizes))

@@ -11,6 +11,7 @@ from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.training import BatchSettings
 from megabert.engine.config import BatchSizes, read_deepspeed_config, resolve_batch
+from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
 from megabert.planner.machine import Machine
@@ -107,7 +108,7 @@ class Planner:
         if self.recipe.length > self.model.max_position_embeddings:
             raise UserError(
                 f"--seq-length {self.recipe.length} is longer than "
-                f"{self.model.longest_sequence} (--max-position-embeddings)"
+                f"{variant_of(self.model).length_limit(self.model)} (--max-position-embeddings)"
             )
         precision = settings.layout.precision
         if precision == "auto":

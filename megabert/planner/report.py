@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from megabert.config.model import ModelConfig
+from megabert.model.encoder import variant_of
 from megabert.planner import activations, machine, recipe, timing
 from megabert.planner.plan import Plan
 from megabert.planner.states import INSTANTS
@@ -186,8 +188,8 @@ def advice(of: Plan, best: Plan | None) -> str:
     return f"advice: {words} is {1 - best.hours / of.hours:.0%} faster"
 
 
-def verbose() -> str:
-    """Every constant, with where it comes from."""
+def verbose(model: ModelConfig) -> str:
+    """Every constant of a plan for ``model``, with where it comes from."""
     rows = [
         ["constant", "value"],
         *([f"  efficiency, {p}", f"{value}"] for p, value in machine.EFFICIENCY.items()),
@@ -203,7 +205,10 @@ def verbose() -> str:
         ["  optimizer, bytes a parameter", f"{timing.OPTIMIZER_BYTES}"],
         *([f"  samples/s of a core at {k}", f"{v:,.0f}"] for k, v in timing.LOADER_SAMPLES.items()),
     ]
-    kept = [["kept for backward, values a token and layer", "H", "I", "heads"]]
-    kept += [[f"  {k.what}", str(k.hidden), str(k.inner), str(k.heads)] for k in activations.LAYER]
+    saved = [["saved for backward, values per token and layer", "H", "I", "heads"]]
+    saved += [
+        [f"  {s.what}", str(s.hidden), str(s.inner), str(s.heads)]
+        for s in variant_of(model).saved_for_backward
+    ]
     texts = [str(module.__doc__).strip() for module in (machine, activations, timing)]
-    return "\n\n".join(["\n".join(_columns(rows)), "\n".join(_columns(kept)), *texts])
+    return "\n\n".join(["\n".join(_columns(rows)), "\n".join(_columns(saved)), *texts])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from megabert.config.model import ModelConfig
 from megabert.engine.config import BatchSizes
-from megabert.model.nezha import PAIR_TRAFFIC
+from megabert.model.encoder import variant_of
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters
@@ -60,9 +60,11 @@ def update_times(
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
-    if model.is_relative and not machine.is_cpu:
+    moved = variant_of(model).gpu_pair_traffic
+    if moved is not None and not machine.is_cpu:
+        name, per_pair = moved
         pairs = sequences * recipe.length**2 * model.num_attention_heads / layout.tensor_parallel
-        times["relative positions"] = PAIR_TRAFFIC * pairs * model.num_hidden_layers / memory
+        times[name] = per_pair * pairs * model.num_hidden_layers / memory
     rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
     times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))
     return times

@@ -17,6 +17,7 @@ from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.finetune.inputs import read_weights
+from megabert.model.encoder import variant_of
 from megabert.model.heads import MASKED_LM, PRETRAINING
 from megabert.model.task_heads import (
     QUESTION_ANSWERING,
@@ -258,7 +259,7 @@ def _longest(source: WholeModel, wanted: int | None, usual: int) -> int:
     most = source.config.max_position_embeddings
     if wanted is not None and wanted > most:
         raise UserError(
-            f"--max-length {wanted} is longer than {source.config.longest_sequence} ({source.origin})"
+            f"--max-length {wanted} is longer than {variant_of(source.config).length_limit(source.config)} ({source.origin})"
         )
     return wanted or min(usual, most)
 

@@ -29,6 +29,7 @@ from megabert.engine.config import (
     read_deepspeed_config,
     resolve_batch,
 )
+from megabert.model.encoder import variant_of
 
 TOKENS_PER_MICRO_STEP = 8192
 """A micro batch that nobody set holds at most this many tokens."""
@@ -222,7 +223,7 @@ def _model(settings: PretrainSettings, vocab_size: int) -> ModelConfig:
     if settings.data.seq_length > model.max_position_embeddings:
         raise UserError(
             f"--seq-length {settings.data.seq_length} is longer than "
-            f"{model.longest_sequence} (max_position_embeddings)"
+            f"{variant_of(model).length_limit(model)} (max_position_embeddings)"
         )
     return model
 

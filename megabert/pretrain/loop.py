@@ -50,6 +50,7 @@ from megabert.engine.metrics.throughput import Meter
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
 from megabert.engine.training_engine import TrainingEngine
+from megabert.model.encoder import variant_of
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
@@ -132,7 +133,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
         check_room(engine, run.output, run.keep_last)
     log.info("%s", engine.describe())
     trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
-    if not inputs.model.is_relative:
+    if variant_of(inputs.model).position_rows(inputs.model):
         log.info("position rows trained at the end of this run: %d", trained)
     facts = {**facts, "trained_positions": trained}
     return Loop(settings, inputs, engine, checkpoint, facts, skipped)

@@ -29,6 +29,7 @@ from megabert.config.model import ModelConfig
 from megabert.config.training import PretrainSettings
 from megabert.data.shards.manifest import Manifest
 from megabert.engine.launch import World
+from megabert.model.encoder import variant_of
 
 # What a resumed run must share with its checkpoint: other values would change the meaning of the
 # data position or of the weights.
@@ -157,10 +158,10 @@ def trained_positions(
 ) -> int:
     """Positions that are as they should be once this run has ended.
 
-    Those of the table that have had gradients; all where positions are relative, as nothing of them
-    is trained.
+    Those of the table that have had gradients; all where there is no table, as nothing of them is
+    trained.
     """
-    if model.is_relative:
+    if not variant_of(model).position_rows(model):
         return model.max_position_embeddings
     earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
     return max(earlier, settings.data.seq_length or 0)

@@ -67,13 +67,14 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
     from megabert.engine.launch import start
     from megabert.model.heads import BertForPreTraining
     from megabert.model.init import initialize_weights
+    from megabert.model.parameters import whole_parameters
 
     world = start(tp)
     live: dict[str, Any] = {}
     for stage, precision in CASES[tp]:
         model = BertForPreTraining(CONFIG, world.tp)
         initialize_weights(model, CONFIG, 3)
-        names = [name for name, _ in model.named_parameters()]
+        parameters = whole_parameters(model, tp)
         engine = build_engine(
             model,
             world,
@@ -94,7 +95,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
             engine,
             run,
             _record(engine, tp),
-            universal_checkpoint_info(names),
+            universal_checkpoint_info(parameters),
             2,
         )
         live[run.name] = dict(engine.whole_tensors())
@@ -128,19 +129,19 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_merged_state_is_the_live_state(saved: Any) -> None:
     """Weights and moments of every parameter, bit for bit, in the shapes of the unsplit model."""
-    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.universal import whole_checkpoint
 
     folder, live = saved
-    shapes = whole_shapes(CONFIG, ["mlm", "nsp"])
+    parameters = recorded_parameters(CONFIG, ["mlm", "nsp"])
     for run in live:
         checkpoint = folder / run / "checkpoints" / "step-0000003"
-        with whole_checkpoint(checkpoint, shapes) as whole:
+        with whole_checkpoint(checkpoint, parameters) as whole:
             assert whole.step == 3
-            assert set(whole) == set(shapes)
+            assert set(whole) == set(parameters)
             for name, state in whole.items():
                 for kind, tensor in state.items():
-                    assert tuple(tensor.shape) == shapes[name], (run, name)
+                    assert tuple(tensor.shape) == parameters[name].shape, (run, name)
                     assert torch.equal(tensor, live[run][name][kind]), (run, name)
             assert whole["mlm.bias"]["exp_avg_sq"].abs().sum() > 0
 
@@ -165,7 +166,7 @@ def test_damage_is_named(saved: Any) -> None:
     """A flipped byte, a missing file, a wrong model: one line each."""
     import shutil
 
-    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.universal import merge_partitions, whole_checkpoint
     from megabert.convert.checkpoint import read
 
@@ -187,14 +188,14 @@ def test_damage_is_named(saved: Any) -> None:
         victim.unlink()
         with pytest.raises(UserError, match="missing"):
             read(broken)
-        shapes = whole_shapes(CONFIG, ["mlm", "nsp"])
+        parameters = recorded_parameters(CONFIG, ["mlm", "nsp"])
         with (
             pytest.raises(UserError),
-            whole_checkpoint(checkpoint, shapes, scratch=broken) as whole,
+            whole_checkpoint(checkpoint, parameters, scratch=broken) as whole,
         ):
             dict(whole.items())
         assert not list(broken.glob("megabert-merge-*"))
-        other = whole_shapes(replace(CONFIG, num_hidden_layers=3), ["mlm", "nsp"])
+        other = recorded_parameters(replace(CONFIG, num_hidden_layers=3), ["mlm", "nsp"])
         good = folder / run / "checkpoints" / "step-0000003"
         with pytest.raises(UserError, match="missing"), whole_checkpoint(good, other):
             pass
@@ -217,11 +218,11 @@ def test_patterns_stand_for_parameters() -> None:
     """Each pattern is anchored, matches something, and none is in two lists."""
     import re
 
-    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.universal import universal_checkpoint_info
 
     for norm in ("post", "pre"):
-        names = list(whole_shapes(replace(CONFIG, norm=norm), ["mlm", "nsp"]))
+        names = recorded_parameters(replace(CONFIG, norm=norm), ["mlm", "nsp"])
         info = universal_checkpoint_info(names)
         patterns = info["tp_replicated_parameter_patterns"]
         patterns += info["parameter_with_row_parallelism_patterns"]

@@ -31,6 +31,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
     from megabert.engine.config import BatchSizes
     from megabert.engine.launch import start
     from megabert.model.heads import BertForPreTraining
+    from megabert.model.parameters import whole_parameters
     from megabert.model.weights import load_into, load_weights
 
     world = start(world_size)
@@ -38,7 +39,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
     config = replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     model = BertForPreTraining(config, world.tp)
     loaded = load_into(model, tensors, world.tp, source=weights)
-    names = [name for name, _ in model.named_parameters()]
+    parameters = whole_parameters(model, world_size)
     engine = build_engine(
         model,
         world,
@@ -72,7 +73,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
         "tokenizer_sha256": load_tokenizer(weights).sha256,
         "trained_positions": 12,
     }
-    save_checkpoint(engine, run, record, universal_checkpoint_info(names), 2)
+    save_checkpoint(engine, run, record, universal_checkpoint_info(parameters), 2)
     world.close()
     return len(loaded.matched)
 

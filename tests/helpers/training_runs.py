@@ -93,13 +93,13 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 def whole_weights(run: Path) -> dict[str, dict[str, Any]]:
     """Whole weights and moments of a run's newest checkpoint."""
-    from megabert.checkpoint.resume import whole_shapes
+    from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.save_load import newest_checkpoint
     from megabert.checkpoint.universal import whole_checkpoint
     from megabert.config.model import ModelConfig
 
     checkpoint = newest_checkpoint(run)
     model = ModelConfig.from_dict(checkpoint.record["model"])
-    shapes = whole_shapes(model, checkpoint.record["heads"])
-    with whole_checkpoint(checkpoint.folder, shapes) as whole:
+    parameters = recorded_parameters(model, checkpoint.record["heads"])
+    with whole_checkpoint(checkpoint.folder, parameters) as whole:
         return {name: {k: v.clone() for k, v in values.items()} for name, values in whole.items()}

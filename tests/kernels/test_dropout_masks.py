@@ -11,10 +11,10 @@ from torch import Tensor
 from megabert.config.model import ModelConfig
 from megabert.kernels.dropout import token_keys
 from megabert.kernels.reference import dropped
-from megabert.model.bert import BertModel
+from megabert.model.encoder import Encoder
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.model.split import merge, split_dim
+from megabert.model.parameters import merge, pretraining_parameters
 from megabert.parallel.rng import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -60,7 +60,7 @@ def test_no_mask_without_dropout() -> None:
 
 def test_dropout_that_would_differ_between_ranks_is_refused() -> None:
     group: Any = object()
-    model = BertModel(dropping(), TensorParallel(0, 2, group))
+    model = Encoder(dropping(), TensorParallel(0, 2, group))
     with pytest.raises(ValueError, match="dropout_seeds and sample_numbers"):
         model(torch.zeros(1, 4, dtype=torch.int64))
 
@@ -115,5 +115,6 @@ def test_a_split_model_drops_the_same_units_as_a_whole_one(norm: str) -> None:
         torch.testing.assert_close(plain[0], whole, rtol=1e-5, atol=1e-5)
     for name, expected in gradients.items():
         # replicated gradients agree: merge raises when they do not
-        gradient = merge([rank[0][1][name] for rank in ranks], split_dim(name))
+        dim = pretraining_parameters(config)[f"bert.{name}"].split_dim
+        gradient = merge([rank[0][1][name] for rank in ranks], dim)
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=2e-5)

@@ -24,12 +24,13 @@ from megabert.kernels.attention.dispatch import Sequences, attention
 from megabert.kernels.attention.relative_reference import by_distance
 from megabert.kernels.dropout import Dropout, token_keys
 from megabert.kernels.reference import wide
-from megabert.model.bert import BertModel
+from megabert.model.encoder import Encoder, variant_of
+from megabert.model.encoders.nezha import relative_table
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.model.nezha import relative_table
-from megabert.model.split import merge, split_dim
+from megabert.model.parameters import merge, pretraining_parameters
+from megabert.parallel.layers import split_dim
 from megabert.parallel.rng import DropoutSeeds, MicroStepDropout
 from megabert.parallel.topology import ProcessGroups, Topology
 from megabert.planner.machine import make_machine
@@ -123,7 +124,7 @@ def test_encoder_is_that_of_the_equations(
 ) -> None:
     config = nezha_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     dropout_seeds, batch = DropoutSeeds(5), packed()
-    model = BertModel(config, dropout_seeds=dropout_seeds, activation_checkpointing=recompute)
+    model = Encoder(config, dropout_seeds=dropout_seeds, activation_checkpointing=recompute)
     initialize_weights(model, config, seed=1)
     generator = torch.Generator().manual_seed(9)
     grad = torch.randn(sum(LENGTHS), config.hidden_size, generator=generator, dtype=torch.float64)
@@ -161,7 +162,7 @@ def test_encoder_is_that_of_the_equations(
 def test_padded_rows_are_packed_sequences(dtype: torch.dtype) -> None:
     """Also where padding is in front, and where it is between tokens: distances are places'."""
     config = nezha_config(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
-    model = BertModel(config, dropout_seeds=DropoutSeeds(5)).to(dtype)
+    model = Encoder(config, dropout_seeds=DropoutSeeds(5)).to(dtype)
     initialize_weights(model, config, seed=1)
     batch = packed()
     expected = model(**batch)
@@ -339,7 +340,9 @@ def test_tensor_parallel() -> None:
         for values, _ in result:
             torch.testing.assert_close(values, expected, rtol=2e-5, atol=0.0)
         for name, gradient in gradients.items():
-            found = merge([part[name] for _, part in result], split_dim(name))
+            found = merge(
+                [part[name] for _, part in result], pretraining_parameters(config)[name].split_dim
+            )
             close(found, gradient, 1e-5, name)
 
 
@@ -351,8 +354,8 @@ def test_presets() -> None:
         nezha, bert = MODELS[f"nezha-{name}"], MODELS[f"bert-{name}"]
         same = {"name": bert.name, "position_embeddings": "absolute"}
         assert replace(nezha, **same) == bert  # type: ignore[arg-type]
-        assert nezha.is_relative
-        assert not bert.is_relative
+        assert variant_of(nezha).position_rows(nezha) == 0
+        assert variant_of(bert).position_rows(bert) == 512
     for name in ("nezha-base-zh", "nezha-large-zh"):
         assert MODELS[name].vocab_size == 21128
         assert MODELS[name].max_relative_position == 64
@@ -362,7 +365,7 @@ def test_presets() -> None:
 def test_parameters_are_counted(degree: int) -> None:
     config = nezha_config(vocab_multiple=8, max_position_embeddings=4096)
     sizes = {
-        name: parameter.numel() // (degree if split_dim(name) is not None else 1)
+        name: parameter.numel() // (degree if split_dim(parameter) is not None else 1)
         for name, parameter in BertForPreTraining(config).named_parameters()
     }
     counted = local_parameters(config, degree)
@@ -402,8 +405,8 @@ def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="hidden_size / num_attention_heads is 7, not even"):
-        nezha_config(hidden_size=28)
-    model = BertModel(nezha_config())
+        Encoder(nezha_config(hidden_size=28))
+    model = Encoder(nezha_config())
     ids = torch.ones(1, 161, dtype=torch.long)
     with pytest.raises(UserError, match=r"161 is larger than the model's longest sequence, 160"):
         model(ids)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.model.bert import BertModel
+from megabert.model.encoder import Encoder
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.model.split import merge, split_dim
+from megabert.model.parameters import merge, pretraining_parameters
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
@@ -93,7 +93,7 @@ def test_packed_gives_the_losses_of_padded(norm: str, dropout: float, dtype: tor
 
 def test_sequences_do_not_see_each_other() -> None:
     config = tiny_config()
-    model = BertModel(config).eval()
+    model = Encoder(config).eval()
     initialize_weights(model, config, seed=0)
     batch = packed_batch(config)
     names = "input_ids", "token_type_ids", "cu_seqlens", "max_seqlen"
@@ -166,6 +166,7 @@ def test_tensor_and_sequence_parallel(ranks: int) -> None:
         for result in results:
             torch.testing.assert_close(result[number][0], expected, rtol=2e-5, atol=0.0)
         for name, gradient in gradients.items():
-            found = merge([result[number][1][name] for result in results], split_dim(name))
+            dim = pretraining_parameters(config)[name].split_dim
+            found = merge([result[number][1][name] for result in results], dim)
             bound = 1e-4 * max(0.1, float(gradient.abs().max()))
             torch.testing.assert_close(found, gradient, rtol=0.0, atol=bound)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.model.bert import BertModel
+from megabert.model.encoder import Encoder
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
@@ -181,7 +181,7 @@ def test_question_answering_model(norm: str) -> None:
 
 def test_no_mask_equals_full_mask_and_positions_may_stay_unused() -> None:
     config = tiny_config()
-    model = BertModel(config)
+    model = Encoder(config)
     torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -252,12 +252,12 @@ def test_sequence_longer_than_the_position_table() -> None:
     config = tiny_config(max_position_embeddings=8)
     ids = torch.zeros(1, 9, dtype=torch.int64)
     with pytest.raises(UserError, match=r"9 is larger .*8"):
-        BertModel(config)(ids)
+        Encoder(config)(ids)
 
 
 def test_unknown_activation() -> None:
     with pytest.raises(UserError, match="'gelo'"):
-        BertModel(tiny_config(hidden_act="gelo"))
+        Encoder(tiny_config(hidden_act="gelo"))
 
 
 def test_only_masked_positions_reach_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_only_masked_positions_reach_the_vocabulary(monkeypatch: pytest.MonkeyPa
 
 def test_the_last_layer_for_some_rows_is_that_of_all() -> None:
     config = tiny_config(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    model = BertModel(config, dropout_seeds=DropoutSeeds(3))
+    model = Encoder(config, dropout_seeds=DropoutSeeds(3))
     initialize_weights(model, config, seed=0)
     batch = tiny_batch(config)
     inputs = [batch[name] for name in ("input_ids", "token_type_ids", "attention_mask")]

@@ -16,7 +16,7 @@ from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.model.split import split_dim
+from megabert.model.parameters import pretraining_parameters
 from megabert.model.weights import load_into, padded_vocabulary
 from megabert.optim.param_groups import is_bias_or_norm
 from megabert.parallel.rng import DropoutSeeds
@@ -80,6 +80,6 @@ def test_ratios_of_a_real_checkpoint(ranks: int, stage: int) -> None:
         if name in there.tensors and "word_embeddings" not in name:
             loaded = there.tensors[name].double().norm().item()
             assert weight == pytest.approx(loaded, rel=1e-6), f"{name} is not the checkpoint's"
-        kinds.add(split_dim(name))
+        kinds.add(pretraining_parameters(there.config)[name].split_dim)
     assert kinds == {None, 0, 1}
     assert all(result == results[0] for result in results), "ranks disagree"

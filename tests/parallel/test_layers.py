@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,23 +14,25 @@ from torch import Tensor, nn
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig, model_config
 from megabert.kernels.attention.dispatch import Sequences
-from megabert.model.bert import BertModel, Layer
+from megabert.model.encoder import Encoder, variant_of
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
-from megabert.model.split import cut, merge, split_dim
+from megabert.model.modules import LayerInputs
+from megabert.model.parameters import merge, whole_parameters
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
     TensorParallel,
     VocabParallelEmbedding,
+    split_dim,
 )
 from megabert.parallel.mappings import (
     copy_to_tensor_parallel_region,
     gather_from_tensor_parallel_region,
     reduce_from_tensor_parallel_region,
 )
-from megabert.parallel.topology import ProcessGroups, Topology
+from megabert.parallel.topology import ProcessGroups, Topology, cut
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import tiny_batch, tiny_config
 
@@ -135,7 +138,7 @@ def run_model(
     with torch.no_grad():  # biases and norms too
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                dim = split_dim(name)
+                dim = split_dim(parameter)
                 size = parameter.numel() * (tp.size if dim is not None else 1)
                 noise = torch.linspace(-0.1, 0.1, size, dtype=dtype) + 0.001 * len(name)
                 parameter.add_(tp.cut(noise, dim))
@@ -193,8 +196,9 @@ def test_split_model_equals_whole_model(world_size: int) -> None:
             torch.testing.assert_close(
                 result["logits"], whole["logits"], rtol=tolerance, atol=tolerance
             )
+        parameters = whole_parameters(BertForPreTraining(config))
         for name, expected in whole["gradients"].items():
-            dim = split_dim(name)
+            dim = parameters[name].split_dim
             weight = merge([result["weights"][name] for result in results], dim)
             assert torch.equal(weight, whole["weights"][name]), name
             gradient = merge([result["gradients"][name] for result in results], dim)
@@ -220,11 +224,12 @@ def test_split_question_answering() -> None:
 def _count(rank: int, world_size: int) -> tuple[int, int, int, int]:
     tp = split_all_ways(rank, world_size)
     config = tiny_config()
-    layer = Layer(config, tp, 0)
+    layer = variant_of(config).layer(config, 0, tp)
     x = torch.randn(8, config.hidden_size, requires_grad=True)
     sequences = Sequences.packed(torch.tensor([0, 5, 8], dtype=torch.int32), 5)
+    inputs = LayerInputs(sequences, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2]))
     with Collectives() as forward:
-        y = layer(x, sequences, None)
+        y = layer(x, inputs)
     with Collectives() as backward:
         y.sum().backward()
     model = BertForPreTraining(config, tp)
@@ -241,14 +246,23 @@ def test_two_all_reduces_a_layer_each_way() -> None:
         assert counts == (2, 2, 2 * 2 + 1, 2 * 2 + 1)
 
 
-def test_names_and_marks_say_the_same() -> None:
+SPLIT = {
+    r"bert\.embeddings\.word_embeddings\.weight": 0,
+    r"bert\.layers\.\d\.attention\.(query|key|value)\.(weight|bias)": 0,
+    r"bert\.layers\.\d\.attention\.output\.weight": 1,
+    r"bert\.layers\.\d\.mlp\.up\.(weight|bias)": 0,
+    r"bert\.layers\.\d\.mlp\.down\.weight": 1,
+    r"mlm\.bias": 0,
+}
+
+
+def test_what_is_split() -> None:
     for norm in ("post", "pre"):
         config = tiny_config(norm=norm)
         for model in (BertForPreTraining(config), BertForQuestionAnswering(config)):
-            for name, parameter in model.named_parameters():
-                assert split_dim(name) == getattr(parameter, "partition_dim", None), name
-                marked = getattr(parameter, "tensor_model_parallel", False)
-                assert marked == (split_dim(name) is not None), name
+            for name, parameter in whole_parameters(model).items():
+                dims = [dim for pattern, dim in SPLIT.items() if re.fullmatch(pattern, name)]
+                assert dims == ([] if parameter.split_dim is None else [parameter.split_dim]), name
 
 
 def test_parameter_names_are_the_contract() -> None:
@@ -319,7 +333,7 @@ def test_initial_weights() -> None:
 def test_sizes_not_divisible_by_tensor_parallel(changes: dict[str, int], message: str) -> None:
     group: Any = object()
     with pytest.raises(UserError, match=f"({message}) is not divisible .* 2"):
-        BertModel(tiny_config(**changes), TensorParallel(0, 2, group))
+        Encoder(tiny_config(**changes), TensorParallel(0, 2, group))
 
 
 def test_merge_refuses_different_replicas() -> None:

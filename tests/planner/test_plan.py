@@ -19,7 +19,7 @@ from megabert.config import flags
 from megabert.config.model import MODELS, ModelConfig, model_config
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
-from megabert.model.split import split_dim
+from megabert.parallel.layers import split_dim
 from megabert.planner import report, scale
 from megabert.planner.activations import Division, MicroBatch, activation_blocks, parts_of
 from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor_exchanges
@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_model(norm: str, sentence_task: bool, degre
     config = tiny_config(norm=norm, vocab_multiple=8)
     model = BertForPreTraining(config, sentence_task=sentence_task)
     sizes = {
-        name: parameter.numel() // (degree if split_dim(name) is not None else 1)
+        name: parameter.numel() // (degree if split_dim(parameter) is not None else 1)
         for name, parameter in model.named_parameters()
     }
     counted = local_parameters(config, degree, sentence_task)

@@ -12,7 +12,7 @@ from typing import Any
 
 from megabert.common.errors import UserError, first_fault
 from megabert.config.model import ModelConfig
-from megabert.model.bert import ACTIVATIONS
+from megabert.model.modules import ACTIVATIONS
 
 CONFIG_FILES = ("config.json", "bert_config.json")
 """Where a configuration may lie, the first that is there counts."""

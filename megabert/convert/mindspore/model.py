@@ -34,7 +34,7 @@ from megabert.convert.mindspore.config import (
 from megabert.convert.mindspore.proto import Stored, read_parameters
 from megabert.convert.name_table import NameTable
 from megabert.convert.whole_model import WholeModel, settle
-from megabert.model.nezha import relative_table
+from megabert.model.encoders.nezha import relative_table
 
 FILES = ("*.ckpt",)
 """What a folder is searched for."""

@@ -23,9 +23,9 @@ from megabert.convert.probe_inputs import id_batch
 from megabert.convert.read_back import same_tensors
 from megabert.convert.run import Request, convert
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build, empty_model
-from megabert.model.bert import activation
 from megabert.model.head_registry import Head
 from megabert.model.heads import MASKED_LM, PRETRAINING
+from megabert.model.modules import activation
 from megabert.model.task_heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,

@@ -1,0 +1,184 @@
+"""What an encoder states about itself, and the table of all encoders.
+
+An encoder is one class in one file, of this package or of another one:
+
+    @register_encoder
+    class Nezha(EncoderVariant):
+        name = "nezha"
+        def attention(self, config, tp): ...
+        def mlp(self, config, tp): ...
+
+All other code asks the variant (:func:`megabert.model.encoder.variant_of`) and compares no names.
+An encoder of this package has a line in :data:`megabert.config.model.ENCODER_MODULES`, and its
+configuration and presets there too, so that the command line knows them without importing torch. An
+encoder of another package has all of it in its own file, which an entry point of the group
+``megabert.encoders`` names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig, register_model
+from megabert.model.modules import Embeddings, Layer, Mlp, Norm, SelfAttention
+from megabert.parallel.topology import TensorParallel
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """One tensor of an encoder layer that stays in memory until backward.
+
+    Attributes:
+        what: its name.
+        hidden, inner, heads: values per token, in units of H, of I and of N.
+        split: it lies in a region that tensor parallelism splits.
+        every_token: False for what follows the attention, where the last layer has only the rows
+            that a head reads.
+        fp32: whatever the compute precision.
+    """
+
+    what: str
+    hidden: int = 0
+    inner: int = 0
+    heads: int = 0
+    split: bool = False
+    every_token: bool = True
+    fp32: bool = False
+
+
+SAVED_BY_ATTENTION: tuple[SavedTensor, ...] = (
+    SavedTensor("layer input", hidden=1),
+    SavedTensor("queries, keys, values", hidden=3, split=True),
+    SavedTensor("attention output", hidden=1, split=True),
+    SavedTensor("attention log-sum-exp", heads=1, split=True, fp32=True),
+    SavedTensor("sum before the attention norm", hidden=1, every_token=False),
+    SavedTensor("attention norm", hidden=1, every_token=False),
+)
+"""By the attention block of :class:`megabert.model.modules.Layer`."""
+SAVED_BY_MLP: tuple[SavedTensor, ...] = (
+    SavedTensor("MLP before activation", inner=1, split=True, every_token=False),
+    SavedTensor("MLP after activation", inner=1, split=True, every_token=False),
+    SavedTensor("sum before the MLP norm", hidden=1, every_token=False),
+)
+"""By its MLP block with :class:`megabert.model.modules.Mlp`."""
+SAVED_BY_GATED_MLP: tuple[SavedTensor, ...] = (
+    SavedTensor("gate, its activation, and up", inner=3, split=True, every_token=False),
+    SavedTensor("MLP after the gate", inner=1, split=True, every_token=False),
+    SavedTensor("sum before the MLP norm", hidden=1, every_token=False),
+)
+"""By its MLP block with :class:`megabert.model.modules.GatedMlp`."""
+
+
+class EncoderVariant(ABC):
+    """One kind of encoder: its configuration, its modules, and what they cost.
+
+    Attributes:
+        name: stored in configurations of this kind, where they have a class of their own.
+        config_class: ModelConfig, or a subclass with further fields and their checks.
+        presets: configurations that ``--model`` names.
+        bias: whether norms and linear layers have biases (the default layer and the MLM head's
+            transform follow it).
+        saved_for_backward: what a layer keeps, for the memory of a plan.
+        backward_hidden, backward_inner: gradients that exist at once in a layer's backward, values
+            per token in units of H and of I/t.
+        gpu_workspace: (name, bytes) that attention takes on a GPU besides; None: nothing.
+        gpu_pair_traffic: (name, bytes) that attention moves on a GPU per pair of tokens, head and
+            layer in forward and backward; None: it holds no pairs in memory.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    presets: ClassVar[tuple[ModelConfig, ...]] = ()
+    bias: ClassVar[bool] = True
+    saved_for_backward: ClassVar[tuple[SavedTensor, ...]] = SAVED_BY_ATTENTION + SAVED_BY_MLP
+    backward_hidden: ClassVar[int] = 3
+    backward_inner: ClassVar[int] = 2
+    gpu_workspace: ClassVar[tuple[str, float] | None] = None
+    gpu_pair_traffic: ClassVar[tuple[str, float] | None] = None
+
+    def describes(self, config: ModelConfig) -> bool:
+        """Whether ``config`` is of this kind."""
+        return type(config) is self.config_class
+
+    def check(self, config: ModelConfig) -> None:
+        """Compare the fields with each other; called before anything else is asked.
+
+        Raises:
+            UserError: which of them do not fit, or have no effect.
+        """
+        positions = config.position_embeddings
+        if type(config) is not ModelConfig and positions != ModelConfig.position_embeddings:
+            raise UserError(
+                f"model {config.name}: position_embeddings {positions!r} has no effect in the encoder "
+                f"{self.name}: leave it out"
+            )
+
+    @abstractmethod
+    def attention(self, config: ModelConfig, tp: TensorParallel) -> SelfAttention:
+        """The attention block of a layer."""
+
+    @abstractmethod
+    def mlp(self, config: ModelConfig, tp: TensorParallel) -> Mlp:
+        """The MLP block of a layer."""
+
+    def layer(self, config: ModelConfig, number: int, tp: TensorParallel) -> Layer:
+        """Layer ``number``, from 0."""
+        blocks = self.attention(config, tp), self.mlp(config, tp)
+        return Layer(config, number, *blocks, tp, self.bias)
+
+    def embeddings(self, config: ModelConfig, tp: TensorParallel) -> Embeddings:
+        """What turns token numbers into the first layer's input."""
+        return Embeddings(config, tp, self.position_rows(config), self.bias)
+
+    def final_norm(self, config: ModelConfig) -> Norm | None:
+        """The norm after the last layer; None without one."""
+        if config.norm == "post":
+            return None
+        return Norm(config.hidden_size, config.layer_norm_eps, self.bias)
+
+    def position_rows(self, config: ModelConfig) -> int:
+        """Rows of the trained position table; 0 where there is none."""
+        return 0
+
+    def length_limit(self, config: ModelConfig) -> str:
+        """What ``max_position_embeddings`` limits, in words for messages."""
+        limit = config.max_position_embeddings
+        if self.position_rows(config):
+            return f"the position table of {limit} rows"
+        return f"the model's longest sequence, {limit} tokens"
+
+    def attention_flops(self, config: ModelConfig, squared_lengths: float) -> float:
+        """FLOPs of scores and weighted sums in forward; the argument is summed over sequences."""
+        return 4 * config.num_hidden_layers * config.hidden_size * squared_lengths
+
+    def constant_flops(self, config: ModelConfig, tokens: float) -> float:
+        """FLOPs of forward and backward with constant tables, which have no gradient."""
+        return 0.0
+
+    def transformers_type(self, config: ModelConfig) -> str | None:
+        """``model_type`` of transformers' encoder that computes the same; None if there is none."""
+        return None
+
+
+ENCODERS: dict[str, EncoderVariant] = {}
+"""Every registered encoder by its name."""
+
+Variant = TypeVar("Variant", bound=type[EncoderVariant])
+
+
+def register_encoder(variant: Variant) -> Variant:
+    """Add an encoder to the table, and its presets to those that ``--model`` takes.
+
+    Raises:
+        UserError: the name of the encoder or of a preset is taken.
+    """
+    if variant.name in ENCODERS:
+        raise UserError(f"two encoders are registered as {variant.name!r}: rename one of them")
+    if variant.config_class is not ModelConfig:
+        variant.config_class.encoder = variant.name
+    register_model(variant.config_class, variant.presets)
+    ENCODERS[variant.name] = variant()
+    return variant
