@@ -81,6 +81,6 @@ def merge(parts: Sequence[Tensor], dim: int | None) -> Tensor:
     """
     if dim is None:
         if not all(torch.equal(parts[0], part) for part in parts[1:]):
-            raise UserError("tensor parallel ranks hold different values of a parameter they share")
+            raise UserError("tensor parallel ranks hold different values of a replicated parameter")
         return parts[0]
     return torch.cat(list(parts), dim=dim)
