@@ -2,5 +2,5 @@
 
 Owns: what is computed, which tensors a model has, how they are initialised and stored.
 May import: kernels, parallel, config, common.
-Start reading: ``bert.py``.
+Start reading: ``encoder.py``, then ``modules.py`` and ``encoders/``.
 """

@@ -115,6 +115,6 @@ def test_a_split_model_drops_the_same_units_as_a_whole_one(norm: str) -> None:
         torch.testing.assert_close(plain[0], whole, rtol=1e-5, atol=1e-5)
     for name, expected in gradients.items():
         # replicated gradients agree: merge raises when they do not
-        dim = pretraining_parameters(config)[f"bert.{name}"].split_dim
+        dim = pretraining_parameters(config)[name].split_dim
         gradient = merge([rank[0][1][name] for rank in ranks], dim)
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=2e-5)
