@@ -103,10 +103,10 @@ def _attention(
     dropout: Any,
     relative: None,
 ) -> Tensor:
-    shape = sequences.count, sequences.longest, *query.shape[1:]
+    shape = sequences.count, sequences.max_length, *query.shape[1:]
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))
     lengths = sequences.spans[:, 1] - sequences.spans[:, 0]
-    real = torch.arange(sequences.longest) < lengths[:, None]
+    real = torch.arange(sequences.max_length) < lengths[:, None]
     mask = None if bool(real.all()) else real[:, None, None, :]
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=_probability(dropout), scale=scale

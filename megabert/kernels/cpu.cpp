@@ -4,7 +4,7 @@
 // for the compiler to vectorize. Column sums are made in blocks of rows and added in the order of the
 // blocks, so that results do not depend on the number of threads. NaN stays NaN everywhere.
 //
-// Plain C interface (see native.py): `kind` 0 is float, 1 bfloat16; matrices are row-major, `ld` is the
+// Plain C interface (see cpu.py): `kind` 0 is float, 1 bfloat16; matrices are row-major, `ld` is the
 // distance between rows in elements.
 
 #include <algorithm>
@@ -333,10 +333,10 @@ inline void put(bf16* x, int64_t ld, int64_t rows, int64_t width, const float* s
 
 struct Shape {
   const int64_t* spans; // begin and end of each sequence
-  int64_t sequences, heads, width, tokens, longest;
+  int64_t sequences, heads, width, tokens, max_length;
 };
 
-// Vectors added to keys and values by the distance between key and query (kernels/relative.py):
+// Vectors added to keys and values by the distance between key and query (kernels/attention/relative_reference.py):
 // row b of `table`, [2 most + 1, width], is that of distance b - most and, at both ends, of all beyond.
 struct Relative {
   const float* table;
@@ -415,8 +415,8 @@ void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, 
   const int64_t out_ld = s.heads * s.width;
 #pragma omp parallel
   {
-    const int64_t panel_size = s.longest * s.width;
-    std::vector<float> scores(size_t(kQueryBlock * s.longest)), scratch(size_t(4 * panel_size));
+    const int64_t panel_size = s.max_length * s.width;
+    std::vector<float> scores(size_t(kQueryBlock * s.max_length)), scratch(size_t(4 * panel_size));
     std::vector<float> of_distance(size_t(relative.room()));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < s.sequences * s.heads; ++task) {
@@ -473,8 +473,8 @@ void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t 
   const int64_t out_ld = s.heads * s.width;
 #pragma omp parallel
   {
-    const int64_t panel_size = s.longest * s.width;
-    std::vector<float> weights(size_t(kQueryBlock * s.longest)), errors(weights.size());
+    const int64_t panel_size = s.max_length * s.width;
+    std::vector<float> weights(size_t(kQueryBlock * s.max_length)), errors(weights.size());
     std::vector<float> scratch(size_t(8 * panel_size)), of_distance(size_t(relative.room()));
     const auto part = [&](int64_t number) { return scratch.data() + number * panel_size; };
 #pragma omp for schedule(dynamic, 1)
@@ -685,13 +685,13 @@ void mb_norm_backward(int kind, const void* grad, const void* grad_total, const 
 
 void mb_attention_forward(int kind, const void* q, const void* k, const void* v, int64_t ld,
                           void* out, float* lse, const int64_t* spans, int64_t sequences,
-                          int64_t heads, int64_t width, int64_t tokens, int64_t longest,
+                          int64_t heads, int64_t width, int64_t tokens, int64_t max_length,
                           int64_t first_head, float score_scale, const int64_t* keys, uint64_t seed,
                           uint32_t threshold, float scale, const float* table, int64_t most) {
   by_kind(kind, [&](auto t) {
     using T = decltype(t);
     attend(AS(const T*, q), AS(const T*, k), AS(const T*, v), ld, AS(T*, out), lse,
-           Shape{spans, sequences, heads, width, tokens, longest}, first_head, score_scale,
+           Shape{spans, sequences, heads, width, tokens, max_length}, first_head, score_scale,
            Mask{keys, seed, threshold, scale}, Relative{table, most});
   });
 }
@@ -699,14 +699,14 @@ void mb_attention_forward(int kind, const void* q, const void* k, const void* v,
 void mb_attention_backward(int kind, const void* grad, const void* q, const void* k, const void* v,
                            int64_t ld, const void* out, const float* lse, void* grad_q, void* grad_k,
                            void* grad_v, const int64_t* spans, int64_t sequences, int64_t heads,
-                           int64_t width, int64_t tokens, int64_t longest, int64_t first_head,
+                           int64_t width, int64_t tokens, int64_t max_length, int64_t first_head,
                            float score_scale, const int64_t* keys, uint64_t seed,
                            uint32_t threshold, float scale, const float* table, int64_t most) {
   by_kind(kind, [&](auto t) {
     using T = decltype(t);
     attend_backward(AS(const T*, grad), AS(const T*, q), AS(const T*, k), AS(const T*, v), ld,
                     AS(const T*, out), lse, AS(T*, grad_q), AS(T*, grad_k), AS(T*, grad_v),
-                    Shape{spans, sequences, heads, width, tokens, longest}, first_head,
+                    Shape{spans, sequences, heads, width, tokens, max_length}, first_head,
                     score_scale, Mask{keys, seed, threshold, scale}, Relative{table, most});
   });
 }

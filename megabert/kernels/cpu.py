@@ -1,9 +1,9 @@
 """The fused operators on CPUs: ``cpu.cpp``, compiled at first use, with the signatures of reference.py.
 
-The library is built once for a machine by the C++ compiler ``$CXX`` (``g++``) and kept in
-``$MEGABERT_CACHE`` (``~/.cache/megabert``) under a name that tells source, compiler and processor.
-:func:`available` says whether it can be used; without a compiler the operators of reference.py do the
-same, slower, and a log line says so.
+The library is built once per machine by the C++ compiler ``$CXX`` (``g++``) and kept in
+``$MEGABERT_CACHE`` (``~/.cache/megabert``) under a name derived from source, compiler and processor.
+:func:`available` says whether it can be used; without a compiler the operators of reference.py compute
+the same more slowly, and a log line says so.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ def _cache() -> Path:
 
 
 def _processor() -> str:
-    """What tells processors apart for which ``-march=native`` compiles differently."""
+    """A description that differs between processors for which ``-march=native`` compiles differently."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    kept = ("flags", "Features", "model name", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
+    relevant = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(relevant)}))
 
 
 def build(compiler: str, folder: Path) -> Path:
     """The library for this machine in ``folder``, compiled unless it is there.
 
     Raises:
-        OSError: there is no such compiler, or the folder cannot be written.
-        subprocess.CalledProcessError: the compiler refused.
+        OSError: the compiler does not exist, or the folder cannot be written.
+        subprocess.CalledProcessError: the compiler failed.
     """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     recipe = [_SOURCE.read_bytes(), version, " ".join(_FLAGS).encode(), _processor().encode()]
@@ -83,15 +83,19 @@ def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(build(os.environ.get("CXX", "g++"), _cache())))
     except OSError as error:
-        log.warning("no compiled CPU operators (%s): plain torch operators, slower", error)
+        log.warning(
+            "no compiled CPU operators (%s): using plain torch operators, which are slower", error
+        )
         return None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        log.warning("no compiled CPU operators (%s): plain torch operators, slower", *reason)
+        log.warning(
+            "no compiled CPU operators (%s): using plain torch operators, which are slower", *reason
+        )
         return None
     sgemm = _sgemm()
     if sgemm is None:
-        log.warning("this torch exports no sgemm: plain torch operators, slower")
+        log.warning("this torch exports no sgemm: using plain torch operators, which are slower")
         return None
     library.mb_set_sgemm(ctypes.cast(sgemm, ctypes.c_void_p))
     return library
@@ -220,19 +224,19 @@ def add_norm_backward(
 
 
 def _layout(query: Tensor, spans: Tensor) -> tuple[tuple[int, ...], Callable[..., Tensor]]:
-    """(sequences, heads, head_size, tokens, longest sequence); how to make a new ``[T, ...]``.
+    """(sequences, heads, head_size, tokens, max_length); how to allocate a new ``[T, ...]``.
 
-    Rows outside of all sequences are not written, and so have to be cleared.
+    Rows outside all sequences are not written, therefore they have to be zeroed.
     """
     lengths = spans[:, 1] - spans[:, 0]
-    longest = int(lengths.max()) if len(spans) else 0
+    max_length = int(lengths.max()) if len(spans) else 0
     tokens, heads, width = query.shape
     make = torch.empty if int(lengths.sum()) == tokens else torch.zeros
-    return (len(spans), heads, width, tokens, longest), make
+    return (len(spans), heads, width, tokens, max_length), make
 
 
 def _rows_of(*parts: Tensor) -> tuple[Tensor, ...]:
-    """``[T, N, D]`` parts whose rows lie equally far apart, heads end to end in them."""
+    """``[T, N, D]`` parts whose rows have one stride and whose heads are contiguous."""
     strides = {part.stride() for part in parts}
     width = parts[0].size(2)
     if len(strides) == 1 and parts[0].stride()[1:] == (width, 1):

@@ -5,11 +5,11 @@ Whether a unit is kept depends on its place and on nothing else:
     row key     k = mix64(token key xor place seed), 64 bits; its halves are k1 (low) and k2
     unit c      x = c + k1;  x ^= x >> 16;  x *= 0x7feb352d;  x ^= k2;  x ^= x >> 15;
                 x *= 0x846ca68b;  x ^= x >> 16                      (32 bits, unsigned, wrapping)
-    kept        x >= round(p 2^32)
+    keep        x >= round(p 2^32)
 
 ``mix64`` is SplitMix64's finalizer (Steele et al. 2014) and the two multipliers are those of Wellons'
 32-bit mixer. A token's key is made of its sample's number in the run and its position in the sample,
-and a place seed of the run's seed, the layer and the place in it. So a mask does not depend on
+and a place seed of the run's seed, the layer and the place in it. Therefore a mask does not depend on
 micro batches, packing, ranks or history, and nothing has to be stored to make it again in backward.
 
 In attention the place seed of head h is ``mix64(seed + h)`` (h counts all heads of the layer, whatever
@@ -27,7 +27,7 @@ _MASK_32 = 0xFFFFFFFF
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 POSITIONS = 1 << 20
-"""Tokens that a sample may have at most, for its tokens' keys to be its own."""
+"""Largest number of tokens of a sample for which its keys differ from those of other samples."""
 
 
 class Dropout(NamedTuple):
@@ -37,7 +37,7 @@ class Dropout(NamedTuple):
         probability: of a unit to be dropped, above 0 and below 1.
         seed: of the place, 0 .. 2^63-1.
         rows: the tokens' keys, int64 [T].
-        draw: tells micro steps apart where a generator draws the mask instead; 0 and up.
+        draw: distinguishes micro steps if a generator draws the mask instead; 0 and up.
     """
 
     probability: float
@@ -57,7 +57,7 @@ class Dropout(NamedTuple):
 
 
 def mix64(value: int) -> int:
-    """SplitMix64's finalizer of ``value + golden``, on whole numbers of 64 bits."""
+    """SplitMix64's finalizer of ``value + golden``, on 64-bit integers."""
     value = (value + _GOLDEN) & _MASK_64
     value = ((value ^ (value >> 30)) * _FIRST) & _MASK_64
     value = ((value ^ (value >> 27)) * _SECOND) & _MASK_64
@@ -93,11 +93,11 @@ def row_keys(rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return value & _MASK_32, _shift(value, 32)
 
 
-def kept(rows: Tensor, seed: int, columns: int, threshold: int) -> Tensor:
+def keep_mask(rows: Tensor, seed: int, columns: int, threshold: int) -> Tensor:
     """Which of ``columns`` units of each row are kept: bool [T, columns]."""
-    low, high = row_keys(rows, seed)
-    value = (torch.arange(columns, device=rows.device) + low[:, None]) & _MASK_32
+    key, second_key = row_keys(rows, seed)
+    value = (torch.arange(columns, device=rows.device) + key[:, None]) & _MASK_32
     value = ((value ^ (value >> 16)) * 0x7FEB352D) & _MASK_32
-    value = value ^ high[:, None]
+    value = value ^ second_key[:, None]
     value = ((value ^ (value >> 15)) * 0x846CA68B) & _MASK_32
     return (value ^ (value >> 16)) >= threshold

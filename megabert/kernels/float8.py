@@ -8,17 +8,17 @@ Each operand is a tensor of bytes times a scale: ``value = byte value * inverse 
 of the largest magnitude of the very numbers that it scales ("just in time"), one for the whole tensor,
 or with ``by_row`` one for each line that the product does not contract over. It is a power of two, so
 scaling is exact and the only rounding is the cast, to nearest even: relative error at most 2^-4 (e4m3) or
-2^-3 (e5m2) where a number is not below the format's normal range, which reaches at least 2^13 (e4m3)
+2^-3 (e5m2) where a number is not below the format's normal range, which extends to at least 2^13 (e4m3)
 or 2^28 (e5m2) times below the largest magnitude. Products are added up in fp32 and rounded once, to
 the dtype of the operands (bf16).
 
 A product wants both operands contiguous along the contracted dimension. An operand is therefore
-written as *rows*, ``[T, C]`` as it stands, or as *columns*, transposed ``[C, T']``, or both from one
+written as *rows*, ``[T, C]`` unchanged, or as *columns*, transposed ``[C, T']``, or both from one
 reading. T' is T rounded up to :data:`MULTIPLE`, with zeros in the rest, because tensor cores take
 no other contracted length.
 
 A number that is not finite makes its scale's inverse NaN, hence every result that the scale takes
-part in: nothing is hidden from the checks of losses and gradient norms.
+part in: the checks of losses and gradient norms see it.
 
 Everything goes through ``torch._scaled_mm``. On a CPU without float8 units torch computes the same
 products in fp32: the same rounding, no gain in speed.
@@ -104,7 +104,9 @@ def scales(largest: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _triton_is_installed() -> bool:
     if importlib.util.find_spec("triton") is not None:
         return True
-    get_logger().warning("triton is not installed: casts to float8 by torch operators, slower")
+    get_logger().warning(
+        "triton is not installed: casts to float8 use torch operators, which are slower"
+    )
     return False
 
 
@@ -207,7 +209,7 @@ class Operand:
 class Float8Products:
     """The products of :class:`megabert.parallel.products.Products` in float8.
 
-    Weights are cast anew in each micro step: 3 to 6 bytes of memory traffic a weight, against the
+    Weights are cast again in each micro step: 3 to 6 bytes of memory traffic per weight, against the
     two times T multiplications that each weight takes part in. Copies kept from one micro step to the
     next would have to follow the updates of weights that ZeRO gathers, frees and writes through views.
     """
@@ -259,7 +261,7 @@ def use_float8(model: nn.Module, by_row: bool = False) -> None:
         layer.products = products
     device = next(model.parameters()).device.type
     get_logger().info(
-        "%d linear layers multiply in float8: e4m3, gradients e5m2, one scale a %s%s",
+        "%d linear layers multiply in float8: e4m3, gradients e5m2, one scale per %s%s",
         len(layers),
         "row" if by_row else "matrix",
         ""

@@ -28,7 +28,9 @@ from megabert.kernels.dropout import Dropout
 @functools.cache
 def _triton() -> ModuleType:
     if importlib.util.find_spec("triton") is None:
-        get_logger().warning("triton is not installed: plain torch operators, slower")
+        get_logger().warning(
+            "triton is not installed: using plain torch operators, which are slower"
+        )
         return reference
     return importlib.import_module("megabert.kernels.triton.fused")
 
@@ -134,7 +136,7 @@ def _look_up(ids: Tensor, weight: Tensor, first: int | None) -> Tensor:
 
 
 def dropped(x: Tensor, dropout: Dropout | None) -> Tensor:
-    """Dropout of ``[T, C]``; ``x`` itself where there is none."""
+    """Dropout of ``[T, C]``; ``x`` itself if ``dropout`` is None."""
     if dropout is None:
         return x
     out: Tensor = _Dropped.apply(x, dropout)

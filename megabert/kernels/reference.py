@@ -1,4 +1,4 @@
-"""The fused operators in plain torch, on any device: what the other implementations are tested against.
+"""The fused operators in plain torch, on any device: the other implementations are tested against them.
 
 Shapes: T tokens (rows), C columns, N heads of this rank, D head_size. Arithmetic is done in float32
 (float64 for float64 input) and rounded once to the input's dtype; statistics and gradients of vectors
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megabert.kernels.attention.relative_reference import at_pairs, over_pairs
-from megabert.kernels.dropout import Dropout, head_seed, kept
+from megabert.kernels.dropout import Dropout, head_seed, keep_mask
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -46,7 +46,7 @@ def dropped(x: Tensor, dropout: Dropout | None) -> Tensor:
     """Dropout of ``[T, C]``; its backward is the same function of the gradient."""
     if dropout is None:
         return x
-    mask = kept(dropout.rows, dropout.seed, x.size(1), dropout.threshold)
+    mask = keep_mask(dropout.rows, dropout.seed, x.size(1), dropout.threshold)
     return (x.to(wide(x.dtype)) * mask * dropout.scale).to(x.dtype)
 
 
@@ -80,9 +80,9 @@ def add_norm_forward(
         x, residual: ``[T, C]`` of one dtype.
         bias, weight, norm_bias: ``[C]``.
         eps: added to the variance.
-        dropout: None for none.
+        dropout: None for no dropout.
 
-    Statistics are of the sum as it is returned, rounded to its dtype.
+    Statistics are those of the returned sum, which is rounded to its dtype.
     """
     value = x.to(wide(x.dtype))
     if bias is not None:
@@ -105,7 +105,7 @@ def add_norm_backward(
     dropout: Dropout | None,
     with_bias: bool,
 ) -> NormGradients:
-    """Gradients from those of the norm and of the sum (None: zero, but not both)."""
+    """Gradients from those of the norm and of the sum; one of the two may be None (zero)."""
     dtype = wide(total.dtype)
     whitened = (total.to(dtype) - mean[:, None]) * rstd[:, None]
     grad_sum = torch.zeros_like(whitened) if grad_total is None else grad_total.to(dtype)
@@ -136,15 +136,15 @@ def attend(
     relative: Tensor | None = None,
     visible: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention over whole sequences of one length, in their dtype; makes ``[..., S, S]`` tensors.
+    """Attention over whole sequences of one length, in their dtype; builds ``[..., S, S]`` tensors.
 
     Args:
         query, key, value: ``[..., S, D]``.
         scale: factor of the scores.
         drop: dropout of the probabilities.
         relative: table of relative positions ``[2m + 1, D]`` (:mod:`megabert.kernels.attention.relative_reference`).
-        visible: keys that are there, bool, broadcast to ``[..., S, S]``; a query that sees none has
-            the context 0.
+        visible: which keys exist, bool, broadcast to ``[..., S, S]``; the context of a query that
+            sees no key is 0.
 
     Returns:
         (context ``[..., S, D]``, log-sum-exp of the scaled scores ``[..., S]``).
@@ -188,7 +188,7 @@ def attend_backward(
 
 
 def _scores(query: Tensor, key: Tensor, relative: Tensor | None, visible: Tensor | None) -> Tensor:
-    """Scores ``[..., S, S]`` of scaled queries; -inf where a key is not there."""
+    """Scores ``[..., S, S]`` of scaled queries; -inf where a key does not exist."""
     scores = query @ key.transpose(-1, -2)
     if relative is not None:
         scores += at_pairs(query, relative)
@@ -205,7 +205,7 @@ def attention_forward(
     dropout: Dropout | None,
     relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention within sequences that lie end to end (Vaswani et al. 2017, section 3.2).
+    """Attention within packed sequences (Vaswani et al. 2017, section 3.2).
 
     Args:
         query, key, value: ``[T, N, D]``.
@@ -213,9 +213,9 @@ def attention_forward(
             of them are padding: their context is 0, and they get no gradient.
         first_head: number of the first of these heads in the layer, for the dropout masks.
         scale: factor of the scores.
-        dropout: of the probabilities; None for none.
+        dropout: of the probabilities; None for no dropout.
         relative: table of relative positions, wide ``[2m + 1, D]``, a constant
-            (:mod:`megabert.kernels.attention.relative_reference`); None for none.
+            (:mod:`megabert.kernels.attention.relative_reference`); None for absolute positions.
 
     Returns:
         (context ``[T, N, D]``, log-sum-exp of the scaled scores ``[N, T]``, wide).
@@ -263,17 +263,17 @@ def _dropping(
     """Dropout of the probabilities ``[N, S, S]`` of one sequence."""
     if dropout is None:
         return lambda weights: weights
-    factors = _kept_weights(dropout, begin, end, first_head, query.size(0), query.dtype)
+    factors = _keep_factors(dropout, begin, end, first_head, query.size(0), query.dtype)
     return lambda weights: weights * factors
 
 
-def _kept_weights(
+def _keep_factors(
     dropout: Dropout, begin: int, end: int, first_head: int, heads: int, dtype: torch.dtype
 ) -> Tensor:
     """Factors of the probabilities of one sequence, ``[N, S, S]``: 0 or 1 / (1 - p)."""
     rows = dropout.rows[begin:end]
     masks = [
-        kept(rows, head_seed(dropout.seed, first_head + head), end - begin, dropout.threshold)
+        keep_mask(rows, head_seed(dropout.seed, first_head + head), end - begin, dropout.threshold)
         for head in range(heads)
     ]
     return torch.stack(masks).to(dtype) * dropout.scale
@@ -283,8 +283,7 @@ def cross_entropy_rows(logits: Tensor, labels: Tensor, first: int, real: int) ->
     """Each row of this rank's logits as four numbers: ``[M, columns]`` -> wide ``[M, 4]``.
 
     Log-sum-exp, the label's logit (0 if another rank has it), the largest logit, and its column in the
-    whole vocabulary. ``first``: the vocabulary's number of column 0; columns from ``real`` on are
-    padding.
+    whole vocabulary. ``first``: word id of column 0; columns from ``real`` on are padding.
     """
     dtype = wide(logits.dtype)
     if real == 0:

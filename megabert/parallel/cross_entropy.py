@@ -1,4 +1,4 @@
-"""Product with the vocabulary and cross-entropy in one, over a vocabulary that is split across ranks.
+"""Product with the vocabulary and cross-entropy in one operator, over a vocabulary split across ranks.
 
 Each rank has the rows of the word embeddings for its columns of the padded vocabulary. For a chunk of
 tokens it computes its logits and reduces each row to four numbers (log-sum-exp, the label's logit,
@@ -26,11 +26,11 @@ from megabert.parallel.products import products_for
 from megabert.parallel.topology import TensorParallel
 
 CHUNK_BYTES = 1 << 28
-"""Memory of the logits of a chunk, at most (one token's are computed whatever they take)."""
+"""Upper bound for the memory of the logits of a chunk (a chunk has at least one token)."""
 
 
 class _Columns(NamedTuple):
-    """This rank's columns: the vocabulary's number of the first, and how many are not padding."""
+    """This rank's columns: the word id of the first, and how many are not padding."""
 
     first: int
     real: int
@@ -91,7 +91,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _whole_rows(
     logits: Tensor, labels: Tensor, columns: _Columns, tp: TensorParallel
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp and the label's logit over the whole vocabulary, and is the label most probable?"""
+    """Log-sum-exp and the label's logit over the whole vocabulary, and whether the label is the most probable word."""
     rows = implementation(logits).cross_entropy_rows if columns.real else cross_entropy_rows
     summary = rows(logits, labels, *columns)  # [m, 4]
     if tp.size > 1 and summary.numel():

@@ -6,9 +6,9 @@ Shapes in comments are local; t = tensor-parallel degree.
     RowParallelLinear       Y = X A^T + b    A split by input columns: each rank has [out, in/t]
     VocabParallelEmbedding  row look-up      table split by rows: each rank has [rows/t, width]
 
-Column then row is one block: one entrance (f or gather_from_sequence_parallel_region) for all column layers that read the
-same input, one exit (g or reduce_scatter_to_sequence_parallel_region) inside the row layer.  Column layers that share an input go
-through :func:`megabert.parallel.linear.column_linear` together; ``product`` is the same for a layer
+Column then row is one block: one entrance (f, or with sequence parallelism an all-gather) for all
+column layers that read the same input, one exit (g, or a reduce-scatter) inside the row layer.  Column
+layers that share an input go through :func:`megabert.parallel.linear.column_linear` together; ``product`` is the same for a layer
 alone, entrance or exit included, bias left out.
 
 Every split parameter carries ``tensor_model_parallel=True`` and ``partition_dim``: DeepSpeed's

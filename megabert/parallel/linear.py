@@ -1,4 +1,4 @@
-"""Split matrix products with their communication, which runs beside other products where it can.
+"""Split matrix products with their communication, which overlaps with other products where possible.
 
     column_linear    several weights split by output rows read one input: query, key and value
     row_linear       one weight split by input columns; its partial products are summed over ranks
@@ -7,15 +7,15 @@ Backward of column_linear, in this order (Shoeybi et al. 2019; Korthikanti et al
 
     tensor parallel                          sequence parallel
                                              start all-gather of own x
-    dX = sum_i dY_i W_i                      dX = sum_i dY_i W_i             beside the all-gather
+    dX = sum_i dY_i W_i                      dX = sum_i dY_i W_i             during the all-gather
     start all-reduce of dX                   start reduce-scatter of dX
                                              wait for x
-    dW_i = dY_i^T X                          dW_i = dY_i^T X                 beside the reduction
+    dW_i = dY_i^T X                          dW_i = dY_i^T X                 during the reduction
     wait                                     wait
 
-With sequence parallelism only own tokens ``[T/t, in]`` are kept for backward, hence the second
-all-gather.  On a GPU the collectives run on their own stream; they need to be queued before the
-products beside them, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment makes sure of.
+With sequence parallelism only this rank's tokens ``[T/t, in]`` are kept for backward, hence the second
+all-gather.  On a GPU the collectives run on their own stream; they must be queued before the
+products that they overlap with, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment ensures.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def column_linear(
     tp: TensorParallel,
     products: Products | None = None,
 ) -> tuple[Tensor, ...]:
-    """``x W_i^T + b_i`` for weights split by output rows; the communication of f is inside.
+    """``x W_i^T + b_i`` for weights split by output rows; including the communication of f.
 
     Args:
         x: ``[..., in]``, the same on all ranks; with sequence parallelism this rank's own tokens
@@ -136,7 +136,7 @@ def column_linear(
 def row_linear(
     x: Tensor, weight: Tensor, tp: TensorParallel, products: Products | None = None
 ) -> Tensor:
-    """Sum over ranks of ``x W^T`` for a weight split by input columns; the communication of g inside.
+    """Sum over ranks of ``x W^T`` for a weight split by input columns; including the communication of g.
 
     Args:
         x: ``[..., in/t]``, this rank's columns of all tokens.

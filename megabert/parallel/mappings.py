@@ -70,7 +70,7 @@ def start_all_reduce(x: Tensor, tp: TensorParallel) -> dist.Work | None:
 
 
 def wait(work: dist.Work | None) -> None:
-    """Order what follows after a collective (on a GPU: on its stream; the host goes on)."""
+    """Order what follows after a collective (on a GPU: on its stream; the host continues)."""
     if work is not None:
         work.wait()
 

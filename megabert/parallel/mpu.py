@@ -1,4 +1,4 @@
-"""The topology in the words DeepSpeed asks for (its ``mpu`` argument).
+"""The topology in DeepSpeed's interface (its ``mpu`` argument).
 
 DeepSpeed reads the data-parallel group for gradients and ZeRO partitions, and the model-parallel
 group for the global gradient norm, for overflow checks and for checkpoint names.  The newer

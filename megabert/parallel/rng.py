@@ -1,10 +1,10 @@
-"""Where dropout masks come from: the places of a run, each with a seed of its own.
+"""Seeds of dropout masks: every place of a model has its own.
 
 A mask is a pure function of the run's seed, the layer, the place in it, the sample's number in the run
-and the token's position in the sample (:mod:`megabert.kernels.dropout`). So tensor-parallel ranks drop
-the same units of what they all hold and different ones of their own heads, a layer recomputed by
-activation checkpointing and a resumed run see the same masks, and how a global batch is divided
-into ranks and micro batches, padded or packed, changes no mask. No generator state is kept anywhere.
+and the token's position in the sample (:mod:`megabert.kernels.dropout`). Therefore tensor-parallel ranks
+drop the same units of tensors they all hold and different units of their own heads; activation
+checkpointing and a resumed run see the same masks; and the division of a global batch into ranks and
+micro batches, padded or packed, changes no mask. No generator state is stored.
 
 Attention on a GPU, and over padded rows, draws from torch's generator instead, seeded by place: there
 masks depend on the micro batch. With relative positions it does not.
@@ -47,7 +47,7 @@ class MicroStepDropout:
         rows: keys of the tokens, int64 [T].
         hidden: probability in the embeddings and after each block.
         attention: probability in the attention's weights.
-        draw: the micro step's first sample, or any number that tells micro steps apart.
+        draw: the micro step's first sample, or any number that differs between micro steps.
     """
 
     dropout_seeds: DropoutSeeds
@@ -59,7 +59,7 @@ class MicroStepDropout:
     def at(
         self, layer: int, place: int = AFTER_ATTENTION, rows: Tensor | None = None
     ) -> Dropout | None:
-        """Dropout of a place, for tokens with these keys (all of the micro step); None for none."""
+        """Dropout of a place, for tokens with these keys (all of the micro step); None if its probability is 0."""
         probability = self.attention if place == ATTENTION else self.hidden
         if probability == 0.0:
             return None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megabert.config.model import ModelConfig
-from megabert.kernels.dropout import Dropout, head_seed, kept
+from megabert.kernels.dropout import Dropout, head_seed, keep_mask
 from megabert.parallel.rng import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -38,7 +38,7 @@ def position_vectors(length: int, head_size: int, most: int) -> Tensor:
 def _factors(dropout: Dropout | None, seed: int, rows: Tensor, columns: int) -> Tensor | float:
     if dropout is None:
         return 1.0
-    return kept(rows, seed, columns, dropout.threshold).double() * dropout.scale
+    return keep_mask(rows, seed, columns, dropout.threshold).double() * dropout.scale
 
 
 def _dropped(x: Tensor, dropout: Dropout | None, rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megabert.kernels import cpu, ops, reference
 from megabert.kernels.attention.dispatch import Sequences, attention
-from megabert.kernels.dropout import Dropout, head_seed, kept, mix64, row_keys, token_keys
+from megabert.kernels.dropout import Dropout, head_seed, keep_mask, mix64, row_keys, token_keys
 
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1.6e-2, torch.float64: 1e-12}
@@ -77,7 +77,9 @@ def test_masks_look_random() -> None:
     rows, columns, probability = 400, 500, 0.1
     threshold = Dropout(probability, 0, torch.zeros(1)).threshold
     masks = [
-        kept(token_keys(torch.tensor(9), torch.arange(rows)), seed, columns, threshold).double()
+        keep_mask(
+            token_keys(torch.tensor(9), torch.arange(rows)), seed, columns, threshold
+        ).double()
         for seed in (1, 2, mix64(1) >> 1)
     ]
     for mask in masks:
@@ -303,7 +305,7 @@ def test_gradients_of_attention(kind: torch.dtype, drops: bool) -> None:
     masks = torch.ones(2, 2, 5, 5, dtype=torch.float64)  # sequence, head, query, key
     if dropout is not None:
         for head in range(2):
-            whole = kept(dropout.rows, head_seed(dropout.seed, 4 + head), 5, dropout.threshold)
+            whole = keep_mask(dropout.rows, head_seed(dropout.seed, 4 + head), 5, dropout.threshold)
             masks[0, head], masks[1, head, :3] = whole[:5], whole[5:]
         masks *= dropout.scale
 

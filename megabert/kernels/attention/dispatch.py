@@ -1,13 +1,13 @@
-"""Self-attention over sequences that lie end to end, or over padded rows.
+"""Self-attention over packed sequences, or over padded rows.
 
-    CPU              native or reference operators, dropout by the masks of kernels/dropout.py
-    CUDA, packed     flash attention of variable length (kernels/flash.py)
+    CPU              native or reference operators, dropout masks of ``kernels/dropout.py``
+    CUDA, packed     flash attention of variable length (``flash.py``)
     CUDA, padded     torch's scaled_dot_product_attention with a mask of the real keys; on a CPU too
                      where the real tokens of a row are not next to each other
 
-With relative positions (NEZHA) the last two are both kernels/relative_attention.py: flash attention can
-add nothing to values. The masks are then those of kernels/dropout.py too. Else the last two draw their dropout from torch's generator of the device, which is seeded before by the
-place, the first head and the micro step.
+With relative positions (NEZHA) ``relative.py`` replaces the last two, because flash attention cannot add
+to values; its dropout masks are those of ``kernels/dropout.py`` too. Otherwise the last two draw dropout
+from the device's torch generator, which is seeded from the place, the first head and the micro step.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ class Sequences:
 
     Args:
         count: of the sequences.
-        longest: most tokens of a sequence (of this batch, or a bound that is the same in all).
-        spans: first row and end of each, int64 [count, 2]; on a CPU.
-        cu_seqlens: where they begin and end, int32 [count + 1] from 0 to T; packed, elsewhere.
-        mask: bool [count, 1, 1, longest], True for real tokens; for padded sequences, all of
-            ``longest`` rows. None where nothing is padded.
+        max_length: most tokens of a sequence (of this batch, or a bound that all batches share).
+        spans: first row and end (exclusive) of each, int64 [count, 2]; on a CPU.
+        cu_seqlens: where they begin and end, int32 [count + 1] from 0 to T; packed, on other devices.
+        mask: bool [count, 1, 1, max_length], True for real tokens, if sequences are padded to
+            ``max_length`` rows. None if nothing is padded.
     """
 
     count: int
-    longest: int
+    max_length: int
     spans: Tensor | None = None
     cu_seqlens: Tensor | None = None
     mask: Tensor | None = None
 
     @classmethod
-    def packed(cls, cu_seqlens: Tensor, longest: int) -> Sequences:
-        """Sequences of ``cu_seqlens`` (int32 [P+1], from 0 to T), none longer than ``longest``."""
+    def packed(cls, cu_seqlens: Tensor, max_length: int) -> Sequences:
+        """Sequences of ``cu_seqlens`` (int32 [P+1], from 0 to T), none longer than ``max_length``."""
         count = cu_seqlens.numel() - 1
         if cu_seqlens.device.type == "cpu":
             spans = torch.stack([cu_seqlens[:-1], cu_seqlens[1:]], dim=1).long()
-            return cls(count, longest, spans=spans)
-        return cls(count, longest, cu_seqlens=cu_seqlens)
+            return cls(count, max_length, spans=spans)
+        return cls(count, max_length, cu_seqlens=cu_seqlens)
 
     @classmethod
     def padded(
@@ -72,13 +72,13 @@ class Sequences:
         return cls(rows, width, spans=torch.stack([begins, begins + count], dim=1))
 
     def grid(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rows of each sequence [count, longest], and which of these are its own (bool, the same).
+        """Rows of each sequence [count, max_length], and which of these are its own (bool, the same).
 
-        For sequences that have no ``spans``; nothing waits for the device.
+        For sequences without ``spans``; the host does not wait for the device.
         """
-        places = torch.arange(self.longest, device=device)
+        places = torch.arange(self.max_length, device=device)
         if self.cu_seqlens is None:
-            rows = torch.arange(tokens, device=device).view(self.count, self.longest)
+            rows = torch.arange(tokens, device=device).view(self.count, self.max_length)
             real = torch.ones_like(rows, dtype=torch.bool)
             return rows, real if self.mask is None else self.mask[:, 0, 0]
         rows = self.cu_seqlens[:-1, None] + places
@@ -126,16 +126,16 @@ def attention(
 ) -> Tensor:
     """softmax(scale Q K^T) V within each sequence.
 
-    With a table of relative positions, k_j and v_j are for query i those of the sequence plus the
-    table's row for the distance j - i (:mod:`megabert.kernels.attention.relative_reference`).
+    With a table of relative positions, query i sees k_j and v_j plus the table's row for the distance
+    j - i (:mod:`megabert.kernels.attention.relative_reference`).
 
     Args:
         query, key, value: ``[T, N, D]``, N heads of this rank.
         sequences: how the T rows divide.
         first_head: number of the first of the heads in the layer.
         scale: factor of the scores.
-        dropout: of the probabilities; None for none.
-        relative: a constant table of relative positions, wide ``[2m + 1, D]``; None for none.
+        dropout: of the probabilities; None for no dropout.
+        relative: a constant table of relative positions, wide ``[2m + 1, D]``; None for absolute positions.
 
     Returns:
         ``[T, N, D]``.
@@ -157,9 +157,9 @@ def attention(
         from megabert.kernels.attention.flash import flash_attention
 
         return flash_attention(
-            query, key, value, sequences.cu_seqlens, sequences.longest, scale, probability
+            query, key, value, sequences.cu_seqlens, sequences.max_length, scale, probability
         )
-    shape = sequences.count, sequences.longest, *query.shape[1:]
+    shape = sequences.count, sequences.max_length, *query.shape[1:]
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))  # [B, N, S, D]
     context = F.scaled_dot_product_attention(
         q, k, v, attn_mask=sequences.mask, dropout_p=probability, scale=scale

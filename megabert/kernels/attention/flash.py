@@ -1,6 +1,6 @@
-"""Attention within sequences that lie end to end, on CUDA.
+"""Attention within packed sequences, on CUDA.
 
-Ways, best first; :func:`choose` says which one is taken:
+Implementations, best first; :func:`choose_attention` selects one:
 
     flash-attn  ``flash_attn_varlen_func`` of the package flash_attn, where that is installed
     torch       the same kernels (FlashAttention 2, Dao 2023) as torch has them built in: its
@@ -9,14 +9,14 @@ Ways, best first; :func:`choose` says which one is taken:
     padded      ``scaled_dot_product_attention`` over sequences padded to ``max_seqlen``, the
                 padding hidden by a mask: exact for every dtype, head size and device
 
-None of them waits for the device, and all honour dropout. Its mask comes from torch's generator of
+None of them waits for the device, and all apply dropout. Its mask comes from torch's generator of
 the device, which the caller seeds: the mask depends on the places of the sequences in the batch and on
 this rank's own count of heads, unlike those of :mod:`megabert.kernels.dropout`. So the seed must
 differ between ranks that hold different heads. The masks are made again in backward from the state
 that forward has kept.
 
-The flash ways add up the gradient of the queries in no fixed order, unless
-``torch.use_deterministic_algorithms(True)`` is in force.
+The flash implementations add up the gradient of the queries in no fixed order, unless
+``torch.use_deterministic_algorithms(True)`` is set.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PACKAGE = "flash_attn"
 _HALF = (torch.bfloat16, torch.float16)
 _WIDEST = 256
 _NARROW_WIDEST = 192
-"""Widest heads that GPUs with less shared memory than an A100 can do both ways with dropout."""
+"""Largest head_size with dropout, forward and backward, on GPUs with less shared memory than an A100."""
 
 
-class Backend(StrEnum):
-    """A way of the module's text, by its name in log lines."""
+class AttentionBackend(StrEnum):
+    """An implementation, by its name in log lines."""
 
     FLASH_ATTN = "flash-attn"
     TORCH = "torch's flash kernels"
@@ -50,72 +50,78 @@ class Backend(StrEnum):
 
 
 class Choice(NamedTuple):
-    """A way, and in words why no better one was taken ("" for the best)."""
+    """An implementation, and why no better one was chosen ("" for the best)."""
 
-    backend: Backend
+    backend: AttentionBackend
     reason: str
 
 
-def choose(
+def choose_attention(
     device: str,
     capability: tuple[int, int] | None,
     dtype: torch.dtype,
     head_size: int,
     installed: bool,
 ) -> Choice:
-    """The way for queries, keys and values of one kind.
+    """The implementation for queries, keys and values of one kind.
 
     Args:
         device: type of the device ("cuda", "cpu").
         capability: compute capability of a CUDA device.
         dtype: of query, key and value.
         head_size: D.
-        installed: whether the package flash_attn can be used.
+        installed: whether the package flash_attn is usable.
     """
     if device != "cuda" or capability is None:
-        return Choice(Backend.PADDED, f"flash attention needs a GPU, not {device}")
+        return Choice(AttentionBackend.PADDED, f"flash attention needs a GPU, not {device}")
     number = f"{capability[0]}.{capability[1]}"
     if capability < (8, 0):
-        return Choice(Backend.PADDED, f"flash attention needs compute capability 8.0, not {number}")
+        return Choice(
+            AttentionBackend.PADDED, f"flash attention needs compute capability 8.0, not {number}"
+        )
     if dtype not in _HALF:
-        return Choice(Backend.PADDED, f"flash attention takes bf16 and fp16, not {dtype}")
+        return Choice(AttentionBackend.PADDED, f"flash attention takes bf16 and fp16, not {dtype}")
     widest = _NARROW_WIDEST if capability in {(8, 6), (8, 9)} or capability[0] == 12 else _WIDEST
     if head_size > widest:
         fault = f"flash attention takes heads up to {widest} wide at {number}, not {head_size}"
-        return Choice(Backend.PADDED, fault)
+        return Choice(AttentionBackend.PADDED, fault)
     if head_size % 8:
         fault = f"flash attention takes head sizes that are multiples of 8, not {head_size}"
-        return Choice(Backend.PADDED, fault)
+        return Choice(AttentionBackend.PADDED, fault)
     if not installed:
-        return Choice(Backend.TORCH, f"the package {PACKAGE} is not installed or does not work")
-    return Choice(Backend.FLASH_ATTN, "")
+        return Choice(
+            AttentionBackend.TORCH, f"the package {PACKAGE} is not installed or does not work"
+        )
+    return Choice(AttentionBackend.FLASH_ATTN, "")
 
 
 @functools.cache
 def _package() -> Callable[..., Tensor] | None:
-    """flash-attn's function, or None; a package that is there but broken is told of in the log."""
+    """flash-attn's function, or None; a package that fails to import is logged."""
     if importlib.util.find_spec(PACKAGE) is None:
         return None
     try:
         return importlib.import_module(PACKAGE).flash_attn_varlen_func
     except ImportError as error:
         fault = " ".join(str(error).split())
-        get_logger().warning("the package %s is not used, its import fails: %s", PACKAGE, fault)
+        get_logger().warning(
+            "the package %s is not used because its import fails: %s", PACKAGE, fault
+        )
         return None
 
 
 @functools.cache
-def _chosen(device: torch.device, dtype: torch.dtype, head_size: int) -> Backend:
-    """:func:`choose` for this machine; each choice is logged once."""
+def _chosen(device: torch.device, dtype: torch.dtype, head_size: int) -> AttentionBackend:
+    """:func:`choose_attention` for this machine; each choice is logged once."""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    choice = choose(device.type, capability, dtype, head_size, _package() is not None)
+    choice = choose_attention(device.type, capability, dtype, head_size, _package() is not None)
     reason = f": {choice.reason}" if choice.reason else ""
     get_logger().info("attention on %s by %s%s", device, choice.backend, reason)
     return choice.backend
 
 
-def attention_backend(query: Tensor) -> Backend:
-    """The way that :func:`flash_attention` takes for such queries; a string for log lines."""
+def attention_backend(query: Tensor) -> AttentionBackend:
+    """The implementation that :func:`flash_attention` uses for such queries; a string for log lines."""
     return _chosen(query.device, query.dtype, query.size(-1))
 
 
@@ -145,8 +151,12 @@ def flash_attention(
     """
     if not query.size(0):
         return query + key + value  # empty, and each of them gets its empty gradient
-    way = {Backend.FLASH_ATTN: _by_package, Backend.TORCH: by_torch, Backend.PADDED: padded}
-    return way[attention_backend(query)](
+    functions = {
+        AttentionBackend.FLASH_ATTN: _by_package,
+        AttentionBackend.TORCH: by_torch,
+        AttentionBackend.PADDED: padded,
+    }
+    return functions[attention_backend(query)](
         query, key, value, cu_seqlens, max_seqlen, scale, dropout_probability
     )
 

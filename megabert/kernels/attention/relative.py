@@ -67,20 +67,20 @@ class _Chunk(NamedTuple):
         whole.index_copy_(0, self.targets, rows.to(whole.dtype))
 
 
-def sequences_at_once(heads: int, longest: int, dtype: torch.dtype) -> int:
+def sequences_at_once(heads: int, max_length: int, dtype: torch.dtype) -> int:
     """How many sequences fit into :data:`PAIR_BYTES`; at least one."""
-    return max(1, PAIR_BYTES // (heads * longest**2 * dtype.itemsize))
+    return max(1, PAIR_BYTES // (heads * max_length**2 * dtype.itemsize))
 
 
 def _chunks(query: Tensor, place: _Place) -> Iterator[_Chunk]:
     tokens, heads, _ = query.shape
-    longest = place.rows.size(1)
-    size = sequences_at_once(heads, longest, wide(query.dtype))
+    max_length = place.rows.size(1)
+    size = sequences_at_once(heads, max_length, wide(query.dtype))
     for rows, real in zip(place.rows.split(size), place.real.split(size)):
         flat = rows.reshape(-1)
         targets = flat.where(real.reshape(-1), tokens)
         drop = _dropping(place.dropout, flat, place.first_head)
-        yield _Chunk(flat, targets, (len(rows), longest), real, drop)
+        yield _Chunk(flat, targets, (len(rows), max_length), real, drop)
 
 
 def _dropping(dropout: Dropout | None, rows: Tensor, first_head: int) -> Callable[[Tensor], Tensor]:

@@ -4,13 +4,13 @@ Query i and key j have a vector a_ij that depends on their clipped distance only
 
     a_ij = R[clip(j - i, -m, m) + m],    R the table, [2m + 1, D]
 
-It is added to the keys and to the values. So that no tensor of S x S x D elements is needed, products
+It is added to the keys and to the values. To avoid a tensor of S x S x D elements, products
 are made with the 2m + 1 rows of the table, and then spread over pairs or summed over equal distances:
 
     q_i . a_ij          = (Q R^T)_i[clip(j - i) + m]                    spread
     sum_j p_ij a_ij     = W_i R,   W_i[b] = sum over j with clip(j - i) + m = b of p_ij
 
-Shapes: S tokens a sequence, D head_size; leading dimensions (heads, sequences) are free. All functions
+Shapes: S tokens per sequence, D head_size; leading dimensions (heads, sequences) are free. All functions
 compute in the dtype of their arguments.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def reach(table: Tensor) -> int:
-    """m, the distance from which on all are alike."""
+    """m, the distance from which all distances share a vector."""
     return len(table) // 2
 
 

@@ -1,6 +1,6 @@
 """Dropout as a Triton kernel (CUDA), with the masks of :mod:`megabert.kernels.dropout` bit for bit.
 
-Memory traffic: 2 elements a unit (x in, result out), 4 bytes in a 16-bit dtype, and 8 bytes a row
+Memory traffic: 2 elements a unit (x in, result out), 4 bytes in a 16-bit dtype, and 8 bytes per row
 for its key. A unit takes 20 instructions in all (sm_90 code): by the data sheet's figures an H100 issues
 them in about half the time that the 4 bytes take, so that memory remains the limit.
 """

@@ -1,13 +1,13 @@
 """Casting matrices to float8 on CUDA: :func:`megabert.kernels.float8.quantize` in two Triton kernels.
 
 The first finds the largest magnitude: at most :data:`PROGRAMS` programs go over the tiles of the matrix
-and each writes the largest magnitude that it met, as the bits of an fp32 number without its sign. Bits
+and each writes the largest magnitude that it found, as the bits of an fp32 number without its sign. Bits
 of such numbers are in the order of the numbers, infinity above all that are finite and NaN above
 infinity, so integers are compared and nothing that is not finite is lost. The second reduces these
 few numbers (every program for itself, from cache), makes the scale of them by the same arithmetic
-as :func:`megabert.kernels.float8.scales`, and casts one tile, written as it stands, transposed, or both.
+as :func:`megabert.kernels.float8.scales`, and casts one tile, written unchanged, transposed, or both.
 
-Memory traffic, bytes an element of a bf16 matrix: 2 to find the largest; 2 in and 1 out for each order to
+Memory traffic, bytes per element of a bf16 matrix: 2 to find the largest; 2 in and 1 out for each order to
 cast. Both orders: 6, of which 2 to 4 could only be saved by the operator that makes the matrix.
 Nothing is atomic and the host never waits.
 
@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE_ROWS, TILE_COLUMNS = 128, 64
-"""Elements of a tile: 8 KiB cast, in lines of 64 bytes as it stands and 128 bytes transposed."""
+"""Elements of a tile: 8 KiB cast, in lines of 64 bytes unchanged and 128 bytes transposed."""
 PROGRAMS = 512
 """Most programs of the first kernel, a power of two: about 4 on each of an H100's 132 processors."""
 WARPS = 8

@@ -4,7 +4,7 @@ One program reads one row once, in blocks of 4096 columns, and keeps the largest
 sum of exponentials relative to it. Memory traffic, in elements of ``[M, columns]`` (2 bytes in a
 16-bit dtype):
 
-    rows        1   logits in (and 16 bytes a row out)
+    rows        1   logits in (and 16 bytes per row out)
     gradient    2   logits in; gradient out, in their place
 
 A NaN among a row's logits makes its log-sum-exp and its largest logit NaN.
@@ -42,7 +42,7 @@ def rows_kernel(
     column = tl.full((), 0, tl.int32)
     for start in range(0, real, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        # columns of padding are loaded, and hidden afterwards: their number would spoil the vectors
+        # columns of padding are loaded, and masked afterwards: leaving them out would break vector loads
         value = tl.load(logits + columns, columns < COLUMNS, float("-inf")).to(tl.float32)
         value = tl.where(columns < real, value, float("-inf"))
         ranked = tl.where(value == value, value, float("inf"))

@@ -6,7 +6,7 @@ elements of ``[T, C]`` (2 bytes in a 16-bit dtype):
     forward     4   x, residual in; sum, norm out
     backward    5   gradients of norm and sum, the sum in; gradients of residual and x out (4
                     without dropout, where these two are one); and partial sums of up to three
-                    vectors, 4 bytes each out and in again for 32 rows: 0.75 bytes an element
+                    vectors, 4 bytes each out and in again for 32 rows: 0.75 bytes per element
 
 Column sums: a program adds up 32 rows, and torch.sum adds the programs' partial sums in float32.
 Both orders are fixed by T and C alone, and nothing is atomic.

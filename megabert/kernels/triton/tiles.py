@@ -2,7 +2,7 @@
 
 A kernel works on tiles of ``rows x columns``; ``columns`` is a power of two, and what lies outside
 the tensor is masked. A thread holds about 16 elements: two vectors of 16 bytes of a 16-bit tensor,
-and enough of a row for the row's dropout key to cost little beside the hashes of its units. Numbers
+and enough of a row for the row's dropout key to cost little compared with the hashes of its units. Numbers
 that change within a run (rows, seed, threshold, scale) are never specialised, so that each shape of
 a model is compiled once.
 """
@@ -61,7 +61,7 @@ def matrix(x: Tensor) -> Tensor:
 
 
 def same_shape(tensors: Sequence[Tensor | None]) -> None:
-    """Raises ValueError unless all have one shape and dtype; None counts for nothing."""
+    """Raises ValueError unless all have one shape and dtype; None is ignored."""
     kinds = {(tuple(x.shape), x.dtype) for x in tensors if x is not None}
     if len(kinds) > 1:
         raise ValueError(

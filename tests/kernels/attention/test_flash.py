@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megabert.kernels import reference
 from megabert.kernels.attention import flash
-from megabert.kernels.attention.flash import Backend, choose, flash_attention
+from megabert.kernels.attention.flash import AttentionBackend, choose_attention, flash_attention
 
 HEADS, SIZE, SCALE = 2, 8, 0.3
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -64,18 +64,18 @@ def inputs(tokens: int, dtype: torch.dtype = torch.float64, device: str = "cpu")
 @pytest.mark.parametrize(
     ("device", "capability", "dtype", "head_size", "installed", "backend", "reason"),
     [
-        ("cuda", (9, 0), BF16, 64, True, Backend.FLASH_ATTN, ""),
-        ("cuda", (9, 0), BF16, 64, False, Backend.TORCH, "flash_attn"),
-        ("cuda", (8, 0), FP16, 256, False, Backend.TORCH, "flash_attn"),
-        ("cuda", (10, 0), BF16, 128, False, Backend.TORCH, "flash_attn"),
-        ("cuda", (8, 9), BF16, 192, True, Backend.FLASH_ATTN, ""),
-        ("cuda", (8, 9), BF16, 200, True, Backend.PADDED, "192"),
-        ("cuda", (12, 0), BF16, 256, True, Backend.PADDED, "192"),
-        ("cuda", (9, 0), BF16, 264, True, Backend.PADDED, "256"),
-        ("cuda", (9, 0), BF16, 36, True, Backend.PADDED, "multiples of 8"),
-        ("cuda", (9, 0), FP32, 64, True, Backend.PADDED, "float32"),
-        ("cuda", (7, 5), FP16, 64, True, Backend.PADDED, "7.5"),
-        ("cpu", None, BF16, 64, True, Backend.PADDED, "cpu"),
+        ("cuda", (9, 0), BF16, 64, True, AttentionBackend.FLASH_ATTN, ""),
+        ("cuda", (9, 0), BF16, 64, False, AttentionBackend.TORCH, "flash_attn"),
+        ("cuda", (8, 0), FP16, 256, False, AttentionBackend.TORCH, "flash_attn"),
+        ("cuda", (10, 0), BF16, 128, False, AttentionBackend.TORCH, "flash_attn"),
+        ("cuda", (8, 9), BF16, 192, True, AttentionBackend.FLASH_ATTN, ""),
+        ("cuda", (8, 9), BF16, 200, True, AttentionBackend.PADDED, "192"),
+        ("cuda", (12, 0), BF16, 256, True, AttentionBackend.PADDED, "192"),
+        ("cuda", (9, 0), BF16, 264, True, AttentionBackend.PADDED, "256"),
+        ("cuda", (9, 0), BF16, 36, True, AttentionBackend.PADDED, "multiples of 8"),
+        ("cuda", (9, 0), FP32, 64, True, AttentionBackend.PADDED, "float32"),
+        ("cuda", (7, 5), FP16, 64, True, AttentionBackend.PADDED, "7.5"),
+        ("cpu", None, BF16, 64, True, AttentionBackend.PADDED, "cpu"),
     ],
 )
 def test_choice(
@@ -84,13 +84,13 @@ def test_choice(
     dtype: torch.dtype,
     head_size: int,
     installed: bool,
-    backend: Backend,
+    backend: AttentionBackend,
     reason: str,
 ) -> None:
-    choice = choose(device, capability, dtype, head_size, installed)
+    choice = choose_attention(device, capability, dtype, head_size, installed)
     assert choice.backend is backend
     assert reason in choice.reason
-    assert bool(choice.reason) == (backend is not Backend.FLASH_ATTN)
+    assert bool(choice.reason) == (backend is not AttentionBackend.FLASH_ATTN)
 
 
 def test_choice_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +247,7 @@ def test_package_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
         query = torch.empty(20, 4, 64, dtype=BF16, device="cuda")
         bounds = torch.empty(4, dtype=torch.int32, device="cuda")
         flash_attention(query, query, query, bounds, 8, SCALE, 0.1)
-        assert flash.attention_backend(query) is Backend.FLASH_ATTN
+        assert flash.attention_backend(query) is AttentionBackend.FLASH_ATTN
     assert calls == [(8, 8, 0.1, SCALE, False, False)]
 
 

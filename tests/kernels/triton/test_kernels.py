@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from megabert.kernels import reference
-from megabert.kernels.dropout import Dropout, kept, token_keys
+from megabert.kernels.dropout import Dropout, keep_mask, token_keys
 from tests.helpers.triton_processes import Run, process
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -126,7 +126,7 @@ def same_masks(device: str, probability: float, seed: int) -> None:
     numbers = Numbers(device, FP32, 40, 70)
     dropout = numbers.dropout(probability, seed)
     found = fused.dropped(torch.ones(40, 70, device=device), dropout)
-    mask = kept(dropout.rows, seed, 70, dropout.threshold)
+    mask = keep_mask(dropout.rows, seed, 70, dropout.threshold)
     assert torch.equal(found != 0.0, mask)
     assert bool((found[mask] == torch.tensor(dropout.scale, dtype=FP32, device=device)).all())
 
@@ -177,7 +177,7 @@ def through_autograd(device: str) -> None:
     x, residual, grad, grad_total = (numbers.matrix() for _ in range(4))
     bias, weight, norm_bias = (numbers.vector() for _ in range(3))
     dropout = numbers.dropout()
-    mask = kept(dropout.rows, dropout.seed, columns, dropout.threshold) * dropout.scale
+    mask = keep_mask(dropout.rows, dropout.seed, columns, dropout.threshold) * dropout.scale
     leaves = [part.double().requires_grad_() for part in (x, bias, residual, weight, norm_bias)]
     total = leaves[2] + (leaves[0] + leaves[1]) * mask
     normed = F.layer_norm(total, (columns,), leaves[3], leaves[4], EPS)
