@@ -20,10 +20,11 @@ from typing import Any, BinaryIO
 
 from megabert.data.prepare.batch_files import load_batch, save_batch
 from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
-from megabert.data.prepare.options import describe_input
+from megabert.data.prepare.options import input_bytes
 from megabert.data.prepare.plan import make_plan
+from megabert.data.shards.manifest import InputInfo
 from megabert.data.shards.writer import ShardHeader, ShardWriter
-from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.input.sources import iter_pages, source_sha256
 from megabert.data.text.input.streams import open_streams
 from megabert.data.tokenizers.load import load_tokenizer
 
@@ -132,7 +133,7 @@ def profile_stages(dump: Path, language: str, vocab: Path, work: Path) -> StageP
     tokenizer = load_tokenizer(vocab)
     rules = EncodingRules(language, 32, 0.01, 0)
     began = time.process_time()
-    source = describe_input(dump)
+    source = InputInfo(dump.name, input_bytes(dump), source_sha256(dump))
     hashing = time.process_time() - began
     unpacked = sum(_length(stream) for _, stream in open_streams(dump))
     sampler = StageSampler()

@@ -31,8 +31,7 @@ from megabert.data.foreign.static import ForeignFile
 from megabert.data.prepare.batch_files import EncodedPages, save_batch
 from megabert.data.prepare.encode import SHORT, in_eval_split
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
-from megabert.data.prepare.plan import Plan, make_plan
-from megabert.data.prepare.planned_shards import as_splits, header_of, write_planned
+from megabert.data.prepare.plan import Plan, as_splits, header_of, make_plan, write_planned
 from megabert.data.shards.layout import token_dtype
 from megabert.data.shards.manifest import (
     InputInfo,

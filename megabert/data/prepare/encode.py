@@ -21,15 +21,18 @@ EMPTY = "empty"
 SHORT = "short"
 """Drop reason of an article with fewer tokens than ``min_document_tokens``."""
 DUPLICATE = "duplicate"
-"""Drop reason of an article whose ids equal those of an earlier one."""
+"""Drop reason of an article with the same ids as an earlier one."""
 
 BATCH_CHARACTERS = 2**20
 _BATCH_PAGES = 4096
-_SAMPLE = 64  # one sentence in so many is looked at for repeated sentences
+_SAMPLED_ONE_IN = 64  # sentences that are compared to find repeated ones
 
 
 def page_batches(pages: Iterable[Page], characters: int = BATCH_CHARACTERS) -> Iterator[list[Page]]:
-    """Cut a stream of pages into batches by length of text alone, the same for any workers."""
+    """Cut a stream of pages into batches by the length of their text alone.
+
+    So the batches do not depend on the number of workers.
+    """
     batch: list[Page] = []
     size = 0
     for page in pages:
@@ -44,8 +47,10 @@ def page_batches(pages: Iterable[Page], characters: int = BATCH_CHARACTERS) -> I
 
 @dataclass(frozen=True)
 class EncodingRules:
-    """Options that decide what becomes of a page. ``words``: knows words that the tokenizer does
-    not (``chinese_words.find_words``)."""
+    """Options that decide how a page is encoded, and whether it is left out.
+
+    ``words`` finds words that the tokenizer does not know (``chinese_words.find_words``).
+    """
 
     language: str
     min_document_tokens: int
@@ -55,13 +60,13 @@ class EncodingRules:
 
 
 def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
-    """Whether a page belongs to the evaluation split: by a hash of seed, page id and title."""
+    """Whether a page belongs to the evaluation split, decided by a hash of seed, page id and title."""
     digest = hashlib.blake2b(f"{seed}\t{page_id}\t{title}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2.0**64
 
 
 def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> EncodedPages:
-    """Clean, split into sentences and encode; drop what is no article or too short."""
+    """Clean, split into sentences and encode; drop pages that are not articles or are too short."""
     dropped: Counter[str] = Counter()
     articles: list[Page] = []
     sentences: list[str] = []
@@ -79,24 +84,31 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
     encoded = tokenizer.encode_batch(sentences, rules.words)
     article_of = np.repeat(np.arange(len(articles)), counts)
     tokens = np.bincount(article_of, encoded.lengths, len(articles)).astype(np.int64)
-    least = max(1, rules.min_document_tokens)
+    long_enough = tokens >= max(1, rules.min_document_tokens)
     for reason, count in (
         (EMPTY, np.sum(tokens == 0)),
-        (SHORT, np.sum((tokens > 0) & (tokens < least))),
+        (SHORT, np.sum((tokens > 0) & ~long_enough)),
     ):
         if count:
             dropped[reason] += int(count)
-    kept = np.flatnonzero(tokens >= least)
-    return _as_batch(
-        [articles[i] for i in kept.tolist()],
-        _sentences_of(encoded, (tokens >= least)[article_of]),
-        np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[kept],
-        tokens[kept],
-        tokenizer,
-        rules,
-        len(pages),
-        dropped,
+    selected = np.flatnonzero(long_enough)
+    documents = _Documents(
+        [articles[i] for i in selected.tolist()],
+        _sentences_of(encoded, long_enough[article_of]),
+        np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[selected],
+        tokens[selected],
     )
+    return _as_batch(documents, tokenizer.vocab_size, rules, len(pages), dropped)
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Pages, one document each; all their sentences; sentences and tokens of each document [D]."""
+
+    pages: Sequence[Page]
+    encoded: EncodedBatch
+    sentences: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
 
 
 def _sentences_of(encoded: EncodedBatch, wanted: npt.NDArray[np.bool_]) -> EncodedBatch:
@@ -107,34 +119,32 @@ def _sentences_of(encoded: EncodedBatch, wanted: npt.NDArray[np.bool_]) -> Encod
 
 
 def _as_batch(
-    pages: Sequence[Page],
-    encoded: EncodedBatch,
-    sentences: npt.NDArray[np.int64],
-    tokens: npt.NDArray[np.int64],
-    tokenizer: Tokenizer,
+    documents: _Documents,
+    vocab_size: int,
     rules: EncodingRules,
     pages_read: int,
     dropped: Counter[str],
 ) -> EncodedPages:
-    """``sentences`` and ``tokens`` [D]: of each of the pages, one document each."""
+    encoded = documents.encoded
     ends = np.cumsum(encoded.lengths)
     begins = ends - encoded.lengths
     digests = (
         _digest(encoded.ids[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist())
     )
-    sample = [digest for digest in digests if digest % _SAMPLE == 0]
+    sample = [digest for digest in digests if digest % _SAMPLED_ONE_IN == 0]
     evaluation = [
-        in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction) for page in pages
+        in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction)
+        for page in documents.pages
     ]
     return EncodedPages(
-        tokens=encoded.ids.astype(token_dtype(tokenizer.vocab_size)),
+        tokens=encoded.ids.astype(token_dtype(vocab_size)),
         word_bits=np.packbits(encoded.word_starts, bitorder="little"),
         sentence_lengths=encoded.lengths.astype(np.uint32),
-        document_sentences=sentences.astype(np.uint32),
-        document_tokens=tokens.astype(np.uint32),
-        document_ids=np.array([page.page_id for page in pages], np.int64),
+        document_sentences=documents.sentences.astype(np.uint32),
+        document_tokens=documents.tokens.astype(np.uint32),
+        document_ids=np.array([page.page_id for page in documents.pages], np.int64),
         document_eval=np.array(evaluation, np.uint8),
-        document_digest=_document_digests(encoded, sentences, tokens),
+        document_digest=_document_digests(documents),
         sentence_sample=np.array(sample, np.uint64),
         pages=pages_read,
         dropped=dict(sorted(dropped.items())),
@@ -145,15 +155,14 @@ def _digest(ids: npt.NDArray[np.int32]) -> int:
     return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
 
 
-def _document_digests(
-    encoded: EncodedBatch, sentences: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint64]:
-    """Of each document's sentence lengths and ids, uint64 [D, 2]."""
+def _document_digests(documents: _Documents) -> npt.NDArray[np.uint64]:
+    """Digests of each document's sentence lengths and ids, uint64 [D, 2]."""
+    encoded = documents.encoded
     digests = b"".join(
         hashlib.blake2b(lengths.tobytes() + ids.tobytes(), digest_size=16).digest()
         for lengths, ids in zip(
-            np.split(encoded.lengths, np.cumsum(sentences)[:-1]),
-            np.split(encoded.ids, np.cumsum(tokens)[:-1]),
+            np.split(encoded.lengths, np.cumsum(documents.sentences)[:-1]),
+            np.split(encoded.ids, np.cumsum(documents.tokens)[:-1]),
         )
     )
-    return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)[: len(tokens)]
+    return np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)[: len(documents.pages)]

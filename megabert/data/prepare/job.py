@@ -29,8 +29,7 @@ from megabert.data.prepare.mpi_ranks import task_pool
 from megabert.data.prepare.options import ShardingOptions, ShardingReport, job_record
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
 from megabert.data.prepare.page_streams import PageStreams
-from megabert.data.prepare.plan import Plan, make_plan
-from megabert.data.prepare.planned_shards import as_splits, header_of
+from megabert.data.prepare.plan import Plan, as_splits, header_of, make_plan
 from megabert.data.prepare.worker import (
     Done,
     EncodingTask,

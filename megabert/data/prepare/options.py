@@ -1,4 +1,4 @@
-"""What a sharding job is asked to do, what it reports, and what makes two jobs the same."""
+"""Options and report of a sharding job, and the record that identifies a job."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from megabert.common.errors import UserError
 from megabert.data.prepare.encode import BATCH_CHARACTERS
 from megabert.data.shards.manifest import InputInfo, Manifest, TokenizerInfo
 from megabert.data.text.input.segments import SEGMENT_BYTES
-from megabert.data.text.input.sources import source_sha256
 
 
 @dataclass(frozen=True)
 class ShardingOptions:
-    """What ``shard_wiki.py`` is asked to do. All but the last five decide the content.
+    """Options of ``shard_wiki.py``. All except the last five decide the content.
 
-    workers: processes a rank; None for one a core. segment_bytes: see ``text/segments.py``; it
-    decides the number of a MediaWiki page that brings none, and nothing else.
+    Attributes:
+        workers: processes per rank; None for one per core.
+        segment_bytes: see ``text/input/segments.py``; it decides the number of a MediaWiki page that
+            has none of its own, and nothing else.
     """
 
     inputs: tuple[Path, ...]
@@ -43,7 +44,7 @@ class ShardingOptions:
     segment_bytes: int = SEGMENT_BYTES
 
     def check(self) -> None:
-        """Raise ``UserError`` for a value that makes no sense."""
+        """Raise ``UserError`` for an invalid value."""
         if not self.inputs:
             raise UserError("--input: give at least one dump")
         if not 0.0 <= self.eval_fraction < 1.0:
@@ -61,10 +62,16 @@ class ShardingOptions:
 
 @dataclass(frozen=True)
 class ShardingReport:
-    """What a job did. ``input_bytes`` of the files read; ``text_bytes``: page text read, as
-    UTF-8; seconds of CPU over all workers for reading, cleaning and encoding; ``batches`` files,
-    of which ``reused`` were found finished by ``resume``; ``workers`` of all ranks; the most
-    memory that a worker and that the main process held, in bytes."""
+    """What a job did.
+
+    Attributes:
+        input_bytes: bytes of the files read.
+        text_bytes: bytes of page text read, as UTF-8.
+        worker_seconds: CPU seconds of all workers for reading, cleaning and encoding.
+        batches: batch files, of which ``resume`` found ``reused`` finished.
+        workers: workers of all ranks.
+        worker_memory, main_memory: peak memory of a worker and of the main process, in bytes.
+    """
 
     manifest: Manifest
     seconds: float
@@ -78,11 +85,6 @@ class ShardingReport:
     main_memory: int = 0
 
 
-def describe_input(path: Path) -> InputInfo:
-    """Name, size and SHA-256 of an input. Raises ``UserError`` when it cannot be read."""
-    return InputInfo(path.resolve().name, input_bytes(path), source_sha256(path))
-
-
 def input_bytes(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
@@ -92,7 +94,7 @@ def input_bytes(path: Path) -> int:
 def job_record(
     options: ShardingOptions, tokenizer: TokenizerInfo, inputs: Sequence[InputInfo]
 ) -> dict[str, Any]:
-    """What must be equal for two jobs to have the same result."""
+    """What must be equal for two jobs to give the same result."""
     return {
         "version": megabert.__version__,
         "inputs": [dataclasses.asdict(i) for i in inputs],

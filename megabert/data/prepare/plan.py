@@ -1,9 +1,13 @@
-"""Which document goes into which shard: duplicates out, splits apart, shards even by tokens."""
+"""Which document goes into which shard, and writing a shard by that plan.
+
+Duplicates are left out, the splits are separated, and the shards of a split hold nearly equal
+numbers of tokens.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,16 +17,20 @@ import numpy.typing as npt
 
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
 from megabert.data.prepare.batch_files import load_batch
 from megabert.data.prepare.encode import DUPLICATE
+from megabert.data.shards.manifest import InputInfo, ShardInfo, SplitInfo, TokenizerInfo
+from megabert.data.shards.writer import ShardHeader, ShardWriter
 
 SHARD_TOKENS = 2**25
-"""Where the number of shards is not given: about this many tokens a shard (64 MiB)."""
+"""Tokens per shard (64 MiB), about, where the number of shards is not given."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard: its place in the split, its counts, and ``parts``: (batch, documents in it)."""
+    """One shard: its place in the split, its counts, and ``parts``: (batch number, documents in
+    that batch)."""
 
     split: str
     index: int
@@ -45,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a document, in input order: 45 bytes a document are all that is held."""
+    """One row per document, in input order; it takes 45 bytes of memory per document."""
 
     batch: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
@@ -58,25 +66,31 @@ class _Table:
 def make_plan(batches: Sequence[Path], shards: int | None) -> Plan:
     """Plan the shards of all batch files, in order.
 
-    shards: number of training shards, or None for about ``SHARD_TOKENS`` tokens each. The
-    evaluation split gets shards of the same size, at least one if it has documents.
-    Raises ``UserError`` for more shards than documents.
+    The evaluation split gets shards of the same size as the training split, and at least one if it
+    has documents.
+
+    Args:
+        batches: the batch files, in the order of the input.
+        shards: number of training shards; None for about ``SHARD_TOKENS`` tokens each.
+
+    Raises:
+        UserError: more shards than documents.
     """
     table, pages, dropped, repeated = _read(batches)
-    kept = ~_is_repeated(table.digest)
-    if repeats := int((~kept).sum()):
-        dropped[DUPLICATE] += repeats
+    duplicate = _is_repeated(table.digest)
+    if duplicates := int(duplicate.sum()):
+        dropped[DUPLICATE] += duplicates
     plans: list[ShardPlan] = []
-    train = np.flatnonzero(kept & ~table.evaluation)
-    evaluation = np.flatnonzero(kept & table.evaluation)
+    train = np.flatnonzero(~duplicate & ~table.evaluation)
+    evaluation = np.flatnonzero(~duplicate & table.evaluation)
     train_tokens = int(table.tokens[train].sum())
     count = shards or max(1, -(-train_tokens // SHARD_TOKENS))
     if shards is not None and 0 < len(train) < shards:
         raise UserError(f"--shards {shards}: there are only {len(train)} training documents")
     plans += _cut(table, names.TRAIN, train, min(count, len(train)))
     if len(evaluation):
-        share = int(table.tokens[evaluation].sum()) / max(1, train_tokens)
-        wanted = max(1, min(round(count * share), len(evaluation)))
+        ratio = int(table.tokens[evaluation].sum()) / max(1, train_tokens)
+        wanted = max(1, min(round(count * ratio), len(evaluation)))
         plans += _cut(table, names.EVAL, evaluation, wanted)
     return Plan(tuple(plans), pages, dict(sorted(dropped.items())), repeated)
 
@@ -109,8 +123,8 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:
 
 
 def _is_repeated(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """True for each row that equals an earlier one."""
-    order = np.lexsort((digest[:, 0], digest[:, 1]))  # stable: equal rows stay in input order
+    """Whether each row equals an earlier one: [D, 2] -> bool [D]."""
+    order = np.lexsort((digest[:, 0], digest[:, 1]))  # stable: equal rows keep the input order
     ordered = digest[order]
     repeated = np.zeros(len(digest), np.bool_)
     repeated[order[1:]] = np.all(ordered[1:] == ordered[:-1], axis=1)
@@ -120,7 +134,7 @@ def _is_repeated(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 def _cut(
     table: _Table, split: str, documents: npt.NDArray[np.int64], count: int
 ) -> list[ShardPlan]:
-    """Cut a row of documents into ``count`` shards of nearly equal tokens, none empty."""
+    """Cut documents, in order, into ``count`` shards of nearly equal tokens, none of them empty."""
     if not len(documents):
         return []
     ends = np.cumsum(table.tokens[documents])
@@ -152,3 +166,54 @@ def _cut(
             )
         )
     return plans
+
+
+# --- writing by the plan -----------------------------------------------------------------------
+
+
+def header_of(
+    plan: ShardPlan,
+    language: str,
+    tokenizer: TokenizerInfo,
+    seed: int,
+    inputs: Sequence[InputInfo],
+) -> ShardHeader:
+    """The header of a planned shard; its source is all inputs together."""
+    name, digest = _source(inputs)
+    return ShardHeader(language, tokenizer, plan.split, plan.index, plan.count, seed, name, digest)
+
+
+def write_planned(
+    output: Path, plan: ShardPlan, header: ShardHeader, batches: Sequence[Path]
+) -> ShardInfo:
+    """Write one shard into the folder ``output``; ``batches``: the file of each of ``plan.parts``."""
+    path = output / names.shard_file(plan.split, plan.index, plan.count)
+    with ShardWriter(
+        path,
+        header,
+        documents=plan.documents,
+        sentences=plan.sentences,
+        tokens=plan.tokens,
+    ) as writer:
+        for batch, (_, documents) in zip(batches, plan.parts, strict=True):
+            writer.append(load_batch(batch).piece(documents))
+        return writer.finish()
+
+
+def as_splits(shards: Iterable[tuple[str, ShardInfo]]) -> dict[str, SplitInfo]:
+    """The splits made of pairs (split, shard), which may come in any order."""
+    infos: dict[str, list[ShardInfo]] = {split: [] for split in names.SPLITS}
+    for split, info in shards:
+        infos[split].append(info)
+    return {
+        split: SplitInfo(tuple(sorted(found, key=lambda info: info.file)))
+        for split, found in infos.items()
+    }
+
+
+def _source(inputs: Sequence[InputInfo]) -> tuple[str, str]:
+    """Name and digest of all inputs together."""
+    if len(inputs) == 1:
+        return inputs[0].name, inputs[0].sha256
+    listing = "".join(f"{i.sha256}  {i.name}\n" for i in inputs)
+    return f"{inputs[0].name} and {len(inputs) - 1} more", sha256_of(listing)

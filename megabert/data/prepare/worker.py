@@ -19,8 +19,7 @@ from megabert.data.prepare.batch_files import (
 from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
 from megabert.data.prepare.options import ShardingOptions
 from megabert.data.prepare.output_folder import WORK_FOLDER
-from megabert.data.prepare.plan import ShardPlan
-from megabert.data.prepare.planned_shards import write_planned
+from megabert.data.prepare.plan import ShardPlan, write_planned
 from megabert.data.shards.manifest import ShardInfo
 from megabert.data.shards.writer import ShardHeader
 from megabert.data.text.extracted import Numbering

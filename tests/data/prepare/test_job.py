@@ -20,7 +20,7 @@ from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.data.inspect.verify import verify_folder
 from megabert.data.prepare import job as sharding
-from megabert.data.prepare import output_folder, planned_shards, worker
+from megabert.data.prepare import output_folder, plan, worker
 from megabert.data.prepare.encode import in_eval_split
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 from megabert.data.shards.corpus import Corpus
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     modules = {"save_manifest": sharding, "save_batch": worker}
-    monkeypatch.setattr(modules.get(place, planned_shards), place, full)
+    monkeypatch.setattr(modules.get(place, plan), place, full)
     output = tmp_path / "shards"
     with pytest.raises(UserError, match="the disk is full") as caught:
         run(sources, output, resume=resume)
