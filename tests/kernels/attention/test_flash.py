@@ -251,13 +251,13 @@ def test_package_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [(8, 8, 0.1, SCALE, False, False)]
 
 
-def test_broken_package_is_told_of(
+def test_a_broken_package_is_logged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol:\\n _ZN2at')")
     monkeypatch.syspath_prepend(tmp_path)
     assert flash._package() is None
-    assert "flash_attn is not used, its import fails: undefined symbol: _ZN2at" in (
+    assert "flash_attn is not used because its import fails: undefined symbol: _ZN2at" in (
         capsys.readouterr().err
     )
 
