@@ -51,8 +51,8 @@ from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds
 from megabert.tasks.batches import BatchPlan
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 
 LR, CLIP = 5e-5, 1.0

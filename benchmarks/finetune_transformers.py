@@ -39,12 +39,12 @@ from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import partition
 from megabert.engine.config import resolve_batch, resolve_precision
 from megabert.finetune.command import TOKENS_PER_MICRO_STEP, resolve
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.inputs import make_task_of
+from megabert.finetune.settings import FinetuneSettings, finetune_settings
 from megabert.model.init import initial_tensor
 from megabert.optim.schedule import learning_rate
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
-from megabert.tasks.registry import make_task
 
 HEADS = {
     "qa": ("BertForQuestionAnswering", "qa_outputs"),
@@ -243,7 +243,7 @@ def vocabulary(folder: Path) -> Tokenizer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, then train and score once a seed."""
     given, config_file = flags.parse(
-        FinetuneSettings, argv, "finetune_transformers.py", __doc__ or ""
+        finetune_settings(), argv, "finetune_transformers.py", __doc__ or ""
     )
     settings, _ = resolve(given, config_file)
     checked(settings)
@@ -254,9 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = place.output or Path(f"runs/{place.task}-transformers")
     if output.exists():
         raise UserError(f"{output} exists; choose another --output")
-    task = make_task(
-        place.task, place.max_length, settings.squad, settings.classification, settings.tagging
-    )
+    task = make_task_of(settings)
     tokenizer = vocabulary(place.checkpoint)
     limit, runs = place.max_train_examples, []
     for seed in range(place.seed, place.seed + settings.selection.seeds):

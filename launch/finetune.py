@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
 from megabert.config import flags
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.settings import finetune_settings
 
 DESCRIPTION = """\
 Fine-tune a pretrained encoder for a task, score it while it trains, and keep its best model.
@@ -29,7 +29,7 @@ mean and standard deviation of every rate. Exit status 1: a run diverged; it is 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fine-tune."""
-    given, config_file = flags.parse(FinetuneSettings, argv, "finetune.py", DESCRIPTION)
+    given, config_file = flags.parse(finetune_settings(), argv, "finetune.py", DESCRIPTION)
     from megabert.finetune.command import finetune
 
     finetune(given, config_file)

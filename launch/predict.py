@@ -113,12 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from megabert.predict.command import Request, predict
     from megabert.predict.predictor import Choices
 
-    choices = ("task", "batch_size", "top_k", "max_length", "null_threshold", "device", "precision")
+    choices = ("task", "batch_size", "top_k", "max_length", "device", "precision")
+    threshold = given.null_threshold
+    settings = {} if threshold is None else {"null_threshold": threshold}
     texts = ("text", "text_b", "question", "context")
     predict(
         Request(
             given.checkpoint,
-            Choices(**{name: getattr(given, name) for name in choices}),
+            Choices(**{name: getattr(given, name) for name in choices}, settings=settings),
             {name: getattr(given, name) for name in texts},
             given.input,
             given.output,

@@ -47,7 +47,7 @@ def build_model(
         log.info("random weights in the shape of %s", source.origin)
     else:
         # Scoring without training needs every weight from the checkpoint.
-        new = task.new_heads if place.train is not None else ()
+        new = task.head.new_modules if place.train is not None else ()
         load_into(model, source.tensors, world.tp, new_heads=new, source=source.origin)
     return model, config
 

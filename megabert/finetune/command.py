@@ -38,8 +38,9 @@ from megabert.finetune.inputs import (
 from megabert.finetune.loop import Loop, build
 from megabert.finetune.resume import finished
 from megabert.finetune.selection import END, check_interval
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.settings import FinetuneSettings, finetune_settings
 from megabert.finetune.sweep import combinations, sweep
+from megabert.tasks.registry import task_class
 
 
 def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[str, Any]]:
@@ -51,14 +52,14 @@ def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[
         UserError: a wrong value, or no checkpoint, or nothing to train on or to score.
     """
     by_hand = flags.join(config_file, given)
-    first = flags.build(FinetuneSettings, by_hand)
+    first = flags.build(finetune_settings(), by_hand)
     raw: dict[str, Any] = {}
     layers: list[Values] = [by_hand]
     path = first.parallel.deepspeed_config
     if path is not None:
         raw = read_deepspeed_config(path)
         layers.insert(0, deepspeed_values(raw, path))
-    settings = flags.build(FinetuneSettings, flags.join(*layers))
+    settings = flags.build(finetune_settings(), flags.join(*layers))
     task = settings.task
     if task.checkpoint is None:
         raise UserError(
@@ -83,8 +84,8 @@ def resolve(given: Values, config_file: Values) -> tuple[FinetuneSettings, dict[
 def _check_selection(settings: FinetuneSettings) -> None:
     """Raise UserError where the settings of the choice contradict each other."""
     task, selection = settings.task, settings.selection
-    if task.task == "squad2" and settings.squad.null_threshold == "auto" and task.eval is None:
-        raise UserError("--null-threshold auto needs --eval: its best F1 tells the threshold")
+    chosen = task_class(task.task)
+    chosen.check_settings(settings.of_task(chosen.section), evaluates=task.eval is not None)
     interval = check_interval(selection)
     many = combinations(settings)
     if many and task.train is None:

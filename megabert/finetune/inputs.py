@@ -23,19 +23,18 @@ from megabert.finetune.settings import FinetuneSettings
 from megabert.model.encoder import variant_of
 from megabert.model.weights import is_weights_folder
 from megabert.tasks.base import Features, Task
-from megabert.tasks.registry import CLASSIFICATION, QUESTION_ANSWERING, TAGGING, make_task
-
-_TASKS_OF = {"squad": QUESTION_ANSWERING, "classification": CLASSIFICATION, "tagging": TAGGING}
-"""Section of settings -> the tasks that read it."""
+from megabert.tasks.registry import make_task, settings_sections, task_class
 
 log = get_logger()
 
 
 def tell_unused(given: Values, task: str) -> None:
     """Log the settings of ``given`` that change nothing for ``task``."""
-    for section, tasks in _TASKS_OF.items():
+    chosen = task_class(task)
+    for section in settings_sections():
+        used = chosen.used_settings() if section == chosen.section else frozenset()
         for name in given.get(section, {}):
-            if task not in tasks or (name == "null_threshold" and task != "squad2"):
+            if name not in used:
                 log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
 
 
@@ -57,9 +56,8 @@ TOKENS_PER_MICRO_STEP = 8192
 def make_task_of(settings: FinetuneSettings) -> Task:
     """The task that the settings name."""
     place = settings.task
-    return make_task(
-        place.task, place.max_length, settings.squad, settings.classification, settings.tagging
-    )
+    own = settings.of_task(task_class(place.task).section)
+    return make_task(place.task, own, place.max_length)
 
 
 def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, BatchSizes]:
@@ -136,7 +134,7 @@ def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inp
             f"only {model.config.vocab_size}"
         )
     _check_length(task.max_length, model, path)
-    model = _adopt_head(settings, task, model)
+    model = _load_head(settings, task, model)
     return Inputs(model, tokenizer, None, None, None)
 
 
@@ -165,7 +163,7 @@ def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inp
     return replace(inputs, model=model, train=train, evaluation=evaluation, test=test)
 
 
-def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> WholeModel:
+def _load_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> WholeModel:
     """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
 
     Raises:
@@ -184,7 +182,7 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
     if place.new_head:
         return _without_head(model, task, "--new-head on")
     same = model.task in (None, task.name)
-    if not same and not {model.task, task.name} <= set(QUESTION_ANSWERING):
+    if not same and model.task not in task.continues:
         reason = f"it was fine-tuned for {model.task}"
         if place.train is not None:
             return _without_head(model, task, reason)
@@ -204,15 +202,15 @@ def _adopt_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> Wh
 
 def _has_head(model: WholeModel, task: Task) -> bool:
     """Whether the checkpoint has a head as the task's."""
-    return not set(task.new_heads).isdisjoint(name.split(".")[0] for name in model.tensors)
+    return not set(task.head.modules).isdisjoint(name.split(".")[0] for name in model.tensors)
 
 
 def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:
     """The model without the task's head; a pooler stays."""
-    heads = tuple(f"{head}." for head in task.new_heads if not head.startswith("bert."))
+    modules = tuple(f"{module}." for module in task.head.modules)
     log.info("a new head is drawn instead of that of %s: %s", model.origin, reason)
-    kept = {name: tensor for name, tensor in model.tensors.items() if not name.startswith(heads)}
-    return replace(model, tensors=kept, labels=(), task=None, task_record={})
+    others = {name: t for name, t in model.tensors.items() if not name.startswith(modules)}
+    return replace(model, tensors=others, labels=(), task=None, task_record={})
 
 
 def _check_length(length: int, model: WholeModel, path: Path) -> None:

@@ -256,7 +256,7 @@ class Loop:
         """Predict ``--test`` with the kept model."""
         if self.final.step not in (None, self.engine.steps_done):
             self.final.restore()
-        self.task.settle()
+        self.task.freeze_thresholds()
         size = self.settings.batch.eval_batch_size
         scored = score(self.engine, self.task, features, size, self.output / TEST)
         scores = {f"test_{name}": value for name, value in scored.scores.items()}

@@ -24,7 +24,8 @@ _MAY_DIFFER = {
 
 def difference(settings: FinetuneSettings, config: Path) -> str | None:
     """The first setting that would give another result than those of ``config``, in words."""
-    made = flags.to_values(flags.build(FinetuneSettings, flags.read_yaml(config, FinetuneSettings)))
+    tree = type(settings)
+    made = flags.to_values(flags.build(tree, flags.read_yaml(config, tree)))
     for section, values in flags.to_values(settings).items():
         for name, value in values.items():
             if name in _MAY_DIFFER.get(section, ()):

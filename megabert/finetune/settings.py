@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import fields, make_dataclass
+from functools import cache
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.training import BatchSettings, Fraction, OptimizerSettings, ParallelSettings
-from megabert.tasks.settings import (
-    ClassificationSettings,
-    SquadSettings,
-    TaggingSettings,
-    TaskSettings,
-)
+from megabert.tasks.registry import settings_sections
+from megabert.tasks.settings import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,40 @@ class FinetuneOptimizerSettings(OptimizerSettings):
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """All settings of ``launch/finetune.py``."""
-
+class _FirstSection:
     task: TaskSettings
-    squad: SquadSettings
-    classification: ClassificationSettings
-    tagging: TaggingSettings
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(_FirstSection):
+    """The settings of ``launch/finetune.py`` for any task.
+
+    :func:`finetune_settings` gives the class with the sections of the registered tasks.
+    """
+
     selection: SelectionSettings
     batch: FinetuneBatchSettings
     optimizer: FinetuneOptimizerSettings
     parallel: ParallelSettings
+
+    def of_task(self, section: str | None) -> Any:
+        """The section of a task's own settings; None for a task without."""
+        return None if section is None else getattr(self, section)
+
+
+def finetune_settings() -> type[FinetuneSettings]:
+    """:class:`FinetuneSettings` with a section for each kind of task, after the section ``task``."""
+    return _tree(tuple(settings_sections().items()))
+
+
+@cache
+def _tree(sections: tuple[tuple[str, type], ...]) -> type[FinetuneSettings]:
+    taken = {field.name for field in fields(FinetuneSettings)} & {name for name, _ in sections}
+    if taken:
+        raise UserError(f"a task's settings section is called {min(taken)!r}; rename it")
+    # Fields come in the order of the bases, the last one first.
+    of_tasks = make_dataclass("_TaskSections", sections, bases=(_FirstSection,), frozen=True)
+    body = {"__doc__": FinetuneSettings.__doc__, "__module__": __name__}
+    made: Any = dataclass(frozen=True)(type("FinetuneSettings", (FinetuneSettings, of_tasks), body))
+    tree: type[FinetuneSettings] = made
+    return tree

@@ -22,7 +22,7 @@ from megabert.common.files import new_text_file
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
-from megabert.predict.predictor import Choices, Predictor, fields_of, open_predictor
+from megabert.predict.predictor import Choices, Predictor, open_predictor
 from megabert.tasks.base import Features
 
 CHUNK = 16
@@ -67,7 +67,7 @@ def predict(request: Request) -> None:
         request = replace(request, input=STANDARD_INPUT)
     _check_output(request)
     predictor = open_predictor(request.checkpoint, request.choices)
-    fields = fields_of(predictor.task)
+    fields = predictor.task.input_fields
     if request.format == "squad" and ("context",) not in fields:
         raise UserError("--format squad is for questions; this checkpoint answers none")
     item = item_of(request.texts, fields)

@@ -10,7 +10,8 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.model.heads import BertForPreTraining
+from megabert.model.head_registry import Head
+from megabert.model.heads import MASKED_LM, PRETRAINING, BertForPreTraining
 from megabert.parallel.layers import TensorParallel
 from megabert.tasks.base import Batch
 from megabert.tasks.batches import pad_rows
@@ -18,6 +19,10 @@ from megabert.tasks.files.rows import Rows
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
+
+
+SHOWN_WORDS = 5
+"""Words listed for each mask, where ``--top-k`` is not given."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,27 @@ class FillMask:
     """What :mod:`megabert.predict.command` asks of a task, for models with a masked-language-model head.
 
     Args:
-        max_length: tokens of a text at most.
-        sentence_task: the model has a pooler and a sentence-pair head too.
-        top_k: words for each mask.
+        max_length: tokens per text at most.
+        head: one of :attr:`heads`.
+        top_k: words for each mask; None: ``SHOWN_WORDS``.
     """
 
     name = "fill-mask"
+    heads = (PRETRAINING, MASKED_LM)
+    input_fields = (("text",),)
+    ranks_answers = True
 
-    def __init__(self, max_length: int, sentence_task: bool, top_k: int) -> None:
-        self.max_length, self.sentence_task, self.top_k = max_length, sentence_task, top_k
+    def __init__(self, max_length: int, head: Head, top_k: int | None) -> None:
+        self.max_length, self.head, self.top_k = max_length, head, top_k or SHOWN_WORDS
+
+    @classmethod
+    def used_settings(cls) -> frozenset[str]:
+        """None: the settings are those of fine-tuning tasks."""
+        return frozenset()
 
     def build_model(self, config: ModelConfig) -> torch.nn.Module:
         """Encoder and head, weights not yet loaded."""
-        return BertForPreTraining(config, TensorParallel(), sentence_task=self.sentence_task)
+        return BertForPreTraining(config, TensorParallel(), sentence_task=self.head is PRETRAINING)
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> MaskedTexts:
         """Rows of items with a ``text`` that holds the tokenizer's mask, as ``[MASK]``, once or more.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,34 +18,12 @@ from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.finetune.inputs import read_weights
 from megabert.model.encoder import variant_of
-from megabert.model.heads import MASKED_LM, PRETRAINING
-from megabert.model.task_heads import (
-    QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-)
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.fill_mask import FillMask
 from megabert.tasks.base import Features
 from megabert.tasks.batches import rows_on_device
-from megabert.tasks.classification.glue import GLUE
-from megabert.tasks.classification.task import Classification
-from megabert.tasks.registry import CLASSIFICATION, OTHER_LENGTH, QA_LENGTH, TAGGING, make_task
-from megabert.tasks.registry import QUESTION_ANSWERING as QA_TASKS
-from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings, TaskName
-
-FILL_MASK = "fill-mask"
-TASKS = (*get_args(TaskName), FILL_MASK)
-_FITTING = {
-    QUESTION_ANSWERING: QA_TASKS,
-    SEQUENCE_CLASSIFICATION: CLASSIFICATION,
-    TOKEN_CLASSIFICATION: TAGGING,
-    PRETRAINING: (FILL_MASK,),
-    MASKED_LM: (FILL_MASK,),
-}
-"""Tasks that a head can do."""
-_HEAD_OF = {task: head for head, tasks in _FITTING.items() for task in tasks}
+from megabert.tasks.registry import make_task, task_class, task_names, tasks_with
 
 log = get_logger()
 
@@ -59,7 +37,7 @@ class Choices:
         batch_size: rows of a batch.
         top_k: answers to list for each item; None: what the task gives, one answer to a question.
         max_length: tokens of a row at most.
-        null_threshold: of squad2, instead of the checkpoint's.
+        settings: of tasks, by name, instead of the checkpoint's.
         device: auto, cpu or cuda.
         precision: fp32 or bf16.
     """
@@ -68,7 +46,7 @@ class Choices:
     batch_size: int = 32
     top_k: int | None = None
     max_length: int | None = None
-    null_threshold: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "fp32"
 
@@ -77,10 +55,11 @@ class Answering(Protocol):
     """The part of a task (:class:`megabert.tasks.base.Task`) that answers inputs."""
 
     name: str
+    input_fields: tuple[tuple[str, ...], ...]
+    ranks_answers: bool
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest row."""
+    def used_settings(self) -> frozenset[str]:
+        """Settings that have an effect."""
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> Any:
         """Inputs as rows."""
@@ -90,15 +69,6 @@ class Answering(Protocol):
 
     def answers(self, features: Any, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """One object an item."""
-
-
-def fields_of(task: Answering) -> tuple[tuple[str, ...], ...]:
-    """Names of each text of an item, the usual one first; one or two texts."""
-    if isinstance(task, Classification):
-        return task.source.fields
-    if task.name in QA_TASKS:
-        return (("question",), ("context",))
-    return (("text",),)
 
 
 @dataclass(frozen=True)
@@ -171,14 +141,14 @@ def open_predictor(checkpoint: Path, choices: Choices) -> Predictor:
     )
     config = replace(true_config(source.config), hidden_dropout_prob=0.0)
     name = _task_name(source, choices.task)
-    _tell_unused(name, choices)
-    if name == FILL_MASK:
-        longest = _longest(source, choices.max_length, source.config.max_position_embeddings)
-        filling = FillMask(longest, source.head == PRETRAINING, choices.top_k or 5)
+    if source.head in FillMask.heads:
+        max_length = _max_length(source, choices, source.config.max_position_embeddings)
+        filling = FillMask(max_length, source.head, choices.top_k)
         task: Answering = filling
         model = filling.build_model(config)
     else:
         task, model = _fine_tuned(source, name, config, choices)
+    _tell_unused(task, choices)
     load_into(model, source.tensors, TensorParallel(), source=source.origin)
     device = _device(choices.device)
     dtype = torch.bfloat16 if choices.precision == "bf16" else torch.float32
@@ -191,76 +161,69 @@ def _fine_tuned(
     source: WholeModel, name: str, config: ModelConfig, choices: Choices
 ) -> tuple[Answering, torch.nn.Module]:
     """The task as it was fine-tuned, and its model."""
-    record = source.task_record if source.task in _FITTING[_HEAD_OF[name]] else {}
-    usual = record.get("max_length") or (QA_LENGTH if name in QA_TASKS else OTHER_LENGTH)
-    longest = _longest(source, choices.max_length, usual)
-    known = {field.name for field in fields(SquadSettings)} - {"null_threshold"}
-    limits = {key: value for key, value in record.items() if key in known}
-    squad = SquadSettings(**{**limits, "null_threshold": choices.null_threshold})
-    if squad.max_query_length > longest // 2:  # a model of few positions
-        squad = replace(squad, max_query_length=longest // 2)
-    task = make_task(name, longest, squad, ClassificationSettings(), TaggingSettings())
-    labels = source.labels or tuple(f"LABEL_{i}" for i in range(source.outputs))
-    if isinstance(task, Classification) and not source.labels and name != "tnews":
-        labels = ()  # the data set knows its own order
-    task.load_labels(labels, record)
+    known = task_class(name)
+    record = source.task_record if source.task in tasks_with(source.head) else {}
+    usual = record.get("max_length") or known.default_max_length
+    max_length = _max_length(source, choices, usual)
+    settings = known.answer_settings(record, choices.settings, max_length)
+    task = make_task(name, settings, max_length)
+    task.load_labels(source.labels or task.unnamed_labels(source.outputs), record)
     return task, task.build_model(config, TensorParallel(), None, False)
 
 
 def _task_name(source: WholeModel, wanted: str | None) -> str:
     """The task asked for, or that the checkpoint was trained for, or that its head suggests."""
-    if source.head == ENCODER_ONLY:
+    if source.head is ENCODER_ONLY:
         raise UserError(
             f"{source.origin} is a bare encoder: it has no head to answer with; fine-tune it with "
             "launch/finetune.py first"
         )
-    fitting = _FITTING[source.head]
+    fitting = (FillMask.name,) if source.head in FillMask.heads else tasks_with(source.head)
     if wanted is not None:
-        if wanted not in TASKS:
-            raise UserError(f"--task {wanted} is not known; there are {', '.join(TASKS)}")
-        if wanted not in fitting:
-            raise UserError(
-                f"--task {wanted} needs a {_HEAD_OF[wanted]} head, {source.origin} has one for "
-                f"{source.head} (--task {', '.join(fitting)})"
-            )
+        _check_wanted(source, wanted, fitting)
         return wanted
     if source.task in fitting:
         return str(source.task)
-    name = fitting[0]
-    if source.head == SEQUENCE_CLASSIFICATION:
-        name = "stsb" if source.outputs == 1 else _by_labels(source.labels)
-    if source.head == TOKEN_CLASSIFICATION:
-        name = "conll"
-    if len(fitting) > 1:
-        log.info(
-            "%s names no task: taken as %s (or --task %s)", source.origin, name, ", ".join(fitting)
+    if len(fitting) == 1:
+        return fitting[0]
+    implied = (task_class(name).implied_by(source.labels, source.outputs) for name in fitting)
+    name = next((name for name in implied if name is not None), None)
+    if name is None:
+        raise UserError(
+            f"{source.origin} names no task: give --task"
+            + (f", one of {', '.join(fitting)}" if fitting else "")
         )
+    log.info(
+        "%s names no task: taken as %s (or --task %s)", source.origin, name, ", ".join(fitting)
+    )
     return name
 
 
-def _tell_unused(name: str, choices: Choices) -> None:
-    """Name the choices that change nothing for this task."""
-    if choices.null_threshold is not None and name != "squad2":
-        log.warning("--null-threshold has no effect on %s", name)
-    if choices.top_k is not None and name in (*TAGGING, "stsb"):
-        log.warning("--top-k has no effect on %s", name)
-
-
-def _by_labels(labels: tuple[str, ...]) -> str:
-    """The pair task whose labels these are; else tnews, one text with labels of any name."""
-    given = sorted(label.lower() for label in labels)
-    for name in ("mnli", "rte"):
-        if given == sorted(GLUE[name].labels):
-            return name
-    return "tnews"
-
-
-def _longest(source: WholeModel, wanted: int | None, usual: int) -> int:
-    most = source.config.max_position_embeddings
-    if wanted is not None and wanted > most:
+def _check_wanted(source: WholeModel, wanted: str, fitting: tuple[str, ...]) -> None:
+    known = (*task_names(), FillMask.name)
+    if wanted not in known:
+        raise UserError(f"--task {wanted} is not known; there are {', '.join(known)}")
+    if wanted not in fitting:
+        head = FillMask.heads[-1] if wanted == FillMask.name else task_class(wanted).head
         raise UserError(
-            f"--max-length {wanted} is longer than {variant_of(source.config).length_limit(source.config)} ({source.origin})"
+            f"--task {wanted} needs a {head} head, {source.origin} has one for {source.head} "
+            f"(--task {', '.join(fitting)})"
         )
+
+
+def _tell_unused(task: Answering, choices: Choices) -> None:
+    """Name the choices that change nothing for this task."""
+    for name in choices.settings.keys() - task.used_settings():
+        log.warning("--%s has no effect on %s", name.replace("_", "-"), task.name)
+    if choices.top_k is not None and not task.ranks_answers:
+        log.warning("--top-k has no effect on %s", task.name)
+
+
+def _max_length(source: WholeModel, choices: Choices, usual: int) -> int:
+    most, wanted = source.config.max_position_embeddings, choices.max_length
+    if wanted is not None and wanted > most:
+        limit = variant_of(source.config).length_limit(source.config)
+        raise UserError(f"--max-length {wanted} is longer than {limit} ({source.origin})")
     return wanted or min(usual, most)
 
 

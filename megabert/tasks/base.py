@@ -7,14 +7,17 @@ nor DeepSpeed; the loop knows neither questions nor labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
 from megabert.config.model import ModelConfig
+from megabert.model.head_registry import Head
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -56,24 +59,102 @@ class Features(Protocol):
         """The same as numbers, for results.json."""
 
 
-class Task(Protocol):
-    """A fine-tuning task."""
+class Task(ABC):
+    """A fine-tuning task: what a new one must provide.
+
+    A subclass sets the class attributes, implements the abstract methods, and is registered with
+    :func:`megabert.tasks.registry.register_task`; the other methods have defaults that suit a task of
+    one text and one name. ``tests/extending/own_task.py`` is a small example.
+
+    Args:
+        settings: an object of ``settings_class``; None if there is none.
+        max_length: tokens per row at most; None: ``default_max_length``.
+    """
 
     name: str
-    new_heads: tuple[str, ...]
-    """Modules of the model that a pretrained checkpoint need not hold, as ``("qa",)``."""
+    """As ``--task`` gives it."""
+    head: ClassVar[Head]
+    """The head of the task's model; a head of its own is registered too (``register_head``)."""
     metric: str
     """The score that tells a better model from a worse one; larger is better."""
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     """Names of the head's outputs, in their order; empty where they have no names. Found in the
-    training file, or adopted from a checkpoint."""
+    training file, or loaded from a checkpoint."""
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest row."""
+    section: ClassVar[str | None] = None
+    """Section of the task's own settings in ``config.yaml``; several tasks may share one."""
+    settings_class: ClassVar[type | None] = None
+    """Frozen pydantic dataclass of these settings, whose fields :func:`megabert.config.flags.setting`
+    makes: each is a flag of ``finetune.py``."""
+    unused_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of the section that have no effect on this task."""
+    default_max_length: ClassVar[int] = 128
+    """Tokens per row at most, where ``--max-length`` is not given."""
+
+    input_fields: tuple[tuple[str, ...], ...] = (("text",),)
+    """Names of each text of an input to answer, the usual one first; one or two texts."""
+    ranks_answers: bool = False
+    """Whether an answer lists alternatives, so that ``--top-k`` has an effect."""
+    continues: ClassVar[tuple[str, ...]] = ()
+    """Other tasks whose fine-tuned head this one can start from."""
+
+    def __init__(self, settings: Any = None, max_length: int | None = None) -> None:
+        self.settings = settings
+        self.max_length = max_length or self.default_max_length
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Every name that this class is registered under."""
+        return (cls.name,)
+
+    @classmethod
+    def create(cls, name: str, settings: Any, max_length: int | None) -> Task:
+        """The task of one of :meth:`names`."""
+        return cls(settings, max_length)
+
+    @classmethod
+    def check_settings(cls, settings: Any, evaluates: bool) -> None:
+        """Raise UserError for settings that contradict each other; ``evaluates``: --eval is given."""
+
+    @classmethod
+    def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
+        """The name under which this class takes a foreign checkpoint with its head; None: not at all.
+
+        Args:
+            labels: names of the head's outputs; () if they have none.
+            outputs: their number; 0 for a head whose outputs are not labels.
+        """
+        return None
+
+    @classmethod
+    def answer_settings(
+        cls, record: Mapping[str, Any], given: Mapping[str, Any], max_length: int
+    ) -> Any:
+        """Settings to answer inputs with.
+
+        Args:
+            record: of the checkpoint, see :meth:`record`.
+            given: settings of the command line, of any task.
+            max_length: tokens per row at most.
+        """
+        if cls.settings_class is None:
+            return None
+        known = cls.used_settings()
+        return cls.settings_class(**{key: value for key, value in given.items() if key in known})
+
+    @classmethod
+    def used_settings(cls) -> frozenset[str]:
+        """Settings of the section that have an effect on this task."""
+        if cls.settings_class is None:
+            return frozenset()
+        return frozenset(field.name for field in fields(cls.settings_class)) - cls.unused_settings
+
+    def unnamed_labels(self, outputs: int) -> tuple[str, ...]:
+        """Labels for the outputs of a checkpoint that does not name them."""
+        return tuple(f"LABEL_{number}" for number in range(outputs))
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Take over what a fine-tuned checkpoint was trained with, before anything else is called.
+        """Load what a fine-tuned checkpoint was trained with, before anything else is called.
 
         Args:
             labels: of the checkpoint.
@@ -82,21 +163,26 @@ class Task(Protocol):
         Raises:
             UserError: they do not fit this task.
         """
+        self.labels = labels
 
     def record(self) -> dict[str, Any]:
-        """Plain values that a saved model needs, beside its labels, to be used again."""
+        """Plain values that a saved model needs besides its labels to be used again."""
+        return {"max_length": self.max_length}
 
-    def settle(self) -> None:
-        """Training and choosing are over: from now on :meth:`score` changes nothing of the task."""
+    def freeze_thresholds(self) -> None:  # noqa: B027  (most tasks choose none)
+        """Training and model selection are over: from now on :meth:`score` does not change the task."""
 
+    @abstractmethod
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> Features:
         """Read a training file; at most ``max_examples`` of its examples, drawn by ``seed``."""
 
+    @abstractmethod
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> Features:
         """Read a file to score, all of it."""
 
+    @abstractmethod
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> Features:
         """Unlabelled inputs as :mod:`launch.predict` gets them, in the field names of the task's files.
 
@@ -104,9 +190,11 @@ class Task(Protocol):
             UserError: a field is missing or of another type; the message names the item from 1.
         """
 
+    @abstractmethod
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """One JSON object an item of ``item_features``, in their order."""
 
+    @abstractmethod
     def build_model(
         self,
         config: ModelConfig,
@@ -116,12 +204,15 @@ class Task(Protocol):
     ) -> torch.nn.Module:
         """The encoder with this task's head, weights not yet drawn or loaded."""
 
+    @abstractmethod
     def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
         """Mean loss over the rows of the batch, a float32 scalar."""
 
+    @abstractmethod
     def predict(self, model: Forward, batch: Batch) -> Batch:
         """Tensors [B, ...] whose further dimensions are the same for every batch."""
 
+    @abstractmethod
     def score(
         self, features: Features, outputs: dict[str, np.ndarray], folder: Path
     ) -> dict[str, float]:

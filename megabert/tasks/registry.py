@@ -1,48 +1,115 @@
-"""Every task by its name."""
+"""Every task by its name, and the settings that tasks bring.
+
+What a task must provide is in :mod:`megabert.tasks.base`. Another package adds a task with
+:func:`register_task`, or with an entry point of the group ``megabert.tasks``:
+
+    [project.entry-points."megabert.tasks"]
+    sentence-length = "my_package.sentence_length:SentenceLength"
+
+The built-in tasks are listed here by place, so that ``--help`` knows their names and settings without
+importing torch.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
 from megabert.common.errors import UserError
-from megabert.tasks.base import Task
-from megabert.tasks.classification.glue import GLUE
-from megabert.tasks.classification.task import Classification
-from megabert.tasks.classification.tnews import Tnews
-from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings
-from megabert.tasks.squad.task import Squad
-from megabert.tasks.squad.task_v2 import Squad2
-from megabert.tasks.tagging.cluener import Cluener
-from megabert.tasks.tagging.conll import Conll
+from megabert.common.registry import Registry
 
-QA_LENGTH, OTHER_LENGTH = 384, 128
-"""Tokens of a row where ``--max-length`` is not given: question answering, and other tasks."""
-QUESTION_ANSWERING = ("squad", "squad2")
-CLASSIFICATION = (*GLUE, "tnews")
-TAGGING = ("cluener", "conll")
+if TYPE_CHECKING:
+    from megabert.model.head_registry import Head
+    from megabert.tasks.base import Task
+
+    T = TypeVar("T", bound=Task)
+
+DEFAULT_TASK = "squad"
+
+_GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+_TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {
+        "squad": "megabert.tasks.squad.task:Squad",
+        "squad2": "megabert.tasks.squad.task_v2:Squad2",
+        **dict.fromkeys(_GLUE, "megabert.tasks.classification.task:Classification"),
+        "tnews": "megabert.tasks.classification.task:Classification",
+        "cluener": "megabert.tasks.tagging.cluener:Cluener",
+        "conll": "megabert.tasks.tagging.conll:Conll",
+    },
+    "megabert.tasks",
+)
+_SECTIONS = {
+    "squad": "megabert.tasks.squad.settings:SquadSettings",
+    "classification": "megabert.tasks.classification.settings:ClassificationSettings",
+    "tagging": "megabert.tasks.tagging.settings:TaggingSettings",
+}
+"""Section of the settings -> dataclass, of the built-in tasks."""
 
 
-def make_task(
-    name: str,
-    max_length: int | None,
-    squad: SquadSettings,
-    classification: ClassificationSettings,
-    tagging: TaggingSettings,
-) -> Task:
-    """The task of this name.
+def register_task(task: type[T]) -> type[T]:
+    """Class decorator: make a task known under its names.
 
     Raises:
-        UserError: there is none.
+        UserError: another task has one of them.
     """
-    longest = max_length or (QA_LENGTH if name in QUESTION_ANSWERING else OTHER_LENGTH)
-    if name == "squad":
-        return Squad(squad, longest)
-    if name == "squad2":
-        return Squad2(squad, longest)
-    if name == "cluener":
-        return Cluener(tagging, longest)
-    if name == "conll":
-        return Conll(tagging, longest)
-    if name in GLUE:
-        return Classification(GLUE[name], classification, longest)
-    if name == "tnews":
-        return Classification(Tnews(), classification, longest)
-    raise UserError(f"unknown task {name!r}")
+    for name in task.names():
+        _TASKS.register(name, task)
+    return task
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of all tasks; imports none of them."""
+    return _TASKS.names()
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    return _TASKS.get(name)
+
+
+def tasks_with(head: Head) -> tuple[str, ...]:
+    """Names of the tasks whose models have this head."""
+    return tuple(name for name in task_names() if task_class(name).head is head)
+
+
+def settings_sections() -> dict[str, type]:
+    """Section of the settings -> dataclass, of all tasks; imports the tasks of other packages.
+
+    Raises:
+        UserError: two tasks give one section different dataclasses.
+    """
+    sections: dict[str, type] = {}
+    for section, place in _SECTIONS.items():
+        module, attribute = place.split(":")
+        sections[section] = getattr(import_module(module), attribute)
+    for name in _TASKS.own_names():
+        task = task_class(name)
+        if task.section is None or task.settings_class is None:
+            continue
+        if sections.setdefault(task.section, task.settings_class) is not task.settings_class:
+            raise UserError(
+                f"task {name!r}: another task has a settings section {task.section!r}; rename it"
+            )
+    return sections
+
+
+def make_task(name: str, settings: Any = None, max_length: int | None = None) -> Task:
+    """The task of this name.
+
+    Args:
+        name: one of :func:`task_names`.
+        settings: an object of the task's ``settings_class``; None: its defaults.
+        max_length: tokens per row at most; None: the task's default.
+
+    Raises:
+        UserError: there is no such task, or its settings contradict it.
+    """
+    task = task_class(name)
+    if settings is None and task.settings_class is not None:
+        settings = task.settings_class()
+    return task.create(name, settings, max_length)

@@ -70,10 +70,10 @@ def test_a_run_learns_scores_and_can_be_scored_again(place: Path, single: list[A
 
 def test_the_run_folder_can_be_repeated_from_its_own_config(place: Path, single: list[Any]) -> None:
     from megabert.config import flags
-    from megabert.finetune.settings import FinetuneSettings
+    from megabert.finetune.settings import finetune_settings
 
-    config = flags.read_yaml(place / "one" / "config.yaml", FinetuneSettings)
-    settings = flags.build(FinetuneSettings, config)
+    config = flags.read_yaml(place / "one" / "config.yaml", finetune_settings())
+    settings = flags.build(finetune_settings(), config)
     assert settings.batch.gradient_accumulation_steps == 4
     assert settings.task.dropout == 0.0
     for name in ("ds_config.json", "metrics.jsonl", "tensorboard", "final/vocab.txt"):

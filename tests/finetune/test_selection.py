@@ -48,7 +48,7 @@ def scripted(rank: int, world_size: int, *jobs: tuple[tuple[float, ...], Any]) -
     from megabert.finetune.command import resolve, run_all
 
     world = start(jobs[0][1].get("parallel", {}).get("tensor_parallel", 1))
-    inputs.make_task = lambda name, length, squad, *_: Scripted(squad, length)  # type: ignore[assignment]
+    inputs.make_task = lambda name, squad, length: Scripted(squad, length)  # type: ignore[assignment]
     results = []
     for script, given_values in jobs:
         Scripted.script = script

@@ -10,9 +10,9 @@ import numpy as np
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.registry import make_task
-from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings
 from megabert.tasks.tagging.entity_spans import Entity
 from megabert.tasks.tagging.features import TaggingFeatures
+from megabert.tasks.tagging.settings import TaggingSettings
 from megabert.tasks.tagging.task import Tagging
 
 CHARACTERS = "中国上海北京人民银行王李明在的去了，。"
@@ -34,13 +34,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 def make(name: str, max_length: int = 32, **settings: Any) -> Tagging:
     """A task."""
-    made = make_task(
-        name,
-        max_length,
-        SquadSettings(),
-        ClassificationSettings(),
-        TaggingSettings(**settings),
-    )
+    made = make_task(name, TaggingSettings(**settings), max_length)
     assert isinstance(made, Tagging)
     return made
 

@@ -25,7 +25,7 @@ from megabert.predict.command import Request, predict
 from megabert.predict.inputs import STANDARD_INPUT
 from megabert.predict.predictor import Choices, open_predictor
 from megabert.tasks.batches import packed
-from megabert.tasks.settings import SquadSettings
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task_v2 import Squad2
 from tests.helpers.convert_folders import WORDS, make
 from tests.helpers.squad_files import impossible, qa, write_squad
@@ -230,7 +230,7 @@ def test_a_run_answers_as_it_was_scored(
     assert {line["id"]: line["answer"] for line in found} == expected
     assert {line["id"]: line["null_odds"] for line in found} == pytest.approx(odds, abs=1e-4)
     assert {len(line["n_best"]) for line in found} == {2}
-    ask(fine_tuned, file, choices=Choices(null_threshold=1e5), format="squad")
+    ask(fine_tuned, file, choices=Choices(settings={"null_threshold": 1e5}), format="squad")
     assert all(json.loads(capsys.readouterr().out).values())
 
 
@@ -370,7 +370,7 @@ def test_an_output_is_neither_the_input_nor_of_a_terminal(
 
 
 def test_choices_without_effect_are_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    open_predictor(folders / "polarity", Choices(null_threshold=1.0))
+    open_predictor(folders / "polarity", Choices(settings={"null_threshold": 1.0}))
     open_predictor(folders / "tags", Choices(top_k=2))
     told = capsys.readouterr().err
     assert "--null-threshold has no effect on tnews" in told

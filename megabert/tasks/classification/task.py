@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,17 @@ import torch.nn.functional as F
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
-from megabert.model.task_heads import BertForSequenceClassification
-from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, BertForSequenceClassification
+from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
 from megabert.tasks.batches import draw_subset
 from megabert.tasks.classification.data import Label, Source, texts_of_items
 from megabert.tasks.classification.features import ClassificationFeatures, join_texts
+from megabert.tasks.classification.glue import GLUE
 from megabert.tasks.classification.metrics import score
+from megabert.tasks.classification.settings import ClassificationSettings
+from megabert.tasks.classification.tnews import Tnews
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.tf_features import is_features_file, read_classifier_records
-from megabert.tasks.settings import ClassificationSettings
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -34,31 +38,62 @@ BASELINE = "majority_"
 log = get_logger()
 
 
-class Classification:
+_SOURCES: dict[str, Callable[[], Source]] = {
+    **{name: partial(GLUE.__getitem__, name) for name in GLUE},
+    Tnews.name: Tnews,
+}
+
+
+class Classification(Task):
     """A task on a :class:`Source`: see :class:`megabert.tasks.base.Task` for what each method does.
 
     Files are those of the source, or TFRecord features of Google BERT's ``run_classifier.py``.
     """
 
-    new_heads: tuple[str, ...] = ("sequence", "bert.pooler")
+    head = SEQUENCE_CLASSIFICATION
+    section, settings_class = "classification", ClassificationSettings
+    settings: ClassificationSettings
 
     def __init__(
-        self, source: Source, settings: ClassificationSettings, max_length: int = 128
+        self, source: Source, settings: ClassificationSettings, max_length: int | None = None
     ) -> None:
+        super().__init__(settings, max_length)
         if source.regression and settings.class_weights != "none":
             raise UserError(
                 f"--class-weights {settings.class_weights}: {source.name} has no classes"
             )
-        self.source, self.settings = source, settings
+        self.source = source
         self.name, self.metric = source.name, source.metrics[0]
-        self.labels = source.labels
-        self._max_length = max_length
+        self.labels, self.input_fields = source.labels, source.fields
+        self.ranks_answers = not source.regression
         self._record: dict[str, Any] = {}
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest row."""
-        return self._max_length
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """One per source."""
+        return tuple(_SOURCES)
+
+    @classmethod
+    def create(
+        cls, name: str, settings: ClassificationSettings, max_length: int | None
+    ) -> Classification:
+        """The task on the source of this name."""
+        return cls(_SOURCES[name](), settings, max_length)
+
+    @classmethod
+    def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
+        """STS-B for one score, the pair task whose labels these are, else TNEWS, whose labels are free."""
+        if outputs == 1:
+            return "stsb"
+        given = sorted(label.lower() for label in labels)
+        for name in ("mnli", "rte"):
+            if given == sorted(GLUE[name].labels):
+                return name
+        return Tnews.name
+
+    def unnamed_labels(self, outputs: int) -> tuple[str, ...]:
+        """None where the source has an order of its own."""
+        return () if self.source.labels else super().unnamed_labels(outputs)
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Take the checkpoint's labels in its order, and its counts of labels for the baseline."""
@@ -68,9 +103,6 @@ class Classification:
     def record(self) -> dict[str, Any]:
         """``label_counts`` of the training data, ``class_weights``, and what the source keeps."""
         return {**self._record, **self.source.record()}
-
-    def settle(self) -> None:
-        """Nothing to settle."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
@@ -112,7 +144,7 @@ class Classification:
         if is_features_file(path):
             return self._recorded(path, tokenizer, training, chosen)
         examples = self.source.read(path, self.settings.bad_lines)
-        self._settle_labels(path, training)
+        self._set_labels(path, training)
         order, targets = examples.targets(self.labels)
         drawn = draw_subset(len(order), *chosen)
         order = order[drawn]
@@ -135,7 +167,7 @@ class Classification:
         self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
     ) -> ClassificationFeatures:
         """The same for TFRecord features, whose label ids count the data set's own order."""
-        self._settle_labels(path, training)
+        self._set_labels(path, training)
         names = () if self.source.regression else self.source.labels_of(path)
         found = read_classifier_records(
             path, tokenizer, self.max_length, None if self.source.regression else len(names)
@@ -160,7 +192,7 @@ class Classification:
             problems=problems,
         )
 
-    def _settle_labels(self, path: Path, training: bool) -> None:
+    def _set_labels(self, path: Path, training: bool) -> None:
         """Labels of a checkpoint or of the data set stay; else the training file's are taken."""
         if self.labels or self.source.regression:
             return

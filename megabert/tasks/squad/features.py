@@ -25,7 +25,7 @@ from megabert.tasks.squad.windows import best_window, locate_answer, windows
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Encoded, Tokenizer
-    from megabert.tasks.settings import SquadSettings
+    from megabert.tasks.squad.settings import SquadSettings
 
 _SPECIAL = 3  # [CLS] and two [SEP]
 

@@ -5,8 +5,10 @@ Files of its form in Chinese (CMRC 2018) are scored by the rules of that data se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,10 +17,9 @@ import torch.nn.functional as F
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
-from megabert.model.task_heads import BertForQuestionAnswering
-from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.model.task_heads import QUESTION_ANSWERING, BertForQuestionAnswering
+from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
 from megabert.tasks.files.tf_features import is_features_file
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.answers import (
     best_spans,
     n_best_entries,
@@ -31,6 +32,7 @@ from megabert.tasks.squad.data import SquadData, read_squad, squad_items
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import ENGLISH, Metric, squad_score
 from megabert.tasks.squad.records import RecordedSquad
+from megabert.tasks.squad.settings import SquadSettings
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -45,24 +47,38 @@ SHOWN_ANSWERS = 20
 log = get_logger()
 
 
-class Squad:
+class Squad(Task):
     """The task ``squad``: see :class:`megabert.tasks.base.Task` for what each method does."""
 
     name = "squad"
-    new_heads: tuple[str, ...] = ("qa",)
+    head = QUESTION_ANSWERING
     metric = "f1"
-    labels: tuple[str, ...] = ()
+    section, settings_class = "squad", SquadSettings
+    unused_settings: ClassVar[frozenset[str]] = frozenset(["null_threshold"])
+    default_max_length = 384
+    input_fields = (("question",), ("context",))
+    ranks_answers = True
+    continues = ("squad", "squad2")
+    settings: SquadSettings
     no_answer = False
     """Whether a question may have no answer."""
 
-    def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
-        self.settings = settings
-        self._max_length = max_length
+    @classmethod
+    def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
+        """Spans without an empty answer are what any such head gives."""
+        return cls.name
 
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest row."""
-        return self._max_length
+    @classmethod
+    def answer_settings(
+        cls, record: Mapping[str, Any], given: Mapping[str, Any], max_length: int
+    ) -> SquadSettings:
+        """The limits that the checkpoint was trained with; a threshold only if it is given."""
+        known = {field.name for field in fields(SquadSettings)} - {"null_threshold"}
+        limits = {key: value for key, value in record.items() if key in known}
+        settings = SquadSettings(**limits, null_threshold=given.get("null_threshold"))
+        if settings.max_query_length > max_length // 2:  # a model of few positions
+            settings = replace(settings, max_query_length=max_length // 2)
+        return settings
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Nothing to take over: a span has no labels."""
@@ -74,9 +90,6 @@ class Squad:
             "max_length": self.max_length,
             **{name: getattr(self.settings, name) for name in limits},
         }
-
-    def settle(self) -> None:
-        """Nothing to settle."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int

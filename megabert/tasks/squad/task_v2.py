@@ -8,13 +8,12 @@ answer is empty where that exceeds the best span's score by more than a threshol
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.tasks.base import Batch, Features, Forward, inputs_of
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.answers import (
     Candidates,
     Span,
@@ -28,6 +27,7 @@ from megabert.tasks.squad.answers import (
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric_v2 import Prediction, squad2_score
 from megabert.tasks.squad.records import RecordedSquad
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import (
     NBEST_PREDICTIONS,
     PREDICTIONS,
@@ -53,13 +53,25 @@ class Squad2(Squad):
     """The task ``squad2``: see :class:`megabert.tasks.base.Task` for what each method does."""
 
     name = "squad2"
+    unused_settings: ClassVar[frozenset[str]] = frozenset()
     no_answer = True
 
-    def __init__(self, settings: SquadSettings, max_length: int = 384) -> None:
+    def __init__(self, settings: SquadSettings, max_length: int | None = None) -> None:
         super().__init__(settings, max_length)
         self._chosen: float | None = None
         """The threshold of a checkpoint, or the one that the last scoring found."""
         self._searching = settings.null_threshold == "auto"
+
+    @classmethod
+    def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
+        """Not at all: a foreign head was not trained on empty answers as far as one knows."""
+        return None
+
+    @classmethod
+    def check_settings(cls, settings: SquadSettings, evaluates: bool) -> None:
+        """``--null-threshold auto`` is chosen on the file of --eval."""
+        if settings.null_threshold == "auto" and not evaluates:
+            raise UserError("--null-threshold auto needs --eval: its best F1 tells the threshold")
 
     @property
     def threshold(self) -> float:
@@ -78,7 +90,7 @@ class Squad2(Squad):
         """How contexts were cut into rows, and the threshold of the last scoring."""
         return {**super().record(), "null_threshold": self.threshold}
 
-    def settle(self) -> None:
+    def freeze_thresholds(self) -> None:
         """The threshold stays as it is, with ``--null-threshold auto`` too."""
         self._searching = False
 
@@ -107,7 +119,7 @@ class Squad2(Squad):
         """Write three prediction files; scores as :func:`squad2_score`, ``{}`` without ground truths.
 
         With ``--null-threshold auto`` the threshold is the one with the best F1 on this file, until
-        :meth:`settle`.
+        :meth:`freeze_thresholds`.
         """
         made = own_features(features)
         ranked, nulls = self._ranked(made, outputs, self.settings.n_best)

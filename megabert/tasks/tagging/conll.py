@@ -154,6 +154,11 @@ class Conll(Tagging):
 
     name = "conll"
 
+    @classmethod
+    def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
+        """Tags of words are what most published token heads give."""
+        return cls.name
+
     def read(self, path: Path, scheme: str | None) -> Corpus:
         """The file, of this scheme."""
         return read_conll(path, scheme)

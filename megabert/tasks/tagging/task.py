@@ -7,7 +7,7 @@ Entities are read off the labels by conlleval's rule (:mod:`megabert.tasks.taggi
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,13 @@ from megabert.config.model import ModelConfig
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.model.crf import Allowed
 from megabert.model.task_heads import (
+    TOKEN_CLASSIFICATION,
     BertCrfForTokenClassification,
     BertForTokenClassification,
     TagChains,
     chain_scores,
 )
-from megabert.tasks.base import Batch, Features, Forward, inputs_of
-from megabert.tasks.settings import TaggingSettings
+from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
 from megabert.tasks.tagging.data import Corpus, Pieces
 from megabert.tasks.tagging.entity_spans import (
     SCHEMES,
@@ -39,6 +39,7 @@ from megabert.tasks.tagging.entity_spans import (
     span_scores,
 )
 from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures
+from megabert.tasks.tagging.settings import TaggingSettings
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -46,21 +47,20 @@ if TYPE_CHECKING:
     from megabert.parallel.rng import DropoutSeeds
 
 
-class Tagging(ABC):
+class Tagging(Task):
     """A task with tags: see :class:`megabert.tasks.base.Task` for what each public method does."""
 
-    name: str
-    new_heads: tuple[str, ...] = ("token", "crf")
+    head = TOKEN_CLASSIFICATION
     metric = "f1"
+    section, settings_class = "tagging", TaggingSettings
+    settings: TaggingSettings
     characters = False
     """Whether the tokens that the training file brings are characters."""
 
-    def __init__(self, settings: TaggingSettings, max_length: int = 128) -> None:
-        self.settings = settings
-        self.labels: tuple[str, ...] = ()
+    def __init__(self, settings: TaggingSettings, max_length: int | None = None) -> None:
+        super().__init__(settings, max_length)
         self.scheme: str | None = None if settings.tag_scheme == "auto" else settings.tag_scheme
         self.crf, self.constraints = settings.crf, settings.crf_constraints
-        self._max_length = max_length
 
     @abstractmethod
     def read(self, path: Path, scheme: str | None) -> Corpus:
@@ -79,11 +79,6 @@ class Tagging(ABC):
         self, features: TaggingFeatures, found: list[list[Entity]], folder: Path
     ) -> dict[str, float]:
         """Write the predictions; scores of this task alone, if the file has labels."""
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest row."""
-        return self._max_length
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Labels, scheme and field of the checkpoint; ``--crf on`` adds a field to one without."""
@@ -114,9 +109,6 @@ class Tagging(ABC):
             "crf_constraints": self.constraints,
             "characters": self.characters,
         }
-
-    def settle(self) -> None:  # noqa: B027  (concrete: no tagging task chooses anything)
-        """Nothing to settle."""
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int

@@ -21,10 +21,10 @@ from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.classification import metrics
 from megabert.tasks.classification.features import join_texts, truncated
 from megabert.tasks.classification.glue import GLUE
+from megabert.tasks.classification.settings import ClassificationSettings
 from megabert.tasks.classification.task import Classification, class_weights
 from megabert.tasks.classification.tnews import Tnews
 from megabert.tasks.registry import make_task
-from megabert.tasks.settings import ClassificationSettings, SquadSettings, TaggingSettings
 from tests.finetune.test_loop import in_world, losses, make_inputs, weights
 from tests.helpers.distributed import run_ranks
 from tests.helpers.foreign_shards import example
@@ -34,9 +34,7 @@ LETTERS = "abcdefgh"
 
 def task(name: str, max_length: int = 16, **settings: Any) -> Classification:
     """A task by its name."""
-    made = make_task(
-        name, max_length, SquadSettings(), ClassificationSettings(**settings), TaggingSettings()
-    )
+    made = make_task(name, ClassificationSettings(**settings), max_length)
     assert isinstance(made, Classification)
     return made
 

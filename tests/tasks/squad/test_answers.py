@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.tasks.batches import packed
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.chinese_metric import (
     CHINESE,
     chinese_f1,
@@ -23,6 +22,7 @@ from megabert.tasks.squad.chinese_metric import (
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import ENGLISH
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 

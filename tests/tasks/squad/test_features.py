@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.tasks.batches import WINDOW, BatchPlan, draw_subset, steps_for
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.data import Answer, read_squad
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.windows import best_window, locate_answer, token_span, windows
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 

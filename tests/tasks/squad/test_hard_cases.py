@@ -15,10 +15,10 @@ from megabert.common.errors import UserError
 from megabert.data.foreign.tfrecord import frame
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import exact_match
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from megabert.tasks.squad.task_v2 import Squad2
 from tests.helpers.foreign_shards import example

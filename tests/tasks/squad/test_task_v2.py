@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.settings import finetune_settings
 from megabert.tasks.batches import packed
-from megabert.tasks.settings import SquadSettings
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.metric import exact_match, f1, normalize_answer
 from megabert.tasks.squad.metric_v2 import Prediction, best_threshold, squad2_score
+from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from megabert.tasks.squad.task_v2 import SURE, Squad2
 from tests.helpers.squad_files import FakeTokenizer, impossible, qa, write_squad
@@ -150,7 +150,7 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
     assert scores[2]["f1"] == scores[0]["best_f1"] >= max(scores[0]["f1"], scores[1]["f1"])
     assert auto.threshold != 0.0
     other = {**found, "null_start": found["null_start"] + 50}
-    auto.settle()
+    auto.freeze_thresholds()
     tested = auto.score(features, other, tmp_path)
     assert tested["null_threshold"] == scores[2]["null_threshold"] != tested["best_f1_thresh"]
     record = json.loads(json.dumps(auto.record()))
@@ -167,8 +167,9 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
 
 def test_the_flag_takes_a_number_or_auto() -> None:
     def given(text: str) -> Any:
-        values = flags.parse(FinetuneSettings, ["--null-threshold", text], "x", "x")[0]
-        return flags.build(FinetuneSettings, values).squad.null_threshold
+        tree = finetune_settings()
+        values = flags.parse(tree, ["--null-threshold", text], "x", "x")[0]
+        return flags.build(tree, values).squad.null_threshold
 
     assert (given("-1.5"), given("auto")) == (-1.5, "auto")
     for wrong in ("nan", "high"):

@@ -1,0 +1,21 @@
+"""Settings of classification and regression."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from megabert.config.flags import setting
+
+
+@dataclass(frozen=True)
+class ClassificationSettings:
+    """Classification (GLUE, TNEWS)"""
+
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "weight of a label in the loss; balanced: in inverse proportion to its count"
+    )
+    bad_lines: Literal["error", "skip"] = setting(
+        "error", "lines with a wrong number of columns or an unknown label: stop, or leave them out"
+    )

@@ -1,0 +1,46 @@
+"""Settings of question answering."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from megabert.config.flags import setting
+
+
+def _threshold(value: object) -> object:
+    """A finite number as one, "auto" as it is."""
+    if value == "auto":
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("expected a number, or auto")
+    return number
+
+
+NullThreshold = Annotated[float | str, BeforeValidator(_threshold)]
+
+
+@dataclass(frozen=True)
+class SquadSettings:
+    """Question answering (SQuAD)"""
+
+    doc_stride: PositiveInt = setting(128, "tokens from one window of a long context to the next")
+    max_query_length: PositiveInt = setting(64, "tokens of a question; the rest is cut off")
+    max_answer_length: PositiveInt = setting(30, "tokens of an answer at most")
+    n_best: PositiveInt = setting(20, "answers a question in nbest_predictions.json")
+    null_threshold: NullThreshold | None = setting(
+        None,
+        "squad2: answer nothing where that scores so much more than the best span; auto: the best F1 on "
+        "--eval decides (the checkpoint's, else 0)",
+    )
+    metric_language: Literal["auto", "en", "zh"] = setting(
+        "auto",
+        "rules of exact match and F1: SQuAD's, or CMRC 2018's for Chinese (auto: by the truths)",
+    )
