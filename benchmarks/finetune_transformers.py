@@ -46,13 +46,6 @@ from megabert.optim.schedule import learning_rate
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
 
-HEADS = {
-    "qa": ("BertForQuestionAnswering", "qa_outputs"),
-    "sequence": ("BertForSequenceClassification", "classifier"),
-    "token": ("BertForTokenClassification", "classifier"),
-}
-"""Our head -> transformers' class, and its module's name there."""
-
 
 class SideBySide:
     """transformers' model with the arguments and outputs that a task expects of ours."""
@@ -62,18 +55,19 @@ class SideBySide:
         assert place.checkpoint is not None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(settings.parallel.precision, self.device.type == "cuda")
-        self.kind = next(head for head in task.new_heads if head in HEADS)
-        class_name, module = HEADS[self.kind]
+        self.head = task.head
+        ((our_layer, module),) = self.head.transformers_layers
         folder, _ = huggingface.model_folder(place.checkpoint)
         changed: dict[str, Any] = (
-            {} if self.kind == "qa" else {"num_labels": max(1, len(task.labels))}
+            {"num_labels": max(1, len(task.labels))} if self.head.labelled else {}
         )
         if place.dropout is not None:
             changed["hidden_dropout_prob"] = changed["attention_probs_dropout_prob"] = place.dropout
-        model = getattr(transformers, class_name).from_pretrained(folder, **changed)
+        model_class = getattr(transformers, f"Bert{self.head.transformers_suffix}")
+        model = model_class.from_pretrained(folder, **changed)
         source = huggingface.read(place.checkpoint)
-        new = {f"{self.kind}.classifier": getattr(model, module)}
-        if self.kind == "sequence" and not source.has_pooler:
+        new = {our_layer: getattr(model, module)}
+        if self.head.reads_pooler and not source.has_pooler:
             new["bert.pooler.dense"] = model.bert.pooler.dense
         with torch.no_grad():
             for name, layer in new.items():
@@ -99,10 +93,8 @@ class SideBySide:
         ids[mask], types[mask] = input_ids, token_type_ids
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.model(input_ids=ids, token_type_ids=types, attention_mask=mask.long())
-        if self.kind == "sequence":
-            return output.logits
-        if self.kind == "token":
-            return output.logits[mask]
+        if self.head.labelled:
+            return output.logits if self.head.per_sequence else output.logits[mask]
         missing = max_seqlen - mask.size(1)
         sides = (output.start_logits, output.end_logits)
         return tuple(

@@ -75,7 +75,7 @@ class FillMask:
 
     name = "fill-mask"
     heads = (PRETRAINING, MASKED_LM)
-    input_fields = (("text",),)
+    input_fields: tuple[tuple[str, ...], ...] = (("text",),)
     ranks_answers = True
 
     def __init__(self, max_length: int, head: Head, top_k: int | None) -> None:

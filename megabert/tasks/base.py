@@ -112,7 +112,7 @@ class Task(ABC):
         """The task of one of :meth:`names`."""
         return cls(settings, max_length)
 
-    @classmethod
+    @classmethod  # noqa: B027  (most tasks have nothing to check)
     def check_settings(cls, settings: Any, evaluates: bool) -> None:
         """Raise UserError for settings that contradict each other; ``evaluates``: --eval is given."""
 
