@@ -223,7 +223,7 @@ def checked(settings: FinetuneSettings) -> None:
         raise UserError("--checkpoint, --train and --eval are all needed here")
     if settings.optimizer.optimizer != "adamw" or settings.optimizer.schedule != "linear":
         raise UserError("this check knows --optimizer adamw with --schedule linear only")
-    if place.random_init or settings.tagging.crf:
+    if place.random_init or settings.of_task("tagging").crf:
         raise UserError("this check knows neither --random-init nor --crf")
 
 
