@@ -1,11 +1,11 @@
-"""Files and folders that appear whole or not at all, and SHA-256: the only such code of the project.
+"""Atomic writers of files and folders, and SHA-256. No other module renames, syncs or digests.
 
-A writer fills a temporary neighbour, has it on disk (fsync), renames it, and has the parent folder's
-list of names on disk. So a process killed at any moment, a full disk or a power cut leaves the old
-content or the new one, never a part.
+A writer fills a temporary file next to the target, syncs it to disk (fsync), renames it, and syncs
+the parent folder. After a kill at any moment, a full disk or a power cut, the target holds either
+the old content or the new content, never a part of it.
 
-The temporary neighbour of ``NAME`` is ``NAME.tmp``. What a killed process leaves there is overwritten
-by the next one. Where several processes may write the same ``NAME`` at once, ask for a unique name.
+The temporary name of ``NAME`` is ``NAME.tmp``. The next writer overwrites what a killed one left
+there. If several processes may write the same ``NAME`` at once, ask for a unique temporary name.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errn
 
 
 def temporary_name(path: Path, *, unique: bool = False) -> Path:
-    """Where the content of ``path`` is written to before it takes that name."""
+    """Where the content of ``path`` is written before it is renamed."""
     middle = f".{uuid.uuid4().hex[:12]}" if unique else ""
     return path.with_name(f"{path.name}{middle}{TEMPORARY}")
 
 
 @contextmanager
 def new_file(path: Path, *, durable: bool = True, unique: bool = False) -> Iterator[Path]:
-    """A temporary path to write to; it takes the name ``path`` when the block ends without an error.
+    """A temporary path to write to, renamed to ``path`` when the block ends without an error.
 
-    On an error the temporary file is removed and ``path`` stays as it was. An ``OSError`` about the
+    On an error the temporary file is removed and ``path`` is unchanged. An ``OSError`` about the
     temporary file names ``path`` instead.
 
     Args:
-        path: the file to make or to replace; its folder exists.
-        durable: wait for the disk. False is for scratch files, which a later run checks or makes
-            again: waiting for each would cost more than writing it.
+        path: the file to create or replace; its folder exists.
+        durable: wait for the disk. False is for scratch files that a later run checks or makes
+            again, because waiting for each of them would cost more than writing it.
         unique: several processes may write ``path`` at once.
     """
     temporary = temporary_name(path, unique=unique)
@@ -75,22 +75,22 @@ def new_text_file(path: Path) -> Iterator[TextIO]:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True, unique: bool = False) -> None:
-    """Make or replace a file; see :func:`new_file`."""
+    """Create or replace a file; see :func:`new_file`."""
     try:
         with new_file(path, durable=durable, unique=unique) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk names no file
+        error.filename = error.filename or str(path)  # the error of a full disk has no name
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Make or replace a file of UTF-8 text; see :func:`new_file`."""
+    """Create or replace a file of UTF-8 text; see :func:`new_file`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: object, *, indent: int = 2, ensure_ascii: bool = True) -> None:
-    """Make or replace a file of indented JSON; see :func:`new_file`."""
+    """Create or replace a file of indented JSON; see :func:`new_file`."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) + "\n")
 
 
@@ -101,16 +101,16 @@ def write_json(path: Path, content: object, *, indent: int = 2, ensure_ascii: bo
 def new_folder(
     output: Path, *, replace_existing: bool = False, unique: bool = True
 ) -> Iterator[Path]:
-    """A temporary folder to fill; it takes the name ``output`` when the block ends without an error.
+    """A temporary folder to fill, renamed to ``output`` when the block ends without an error.
 
-    On an error the temporary folder, and parents made for it, are removed and ``output`` stays as it
-    was.
+    On an error the temporary folder and the parents created for it are removed, and ``output`` is
+    unchanged.
 
     Args:
-        output: the folder to make; its parents are made too.
-        replace_existing: replace a folder that is there.
-        unique: the temporary folder is ``.NAME.*``, so that two processes do not meet; else it is
-            ``NAME.tmp``, and one that a killed process left there is removed first.
+        output: the folder to create, with its parents.
+        replace_existing: replace an existing folder.
+        unique: the temporary folder is ``.NAME.*``, so that two processes do not collide; otherwise
+            it is ``NAME.tmp``, and a folder that a killed process left there is removed first.
 
     Raises:
         UserError: ``output`` exists (and ``replace_existing`` is false), or cannot be made.
@@ -151,7 +151,7 @@ def _temporary_folder(output: Path, unique: bool) -> Path:
 
 
 def _take_place(temporary: Path, output: Path) -> None:
-    """Rename ``temporary`` to ``output``; an older folder goes, unless the renaming fails."""
+    """Rename ``temporary`` to ``output``. An old folder is removed if the renaming succeeds."""
     if not output.exists():
         temporary.replace(output)
         return
@@ -167,9 +167,9 @@ def _take_place(temporary: Path, output: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, renamed first: one that a kill leaves half removed does not look whole.
+    """Rename a folder and remove it, so that a kill cannot leave a partial folder of that name.
 
-    A folder that cannot be renamed stays.
+    A folder that cannot be renamed is not removed.
     """
     removed = folder.with_name(folder.name + REMOVED)
     shutil.rmtree(removed, ignore_errors=True)
@@ -184,9 +184,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on disk.
+    """Write a file's content, or a folder's list of names, to disk (fsync).
 
-    A file system that cannot sync folders is left to itself.
+    Errors of file systems that cannot sync folders are ignored.
     """
     folder = path.is_dir()
     try:
@@ -209,9 +209,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def rename(old: Path, new: Path, *, durable: bool = True) -> None:
-    """Give ``old``, whose content is on disk already (:func:`sync`), the name ``new``.
+    """Rename ``old`` to ``new``, replacing a file of that name. :func:`sync` the content first.
 
-    A file with that name is replaced. ``durable``: a power cut does not undo it.
+    With ``durable``, a power cut cannot undo the renaming.
     """
     old.replace(new)
     if durable:
@@ -219,7 +219,7 @@ def rename(old: Path, new: Path, *, durable: bool = True) -> None:
 
 
 def umask() -> int:
-    """The permissions that this process takes from what it makes; ``tempfile`` gives fewer."""
+    """The permission bits that new files do not get; files of ``tempfile`` get fewer still."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

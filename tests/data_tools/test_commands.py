@@ -123,7 +123,7 @@ def test_wrong_inputs_of_shard_wiki(
     refused("Parquet", dump, *rest, "--input-format", "parquet")
     refused("not a vocabulary", dump, "--tokenizer", dump, "--output", tmp_path / "out")
     again = ("--tokenizer", vocabulary, "--output", output)
-    refused("finished shards already", dump, *again)
+    refused("already holds finished shards", dump, *again)
     refused(r"another job \(other tokenizer\)", dump, *again, "--resume", "--cased")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="required: --tokenizer, --output"):

@@ -1,8 +1,8 @@
-"""Pieces of a sharding job on disk: the encoded documents of one batch of pages.
+"""Batch files: the encoded documents of one batch of pages, on disk until the shards are written.
 
-The job never holds the corpus in memory: each batch of pages becomes one file, whole or not
-there at all, and the shards are gathered from these files. A file carries its own CRC-32, so
-that a resumed job uses only what was written completely.
+The job never holds the corpus in memory. Each batch of pages becomes one file, and the shards are
+assembled from these files. A file holds its own CRC-32, so that a resumed job uses only files that
+were written completely.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ from megabert.common.files import new_file
 from megabert.data.shards.writer import Piece
 
 _MAGIC = b"MBSPILL1"
-_HEAD = struct.Struct("<8sIQI")  # magic, bytes of JSON, bytes in all, CRC-32 behind the head
+_HEAD = struct.Struct("<8sIQI")  # magic, bytes of JSON, bytes in total, CRC-32 of what follows
 
 
 @dataclass(frozen=True)
 class EncodedPages:
-    """Encoded documents of one batch of pages, in page order.
+    """Encoded documents of one batch of pages, in page order: D documents, S sentences, T tokens.
 
-    tokens [T]; word_bits uint8, one bit a token; sentence_lengths [S]; document_sentences,
-    document_tokens, document_ids, document_eval (1 for the evaluation split) [D];
-    document_digest uint64 [D, 2], of the ids and sentence lengths; sentence_sample uint64, the
-    digests of about one sentence in 64, chosen by the digest itself.
+    Attributes:
+        tokens: [T].
+        word_bits: uint8, one bit per token: whether it begins a word.
+        sentence_lengths: tokens of each sentence [S].
+        document_sentences, document_tokens, document_ids: [D].
+        document_eval: 1 for the evaluation split [D].
+        document_digest: digests of ids and sentence lengths, uint64 [D, 2].
+        sentence_sample: uint64, the digests of about one sentence in 64, chosen by the digest
+            itself.
+        pages: pages read.
+        dropped: pages dropped, by reason.
     """
 
     tokens: npt.NDArray[Any]
@@ -49,7 +56,7 @@ class EncodedPages:
     dropped: Mapping[str, int]
 
     def piece(self, documents: npt.NDArray[np.int64]) -> Piece:
-        """The documents with these (ascending) indices, for a shard writer."""
+        """The documents with these indices (ascending), for a shard writer."""
         token_ends = np.cumsum(self.document_tokens, dtype=np.int64)
         sentence_ends = np.cumsum(self.document_sentences, dtype=np.int64)
         runs = np.split(documents, np.flatnonzero(np.diff(documents) > 1) + 1)
@@ -85,7 +92,7 @@ _ARRAYS = (
 
 
 def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
-    """One batch of the documents of several (at least one), in order."""
+    """Join batches (at least one) into one, in order."""
     if len(parts) == 1:
         return parts[0]
     words = [_unpack(part.word_bits, 0, len(part.tokens)) for part in parts]
@@ -104,15 +111,15 @@ def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
 
 
 def batch_path(work: Path, unit: int, part: int) -> Path:
-    """The file of batch ``part`` of ``unit``; names sort in the order of the input."""
+    """The file of batch ``part`` of ``unit``. The order of the names is the order of the input."""
     return work / f"batch-{unit:08d}-{part:08d}"
 
 
 def save_batch(path: Path, batch: EncodedPages) -> None:
     """Write a batch whole or not at all.
 
-    The disk is not waited for: a resumed job checks each file (:func:`is_whole`) and makes a damaged
-    one again.
+    This does not wait for the disk: a resumed job checks each file (:func:`is_whole`) and makes a
+    damaged one again.
     """
     arrays: Sequence[npt.NDArray[Any]] = [
         np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS
@@ -131,7 +138,7 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """True for a file that is there and whose bytes are those that were written."""
+    """Whether the file exists and holds the bytes that were written."""
     try:
         content = path.read_bytes()
         magic, _, size, crc = _HEAD.unpack_from(content)
@@ -142,7 +149,7 @@ def is_whole(path: Path) -> bool:
 
 
 def load_batch(path: Path) -> EncodedPages:
-    """Map a batch; only what is touched is read."""
+    """Map a batch into memory; only the parts that are used are read."""
     content = np.asarray(np.memmap(path, np.uint8, "r"))
     _, size, _, _ = _HEAD.unpack_from(content[: _HEAD.size].tobytes())
     position = _HEAD.size + size

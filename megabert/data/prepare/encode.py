@@ -60,7 +60,7 @@ class EncodingRules:
 
 
 def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
-    """Whether a page belongs to the evaluation split, decided by a hash of seed, page id and title."""
+    """Whether a page is in the evaluation split, decided by a hash of seed, page id and title."""
     digest = hashlib.blake2b(f"{seed}\t{page_id}\t{title}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2.0**64
 

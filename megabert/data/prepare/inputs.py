@@ -1,7 +1,7 @@
 """The inputs of a sharding job: checked, digested, and cut into units of work.
 
-A *unit* is a segment that a worker reads by itself, or a stream that one process reads for all.
-Units are numbered in the order of the input, so their batch files sort into it.
+A *unit* is a segment that a worker reads by itself, or a stream that one process reads for all
+workers. Units are numbered in the order of the input, and so are their batch files.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from megabert.data.text.input.segments import (
 )
 from megabert.data.text.input.sources import check_format, input_files, joined_sha256, no_text
 
-_SCAN_BYTES = 1 << 24  # looked through for bzip2 blocks as one task
+_SCAN_BYTES = 1 << 24  # searched for bzip2 blocks in one task
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of an input; ``before`` pages that it numbers by place stand before its own."""
+    """A file of an input, and how many of the input's pages numbered by position precede it."""
 
     form: FileForm
     before: int
@@ -47,21 +47,22 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All inputs, in order: what is said of them, and their files."""
+    """All inputs, in order: their descriptions and their files."""
 
     infos: tuple[InputInfo, ...]
     files: tuple[tuple[InputFile, ...], ...]
 
     @property
     def bytes(self) -> int:
-        """Bytes of all files that are read."""
+        """Total size of the files that are read."""
         return sum(file.form.size for files in self.files for file in files)
 
 
 def survey_inputs(options: ShardingOptions, pool: TaskPool) -> Inputs:
-    """Digest all files and see how each is to be read.
+    """Digest all files and detect how each is to be read.
 
-    Raises ``UserError`` for a missing, unreadable or unknown input.
+    Raises:
+        UserError: a missing, unreadable or unknown input.
     """
     check_format(options.input_format)
     files = [input_files(path) for path in options.inputs]
@@ -71,15 +72,15 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> Inputs:
         for place, path in enumerate(group)
     ]
     progress = Progress("checking inputs", sum(input_bytes(path) for path in options.inputs))
-    surveys: list[Survey | None] = [None] * len(tasks)
+    surveys: list[Survey] = []
     size = 0
     numbered = ((index, path, count) for index, (path, count) in enumerate(tasks))
     with closing(pool.run_unordered(survey_file, numbered)) as results:
         for survey in results:
-            surveys[survey.index] = survey
+            surveys.append(survey)
             size += survey.form.size
             progress.update(size, f"{size / 1e6:.1f} MB")
-    found = iter([survey for survey in surveys if survey is not None])
+    found = iter(sorted(surveys, key=lambda survey: survey.index))
     infos, groups = [], []
     for path, group in zip(options.inputs, files):
         own = [next(found) for _ in group]
@@ -101,9 +102,10 @@ class Units:
     inputs: tuple[tuple[Path, range], ...]
 
     def require_pages(self, pages: Sequence[int]) -> None:
-        """Raise ``UserError`` for an input, or a MediaWiki file, that gave no page at all.
+        """Raise ``UserError`` for an input or a MediaWiki file without a page.
 
-        pages: pages read of each unit.
+        Args:
+            pages: pages read from each unit.
         """
         for form, units in self.files:
             if form.kind in ("blocks", "bytes") and not sum(pages[unit] for unit in units):
@@ -114,10 +116,12 @@ class Units:
 
 
 def cut_inputs(options: ShardingOptions, inputs: Inputs, work: Path, pool: TaskPool) -> Units:
-    """Cut the inputs into units; the tables of bzip2 blocks go into the folder ``work``.
+    """Cut the inputs into units. The tables of bzip2 blocks are written into the folder ``work``.
 
-    With ``max_pages`` everything is one stream. Raises ``UserError`` for damage to the frame of a
-    bzip2 file.
+    With ``max_pages`` all inputs together are one stream.
+
+    Raises:
+        UserError: a bzip2 file whose block structure is damaged.
     """
     if options.max_pages is not None:
         stream = FirstPages(options.inputs, options.input_format, options.max_pages, inputs.bytes)
@@ -160,7 +164,7 @@ def _cut_file(
 
 
 def _block_tables(inputs: Inputs, work: Path, pool: TaskPool) -> dict[Path, Path]:
-    """Find the blocks of all bzip2 dumps; returns the file of each one's table."""
+    """Find the blocks of all bzip2 dumps; return the file that holds each dump's table."""
     forms = {file.form.path: file.form for files in inputs.files for file in files}
     dumps = [form for form in forms.values() if form.kind == "blocks"]
     if not dumps:

@@ -1,14 +1,14 @@
-"""The sharding job: dumps in, a folder of shards out.
+"""The sharding job: it turns dumps into a folder of shards.
 
-    inputs --workers--> digests, segments                              (sharding_inputs)
+    inputs --workers--> digests, segments                              (inputs)
     segments --workers--> one batch file each                          (read, clean, split, encode)
     streams --reader processes--> batches of pages --workers--> batch files   (page_streams)
     batch files --main process--> plan                                 (duplicates, splits, bounds)
     plan --workers--> shards --main process--> tokenizer/, manifest.json
 
-The content of every file is a pure function of (inputs, tokenizer, options): documents keep the
-order of the input, and shards are cut by tokens. Neither the number of ranks and workers nor a
-kill and ``resume`` changes a byte. Batch files live in ``OUTPUT/.sharding`` until the manifest is
+The content of every file depends only on (inputs, tokenizer, options): documents keep the order of
+the input, and shards are cut by tokens. Neither the number of ranks and workers nor a kill followed
+by ``resume`` changes a byte. Batch files stay in ``OUTPUT/.sharding`` until the manifest is
 written.
 """
 
@@ -50,15 +50,18 @@ from megabert.data.shards.manifest import (
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 
-_WORKERS_A_READER = 16  # so many workers can be fed by one reader of a stream
+_WORKERS_PER_READER = 16  # that one reader of a stream can keep busy
 
 
 def shard(options: ShardingOptions) -> ShardingReport | None:
-    """Run the whole job; under MPI, all ranks call this, and those above 0 get None.
+    """Run the whole job. Under MPI all ranks call this, and ranks above 0 get None.
 
-    Raises ``UserError`` in one line for wrong inputs and options, an output folder of something
-    else, a full disk, a dead worker; then nothing of this job stays behind, except that with
-    ``resume`` the finished batches are kept for the next attempt.
+    On an error the job removes what it wrote; with ``resume`` it leaves the finished batches for
+    the next attempt.
+
+    Raises:
+        UserError: wrong inputs or options, an output folder that holds something else, a full disk,
+            a dead worker.
     """
     options.check()
     started = time.monotonic()
@@ -112,7 +115,7 @@ def _lead(
 
 
 class _Encoding:
-    """Makes the batch files of all units, and counts what was done."""
+    """Makes the batch files of all units and counts the work done."""
 
     def __init__(
         self,
@@ -124,8 +127,8 @@ class _Encoding:
     ) -> None:
         self._options, self._units, self._work, self._pool = options, units, work, pool
         self._progress = Progress("reading, cleaning, encoding", inputs.bytes)
-        self._pages = [0] * len(units.units)  # read of each unit
-        self._position = {unit: 0 for unit, _ in units.streams}  # bytes read of each stream
+        self._pages = [0] * len(units.units)  # read from each unit
+        self._position = {unit: 0 for unit, _ in units.streams}  # bytes read from each stream
         self._bytes = 0  # of the input, read so far
         self._articles = 0
         self._batches: set[tuple[int, int]] = set()
@@ -134,11 +137,12 @@ class _Encoding:
         self.reused = 0
 
     def run(self) -> list[Path]:
-        """Make all batch files; their paths in the order of the input.
+        """Make all batch files; return their paths in the order of the input.
 
-        Raises ``UserError`` for a damaged input and for one without a page.
+        Raises:
+            UserError: a damaged input, or one without a page.
         """
-        readers = 1 + self._pool.count // _WORKERS_A_READER
+        readers = 1 + self._pool.count // _WORKERS_PER_READER
         with (
             PageStreams(
                 self._units.streams,
@@ -158,8 +162,8 @@ class _Encoding:
         for path in batches:
             if path.name not in there:
                 raise UserError(
-                    f"{path}: written, but not to be seen here: give an --output on a file "
-                    "system that all hosts share"
+                    f"{path}: a worker wrote this file, but it is not visible here: give an "
+                    "--output on a file system that all hosts share"
                 )
         return batches
 
@@ -241,7 +245,7 @@ def _require_articles(plan: Plan, options: ShardingOptions) -> None:
     present = {piece.split for piece in plan.shards}
     if names.TRAIN not in present:
         raise UserError(
-            f"{options.inputs[0]}: no article is left to train on: lower --eval-fraction"
+            f"{options.inputs[0]}: all articles are in the evaluation split: lower --eval-fraction"
         )
     if options.eval_fraction > 0 and names.EVAL not in present:
-        get_logger().warning("no article fell into the evaluation split: the input is small")
+        get_logger().warning("the evaluation split has no article: the input is small")

@@ -1,12 +1,12 @@
-"""The queue of work over the ranks of an MPI job: rank 0 owns it, every rank has workers.
+"""The task queue of an MPI job: rank 0 owns it, and every rank has workers.
 
     rank 0: task pool = its own workers + the other ranks
     rank r: "ready" with its number of workers; then for every task a result or an error
     rank 0: "stop" when the job fails, and "end" when it is over
 
-Messages are small (what to read, or a batch of pages), and go to a rank only while it has an idle
-worker. Only the main process of a rank speaks MPI; the workers are spawned and never load it.
-mpi4py is imported only where a launcher started more than one rank.
+Messages are small (what to read, or a batch of pages), and rank 0 sends them to a rank only while
+it has an idle worker. Only the main process of a rank uses MPI; the workers are spawned and never
+load it. mpi4py is imported only if a launcher started more than one rank.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from megabert.common.errors import UserError
 from megabert.data.prepare.worker_pool import TaskPool, WorkerPool, available_cores, portable
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-_POLL = 0.002  # seconds between two looks for messages
-_PATIENCE = 60.0  # seconds a rank may take to end its work
+_POLL = 0.002  # seconds between two checks for messages
+_STOP_TIMEOUT = 60.0  # seconds in which a rank must stop its work
 
 
 def launched_ranks() -> int:
-    """Number of ranks that an MPI launcher (mpirun of Open MPI or MPICH, srun) started; else 1."""
+    """Number of ranks that an MPI launcher started (mpirun of Open MPI or MPICH, srun), or 1."""
     sizes = (os.environ.get(name, "") for name in _SIZES)
     return max([1, *(int(size) for size in sizes if size.isdigit())])
 
@@ -45,11 +45,15 @@ def task_pool(
 ) -> Iterator[TaskPool | None]:
     """The workers of this process, or under MPI those of all ranks.
 
-    workers: processes a rank; None for one a core, the cores of a host being shared among its
-    ranks. prepare, arguments, start_method: see :class:`megabert.data.prepare.worker_pool.WorkerPool`.
-    On ranks above 0 the block gets None, when the job is over.
+    On ranks above 0 the block gets None, once the job is over.
 
-    Raises ``UserError`` where mpi4py is missing or belongs to another MPI than the launcher.
+    Args:
+        workers: processes per rank; None for one per core, where the ranks of a host share its
+            cores.
+        prepare, arguments, start_method: see :class:`.worker_pool.WorkerPool`.
+
+    Raises:
+        UserError: mpi4py is missing, or belongs to another MPI than the launcher.
     """
     expected = launched_ranks()
     if expected == 1:
@@ -58,7 +62,7 @@ def task_pool(
             yield pool
         return
     ranks = Ranks(expected)
-    count = workers or ranks.share_of_cores()
+    count = workers or ranks.available_cores()
     with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
         if ranks.rank:
             _serve(ranks, pool)
@@ -77,8 +81,8 @@ class Ranks:
         except (ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"started by an MPI launcher with {expected} ranks, but mpi4py cannot be used "
-                f"({reason}): pip install 'megabert[mpi]'"
+                f"an MPI launcher started {expected} ranks, but mpi4py cannot be used ({reason}): "
+                "pip install 'megabert[mpi]'"
             ) from None
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD
@@ -86,20 +90,19 @@ class Ranks:
         self.size = self._comm.Get_size()
         if self.size != expected:
             raise UserError(
-                f"the launcher started {expected} ranks, but mpi4py sees {self.size}: it uses "
-                f"another MPI ({MPI.Get_library_version().split(',')[0].strip()}) than the "
-                "launcher; start with the mpirun that belongs to it"
+                f"the launcher started {expected} ranks, but mpi4py finds {self.size}: it uses "
+                f"another MPI ({MPI.Get_library_version().split(',')[0].strip()}); use the mpirun "
+                "of that MPI"
             )
         self._sent: list[Any] = []
 
-    def share_of_cores(self) -> int:
-        """Cores this rank may use, each shared evenly among the ranks of its host that may use
-        it; at least 1."""
+    def available_cores(self) -> int:
+        """Cores for this rank, at least 1: ranks of a host divide the cores they share evenly."""
         mine = (socket.gethostname(), sorted(os.sched_getaffinity(0)))
         everyone = self._comm.allgather(mine)
-        sharers = [cores for host, cores in everyone if host == mine[0]]
-        share = sum(1 / sum(core in cores for cores in sharers) for core in mine[1])
-        return max(1, int(share + 1e-9))
+        same_host = [cores for host, cores in everyone if host == mine[0]]
+        total = sum(1 / sum(core in cores for cores in same_host) for core in mine[1])
+        return max(1, int(total + 1e-9))
 
     def send(self, rank: int, message: tuple[Any, ...]) -> None:
         """Send without waiting."""
@@ -107,13 +110,13 @@ class Ranks:
         self._sent.append(self._comm.isend(message, rank))
 
     def receive(self) -> tuple[int, tuple[Any, ...]] | None:
-        """The next message and who sent it; None where there is none."""
+        """The next message and its sender; None if no message has arrived."""
         status = self._mpi.Status()
         message = self._comm.improbe(status=status)
         return None if message is None else (status.Get_source(), message.recv())
 
     def flush(self) -> None:
-        """Wait until what was sent is on its way."""
+        """Wait until all messages have been sent."""
         self._mpi.Request.Waitall(self._sent)
         self._sent = []
 
@@ -124,7 +127,7 @@ class Ranks:
 
 
 class _RankedPool(TaskPool):
-    """Rank 0's view of all workers; use as a context manager."""
+    """All workers, as rank 0 uses them; use as a context manager."""
 
     def __init__(self, ranks: Ranks, local: WorkerPool) -> None:
         self._ranks, self._local = ranks, local
@@ -134,7 +137,7 @@ class _RankedPool(TaskPool):
         self._given: dict[int, int] = dict.fromkeys(self._others, 0)
         self.count = local.count
         while len(self._hosts) < len(self._others):
-            self._take_news()
+            self._take_messages()
             time.sleep(_POLL)
 
     def __enter__(self) -> _RankedPool:
@@ -164,11 +167,11 @@ class _RankedPool(TaskPool):
 
     def results(self, timeout: float | None) -> list[Any]:
         found = self._local.results(_POLL if timeout is None else min(timeout, _POLL))
-        found += self._take_news()
+        found += self._take_messages()
         self.peak_memory = max(self.peak_memory, self._local.peak_memory)
         return found
 
-    def _take_news(self) -> list[Any]:
+    def _take_messages(self) -> list[Any]:
         found = []
         while (news := self._ranks.receive()) is not None:
             rank, (kind, *content) = news
@@ -189,7 +192,7 @@ class _RankedPool(TaskPool):
         return found
 
     def _located(self, rank: int, error: Exception) -> Exception:
-        """The error of another rank, with its host where that is another one."""
+        """The error of another rank, with the name of its host if it is not this one."""
         if isinstance(error, UserError) and self._hosts[rank] != socket.gethostname():
             return UserError(f"{error} (on {self._hosts[rank]})")
         return error
@@ -199,7 +202,7 @@ class _RankedPool(TaskPool):
         waiting = {rank for rank in self._others if self._given[rank]}
         for rank in waiting:
             self._ranks.send(rank, ("stop",))
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _STOP_TIMEOUT
         while waiting:
             news = self._ranks.receive()
             if news is None:
@@ -207,7 +210,7 @@ class _RankedPool(TaskPool):
             elif news[1][0] in ("stopped", "interrupted"):
                 waiting.discard(news[0])
             if time.monotonic() > deadline:
-                print(f"error: ranks {sorted(waiting)} do not answer", file=sys.stderr)
+                print(f"error: ranks {sorted(waiting)} do not respond", file=sys.stderr)
                 self._ranks.abort()
         for rank in self._others:
             self._free[rank] += self._given[rank]
@@ -215,7 +218,7 @@ class _RankedPool(TaskPool):
 
 
 def _serve(ranks: Ranks, pool: WorkerPool) -> None:
-    """Do what rank 0 says, until it says "end"."""
+    """Run the tasks that rank 0 sends, until it sends "end"."""
     tasks: deque[tuple[Callable[[Any], Any], Any]] = deque()
     ranks.send(0, ("ready", pool.count, socket.gethostname()))
     try:
@@ -234,7 +237,7 @@ def _serve(ranks: Ranks, pool: WorkerPool) -> None:
                     pool.submit(*tasks.popleft())
                 for result in pool.results(_POLL):
                     ranks.send(0, ("result", result, pool.peak_memory))
-            except Exception as error:  # rank 0 raises it
+            except Exception as error:  # raised on rank 0
                 tasks.clear()
                 pool.kill()
                 ranks.send(0, ("error", portable(error)))

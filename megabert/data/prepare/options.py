@@ -21,8 +21,8 @@ class ShardingOptions:
 
     Attributes:
         workers: processes per rank; None for one per core.
-        segment_bytes: see ``text/input/segments.py``; it decides the number of a MediaWiki page that
-            has none of its own, and nothing else.
+        segment_bytes: see ``text/input/segments.py``; it decides the number of a MediaWiki page
+            that has none of its own, and nothing else.
     """
 
     inputs: tuple[Path, ...]

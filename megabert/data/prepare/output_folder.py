@@ -1,7 +1,7 @@
-"""The output folder of a job: whose it is, what is taken up again, and what is left behind.
+"""The output folder of a job: which job it belongs to, resuming it, and cleaning up after errors.
 
-A folder is one of: missing or empty; an unfinished job (``.sharding/job.json`` says which);
-finished shards (``manifest.json``); something else, which is never touched.
+A folder is one of: missing or empty; an unfinished job (described by ``.sharding/job.json``);
+finished shards (``manifest.json``); something else, which is never changed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,22 @@ WORK_FOLDER = ".sharding"
 JOB_FILE = "job.json"
 
 Job = Mapping[str, Any]
-"""What must be equal for two jobs to have the same result: inputs, tokenizer, options."""
+"""What must be equal for two jobs to give the same result: inputs, tokenizer, options."""
 
 
 def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
-    """The manifest, when ``resume`` meets the finished result of this very job; None when the
-    folder holds no finished result. Raises ``UserError`` for any other finished result."""
+    """The manifest if the folder holds finished shards of the same job and ``resume`` is set.
+
+    Returns None if the folder holds no finished shards.
+
+    Raises:
+        UserError: finished shards of another job, or ``resume`` is not set.
+    """
     if not (output / names.MANIFEST).exists():
         return None
     if not resume:
         raise UserError(
-            f"{output}: holds finished shards already; choose another --output or remove it"
+            f"{output}: already holds finished shards; choose another --output or remove it"
         )
     manifest = load_manifest(output)
     there = {
@@ -50,12 +55,14 @@ def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
 
 @contextmanager
 def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
-    """The work folder inside of the output, locked against a second job.
+    """The work folder inside the output folder, locked against a second job.
 
-    It is gone when the block ends well. When the block fails, everything the job wrote is taken
-    away, unless ``resume`` was asked for: then finished work stays for the next attempt. A killed
-    or interrupted job leaves its work folder behind.
-    Raises ``UserError`` when the folder belongs to something else, and for a full disk.
+    It is removed when the block ends without an error. When the block fails, everything the job
+    wrote is removed; with ``resume``, finished work stays for the next attempt. A killed or
+    interrupted job leaves its work folder.
+
+    Raises:
+        UserError: the folder holds something else, cannot be written, or the disk is full.
     """
     work = output / WORK_FOLDER
     existed = output.exists()
@@ -74,9 +81,9 @@ def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
         if not resume:
             _remove(output, existed)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            kept = "; finished work is kept for the next --resume" if resume else ""
+            note = "; finished work is kept for the next --resume" if resume else ""
             raise UserError(
-                f"{output}: the disk is full: free some space or choose another --output{kept}"
+                f"{output}: the disk is full: free some space or choose another --output{note}"
             ) from None
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from None
@@ -93,7 +100,9 @@ def _locked(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise _LockedError(f"{work.parent}: another job is writing here; wait for it") from None
+            raise _LockedError(
+                f"{work.parent}: another job is writing into this folder; wait for it"
+            ) from None
         yield
 
 
@@ -101,7 +110,7 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
     if not output.exists():
         return
     if not output.is_dir():
-        raise UserError(f"{output}: --output is a file; give a folder")
+        raise UserError(f"{output}: --output is a file; name a folder")
     record = output / WORK_FOLDER / JOB_FILE
     if record.exists():
         if not resume:
@@ -110,11 +119,13 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
             )
         _require_same(output, json.loads(record.read_text()), job)
     elif any(entry.name != WORK_FOLDER for entry in output.iterdir()):
-        raise UserError(f"{output}: not empty and not an unfinished job; choose another --output")
+        raise UserError(
+            f"{output}: neither empty nor the folder of an unfinished job; choose another --output"
+        )
 
 
 def _require_same(folder: Path, there: Job, here: Job) -> None:
-    """Raise ``UserError`` that names the first thing in which two jobs differ."""
+    """Raise ``UserError`` naming the first difference between two jobs."""
     for name in ("inputs", "tokenizer", "version", "segment_bytes"):
         if name in here and there.get(name) != here[name]:
             raise UserError(
@@ -130,7 +141,7 @@ def _require_same(folder: Path, there: Job, here: Job) -> None:
 
 
 def _remove(output: Path, existed: bool) -> None:
-    """Take away what this job wrote."""
+    """Remove what this job wrote."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
     shutil.rmtree(output / names.TOKENIZER_FOLDER, ignore_errors=True)
     for pattern in (f"*{names.SHARD_SUFFIX}", "*.tmp", names.MANIFEST):

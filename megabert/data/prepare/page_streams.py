@@ -1,7 +1,7 @@
-"""Files that only one process can read, read for all workers, several of them at once.
+"""Readers of files that only one process can read: several files at once, for all workers.
 
-Each stream has a reader process that cuts its pages into batches and sends them, pickled, as long
-as somebody takes them: a pipe holds back a reader that is faster than the workers.
+Each stream has a reader process that cuts its pages into batches and sends them, pickled, through a
+pipe. The pipe blocks a reader that is faster than the workers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ from megabert.data.text.input.segments import Stream
 
 @dataclass(frozen=True)
 class PageBatch:
-    """Batch ``part`` of stream ``unit``. pages: a pickled list of pages; None for a batch that
-    an earlier attempt has finished. position: bytes of the stream's files read so far."""
+    """Batch ``part`` of stream ``unit``.
+
+    Attributes:
+        pages: a pickled list of pages; None for a batch that an earlier attempt has finished.
+        position: bytes of the stream's files read so far.
+    """
 
     unit: int
     part: int
@@ -36,9 +40,12 @@ class PageBatch:
 
 
 class PageStreams:
-    """Batches of all streams, as they come; use as a context manager.
+    """Batches of all streams, as they arrive; use as a context manager.
 
-    streams: (unit, stream). work: folder of the finished batches. at_once: readers at a time.
+    Args:
+        streams: pairs (unit, stream).
+        work: folder of the finished batches.
+        at_once: readers that run at a time.
     """
 
     def __init__(
@@ -67,11 +74,11 @@ class PageStreams:
 
     @property
     def finished(self) -> bool:
-        """Whether every batch of every stream was given out."""
+        """Whether every batch of every stream has been returned."""
         return not self._waiting and not self._readers
 
     def poll(self) -> PageBatch | None:
-        """A batch that is there at the moment; None where there is none.
+        """A batch that has arrived; None if none has arrived yet.
 
         Raises what a reader raised, and ``UserError`` for a reader that died.
         """
@@ -83,8 +90,8 @@ class PageStreams:
                 message = connection.recv()
             except (EOFError, ConnectionResetError):
                 raise UserError(
-                    "a process that reads an input died (killed, or out of memory): the job was "
-                    "stopped; run it again"
+                    "a process that reads an input died (killed, or out of memory), and the job "
+                    "stopped: run it again"
                 ) from None
             if isinstance(message, PageBatch):
                 return message
@@ -108,7 +115,7 @@ class PageStreams:
 
 
 class _Position:
-    """How many bytes of a stream's files were read."""
+    """Bytes of a stream's files that were read."""
 
     def __init__(self) -> None:
         self._before = 0
@@ -136,11 +143,11 @@ def _batches(unit: int, stream: Stream, work: Path, characters: int) -> Iterator
 
 
 def _read(connection: Connection, unit: int, stream: Stream, work: Path, characters: int) -> None:
-    """A reader process: sends every batch, then None, or the error it met."""
+    """A reader process: it sends every batch, and at the end None or the error that ended it."""
     begin_child()
     try:
         for batch in _batches(unit, stream, work, characters):
             connection.send(batch)
         connection.send(None)
-    except Exception as error:  # the parent raises it
+    except Exception as error:  # raised in the parent
         connection.send(portable(error))

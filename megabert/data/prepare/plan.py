@@ -186,7 +186,7 @@ def header_of(
 def write_planned(
     output: Path, plan: ShardPlan, header: ShardHeader, batches: Sequence[Path]
 ) -> ShardInfo:
-    """Write one shard into the folder ``output``; ``batches``: the file of each of ``plan.parts``."""
+    """Write one shard into ``output``; ``batches`` are the files of ``plan.parts``."""
     path = output / names.shard_file(plan.split, plan.index, plan.count)
     with ShardWriter(
         path,

@@ -1,7 +1,7 @@
-"""Make a vocabulary from text: WordPiece, SentencePiece unigram, SentencePiece BPE.
+"""Training of a tokenizer from text: WordPiece, SentencePiece unigram, SentencePiece BPE.
 
-The result is a pure function of (text, settings): the sentences come in the order of the input
-for any number of workers, training runs in one thread, and the order of entries is fixed.
+The result depends only on (text, settings): the sentences are in the order of the input for any
+number of workers, training runs in one thread, and the order of entries is fixed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
 
 KINDS = ("wordpiece", "unigram", "bpe")
 MIN_FREQUENCY = 2
-_MAX_SENTENCE_BYTES = 16384  # longer ones are cut: SentencePiece would leave them out
+_MAX_SENTENCE_BYTES = 16384  # longer ones are cut, since SentencePiece would skip them
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """``alphabet``: most frequent characters that get an entry (wordpiece), or None for 1,000,
-    and a third of the vocabulary for languages written in ideographs. ``coverage``: share of
-    running text whose characters get an entry (unigram, bpe)."""
+    """Options of ``train_tokenizer.py``.
+
+    Attributes:
+        alphabet: how many of the most frequent characters get an entry (wordpiece); None for 1,000,
+            and for languages written in ideographs a third of the vocabulary.
+        coverage: fraction of running text whose characters get an entry (unigram, bpe).
+    """
 
     kind: str
     vocab_size: int
@@ -51,22 +55,22 @@ class TrainingSettings:
     coverage: float = 0.9995
 
     def check(self) -> None:
-        """Raise ``UserError`` for a value that makes no sense."""
+        """Raise ``UserError`` for an invalid value."""
         if self.kind not in KINDS:
             raise UserError(f"--type {self.kind}: expected one of {', '.join(KINDS)}")
         if self.vocab_size <= len(SPECIAL_TOKENS):
             raise UserError(
-                f"--vocab-size {self.vocab_size}: too small; {len(SPECIAL_TOKENS)} entries are the "
-                "special tokens"
+                f"--vocab-size {self.vocab_size}: too small: the special tokens alone take "
+                f"{len(SPECIAL_TOKENS)} entries"
             )
         if not 0 < self.coverage <= 1:
-            raise UserError(f"--coverage {self.coverage}: expected a share above 0, up to 1")
+            raise UserError(f"--coverage {self.coverage}: expected a fraction above 0, up to 1")
         if self.alphabet is not None and self.alphabet < 1:
             raise UserError(f"--alphabet {self.alphabet}: expected at least 1")
 
     @property
     def alphabet_size(self) -> int:
-        """The limit in force."""
+        """The limit that applies."""
         ideographic = self.language.split("-")[0] in ("zh", "ja", "yue", "wuu", "gan", "lzh")
         return self.alphabet or (self.vocab_size // 3 if ideographic else 1000)
 
@@ -82,7 +86,8 @@ def read_sentences(
 ) -> list[str]:
     """Sentences of the articles, cleaned as for shards, up to ``max_characters`` characters.
 
-    Raises ``UserError`` for wrong inputs and when no article is found.
+    Raises:
+        UserError: wrong inputs, or no article in them.
     """
     pages = chain.from_iterable(iter_pages(path, input_format) for path in inputs)
     sentences: list[str] = []
@@ -118,10 +123,10 @@ def _clean(pages: list[Page]) -> list[str]:
 
 
 def train_tokenizer(sentences: Sequence[str], settings: TrainingSettings) -> Tokenizer:
-    """Train; the result has exactly ``settings.vocab_size`` entries.
+    """Train a tokenizer of exactly ``settings.vocab_size`` entries.
 
-    Raises ``UserError`` when the text is too little for so many entries, or the size too small
-    for its characters.
+    Raises:
+        UserError: the text supports fewer entries, or its characters need more.
     """
     settings.check()
     if settings.kind == "wordpiece":
@@ -140,7 +145,7 @@ def _train_wordpiece(sentences: Sequence[str], settings: TrainingSettings) -> To
     ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     alphabet = sorted(ranked[: settings.alphabet_size])
     inner = [PREFIX + c for c in alphabet if not starts_word_alone(c)]
-    # The trainer numbers characters in the order of a hash map unless they are given to it.
+    # Unless characters are given, the trainer numbers them in the order of a hash map.
     first = [*SPECIAL_TOKENS, *alphabet, *inner]
     if len(first) > settings.vocab_size:
         raise UserError(
@@ -213,7 +218,7 @@ def _sentencepiece_error(message: str, settings: TrainingSettings) -> str:
 
 def _too_large(wanted: int, most: int) -> str:
     return (
-        f"--vocab-size {wanted}: this text gives at most {most} entries; give more text or a "
+        f"--vocab-size {wanted}: this text supports at most {most} entries; give more text or a "
         "smaller size"
     )
 
@@ -221,7 +226,8 @@ def _too_large(wanted: int, most: int) -> str:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer's files into a new folder, all of them or none.
 
-    Raises ``UserError`` when the folder holds something already.
+    Raises:
+        UserError: the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --output")

@@ -1,4 +1,4 @@
-"""What a worker process of the sharding job does: each function is one kind of task."""
+"""The tasks of a worker process of the sharding job, one function each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from megabert.data.tokenizers.load import load_tokenizer
 
 
 class _Worker:
-    """What a worker process keeps between tasks."""
+    """State of a worker process between tasks."""
 
     options: ShardingOptions
     work: Path
@@ -42,7 +42,7 @@ class _Worker:
 
 
 def prepare(options: ShardingOptions) -> None:
-    """Begin a worker process."""
+    """Set up a worker process."""
     _Worker.options = options
     _Worker.work = options.output / WORK_FOLDER
     _Worker.tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
@@ -57,8 +57,10 @@ def prepare(options: ShardingOptions) -> None:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one look at a file found: its digest, how it is read, and, where it was asked for,
-    how many pages it numbers by their place in the input."""
+    """A file's digest and how it is read.
+
+    ``numbered``: the pages that it numbers by their position in the input, if they were counted.
+    """
 
     index: int
     sha256: str
@@ -67,7 +69,7 @@ class Survey:
 
 
 def survey_file(task: tuple[int, Path, bool]) -> Survey:
-    """task: (index, file, whether its pages are to be counted)."""
+    """Digest a file and detect its form; task: (index, file, whether to count its pages)."""
     index, path, count = task
     options = _Worker.options
     digest = file_sha256(path)
@@ -82,8 +84,10 @@ def survey_file(task: tuple[int, Path, bool]) -> Survey:
 def scan_piece(
     task: tuple[tuple[int, int], Path, int, int],
 ) -> tuple[tuple[int, int], Marks, int]:
-    """Find the bzip2 marks of bytes ``start`` to ``stop``; task: (label, file, start, stop).
-    Returns (label, marks, bytes)."""
+    """Find the bzip2 marks in bytes ``start`` to ``stop`` of a file.
+
+    task: (label, file, start, stop). Returns (label, marks, bytes).
+    """
     label, path, start, stop = task
     with BlockFile(path) as file:
         marks = find_marks(file.read(start, stop - start + OVERLAP), start, stop - start)
@@ -92,8 +96,15 @@ def scan_piece(
 
 @dataclass(frozen=True)
 class Done:
-    """Work done on batch ``part`` of ``unit``: pages read, articles kept, UTF-8 bytes of page
-    text, CPU seconds; ``reused`` where an earlier attempt had done it (then no text, no time)."""
+    """A finished batch ``part`` of ``unit``.
+
+    Attributes:
+        pages: pages read.
+        articles: articles encoded.
+        text_bytes: UTF-8 bytes of page text.
+        seconds: CPU seconds.
+        reused: an earlier attempt had made the batch; then text_bytes and seconds are 0.
+    """
 
     unit: int
     part: int
@@ -106,7 +117,7 @@ class Done:
 
 @dataclass(frozen=True)
 class EncodingTask:
-    """Make batch ``part`` of ``unit``, out of a segment or of pickled pages."""
+    """Batch ``part`` of ``unit``, to be made from a segment or from pickled pages."""
 
     unit: int
     part: int
@@ -114,7 +125,7 @@ class EncodingTask:
 
 
 def encode(task: EncodingTask) -> Done:
-    """Read, clean and encode into one batch file, unless an earlier attempt has finished it."""
+    """Read, clean and encode pages into one batch file, unless an earlier attempt finished it."""
     if isinstance(task.source, bytes):
         return _encode(task, [pickle.loads(task.source)])
     if is_whole(batch_path(_Worker.work, task.unit, task.part)):
@@ -123,7 +134,7 @@ def encode(task: EncodingTask) -> Done:
 
 
 def reused(work: Path, unit: int, part: int) -> Done:
-    """A batch that an earlier attempt has finished."""
+    """The report of a batch that an earlier attempt finished."""
     batch = load_batch(batch_path(work, unit, part))
     return Done(unit, part, batch.pages, len(batch.document_ids), 0, 0.0, True)
 
@@ -138,8 +149,8 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
     batch = join_batches(batches) if batches else encode_pages([], _Worker.tokenizer, _Worker.rules)
     if not _Worker.work.is_dir():
         raise UserError(
-            f"{_Worker.options.output}: not to be seen from every host: give an --output on a "
-            "file system that all of them share"
+            f"{_Worker.options.output}: not visible on every host: give an --output on a file "
+            "system that all hosts share"
         )
     save_batch(batch_path(_Worker.work, task.unit, task.part), batch)
     seconds = time.process_time() - started

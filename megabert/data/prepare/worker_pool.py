@@ -1,4 +1,4 @@
-"""A queue of work over worker processes that may die, fail, or lose their parent."""
+"""A task queue over worker processes, which may die, fail, or lose their parent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 POLL = 0.01
-"""Seconds between two looks at a source of tasks that has none at the moment."""
+"""Seconds between two requests to a source of tasks that has none yet."""
 
 
 def available_cores() -> int:
@@ -35,7 +35,7 @@ def available_cores() -> int:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
+    """Peak memory of this process so far, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:  # no Linux
@@ -47,46 +47,48 @@ def peak_memory() -> int:
 
 
 class TaskPool(ABC):
-    """Hands tasks to workers, wherever they are, as they become free."""
+    """Gives tasks to idle workers, in this process's pool or on other ranks."""
 
     count: int
     """Number of workers."""
     peak_memory: int = 0
-    """The most memory a worker has held so far, in bytes."""
+    """Peak memory of a worker so far, in bytes."""
 
     @property
     @abstractmethod
     def idle(self) -> bool:
-        """Whether a worker would take a task at once."""
+        """Whether a worker is free to take a task."""
 
     @property
     @abstractmethod
     def busy(self) -> bool:
-        """Whether a task is being worked on."""
+        """Whether a task is running."""
 
     @abstractmethod
     def submit(self, function: Callable[[Any], Any], task: Any) -> None:
-        """Give a task to an idle worker. ``function`` is one of a module."""
+        """Give a task to an idle worker. ``function`` must be defined at module level."""
 
     @abstractmethod
     def results(self, timeout: float | None) -> list[Any]:
-        """Wait for news, at most ``timeout`` seconds; the results that have come in.
+        """Wait at most ``timeout`` seconds; return the results that have arrived.
 
         Raises what a task raised, and ``UserError`` when a worker process died.
         """
 
     @abstractmethod
     def kill(self) -> None:
-        """End all work at once; when this returns, no task is running any more."""
+        """Stop all work; when this returns, no task is running."""
 
     def run_unordered(
         self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
     ) -> Generator[Result, None, None]:
-        """Yield results as they come. A task is taken from ``tasks`` when a worker is idle; None
-        among them means that none is there at the moment.
+        """Yield results as they arrive.
 
-        Raises what a task raised, and ``UserError`` when a worker process died; then, and when
-        the caller closes the iterator, all work has ended.
+        A task is taken from ``tasks`` when a worker is idle; the value None means that no task is
+        available yet.
+
+        Raises what a task raised, and ``UserError`` when a worker process died. After an error, and
+        when the caller closes the iterator, no task is running.
         """
         source = iter(tasks)
         more = True
@@ -111,8 +113,10 @@ class TaskPool(ABC):
     def run(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Generator[Result, None, None]:
-        """Yield results in the order of the tasks. At most two tasks a worker are under way or
-        wait for an earlier one. Raises as :meth:`run_unordered`."""
+        """Yield results in the order of the tasks; raises as :meth:`run_unordered`.
+
+        At most two tasks per worker are running or wait for an earlier one.
+        """
         done = 0
 
         def numbered() -> Iterator[tuple[int, Task] | None]:
@@ -141,16 +145,20 @@ def _numbered(function: Callable[[Task], Result], numbered: tuple[int, Task]) ->
 class _Worker:
     process: BaseProcess
     connection: Connection
-    waited_for: bool = True  # at first until it is ready, then while it has a task
+    waited_for: bool = True  # until it is ready, then while it has a task
     ready: bool = False
 
 
 class WorkerPool(TaskPool):
-    """``count`` processes on this machine; use as a context manager.
+    """Processes on this machine; use as a context manager. They start with the first task.
 
-    prepare: called once in each worker with ``arguments`` before its first task; a picklable
-    function of a module. start_method: ``spawn`` (default: safe with threads and MPI), ``fork``
-    or ``forkserver``. The processes start with the first task.
+    Args:
+        count: number of processes.
+        prepare: called in each worker with ``arguments`` before its first task; a function defined
+            at module level.
+        arguments: see ``prepare``; picklable.
+        start_method: ``spawn`` (the default, safe with threads and MPI), ``fork`` or
+            ``forkserver``.
     """
 
     def __init__(
@@ -176,7 +184,7 @@ class WorkerPool(TaskPool):
             self.kill()
 
     def close(self) -> None:
-        """Let the workers end, and wait for them."""
+        """Tell the workers to end, and wait for them."""
         for worker in self._workers:
             try:
                 worker.connection.send(None)
@@ -246,13 +254,13 @@ class WorkerPool(TaskPool):
 
 def _died() -> UserError:
     return UserError(
-        "a worker process died (killed, or out of memory): the job was stopped; "
-        "run it again, with fewer --workers if memory is short"
+        "a worker process died (killed, or out of memory), and the job stopped: run it again, with "
+        "fewer --workers if memory is short"
     )
 
 
 def begin_child() -> None:
-    """Make a child process leave Ctrl-C to its parent, and end with it."""
+    """Make a child process leave Ctrl-C to its parent, and end when the parent ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -267,14 +275,14 @@ def _end_with_parent() -> None:
 
 
 def portable(error: Exception) -> Exception:
-    """The error as another process can raise it, with the traceback of this one."""
+    """The error for another process to raise, with this process's traceback."""
     if not isinstance(error, (UserError, OSError)):
         error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
     return error
 
 
 def _work(connection: Connection, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """A worker process: says that it is ready, then answers tasks until None comes."""
+    """A worker process: it reports that it is ready, then runs tasks until it receives None."""
     begin_child()
     function: Callable[[Any], Any] = partial(_call, prepare)
     task: Any = arguments
@@ -282,7 +290,7 @@ def _work(connection: Connection, prepare: Callable[..., None], arguments: tuple
         answer: tuple[Exception | None, Any, int]
         try:
             answer = (None, function(task), peak_memory())
-        except Exception as error:  # the parent raises it
+        except Exception as error:  # raised in the parent
             answer = (portable(error), None, peak_memory())
         connection.send(answer)
         try:

@@ -354,7 +354,7 @@ def test_command(
     shown = capsys.readouterr().out
     assert "1 documents kept out of 1 samples (NVIDIA HDF5, variable length)" in shown
     assert "not recovered: original documents and their order" in shown
-    with pytest.raises(UserError, match="holds finished shards already"):
+    with pytest.raises(UserError, match="already holds finished shards"):
         command.main(flags)
     path.write_bytes(path.read_bytes()[:300])
     called = [sys.executable, str(root / "data_tools" / "import_shards.py"), *flags]

@@ -171,7 +171,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     again = run(sources, output, resume=True)
     assert again.batches == 0
     assert again.manifest == report.manifest
-    with pytest.raises(UserError, match="finished shards already"):
+    with pytest.raises(UserError, match="already holds finished shards"):
         run(sources, output)
     with pytest.raises(UserError, match="another job"):
         run(sources, output, resume=True, min_document_tokens=9)
@@ -215,7 +215,7 @@ def test_a_second_job_on_the_same_folder_is_refused(
     output = tmp_path / "shards"
     process = start_job(options(sources, output), delay=1.0)
     wait_for_batches(output, 1)
-    with pytest.raises(UserError, match="another job is writing here"):
+    with pytest.raises(UserError, match="another job is writing into this folder"):
         run(sources, output, resume=True)
     process.kill()
     process.communicate()
@@ -346,7 +346,7 @@ def _made(sources: tuple[Path, Path], output: Path, **changes: Any) -> Path:
         ({"input_format": "parquet"}, "[Pp]arquet"),
         ({"tokenizer": Path("nowhere.txt")}, "nowhere.txt: no such tokenizer"),
         ({"inputs": (Path("nowhere.bz2"),)}, "nowhere.bz2: no such file"),
-        ({"eval_fraction": 0.9999}, "no article is left to train on"),
+        ({"eval_fraction": 0.9999}, "all articles are in the evaluation split"),
     ],
 )
 def test_wrong_options_leave_nothing_behind(
@@ -360,7 +360,7 @@ def test_wrong_options_leave_nothing_behind(
 def test_foreign_output_is_not_touched(sources: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(UserError, match="not empty"):
+        with pytest.raises(UserError, match="neither empty nor the folder of an unfinished job"):
             run(sources, tmp_path, resume=resume)
     with pytest.raises(UserError, match="is a file"):
         run(sources, tmp_path / "notes.txt")
