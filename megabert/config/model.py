@@ -1,23 +1,21 @@
-"""The shape of an encoder, and the published shapes by name.
+"""The shape of an encoder, the published shapes by name, and the encoders that there are.
 
 :class:`ModelConfig` describes BERT and NEZHA, in the form that is stored. Another encoder has a
-subclass with its own fields, in its own file (:mod:`megabert.model.encoders.variant`); it is stored with the
-encoder's name under the key ``encoder``.
+subclass with its own fields; it is stored with the encoder's name under the key ``encoder``.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
-from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
+from megabert.common.registry import Registry
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -27,7 +25,6 @@ class ModelConfig:
     """Shape of an encoder, in the field names of transformers' ``BertConfig``.
 
     Attributes:
-        encoder: name of the encoder that a subclass belongs to; "" here.
         norm: "post" is BERT (LayerNorm after each residual sum); "pre" puts it before each block and
             one more at the end.
         vocab_multiple: the embedding holds ``vocab_size`` rounded up to this multiple, whatever the
@@ -38,8 +35,6 @@ class ModelConfig:
         max_position_embeddings: rows of BERT's table; otherwise the longest sequence allowed, which
             shapes no tensor.
     """
-
-    encoder: ClassVar[str] = ""
 
     name: str = "bert-large"
     vocab_size: PositiveInt = 30522
@@ -67,6 +62,11 @@ class ModelConfig:
             )
 
     @property
+    def encoder(self) -> str:
+        """Name of the encoder that this describes; a subclass states its own."""
+        return _ENCODER_WITH[self.position_embeddings]
+
+    @property
     def padded_vocab_size(self) -> int:
         """Rows of the word embedding: ``vocab_size`` rounded up to ``vocab_multiple``."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
@@ -78,7 +78,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in checkpoints."""
-        return ({"encoder": self.encoder} if self.encoder else {}) | asdict(self)
+        named = {} if type(self) is ModelConfig else {"encoder": self.encoder}
+        return named | asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -88,7 +89,8 @@ class ModelConfig:
             UserError: an unknown field or encoder.
         """
         values = dict(values)
-        kind = _config_class(values.pop("encoder", ""))
+        named = values.pop("encoder", None)
+        kind = ModelConfig if named is None else ENCODERS.get(named).config_class
         unknown = sorted(set(values) - {field.name for field in fields(kind)})
         if unknown:
             raise UserError(f"model configuration has unknown fields {unknown}")
@@ -136,47 +138,51 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
-ENCODER_MODULES = ("megabert.model.encoders.bert", "megabert.model.encoders.nezha")
-"""The encoders of this package, imported with :mod:`megabert.model.encoder`."""
-_CLASSES: dict[str, type[ModelConfig]] = {"": ModelConfig}
+class EncoderDeclaration:
+    """What stored configurations and the command line must know of an encoder.
 
+    The rest of it is in :class:`megabert.model.encoders.variant.EncoderVariant`.
 
-def register_model(config_class: type[ModelConfig], presets: Iterable[ModelConfig]) -> None:
-    """Add an encoder's configuration class and its presets.
-
-    Raises:
-        UserError: the name of a preset is taken.
+    Attributes:
+        name: in the registry, and in stored configurations of ``config_class``.
+        config_class: ModelConfig, or a subclass with further fields and their checks.
+        presets: configurations that ``--model`` names, of encoders that are not built in.
     """
-    presets = tuple(presets)
-    for preset in presets:
-        if preset.name in MODELS:
-            raise UserError(f"two models are registered as {preset.name!r}: rename one of them")
-    _CLASSES[config_class.encoder] = config_class
-    MODELS.update({preset.name: preset for preset in presets})
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    presets: ClassVar[tuple[ModelConfig, ...]] = ()
 
 
-@functools.cache
-def load_installed_encoders() -> None:
-    """Import the modules that other packages name as entry points of ``megabert.encoders``."""
-    for point in entry_points(group="megabert.encoders"):
-        point.load()
+ENCODERS: Registry[type[EncoderDeclaration]] = Registry(
+    "encoder",
+    {
+        "bert": "megabert.model.encoders.bert:Bert",
+        "nezha": "megabert.model.encoders.nezha:Nezha",
+    },
+    "megabert.encoders",
+)
+"""Every encoder. The presets of the built-in ones are in MODELS, so that ``--help`` knows them
+without importing torch."""
+_ENCODER_WITH = {"absolute": "bert", "relative": "nezha"}
 
 
-def _config_class(encoder: str) -> type[ModelConfig]:
-    if encoder not in _CLASSES:
-        load_installed_encoders()
-    if encoder not in _CLASSES:
-        raise UserError(
-            f"model configuration names the encoder {encoder!r}, which is not installed; there are: "
-            f"{', '.join(filter(None, _CLASSES)) or 'none besides BERT and NEZHA'}"
-        )
-    return _CLASSES[encoder]
+def _presets() -> Mapping[str, ModelConfig]:
+    found = dict(MODELS)
+    for encoder in ENCODERS.own_names():
+        for preset in ENCODERS.get(encoder).presets:
+            if preset.name in found:
+                raise UserError(
+                    f"the encoder {encoder!r} has a preset {preset.name!r}, which is there already: "
+                    "rename it"
+                )
+            found[preset.name] = preset
+    return found
 
 
 def preset_names() -> Iterable[str]:
-    """What ``--model`` takes."""
-    load_installed_encoders()
-    return MODELS
+    """What ``--model`` takes; imports the encoders that are not built in."""
+    return _presets()
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
@@ -185,6 +191,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     Raises:
         UserError: there is no such preset, or a field is wrong.
     """
-    if name not in preset_names():
-        raise UserError(f"unknown model {name!r}; --model takes one of {', '.join(MODELS)}")
-    return replace(MODELS[name], **{k: v for k, v in overrides.items() if v is not None})
+    presets = _presets()
+    if name not in presets:
+        raise UserError(f"unknown model {name!r}; --model takes one of {', '.join(presets)}")
+    return replace(presets[name], **{k: v for k, v in overrides.items() if v is not None})

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
-from megabert.config.model import MODELS, ModelConfig, Probability, model_config
+from megabert.config.model import ModelConfig, Probability, model_config, preset_names
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -42,7 +42,7 @@ RECIPES: dict[int, Recipe] = {
 class ModelSettings:
     """Model"""
 
-    model: str = setting("bert-large", "preset", choices=lambda: MODELS)
+    model: str = setting("bert-large", "preset", choices=preset_names)
     hidden_size: PositiveInt | None = setting(None, "overrides the preset's hidden_size")
     num_hidden_layers: PositiveInt | None = setting(None, "overrides the preset's layers")
     num_attention_heads: PositiveInt | None = setting(None, "overrides the preset's heads")

@@ -14,7 +14,6 @@ output projection and MLP are computed for these only (``kept``).
 from __future__ import annotations
 
 import functools
-import importlib
 from dataclasses import replace
 
 import torch
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megabert.common.errors import UserError
-from megabert.config.model import ENCODER_MODULES, ModelConfig
+from megabert.config.model import ENCODERS, ModelConfig
 from megabert.kernels.attention.dispatch import Sequences
 from megabert.kernels.dropout import Dropout, token_keys
-from megabert.model.encoders.variant import ENCODERS, EncoderVariant
+from megabert.model.encoders.variant import EncoderVariant
 from megabert.model.modules import LayerInputs, Pooler
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mappings import (
@@ -33,9 +32,6 @@ from megabert.parallel.mappings import (
     scatter_to_sequence_parallel_region,
 )
 from megabert.parallel.rng import EMBEDDINGS, HEAD, DropoutSeeds, MicroStepDropout
-
-for _module in ENCODER_MODULES:
-    importlib.import_module(_module)
 
 
 @functools.cache
@@ -45,14 +41,14 @@ def variant_of(config: ModelConfig) -> EncoderVariant:
     Raises:
         UserError: there is none, or the configuration's fields do not fit it.
     """
-    for variant in ENCODERS.values():
-        if variant.describes(config):
-            variant.check(config)
-            return variant
-    raise UserError(
-        f"model {config.name}: no encoder is registered for {type(config).__name__}; there are: "
-        f"{', '.join(ENCODERS)}"
-    )
+    kind = ENCODERS.get(config.encoder)
+    if not issubclass(kind, EncoderVariant):
+        raise TypeError(
+            f"{kind.__name__} is registered as an encoder, but is not an EncoderVariant"
+        )
+    variant = kind()
+    variant.check(config)
+    return variant
 
 
 class Encoder(nn.Module):

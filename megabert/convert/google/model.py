@@ -30,6 +30,7 @@ from megabert.convert.tokenizer import complete, tokenizer_in
 from megabert.convert.vocabulary import without_padding
 from megabert.convert.whole_model import WholeModel, settle
 from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.encoder import variant_of
 from megabert.model.weight_files import copy_tokenizer
 
 CONFIG_FILE = "bert_config.json"
@@ -52,13 +53,17 @@ _FIELDS = (
 _ACTIVATIONS = ("gelu", "relu", "tanh")  # of ours, those that Google's code has
 _EPSILON = 1e-12  # of every LayerNorm; no field of the configuration
 _MOST_RELATIVE = 64  # of NEZHA; no field of the configuration
+_TABLES: dict[str | None, NameTable] = {"bert": names.BERT, "nezha": names.NEZHA}
+"""Names of tensors, by the ``model_type`` of the same encoder in transformers."""
+_RELATIVE = ("nezha",)
 _OBJECT_GRAPH = ("_CHECKPOINTABLE_OBJECT_GRAPH", "/.ATTRIBUTES/")
 
 log = get_logger("megabert.convert")
 
 
 def _table(config: ModelConfig) -> NameTable:
-    return names.NEZHA if config.position_embeddings == "relative" else names.BERT
+    """The names of an encoder that Google's code has (:func:`config_values` refuses all others)."""
+    return _TABLES[variant_of(config).transformers_type(config)]
 
 
 def find_prefix(path: Path) -> Path:
@@ -238,19 +243,20 @@ def config_values(model: WholeModel) -> dict[str, Any]:
         UserError: a setting that this file cannot state and Google's code does not have.
     """
     config = model.config
-    relative = config.position_embeddings == "relative"
-    wrong = None
+    kind, wrong = variant_of(config).transformers_type(config), None
     if config.norm != "post":
         wrong = f"norm {config.norm!r} (bert.final_norm has no name there)"
+    elif kind not in _TABLES:
+        wrong = f"the encoder {config.encoder!r}"
     elif config.hidden_act not in _ACTIVATIONS:
         wrong = f"hidden_act {config.hidden_act!r} (there are {', '.join(_ACTIVATIONS)})"
     elif config.layer_norm_eps != _EPSILON:
         wrong = f"layer_norm_eps {config.layer_norm_eps:g} (it is {_EPSILON:g} there)"
-    elif relative and config.max_relative_position != _MOST_RELATIVE:
+    elif kind in _RELATIVE and config.max_relative_position != _MOST_RELATIVE:
         wrong = (
             f"max_relative_position {config.max_relative_position} (it is {_MOST_RELATIVE} there)"
         )
     if wrong is not None:
         raise UserError(f"{model.origin}: Google's BERT code cannot compute {wrong}")
     values = {name: getattr(config, name) for name in _FIELDS}
-    return values | ({"use_relative_position": True} if relative else {})
+    return values | ({"use_relative_position": True} if kind in _RELATIVE else {})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,28 +37,49 @@ from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.vocabulary import without_padding
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, settle
 from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.encoder import variant_of
 from megabert.model.head_registry import Head, task_heads
 from megabert.model.weight_files import copy_tokenizer, write_tensors
 
 log = get_logger("megabert.convert")
 
 
+def _position_table(config: ModelConfig) -> dict[str, Any]:
+    return {"position_embedding_type": "absolute"}
+
+
+def _relative_positions(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "max_relative_position": config.max_relative_position,
+        "classifier_dropout": config.hidden_dropout_prob,
+    }
+
+
 @dataclass(frozen=True)
 class Family:
-    """One kind of encoder of transformers; ``runnable``: the installed one has its classes."""
+    """One kind of encoder of transformers.
+
+    Attributes:
+        model_type: as in config.json, and as :meth:`EncoderVariant.transformers_type` gives it.
+        class_prefix: beginning of the names of its classes.
+        norm: of :class:`ModelConfig`.
+        table: its tensors' names.
+        own_fields: fields of config.json that not all families have.
+        runnable: the installed transformers has its classes.
+    """
 
     model_type: str
     class_prefix: str
     norm: str
     table: NameTable
-    position_embeddings: str = "absolute"
+    own_fields: Callable[[ModelConfig], dict[str, Any]] = _position_table
     runnable: bool = True
 
 
 FAMILIES = (
     Family("bert", "Bert", "post", names.BERT),
     Family("megatron-bert", "MegatronBert", "pre", names.MEGATRON_BERT),
-    Family("nezha", "Nezha", "post", names.NEZHA, "relative", runnable=False),
+    Family("nezha", "Nezha", "post", names.NEZHA, _relative_positions, runnable=False),
 )
 
 
@@ -68,12 +89,13 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
         UserError: there is none.
     """
+    model_type = variant_of(config).transformers_type(config)
     for family in FAMILIES:
-        if (family.norm, family.position_embeddings) == (config.norm, config.position_embeddings):
+        if family.model_type == model_type:
             return family
     raise UserError(
-        f"model {config.name}: transformers has no encoder with {config.position_embeddings} "
-        f"positions and LayerNorm before each block (norm {config.norm!r})"
+        f"model {config.name}: transformers has no encoder like this one ({config.encoder}, norm "
+        f"{config.norm!r}); use the megabert folder (--to megabert)"
     )
 
 
@@ -189,7 +211,7 @@ def read(
     config, family, values = read_config(config_file(folder, model_config))
     found = read_weight_files(folder)
     buffers = []
-    if config.position_embeddings == "relative":
+    if not variant_of(config).position_rows(config):
         buffers = take_position_tables(config, found, folder)
     table = _table(family, values, found, folder)
     renamed = to_ours(table, found, config.num_hidden_layers, folder)
@@ -218,11 +240,7 @@ def config_values(model: WholeModel, pad_token_id: int) -> dict[str, Any]:
     """The config.json of a model."""
     family = family_of(model.config)
     values: dict[str, Any] = {name: getattr(model.config, name) for name in SHARED_FIELDS}
-    if family.position_embeddings == "relative":
-        values["max_relative_position"] = model.config.max_relative_position
-        values["classifier_dropout"] = model.config.hidden_dropout_prob
-    else:
-        values["position_embedding_type"] = "absolute"
+    values |= family.own_fields(model.config)
     if model.outputs:
         values |= labels.label_values(model)
     return {

@@ -6,20 +6,15 @@ With ``norm="pre"`` it is the BERT of Shoeybi et al. 2019, section 4.
 from __future__ import annotations
 
 from megabert.config.model import ModelConfig
-from megabert.model.encoders.variant import EncoderVariant, register_encoder
+from megabert.model.encoders.variant import EncoderVariant
 from megabert.model.modules import Mlp, SelfAttention
 from megabert.parallel.topology import TensorParallel
 
 
-@register_encoder
 class Bert(EncoderVariant):
     """BERT. Its presets are those of :mod:`megabert.config.model`."""
 
     name = "bert"
-
-    def describes(self, config: ModelConfig) -> bool:
-        """A plain configuration with the default kind of positions."""
-        return type(config) is ModelConfig and config.position_embeddings == "absolute"
 
     def position_rows(self, config: ModelConfig) -> int:
         """Rows of the trained table."""

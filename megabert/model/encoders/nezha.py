@@ -22,7 +22,7 @@ from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.kernels.attention.relative import PAIR_BYTES, PAIR_TENSORS, PAIR_TRAFFIC
 from megabert.kernels.reference import wide
-from megabert.model.encoders.variant import EncoderVariant, register_encoder
+from megabert.model.encoders.variant import EncoderVariant
 from megabert.model.modules import Mlp, SelfAttention
 from megabert.parallel.topology import TensorParallel
 
@@ -63,7 +63,6 @@ class RelativeAttention(SelfAttention):
         return relative_table(self.max_distance, self.head_size, wide(dtype), device)
 
 
-@register_encoder
 class Nezha(EncoderVariant):
     """NEZHA. Its presets are those of :mod:`megabert.config.model`.
 
@@ -74,10 +73,6 @@ class Nezha(EncoderVariant):
     name = "nezha"
     gpu_workspace = "pairs of tokens", PAIR_TENSORS * PAIR_BYTES
     gpu_pair_traffic = "relative positions", PAIR_TRAFFIC
-
-    def describes(self, config: ModelConfig) -> bool:
-        """A plain configuration with relative positions."""
-        return type(config) is ModelConfig and config.position_embeddings == "relative"
 
     def check(self, config: ModelConfig) -> None:
         """Refuse heads of odd width."""

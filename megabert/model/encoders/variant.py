@@ -1,18 +1,17 @@
-"""What an encoder states about itself, and the table of all encoders.
+"""What an encoder states about itself.
 
 An encoder is one class in one file, of this package or of another one:
 
     @register_encoder
-    class Nezha(EncoderVariant):
-        name = "nezha"
+    class RopeGeglu(EncoderVariant):
+        name = "rope-geglu"
         def attention(self, config, tp): ...
         def mlp(self, config, tp): ...
 
 All other code asks the variant (:func:`megabert.model.encoder.variant_of`) and compares no names.
-An encoder of this package has a line in :data:`megabert.config.model.ENCODER_MODULES`, and its
-configuration and presets there too, so that the command line knows them without importing torch. An
-encoder of another package has all of it in its own file, which an entry point of the group
-``megabert.encoders`` names.
+Instead of the decorator, an encoder of this package has a line in
+:data:`megabert.config.model.ENCODERS`, with its configuration and presets in that file; one of an
+installed package may be named by an entry point of the group ``megabert.encoders``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from megabert.common.errors import UserError
-from megabert.config.model import ModelConfig, register_model
+from megabert.config.model import ENCODERS, EncoderDeclaration, ModelConfig
 from megabert.model.modules import Embeddings, Layer, Mlp, Norm, SelfAttention
 from megabert.parallel.topology import TensorParallel
 
@@ -72,13 +71,11 @@ SAVED_BY_GATED_MLP: tuple[SavedTensor, ...] = (
 """By its MLP block with :class:`megabert.model.modules.GatedMlp`."""
 
 
-class EncoderVariant(ABC):
+class EncoderVariant(EncoderDeclaration, ABC):
     """One kind of encoder: its configuration, its modules, and what they cost.
 
     Attributes:
-        name: stored in configurations of this kind, where they have a class of their own.
-        config_class: ModelConfig, or a subclass with further fields and their checks.
-        presets: configurations that ``--model`` names.
+        name, config_class, presets: as in :class:`EncoderDeclaration`.
         bias: whether norms and linear layers have biases (the default layer and the MLM head's
             transform follow it).
         saved_for_backward: what a layer keeps, for the memory of a plan.
@@ -89,19 +86,12 @@ class EncoderVariant(ABC):
             layer in forward and backward; None: it holds no pairs in memory.
     """
 
-    name: ClassVar[str]
-    config_class: ClassVar[type[ModelConfig]] = ModelConfig
-    presets: ClassVar[tuple[ModelConfig, ...]] = ()
     bias: ClassVar[bool] = True
     saved_for_backward: ClassVar[tuple[SavedTensor, ...]] = SAVED_BY_ATTENTION + SAVED_BY_MLP
     backward_hidden: ClassVar[int] = 3
     backward_inner: ClassVar[int] = 2
     gpu_workspace: ClassVar[tuple[str, float] | None] = None
     gpu_pair_traffic: ClassVar[tuple[str, float] | None] = None
-
-    def describes(self, config: ModelConfig) -> bool:
-        """Whether ``config`` is of this kind."""
-        return type(config) is self.config_class
 
     def check(self, config: ModelConfig) -> None:
         """Compare the fields with each other; called before anything else is asked.
@@ -163,22 +153,14 @@ class EncoderVariant(ABC):
         return None
 
 
-ENCODERS: dict[str, EncoderVariant] = {}
-"""Every registered encoder by its name."""
-
 Variant = TypeVar("Variant", bound=type[EncoderVariant])
 
 
 def register_encoder(variant: Variant) -> Variant:
-    """Add an encoder to the table, and its presets to those that ``--model`` takes.
+    """Make an encoder known by its name, and its presets to ``--model``; returns it.
 
     Raises:
-        UserError: the name of the encoder or of a preset is taken.
+        UserError: another encoder has this name.
     """
-    if variant.name in ENCODERS:
-        raise UserError(f"two encoders are registered as {variant.name!r}: rename one of them")
-    if variant.config_class is not ModelConfig:
-        variant.config_class.encoder = variant.name
-    register_model(variant.config_class, variant.presets)
-    ENCODERS[variant.name] = variant()
+    ENCODERS.register(variant.name, variant)
     return variant
