@@ -34,10 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.errors import UserError
 from megabert.config.model import model_config
 from megabert.model.heads import BertForPreTraining
-from megabert.optim.backend import apex_lamb, choose_backend
-from megabert.optim.flat_segments import SliceTable, cut
-from megabert.optim.lamb import Lamb
+from megabert.optim.flat_segments import LocalTensor, Partition, PartitionTable
+from megabert.optim.lamb.apex import apex_lamb
+from megabert.optim.lamb.backend import LambOptions
+from megabert.optim.lamb.choice import choose_backend
+from megabert.optim.lamb.optimizer import Lamb
 from megabert.optim.param_groups import parameter_groups
+from megabert.optim.registry import StateLayout
 
 LR, EPS, DECAY, BETAS = 1e-4, 1e-6, 0.01, (0.9, 0.999)
 
@@ -125,16 +128,16 @@ def optimizer_over(
     return optimizer
 
 
-def segments_of(memory: list[Memory], optimizer: Lamb) -> SliceTable:
+def segments_of(memory: list[Memory], optimizer: Lamb) -> PartitionTable:
     """What lies in the optimizer's slices."""
     table = []
     for part, group in zip(memory, optimizer.param_groups):
         numels = part.numels
         starts = [sum(numels[:number]) for number in range(len(numels))]
-        none = [False] * len(numels)
-        whole = sum(numels)
-        table.append((group["params"][0], cut(part.names, starts, numels, none, 0, whole)))
-    return SliceTable(table, None)
+        tensors = [LocalTensor(name, (numel,)) for name, numel in zip(part.names, numels)]
+        partition = Partition.of_group(tensors, starts, 0, sum(numels))
+        table.append((group["params"][0], partition))
+    return PartitionTable(table, None, flat=True)
 
 
 def without_adapt(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -180,7 +183,7 @@ def contenders(memory: list[Memory], device: torch.device) -> list[Contender]:
                 if rule == "lamb":
                     print(f"left out: megabert by {backend}: {error}")
                 continue
-            make = partial(Lamb, lr=LR, eps=EPS, rule=rule, backend=chosen)
+            make = partial(Lamb, options=LambOptions(lr=LR, eps=EPS, rule=rule), backend=chosen)  # type: ignore[arg-type]
             name = f"megabert {rule}, {{}}, {backend}"
             ours = add(
                 name.format("flat"), partial(make, overwrite_gradients=True), moved, flat=True
@@ -214,10 +217,7 @@ def deepspeed_lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def nvidia_lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return apex_lamb(
-        groups, lr=LR, betas=BETAS, eps=EPS, bias_correction=True, bounds=(None, None),
-        rule="lamb", zero_stage=0, tensor_parallel=1,
-    )  # fmt: skip
+    return apex_lamb(groups, LambOptions(lr=LR, betas=BETAS, eps=EPS), StateLayout())
 
 
 def timed(step: Callable[[], Any], device: torch.device) -> float:

@@ -28,21 +28,18 @@ from tests.helpers.distributed import run_ranks
 
 def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     """One rank of ``launch/pretrain.py``, with or without the segment table."""
-    import torch
-
     from megabert.engine import build
-    from megabert.optim.flat_segments import SliceTable
+    from megabert.optim.flat_segments import PartitionTable
     from megabert.pretrain.loop import pretrain
 
-    attach = build.attach_lamb
+    prepare = build.prepare_engine
 
-    def attach_nothing(engine: Any, tp: Any) -> torch.device:
-        device = attach(engine, tp)
-        engine.basic_optimizer.attach(SliceTable((), None))
-        return device
+    def attach_nothing(engine: Any, tp: Any) -> None:
+        prepare(engine, tp)
+        engine.basic_optimizer.attach(PartitionTable((), None))
 
     if not aware:
-        build.attach_lamb = attach_nothing
+        build.prepare_engine = attach_nothing
     sys.stdout = sys.stderr
     pretrain(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
 

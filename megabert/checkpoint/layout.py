@@ -14,8 +14,6 @@ from megabert.common.files import sha256_of
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
 
-_BYTES_OF_STATE = 12  # fp32 master weight and two moments
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -38,14 +36,13 @@ class Layout:
     @classmethod
     def of(cls, engine: TrainingEngine) -> Layout:
         """The layout of a live engine."""
-        topology, base = engine.world.topology, engine.optimizer
-        rule = getattr(base, "rule", None)
+        topology = engine.world.topology
         return cls(
             topology.world_size,
             topology.tensor_parallel,
             engine.zero_stage,
             engine.precision,
-            type(base).__name__ + (f" ({rule})" if rule else ""),
+            engine.optimizer.record_name,
             engine.optimizer_wrapper,
             _slices(engine),
         )
@@ -99,7 +96,7 @@ class Layout:
 
 
 def _slices(engine: TrainingEngine) -> list[str]:
-    slices = engine.slices()
+    slices = engine.partitions()
     parts = [(item.flat.numel(), item.partition.names) for item in slices]
     if engine.zero_stage == 0:
         names = tuple(name for _, one in parts for name in one)
@@ -125,11 +122,12 @@ def restore_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
     )
 
 
-def state_bytes(engine: TrainingEngine) -> int:
+def checkpoint_bytes(engine: TrainingEngine) -> int:
     """About how large a checkpoint of ``engine`` is (all ranks' files together)."""
     tensor_parallel = engine.world.tp.size
+    fp32_bytes = 4 * (1 + len(engine.optimizer.state_names))  # master weight and state
     total = 0
     for parameter in engine.module.parameters():
         whole = local_shape(parameter).numel() * (tensor_parallel if is_split(parameter) else 1)
-        total += whole * (_BYTES_OF_STATE + parameter.element_size())
+        total += whole * (fp32_bytes + parameter.element_size())
     return total

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from megabert.checkpoint.layout import Layout, restore_counters, state_bytes
+from megabert.checkpoint.layout import Layout, checkpoint_bytes, restore_counters
 from megabert.checkpoint.record import Checkpoint, damaged_file
 from megabert.checkpoint.save_load import check_space, newest_checkpoint, shared_fault
 from megabert.checkpoint.universal import (
@@ -109,13 +109,13 @@ def _write_whole(
 
     def merge() -> None:
         shutil.rmtree(merged, ignore_errors=True)
-        check_space(merged, 2 * state_bytes(engine), "merging a checkpoint")
+        check_space(merged, 2 * checkpoint_bytes(engine), "merging a checkpoint")
         try:
             merge_partitions(source.folder, merged)
         except OSError as error:
             raise UserError(
                 f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs "
-                f"about {2 * state_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
+                f"about {2 * checkpoint_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
             ) from error
 
     try:

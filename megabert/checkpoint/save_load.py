@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
-from megabert.checkpoint.layout import Layout, counters, state_bytes
+from megabert.checkpoint.layout import Layout, checkpoint_bytes, counters
 from megabert.checkpoint.record import (
     PARTIAL,
     Checkpoint,
@@ -99,7 +99,7 @@ def save_checkpoint(
     if world.is_main:
         for stale in base.glob("*" + PARTIAL):
             shutil.rmtree(stale, ignore_errors=True)
-        check_space(base, state_bytes(engine), "a checkpoint")
+        check_space(base, checkpoint_bytes(engine), "a checkpoint")
     world.barrier()
     written, failures = _write_files(engine, partial, record, universal_info)
     if not failures and world.is_main:
@@ -172,7 +172,7 @@ def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
     """Warn at a run's start if its checkpoints (``keep_last`` and one) will not find room."""
     base = run / RUN_CHECKPOINTS
     more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
-    check_space(base, more * state_bytes(engine), f"this run, with {more} more checkpoints,")
+    check_space(base, more * checkpoint_bytes(engine), f"this run, with {more} more checkpoints,")
 
 
 def _kept(base: Path) -> str:

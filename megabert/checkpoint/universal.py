@@ -15,11 +15,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,13 +41,16 @@ from megabert.common.errors import UserError
 from megabert.common.files import rename
 from megabert.model.parameters import WholeParameter, merge
 
-STATES = {"weight": "fp32", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-"""Our names of a tensor's three values, and DeepSpeed's file names for them."""
+_WEIGHT = "fp32"
+_CONVERTED = ("exp_avg", "exp_avg_sq")
+"""DeepSpeed's file names of a weight, and of the two states that its converter moves."""
 
 UNIVERSAL_VERSION = 0.2
 """Layout of the patterns below (no fused tensors, so none of the later fields)."""
 
 
+_STATE_FILE = "state.json"
+"""Step and names of the optimizer's state, next to the merged tensors."""
 _DISK_FULL = ("PytorchStreamWriter failed", "unexpected pos")
 """What torch.save says when the disk is full."""
 
@@ -81,12 +85,20 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
 
     Attributes:
         step: updates that the optimizer has made.
+        states: names of the optimizer's state tensors.
         parameters: every whole parameter (padded vocabulary).
     """
 
-    def __init__(self, parameters: Mapping[str, WholeParameter], step: int, source: Path) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, WholeParameter],
+        step: int,
+        states: Sequence[str],
+        source: Path,
+    ) -> None:
         self.parameters = dict(parameters)
         self.step = step
+        self.states = tuple(states)
         self._source = source
 
     def __iter__(self) -> Iterator[str]:
@@ -103,8 +115,8 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         return {name: self.read(name, "weight") for name in self.parameters}
 
     def __getitem__(self, name: str) -> dict[str, Tensor]:
-        """``weight``, ``exp_avg`` and ``exp_avg_sq`` of a parameter: fp32, whole, on the CPU."""
-        return {kind: self.read(name, kind) for kind in STATES}
+        """``weight`` and the optimizer's state of a parameter: fp32, whole, on the CPU."""
+        return {kind: self.read(name, kind) for kind in ("weight", *self.states)}
 
     def read(self, name: str, kind: str) -> Tensor:
         """One of the three values of a parameter.
@@ -142,11 +154,12 @@ class _Universal(WholeCheckpoint):
     ) -> None:
         self._zero = merged / "zero"
         _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, parameters, source)
-        step = int((merged / "step").read_text(encoding="utf-8"))
-        super().__init__(parameters, step, source)
+        found = json.loads((merged / _STATE_FILE).read_text(encoding="utf-8"))
+        super().__init__(parameters, found["step"], found["states"], source)
+        self._files = dict(zip(self.states, _CONVERTED), weight=_WEIGHT)
 
     def _read(self, name: str, kind: str) -> Tensor:
-        path = self._zero / name / f"{STATES[kind]}.pt"
+        path = self._zero / name / f"{self._files[kind]}.pt"
         if not path.is_file():
             raise UserError(f"{self._source} holds no {kind} of {name}")
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -171,7 +184,9 @@ class _Plain(WholeCheckpoint):
         names = set(self._ranks[0])
         _compare_names(names, parameters, folder)
         steps = {int(p["step"]) for rank in self._ranks for p in rank.values() if "step" in p}
-        super().__init__(parameters, _one_step(steps, folder), folder)
+        parts = self._ranks[0].values()
+        states = dict.fromkeys(k for p in parts for k, v in p.items() if _is_state(k, v))
+        super().__init__(parameters, _one_step(steps, folder), tuple(states) or _CONVERTED, folder)
 
     def _read(self, name: str, kind: str) -> Tensor:
         parts = []
@@ -252,8 +267,9 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     from deepspeed.checkpoint import ds_to_universal
 
     step = _one_step(partition_steps(folder), folder)
+    states = _state_names(folder)
     arguments = SimpleNamespace(
-        input_folder=str(_with_moments(folder, output / "moments")),
+        input_folder=str(_with_moments(folder, output / "moments", states)),
         output_folder=str(output / "universal"),
         num_extract_workers=workers,
         num_merge_workers=workers,
@@ -277,16 +293,41 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     shutil.rmtree(output / "universal")
     shutil.rmtree(output / "moments", ignore_errors=True)
     (output / "latest_universal").unlink()
-    (output / "step").write_text(f"{step}\n", encoding="utf-8")
+    found = {"step": step, "states": states}
+    (output / _STATE_FILE).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _with_moments(folder: Path, copy: Path) -> Path:
-    """``folder``, or where it was saved before any update, a copy with moments of zero.
+def _is_state(key: str, value: Any) -> bool:
+    return key != "weight" and isinstance(value, Tensor) and value.dim() > 0
 
-    DeepSpeed's converter takes no optimizer without state.
+
+def _state_names(folder: Path) -> list[str]:
+    """Names of the optimizer's state tensors; those of Adam before the first update.
+
+    Raises:
+        UserError: more than DeepSpeed's converter can move.
+    """
+    names: dict[str, None] = {}
+    for path in sorted(folder.glob("*_optim_states.pt")):
+        for state in base_optimizer(load(path))["state"].values():
+            names |= dict.fromkeys(key for key, value in state.items() if _is_state(key, value))
+    if len(names) > len(_CONVERTED):
+        raise UserError(
+            f"{folder}: its optimizer has {len(names)} state tensors ({', '.join(names)}), and "
+            f"DeepSpeed's converter moves {len(_CONVERTED)}; resume on the layout that wrote it"
+        )
+    return sorted(names) or list(_CONVERTED)
+
+
+def _with_moments(folder: Path, copy: Path, states: Sequence[str]) -> Path:
+    """``folder``, or a copy whose state has the names that DeepSpeed's converter expects.
+
+    The converter requires ``exp_avg`` and ``exp_avg_sq``. A checkpoint from before the first update
+    has no state, and an optimizer may have one tensor or other names: zeros stand in for what is missing.
     """
     paths = sorted(folder.glob("*_optim_states.pt"))
-    if any(base_optimizer(load(path))["state"] for path in paths):
+    empty = not any(base_optimizer(load(path))["state"] for path in paths)
+    if tuple(states) == _CONVERTED and not empty:
         return folder
     copy.mkdir()
     for path in folder.glob("*.pt"):
@@ -294,12 +335,14 @@ def _with_moments(folder: Path, copy: Path) -> Path:
             (copy / path.name).symlink_to(path.resolve())
     for path in paths:
         content = load(path)
-        base_optimizer(content)["state"].update(
-            {
-                number: {"step": 0, "exp_avg": torch.zeros(size), "exp_avg_sq": torch.zeros(size)}
-                for number, size in enumerate(slice_lengths(content))
-            }
-        )
+        found = base_optimizer(content)["state"]
+        for number, size in enumerate(slice_lengths(content)):
+            own = found.get(number, {})
+            named = dict(zip(_CONVERTED, (own.get(name) for name in states)))
+            found[number] = {"step": own.get("step", 0)}
+            for name in _CONVERTED:
+                value = named.get(name)
+                found[number][name] = torch.zeros(size) if value is None else value
         torch.save(content, copy / path.name)
     return copy
 

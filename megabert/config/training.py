@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.model import ModelConfig, Probability, model_config, preset_names
+from megabert.config.optimizers import OPTIMIZERS
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -125,7 +126,7 @@ class BatchSettings:
 class OptimizerSettings:
     """Optimizer and schedule"""
 
-    optimizer: Literal["lamb", "lans", "adamw"] = setting("lamb", "optimizer")
+    optimizer: str = setting("lamb", "optimizer", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(None, "peak learning rate (phase 1: 6e-3, phase 2: 4e-3)")
     beta1: Probability = setting(0.9, "decay of the first moment")
     beta2: Probability = setting(0.999, "decay of the second moment")

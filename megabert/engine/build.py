@@ -3,59 +3,52 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import nn
 
+from megabert.common.log import get_logger
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.config import BatchSizes, make_deepspeed_config, resolve_precision
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.config import check_zero_config
-from megabert.engine.zero.fixes import attach_lamb
+from megabert.engine.zero.fixes import prepare_engine
 from megabert.kernels.float8 import use_float8
-from megabert.optim.backend import apex_lamb, choose_backend
-from megabert.optim.lamb import Lamb
+from megabert.optim.base import ShardedOptimizer
 from megabert.optim.param_groups import parameter_groups, read_parameter_groups
+from megabert.optim.registry import StateLayout, optimizer_spec
 from megabert.optim.schedule import Schedule
 
+_ALWAYS_READ = frozenset(
+    {
+        "optimizer", "lr", "weight_decay", "parameter_groups", "gradient_clipping", "schedule",
+        "warmup_fraction", "steps",
+    }
+)  # fmt: skip
+"""Fields of OptimizerSettings that do not belong to an optimizer's rule."""
 
-def make_optimizer(
-    model: nn.Module, settings: OptimizerSettings, lr: float, zero_stage: int, tp_size: int
-) -> torch.optim.Optimizer:
-    """LAMB, LANS or AdamW over the model's parameter groups and the user's own.
+
+def _optimizer(
+    model: nn.Module, settings: OptimizerSettings, layout: StateLayout
+) -> ShardedOptimizer:
+    """The optimizer over the model's parameter groups and the user's own.
 
     Raises:
-        UserError: a group that matches nothing; apex where it would not be exact.
+        UserError: a group that matches nothing; an optimizer that would not be exact in this layout.
     """
+    spec = optimizer_spec(settings.optimizer)
+    for field in fields(OptimizerSettings):
+        unused = field.name not in _ALWAYS_READ | spec.reads
+        if unused and getattr(settings, field.name) != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            get_logger().warning("%s has no effect with --optimizer %s", flag, spec.name)
     own = []
     if settings.parameter_groups is not None:
         own = read_parameter_groups(settings.parameter_groups)
     groups = parameter_groups(model, settings.weight_decay, adapt_all=settings.adapt_all, own=own)
-    if settings.lamb_backend == "apex":
-        return apex_lamb(
-            groups,
-            lr=lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            bias_correction=settings.bias_correction,
-            bounds=(settings.min_trust_ratio, settings.max_trust_ratio),
-            rule=settings.optimizer,
-            zero_stage=zero_stage,
-            tensor_parallel=tp_size,
-        )
-    return Lamb(
-        groups,
-        lr=lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        bias_correction=settings.bias_correction,
-        min_trust_ratio=settings.min_trust_ratio,
-        max_trust_ratio=settings.max_trust_ratio,
-        rule=settings.optimizer,
-    )
+    return spec.make(groups, settings, layout)
 
 
 def build_engine(
@@ -88,7 +81,8 @@ def build_engine(
     model.to(world.device)
     if precision == "fp8":
         use_float8(model, by_row=parallel.fp8_scaling == "row")
-    optimizer = make_optimizer(model, optimizer_settings, lr, parallel.zero_stage, world.tp.size)
+    layout = StateLayout(parallel.zero_stage, world.tp.size)
+    optimizer = _optimizer(model, optimizer_settings, layout)
     schedule = Schedule(
         optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction
     )
@@ -101,11 +95,5 @@ def build_engine(
         config=config,
         dist_init_required=False,
     )
-    device = attach_lamb(engine, world.tp)
-    if isinstance(optimizer, Lamb):
-        optimizer.backend = choose_backend(
-            optimizer_settings.lamb_backend, device, flat=parallel.zero_stage > 0
-        )
-    # a copy of a script that knows no tensor parallelism; launch/convert.py is the way out
-    engine._copy_recovery_script = lambda _: None
+    prepare_engine(engine, world.tp)
     return TrainingEngine(engine, optimizer, world, batch, precision, config)

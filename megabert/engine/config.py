@@ -20,6 +20,7 @@ from megabert.common.log import get_logger
 from megabert.config.flags import Values
 from megabert.config.training import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.kernels.float8 import check_device
+from megabert.optim.registry import optimizer_specs
 
 # Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself accepts any
 # misspelt name in silence.
@@ -44,8 +45,6 @@ _REFUSED = {
     "autotuning": "not supported; set the batch sizes by hand",
     "elasticity": "not supported; resume on another world size instead",
 }
-_LAMB_NAMES = {"lamb", "fusedlamb"}
-_ADAM_NAMES = {"adam", "adamw"}
 _OPTIMIZER_PARAMS = {
     "lr": "lr",
     "eps": "eps",
@@ -105,14 +104,14 @@ def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
     if section is None:
         return {}
     kind = str(section.get("type", "")).lower() if isinstance(section, dict) else ""
-    if kind in _LAMB_NAMES:
-        values: dict[str, Any] = {"optimizer": "lamb"}
-    elif kind in _ADAM_NAMES:
-        values = {"optimizer": "adamw"}
-    else:
+    specs = [spec for spec in optimizer_specs() if spec.deepspeed_types]
+    found = [spec for spec in specs if kind in map(str.lower, spec.deepspeed_types)]
+    if not found:
+        known = " or ".join(spec.deepspeed_types[0] for spec in specs)
         raise UserError(
-            f"--deepspeed_config {path}: optimizer type must be Lamb or AdamW, not {section!r}"
+            f"--deepspeed_config {path}: optimizer type must be {known}, not {section!r}"
         )
+    values: dict[str, Any] = {"optimizer": found[0].name}
     for key, value in section.get("params", {}).items():
         if value == "auto":
             continue

@@ -27,14 +27,9 @@ from megabert.common.log import get_logger
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.engine.zero.fixes import grad_norm
-from megabert.engine.zero.partitions import Slice, slices_of
-from megabert.engine.zero.whole_tensors import (
-    MOMENTS,
-    iterate_state,
-    optimizer_step,
-    write_state,
-)
-from megabert.optim.lamb import Lamb, TensorNorms
+from megabert.engine.zero.partitions import FlatPartition, partitions_of
+from megabert.engine.zero.whole_tensors import iterate_state, optimizer_step, write_state
+from megabert.optim.base import ShardedOptimizer, TensorNorms
 
 MOST_SKIPPED_IN_A_ROW = 50
 """A run stops when this many consecutive updates overflow."""
@@ -45,7 +40,7 @@ class TrainingEngine:
     """DeepSpeed's engine with what a training loop needs, and nothing else."""
 
     _deepspeed: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: ShardedOptimizer
     world: World
     batch: BatchSizes
     precision: str
@@ -137,9 +132,7 @@ class TrainingEngine:
     def describe(self) -> str:
         """The settings in force, in one line."""
         inner = type(self._deepspeed.optimizer).__name__
-        own = type(self.optimizer).__name__
-        if isinstance(self.optimizer, Lamb):
-            own = f"{self.optimizer.rule} by {self.optimizer.backend.name}"
+        own = self.optimizer.describe()
         return (
             f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}, {own}; "
             f"global batch {self.batch.global_size} = micro {self.batch.micro_size} x accumulation "
@@ -165,25 +158,25 @@ class TrainingEngine:
         They come from the sums that the update made; waits for the device. Empty if no tensor is
         adapted.
         """
-        return self.optimizer.tensor_norms() if isinstance(self.optimizer, Lamb) else []
+        return self.optimizer.tensor_norms()
 
     def weights_are_finite(self) -> bool:
         """Whether all weights of all ranks are finite (one collective; waits for the device)."""
         good = all(
             bool(torch.isfinite(torch.linalg.vector_norm(item.flat, torch.inf)))
-            for item in self.slices()
+            for item in self.partitions()
             if item.flat.numel()
         )
         return self.world.agree(good)
 
     # ---------------------------------------------------------------- weights and moments
 
-    def slices(self) -> list[Slice]:
-        """This rank's flat fp32 slices and what lies in them, in the same order on every rank."""
-        return slices_of(self._deepspeed)
+    def partitions(self) -> list[FlatPartition]:
+        """This rank's fp32 partitions and what lies in them, in the same order on every rank."""
+        return partitions_of(self._deepspeed)
 
     def whole_tensors(
-        self, keys: Sequence[str] = ("weight", *MOMENTS)
+        self, keys: Sequence[str] | None = None
     ) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Every trained tensor whole, one at a time: see :func:`iterate_state` (a collective)."""
         return iterate_state(self._deepspeed, self.world.tp, keys)

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
+from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import BatchSettings, Fraction, OptimizerSettings, ParallelSettings
 from megabert.tasks.registry import settings_sections
 from megabert.tasks.settings import TaskSettings
@@ -55,7 +56,7 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     """Optimizer and schedule"""
 
     epochs: PositiveFloat = setting(2.0, "times each example is seen (may be a fraction)")
-    optimizer: Literal["lamb", "lans", "adamw"] = setting("adamw", "optimizer")
+    optimizer: str = setting("adamw", "optimizer", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "linear", "learning rate after warm-up"

@@ -23,6 +23,7 @@ from typing import Literal
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
+from megabert.optim.registry import optimizer_spec
 from megabert.planner.activations import MicroBatch
 from megabert.planner.machine import LINK_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters
@@ -138,7 +139,10 @@ def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int
         found += _exchange("gradients", "data", "reduce-scatter", ring, times, whole * micro_steps)
     if s.stage in (1, 2):
         found += _exchange("weights", "data", "all-gather", ring, 2, whole)
-    return found + _exchange("norms of LAMB", "data", "all-reduce", ring, 2, norms)
+    if optimizer_spec(s.optimizer).sums_norms:
+        what = f"norms of {s.optimizer.upper()}"
+        found += _exchange(what, "data", "all-reduce", ring, 2, norms)
+    return found
 
 
 def tensor_exchanges(

@@ -135,7 +135,14 @@ class Planner:
                 f"--gpus {self.devices} is not a multiple of --tensor-parallel "
                 f"{layout.tensor_parallel}; change one of them"
             )
-        return Sharding(layout.zero, self.precision, ranks, self.buckets, self.machine.is_cpu)
+        return Sharding(
+            layout.zero,
+            self.precision,
+            ranks,
+            self.buckets,
+            self.machine.is_cpu,
+            self.settings.recipe.optimizer,
+        )
 
     def memory(
         self, layout: LayoutSettings, sequences: float, accumulates: bool

@@ -7,6 +7,7 @@ from typing import Any
 
 from megabert.config.model import ModelConfig
 from megabert.model.encoder import variant_of
+from megabert.optim.registry import optimizer_specs
 from megabert.planner import activations, machine, recipe, timing
 from megabert.planner.plan import Plan
 from megabert.planner.states import INSTANTS
@@ -202,7 +203,7 @@ def verbose(model: ModelConfig) -> str:
         ["  framework, CPU", size(machine.IMPORTS_CPU + machine.RUN_CPU)],
         ["  padding, short and long", f"{recipe.PADDING_SHORT}, {recipe.PADDING_LONG}"],
         ["  heaviest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
-        ["  optimizer, bytes a parameter", f"{timing.OPTIMIZER_BYTES}"],
+        *([f"  {s.name}, bytes per parameter", f"{s.moved_bytes}"] for s in optimizer_specs()),
         *([f"  samples/s of a core at {k}", f"{v:,.0f}"] for k, v in timing.LOADER_SAMPLES.items()),
     ]
     saved = [["saved for backward, values per token and layer", "H", "I", "heads"]]

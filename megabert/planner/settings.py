@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from megabert.common.errors import UserError
 from megabert.common.hardware import ACCELERATORS
 from megabert.config.flags import setting
+from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import ModelSettings
 
 CPU = "cpu"
@@ -85,6 +86,7 @@ class RecipeSettings:
         None, "sequences a rank and micro step (the largest that fits and divides the batch)"
     )
     steps: PositiveInt | None = setting(None, "updates (phase 1: 7038, phase 2: 1563)")
+    optimizer: str = setting("lamb", "optimizer", choices=OPTIMIZERS.names)
 
 
 @dataclass(frozen=True)

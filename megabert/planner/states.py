@@ -38,6 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from megabert.optim.registry import optimizer_spec
 from megabert.planner.parameters import LocalParameters
 
 LOSS, BEGINS, ENDS, UPDATE = "loss", "backward begins", "backward ends", "update"
@@ -87,6 +88,7 @@ class Sharding:
         ranks: d, data-parallel ranks.
         buckets: DeepSpeed's sizes.
         on_cpu: ranks are processes of one machine without accelerators.
+        optimizer: its name, which gives the bytes of its state.
     """
 
     stage: int
@@ -94,6 +96,7 @@ class Sharding:
     ranks: int
     buckets: Buckets = Buckets()
     on_cpu: bool = False
+    optimizer: str = "lamb"
 
     @property
     def fp32_sums(self) -> bool:
@@ -134,7 +137,7 @@ def _held(n: LocalParameters, s: Sharding) -> Parts:
     return {
         "weights": compute_bytes(s.precision) * (own if s.stage == 3 else n.total),
         "masters": FP32 * own if has_masters else 0.0,
-        "moments": 2 * FP32 * own,
+        "moments": optimizer_spec(s.optimizer).state_bytes * own,
     }
 
 

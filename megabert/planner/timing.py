@@ -3,8 +3,8 @@
 forward and backward   model FLOPs of the computed tokens / (t x peak x efficiency)
 recomputation          the layers' forward once more, with activation checkpointing
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
-optimizer              40 bytes a parameter of the slice, and 4 + w for the weights' copy in a half
-                       precision
+optimizer              the bytes per parameter that the optimizer declares (LAMB: 40), and 4 + w for
+                       the weights' copy in a half precision
 relative positions     bytes that NEZHA's attention moves on a GPU, where it makes the scores of all
                        pairs of places in memory (``kernels.relative_attention``)
 tensor, data exchanges see ``collectives``
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from megabert.config.model import ModelConfig
 from megabert.engine.config import BatchSizes
 from megabert.model.encoder import variant_of
+from megabert.optim.registry import optimizer_spec
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters
@@ -27,8 +28,6 @@ from megabert.planner.states import FP32, Sharding, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
 """Samples/s that one core makes at these lengths (docs/design/loader.md)."""
-OPTIMIZER_BYTES = 40
-"""Traffic of LAMB's two passes, bytes a parameter in fp32 (docs/design/lamb.md); one pass would be 28."""
 
 
 def update_times(
@@ -50,7 +49,8 @@ def update_times(
     # fp32 sums: read gradient and sum, write sum, clear gradient; else the same without clearing
     per_sum = (2 * width + 2 * FP32) if sharding.fp32_sums else 3 * width
     sums = batch.accumulation if sharding.fp32_sums else batch.accumulation - 1
-    traffic = OPTIMIZER_BYTES + (FP32 + width if width < FP32 else 0)
+    per_update = optimizer_spec(sharding.optimizer).moved_bytes
+    traffic = per_update + (FP32 + width if width < FP32 else 0)
     own = n.total / (sharding.ranks if sharding.stage else 1)
     times = {
         "forward and backward": flops / speed,

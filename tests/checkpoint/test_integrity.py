@@ -383,14 +383,14 @@ def test_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _estimate(rank: int, world_size: int, argv: list[str]) -> int:
-    from megabert.checkpoint.layout import state_bytes
+    from megabert.checkpoint.layout import checkpoint_bytes
     from megabert.engine.launch import start
     from megabert.pretrain.inputs import open_inputs, resolve
     from megabert.pretrain.loop import prepare
 
     settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
     world = start(settings.parallel.tensor_parallel)
-    estimate = state_bytes(prepare(settings, raw, open_inputs(settings), world).engine)
+    estimate = checkpoint_bytes(prepare(settings, raw, open_inputs(settings), world).engine)
     world.close()
     return estimate
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from megabert.engine import launch
 from megabert.engine.launch import World
-from megabert.engine.zero.fixes import attach_lamb
+from megabert.engine.zero.fixes import prepare_engine
 from megabert.engine.zero.whole_tensors import optimizer_step, read_state
-from megabert.optim.lamb import Lamb
+from megabert.optim.lamb.backend import LambOptions
+from megabert.optim.lamb.optimizer import Lamb
 from megabert.optim.param_groups import GroupRule, parameter_groups
 from megabert.optim.schedule import Schedule
 from megabert.parallel.layers import TensorParallel, mark_split
@@ -189,15 +190,17 @@ class Run:
         groups = case.groups(self.model)
         options: dict[str, Any] = {}
         if optimizer_class is Lamb:
-            low, high = case.bounds or (None, None)
-            options = {"rule": case.rule, "min_trust_ratio": low, "max_trust_ratio": high}
+            least, most = case.bounds or (None, None)
+            chosen = LambOptions(PEAK, rule=case.rule, min_trust_ratio=least, max_trust_ratio=most)  # type: ignore[arg-type]
+            options = {"options": chosen}
         else:
+            options = {"lr": PEAK}
             for group in groups:
                 group.pop("adapt")
         if case.precision == "fp16":
             # DeepSpeed asks the device; fp16 arithmetic itself works on every CPU
             get_accelerator().is_fp16_supported = lambda: True
-        self.optimizer = optimizer_class(groups, lr=PEAK, **options)
+        self.optimizer = optimizer_class(groups, **options)
         self.schedule = Schedule(self.optimizer, "constant", 100, PEAK, 0.0)
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
@@ -207,7 +210,7 @@ class Run:
             mpu=world.mpu,
             dist_init_required=False,
         )
-        attach_lamb(self.engine, world.tp)
+        prepare_engine(self.engine, world.tp)
         self.collectives = 0
         if optimizer_class is Lamb and self.optimizer.table.all_reduce is not None:
             self.optimizer.table.all_reduce = self._counted(self.optimizer.table.all_reduce)

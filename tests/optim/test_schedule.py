@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.optim.lamb import Lamb
+from megabert.optim.lamb.optimizer import Lamb
 from megabert.optim.schedule import SCHEDULES, Schedule, learning_rate
 
 

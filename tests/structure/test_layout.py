@@ -72,7 +72,7 @@ def test_public_names_differ() -> None:
 def _implementations(name: str, modules: list[str]) -> bool:
     """Kernels implement the same operators for several devices, under one name each."""
     return all(
-        module.startswith(("megabert.kernels.", "megabert.optim.lamb_")) for module in modules
+        module.startswith(("megabert.kernels.", "megabert.optim.lamb.")) for module in modules
     )
 
 

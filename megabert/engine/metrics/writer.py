@@ -10,7 +10,7 @@ from typing import Any
 
 from megabert.common.files import write_text
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
-from megabert.optim.lamb import TensorNorms
+from megabert.optim.base import TensorNorms
 
 
 class MetricsWriter:

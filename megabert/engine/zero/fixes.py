@@ -23,17 +23,22 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
-from megabert.engine.zero.partitions import Slice, is_split, private, slices_of, sum_over_holders
-from megabert.optim.flat_segments import SliceTable
-from megabert.optim.lamb import Lamb
-from megabert.optim.norms import squared_norms
+from megabert.engine.zero.partitions import (
+    FlatPartition,
+    is_split,
+    partitions_of,
+    private,
+    sum_over_holders,
+)
+from megabert.optim.base import ShardedOptimizer
+from megabert.optim.flat_segments import PartitionTable, squared_norms
 from megabert.parallel.topology import TensorParallel
 
 _UNSCALED_STAGE_0 = "0.19.8"
 """The DeepSpeed whose fp16 stage 0 is known, and mended in :func:`_scale_loss_once`."""
 
 
-def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
+def prepare_engine(engine: Any, tp: TensorParallel) -> None:
     """Make a fresh engine's optimizer exact: call once, between initialize and anything else.
 
     Returns where the optimizer's state is.
@@ -54,14 +59,14 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
             f"{engine.dp_world_size} data-parallel x {tp.size} tensor-parallel ranks are not the "
             f"{world_size} ranks of the run: was the mpu given to DeepSpeed?"
         )
-    slices = slices_of(engine)
+    slices = partitions_of(engine)
     for item in slices:
         if item.flat.dtype != torch.float32:
             raise UserError(
                 f"the weights that the optimizer updates are {item.flat.dtype}, not fp32: remove the "
                 "setting of half-precision masters from the DeepSpeed configuration"
             )
-    if isinstance(base, Lamb):
+    if isinstance(base, ShardedOptimizer):
         # DeepSpeed drops the gradients as soon as the step is done
         base.overwrite_gradients = True
         table = [(item.flat, item.partition) for item in slices]
@@ -71,7 +76,14 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
                 f"DeepSpeed {version('deepspeed')} updates tensors that its partition tables do "
                 "not list; install the tested release: pip install deepspeed==0.19.8"
             )
-        base.attach(SliceTable(table, sum_over_holders(engine, tp), tp.rank == 0))
+        base.attach(
+            PartitionTable(
+                table,
+                sum_over_holders(engine, tp),
+                tp.rank == 0,
+                flat=engine.zero_optimization_stage() > 0,
+            )
+        )
     if type(optimizer).__name__ == "FP16_UnfusedOptimizer" and engine.global_steps == 0:
         base.state.clear()
         for item in slices:
@@ -80,7 +92,9 @@ def attach_lamb(engine: Any, tp: TensorParallel) -> torch.device:
         _record_norm(engine, tp, slices)
     elif getattr(optimizer, "cpu_offload", False):
         _forget_overflow(optimizer)
-    return slices[0].flat.device
+    # DeepSpeed copies a script next to each checkpoint that does not know tensor parallelism;
+    # launch/convert.py replaces it.
+    engine._copy_recovery_script = lambda _: None
 
 
 def _forget_overflow(optimizer: Any) -> None:
@@ -102,7 +116,7 @@ def _forget_overflow(optimizer: Any) -> None:
     optimizer.reset_cpu_buffers = reset_all
 
 
-def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[Slice]) -> None:
+def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[FlatPartition]) -> None:
     """Stage 0: have the norm measured here, before clipping, and clip by it.
 
     DeepSpeed 0.19.8 keeps no norm in fp32, and applies a gradient that is not finite there

@@ -11,7 +11,7 @@ Every ZeRO stage keeps its fp32 weights and moments in another shape and under o
     stage 3                  DeepSpeedZeroOptimizer_Stage3: one slice a sub-group, in it 1/DP of each
                              tensor, each with padding of its own
 
-:func:`slices_of` turns all of them into one form, a list of flat tensors and the
+:func:`partitions_of` turns all of them into one form, a list of flat tensors and the
 :class:`~megabert.optim.flat_segments.Partition` of each; the rest of the file knows no stages. Private
 names are read through :func:`private`, so that a DeepSpeed release that renames one is named in
 one line, and places are compared with the addresses of the model's tensors, so that one that
@@ -35,22 +35,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.optim.flat_segments import AllReduce, ParameterSlice, Partition, cut
+from megabert.optim.flat_segments import AllReduce, LocalTensor, ParameterSlice, Partition
 from megabert.parallel.topology import TensorParallel
 
 
 @dataclass(frozen=True)
-class Slice:
+class FlatPartition:
     """A flat fp32 tensor that the optimizer updates, and what lies in it.
 
-    ``low`` is this rank's slice of the weights that the model computes with where the model's
-    parameters are not whole tensors (stage 3), else None.
+    Attributes:
+        flat: fp32 [partition.numel].
+        partition: the tensors and segments in it.
+        parameters: the model's parameters, in the order of ``partition.tensors``.
+        compute_weights: this rank's part of the weights that the model computes with, where the
+            model's parameters are not whole tensors (stage 3); else None.
     """
 
     flat: Tensor
     partition: Partition
     parameters: tuple[nn.Parameter, ...]
-    low: Tensor | None = None
+    compute_weights: Tensor | None = None
 
 
 def private(owner: Any, name: str) -> Any:
@@ -73,15 +77,15 @@ def local_shape(parameter: nn.Parameter) -> torch.Size:
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def slices_of(engine: Any) -> list[Slice]:
+def partitions_of(engine: Any) -> list[FlatPartition]:
     """This rank's slices, in the same order on every rank."""
     optimizer = engine.optimizer
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    readers: dict[str, Callable[[Any, dict[int, str]], list[Slice]]] = {
-        "DeepSpeedZeroOptimizer": _slices_of_stage_1_and_2,
-        "BF16_Optimizer": _slices_of_bf16,
-        "DeepSpeedZeroOptimizer_Stage3": _slices_of_stage_3,
-        "FP16_UnfusedOptimizer": _slices_of_masters,
+    readers: dict[str, Callable[[Any, dict[int, str]], list[FlatPartition]]] = {
+        "DeepSpeedZeroOptimizer": _partitions_of_stage_1_and_2,
+        "BF16_Optimizer": _partitions_of_bf16,
+        "DeepSpeedZeroOptimizer_Stage3": _partitions_of_stage_3,
+        "FP16_UnfusedOptimizer": _partitions_of_masters,
     }
     if optimizer is engine.basic_optimizer:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -95,18 +99,21 @@ def slices_of(engine: Any) -> list[Slice]:
     return readers[kind](optimizer, names)
 
 
-def _whole(flat: Tensor, parameter: nn.Parameter, names: dict[int, str]) -> Slice:
-    name = names[id(parameter)]
-    partition = Partition.whole(name, flat.numel(), is_split(parameter))
-    return Slice(flat, partition, (parameter,))
+def _local_tensor(parameter: nn.Parameter, names: dict[int, str]) -> LocalTensor:
+    return LocalTensor(names[id(parameter)], tuple(local_shape(parameter)), is_split(parameter))
 
 
-def _slices_of_masters(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+def _whole(flat: Tensor, parameter: nn.Parameter, names: dict[int, str]) -> FlatPartition:
+    partition = Partition.whole(_local_tensor(parameter, names))
+    return FlatPartition(flat, partition, (parameter,))
+
+
+def _partitions_of_masters(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     groups = zip(private(optimizer, "fp32_groups"), private(optimizer, "fp16_groups"))
     return [_whole(m, p, names) for masters, group in groups for m, p in zip(masters, group)]
 
 
-def _slices_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+def _partitions_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     # round_robin_*: the order in the flat buffer, which bit16_groups need not have
     groups = private(optimizer, "round_robin_bit16_groups")
     starts = private(optimizer, "round_robin_bit16_offsets")
@@ -116,7 +123,7 @@ def _slices_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[Slic
     return [_part_of_group(*values, names) for values in zip(groups, starts, buffers, flats, ranks)]
 
 
-def _slices_of_bf16(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+def _partitions_of_bf16(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     groups = private(optimizer, "bf16_groups")
     buffers = private(optimizer, "bf16_groups_flat")
     flats = private(optimizer, "fp32_groups_flat_partition")
@@ -135,7 +142,7 @@ def _part_of_group(
     flat: Tensor,
     rank: int,
     names: dict[int, str],
-) -> Slice:
+) -> FlatPartition:
     """The slice of data-parallel rank ``rank`` of a group that lies end to end in ``buffer``."""
     for parameter, start in zip(group, starts):
         if parameter.data_ptr() != buffer.data_ptr() + start * buffer.element_size():
@@ -143,37 +150,31 @@ def _part_of_group(
                 f"DeepSpeed {version('deepspeed')} keeps {names[id(parameter)]} elsewhere than its "
                 "table says; install the tested release: pip install deepspeed==0.19.8"
             )
-    partition = cut(
-        [names[id(parameter)] for parameter in group],
-        starts,
-        [parameter.numel() for parameter in group],
-        [is_split(parameter) for parameter in group],
-        rank * flat.numel(),
-        flat.numel(),
-    )
-    return Slice(flat, partition, tuple(group))
+    tensors = [_local_tensor(parameter, names) for parameter in group]
+    partition = Partition.of_group(tensors, starts, rank * flat.numel(), flat.numel())
+    return FlatPartition(flat, partition, tuple(group))
 
 
-def _slices_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[Slice]:
+def _partitions_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     flats = private(optimizer, "fp32_partitioned_groups_flat")
-    lows = private(optimizer, "fp16_partitioned_groups_flat")
+    compute_weights = private(optimizer, "fp16_partitioned_groups_flat")
     process_groups = private(optimizer, "sub_group_process_groups")
-    slices = []
+    found = []
     for number, group in enumerate(private(optimizer, "fp16_groups")):
         rank = dist.get_rank(process_groups[number])
+        tensors = tuple(_local_tensor(parameter, names) for parameter in group)
         segments, offset = [], 0
         for row, parameter in enumerate(group):
-            share = private(parameter, "ds_tensor").ds_numel
-            first = rank * share
-            numel = min(share, parameter.ds_numel - first)
-            name, split = names[id(parameter)], is_split(parameter)
+            padded = private(parameter, "ds_tensor").ds_numel  # each rank's part, with its padding
+            first = rank * padded
+            numel = min(padded, parameter.ds_numel - first)
             if numel > 0:
-                segments.append(ParameterSlice(row, name, offset, first, numel, split))
-            offset += share
+                segments.append(ParameterSlice(row, tensors[row], offset, first, numel))
+            offset += padded
         flat = flats[number]
-        partition = Partition(tuple(names[id(p)] for p in group), tuple(segments), flat.numel())
-        slices.append(Slice(flat, partition, tuple(group), lows[number]))
-    return slices
+        partition = Partition(tensors, tuple(segments), flat.numel())
+        found.append(FlatPartition(flat, partition, tuple(group), compute_weights[number]))
+    return found
 
 
 def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:

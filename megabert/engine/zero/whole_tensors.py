@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.engine.zero.partitions import is_split, local_shape, slices_of, sum_over_holders
+from megabert.engine.zero.partitions import is_split, local_shape, partitions_of, sum_over_holders
+from megabert.optim.base import ShardedOptimizer
 from megabert.optim.flat_segments import AllReduce, ParameterSlice
-from megabert.optim.lamb import Lamb
 from megabert.parallel.topology import TensorParallel
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Names of the optimizer's moments, the same for Lamb and AdamW."""
+_TORCH_ADAM_STATES = ("exp_avg", "exp_avg_sq")
+
+
+def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """Names of the optimizer's state tensors; those of torch's Adam for one that declares none."""
+    return optimizer.state_names if isinstance(optimizer, ShardedOptimizer) else _TORCH_ADAM_STATES
 
 
 def _split_dim(parameter: nn.Parameter) -> int | None:
@@ -36,16 +40,19 @@ def optimizer_step(engine: Any) -> int:
 
 
 def iterate_state(
-    engine: Any, tp: TensorParallel, keys: Sequence[str] = ("weight", *MOMENTS)
+    engine: Any, tp: TensorParallel, keys: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every trained tensor whole, one at a time: name, {key: fp32 tensor of the full shape}.
 
     A collective: every rank iterates to the end, and every rank gets every tensor (one all-reduce
-    each, on the device; at most one tensor's values are held). ``weight`` is the fp32 master;
-    moments that do not exist yet are zero.
+    each, on the device; at most one tensor's values are held). ``keys``: ``weight`` (the fp32 master)
+    and the names of the optimizer's state tensors, by default all of them; state that does not exist
+    yet is zero.
     """
+    if keys is None:
+        keys = ("weight", *_state_names(engine.basic_optimizer))
     all_reduce = sum_over_holders(engine, tp)
-    for item in slices_of(engine):
+    for item in partitions_of(engine):
         state = engine.basic_optimizer.state.get(item.flat, {})
         segments = {segment.row: segment for segment in item.partition.segments}
         for row, (name, parameter) in enumerate(zip(item.partition.names, item.parameters)):
@@ -72,7 +79,7 @@ def _gather(
     if flat is not None and segment is not None and (dim is not None or tp.rank == 0):
         local = torch.zeros(own_shape.numel(), dtype=torch.float32, device=device)
         first, last = segment.tensor_start, segment.tensor_start + segment.numel
-        start = segment.slice_start
+        start = segment.partition_start
         local[first:last] = flat.detach().reshape(-1)[start : start + segment.numel]
         tp.cut(full, dim).copy_(local.view(own_shape))
     if all_reduce is not None:
@@ -81,7 +88,7 @@ def _gather(
 
 
 def read_state(
-    engine: Any, tp: TensorParallel, keys: Sequence[str] = ("weight", *MOMENTS)
+    engine: Any, tp: TensorParallel, keys: Sequence[str] | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """:func:`iterate_state` as one dictionary in host memory, on every rank."""
     return {
@@ -103,23 +110,26 @@ def write_state(
     loads a tensor when asked for it keeps memory low.
 
     Args:
-        full: by parameter name ``{"weight", "exp_avg", "exp_avg_sq"}``, of the full shape (padded
-            vocabulary). Without moments they become zero. Further names are ignored.
-        step: the optimizer's step count from here on; bias correction goes on from it.
+        full: by parameter name ``weight`` and the optimizer's state tensors, of the full shape (padded
+            vocabulary). State that is missing becomes zero; further names are ignored.
+        step: the optimizer's step count from here on, from which bias correction continues.
 
     Raises:
         UserError: a parameter that ``full`` lacks, or one of another shape.
     """
     base = engine.basic_optimizer
-    slices = slices_of(engine)
-    for item in slices:
+    partitions, states = partitions_of(engine), _state_names(base)
+    for item in partitions:
         for name in item.partition.names:
             if name not in full:
                 raise UserError(f"the checkpoint has no tensor {name}, which this model needs")
-    for item in slices:
+    for item in partitions:
         state = base.state[item.flat]
-        state["step"] = step if isinstance(base, Lamb) else torch.tensor(float(step))
-        for key in MOMENTS:
+        if isinstance(base, ShardedOptimizer):
+            base.set_step(item.flat, step)
+        else:
+            state["step"] = torch.tensor(float(step))
+        for key in states:
             state.setdefault(key, torch.zeros_like(item.flat))
         segments = {segment.row: segment for segment in item.partition.segments}
         for row, (name, parameter) in enumerate(zip(item.partition.names, item.parameters)):
@@ -129,13 +139,13 @@ def write_state(
             _fill(item.flat, segment, local)
             if parameter.numel() == local.numel():  # stage 3: only small ones are there
                 parameter.data.copy_(local.view(parameter.shape))
-            for key in MOMENTS:
+            for key in states:
                 value = tensors.get(key)
                 if value is not None:
                     value = _own_part(name, value, parameter, tp)
                 _fill(state[key], segment, value)
-        if item.low is not None:
-            item.low.copy_(item.flat)
+        if item.compute_weights is not None:
+            item.compute_weights.copy_(item.flat)
 
 
 def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParallel) -> Tensor:
@@ -156,7 +166,7 @@ def _fill(flat: Tensor, segment: ParameterSlice | None, local: Tensor | None) ->
     """Copy the segment's range of ``local`` (zeros if None) to its place in ``flat``."""
     if segment is None:
         return
-    place = flat.view(-1)[segment.slice_start : segment.slice_start + segment.numel]
+    place = flat.view(-1)[segment.partition_start : segment.partition_start + segment.numel]
     if local is None:
         place.zero_()
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.engine.launch import World
 from megabert.engine.zero.config import check_zero_config
-from megabert.engine.zero.fixes import attach_lamb, grad_norm
+from megabert.engine.zero.fixes import grad_norm, prepare_engine
 from megabert.engine.zero.whole_tensors import optimizer_step, read_state, write_state
 from tests.helpers.distributed import run_ranks
 from tests.helpers.lamb_reference import LambReference
@@ -145,7 +145,7 @@ def check_resume(world: World, cases: list[Case], folder: Path) -> None:
 
 
 def check_refusals(world: World) -> None:
-    """Wrong inputs of the state functions and of attach_lamb, each a UserError."""
+    """Wrong inputs of the state functions and of prepare_engine, each a UserError."""
     run = Run(world, Case(1))
     state = read_state(run.engine, world.tp, keys=("weight",))
     missing = {name: value for name, value in state.items() if name != "up.bias"}
@@ -156,12 +156,14 @@ def check_refusals(world: World) -> None:
         write_state(run.engine, world.tp, state, 0)
     with pytest.raises(UserError, match="are not the"):
         # as if tensor parallelism had not been told to DeepSpeed, or the other way round
-        attach_lamb(run.engine, replace(world.tp, size=world.tp.size + 1, group=dist.group.WORLD))
+        prepare_engine(
+            run.engine, replace(world.tp, size=world.tp.size + 1, group=dist.group.WORLD)
+        )
     del run.engine.optimizer.round_robin_bit16_offsets
     with pytest.raises(
         UserError, match=r"has no DeepSpeedZeroOptimizer\.round_robin_bit16_offsets"
     ):
-        attach_lamb(run.engine, world.tp)
+        prepare_engine(run.engine, world.tp)
     run.close()
 
 

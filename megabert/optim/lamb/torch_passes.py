@@ -1,16 +1,16 @@
-"""LAMB's and LANS's passes in torch operators, in blocks that stay in cache.
+"""The passes of LAMB and LANS in torch operators, in blocks that stay in cache.
 
 A partition is cut into *pieces*: parts of one segment, at most ``BLOCK`` elements on a CPU. Pieces
 are gathered into blocks of about ``BLOCK`` elements, and every operator runs over the list of a
 block's pieces (torch's foreach and fused operators): there is no Python loop over tensors in the
-elementwise part, and each block is read from memory once a pass, whatever the number of operators.
-On other devices a block is everything, so that few kernels are launched.
+elementwise part, and each block is read from memory once per pass, whatever the number of operators.
+On other devices one block holds everything, so that few kernels are launched.
 
-LAMB's first pass is one fused AdamW kernel with u in the place of the weights: started from u = wd p
-with a learning rate of -1 and no decay of its own, it leaves u = wd p + (m/c1) / (sqrt(v/c2) + eps)
-and advances both moments. The single pass (tensors that are not adapted) is that kernel on the
-weights themselves. u is kept where the caller lends memory for it, usually the gradient's; otherwise
-the second pass computes it again from m, v and p, block by block.
+LAMB's first pass is one fused AdamW kernel with u in place of the weights: started from u = wd p
+with a learning rate of -1 and no decay, it leaves u = wd p + (m/c1) / (sqrt(v/c2) + eps) and advances
+both moments. The single pass (tensors that are not adapted) is that kernel on the weights
+themselves. u is stored if the caller provides scratch memory, usually the gradient's; otherwise the
+second pass computes it again from m, v and p, block by block.
 
 Memory traffic in fp32, per parameter: 40 bytes either way (first pass g, p, m, v in, m, v and perhaps
 u out; second pass p and u, or p, m, v, in, p out), single pass 28.
@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from megabert.optim.flat_segments import Partition
-from megabert.optim.norms import squared_norms
-from megabert.optim.work import Rule, Work
+from megabert.optim.flat_segments import Partition, squared_norms
+from megabert.optim.lamb.backend import Rule, Work
 
 BLOCK = 1 << 18
 """Elements of a block on a CPU: 1 MiB in fp32, so that g, p, m, v and u of two ranks fit a cache."""
@@ -44,22 +43,24 @@ class _Pieces:
 
 @dataclass
 class _Block:
-    """Lists of views, one entry a piece; ``owners`` are (number of the work, segment), ``low`` the
-    half-precision copies that there are, each with its master; ``spare`` has no entries unless
-    every piece has one."""
+    """Lists of views, one entry per piece.
+
+    ``owners``: (number of the work, segment); ``half_copies``: the half-precision copies that exist,
+    each with its master; ``scratch``: empty unless every piece has scratch memory.
+    """
 
     master: list[Tensor] = field(default_factory=list)
     grad: list[Tensor] = field(default_factory=list)
     exp_avg: list[Tensor] = field(default_factory=list)
     exp_avg_sq: list[Tensor] = field(default_factory=list)
-    low: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    half_copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     owners: list[tuple[int, int]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    spare: list[Tensor] = field(default_factory=list)
+    scratch: list[Tensor] = field(default_factory=list)
     held: int = 0
 
     def takes(self, tensor: Tensor, limit: int) -> bool:
-        """Whether another piece belongs into this block."""
+        """Whether another piece fits into this block."""
         if not self.master:
             return True
         alike = tensor.dtype == self.master[0].dtype and tensor.device == self.master[0].device
@@ -67,13 +68,13 @@ class _Block:
 
 
 class TorchBackend:
-    """See the module's text; ``block`` replaces ``BLOCK`` (tests)."""
+    """See the module's docstring; ``block`` replaces ``BLOCK`` (tests)."""
 
     name = "torch"
 
     def __init__(self, block: int = BLOCK) -> None:
         self.block = block
-        # the partition is kept beside its id: an id stays unique only while its object lives
+        # an id stays unique only while its object lives, so the partition is stored too
         self._cuts: dict[int, tuple[Partition, _Pieces]] = {}
 
     def gradient_squares(self, work: Sequence[Work]) -> list[Tensor]:
@@ -88,15 +89,15 @@ class TorchBackend:
     ) -> list[Tensor]:
         """Advance the moments; sums of squares of p and each u_k: float64 [segments, 1 + k]."""
         sums = _Sums(work, 1 + rule.updates)
-        spread = None if scales is None else _spread(scales, 1)
+        numbers = None if scales is None else _as_numbers(scales, 1)
         for block in self._blocks(work):
-            gradients = _scaled(block, spread)
+            gradients = _scaled(block, numbers)
             if rule.kind == "lamb":
                 updates = list(torch._foreach_mul(block.master, rule.weight_decay))
                 _fused_adamw(updates, gradients, block, rule, lr=-1.0, weight_decay=0.0)
                 sums.add(block, block.master, updates)
-                if block.spare:
-                    torch._foreach_copy_(block.spare, updates)
+                if block.scratch:
+                    torch._foreach_copy_(block.scratch, updates)
             else:
                 _advance(block, gradients, rule)
                 sums.add(block, block.master, *_updates(block, gradients, rule))
@@ -111,32 +112,32 @@ class TorchBackend:
         lr: float,
     ) -> None:
         """p -= lr sum_k f_k u_k; ``factors``: float32 [segments, k] for each of ``work``."""
-        rates = _spread(factors, rule.updates, times=-lr)
-        spread = None if scales is None else _spread(scales, 1)
+        rates = _as_numbers(factors, rule.updates, times=-lr)
+        numbers = None if scales is None else _as_numbers(scales, 1)
         for block in self._blocks(work):
             mine = [[rates[number][segment][k] for number, segment in block.owners]
                     for k in range(rule.updates)]  # fmt: skip
             if rule.kind == "lamb":
                 _apply_lamb(block, rule, mine[0])
             else:
-                _apply_lans(block, _scaled(block, spread), rule, mine)
-            _write_low(block)
+                _apply_lans(block, _scaled(block, numbers), rule, mine)
+            _write_half_copies(block)
 
     def single_pass(
         self, rule: Rule, work: Sequence[Work], scales: Sequence[Tensor] | None, lr: float
     ) -> None:
-        """Moments and weights at once, with ``rule.shares`` for factors: tensors not adapted."""
+        """Moments and weights at once, with ``rule.weights`` as factors: for tensors that are not adapted."""
         if rule.kind == "lamb":
-            spread = None if scales is None else _spread(scales, 1)
+            numbers = None if scales is None else _as_numbers(scales, 1)
             for block in self._blocks(work):
-                gradients = _scaled(block, spread)
+                gradients = _scaled(block, numbers)
                 _fused_adamw(block.master, gradients, block, rule, lr, rule.weight_decay)
-                _write_low(block)
+                _write_half_copies(block)
             return
         self.first_pass(rule, work, scales)
-        shares = torch.tensor(rule.shares)
+        weights = torch.tensor(rule.weights)
         factors = [
-            shares.to(item.master.device).expand(len(item.partition.segments), -1) for item in work
+            weights.to(item.master.device).expand(len(item.partition.segments), -1) for item in work
         ]
         self.second_pass(rule, work, scales, factors, lr)
 
@@ -144,7 +145,7 @@ class TorchBackend:
 
     def _blocks(self, work: Sequence[Work]) -> Iterator[_Block]:
         block = _Block()
-        lent = all(item.spare is not None for item in work)
+        has_scratch = all(item.scratch is not None for item in work)
         for number, item in enumerate(work):
             cuts = self._cut(item.partition, item.master.device.type == "cpu")
             views = [
@@ -152,8 +153,10 @@ class TorchBackend:
                 for whole in (item.master, item.grad, item.exp_avg, item.exp_avg_sq)
             ]
             parts = [[pieces[place] for place in cuts.wanted] for pieces in views]
-            low = [] if item.low is None else item.low.split(cuts.sizes)
-            spare = item.spare.split(cuts.sizes) if lent and item.spare is not None else []
+            half = [] if item.half_copy is None else item.half_copy.split(cuts.sizes)
+            scratch = (
+                item.scratch.split(cuts.sizes) if has_scratch and item.scratch is not None else []
+            )
             for piece, segment in enumerate(cuts.segments):
                 if not block.takes(parts[0][piece], self.block):
                     yield block
@@ -162,10 +165,10 @@ class TorchBackend:
                 block.grad.append(parts[1][piece])
                 block.exp_avg.append(parts[2][piece])
                 block.exp_avg_sq.append(parts[3][piece])
-                if item.low is not None:
-                    block.low.append((low[cuts.wanted[piece]], parts[0][piece]))
-                if spare:
-                    block.spare.append(spare[cuts.wanted[piece]])
+                if item.half_copy is not None:
+                    block.half_copies.append((half[cuts.wanted[piece]], parts[0][piece]))
+                if scratch:
+                    block.scratch.append(scratch[cuts.wanted[piece]])
                 block.owners.append((number, segment))
                 block.steps.append(item.step)
                 block.held += parts[0][piece].numel()
@@ -182,9 +185,9 @@ class TorchBackend:
         segments: list[int] = []
         end = 0
         for number, segment in enumerate(partition.segments):
-            if segment.slice_start > end:
-                sizes.append(segment.slice_start - end)
-            end = segment.slice_start + segment.numel
+            if segment.partition_start > end:
+                sizes.append(segment.partition_start - end)
+            end = segment.partition_start + segment.numel
             left = segment.numel
             while left:
                 piece = min(left, self.block) if in_blocks else left
@@ -192,15 +195,15 @@ class TorchBackend:
                 segments.append(number)
                 sizes.append(piece)
                 left -= piece
-        if end < partition.slice_numel:
-            sizes.append(partition.slice_numel - end)
+        if end < partition.numel:
+            sizes.append(partition.numel - end)
         pieces = _Pieces(sizes, wanted, segments)
         self._cuts[id(partition)] = (partition, pieces)
         return pieces
 
 
 class _Sums:
-    """Sums of squares a segment, added up in float64 over its pieces in their order."""
+    """Sums of squares per segment, added up in float64 over its pieces in their order."""
 
     def __init__(self, work: Sequence[Work], width: int) -> None:
         self._work, self._width = work, width
@@ -232,16 +235,16 @@ class _Sums:
         return list(total.split([len(item.partition.segments) for item in self._work]))
 
 
-def _spread(values: Sequence[Tensor], width: int, times: float = 1.0) -> list[list[list]]:
+def _as_numbers(values: Sequence[Tensor], width: int, times: float = 1.0) -> list[list[list]]:
     """``values`` [segments, width] times ``times`` as lists of numbers (CPU) or 0-d tensors."""
-    spread = []
+    numbers = []
     for value in values:
         scaled = value.reshape(-1, width) * times if times != 1.0 else value.reshape(-1, width)
         if value.device.type == "cpu":
-            spread.append(scaled.tolist())
+            numbers.append(scaled.tolist())
         else:
-            spread.append([list(row.unbind()) for row in scaled.unbind()])
-    return spread
+            numbers.append([list(row.unbind()) for row in scaled.unbind()])
+    return numbers
 
 
 def _full(gradients: list[Tensor], like: list[Tensor]) -> list[Tensor]:
@@ -249,11 +252,11 @@ def _full(gradients: list[Tensor], like: list[Tensor]) -> list[Tensor]:
     return [gradient.to(master.dtype) for gradient, master in zip(gradients, like)]
 
 
-def _scaled(block: _Block, spread: list[list[list]] | None) -> list[Tensor]:
+def _scaled(block: _Block, numbers: list[list[list]] | None) -> list[Tensor]:
     gradients = _full(block.grad, block.master)
-    if spread is None:
+    if numbers is None:
         return gradients
-    return list(_times(gradients, [spread[n][segment][0] for n, segment in block.owners]))
+    return list(_times(gradients, [numbers[n][segment][0] for n, segment in block.owners]))
 
 
 def _times(tensors: list[Tensor], factors: list) -> Sequence[Tensor]:
@@ -328,8 +331,8 @@ def _updates(
 
 
 def _apply_lamb(block: _Block, rule: Rule, rates: list) -> None:
-    """p += rate u, rate = -lr r: u is put together first, so that p is rounded once."""
-    updates = block.spare
+    """p += rate u, rate = -lr r: u is computed first, so that p is rounded once."""
+    updates = block.scratch
     if not updates:
         updates = list(torch._foreach_div(block.exp_avg, _denominators(block, rule)))
         if rule.weight_decay:
@@ -345,7 +348,7 @@ def _apply_lans(block: _Block, gradients: list[Tensor], rule: Rule, rates: list[
         torch._foreach_add_(block.master, list(_times(update, mine)))
 
 
-def _write_low(block: _Block) -> None:
-    if block.low:
-        copies, masters = zip(*block.low)
+def _write_half_copies(block: _Block) -> None:
+    if block.half_copies:
+        copies, masters = zip(*block.half_copies)
         torch._foreach_copy_(list(copies), list(masters))

@@ -42,7 +42,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megabert.optim.flat_segments import Partition
-from megabert.optim.work import Rule, Work
+from megabert.optim.lamb.backend import Rule, Work
 
 ALIGN = tl.constexpr(16)
 """Elements that block starts are multiples of: 16 bytes are 4 of fp32 and 8 of bf16."""
@@ -98,11 +98,11 @@ def _squares(x, mask):
 
 @triton.jit
 def _block(
-    weights, gradients, exp_avg, exp_avg_sq, low, scale, where, mask, sums,
+    weights, gradients, exp_avg, exp_avg_sq, half_copy, scale, where, mask, sums,
     gain1, gain2, eps, decay, inverse1, inverse2, rate1, rate2,
     MOMENTS: tl.constexpr, LANS: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`update_kernel` does to one block; ``mask`` None where it is a full one."""
+    """What :func:`_update_kernel` does to one block; ``mask`` None where it is a full one."""
     p = _load(weights, where, mask)
     m = _load(exp_avg, where, mask)
     v = _load(exp_avg_sq, where, mask)
@@ -126,13 +126,13 @@ def _block(
             change += rate2 * (_quotient(g, d) + decay * p)
         p -= change
         tl.store(weights + where, p, mask)
-        if low is not None:
-            tl.store(low + where, p.to(low.dtype.element_ty), mask)
+        if half_copy is not None:
+            tl.store(half_copy + where, p.to(half_copy.dtype.element_ty), mask)
 
 
 @triton.jit
-def update_kernel(
-    weights, gradients, exp_avg, exp_avg_sq, low, scales, factors, partials, table,
+def _update_kernel(
+    weights, gradients, exp_avg, exp_avg_sq, half_copy, scales, factors, partials, table,
     gain1: tl.float64, gain2: tl.float64, eps: tl.float64, decay: tl.float64,
     inverse1: tl.float64, inverse2: tl.float64, rate1: tl.float64, rate2: tl.float64,
     MOMENTS: tl.constexpr, LANS: tl.constexpr, BLOCK: tl.constexpr,
@@ -140,7 +140,7 @@ def update_kernel(
     """One block of any pass. First: ``MOMENTS`` and ``partials``; second: ``factors``; single:
     ``MOMENTS`` alone.
 
-    weights, exp_avg, exp_avg_sq [n] fp32 or fp64; gradients [n] and low [n] or None as in ``Work``;
+    weights, exp_avg, exp_avg_sq [n] fp32 or fp64; gradients [n] and half_copy [n] or None as in ``Work``;
     scales [segments] or None; factors [segments, k] or None (1); partials [blocks, 1 + k] like
     weights, or None. gain1, gain2: 1 - b1, 1 - b2; inverse1, inverse2: 1 / c1, 1 / root of c2;
     rate1, rate2: lr times what factors do not hold. Numbers come in fp64 and are rounded here.
@@ -163,19 +163,19 @@ def update_kernel(
     lanes = tl.arange(0, BLOCK)
     if last - first == BLOCK:
         _block(
-            weights, gradients, exp_avg, exp_avg_sq, low, scale, start + lanes, None, sums,
+            weights, gradients, exp_avg, exp_avg_sq, half_copy, scale, start + lanes, None, sums,
             gain1, gain2, eps, decay, inverse1, inverse2, rate1, rate2, MOMENTS, LANS,
         )  # fmt: skip
     else:
         _block(
-            weights, gradients, exp_avg, exp_avg_sq, low, scale, start + lanes,
+            weights, gradients, exp_avg, exp_avg_sq, half_copy, scale, start + lanes,
             (lanes >= first) & (lanes < last), sums,
             gain1, gain2, eps, decay, inverse1, inverse2, rate1, rate2, MOMENTS, LANS,
         )  # fmt: skip
 
 
 @triton.jit
-def squares_kernel(gradients, partials, table, BLOCK: tl.constexpr):
+def _squares_kernel(gradients, partials, table, BLOCK: tl.constexpr):
     """Sum of squares of one block: gradients [n] as in ``Work``, partials [blocks] fp32 or fp64."""
     number = tl.program_id(0).to(tl.int64)
     row = table + 4 * number
@@ -192,7 +192,7 @@ def squares_kernel(gradients, partials, table, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def reduce_kernel(partials, ranges, sums, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
+def _reduce_kernel(partials, ranges, sums, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
     """Sum j of segment i, program (i, j): partials [blocks, WIDTH], ranges [segments + 1] int64,
     sums [segments, WIDTH] fp64."""
     segment, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -209,7 +209,7 @@ def reduce_kernel(partials, ranges, sums, WIDTH: tl.constexpr, CHUNK: tl.constex
 
 @dataclass(frozen=True)
 class BlockTable:
-    """A partition's blocks on one device; the module's text says what is in the tensors."""
+    """A partition's blocks on one device; the module's docstring says what is in the tensors."""
 
     table: Tensor
     ranges: Tensor
@@ -219,7 +219,7 @@ class BlockTable:
         """The table of ``partition``, cut into blocks of at most ``block`` elements."""
         rows, ranges = [torch.empty(0, 4, dtype=torch.int64)], [0]
         for number, segment in enumerate(partition.segments):
-            begin, end = segment.slice_start, segment.slice_start + segment.numel
+            begin, end = segment.partition_start, segment.partition_start + segment.numel
             starts = torch.arange(begin // ALIGN.value * ALIGN.value, end, block)
             first, last = (begin - starts).clamp(min=0), (end - starts).clamp(max=block)
             rows.append(torch.stack((starts, first, last, torch.full_like(starts, number)), 1))
@@ -228,7 +228,7 @@ class BlockTable:
 
 
 class TritonBackend:
-    """See the module's text and :class:`megabert.optim.work.Backend`.
+    """See the module's docstring and :class:`~megabert.optim.lamb.backend.UpdateBackend`.
 
     ``block`` replaces ``BLOCK`` (tests); a power of two, at least ``ALIGN``.
 
@@ -242,7 +242,7 @@ class TritonBackend:
         if block < ALIGN.value or block & (block - 1):
             raise ValueError(f"block is {block}, but must be a power of two, {ALIGN.value} or more")
         self.block = block
-        # the partition is kept beside its id: an id stays unique only while its object lives
+        # an id stays unique only while its object lives, so the partition is stored too
         self._tables: dict[tuple[int, torch.device], tuple[Partition, BlockTable]] = {}
 
     def gradient_squares(self, work: Sequence[Work]) -> list[Tensor]:
@@ -253,7 +253,7 @@ class TritonBackend:
             partials = item.master.new_empty(len(blocks.table), 1)
             if len(blocks.table):
                 with torch.cuda.device_of(item.master):
-                    squares_kernel[(len(blocks.table),)](
+                    _squares_kernel[(len(blocks.table),)](
                         item.grad, partials, blocks.table, self.block, num_warps=WARPS
                     )
             sums.append(_reduce(partials, blocks)[:, 0])
@@ -287,8 +287,8 @@ class TritonBackend:
     def single_pass(
         self, rule: Rule, work: Sequence[Work], scales: Sequence[Tensor] | None, lr: float
     ) -> None:
-        """Moments and weights at once, with ``rule.shares`` for factors: tensors not adapted."""
-        rates = tuple(lr * share for share in rule.shares)
+        """Moments and weights at once, with ``rule.weights`` as factors: for tensors that are not adapted."""
+        rates = tuple(lr * weight for weight in rule.weights)
         for number, item in enumerate(work):
             self._update(rule, item, self._blocks(item), _pick(scales, number), rates)
 
@@ -316,15 +316,15 @@ class TritonBackend:
         factors: Tensor | None = None,
         partials: Tensor | None = None,
     ) -> None:
-        """Launch :func:`update_kernel`: the first pass with ``partials``, the second with
+        """Launch :func:`_update_kernel`: the first pass with ``partials``, the second with
         ``factors``, else the single one."""
         if not len(blocks.table):
             return
         c1, root = rule.corrections(item.step)
         with torch.cuda.device_of(item.master):
-            update_kernel[(len(blocks.table),)](
+            _update_kernel[(len(blocks.table),)](
                 item.master, item.grad, item.exp_avg, item.exp_avg_sq,
-                item.low if partials is None else None, scale, factors, partials, blocks.table,
+                item.half_copy if partials is None else None, scale, factors, partials, blocks.table,
                 1.0 - rule.beta1, 1.0 - rule.beta2, rule.eps, rule.weight_decay,
                 1.0 / c1, 1.0 / root, rates[0], rates[-1],
                 MOMENTS=factors is None, LANS=rule.kind == "lans", BLOCK=self.block,
@@ -343,5 +343,5 @@ def _reduce(partials: Tensor, blocks: BlockTable) -> Tensor:
     sums = partials.new_empty(len(blocks.ranges) - 1, width, dtype=torch.float64)
     if len(sums):
         with torch.cuda.device_of(partials):
-            reduce_kernel[(len(sums), width)](partials, blocks.ranges, sums, width, CHUNK)
+            _reduce_kernel[(len(sums), width)](partials, blocks.ranges, sums, width, CHUNK)
     return sums

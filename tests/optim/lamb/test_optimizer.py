@@ -15,10 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.optim.flat_segments import ParameterSlice, Partition, SliceTable, cut
-from megabert.optim.lamb import Lamb
-from megabert.optim.lamb_torch import TorchBackend
-from megabert.optim.norms import squared_norms
+from megabert.optim.flat_segments import (
+    LocalTensor,
+    ParameterSlice,
+    Partition,
+    PartitionTable,
+    squared_norms,
+)
+from megabert.optim.lamb.backend import LambOptions
+from megabert.optim.lamb.optimizer import Lamb
+from megabert.optim.lamb.torch_passes import TorchBackend
 from megabert.optim.param_groups import (
     GroupRule,
     is_bias_or_norm,
@@ -86,8 +92,9 @@ def test_equals_reference(options: dict, block: int) -> None:
         ours["min_trust_ratio"], ours["max_trust_ratio"] = ours.pop("bounds")
     groups = groups_of(parameters)
     groups[1]["adapt"] = ours.pop("adapt_all", False)
+    options_of_ours = LambOptions(lr=0.02, **ours)
     optimizer = Lamb(
-        groups, lr=0.02, backend=TorchBackend(block), overwrite_gradients=block == 8, **ours
+        groups, options_of_ours, backend=TorchBackend(block), overwrite_gradients=block == 8
     )
     for step in range(10):
         gradients = make_gradients(step)
@@ -108,9 +115,11 @@ def test_equals_reference(options: dict, block: int) -> None:
 
 
 def named_optimizer(parameters: dict[str, Tensor], **options: Any) -> Lamb:
-    optimizer = Lamb(groups_of(parameters), lr=0.02, **options)
-    table = [(p, Partition.whole(name, p.numel())) for name, p in parameters.items()]
-    optimizer.attach(SliceTable(table, None))
+    optimizer = Lamb(groups_of(parameters), LambOptions(lr=0.02, **options))
+    table = [
+        (p, Partition.whole(LocalTensor(name, tuple(p.shape)))) for name, p in parameters.items()
+    ]
+    optimizer.attach(PartitionTable(table, None))
     return optimizer
 
 
@@ -145,7 +154,7 @@ def test_half_precision_has_masters(dtype: torch.dtype, rule: str) -> None:
     """bf16 and fp16 weights and gradients with fp32 masters: the reference's weights, rounded."""
     parameters = make_tensors(dtype)
     reference = LambReference({n: p.float().numpy() for n, p in parameters.items()}, rule=rule)
-    optimizer = Lamb(groups_of(parameters), lr=0.02, rule=rule)
+    optimizer = Lamb(groups_of(parameters), LambOptions(lr=0.02, rule=rule))
     for step in range(10):
         gradients = {name: g.to(dtype) for name, g in make_gradients(step).items()}
         for name, parameter in parameters.items():
@@ -154,7 +163,7 @@ def test_half_precision_has_masters(dtype: torch.dtype, rule: str) -> None:
         reference.step({name: g.double().numpy() for name, g in gradients.items()}, 0.02)
         if step == 4:  # what a checkpoint does in between
             saved = copy.deepcopy(optimizer.state_dict())
-            optimizer = Lamb(groups_of(parameters), lr=0.02, rule=rule)
+            optimizer = Lamb(groups_of(parameters), LambOptions(lr=0.02, rule=rule))
             optimizer.load_state_dict(saved)
     for name, parameter in parameters.items():
         master = optimizer.state[parameter]["master"]
@@ -168,7 +177,7 @@ def test_a_group_of_several_precisions() -> None:
     dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.bfloat16]
     base = torch.randn(12, generator=torch.Generator().manual_seed(7))
     alone, together = ([base.to(dtype, copy=True) for dtype in dtypes] for _ in range(2))
-    optimizers = [Lamb([p], lr=0.1) for p in alone] + [Lamb(together, lr=0.1)]
+    optimizers = [Lamb(each, LambOptions(lr=0.1)) for each in (*([p] for p in alone), together)]
     for _ in range(3):
         for parameter in (*alone, *together):
             parameter.grad = torch.linspace(-1, 1, 12).to(parameter.dtype)
@@ -182,7 +191,9 @@ def test_a_group_of_several_precisions() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adamw_is_torchs(decay: float) -> None:
     ours, theirs = make_tensors(), make_tensors()
-    mine = Lamb(list(ours.values()), lr=0.01, eps=1e-8, weight_decay=decay, rule="adamw")
+    mine = Lamb(
+        list(ours.values()), LambOptions(lr=0.01, eps=1e-8, weight_decay=decay, rule="adamw")
+    )
     peer = torch.optim.AdamW(list(theirs.values()), lr=0.01, eps=1e-8, weight_decay=decay)
     for step in range(10):
         for name, gradient in make_gradients(step).items():
@@ -198,7 +209,7 @@ def test_zero_weight_or_update_has_ratio_one() -> None:
     zero.grad = torch.ones(4)
     still = torch.ones(4)
     still.grad = torch.zeros(4)
-    Lamb([zero, still], lr=0.1, weight_decay=0.0).step()
+    Lamb([zero, still], LambOptions(lr=0.1, weight_decay=0.0)).step()
     torch.testing.assert_close(zero, torch.full((4,), -0.1))
     torch.testing.assert_close(still, torch.ones(4))
 
@@ -213,9 +224,10 @@ def flat_optimizer(
     starts = [sum(numels[:i]) for i in range(len(numels))]
     flat[: sum(numels)] = torch.cat([t.reshape(-1) for t in adapted.values()])
     part = flat[rank * size : (rank + 1) * size].clone()
-    partition = cut(list(adapted), starts, numels, [False] * len(numels), rank * size, size)
-    optimizer = Lamb([part], lr=0.02)
-    optimizer.attach(SliceTable([(part, partition)], all_reduce))
+    tensors_of_group = [LocalTensor(name, tuple(t.shape)) for name, t in adapted.items()]
+    partition = Partition.of_group(tensors_of_group, starts, rank * size, size)
+    optimizer = Lamb([part], LambOptions(lr=0.02))
+    optimizer.attach(PartitionTable([(part, partition)], all_reduce))
     return optimizer, part
 
 
@@ -250,7 +262,7 @@ def test_slices_equal_reference(ranks: int, padding: int) -> None:
             part.grad = flat[rank * size : (rank + 1) * size].clone()
             twin, part_twin = copy.deepcopy((optimizer, part))
             twin.attach(
-                SliceTable([(part_twin, optimizer.table.partition(part))], all_reduce, True)
+                PartitionTable([(part_twin, optimizer.table.partition(part))], all_reduce, True)
             )
             part_twin.grad = part.grad
             twin.step()
@@ -276,7 +288,7 @@ def test_slice_without_table_is_wrong() -> None:
     for attached in (True, False):
         optimizer, part = flat_optimizer(tensors, total, 0, total, lambda vector: None)
         if not attached:
-            optimizer.attach(SliceTable((), None))
+            optimizer.attach(PartitionTable((), None))
         part.grad = torch.ones(total)
         optimizer.step()
         results.append(part)
@@ -291,12 +303,12 @@ def test_copies_count_once_and_splits_add() -> None:
         parameters = [whole[rank * 6 : rank * 6 + 6].clone(), copied.clone()]
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-        optimizer = Lamb(parameters, weight_decay=0.0)
+        optimizer = Lamb(parameters, LambOptions(weight_decay=0.0))
         table = [
-            (parameters[0], Partition.whole("split", 6, split=True)),
-            (parameters[1], Partition.whole("copied", 4)),
+            (parameters[0], Partition.whole(LocalTensor("split", (6,), split=True))),
+            (parameters[1], Partition.whole(LocalTensor("copied", (4,)))),
         ]
-        optimizer.attach(SliceTable(table, lambda v: vectors.append(v.clone()), rank == 0))
+        optimizer.attach(PartitionTable(table, lambda v: vectors.append(v.clone()), rank == 0))
         optimizer.step()
     total = vectors[0] + vectors[1]
     assert total.shape == (2, 2)
@@ -317,11 +329,11 @@ def test_cut_covers_every_element_once(numels: list[int], gaps: list[int], ranks
         starts.append(end)
         end += numel + gap
     size = -(-end // ranks)
-    names = [f"t{number}" for number in range(len(numels))]
+    tensors = [LocalTensor(f"t{number}", (numel,)) for number, numel in enumerate(numels)]
     seen = [np.zeros(numel, int) for numel in numels]
     flat = torch.arange(size * ranks)
     for rank in range(ranks):
-        partition = cut(names, starts, numels, [False] * len(numels), rank * size, size)
+        partition = Partition.of_group(tensors, starts, rank * size, size)
         views = partition.views(flat[rank * size : (rank + 1) * size])
         for segment, view in zip(partition.segments, views):
             part = slice(segment.tensor_start, segment.tensor_start + segment.numel)
@@ -329,21 +341,18 @@ def test_cut_covers_every_element_once(numels: list[int], gaps: list[int], ranks
             place = starts[segment.row] + segment.tensor_start
             assert view.tolist() == list(range(place, place + segment.numel))
         for one, other in pairwise(partition.segments):
-            assert one.slice_start + one.numel <= other.slice_start
+            assert one.partition_start + one.numel <= other.partition_start
     assert all((count == 1).all() for count in seen)
 
 
 def test_partition_refuses_nonsense() -> None:
+    a, b = LocalTensor("a", (5,)), LocalTensor("b", (2,))
     with pytest.raises(ValueError, match="overlaps"):
-        Partition(
-            ("a", "b"),
-            (ParameterSlice(0, "a", 0, 0, 5, False), ParameterSlice(1, "b", 4, 0, 2, False)),
-            9,
-        )
+        Partition((a, b), (ParameterSlice(0, a, 0, 0, 5), ParameterSlice(1, b, 4, 0, 2)), 9)
     with pytest.raises(ValueError, match="end at 5"):
-        Partition(("a",), (ParameterSlice(0, "a", 0, 0, 5, False),), 4)
+        Partition((a,), (ParameterSlice(0, a, 0, 0, 5),), 4)
     with pytest.raises(ValueError, match="row 1"):
-        Partition(("a",), (ParameterSlice(1, "a", 0, 0, 5, False),), 5)
+        Partition((a,), (ParameterSlice(1, a, 0, 0, 5),), 5)
 
 
 def test_norm_does_not_depend_on_the_cut() -> None:
@@ -407,7 +416,7 @@ def test_gradient_missing_and_dtype() -> None:
 )
 def test_settings_checked(options: dict) -> None:
     with pytest.raises(ValueError):
-        Lamb([torch.ones(1)], **options)
+        Lamb([torch.ones(1)], LambOptions(**options))
 
 
 def test_group_settings_checked() -> None:

@@ -1,4 +1,4 @@
-"""The Triton passes against the equations of ``megabert.optim.work`` in float64.
+"""The Triton passes against the equations of ``megabert.optim.lamb.backend`` in float64.
 
 Every check is a plain function that runs twice: in Triton's interpreter on CPU tensors, and on CUDA
 where there is a device. The interpreter must be chosen before Triton is imported, which may already
@@ -22,14 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from megabert.optim.flat_segments import ParameterSlice, Partition
-from megabert.optim.work import Rule, Work
+from megabert.optim.flat_segments import LocalTensor, ParameterSlice, Partition
+from megabert.optim.lamb.backend import Rule, Work
 from tests.helpers.triton_processes import Run, process
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
-from megabert.optim import lamb_triton  # noqa: E402
-from megabert.optim.lamb_triton import BlockTable, TritonBackend  # noqa: E402
+from megabert.optim.lamb import triton_passes  # noqa: E402
+from megabert.optim.lamb.triton_passes import BlockTable, TritonBackend  # noqa: E402
 
 BLOCK = 64
 SIZES = (1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7)
@@ -63,7 +63,7 @@ class Case:
     weight_decay: float = 0.01
     adapt: bool = True
     grad: torch.dtype = torch.float32
-    low: torch.dtype | None = None
+    half_copy: torch.dtype | None = None
     master: torch.dtype = torch.float32
     sizes: tuple[int, ...] = SIZES
     gaps: tuple[int, ...] = GAPS
@@ -103,19 +103,20 @@ class Plain:
                 updates.append(g / d + rule.weight_decay * p)
             self.squares[i] = [(x**2).sum() for x in (p, *updates)]
             change = np.zeros_like(p)
-            for k, (u, share) in enumerate(zip(updates, rule.shares)):
+            for k, (u, weight) in enumerate(zip(updates, rule.weights)):
                 ratio = np.sqrt(self.squares[i, 0] / self.squares[i, 1 + k])
-                change += (ratio if self.case.adapt else 1.0) * share * u
+                change += (ratio if self.case.adapt else 1.0) * weight * u
             p -= LR * change
 
 
 def partition_of(sizes: Sequence[int], gaps: Sequence[int]) -> Partition:
     segments, end = [], 0
     for number, (size, gap) in enumerate(zip(sizes, gaps)):
-        segments.append(ParameterSlice(number, f"t{number}", end + gap, 0, size, False))
+        tensor = LocalTensor(f"t{number}", (size,))
+        segments.append(ParameterSlice(number, tensor, end + gap, 0, size))
         end += gap + size
     return Partition(
-        tuple(s.name for s in segments), tuple(segments), end + sum(gaps[len(sizes) :])
+        tuple(s.tensor for s in segments), tuple(segments), end + sum(gaps[len(sizes) :])
     )
 
 
@@ -140,18 +141,18 @@ def train(device: str, case: Case) -> dict[str, Tensor]:
     the one must not spread, the other not change."""
     rule, partition = case.rule, partition_of(case.sizes, case.gaps)
     generator = torch.Generator().manual_seed(5)
-    inside = torch.zeros(partition.slice_numel, dtype=torch.bool)
+    inside = torch.zeros(partition.numel, dtype=torch.bool)
     for view in partition.views(inside):
         view.fill_(True)
 
     def flat(dtype: torch.dtype, spread: float, pad: float = PAD) -> Tensor:
-        values = torch.randn(partition.slice_numel, generator=generator) * spread
+        values = torch.randn(partition.numel, generator=generator) * spread
         return values.where(inside, pad).to(device, dtype)
 
     state = {"master": flat(case.master, 1.0)}
     state["exp_avg"], state["exp_avg_sq"] = flat(case.master, 0.0), flat(case.master, 0.0)
-    if case.low is not None:
-        state["low"] = flat(case.low, 1.0)
+    if case.half_copy is not None:
+        state["half_copy"] = flat(case.half_copy, 1.0)
     backend = TritonBackend(case.block)
     plain = Plain(case, [v.double().cpu().numpy() for v in partition.views(state["master"])])
     for step in range(1, case.steps + 1):
@@ -174,7 +175,7 @@ def train(device: str, case: Case) -> dict[str, Tensor]:
             error = np.abs(sums.cpu().numpy() - plain.squares)
             error = (error / np.maximum(plain.squares, np.array(case.sizes)[:, None])).max()
             assert error < 4 * case.limit, f"squared norms are {error} off, step {step}"
-            shares = torch.tensor(rule.shares, dtype=torch.float64, device=device)
+            shares = torch.tensor(rule.weights, dtype=torch.float64, device=device)
             factors = (sums[:, :1] / sums[:, 1:]).sqrt() * shares
             backend.second_pass(rule, work, scales, [factors.to(case.master)], LR)
         else:
@@ -186,16 +187,18 @@ def train(device: str, case: Case) -> dict[str, Tensor]:
         error = difference(partition.views(state[name]), wanted)
         limit = case.limit if name == "master" else 2 * case.limit
         assert error < limit, f"{name} is {error} off after {case.steps} steps"
-    if case.low is not None:
-        rounded = state["master"].to(case.low)[inside.to(device)]
-        assert torch.equal(state["low"][inside.to(device)], rounded), "low is not the master's"
+    if case.half_copy is not None:
+        rounded = state["master"].to(case.half_copy)[inside.to(device)]
+        assert torch.equal(state["half_copy"][inside.to(device)], rounded), (
+            "half_copy is not the master's"
+        )
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
 def repeat(device: str, kind: str) -> None:
     """Twice the same bits, also of sums over more blocks than are added at a time (CUDA)."""
     sizes = (3_000_003, 5, 20_001) if device == "cuda" else (5_003, 5, 401)
-    case = Case(kind, sizes=sizes, gaps=(0, 3, 1), block=lamb_triton.BLOCK, steps=2, limit=1e-6)
+    case = Case(kind, sizes=sizes, gaps=(0, 3, 1), block=triton_passes.BLOCK, steps=2, limit=1e-6)
     one, other = train(device, case), train(device, case)
     for name in one:
         assert torch.equal(bits(one[name]), bits(other[name])), f"{name} differs on repetition"
@@ -207,14 +210,12 @@ def several(device: str) -> None:
     rule = Rule("lamb", 0.9, 0.999, 0.0, 0.0, True)
     partitions = [
         partition_of((70,), (0,)),
-        Partition(("t0",), (), 9),
+        Partition((LocalTensor("t0", (9,)),), (), 9),
         partition_of((3, 90), (2, 1)),
     ]
     work = []
     for step, partition in enumerate(partitions, 3):
-        tensors = [
-            torch.full((partition.slice_numel,), x, device=device) for x in (2.0, 1.0, 0.0, 0.0)
-        ]
+        tensors = [torch.full((partition.numel,), x, device=device) for x in (2.0, 1.0, 0.0, 0.0)]
         work.append(Work(*tensors, step=step, partition=partition))
     assert [s.tolist() for s in backend.gradient_squares(work)] == [[70.0], [], [3.0, 90.0]]
     sums = backend.first_pass(rule, work, None)
@@ -236,7 +237,7 @@ def without_waiting(device: str) -> None:
     """No pass waits for the device, once the tables are there."""
     case = Case("lans", steps=1)
     partition = partition_of(case.sizes, case.gaps)
-    tensors = [torch.ones(partition.slice_numel, device=device) for _ in range(4)]
+    tensors = [torch.ones(partition.numel, device=device) for _ in range(4)]
     work, backend = [Work(*tensors, step=1, partition=partition)], TritonBackend(BLOCK)
     for mode in ("default", "error"):
         torch.cuda.synchronize()
@@ -252,24 +253,29 @@ def without_waiting(device: str) -> None:
 
 # ---------------------------------------------------------------------- tests
 
-HALF = {"grad": torch.bfloat16, "low": torch.bfloat16}
+HALF = {"grad": torch.bfloat16, "half_copy": torch.bfloat16}
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"steps": 10},
-        {"bias_correction": False, "grad": torch.float16, "low": torch.float16},
+        {"bias_correction": False, "grad": torch.float16, "half_copy": torch.float16},
         {"weight_decay": 0.0, **HALF},
-        {"adapt": False, "low": torch.bfloat16, "steps": 10},
+        {"adapt": False, "half_copy": torch.bfloat16, "steps": 10},
         {"adapt": False, "bias_correction": False, "grad": torch.bfloat16},
         {"kind": "lans", "steps": 10, **HALF},
-        {"kind": "lans", "bias_correction": False, "low": torch.float16},
+        {"kind": "lans", "bias_correction": False, "half_copy": torch.float16},
         {"kind": "lans", "weight_decay": 0.0, "grad": torch.float16},
         {"kind": "lans", "adapt": False, **HALF},
         {"master": torch.float64, "grad": torch.float64, "limit": 1e-14},
         {"kind": "lans", "master": torch.float64, "grad": torch.float32, "limit": 1e-14},
-        {"block": lamb_triton.BLOCK, "sizes": (lamb_triton.BLOCK + 9, 33), "gaps": (7, 2), **HALF},
+        {
+            "block": triton_passes.BLOCK,
+            "sizes": (triton_passes.BLOCK + 9, 33),
+            "gaps": (7, 2),
+            **HALF,
+        },
     ],
     ids=str,
 )
@@ -312,9 +318,9 @@ def test_blocks_cover_segments_once(pieces: list[tuple[int, int]], block: int) -
     gaps, sizes = zip(*pieces) if pieces else ((9,), ())
     partition = partition_of(sizes, gaps)
     found = BlockTable.of(partition, block, torch.device("cpu"))
-    owners = torch.full((partition.slice_numel,), -1)
+    owners = torch.full((partition.numel,), -1)
     for start, first, last, segment in found.table.tolist():
-        assert start % lamb_triton.ALIGN.value == 0
+        assert start % triton_passes.ALIGN.value == 0
         assert 0 <= first < last <= block
         assert bool((owners[start + first : start + last] == -1).all()), "two blocks overlap"
         owners[start + first : start + last] = segment
@@ -329,7 +335,8 @@ def test_blocks_cover_segments_once(pieces: list[tuple[int, int]], block: int) -
 
 def test_starts_need_64_bits() -> None:
     start = 5 * 2**31 + 3
-    partition = Partition(("t",), (ParameterSlice(0, "t", start, 0, 40, False),), start + 40)
+    tensor = LocalTensor("t", (40,))
+    partition = Partition((tensor,), (ParameterSlice(0, tensor, start, 0, 40),), start + 40)
     found = BlockTable.of(partition, 32, torch.device("cpu"))
     assert found.table.tolist() == [[start - 3, 3, 32, 0], [start + 29, 0, 11, 0]]
 
@@ -362,10 +369,10 @@ def test_what_is_refused() -> None:
 
 POINTERS = {
     "weights": "*fp32", "exp_avg": "*fp32", "exp_avg_sq": "*fp32", "gradients": "*fp32",
-    "low": "*bf16", "scales": "*fp32", "factors": "*fp32", "partials": "*fp32",
+    "half_copy": "*bf16", "scales": "*fp32", "factors": "*fp32", "partials": "*fp32",
     "table": "*i64", "ranges": "*i64", "sums": "*fp64",
 }  # fmt: skip
-FIRST = {"MOMENTS": True, "low": None, "factors": None}
+FIRST = {"MOMENTS": True, "half_copy": None, "factors": None}
 SECOND = {"MOMENTS": False, "partials": None}
 SINGLE = {"MOMENTS": True, "factors": None, "partials": None}
 
@@ -375,7 +382,7 @@ def generate(kernel: str, types: dict[str, str], constants: dict[str, Any], arch
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr(lamb_triton, kernel)
+    function = getattr(triton_passes, kernel)
     kinds = {**POINTERS, **types, **dict.fromkeys(constants, "constexpr")}
     signature = {
         param.name: kinds.get(param.name) or param.annotation_type or "fp32"
@@ -387,7 +394,7 @@ def generate(kernel: str, types: dict[str, str], constants: dict[str, Any], arch
         if signature[name].startswith("*")
     }
     source = ASTSource(function, signature, constants, aligned)
-    options = {"num_warps": lamb_triton.WARPS}
+    options = {"num_warps": triton_passes.WARPS}
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     assert made.asm["cubin"]
     return made.asm["ptx"]
@@ -405,14 +412,14 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 @pytest.mark.parametrize(("mode", "writes"), [(FIRST, 2), (SECOND, 1), (SINGLE, 3)])
 def test_update_compiles(compiler: Run, arch: int, lans: bool, mode: dict, writes: int) -> None:
     """All tensors move in vectors, 4 elements a thread; roots and quotients exact; no atomics."""
-    constants = {"LANS": lans, "BLOCK": lamb_triton.BLOCK, **mode}
+    constants = {"LANS": lans, "BLOCK": triton_passes.BLOCK, **mode}
     if not lans:
         constants["scales"] = None
     reads_gradient = lans or mode["MOMENTS"]
-    assert lamb_triton.BLOCK == 4 * 32 * lamb_triton.WARPS
+    assert triton_passes.BLOCK == 4 * 32 * triton_passes.WARPS
     for grad in ("fp32", "bf16" if arch == 90 else "fp16"):
-        types = {"gradients": f"*{grad}", "low": "*bf16" if grad == "fp32" else f"*{grad}"}
-        ptx = compiler(generate, "update_kernel", types, constants, arch)
+        types = {"gradients": f"*{grad}", "half_copy": "*bf16" if grad == "fp32" else f"*{grad}"}
+        ptx = compiler(generate, "_update_kernel", types, constants, arch)
         count = {
             f"{move}{width}": len(re.findall(rf"{move}\.global\.v{width}\.b32", ptx))
             for move in ("ld", "st")
@@ -432,16 +439,16 @@ def test_update_compiles(compiler: Run, arch: int, lans: bool, mode: dict, write
 @pytest.mark.parametrize("arch", [80, 90])
 def test_other_kernels_compile(compiler: Run, arch: int) -> None:
     double = dict.fromkeys([name for name, kind in POINTERS.items() if kind == "*fp32"], "*fp64")
-    constants = {"LANS": True, "BLOCK": lamb_triton.BLOCK, **FIRST}
-    ptx = compiler(generate, "update_kernel", double, constants, arch)
+    constants = {"LANS": True, "BLOCK": triton_passes.BLOCK, **FIRST}
+    ptx = compiler(generate, "_update_kernel", double, constants, arch)
     assert "sqrt.rn.f64" in ptx
     assert ".f32" not in ptx, "fp64 masters, but something is rounded to fp32"
     for gradients in ("*fp32", "*bf16", "*fp16"):
-        types, constants = {"gradients": gradients}, {"BLOCK": lamb_triton.BLOCK}
-        ptx = compiler(generate, "squares_kernel", types, constants, arch)
+        types, constants = {"gradients": gradients}, {"BLOCK": triton_passes.BLOCK}
+        ptx = compiler(generate, "_squares_kernel", types, constants, arch)
         assert f"ld.global.v{4 if gradients == '*fp32' else 2}.b32" in ptx
     for width in (1, 2, 3):
-        constants = {"WIDTH": width, "CHUNK": lamb_triton.CHUNK}
-        ptx = compiler(generate, "reduce_kernel", {}, constants, arch)
+        constants = {"WIDTH": width, "CHUNK": triton_passes.CHUNK}
+        ptx = compiler(generate, "_reduce_kernel", {}, constants, arch)
         assert not re.search(r"\b(atom|red)\.", ptx)
         assert re.search(r"add(\.rn)?\.f64", ptx)

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from megabert.common.errors import UserError
-from megabert.optim.backend import apex_lamb, choose_backend, wrong_apex
+from megabert.optim.lamb.apex import apex_lamb, wrong_apex
+from megabert.optim.lamb.backend import LambOptions
+from megabert.optim.lamb.choice import choose_backend
+from megabert.optim.registry import StateLayout
 from tests.helpers.lamb_reference import LambReference
-from tests.optim.test_lamb import difference, groups_of, make_gradients, make_tensors
+from tests.optim.lamb.test_optimizer import difference, groups_of, make_gradients, make_tensors
 
 FUSED_LAMB = '''
 import torch
@@ -77,17 +80,8 @@ def make_apex(**changes: Any) -> torch.optim.Optimizer:
     for group, plain in zip(groups, (False, True)):
         group.setdefault("weight_decay", 0.0 if plain else 0.01)
         group.setdefault("adapt", not plain)
-    options: dict[str, Any] = {
-        "lr": 0.02,
-        "betas": (0.9, 0.999),
-        "eps": 1e-6,
-        "bias_correction": True,
-        "bounds": (None, None),
-        "rule": "lamb",
-        "zero_stage": 0,
-        "tensor_parallel": 1,
-    }
-    return apex_lamb(groups, **(options | changes))
+    layout = StateLayout(changes.pop("zero_stage", 0), changes.pop("tensor_parallel", 1))
+    return apex_lamb(groups, LambOptions(lr=0.02, **changes), layout)
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -121,7 +115,7 @@ def test_apex_equals_the_reference(packages: Path, everything: bool) -> None:
         ({"zero_stage": 2}, "norms of slices: use --zero-stage 0"),
         ({"tensor_parallel": 2}, "norms of parts of tensors"),
         ({"rule": "lans"}, "it has no lans"),
-        ({"bounds": (None, 10.0)}, "no trust ratio bounds"),
+        ({"max_trust_ratio": 10.0}, "no trust ratio bounds"),
         ({"groups": [{"params": [torch.ones(2)], "weight_decay": 0.0}, {"params": [torch.ones(1)]}]},
          "exactly the tensors that decay"),
     ],

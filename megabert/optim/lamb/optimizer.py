@@ -1,4 +1,4 @@
-"""LAMB and its kin with one trust ratio per whole tensor, whatever ZeRO and tensor parallelism did.
+"""LAMB, LANS and AdamW with one trust ratio per whole tensor, for any ZeRO stage and tensor parallelism.
 
 You et al., "Large Batch Optimization for Deep Learning", Algorithm 2. For every tensor p, its
 clipped gradient g, and step t:
@@ -6,10 +6,10 @@ clipped gradient g, and step t:
     m = b1 m + (1 - b1) g
     v = b2 v + (1 - b2) g^2
     u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + wd p      (bias correction optional)
-    r = |p| / |u| if both norms are above 0 and the group adapts, else 1; then clamped, if asked
+    r = |p| / |u| if both norms are above 0 and the group adapts, else 1; then optionally clamped
     p = p - lr r u
 
-Kin, by ``rule`` and by group:
+Variants, by ``rule`` and by group:
 
     lamb, every group with adapt    NVLAMB: biases and norm parameters have a ratio too
     lans                            Zheng et al., "Accelerated Large Batch Optimization of BERT
@@ -20,74 +20,56 @@ Kin, by ``rule`` and by group:
     adamw                           Loshchilov and Hutter, "Decoupled Weight Decay Regularization":
                                     r = 1 for all
 
-Ownership: with ZeRO a parameter here is a flat fp32 slice that holds *segments* of many tensors
-(:mod:`megabert.optim.flat_segments`); this rank owns and updates its slice only.
+Ownership: with ZeRO a parameter here is a flat fp32 partition that holds *segments* of many tensors
+(:mod:`megabert.optim.flat_segments`); this rank owns and updates only its partition.
 
-Communication: one all-reduce of a float64 [tensors, 2] vector (squared norms of p and of u) a
+Communication: one all-reduce of a float64 [tensors, 2] vector (squared norms of p and of u) per
 parameter group, over every rank that holds a part of the group's tensors. All of them call it, also
-one whose slice is all padding. A tensor that tensor-parallel ranks hold as copies is added by one
+one whose partition is all padding. A tensor of which tensor-parallel ranks hold copies is added by one
 of them and therefore has the same ratio on all, bit for bit. Groups that do not adapt need none.
-With ZeRO 3 the optimizer is called for one sub-group at a time: then it is one a sub-group. LANS
+With ZeRO 3 the optimizer is called for one sub-group at a time: then it is one per sub-group. LANS
 needs another one before, [tensors, 1], for the norms of the gradients, in every group.
 
-Padding belongs to no segment: it is in no sum.
+Padding belongs to no segment and enters no sum.
 
-The elementwise work is a backend's (:mod:`megabert.optim.work`).
+A backend does the elementwise work (:mod:`megabert.optim.lamb.backend`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from megabert.optim.flat_segments import SliceTable
-from megabert.optim.lamb_torch import TorchBackend
-from megabert.optim.work import Backend, Rule, Work
+from megabert.config.training import OptimizerSettings
+from megabert.optim.base import ShardedOptimizer, TensorNorms
+from megabert.optim.flat_segments import PartitionTable
+from megabert.optim.lamb.apex import apex_lamb
+from megabert.optim.lamb.backend import LambOptions, Rule, UpdateBackend, Work
+from megabert.optim.lamb.choice import BackendName, choose_backend
+from megabert.optim.lamb.torch_passes import TorchBackend
+from megabert.optim.registry import OptimizerSpec, StateLayout
 
 HALF = (torch.bfloat16, torch.float16)
 _STATES = ("exp_avg", "exp_avg_sq", "master")
+_DEFAULTS = LambOptions()
 
 
-@dataclass(frozen=True)
-class TensorNorms:
-    """What the last update did to one adapted tensor; norms are of the whole tensor.
-
-    Attributes:
-        name: the tensor's parameter name.
-        weight_norm: |p| before the update.
-        update_norm: |u| (LANS: |u_1|).
-        trust_ratio: r (LANS: r_1) as applied.
-        clamped: r stood at one of the bounds.
-    """
-
-    name: str
-    weight_norm: float
-    update_norm: float
-    trust_ratio: float
-    clamped: bool
-
-
-class Lamb(torch.optim.Optimizer):
-    """LAMB, LANS or AdamW on whole tensors and on ZeRO's slices; see the module's text.
+class Lamb(ShardedOptimizer):
+    """LAMB, LANS or AdamW on whole tensors and on ZeRO's partitions; see the module's docstring.
 
     Parameters are fp32 (or fp64); a bf16 or fp16 one gets an fp32 master in its state, and is
-    written from it. Clipping by global norm is done before, by the caller. No host synchronisation.
+    written from it. The caller clips by the global norm before. No host synchronisation.
 
     Args:
-        params: parameters or groups; each group may set any of the following but ``rule`` for itself.
-        lr: step size.
-        betas: decay of the first and second moment.
-        eps: added to the root of the (corrected) second moment.
-        weight_decay: times p, added to the update before its norm is taken.
-        bias_correction: divide the moments by 1 - beta^t.
-        min_trust_ratio, max_trust_ratio: bounds of r for adapted tensors (None: none).
-        adapt: scale the update by the trust ratio; False for biases and norm parameters.
-        rule: "lamb", "lans" or "adamw" (no group adapts).
-        backend: who does the elementwise work (torch operators).
+        params: parameters or groups.
+        options: defaults of the groups.
+        backend: what does the elementwise work; a name is resolved by :meth:`attach`, which knows the
+            device. Torch operators until then.
         overwrite_gradients: :meth:`step` may leave anything in ``.grad``; saves time where the caller
             drops gradients after the step, as DeepSpeed does.
 
@@ -101,56 +83,54 @@ class Lamb(torch.optim.Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.01,
+        options: LambOptions = _DEFAULTS,
         *,
-        bias_correction: bool = True,
-        min_trust_ratio: float | None = None,
-        max_trust_ratio: float | None = None,
-        adapt: bool = True,
-        rule: Literal["lamb", "lans", "adamw"] = "lamb",
-        backend: Backend | None = None,
+        backend: UpdateBackend | BackendName | None = None,
         overwrite_gradients: bool = False,
     ) -> None:
-        if rule not in ("lamb", "lans", "adamw"):
-            raise ValueError(f"rule is {rule!r}, but must be lamb, lans or adamw")
-        self.rule = rule
-        self.backend: Backend = backend or TorchBackend()
+        if options.rule not in ("lamb", "lans", "adamw"):
+            raise ValueError(f"rule is {options.rule!r}, but must be lamb, lans or adamw")
+        self.rule = options.rule
+        self._wanted_backend = backend if isinstance(backend, str) else None
+        self.backend: UpdateBackend = TorchBackend()
+        if backend is not None and not isinstance(backend, str):
+            self.backend = backend
         self.overwrite_gradients = overwrite_gradients
-        self.table = SliceTable((), None)
         self._norms: dict[tuple[str, ...], tuple[Tensor, dict[str, Any]]] = {}
-        defaults = {
-            "lr": lr,
-            "betas": tuple(betas),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "bias_correction": bias_correction,
-            "min_trust_ratio": min_trust_ratio,
-            "max_trust_ratio": max_trust_ratio,
-            "adapt": adapt,
-        }
+        defaults = {**asdict(options), "betas": tuple(options.betas)}
+        del defaults["rule"]
         _check(defaults)
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: all but the segment table, which names tensors of this very object."""
-        empty = {"table": SliceTable((), None), "_norms": {}}
-        kept = {name: getattr(self, name) for name in ("rule", "backend", "overwrite_gradients")}
-        return {**super().__getstate__(), **kept, **empty}
+        """For copies: as the base class, with this class's own attributes."""
+        names = ("rule", "backend", "overwrite_gradients", "_wanted_backend")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().__getstate__(), **own, "_norms": {}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the group's own settings are checked."""
         super().add_param_group(param_group)
         _check(self.param_groups[-1])
 
-    def attach(self, table: SliceTable) -> None:
-        """Say which tensors lie in the parameters, and how ranks add up their norms.
+    def attach(self, table: PartitionTable) -> None:
+        """Take the table, and choose the backend for the device of its partitions.
 
-        Without it every parameter is a whole tensor of this rank.
+        Raises:
+            UserError: the backend asked for cannot be used there.
         """
-        self.table = table
+        super().attach(table)
+        if self._wanted_backend is not None and table.device is not None:
+            self.backend = choose_backend(self._wanted_backend, table.device, flat=table.flat)
+
+    def describe(self) -> str:
+        """``lamb by torch``."""
+        return f"{self.rule} by {self.backend.name}"
+
+    @property
+    def record_name(self) -> str:
+        """``Lamb (lamb)``."""
+        return f"Lamb ({self.rule})"
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
         """The parameter's state, made (zero moments, step 0) if there is none yet."""
@@ -165,7 +145,7 @@ class Lamb(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which would round the fp32 state of half-precision parameters: that is kept."""
+        """As torch's, but keeps the fp32 state of half-precision parameters, which torch would round."""
         super().load_state_dict(state_dict)
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         own = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -194,24 +174,24 @@ class Lamb(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            # Empty outside its turn under ZeRO 3, on every rank alike.
+            # Under ZeRO 3 a group is empty except in its turn, on every rank alike.
             if group["params"]:
                 self._step_group(group)
         return loss
 
     def tensor_norms(self) -> list[TensorNorms]:
-        """Norms and ratios of the last update's adapted tensors; the device is waited for.
+        """Norms and ratios of the last update's adapted tensors; waits for the device.
 
-        They are the sums that the update itself made: asking costs one small copy a group.
+        They are the sums that the update itself made: a call costs one small copy per group.
         """
         rows = []
         for names, (squares, group) in self._norms.items():
             ratios = _ratios(squares, group)[:, 0].tolist()
-            low, high = group["min_trust_ratio"], group["max_trust_ratio"]
+            least, most = group["min_trust_ratio"], group["max_trust_ratio"]
             for name, (weight, update), ratio in zip(names, squares[:, :2].sqrt().tolist(), ratios):
                 both = weight > 0.0 and update > 0.0
                 free = weight / update if both else 1.0
-                clamped = (low is not None and free < low) or (high is not None and free > high)
+                clamped = (least is not None and free < least) or (most is not None and free > most)
                 rows.append(TensorNorms(name, weight, update, ratio, clamped))
         return rows
 
@@ -229,24 +209,26 @@ class Lamb(torch.optim.Optimizer):
         )
         active = [parameter for parameter in group["params"] if parameter.grad is not None]
         work = [self._work(parameter) for parameter in active]
+        table, parameters = self.table, group["params"]
         scales = None
         if rule.kind == "lans":
             own = self.backend.gradient_squares(work) if work else []
-            squares = self._sum(group, active, [square[:, None] for square in own], 1)
+            found = {id(p): square[:, None] for p, square in zip(active, own)}
+            squares = table.whole_sums(parameters, found, 1)
             inverse = torch.where(squares > 0, squares.rsqrt(), 0.0)
-            scales = self._spread(group, active, inverse)
-        adapts = group["adapt"] and self.rule != "adamw"
-        if not adapts:
+            scales = table.segment_values(parameters, active, inverse)
+        if not group["adapt"] or self.rule == "adamw":
             if work:
                 self.backend.single_pass(rule, work, scales, group["lr"])
             return
         own = self.backend.first_pass(rule, work, scales) if work else []
-        squares = self._sum(group, active, own, 1 + rule.updates)
+        squares = table.whole_sums(parameters, dict(zip(map(id, active), own)), 1 + rule.updates)
         self._remember(group, squares)
-        shares = torch.tensor(rule.shares, dtype=torch.float64)
-        ratios = _ratios(squares, group) * (shares.to(squares.device) if len(shares) > 1 else 1.0)
+        ratios = _ratios(squares, group)
+        if rule.updates > 1:
+            ratios *= torch.tensor(rule.weights, dtype=torch.float64).to(squares.device)
         if work:
-            factors = self._spread(group, active, ratios)
+            factors = table.segment_values(parameters, active, ratios)
             self.backend.second_pass(rule, work, scales, factors, group["lr"])
 
     def _work(self, parameter: Tensor) -> Work:
@@ -264,9 +246,9 @@ class Lamb(torch.optim.Optimizer):
         state = self.state_of(parameter)
         state["step"] += 1
         master = state.get("master", parameter).view(-1)
-        spare = None
+        scratch = None
         if self.overwrite_gradients and gradient.is_contiguous() and gradient.dtype == master.dtype:
-            spare = gradient.view(-1)
+            scratch = gradient.view(-1)
         return Work(
             master,
             gradient.reshape(-1),
@@ -275,48 +257,8 @@ class Lamb(torch.optim.Optimizer):
             state["step"],
             self.table.partition(parameter),
             parameter.view(-1) if "master" in state else None,
-            spare,
+            scratch,
         )
-
-    # ------------------------------------------------------------------ whole tensors
-
-    def _sum(
-        self, group: dict[str, Any], active: list[Tensor], own: list[Tensor], width: int
-    ) -> Tensor:
-        """Sums over segments made sums over whole tensors: float64 [the group's tensors, width].
-
-        The one place of an update where ranks speak to each other.
-        """
-        table = self.table
-        found = dict(zip(map(id, active), own))
-        counts = [len(table.partition(parameter).names) for parameter in group["params"]]
-        device = group["params"][0].device
-        squares = torch.zeros(sum(counts), width, dtype=torch.float64, device=device)
-        first_row = 0
-        for parameter, count in zip(group["params"], counts):
-            value = found.get(id(parameter))
-            if value is not None and len(value):
-                rows, counted = table.rows(parameter)
-                squares[first_row : first_row + count].index_add_(
-                    0, rows, value.to(device) * counted[:, None]
-                )
-            first_row += count
-        if table.all_reduce is not None:
-            table.all_reduce(squares)
-        return squares
-
-    def _spread(self, group: dict[str, Any], active: list[Tensor], values: Tensor) -> list[Tensor]:
-        """Rows of whole tensors handed to their segments: float32 [segments, width] an active one."""
-        wanted = {id(parameter) for parameter in active}
-        first_row, spread = 0, []
-        for parameter in group["params"]:
-            count = len(self.table.partition(parameter).names)
-            if id(parameter) in wanted:
-                rows, _ = self.table.rows(parameter)
-                own = values[first_row : first_row + count][rows]
-                spread.append(own.double() if parameter.dtype == torch.float64 else own.float())
-            first_row += count
-        return spread
 
     def _remember(self, group: dict[str, Any], squares: Tensor) -> None:
         names = tuple(
@@ -334,9 +276,9 @@ def _check(group: dict[str, Any]) -> None:
         raise ValueError(f"betas are {tuple(betas)}, but each must be in [0, 1)")
     if not (eps >= 0.0 and group["weight_decay"] >= 0.0):
         raise ValueError(f"eps {eps} and weight_decay {group['weight_decay']} must be at least 0")
-    low, high = group["min_trust_ratio"] or 0.0, group["max_trust_ratio"]
-    if low < 0.0 or (high is not None and high < max(low, 1e-30)):
-        raise ValueError(f"trust ratio bounds {low} and {high} hold no ratio")
+    least, most = group["min_trust_ratio"] or 0.0, group["max_trust_ratio"]
+    if least < 0.0 or (most is not None and most < max(least, 1e-30)):
+        raise ValueError(f"no trust ratio lies between the bounds {least} and {most}")
 
 
 def _ratios(squares: Tensor, group: dict[str, Any]) -> Tensor:
@@ -347,3 +289,60 @@ def _ratios(squares: Tensor, group: dict[str, Any]) -> Tensor:
     if group["min_trust_ratio"] is not None or group["max_trust_ratio"] is not None:
         ratio = ratio.clamp(group["min_trust_ratio"], group["max_trust_ratio"])
     return ratio
+
+
+# ---------------------------------------------------------------------- registration
+
+
+def _make(
+    rule: Literal["lamb", "lans", "adamw"],
+    groups: list[dict[str, Any]],
+    settings: OptimizerSettings,
+    layout: StateLayout,
+) -> ShardedOptimizer:
+    """The optimizer of ``settings``, or apex's where these ask for it.
+
+    Raises:
+        UserError: apex where it would not be exact.
+    """
+    options = LambOptions(
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        bias_correction=settings.bias_correction,
+        min_trust_ratio=settings.min_trust_ratio,
+        max_trust_ratio=settings.max_trust_ratio,
+        rule=rule,
+    )
+    if settings.lamb_backend == "apex":
+        return apex_lamb(groups, options, layout)
+    return Lamb(groups, options, backend=settings.lamb_backend)
+
+
+_MOMENTS = frozenset({"beta1", "beta2", "eps", "bias_correction", "lamb_backend"})
+_RATIOS = frozenset({"min_trust_ratio", "max_trust_ratio", "adapt_all"})
+
+LAMB = OptimizerSpec(
+    "lamb",
+    "Adam's update scaled per tensor by |weights| / |update|",
+    partial(_make, "lamb"),
+    reads=_MOMENTS | _RATIOS,
+    moved_bytes=40,
+    sums_norms=True,
+    deepspeed_types=("Lamb", "FusedLamb"),
+)
+LANS = OptimizerSpec(
+    "lans",
+    "LAMB with normalized gradients and Nesterov momentum",
+    partial(_make, "lans"),
+    reads=_MOMENTS | _RATIOS,
+    moved_bytes=48,
+    sums_norms=True,
+)
+ADAMW = OptimizerSpec(
+    "adamw",
+    "Adam with decoupled weight decay",
+    partial(_make, "adamw"),
+    reads=_MOMENTS,
+    deepspeed_types=("AdamW", "Adam"),
+)
