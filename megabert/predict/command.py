@@ -23,11 +23,13 @@ from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
 from megabert.predict.predictor import Choices, Predictor, open_predictor
-from megabert.tasks.base import Features
+from megabert.tasks.base import Features, ItemFormat
 
 CHUNK = 16
 """Batches of items whose rows are sorted by length together."""
 PROMPT = ">>> "
+LINES = "jsonl"
+"""The format of answers that every task has: one JSON object per line."""
 
 log = get_logger()
 
@@ -42,8 +44,8 @@ class Request:
         texts: of one item, by flag: text, text_b, question, context.
         input: file, or - for standard input; None for the texts, or a terminal.
         output: file, or - for standard output.
-        input_format: of :data:`megabert.predict.inputs.FORMATS`.
-        format: jsonl, or squad, one object of ids and answers.
+        input_format: of :data:`megabert.predict.inputs.FORMATS`, or a task's.
+        format: :data:`LINES`, or the name of the task's document format.
     """
 
     checkpoint: Path
@@ -52,7 +54,7 @@ class Request:
     input: Path | None = None
     output: Path = STANDARD_INPUT
     input_format: str = "auto"
-    format: str = "jsonl"
+    format: str = LINES
 
 
 def predict(request: Request) -> None:
@@ -68,14 +70,18 @@ def predict(request: Request) -> None:
     _check_output(request)
     predictor = open_predictor(request.checkpoint, request.choices)
     fields = predictor.task.input_fields
-    if request.format == "squad" and ("context",) not in fields:
-        raise UserError("--format squad is for questions; this checkpoint answers none")
+    own = predictor.task.item_format
+    if request.format != LINES and (own is None or own.name != request.format):
+        raise UserError(
+            f"--format {request.format} is not for the task {predictor.task.name}; leave it out"
+        )
     item = item_of(request.texts, fields)
     if item is not None:
         answer_all(predictor, Items([item], ["this input"]), "", request)
     elif request.input is not None:
         with as_file(request.input) as (path, name):
-            answer_all(predictor, read_items(path, fields, request.input_format), name, request)
+            items = read_items(path, fields, request.input_format, own)
+            answer_all(predictor, items, name, request)
     else:
         converse(predictor, fields)
 
@@ -113,7 +119,8 @@ def answer_all(predictor: Predictor, found: Items, name: str, request: Request) 
     prepared = time.monotonic()
     progress = Progress("predict", len(found.items), interval=30.0)
     with _opened(request.output) as stream:
-        write = _squad_writer(stream) if request.format == "squad" else _line_writer(stream)
+        own = None if request.format == LINES else predictor.task.item_format
+        write = _line_writer(stream) if own is None else _document_writer(stream, own)
         for number, features in enumerate(chunks):
             items = found.items[number * size : (number + 1) * size]
             write(
@@ -158,15 +165,14 @@ def _line_writer(stream: TextIO) -> Writer:
     return write
 
 
-def _squad_writer(stream: TextIO) -> Writer:
-    """Ids and answers as one object, as evaluation scripts take them; items without an id are numbered."""
-    gathered: dict[str, str] = {}
+def _document_writer(stream: TextIO, own: ItemFormat) -> Writer:
+    """All answers as one document of the task's own."""
+    gathered: list[dict[str, Any]] = []
 
     def write(answers: list[dict[str, Any]], last: bool) -> None:
-        for answer in answers:
-            gathered[str(answer.get("id", len(gathered)))] = answer["answer"]
+        gathered.extend(answers)
         if last:
-            json.dump(gathered, stream, ensure_ascii=False, indent=1)
+            json.dump(own.document(gathered), stream, ensure_ascii=False, indent=1)
             stream.write("\n")
             stream.flush()
 

@@ -13,7 +13,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.head_registry import Head
 from megabert.model.heads import MASKED_LM, PRETRAINING, BertForPreTraining
 from megabert.parallel.layers import TensorParallel
-from megabert.tasks.base import Batch
+from megabert.tasks.base import Batch, ItemFormat
 from megabert.tasks.batches import pad_rows
 from megabert.tasks.files.rows import Rows
 
@@ -76,6 +76,7 @@ class FillMask:
     name = "fill-mask"
     heads = (PRETRAINING, MASKED_LM)
     input_fields: tuple[tuple[str, ...], ...] = (("text",),)
+    item_format: ItemFormat | None = None
     ranks_answers = True
 
     def __init__(self, max_length: int, head: Head, top_k: int | None) -> None:

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.log import get_logger
+from megabert.tasks.base import ItemFormat
 from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.text_lines import read_lines
-from megabert.tasks.squad.data import read_squad
+from megabert.tasks.registry import item_formats
 
-FORMATS = ("auto", "jsonl", "text", "tsv", "squad")
+FORMATS = ("auto", "jsonl", "text", "tsv")
+"""Formats of a file of inputs; next to them, documents of the tasks' own."""
 STANDARD_INPUT = Path("-")
 Fields = tuple[tuple[str, ...], ...]
 """Names of each text of an item, the usual one first."""
 _IDS = ("id", "index")
-
-log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,25 @@ def as_file(source: Path) -> Iterator[tuple[Path, str]]:
             raise UserError(str(error).replace(str(path), "standard input")) from error
 
 
-def read_items(path: Path, fields: Fields, form: str) -> Items:
+def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = None) -> Items:
     """All inputs of a file.
 
     Args:
         path: the file, plain or packed.
         fields: of the task.
-        form: one of ``FORMATS``; ``auto`` goes by the name (``.tsv``) and the first line: an object is
-            JSON lines, or a SQuAD file where it does not end there or holds ``data``; other lines are
-            plain texts, or columns where the task has two texts.
+        form: one of ``FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``)
+            and the first line: an object is JSON lines, or the task's document where it does not end
+            there or holds the document's key; other lines are plain texts, or columns where the task has
+            two texts.
+        own: the document format of the task.
 
     Raises:
         UserError: unreadable, empty, or a line that is not of the form; the message names it.
     """
     if form == "auto":
-        form = _form(path, fields)
-    if form == "squad":
-        items = _squad(path, fields)
+        form = _detected(path, fields, own)
+    if form not in FORMATS:
+        items = _document(path, form, own)
     elif form == "jsonl":
         items = _json_lines(path)
     elif form == "tsv":
@@ -79,16 +80,25 @@ def read_items(path: Path, fields: Fields, form: str) -> Items:
     return items
 
 
-def _form(path: Path, fields: Fields) -> str:
+def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
     first = next((line for _, line in read_lines(path) if line.strip()), "")
     if first.lstrip().startswith("{"):
         try:
             content = json.loads(first)
         except ValueError:
-            return "squad" if ("question",) in fields else "jsonl"
-        return "squad" if "data" in content else "jsonl"
+            return "jsonl" if own is None else own.name
+        documents = (form.name for form in item_formats().values() if form.key in content)
+        return next(documents, "jsonl")
     tabs = ".tsv" in path.suffixes or len(fields) > 1
     return "tsv" if tabs else "text"
+
+
+def _document(path: Path, form: str, own: ItemFormat | None) -> Items:
+    if own is None or own.name != form:
+        title = item_formats()[form].title
+        raise UserError(f"{path} is a {title} file, but this checkpoint's task does not read it")
+    read = own.read(path)
+    return Items([item for _, item in read], [place for place, _ in read])
 
 
 def _json_lines(path: Path) -> Items:
@@ -141,19 +151,6 @@ def _columns(path: Path, fields: Fields) -> Items:
         found.items.append({name: cells[place] for name, place in places.items()})
         found.places.append(f"line {number}")
     return found
-
-
-def _squad(path: Path, fields: Fields) -> Items:
-    if ("question",) not in fields or ("context",) not in fields:
-        raise UserError(f"{path} is a SQuAD file, but this checkpoint does not answer questions")
-    data = read_squad(path)
-    if data.problems.counts:
-        log.warning("%s: left out: %s", path, data.problems)
-    items = [
-        {"id": q.id, "question": q.text, "context": data.contexts[q.context]}
-        for q in data.questions
-    ]
-    return Items(items, [f"id {q.id}" for q in data.questions])
 
 
 def item_of(texts: Mapping[str, str | None], fields: Fields) -> dict[str, Any] | None:

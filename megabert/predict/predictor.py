@@ -21,7 +21,7 @@ from megabert.model.encoder import variant_of
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.fill_mask import FillMask
-from megabert.tasks.base import Features
+from megabert.tasks.base import Features, ItemFormat
 from megabert.tasks.batches import rows_on_device
 from megabert.tasks.registry import make_task, task_class, task_names, tasks_with
 
@@ -56,6 +56,7 @@ class Answering(Protocol):
 
     name: str
     input_fields: tuple[tuple[str, ...], ...]
+    item_format: ItemFormat | None
     ranks_answers: bool
 
     def used_settings(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ nor DeepSpeed; the loop knows neither questions nor labels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -59,6 +59,27 @@ class Features(Protocol):
         """The same as numbers, for results.json."""
 
 
+class ItemFormat(Protocol):
+    """A JSON document of a task's own, as inputs and as answers of ``launch/predict.py``."""
+
+    name: str
+    """As ``--input-format`` and ``--format`` give it."""
+    title: str
+    """In messages."""
+    key: str
+    """A JSON object with this key is such a document."""
+
+    def read(self, path: Path) -> list[tuple[str, dict[str, Any]]]:
+        """The inputs, each with its place in the file for messages.
+
+        Raises:
+            UserError: the file is not of this format.
+        """
+
+    def document(self, answers: Iterable[dict[str, Any]]) -> Any:
+        """Answers, with the ``id`` of their inputs, as one JSON value."""
+
+
 class Task(ABC):
     """A fine-tuning task: what a new one must provide.
 
@@ -93,6 +114,8 @@ class Task(ABC):
 
     input_fields: tuple[tuple[str, ...], ...] = (("text",),)
     """Names of each text of an input to answer, the usual one first; one or two texts."""
+    item_format: ItemFormat | None = None
+    """A document format of the task's own for inputs and answers."""
     ranks_answers: bool = False
     """Whether an answer lists alternatives, so that ``--top-k`` has an effect."""
     continues: ClassVar[tuple[str, ...]] = ()

@@ -20,7 +20,7 @@ from megabert.common.registry import Registry
 
 if TYPE_CHECKING:
     from megabert.model.head_registry import Head
-    from megabert.tasks.base import Task
+    from megabert.tasks.base import ItemFormat, Task
 
     T = TypeVar("T", bound=Task)
 
@@ -75,6 +75,12 @@ def task_class(name: str) -> type[Task]:
 def tasks_with(head: Head) -> tuple[str, ...]:
     """Names of the tasks whose models have this head."""
     return tuple(name for name in task_names() if task_class(name).head is head)
+
+
+def item_formats() -> dict[str, ItemFormat]:
+    """The document formats of all tasks by name."""
+    found = (task_class(name).item_format for name in task_names())
+    return {form.name: form for form in found if form is not None}
 
 
 def settings_sections() -> dict[str, type]:

@@ -341,7 +341,11 @@ def test_a_wrong_line_is_named_before_anything_is_written(
         ("mlm", {"question": "x"}, "takes --text:"),
         ("qa", {"question": "x"}, "takes --question and --context"),
         ("qa", {"text": "x", "input": Path("a")}, "--input and texts"),
-        ("mlm", {"text": "[MASK]", "format": "squad"}, "--format squad is for questions"),
+        (
+            "mlm",
+            {"text": "[MASK]", "format": "squad"},
+            "--format squad is not for the task fill-mask",
+        ),
         ("mlm", {"text": "[MASK]", "choices": Choices(max_length=41)}, "longer than"),
         ("mlm", {"text": "[MASK]", "output": Path("no/such/file")}, "its folder does not exist"),
         ("mlm", {"text": "[MASK]", "output": Path()}, "is a folder"),

@@ -30,6 +30,7 @@ from megabert.tasks.squad.answers import (
 from megabert.tasks.squad.chinese_metric import metric_for
 from megabert.tasks.squad.data import SquadData, read_squad, squad_items
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.item_file import SquadItemFormat
 from megabert.tasks.squad.metric import ENGLISH, Metric, squad_score
 from megabert.tasks.squad.records import RecordedSquad
 from megabert.tasks.squad.settings import SquadSettings
@@ -57,6 +58,7 @@ class Squad(Task):
     unused_settings: ClassVar[frozenset[str]] = frozenset(["null_threshold"])
     default_max_length = 384
     input_fields = (("question",), ("context",))
+    item_format = SquadItemFormat()
     ranks_answers = True
     continues = ("squad", "squad2")
     settings: SquadSettings

@@ -1,0 +1,78 @@
+"""The built-in tasks and their declarations agree; names need no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from megabert.common.errors import UserError
+from megabert.model.head_registry import task_heads
+from megabert.tasks.registry import (
+    make_task,
+    register_task,
+    settings_sections,
+    task_class,
+    task_names,
+    tasks_with,
+)
+from megabert.tasks.squad.settings import SquadSettings
+from megabert.tasks.squad.task import Squad
+
+
+def test_declarations_and_classes_agree() -> None:
+    sections = settings_sections()
+    for name in task_names():
+        task = task_class(name)
+        assert name in task.names()
+        assert set(task.names()) <= set(task_names())
+        assert sections[str(task.section)] is task.settings_class
+        assert task.head in task_heads()
+        assert name in tasks_with(task.head)
+    assert len(sections) == 3
+
+
+def test_defaults() -> None:
+    tasks = {name: make_task(name) for name in task_names()}
+    assert {name for name, task in tasks.items() if task.max_length == 384} == {"squad", "squad2"}
+    assert {task.max_length for task in tasks.values()} == {128, 384}
+    assert all(task.name == name for name, task in tasks.items())
+    assert make_task("squad", SquadSettings(n_best=3), 64).settings.n_best == 3
+    with pytest.raises(UserError, match="unknown task 'colour'; known: squad, squad2, cola"):
+        make_task("colour")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "outputs", "implied"),
+    [
+        ("squad", (), 0, "squad"),
+        ("squad2", (), 0, None),
+        ("cola", (), 1, "stsb"),
+        ("cola", ("ENTAILMENT", "not_entailment"), 2, "rte"),
+        ("cola", ("entailment", "neutral", "contradiction"), 3, "mnli"),
+        ("cola", ("sport", "news"), 2, "tnews"),
+        ("cluener", ("O", "B-x"), 2, None),
+        ("conll", ("O", "B-x"), 2, "conll"),
+    ],
+)
+def test_what_a_foreign_head_implies(
+    name: str, labels: tuple[str, ...], outputs: int, implied: str | None
+) -> None:
+    assert task_class(name).implied_by(labels, outputs) == implied
+
+
+def test_a_taken_name() -> None:
+    class Mine(Squad):
+        name = "squad"
+
+    with pytest.raises(UserError, match="two objects are registered as task 'squad'"):
+        register_task(Mine)
+
+
+def test_names_and_settings_need_no_torch() -> None:
+    code = (
+        "import sys; from megabert.tasks.registry import task_names, settings_sections; "
+        "task_names(), settings_sections(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
