@@ -53,5 +53,5 @@ def test_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     things = made(monkeypatch, far="no_such_module:Thing")
     with pytest.raises(UserError, match="unknown thing 'x'; known: month, broken, far"):
         things.get("x")
-    with pytest.raises(UserError, match="thing 'far' of the package .* cannot be imported"):
+    with pytest.raises(UserError, match=r"thing 'far' of the package .* cannot be imported"):
         things.get("far")
