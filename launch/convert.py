@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Convert a checkpoint to another format, and prove that the result computes the same.
+"""Convert a checkpoint to another format, and verify that the result computes the same.
 
     python launch/convert.py --from megabert --input runs/bert-large-phase2 --to huggingface --output hf
     python launch/convert.py --from huggingface --input hf --to megabert --output megabert-folder
     python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
 
-The output appears only after it has been read back, its tensors compared with the source's bit for
-bit, and both sides' outputs compared on sample text.
+The output folder appears only after it has been read back, its tensors have been compared with the
+input's bit for bit, and the outputs of both models have been compared on sample text.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
-
-FORMATS = ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
+from megabert.convert.formats import input_help, read_formats, written_formats
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,42 +28,43 @@ def parser() -> argparse.ArgumentParser:
     made = plain_parser("convert.py", __doc__)
     source = made.add_argument_group("input")
     source.add_argument(
-        "--from", dest="source", choices=FORMATS, required=True, help="format of the input"
+        "--from",
+        dest="source",
+        choices=read_formats(),
+        required=True,
+        help="format of the input",
     )
     source.add_argument(
         "--input",
         type=Path,
         required=True,
-        help="megabert: a run (its newest checkpoint), a checkpoint folder of any ZeRO stage and "
-        "topology, or a megabert folder; huggingface: the folder with config.json (or "
-        "bert_config.json); google-tf: a folder with a checkpoint, or its prefix "
-        "(.../bert_model.ckpt); nvidia: the .pt file; mindspore: the .ckpt file",
+        help=input_help(),
     )
     source.add_argument(
         "--tokenizer",
         type=Path,
-        help="folder of tokenizer files, or vocab.txt (default: those beside the input); its size "
-        "tells the true vocabulary of a checkpoint with padding rows",
+        help="folder of tokenizer files, or vocab.txt (default: the files next to the input); its "
+        "size determines the true vocabulary of a checkpoint with padding rows",
     )
     source.add_argument(
         "--model-config",
         type=Path,
-        help="JSON with the encoder's shape, in the field names of bert_config.json, for weights "
-        "that lie without one (default: the file beside the input)",
+        help="JSON with the encoder's shape, with the field names of bert_config.json, for weights "
+        "that have none (default: the file next to the input)",
     )
     target = made.add_argument_group("output")
     target.add_argument(
         "--to",
         dest="target",
-        choices=("huggingface", "megabert", "google-tf"),
+        choices=written_formats(),
         required=True,
         help="format of the output",
     )
-    target.add_argument("--output", type=Path, required=True, help="folder to make")
+    target.add_argument("--output", type=Path, required=True, help="folder to create")
     target.add_argument(
         "--force",
         action="store_true",
-        help="replace an output folder that an earlier conversion made (default: refuse)",
+        help="replace an output folder that an earlier conversion made (default: stop with an error)",
     )
     return made
 
@@ -72,10 +72,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
-    from megabert.convert.run import Request, convert
+    from megabert.convert.run import ConversionRequest, convert
 
     result = convert(
-        Request(
+        ConversionRequest(
             given.source,
             given.input,
             given.target,
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     )
     if result.unchanged:
-        print(f"{result.output} already holds this conversion, unharmed")
+        print(f"{result.output} already holds this conversion, and its files are intact")
         return 0
     print(f"{result.model.head}: {len(result.model.tensors)} tensors, {result.model.origin}")
     print(*result.left_out(), sep="\n", end="\n" if result.model.left_out else "")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
+from megabert.convert.format import ModelSource, Reader
 from megabert.convert.name_table import NameTable, first_names, to_ours
-from megabert.convert.tokenizer import tokenizer_in
+from megabert.convert.tokenizer import tokenizer_in, word_count
 from megabert.convert.vocabulary import is_padding, without_padding
 from megabert.convert.whole_model import WholeModel
 
@@ -27,6 +28,41 @@ _POSITIONS = "bert.embeddings.position_embeddings.weight"
 _TYPES = "bert.embeddings.token_type_embeddings.weight"
 
 log = get_logger("megabert.convert")
+
+
+class _ReadFile(Protocol):
+    """Reads a checkpoint, given the number of entries of its tokenizer and a file to use instead of
+    the configuration next to it (None: not known, not given)."""
+
+    def __call__(
+        self, path: Path, vocab_size: int | None, model_config: Path | None
+    ) -> WholeModel: ...
+
+
+def foreign_reader(read: _ReadFile) -> Reader:
+    """A format's reader, given a function that reads its files.
+
+    The number of entries is that of the tokenizer given with ``--tokenizer``, or next to the weights.
+    """
+
+    def read_source(source: ModelSource) -> WholeModel:
+        if not _exists(source.path):
+            raise UserError(f"{source.path} does not exist")
+        folder = source.path if source.path.is_dir() else source.path.parent
+        tokenizer = source.tokenizer or tokenizer_in(folder)
+        words = None if tokenizer is None else word_count(tokenizer)
+        model = read(source.path, words, source.model_config)
+        if source.tokenizer is not None:
+            model.tokenizer = source.tokenizer
+        return model
+
+    return read_source
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder, or a file of which it is the prefix."""
+    siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+    return path.exists() or any(other.name.startswith(f"{path.name}.") for other in siblings)
 
 
 def one_file(path: Path, patterns: Sequence[str]) -> Path:
@@ -151,7 +187,7 @@ def whole_model(
         unsaid: fields of an inferred configuration that no tensor tells.
 
     Returns:
-        the model, not yet compared with its configuration (:func:`settle`).
+        the model, not yet compared with its configuration (:func:`check_tensors`).
 
     Raises:
         UserError: as :func:`to_ours`, :func:`inferred_config` and :func:`in_float32`.

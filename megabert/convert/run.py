@@ -1,4 +1,4 @@
-"""One conversion: read, write beside the output, check both sides, and only then take its name."""
+"""A conversion: read, write to a temporary folder, compare, and only then move it into place."""
 
 from __future__ import annotations
 
@@ -13,24 +13,10 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
 from megabert.common.log import get_logger
-from megabert.convert.check import (
-    Comparison,
-    Side,
-    check_tokenizer,
-    compare,
-    our_side,
-    their_side,
-)
-from megabert.convert.formats import (
-    HUGGINGFACE,
-    MEGABERT,
-    WRITTEN,
-    Format,
-    Source,
-    known,
-    looks_like,
-)
-from megabert.convert.huggingface import model as huggingface
+from megabert.convert.check import Comparison, Side, compare, our_side
+from megabert.convert.format import Format, ModelSource
+from megabert.convert.formats import find_format, looks_like, written_formats
+from megabert.convert.huggingface.transformers_model import check_tokenizer
 from megabert.convert.name_table import first_names
 from megabert.convert.read_back import same_tensors
 from megabert.convert.tokenizer import open_tokenizer
@@ -44,17 +30,17 @@ log = get_logger("megabert.convert")
 
 
 @dataclass(frozen=True)
-class Request:
+class ConversionRequest:
     """What to convert.
 
     Attributes:
-        source: format of the input, one of ``formats.FORMATS``.
+        source: name of the input's format.
         input: its folder; a file or a checkpoint's prefix for some formats.
-        target: format of the output.
-        output: folder to make.
-        tokenizer: folder of tokenizer files, or vocabulary file, where the input has none.
-        force: replace an output folder that is there.
-        model_config: JSON with the encoder's shape, where the input has none.
+        target: name of the output's format.
+        output: folder to create.
+        tokenizer: folder of tokenizer files, or vocabulary file, if the input has none.
+        force: replace an output folder that an earlier conversion made.
+        model_config: JSON with the encoder's shape, if the input has none.
     """
 
     source: str
@@ -67,8 +53,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a conversion did."""
+class ConversionResult:
+    """What a conversion did; ``unchanged``: the output already held the same conversion."""
 
     output: Path
     unchanged: bool
@@ -76,7 +62,7 @@ class Result:
     model: WholeModel
 
     def left_out(self) -> list[str]:
-        """What the source holds and the output does not, one line a reason, with counts."""
+        """The parts of the source that the output lacks: one line per reason, with counts."""
         return [
             f"left out: {first_names(names)}: {reason}"
             for reason, names in by_reason(self.model).items()
@@ -84,57 +70,60 @@ class Result:
 
 
 def by_reason(model: WholeModel) -> dict[str, list[str]]:
-    """Names of what is left out, by reason."""
+    """Names of the parts that are left out, by reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in model.left_out:
         reasons.setdefault(reason, []).append(name)
     return reasons
 
 
-def convert(request: Request) -> Result:
-    """Convert, check, and put the result in place.
+def convert(request: ConversionRequest) -> ConversionResult:
+    """Convert, compare, and move the result into place.
 
-    An output folder that holds the result of the same conversion is left as it is.
+    An output folder that already holds the result of the same conversion stays as it is.
 
     Raises:
-        UserError: the input is not what it should be, the output is in the way, or both sides do not
-            compute the same. Nothing is left behind.
+        UserError: a format is unknown, the input is invalid, the output folder holds something else,
+            or both sides do not compute the same. Nothing is left behind.
     """
-    source, target = known(request.source), known(request.target)
+    source, target = find_format(request.source), find_format(request.target)
     if target.write is None:
+        others = [name for name in written_formats() if name != request.target]
         raise UserError(
-            f"{target.name} is read, not written; --to takes one of {', '.join(WRITTEN)}"
+            f"{request.target} is only read, not written; --to takes one of {', '.join(others)}"
         )
     old = _existing(request)
-    model, trained_with = _read(source, request)
+    model = _read(source, request)
     tokenizer = None
     if model.tokenizer is None:
-        log.warning("%s has no tokenizer files: none are written", model.origin)
+        log.warning("%s has no tokenizer files, so none are written", model.origin)
     else:
-        vocab_size = model.config.vocab_size
-        tokenizer = open_tokenizer(model.tokenizer, vocab_size, model.origin, trained_with)
+        tokenizer = open_tokenizer(
+            model.tokenizer, model.config.vocab_size, model.origin, model.tokenizer_sha256
+        )
     if model.trained_positions < model.config.max_position_embeddings:
         log.warning(
-            "positions from %d on have not been trained (of %d)",
+            "only the first %d of %d positions have been trained",
             model.trained_positions,
             model.config.max_position_embeddings,
         )
     fingerprint = _fingerprint(model)
     if old is not None and old.get("sha256") == fingerprint and old.get("to") == request.target:
-        if _unharmed(request.output, old):
-            return Result(request.output, True, None, model)
+        if _intact(request.output, old):
+            return ConversionResult(request.output, True, None, model)
     elif old is not None and not request.force:
         raise UserError(
-            f"{request.output} holds another conversion; name another folder, or --force replaces it"
+            f"{request.output} holds another conversion; choose another folder, or set --force to "
+            "replace it"
         )
     with new_folder(request.output, replace_existing=old is not None) as temporary:
         target.write(temporary, model, tokenizer)
         comparison = _check(request, target, model, tokenizer, temporary)
         _write_record(request, model, comparison, fingerprint, temporary)
-    return Result(request.output, False, comparison, model)
+    return ConversionResult(request.output, False, comparison, model)
 
 
-def _read(source: Format, request: Request) -> tuple[WholeModel, str | None]:
+def _read(source: Format, request: ConversionRequest) -> WholeModel:
     try:
         return source.read(_place(request))
     except UserError as error:
@@ -142,16 +131,20 @@ def _read(source: Format, request: Request) -> tuple[WholeModel, str | None]:
         if not others or request.source in others:
             raise
         hint = " or ".join(f"--from {name}" for name in sorted(others))
-        raise UserError(f"{error} (what lies there looks like {hint})") from error
+        raise UserError(f"{error} (the files there look like {hint})") from error
 
 
-def _place(request: Request) -> Source:
-    beside = next(p for p in request.output.absolute().parents if p.is_dir())
-    return Source(request.input, request.tokenizer, request.model_config, beside)
+def _place(request: ConversionRequest) -> ModelSource:
+    nearest = next(p for p in request.output.absolute().parents if p.is_dir())
+    return ModelSource(request.input, request.tokenizer, request.model_config, nearest)
 
 
 def _write_record(
-    request: Request, model: WholeModel, comparison: Comparison, fingerprint: str, folder: Path
+    request: ConversionRequest,
+    model: WholeModel,
+    comparison: Comparison,
+    fingerprint: str,
+    folder: Path,
 ) -> None:
     record = {
         "from": request.source,
@@ -171,8 +164,8 @@ def _write_record(
     (folder / RECORD).write_text(text, encoding="utf-8")
 
 
-def _existing(request: Request) -> dict[str, Any] | None:
-    """The record of an earlier conversion in the output folder; None if the folder is free.
+def _existing(request: ConversionRequest) -> dict[str, Any] | None:
+    """The record of an earlier conversion in the output folder; None if the folder does not exist.
 
     Raises:
         UserError: the folder holds something else.
@@ -188,28 +181,31 @@ def _existing(request: Request) -> dict[str, Any] | None:
         return dict(record)
     except (OSError, ValueError, TypeError):
         raise UserError(
-            f"{output} exists and was not made by launch/convert.py: name another output folder"
+            f"{output} exists and was not made by launch/convert.py; choose another output folder"
         ) from None
 
 
 def _check(
-    request: Request, target: Format, model: WholeModel, tokenizer: Tokenizer | None, folder: Path
+    request: ConversionRequest,
+    target: Format,
+    model: WholeModel,
+    tokenizer: Tokenizer | None,
+    folder: Path,
 ) -> Comparison:
-    """Compare what is read back from the written folder with the source.
+    """Compare the model read back from the written folder with the source.
 
-    The source's side runs what the source's own software is, where it is here (transformers), and
-    else our model of its tensors, read a second time. So does the output's side.
+    Each side runs the software of its format if that is available (transformers), else megabert's
+    model of the tensors, which are read a second time.
 
     Raises:
         UserError: the sides differ.
     """
-    reference = model
-    if request.source != MEGABERT:
-        reference, _ = known(request.source).read(_place(request))
-    again, _ = target.read(Source(folder))
+    source, place, written = find_format(request.source), _place(request), ModelSource(folder)
+    reference = source.read(place) if source.read_again else model
+    again = target.read(written)
     tensors = same_tensors(reference, again)
-    left, ran_left = _source_side(request, reference)
-    right, ran_right = _side(request.target, folder, again)
+    left, ran_left = _side(source, place, reference)
+    right, ran_right = _side(target, written, again)
     if tokenizer is not None:
         check_tokenizer(folder, tokenizer)
     names = (f"{request.source} (input)", f"{request.target} (output)")
@@ -224,29 +220,13 @@ def _check(
     return comparison
 
 
-def _source_side(request: Request, model: WholeModel) -> tuple[Side, str]:
-    if request.source != HUGGINGFACE:
-        return _side(request.source, request.input, model)
-    folder, _ = huggingface.model_folder(request.input)
-    return _side(HUGGINGFACE, folder, model, request.model_config)
-
-
-def _side(
-    format_name: str, folder: Path, model: WholeModel, config: Path | None = None
-) -> tuple[Side, str]:
-    """What runs a folder, and who that is."""
-    if format_name != HUGGINGFACE:
-        return our_side(model), "megabert"
-    family = huggingface.family_of(model.config)
-    if not family.runnable:
-        return our_side(model), f"megabert (transformers has no {family.class_prefix} any more)"
-    if config is None and not (folder / "config.json").is_file():
-        config = huggingface.config_file(folder)
-    return their_side(folder, model, config), "transformers"
+def _side(kind: Format, place: ModelSource, model: WholeModel) -> tuple[Side, str]:
+    """The forward pass of one side, and the name of the software that runs it."""
+    return kind.run(place, model) if kind.run is not None else (our_side(model), "megabert")
 
 
 def _fingerprint(model: WholeModel) -> str:
-    """SHA-256 over configuration, task, tensors and tokenizer files: equal for equal results."""
+    """SHA-256 of configuration, task, tensors and tokenizer files: equal for equal results."""
 
     def parts() -> Iterator[bytes | memoryview]:
         about = [model.config.to_dict(), model.task, list(model.labels), model.task_record]
@@ -264,8 +244,8 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().contiguous().numpy().data.cast("B")
 
 
-def _unharmed(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether every file of an earlier conversion still has the content its record states."""
+def _intact(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether every file of an earlier conversion still has the content that its record states."""
     files = record.get("files", {})
     return bool(files) and all(
         (folder / name).is_file() and sha256_of_file(folder / name) == digest

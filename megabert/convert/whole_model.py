@@ -33,6 +33,7 @@ class WholeModel:
         labels: names of the outputs of a classification head, in their order; () if they have none.
         task: the task that the model was fine-tuned for, as ``launch/finetune.py`` names it.
         task_record: what that task needs besides, to be used again (``Task.record``).
+        tokenizer_sha256: of the tokenizer that the model was trained with, if it is recorded.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class WholeModel:
     labels: tuple[str, ...] = ()
     task: str | None = None
     task_record: dict[str, Any] = field(default_factory=dict)
+    tokenizer_sha256: str | None = None
 
     @property
     def has_pooler(self) -> bool:
@@ -108,7 +110,7 @@ def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def settle(model: WholeModel) -> None:
+def check_tensors(model: WholeModel) -> None:
     """Compare names and shapes with those of our model, and set aside what it has no place for.
 
     A pooler without a sentence task, and a sentence head without a pooler or an MLM head, go to
@@ -159,7 +161,7 @@ def _check_finite(model: WholeModel) -> None:
         )
 
 
-def build(model: WholeModel) -> nn.Module:
+def build_model(model: WholeModel) -> nn.Module:
     """Our model with these weights, in evaluation mode (:func:`empty_model`)."""
     ours = empty_model(model.config, model.head, model.has_pooler, model.outputs)
     load_into(ours, model.tensors, TensorParallel(), source=model.origin)

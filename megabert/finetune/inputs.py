@@ -11,7 +11,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS
 from megabert.config.flags import Values
-from megabert.convert import checkpoint as own_weights
+from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
@@ -94,7 +94,8 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
     foreign = any((path / name).is_file() for name in ("config.json", "modules.json"))
     if foreign and not is_weights_folder(path) and not (path / RUN_CHECKPOINTS).is_dir():
         return huggingface.read(path), None
-    return own_weights.read(path)
+    model = own_weights.read(path)
+    return model, model.tokenizer_sha256
 
 
 def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inputs:

@@ -148,17 +148,17 @@ def test_merged_state_is_the_live_state(saved: Any) -> None:
 
 def test_reading_a_run_gives_the_true_vocabulary(saved: Any) -> None:
     """A run, its checkpoint folder: the same model, without padding rows."""
-    from megabert.convert.checkpoint import read
+    from megabert.convert.own_weights import read
 
     folder, _ = saved
     for run in ("0-bf16", "3-fp32"):
-        model, sha = read(folder / run)
-        assert sha is None
+        model = read(folder / run)
+        assert model.tokenizer_sha256 is None
         assert model.head.name == "pretraining"
         assert model.trained_positions == 12
         assert model.tensors["bert.embeddings.word_embeddings.weight"].shape == (101, 16)
         assert model.tensors["mlm.bias"].shape == (101,)
-        again, _ = read(folder / run / "checkpoints" / "step-0000003")
+        again = read(folder / run / "checkpoints" / "step-0000003")
         assert all(torch.equal(again.tensors[n], t) for n, t in model.tensors.items())
 
 
@@ -168,7 +168,7 @@ def test_damage_is_named(saved: Any) -> None:
 
     from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.universal import merge_partitions, whole_checkpoint
-    from megabert.convert.checkpoint import read
+    from megabert.convert.own_weights import read
 
     folder, live = saved
     for run in sorted(live.keys() & {"0-bf16", "2-fp32", "3-fp32"}):

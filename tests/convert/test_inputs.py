@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from launch.convert import FORMATS as COMMAND_FORMATS
 from launch.convert import parser
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert import foreign_files, vocabulary
-from megabert.convert.formats import FORMATS, WRITTEN
+from megabert.convert.formats import find_format, read_formats, written_formats
 from megabert.convert.huggingface import config as bert_config
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.read_back import same_tensors
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.model.weights import load_weights
 from tests.helpers.convert_folders import SIZES, copy_of, make
 
@@ -44,7 +43,7 @@ def padded(folder: Path, rows: int) -> Path:
 def test_padding_rows_are_taken_off(tmp_path: Path, target: str) -> None:
     """101 words in 104 rows: 101 rows are written, and what went is told by name."""
     source = padded(tmp_path / "hf", 104)
-    result = convert(Request("huggingface", source, target, tmp_path / "out"))
+    result = convert(ConversionRequest("huggingface", source, target, tmp_path / "out"))
     assert result.model.config.vocab_size == 101
     assert result.comparison is not None
     assert result.comparison.differences["MLM logits"][1] > 1
@@ -60,7 +59,7 @@ def test_padding_rows_are_taken_off(tmp_path: Path, target: str) -> None:
 def test_other_surplus_rows_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """103 rows are no rounding up of 101 words: kept, and said so."""
     result = convert(
-        Request("huggingface", padded(tmp_path / "hf", 103), "megabert", tmp_path / "o")
+        ConversionRequest("huggingface", padded(tmp_path / "hf", 103), "megabert", tmp_path / "o")
     )
     assert result.model.config.vocab_size == 103
     assert not result.model.left_out
@@ -96,7 +95,9 @@ def test_a_vocabulary_file_given_by_hand(pretraining: Path, tmp_path: Path) -> N
     folder, _ = copy_of(pretraining, tmp_path / "bare")
     words = tmp_path / "words.txt"
     (folder / "vocab.txt").rename(words)
-    request = Request("huggingface", folder, "huggingface", tmp_path / "out", tokenizer=words)
+    request = ConversionRequest(
+        "huggingface", folder, "huggingface", tmp_path / "out", tokenizer=words
+    )
     result = convert(request)
     assert result.comparison is not None
     assert result.comparison.predictions
@@ -112,36 +113,42 @@ def test_the_older_name_of_the_configuration(pretraining: Path, tmp_path: Path) 
     values.pop("layer_norm_eps")
     (folder / "config.json").unlink()
     (folder / "bert_config.json").write_text(json.dumps(values))
-    result = convert(Request("huggingface", folder, "megabert", tmp_path / "ours"))
+    result = convert(ConversionRequest("huggingface", folder, "megabert", tmp_path / "ours"))
     assert result.comparison is not None
     assert "input run by transformers" in result.comparison.note
     assert result.comparison.tensors == len(good.tensors)
     assert load_weights(tmp_path / "ours")[0].layer_norm_eps == 1e-12
     elsewhere = tmp_path / "shape.json"
     (folder / "bert_config.json").rename(elsewhere)
-    request = Request("huggingface", folder, "megabert", tmp_path / "again")
+    request = ConversionRequest("huggingface", folder, "megabert", tmp_path / "again")
     with pytest.raises(UserError, match=r"no config\.json and no bert_config\.json"):
         convert(request)
     arguments = ["--from", "huggingface", "--input", str(folder), "--to", "megabert"]
     given = parser().parse_args([*arguments, "--output", "x", "--model-config", str(elsewhere)])
     convert(
-        Request("huggingface", folder, "megabert", tmp_path / "a", model_config=given.model_config)
+        ConversionRequest(
+            "huggingface", folder, "megabert", tmp_path / "a", model_config=given.model_config
+        )
     )
     with pytest.raises(UserError, match="nowhere is not a file"):
         huggingface.read(folder, model_config=tmp_path / "nowhere")
 
 
 def test_formats_by_name(tmp_path: Path) -> None:
-    """The command names exactly the formats there are; what cannot be written is refused."""
-    assert set(COMMAND_FORMATS) == set(FORMATS)
-    assert set(WRITTEN) == {"megabert", "huggingface", "google-tf"}
-    with pytest.raises(UserError, match="nvidia is read, not written"):
-        convert(Request("megabert", tmp_path, "nvidia", tmp_path / "out"))
+    """The command takes exactly the registered formats; one that is only read is not a target."""
+    assert read_formats() == ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
+    assert set(written_formats()) == {"megabert", "huggingface", "google-tf"}
+    for name in read_formats():  # the registry states it too, without importing the format
+        assert (find_format(name).write is not None) == (name in written_formats())
+    choices = {action.dest: action.choices for action in parser()._actions}
+    assert (choices["source"], choices["target"]) == (read_formats(), written_formats())
+    with pytest.raises(UserError, match="nvidia is only read, not written; --to takes one of mega"):
+        convert(ConversionRequest("megabert", tmp_path, "nvidia", tmp_path / "out"))
     with pytest.raises(UserError, match="unknown format 'onnx'"):
-        convert(Request("onnx", tmp_path, "megabert", tmp_path / "out"))
+        convert(ConversionRequest("onnx", tmp_path, "megabert", tmp_path / "out"))
     for name in ("google-tf", "nvidia", "mindspore"):
         with pytest.raises(UserError, match="does not exist"):
-            convert(Request(name, tmp_path / "none", "megabert", tmp_path / "out"))
+            convert(ConversionRequest(name, tmp_path / "none", "megabert", tmp_path / "out"))
 
 
 class Touch:

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.convert import checkpoint
+from megabert.convert import own_weights
 from megabert.convert.huggingface import config as bert_config
 from megabert.convert.huggingface import model as huggingface
-from megabert.convert.run import Request, convert
-from megabert.convert.whole_model import build
+from megabert.convert.run import ConversionRequest, convert
+from megabert.convert.whole_model import build_model
 from megabert.model.heads import BertForPreTraining
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import SIZES, VOCABULARY
@@ -151,12 +151,14 @@ def test_another_position_table_is_refused(tmp_path: Path) -> None:
 def test_there_and_back(tmp_path: Path, make: Any) -> None:
     """Written as transformers had it; the check says that it could not be run there."""
     source = make(tmp_path / "hf")
-    there = convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
-    back = convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    there = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
+    back = convert(
+        ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back")
+    )
     for result in (there, back):
         assert result.comparison is not None
         assert result.comparison.tensors == len(shapes("nezha"))
-        assert "transformers has no Nezha any more" in "\n".join(result.comparison.lines())
+        assert "transformers no longer has Nezha" in "\n".join(result.comparison.lines())
         assert result.comparison.predictions
     after = load_file(tmp_path / "back" / "model.safetensors")
     expected = tensors("nezha" if make is of_transformers else "bert")
@@ -204,7 +206,7 @@ def reference(weights: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize("make", [of_transformers, of_the_authors])
 def test_hidden_states_are_those_of_the_published_code(tmp_path: Path, make: Any) -> None:
     """Over every position, so that distances are clipped on both sides."""
-    ours: Any = build(huggingface.read(make(tmp_path / "hf")))
+    ours: Any = build_model(huggingface.read(make(tmp_path / "hf")))
     ids = torch.randint(101, (LONGEST,), generator=torch.Generator().manual_seed(2))
     weights = tensors("nezha" if make is of_transformers else "bert")
     expected = reference(
@@ -223,8 +225,8 @@ def test_what_nobody_can_hold(tmp_path: Path) -> None:
     weights = {n: p.detach() for n, p in BertForPreTraining(config).named_parameters()}
     save_weights(tmp_path / "run", config, weights, None)
     with pytest.raises(UserError, match=r"no encoder like this one \(nezha, norm 'pre'\)"):
-        convert(Request("megabert", tmp_path / "run", "huggingface", tmp_path / "out"))
-    assert checkpoint.read(tmp_path / "run")[0].config == config
+        convert(ConversionRequest("megabert", tmp_path / "run", "huggingface", tmp_path / "out"))
+    assert own_weights.read(tmp_path / "run").config == config
     folder = folder_of(tmp_path / "bert", tensors("bert"))
     with pytest.raises(UserError, match=r"missing tensors: 1 \(bert\.embeddings\.position_emb"):
         huggingface.read(folder)

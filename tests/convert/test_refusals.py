@@ -22,7 +22,7 @@ from megabert.convert.huggingface import names as huggingface
 from megabert.convert.mindspore import names as mindspore
 from megabert.convert.name_table import CRF, Name, NameTable
 from megabert.convert.nvidia import names as nvidia
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.model.task_heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     source = make(base / "transformers", hidden_act="gelu")
     found = {}
     for target in ("huggingface", "megabert", "google-tf"):
-        convert(Request("huggingface", source, target, base / target))
+        convert(ConversionRequest("huggingface", source, target, base / target))
         found[target] = base / target
     return found
 
@@ -73,7 +73,7 @@ def refusal(source: str, folder: Path) -> str:
     """What a conversion of the folder is refused with; nothing may stand beside it afterwards."""
     before = sorted(folder.parent.iterdir())
     with pytest.raises(UserError) as caught:
-        convert(Request(source, folder, "huggingface", folder.parent / "new" / "out"))
+        convert(ConversionRequest(source, folder, "huggingface", folder.parent / "new" / "out"))
     assert sorted(folder.parent.iterdir()) == before
     said = str(caught.value)
     assert "\n" not in said
@@ -140,7 +140,7 @@ def test_a_megabert_folder_of_other_types(folders: dict[str, Path], tmp_path: Pa
         tensors[QUERY["megabert"]] = tensors[QUERY["megabert"]].int()
 
     source = changed(folders["megabert"], tmp_path / "half", half)
-    convert(Request("megabert", source, "megabert", tmp_path / "out"))
+    convert(ConversionRequest("megabert", source, "megabert", tmp_path / "out"))
     read = load_weights(tmp_path / "out")[1]
     for name, tensor in load_file(folders["megabert"] / "model.safetensors").items():
         assert torch.equal(read[name], tensor.bfloat16().float())
@@ -176,7 +176,7 @@ def test_the_wrong_format(
     shutil.copytree(folders[is_one], tmp_path / "in")
     if given != is_one:
         said = refusal(given, tmp_path / "in")
-        assert said.endswith(f"(what lies there looks like --from {is_one})")
+        assert said.endswith(f"(the files there look like --from {is_one})")
 
 
 def test_a_safetensors_file_is_not_nvidias(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -224,7 +224,9 @@ def test_an_output_that_cannot_be(folders: dict[str, Path], tmp_path: Path, name
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"cannot write|exists"):
-        convert(Request("huggingface", folders["huggingface"], "megabert", tmp_path / name))
+        convert(
+            ConversionRequest("huggingface", folders["huggingface"], "megabert", tmp_path / name)
+        )
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -234,7 +236,7 @@ OUTPUTS = ("output_weights", "output_bias")
 
 def documented(root: Path, column: int) -> list[tuple[str, str]]:
     """(ours, theirs) of each row of the table of names in docs/reference/conversion.md, layers as layer 0."""
-    text = (root / "docs" / "conversion.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "reference" / "conversion.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `.*$", text[text.index("\n## Names") :], re.MULTILINE)
     found, layers = [], ("", "")
     for row in rows:

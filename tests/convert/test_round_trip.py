@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from megabert.common.errors import UserError
 from megabert.common.names import TOKENIZER_FOLDER
 from megabert.config.training import OptimizerSettings, ParallelSettings
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.convert_folders import make
 from tests.helpers.distributed import run_ranks
@@ -85,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("road")
     source = make(folder / "hf")
-    convert(Request("huggingface", source, "megabert", folder / "ours"))
+    convert(ConversionRequest("huggingface", source, "megabert", folder / "ours"))
     found = {"source": source}
     for name, lr in (("unchanged", 0.0), ("trained", 1e-2)):
         run = folder / name
@@ -101,7 +101,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_round_trip_is_exact(runs: dict[str, Path], tmp_path: Path) -> None:
     """Updates with a rate of 0 leave the weights: what comes out is the source bit for bit."""
-    result = convert(Request("megabert", runs["unchanged"], "huggingface", tmp_path / "back"))
+    result = convert(
+        ConversionRequest("megabert", runs["unchanged"], "huggingface", tmp_path / "back")
+    )
     assert f"step {STEPS}" in result.model.origin
     before = load_file(runs["source"] / "model.safetensors")
     after = load_file(tmp_path / "back" / "model.safetensors")
@@ -112,7 +114,9 @@ def test_round_trip_is_exact(runs: dict[str, Path], tmp_path: Path) -> None:
 
 def test_training_changes_every_tensor(runs: dict[str, Path], tmp_path: Path) -> None:
     """The same road with a rate: nothing is a stale copy, and the check still passes."""
-    result = convert(Request("megabert", runs["trained"], "huggingface", tmp_path / "back"))
+    result = convert(
+        ConversionRequest("megabert", runs["trained"], "huggingface", tmp_path / "back")
+    )
     assert result.comparison is not None
     assert not result.comparison.failures
     before = load_file(runs["source"] / "model.safetensors")
@@ -126,7 +130,7 @@ def test_the_wrong_tokenizer_is_refused(runs: dict[str, Path], tmp_path: Path) -
     """Before the long merging: another vocabulary than the checkpoint was trained with."""
     words: Any = (runs["source"] / "vocab.txt").read_text().splitlines()
     (tmp_path / "vocab.txt").write_text("\n".join([*words[:5], *reversed(words[5:])]) + "\n")
-    request = Request(
+    request = ConversionRequest(
         "megabert",
         runs["unchanged"],
         "huggingface",

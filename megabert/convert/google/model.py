@@ -21,6 +21,8 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
+from megabert.convert.foreign_model import foreign_reader
+from megabert.convert.format import Format
 from megabert.convert.google import names
 from megabert.convert.google.tensor_bundle import Bundle, write_bundle
 from megabert.convert.google.tensor_bundle.table import is_table
@@ -28,7 +30,7 @@ from megabert.convert.huggingface.config import read_config
 from megabert.convert.name_table import SEQUENCE, NameTable, first_names, to_ours, to_theirs
 from megabert.convert.tokenizer import complete, tokenizer_in
 from megabert.convert.vocabulary import without_padding
-from megabert.convert.whole_model import WholeModel, settle
+from megabert.convert.whole_model import WholeModel, check_tensors
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.encoder import variant_of
 from megabert.model.weight_files import copy_tokenizer
@@ -159,7 +161,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         origin=f"{prefix} (TensorFlow, {', '.join(sorted(kinds))})",
         left_out=renamed.left_out,
     )
-    settle(model)
+    check_tensors(model)
     model.config, model.tensors, padding = without_padding(
         config, model.tensors, vocab_size, model.origin
     )
@@ -260,3 +262,6 @@ def config_values(model: WholeModel) -> dict[str, Any]:
         raise UserError(f"{model.origin}: Google's BERT code cannot compute {wrong}")
     values = {name: getattr(config, name) for name in _FIELDS}
     return values | ({"use_relative_position": True} if kind in _RELATIVE else {})
+
+
+FORMAT = Format(read=foreign_reader(read), write=write, marks=(("*.index",),))

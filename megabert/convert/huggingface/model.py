@@ -31,11 +31,11 @@ from megabert.convert.huggingface.config import (
     is_relative,
     read_object,
 )
+from megabert.convert.huggingface.position_tables import take_position_tables
 from megabert.convert.name_table import NameTable, to_ours, to_theirs
-from megabert.convert.position_tables import take_position_tables
 from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.vocabulary import without_padding
-from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, settle
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, check_tensors
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.encoder import variant_of
 from megabert.model.head_registry import Head, task_heads
@@ -227,7 +227,7 @@ def read(
     if model.head.labelled:
         model.labels = labels.read_labels(values, str(folder))
         model.left_out += labels.left_out(values, config)
-    settle(model)
+    check_tensors(model)
     words = word_count(tokenizer) if tokenizer is not None else None
     model.config, model.tensors, padding = without_padding(
         config, model.tensors, words, model.origin

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.convert.foreign_model import one_file, whole_model
+from megabert.convert.foreign_model import foreign_reader, one_file, whole_model
+from megabert.convert.format import Format
 from megabert.convert.mindspore import names
 from megabert.convert.mindspore.config import (
     UNSAID,
@@ -33,11 +34,10 @@ from megabert.convert.mindspore.config import (
 )
 from megabert.convert.mindspore.proto import Stored, read_parameters
 from megabert.convert.name_table import NameTable
-from megabert.convert.whole_model import WholeModel, settle
+from megabert.convert.whole_model import WholeModel, check_tensors
 from megabert.model.encoders.nezha import relative_table
 
-FILES = ("*.ckpt",)
-"""What a folder is searched for."""
+_FILES = ("*.ckpt",)
 _TRANSITIONS = "crf.transitions"
 _SINUSOID_TOLERANCE = 1e-5  # fp32 rounds the angles
 
@@ -57,7 +57,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         UserError: the file is damaged or encrypted, or holds another model than the configuration
             describes, or one that megabert does not compute.
     """
-    file = one_file(Path(path), FILES)
+    file = one_file(Path(path), _FILES)
     config_file = model_config or config_beside(file.parent)
     values = read_settings(config_file) if config_file is not None else {}
     config = read_config(values, config_file) if config_file is not None else None
@@ -85,7 +85,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
             file,
         )
     _split_transitions(model)
-    settle(model)
+    check_tensors(model)
     return model
 
 
@@ -171,3 +171,6 @@ def _split_transitions(model: WholeModel) -> None:
         model.tensors[name] = model.tensors[name][:labels].contiguous()
         told = (f"rows {start} and {stop} of {name}", "START and STOP, which no word has")
         model.left_out.append(told)
+
+
+FORMAT = Format(read=foreign_reader(read), marks=(_FILES,))

@@ -26,15 +26,15 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.convert.foreign_files import load_plain
-from megabert.convert.foreign_model import one_file, whole_model
+from megabert.convert.foreign_model import foreign_reader, one_file, whole_model
+from megabert.convert.format import Format
 from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
 from megabert.convert.name_table import SEQUENCE, first_names
 from megabert.convert.nvidia import names
-from megabert.convert.whole_model import WholeModel, settle
+from megabert.convert.whole_model import WholeModel, check_tensors
 
-FILES = ("*.pt", "pytorch_model.bin")
-"""What a folder is searched for."""
-MODEL = "model"
+_FILES = ("*.pt", "pytorch_model.bin")
+_MODEL = "model"
 _EXACT, _TANH = "gelu", "gelu_new"
 _ACTIVATIONS = {"grad_scaler": _TANH, "master params": _EXACT, "files": _EXACT}
 
@@ -55,7 +55,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         UserError: the file is damaged, holds more than tensors and plain containers, or holds another
             model than the configuration describes.
     """
-    file = one_file(Path(path), FILES)
+    file = one_file(Path(path), _FILES)
     content = _load(file)
     state = _model_state(content, file)
     beside = (file.parent / name for name in CONFIG_FILES)
@@ -77,9 +77,9 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
     if f"{SEQUENCE}.classifier.weight" in model.tensors:
         log.info("%s: classifier is the head of sequence classification, as of run_glue.py", file)
     if state is not content:
-        rest = sorted(str(key) for key in content if key != MODEL)
+        rest = sorted(str(key) for key in content if key != _MODEL)
         model.left_out += [(key, "state of training") for key in rest]
-    settle(model)
+    check_tensors(model)
     return model
 
 
@@ -113,16 +113,18 @@ def _load(file: Path) -> Mapping[Any, Any]:
 
 def _model_state(content: Mapping[Any, Any], file: Path) -> Mapping[str, Tensor]:
     """The table of tensors, under ``model`` or bare."""
-    state = content.get(MODEL, content)
+    state = content.get(_MODEL, content)
     if not isinstance(state, Mapping) or not state:
-        raise UserError(f"{file}: its entry {MODEL!r} is no table of tensors")
+        raise UserError(f"{file}: its entry {_MODEL!r} is no table of tensors")
     strange = [
         str(name)
         for name, value in state.items()
         if not isinstance(value, Tensor) or not isinstance(name, str)
     ]
     if strange:
-        where = f"its entry {MODEL!r}" if state is not content else f"it has no entry {MODEL!r} and"
+        where = (
+            f"its entry {_MODEL!r}" if state is not content else f"it has no entry {_MODEL!r} and"
+        )
         raise UserError(f"{file}: {where} holds what is no tensor: {first_names(strange)}")
     return state
 
@@ -141,3 +143,6 @@ def _activation(said: str, content: Mapping[Any, Any], file: Path) -> str:
         file,
     )
     return _EXACT
+
+
+FORMAT = Format(read=foreign_reader(read), marks=(("*.pt",),))

@@ -21,8 +21,8 @@ from megabert.convert.google.tensor_bundle import Bundle, write_bundle
 from megabert.convert.google.tensor_bundle.table import table_bytes
 from megabert.convert.probe_inputs import id_batch
 from megabert.convert.read_back import same_tensors
-from megabert.convert.run import Request, convert
-from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build, empty_model
+from megabert.convert.run import ConversionRequest, convert
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build_model, empty_model
 from megabert.model.head_registry import Head
 from megabert.model.heads import MASKED_LM, PRETRAINING
 from megabert.model.modules import activation
@@ -110,7 +110,9 @@ def assert_same_model(folder: Path) -> None:
     with torch.no_grad():
         expected = theirs(**batch.as_dict(), output_hidden_states=True)
         logits = our_side(model)(batch)
-        hidden = build(model).bert(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+        hidden = build_model(model).bert(
+            batch.input_ids, batch.token_type_ids, batch.attention_mask
+        )
     real = batch.attention_mask.bool()
     pairs = (
         (hidden[real], expected.hidden_states[-1][real]),
@@ -160,7 +162,7 @@ def test_the_real_checkpoint_goes_round(toy: Path, tmp_path: Path) -> None:
     road = [("google-tf", toy)]
     for target in ("huggingface", "megabert", "google-tf"):
         source, folder = road[-1]
-        result = convert(Request(source, folder, target, tmp_path / target))
+        result = convert(ConversionRequest(source, folder, target, tmp_path / target))
         assert result.comparison is not None
         assert not result.comparison.failures
         road.append((target, result.output))
@@ -386,5 +388,5 @@ def test_damage_stops_a_conversion(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"data-00000-of-00001: damaged.*bert/embeddings/position_emb"
     ):
-        convert(Request("google-tf", folder, "huggingface", tmp_path / "out"))
+        convert(ConversionRequest("google-tf", folder, "huggingface", tmp_path / "out"))
     assert not (tmp_path / "out").exists()

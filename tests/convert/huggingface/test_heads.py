@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from megabert.common.errors import UserError
-from megabert.convert import checkpoint
+from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
-from megabert.convert.run import Request, convert
-from megabert.convert.whole_model import WholeModel, build, settle
+from megabert.convert.run import ConversionRequest, convert
+from megabert.convert.whole_model import WholeModel, build_model, check_tensors
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.head_registry import Head
 from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
@@ -56,12 +56,14 @@ def test_there_and_back(
 ) -> None:
     """Class, labels and every tensor come back; both ways compute the same logits."""
     source = make(tmp_path / "hf", family + suffix, **named(labels))
-    there = convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
+    there = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
     assert there.model.head == head
     assert there.model.labels == labels
     assert there.comparison is not None
     assert f"{head.name.split()[0]} logits" in there.comparison.differences
-    back = convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    back = convert(
+        ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back")
+    )
     assert back.comparison is not None
     before, after = (load_file(f / "model.safetensors") for f in (source, tmp_path / "back"))
     assert back.comparison.tensors == len(before)
@@ -78,7 +80,7 @@ def test_there_and_back(
 def test_labels_without_names(tmp_path: Path) -> None:
     """LABEL_0, LABEL_1, ... are no names; what they stand in for is written again."""
     source = make(tmp_path / "hf", "BertForSequenceClassification", num_labels=4)
-    result = convert(Request("huggingface", source, "huggingface", tmp_path / "out"))
+    result = convert(ConversionRequest("huggingface", source, "huggingface", tmp_path / "out"))
     assert result.model.labels == ()
     assert result.model.outputs == 4
     assert values_of(tmp_path / "out")["id2label"]["3"] == "LABEL_3"
@@ -117,7 +119,7 @@ def test_settings_of_the_head_are_told(tmp_path: Path) -> None:
         problem_type="multi_label_classification",
         **named(TOPICS),
     )
-    result = convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
+    result = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
     told = "\n".join(result.left_out())
     assert "classifier_dropout 0.3" in told
     assert "hidden_dropout_prob, 0.1" in told
@@ -169,27 +171,27 @@ def test_a_conditional_random_field(tmp_path: Path) -> None:
     source = make(tmp_path / "hf", "BertForTokenClassification", **named(TAGS))
     model = tagger_with_crf(source, tmp_path / "run")
     with pytest.raises(UserError, match=r"crf\.transitions.*--crf off"):
-        convert(Request("megabert", tmp_path / "run", "huggingface", tmp_path / "out"))
+        convert(ConversionRequest("megabert", tmp_path / "run", "huggingface", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-    convert(Request("megabert", tmp_path / "run", "megabert", tmp_path / "copy"))
-    again, _ = checkpoint.read(tmp_path / "copy")
+    convert(ConversionRequest("megabert", tmp_path / "run", "megabert", tmp_path / "copy"))
+    again = own_weights.read(tmp_path / "copy")
     assert (again.labels, again.task) == (TAGS, "conll")
     assert again.task_record == {"scheme": "BIO", "crf": True}
     assert torch.equal(again.tensors["crf.start"], model.tensors["crf.start"])
     model.tensors["crf.end"] = torch.zeros(4)
     with pytest.raises(UserError, match=r"crf\.end has shape \[4\].*\[3\]"):
-        settle(model)
+        check_tensors(model)
     del model.tensors["crf.end"]
     with pytest.raises(UserError, match=r"missing tensors: 1 \(crf\.end\)"):
-        settle(model)
+        check_tensors(model)
 
 
 def converted(tmp_path: Path, class_name: str, **config: Any) -> tuple[Path, WholeModel]:
     """A folder written by the conversion from megabert, and the model in it."""
     source = make(tmp_path / "hf", class_name, **config)
-    convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
-    convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "out"))
-    return tmp_path / "out", checkpoint.read(tmp_path / "ours")[0]
+    convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
+    convert(ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "out"))
+    return tmp_path / "out", own_weights.read(tmp_path / "ours")
 
 
 def our_scores(model: WholeModel, text: str) -> tuple[torch.Tensor, list[int]]:
@@ -200,7 +202,7 @@ def our_scores(model: WholeModel, text: str) -> tuple[torch.Tensor, list[int]]:
     inner = encoded.ids.tolist()[: model.config.max_position_embeddings - 2]
     ids = [tokenizer.special.cls, *inner, tokenizer.special.sep]
     with torch.no_grad():
-        logits = build(model)(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
+        logits = build_model(model)(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
     return torch.softmax(logits[0].float(), -1), ids
 
 
@@ -236,17 +238,19 @@ def test_token_classification_pipeline(tmp_path: Path) -> None:
 def test_fill_mask_and_spans(tmp_path: Path) -> None:
     """fill-mask gives the words that the conversion's own check printed; answer spans agree."""
     source = make(tmp_path / "hf", "BertForMaskedLM")
-    convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
-    done = convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "out"))
+    convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
+    done = convert(
+        ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "out")
+    )
     assert done.comparison is not None
     tokenizer = load_tokenizer(tmp_path / "out")
     pipeline = transformers.pipeline("fill-mask", str(tmp_path / "out"))
-    model = checkpoint.read(tmp_path / "ours")[0]
+    model = own_weights.read(tmp_path / "ours")
     text = "the river [MASK] in the hills"
     (encoded,) = tokenizer.encode_sentences([text.replace("[MASK]", "and")])
     ids = [tokenizer.special.cls, *encoded.ids.tolist(), tokenizer.special.sep]
     ids[3] = tokenizer.special.mask
-    ours: Any = build(model)
+    ours: Any = build_model(model)
     logits, _ = ours.logits(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
     best = torch.softmax(logits[0, 3], -1).topk(5)
     answers = pipeline(text)
@@ -260,7 +264,7 @@ def test_fill_mask_and_spans(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         output = theirs(**inputs)
-        start, end = build(qa)(
+        start, end = build_model(qa)(
             inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"]
         )
     assert torch.allclose(output.start_logits, start, atol=1e-5)

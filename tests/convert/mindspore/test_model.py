@@ -15,7 +15,7 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.convert.mindspore import model as mindspore
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from tests.helpers.foreign_models import (
     CONFIG,
     LAYERS,
@@ -237,7 +237,7 @@ def test_convert(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
     """The whole command: to transformers, and to megabert."""
     path = write(tmp_path / "bert.ckpt", pretrained | training_state(pretrained))
     for target in ("huggingface", "megabert"):
-        result = convert(Request("mindspore", path, target, tmp_path / target))
+        result = convert(ConversionRequest("mindspore", path, target, tmp_path / target))
         assert result.comparison is not None
         assert not result.comparison.failures
     config = json.loads((tmp_path / "huggingface" / "config.json").read_text())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.convert.nvidia import model as nvidia
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from tests.helpers.foreign_models import (
     CONFIG,
     LAYERS,
@@ -218,7 +218,9 @@ def test_convert(file: Path, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(words) + "\n")
     for target in ("huggingface", "megabert"):
-        result = convert(Request("nvidia", file, target, tmp_path / target, tokenizer=vocabulary))
+        result = convert(
+            ConversionRequest("nvidia", file, target, tmp_path / target, tokenizer=vocabulary)
+        )
         assert result.comparison is not None
         assert not result.comparison.failures
         assert any("state of training" in line for line in result.left_out())

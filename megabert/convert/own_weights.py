@@ -1,4 +1,4 @@
-"""Our own weights as input: a run, one of its checkpoint folders, or a megabert folder."""
+"""The format "megabert": a run, one of its checkpoint folders, or a megabert folder."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER
+from megabert.common.names import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
 from megabert.convert.foreign_model import in_float32
-from megabert.convert.tokenizer import open_tokenizer, tokenizer_in
-from megabert.convert.whole_model import WholeModel, settle
-from megabert.model.weights import is_weights_folder, load_weights, true_vocabulary
+from megabert.convert.format import Format, ModelSource
+from megabert.convert.tokenizer import complete, open_tokenizer, tokenizer_in
+from megabert.convert.whole_model import WholeModel, check_tensors
+from megabert.data.tokenizers.base import Tokenizer
+from megabert.model.weights import (
+    is_weights_folder,
+    load_weights,
+    true_vocabulary,
+    write_weights,
+)
+
+log = get_logger("megabert.convert")
 
 
-def read(
-    path: Path, *, scratch: Path | None = None, tokenizer: Path | None = None
-) -> tuple[WholeModel, str | None]:
-    """Read our own weights.
+def read(path: Path, *, scratch: Path | None = None, tokenizer: Path | None = None) -> WholeModel:
+    """Read megabert's own weights.
 
     Args:
-        path: a RUN (its newest whole checkpoint, or the megabert folder of a finished fine-tuning),
-            a checkpoint folder, or a megabert folder.
+        path: a RUN (its newest complete checkpoint, or the megabert folder of a finished
+            fine-tuning), a checkpoint folder, or a megabert folder.
         scratch: disk space for merging a partitioned checkpoint.
-        tokenizer: folder of tokenizer files to use instead of those beside the weights.
-
-    Returns:
-        the model, and the SHA-256 of the tokenizer that it was trained with, if recorded.
+        tokenizer: folder of tokenizer files to use instead of those next to the weights.
 
     Raises:
-        UserError: none of these, damaged, or (checkpoints, before the long work of merging) with
-            another tokenizer than it was trained with.
+        UserError: ``path`` is none of these, or is damaged, or (for checkpoints, before the long work
+            of merging) the tokenizer is not the one that the model was trained with.
     """
     path = Path(path)
     if not path.is_dir():
@@ -45,7 +49,7 @@ def read(
     return _read_checkpoint(path, scratch, tokenizer)
 
 
-def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> tuple[WholeModel, str | None]:
+def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
     config, found, info = load_weights(folder)
     tensors, _ = in_float32(found, folder)
     model = WholeModel(
@@ -57,15 +61,14 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> tuple[WholeMo
         labels=tuple(map(str, info.get("labels") or ())),
         task=info.get("task"),
         task_record=dict(info.get("task_record") or {}),
+        tokenizer_sha256=info.get("tokenizer_sha256"),
     )
-    settle(model)
-    return model, info.get("tokenizer_sha256")
+    check_tensors(model)
+    return model
 
 
-def _read_checkpoint(
-    path: Path, scratch: Path | None, tokenizer: Path | None
-) -> tuple[WholeModel, str | None]:
-    # here, so that other conversions do not wait for DeepSpeed
+def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -> WholeModel:
+    # imported here, so that other conversions do not wait for DeepSpeed
     from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.save_load import damaged_file, newest_checkpoint
     from megabert.checkpoint.universal import whole_checkpoint
@@ -81,7 +84,7 @@ def _read_checkpoint(
     tokenizer = tokenizer or tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER)
     if tokenizer is not None:
         open_tokenizer(tokenizer, config.vocab_size, str(folder), trained_with)
-    get_logger("megabert.convert").info(
+    log.info(
         "merging %s: ZeRO %s, tensor parallel %s, data parallel %s",
         folder,
         record.get("zero_stage"),
@@ -91,7 +94,7 @@ def _read_checkpoint(
     with whole_checkpoint(folder, parameters, scratch=scratch) as whole:
         if whole.step != checkpoint.step:
             raise UserError(
-                f"{folder}: its record says step {checkpoint.step}, its optimizer {whole.step}"
+                f"{folder}: its record says step {checkpoint.step}, but its optimizer {whole.step}"
             )
         tensors = {
             name: true_vocabulary(name, tensor, config.vocab_size).clone()
@@ -103,6 +106,38 @@ def _read_checkpoint(
         tokenizer=tokenizer,
         trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),
         origin=f"{folder} (step {checkpoint.step})",
+        tokenizer_sha256=trained_with,
     )
-    settle(model)
-    return model, trained_with
+    check_tensors(model)
+    return model
+
+
+def _read_source(source: ModelSource) -> WholeModel:
+    if source.model_config is not None:
+        log.warning("--model-config has no effect: %s records its own model", source.path)
+    return read(source.path, scratch=source.scratch, tokenizer=source.tokenizer)
+
+
+def _write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:
+    write_weights(
+        folder,
+        model.config,
+        model.tensors,
+        model.tokenizer,
+        trained_positions=model.trained_positions,
+        source=model.origin,
+        tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
+        task=model.task,
+        labels=list(model.labels),
+        task_record=model.task_record,
+    )
+    if tokenizer is not None:
+        complete(folder, tokenizer)
+
+
+FORMAT = Format(
+    read=_read_source,
+    write=_write,
+    marks=((WEIGHTS_RECORD, RUN_CHECKPOINTS),),
+    read_again=False,
+)

@@ -1,0 +1,65 @@
+"""What a checkpoint format is: a :class:`Format` says how its files are read, written and run.
+
+Each format declares one, and :mod:`megabert.convert.formats` finds it by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megabert.convert.check import Side
+    from megabert.convert.whole_model import WholeModel
+    from megabert.data.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is read from.
+
+    Attributes:
+        path: a folder; some formats take a file or a checkpoint's prefix.
+        tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of the one next to
+            the weights (``--tokenizer``).
+        model_config: JSON with the encoder's shape, for weights without one (``--model-config``).
+        scratch: folder with disk space for merging a partitioned checkpoint.
+    """
+
+    path: Path
+    tokenizer: Path | None = None
+    model_config: Path | None = None
+    scratch: Path | None = None
+
+
+Reader = Callable[[ModelSource], "WholeModel"]
+"""Reads a whole model; raises UserError for a file that is missing, damaged or of another model."""
+Writer = Callable[[Path, "WholeModel", "Tokenizer | None"], None]
+"""Fills an existing folder with a model and the files of its tokenizer
+(:func:`megabert.convert.tokenizer.complete`); raises UserError if the format has no such model."""
+Runner = Callable[[ModelSource, "WholeModel"], "tuple[Side, str]"]
+"""Runs the model at a place, given the same model as it was read; returns a forward pass, and the
+name of the software that runs it."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        read: reads a model.
+        write: writes a model; None if the format is only read.
+        run: runs the format's own software for the comparison of outputs; None if megabert's model of
+            the tensors runs instead.
+        marks: groups of patterns of file names (as of fnmatch). A folder looks like this format if
+            each group matches one of its files; used for hints only.
+        read_again: the check reads the input a second time; False where that takes long.
+    """
+
+    read: Reader
+    write: Writer | None = None
+    run: Runner | None = None
+    marks: tuple[tuple[str, ...], ...] = ()
+    read_again: bool = True
