@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megabert.convert.probe_inputs import MASKED_PAIR, ProbeInputs, id_batch, text_batch
-from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build_model
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, loaded_model
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.heads import MASKED_LM, PRETRAINING
 
@@ -90,7 +90,7 @@ class Comparison:
 
 def our_side(model: WholeModel) -> Side:
     """Forward pass of megabert's model with these weights."""
-    ours: Any = build_model(model)
+    ours: Any = loaded_model(model)
     head, has_pooler = model.head, model.has_pooler
 
     def run(batch: ProbeInputs) -> Outputs:

@@ -161,7 +161,7 @@ def _check_finite(model: WholeModel) -> None:
         )
 
 
-def build_model(model: WholeModel) -> nn.Module:
+def loaded_model(model: WholeModel) -> nn.Module:
     """Our model with these weights, in evaluation mode (:func:`empty_model`)."""
     ours = empty_model(model.config, model.head, model.has_pooler, model.outputs)
     load_into(ours, model.tensors, TensorParallel(), source=model.origin)

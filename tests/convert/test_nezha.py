@@ -19,7 +19,7 @@ from megabert.convert import own_weights
 from megabert.convert.huggingface import config as bert_config
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.run import ConversionRequest, convert
-from megabert.convert.whole_model import build_model
+from megabert.convert.whole_model import loaded_model
 from megabert.model.heads import BertForPreTraining
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import SIZES, VOCABULARY
@@ -206,7 +206,7 @@ def reference(weights: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tens
 @pytest.mark.parametrize("make", [of_transformers, of_the_authors])
 def test_hidden_states_are_those_of_the_published_code(tmp_path: Path, make: Any) -> None:
     """Over every position, so that distances are clipped on both sides."""
-    ours: Any = build_model(huggingface.read(make(tmp_path / "hf")))
+    ours: Any = loaded_model(huggingface.read(make(tmp_path / "hf")))
     ids = torch.randint(101, (LONGEST,), generator=torch.Generator().manual_seed(2))
     weights = tensors("nezha" if make is of_transformers else "bert")
     expected = reference(

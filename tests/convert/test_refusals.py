@@ -277,7 +277,7 @@ def same_line(name: Name, ours: str, theirs: str) -> bool:
         ),
         (2, (google.BERT,)),
         (3, (nvidia.BERT, nvidia.BERT_TOKENS)),
-        (4, tuple(mindspore.table(token=t, relative=False) for t in (False, True))),
+        (4, tuple(mindspore.mindspore_table(token=t, relative=False) for t in (False, True))),
     ],
     ids=["huggingface", "google", "nvidia", "mindspore"],
 )

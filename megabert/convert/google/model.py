@@ -26,7 +26,7 @@ from megabert.convert.format import Format
 from megabert.convert.google import names
 from megabert.convert.google.tensor_bundle import Bundle, write_bundle
 from megabert.convert.google.tensor_bundle.table import is_table
-from megabert.convert.huggingface.config import read_config
+from megabert.convert.huggingface.config import read_bert_config
 from megabert.convert.name_table import SEQUENCE, NameTable, first_names, to_ours, to_theirs
 from megabert.convert.tokenizer import complete, tokenizer_in
 from megabert.convert.vocabulary import without_padding
@@ -142,7 +142,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         raise UserError(
             f"{config_path} is not a file: name the model's configuration with --model-config"
         )
-    config = read_config(config_path)
+    config = read_bert_config(config_path)
     bundle = Bundle(prefix)
     renamed = to_ours(
         _table(config), _tensors(bundle, _table(config)), config.num_hidden_layers, prefix
@@ -211,7 +211,7 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     Raises:
         UserError: that code has no model that computes the same.
     """
-    values = config_values(model)
+    values = bert_config_values(model)
     theirs, unmapped = to_theirs(
         _table(model.config), model.tensors, model.config.num_hidden_layers
     )
@@ -238,7 +238,7 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
         )
 
 
-def config_values(model: WholeModel) -> dict[str, Any]:
+def bert_config_values(model: WholeModel) -> dict[str, Any]:
     """The bert_config.json of a model.
 
     Raises:

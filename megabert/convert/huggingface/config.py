@@ -111,7 +111,7 @@ def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") ->
         raise UserError(f"{path}: {first_fault(error)}") from error
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_bert_config(path: Path) -> ModelConfig:
     """The encoder of a ``bert_config.json`` (post-LN).
 
     Raises:

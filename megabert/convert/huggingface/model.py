@@ -154,7 +154,7 @@ def config_file(folder: Path, given: Path | None = None) -> Path:
     return path
 
 
-def read_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
+def read_folder_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
     """The encoder that a config.json describes, its family, and all that the file says.
 
     Raises:
@@ -208,7 +208,7 @@ def read(
     """
     folder, modules = model_folder(Path(folder))
     tokenizer = tokenizer or tokenizer_in(folder)
-    config, family, values = read_config(config_file(folder, model_config))
+    config, family, values = read_folder_config(config_file(folder, model_config))
     found = read_weight_files(folder)
     buffers = []
     if not variant_of(config).position_rows(config):

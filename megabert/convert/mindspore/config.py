@@ -70,7 +70,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
+def encoder_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
     """The encoder of these settings, as MindSpore computes it, but for relative positions.
 
     Raises:

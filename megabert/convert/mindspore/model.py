@@ -27,7 +27,7 @@ from megabert.convert.mindspore import names
 from megabert.convert.mindspore.config import (
     UNSAID,
     config_beside,
-    read_config,
+    encoder_config,
     read_settings,
     wants_relative,
     wants_tokens,
@@ -60,14 +60,14 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
     file = one_file(Path(path), _FILES)
     config_file = model_config or config_beside(file.parent)
     values = read_settings(config_file) if config_file is not None else {}
-    config = read_config(values, config_file) if config_file is not None else None
+    config = encoder_config(values, config_file) if config_file is not None else None
     stored = read_parameters(file)
     told = _take_strings(stored)
     relative, tables = _take_relative(stored, file, wanted=wants_relative(values))
     if config is not None:
         config = replace(config, **relative)
     token = wants_tokens(values) or "loss.transitions" in stored
-    table = names.table(token=token, relative=bool(relative))
+    table = names.mindspore_table(token=token, relative=bool(relative))
     model = whole_model(
         table,
         _tensors(stored, table, file),

@@ -106,7 +106,7 @@ RELATIVE_TABLES = (
 """Trained tables of relative positions, one a layer, [2 m + 1, head size]."""
 
 
-def table(*, token: bool, relative: bool) -> NameTable:
+def mindspore_table(*, token: bool, relative: bool) -> NameTable:
     """The names of a model.
 
     Args:

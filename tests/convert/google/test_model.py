@@ -22,7 +22,7 @@ from megabert.convert.google.tensor_bundle.table import table_bytes
 from megabert.convert.probe_inputs import id_batch
 from megabert.convert.read_back import same_tensors
 from megabert.convert.run import ConversionRequest, convert
-from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, build_model, empty_model
+from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, empty_model, loaded_model
 from megabert.model.head_registry import Head
 from megabert.model.heads import MASKED_LM, PRETRAINING
 from megabert.model.modules import activation
@@ -110,7 +110,7 @@ def assert_same_model(folder: Path) -> None:
     with torch.no_grad():
         expected = theirs(**batch.as_dict(), output_hidden_states=True)
         logits = our_side(model)(batch)
-        hidden = build_model(model).bert(
+        hidden = loaded_model(model).bert(
             batch.input_ids, batch.token_type_ids, batch.attention_mask
         )
     real = batch.attention_mask.bool()

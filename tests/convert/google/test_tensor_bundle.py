@@ -20,12 +20,12 @@ from megabert.common.errors import UserError
 from megabert.convert.google.tensor_bundle import Bundle, snappy, write_bundle
 from megabert.convert.google.tensor_bundle.entries import (
     CODES,
-    Entry,
+    BundleEntry,
     Header,
     ordered_signed,
     part_key,
 )
-from megabert.convert.google.tensor_bundle.table import read_table, table_bytes
+from megabert.convert.google.tensor_bundle.table import read_sorted_table, table_bytes
 from megabert.data.foreign.tfrecord import masked_crc32c
 from megabert.data.tokenizers.protobuf import read_varint, varint
 
@@ -87,7 +87,10 @@ def hand_table(blocks: list[list[tuple[bytes, bytes]]], compress: bool = False) 
 
 
 def write_by_hand(
-    prefix: Path, shards: list[bytes], entries: dict[bytes, Entry], header: Header | None = None
+    prefix: Path,
+    shards: list[bytes],
+    entries: dict[bytes, BundleEntry],
+    header: Header | None = None,
 ) -> None:
     """A bundle of these data files and entries, whether they fit or not."""
     stored = [(b"", (header or Header(len(shards))).encoded())]
@@ -99,10 +102,10 @@ def write_by_hand(
         Path(f"{prefix}.data-{i:05d}-of-{len(shards):05d}").write_bytes(content)
 
 
-def stored_in(shards: list[bytearray], shard: int, tensor: Tensor) -> Entry:
+def stored_in(shards: list[bytearray], shard: int, tensor: Tensor) -> BundleEntry:
     """Append a tensor to a data file; its entry."""
     content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    entry = Entry(
+    entry = BundleEntry(
         CODES[tensor.dtype],
         tuple(tensor.shape),
         shard,
@@ -185,7 +188,7 @@ def test_tables_of_many_blocks(
     """Shared beginnings, restarts and shortened keys of the index, at any size of a block."""
     path = tmp_path_factory.mktemp("table") / "t.index"
     path.write_bytes(table_bytes(sorted(entries.items()), block_bytes))
-    assert read_table(path) == sorted(entries.items())
+    assert read_sorted_table(path) == sorted(entries.items())
 
 
 def test_restarts_and_shared_beginnings() -> None:
@@ -218,7 +221,7 @@ def test_compressed_tables_written_by_another_hand(tmp_path: Path) -> None:
     path = tmp_path / "t.index"
     for compress in (False, True):
         path.write_bytes(hand_table([entries[:150], entries[150:]], compress))
-        assert read_table(path) == entries
+        assert read_sorted_table(path) == entries
     assert path.stat().st_size < 8000
 
 
@@ -303,7 +306,7 @@ def test_parts_over_many_shards(
                 shard = data.draw(st.integers(0, count - 1))
                 entries[part_key(name.encode(), place)] = stored_in(shards, shard, part)
                 places.append(place)
-        entries[name.encode()] = Entry(CODES[dtype], (rows, columns), parts=tuple(places))
+        entries[name.encode()] = BundleEntry(CODES[dtype], (rows, columns), parts=tuple(places))
     plain = expected["plain"] = tensor_of([4], torch.float16, 99)
     entries[b"plain"] = stored_in(shards, count - 1, plain)
     write_by_hand(prefix, [bytes(s) for s in shards], entries)
@@ -389,11 +392,11 @@ def test_missing_files(small: Path) -> None:
         Bundle(small)
 
 
-Lie = Callable[[dict[bytes, Entry]], None]
+Lie = Callable[[dict[bytes, BundleEntry]], None]
 
 
 def _change(**fields: object) -> Lie:
-    def change(entries: dict[bytes, Entry]) -> None:
+    def change(entries: dict[bytes, BundleEntry]) -> None:
         entries[b"a"] = replace(entries[b"a"], **fields)  # type: ignore[arg-type]
 
     return change
@@ -402,11 +405,11 @@ def _change(**fields: object) -> Lie:
 def _parts(*places: tuple[tuple[int, int], ...], shape: tuple[int, ...] = (4,)) -> Lie:
     """A variable ``whole`` whose parts are the tensors ``a`` and ``b`` under the keys of the places."""
 
-    def change(entries: dict[bytes, Entry]) -> None:
+    def change(entries: dict[bytes, BundleEntry]) -> None:
         stored = [entries.pop(b"a"), entries.pop(b"b")]
         for place, entry in zip(places, stored):
             entries[part_key(b"whole", place)] = entry
-        entries[b"whole"] = Entry(1, shape, parts=places)
+        entries[b"whole"] = BundleEntry(1, shape, parts=places)
 
     return change
 

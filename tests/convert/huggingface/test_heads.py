@@ -14,7 +14,7 @@ from megabert.common.errors import UserError
 from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.run import ConversionRequest, convert
-from megabert.convert.whole_model import WholeModel, build_model, check_tensors
+from megabert.convert.whole_model import WholeModel, check_tensors, loaded_model
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.head_registry import Head
 from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
@@ -202,7 +202,9 @@ def our_scores(model: WholeModel, text: str) -> tuple[torch.Tensor, list[int]]:
     inner = encoded.ids.tolist()[: model.config.max_position_embeddings - 2]
     ids = [tokenizer.special.cls, *inner, tokenizer.special.sep]
     with torch.no_grad():
-        logits = build_model(model)(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
+        logits = loaded_model(model)(
+            torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long)
+        )
     return torch.softmax(logits[0].float(), -1), ids
 
 
@@ -250,7 +252,7 @@ def test_fill_mask_and_spans(tmp_path: Path) -> None:
     (encoded,) = tokenizer.encode_sentences([text.replace("[MASK]", "and")])
     ids = [tokenizer.special.cls, *encoded.ids.tolist(), tokenizer.special.sep]
     ids[3] = tokenizer.special.mask
-    ours: Any = build_model(model)
+    ours: Any = loaded_model(model)
     logits, _ = ours.logits(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
     best = torch.softmax(logits[0, 3], -1).topk(5)
     answers = pipeline(text)
@@ -264,7 +266,7 @@ def test_fill_mask_and_spans(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         output = theirs(**inputs)
-        start, end = build_model(qa)(
+        start, end = loaded_model(qa)(
             inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"]
         )
     assert torch.allclose(output.start_logits, start, atol=1e-5)

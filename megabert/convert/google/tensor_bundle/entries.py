@@ -38,7 +38,7 @@ VERSION = 1
 _MOST_DIMENSIONS = 254  # TensorFlow's own limit
 _FULL = -1  # length of a part that is whole in a dimension
 
-Place = tuple[tuple[int, int], ...]
+PartPlace = tuple[tuple[int, int], ...]
 """Part of a tensor: (start, length) in each dimension; (0, -1) is all of it."""
 
 
@@ -72,7 +72,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """Where a tensor lies, or, with ``parts``, of which parts it consists.
 
     Attributes:
@@ -90,7 +90,7 @@ class Entry:
     offset: int = 0
     size: int = 0
     checksum: int = 0
-    parts: tuple[Place, ...] = ()
+    parts: tuple[PartPlace, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -98,11 +98,11 @@ class Entry:
         return math.prod(self.shape)
 
     @classmethod
-    def parse(cls, message: bytes) -> Entry:
+    def parse(cls, message: bytes) -> BundleEntry:
         """Raises ``ValueError`` for what is no entry."""
         numbers = dict.fromkeys((1, 3, 4, 5), 0)
         shape: tuple[int, ...] = ()
-        parts: list[Place] = []
+        parts: list[PartPlace] = []
         checksum = 0
         for number, value in fields(message):
             if number == 2:
@@ -160,7 +160,7 @@ def _parse_shape(message: bytes) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _parse_place(message: bytes) -> Place:
+def _parse_place(message: bytes) -> PartPlace:
     place = []
     for number, value in fields(message):
         if number == 1:
@@ -169,7 +169,7 @@ def _parse_place(message: bytes) -> Place:
     return tuple(place)
 
 
-def _encode_place(place: Place) -> bytes:
+def _encode_place(place: PartPlace) -> bytes:
     extents = []
     for start, length in place:
         # the length is a member of a oneof: written even where it is 0
@@ -178,7 +178,7 @@ def _encode_place(place: Place) -> bytes:
     return b"".join(extents)
 
 
-def resolve(place: Place, shape: tuple[int, ...]) -> Iterator[slice]:
+def part_slices(place: PartPlace, shape: tuple[int, ...]) -> Iterator[slice]:
     """The part as an index into a tensor of ``shape``.
 
     Raises:
@@ -194,7 +194,7 @@ def resolve(place: Place, shape: tuple[int, ...]) -> Iterator[slice]:
 _ESCAPED = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
 
 
-def part_key(name: bytes, place: Place) -> bytes:
+def part_key(name: bytes, place: PartPlace) -> bytes:
     """Key under which a part of a partitioned variable is stored.
 
     TensorFlow's order-preserving code (core/lib/strings/ordered_code): 0, the name, the number of

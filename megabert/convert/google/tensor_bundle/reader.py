@@ -14,12 +14,12 @@ from megabert.common.errors import UserError
 from megabert.convert.google.tensor_bundle.entries import (
     DTYPES,
     VERSION,
-    Entry,
+    BundleEntry,
     Header,
     part_key,
-    resolve,
+    part_slices,
 )
-from megabert.convert.google.tensor_bundle.table import read_table
+from megabert.convert.google.tensor_bundle.table import read_sorted_table
 from megabert.data.foreign.tfrecord import masked
 
 _PART = b"\0"  # first byte of the keys of parts
@@ -54,17 +54,17 @@ class Bundle:
     def __init__(self, prefix: Path) -> None:
         self.prefix = Path(prefix)
         self._index = index_file(self.prefix)
-        entries = read_table(self._index)
+        entries = read_sorted_table(self._index)
         if not entries or entries[0][0] != b"":
             raise UserError(f"{self._index}: a table, but not a TensorFlow checkpoint: no header")
         key = b"the header"
         try:
             header = Header.parse(entries[0][1])
-            self._entries: dict[bytes, Entry] = {}
+            self._entries: dict[bytes, BundleEntry] = {}
             for key, value in entries[1:]:
                 if not key.startswith(_PART):
                     key.decode()
-                self._entries[key] = Entry.parse(value)
+                self._entries[key] = BundleEntry.parse(value)
         except ValueError as error:
             raise UserError(f"{self._index}: {_shown(key)} is not readable: {error}") from None
         self._check_header(header)
@@ -144,7 +144,7 @@ class Bundle:
             )
         return self._whole(key, entry) if entry.parts else self._stored(key, entry)
 
-    def _stored(self, key: bytes, entry: Entry) -> Tensor:
+    def _stored(self, key: bytes, entry: BundleEntry) -> Tensor:
         """A tensor that lies in one piece."""
         path = data_file(self.prefix, entry.shard, self.shards)
         dtype = DTYPES[entry.code]
@@ -164,7 +164,7 @@ class Bundle:
             return torch.empty(entry.shape, dtype=dtype)
         return torch.frombuffer(content, dtype=dtype).reshape(entry.shape)
 
-    def _whole(self, key: bytes, entry: Entry) -> Tensor:
+    def _whole(self, key: bytes, entry: BundleEntry) -> Tensor:
         """A partitioned variable from its parts, which must cover it exactly."""
         name = _shown(key)
         try:
@@ -182,11 +182,13 @@ class Bundle:
             raise UserError(f"{self._index}: the parts of {name} overlap and leave gaps")
         return whole
 
-    def _parts(self, key: bytes, entry: Entry) -> Iterator[tuple[bytes, Entry, tuple[slice, ...]]]:
+    def _parts(
+        self, key: bytes, entry: BundleEntry
+    ) -> Iterator[tuple[bytes, BundleEntry, tuple[slice, ...]]]:
         if len(set(entry.parts)) < len(entry.parts):
             raise ValueError("a part of it is named twice")
         for place in entry.parts:
-            index = tuple(resolve(place, entry.shape))
+            index = tuple(part_slices(place, entry.shape))
             stored = part_key(key, place)
             part = self._entries.get(stored)
             if part is None or part.parts:

@@ -59,7 +59,7 @@ def is_table(path: Path) -> bool:
         return file.read() == _MAGIC
 
 
-def read_table(path: Path) -> list[Entry]:
+def read_sorted_table(path: Path) -> list[Entry]:
     """All entries of a table, every checksum verified and every byte accounted for.
 
     Raises:

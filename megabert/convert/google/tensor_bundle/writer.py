@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megabert.convert.google.tensor_bundle.entries import CODES, Entry, Header
+from megabert.convert.google.tensor_bundle.entries import CODES, BundleEntry, Header
 from megabert.convert.google.tensor_bundle.reader import data_file, index_file
 from megabert.convert.google.tensor_bundle.table import LONGEST_KEY, table_bytes
 from megabert.data.foreign.tfrecord import masked_crc32c
@@ -36,7 +36,7 @@ def write_bundle(prefix: Path, tensors: Mapping[str, Tensor]) -> None:
             checksum = masked_crc32c(content.tobytes())
             file.write(content.data)
             code, shape = CODES[tensor.dtype], tuple(tensor.shape)
-            entry = Entry(code, shape, offset=offset, size=len(content), checksum=checksum)
+            entry = BundleEntry(code, shape, offset=offset, size=len(content), checksum=checksum)
             entries.append((key, entry.encoded()))
             offset += len(content)
     index_file(prefix).write_bytes(table_bytes(entries))
