@@ -94,15 +94,19 @@ def our_side(model: WholeModel) -> Side:
     head, has_pooler = model.head, model.has_pooler
 
     def run(batch: ProbeInputs) -> Outputs:
-        inputs = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
+        inputs, shape = batch.padded(), batch.input_ids.shape
         if head is ENCODER_ONLY:
-            hidden = ours.bert(*inputs)
+            hidden = ours.bert(inputs).unflatten(0, shape)  # [B, S, H]
             pooled = {"pooler": ours.bert.pooler(hidden[:, 0])} if has_pooler else {}
             return {"hidden states": hidden, **pooled}
         if head in (PRETRAINING, MASKED_LM):
-            mlm, nsp = ours.logits(*inputs)
+            mlm, nsp = ours.logits(inputs)
+            mlm = mlm.unflatten(0, shape)
             return {"MLM logits": mlm, **({"NSP logits": nsp} if head is PRETRAINING else {})}
-        return head.named_outputs(ours(*inputs))
+        return {
+            name: value.unflatten(0, shape) if len(value) == shape.numel() else value  # of tokens
+            for name, value in head.named_outputs(ours(inputs)).items()
+        }
 
     return run
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.data.tokenizers.base import Tokenizer
 
 PAIRS = (
@@ -31,8 +32,14 @@ class ProbeInputs:
     token_type_ids: Tensor
     attention_mask: Tensor
 
+    def padded(self) -> PackedBatch[Tensor]:
+        """The batch for our models."""
+        return PackedBatch.from_padded(
+            self.input_ids.numpy(), self.token_type_ids.numpy(), self.attention_mask.numpy()
+        ).map(torch.from_numpy)
+
     def as_dict(self) -> dict[str, Tensor]:
-        """Keyword arguments of both sides' models."""
+        """Keyword arguments of transformers' models."""
         return {
             "input_ids": self.input_ids,
             "token_type_ids": self.token_type_ids,

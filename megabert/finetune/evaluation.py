@@ -16,7 +16,7 @@ from megabert.common.progress import Progress
 from megabert.engine.broadcast import broadcast_object, gather_rows, partition
 from megabert.engine.training_engine import TrainingEngine
 from megabert.tasks.base import Features, Task
-from megabert.tasks.batches import rows_on_device
+from megabert.tasks.batches import batch_on_device
 
 TEST = "test"
 """Folder in a run's with the predictions of ``--test``."""
@@ -58,7 +58,7 @@ def predict(
         for mine, counts in partition(
             lengths, batch_size, topology.data_parallel_rank, topology.data_parallel
         ):
-            batch = rows_on_device(features, mine, task.max_length, world.device)
+            batch = batch_on_device(features, mine, task.max_length, world.device)
             found = task.predict(engine, batch)
             if counts:
                 rows.append(mine)

@@ -31,7 +31,7 @@ from megabert.finetune.inputs import Inputs, claim_output, divide
 from megabert.finetune.selection import END, Selection, check_interval, evaluation_steps
 from megabert.finetune.settings import FinetuneSettings
 from megabert.tasks.base import Features, Task
-from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
+from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 
 log = get_logger()
 
@@ -188,11 +188,14 @@ class Loop:
                 micro * topology.data_parallel + topology.data_parallel_rank
             ) * batch.micro_size
             mine = rows[first : first + batch.micro_size]
-            batch_of_mine = rows_on_device(features, mine, self.task.max_length, self.world.device)
-            numbers = attempt * batch.global_size + first + np.arange(len(mine))
-            batch_of_mine["sample_numbers"] = torch.from_numpy(numbers).to(self.world.device)
-            batch_of_mine["first_sample"] = attempt * batch.global_size + first
-            loss = self.task.loss(self.engine, batch_of_mine)
+            micro_batch = batch_on_device(
+                features,
+                mine,
+                self.task.max_length,
+                self.world.device,
+                first_sample=attempt * batch.global_size + first,
+            )
+            loss = self.task.loss(self.engine, micro_batch)
             share = loss / (batch.accumulation * batch.data_parallel)
             self.engine.backward(share)
             self.engine.step()

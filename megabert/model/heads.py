@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.encoder import Encoder, variant_of
 from megabert.model.head_registry import Head
@@ -110,47 +111,25 @@ class BertForPreTraining(nn.Module):
         self.mlm = MlmHead(config, tp)
         self.nsp = NspHead(config) if sentence_task else None
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None,
-        attention_mask: Tensor | None = None,
-        *,
-        masked_positions: Tensor,
-        masked_labels: Tensor,
-        next_sentence_labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
-    ) -> PretrainingOutput:
+    def forward(self, batch: PackedBatch[Tensor]) -> PretrainingOutput:
         """Losses and counts of a micro batch.
 
         Args:
-            input_ids, token_type_ids, attention_mask, position_ids, cu_seqlens, max_seqlen,
-                sample_numbers, first_sample: as in :meth:`Encoder.forward`.
-            masked_positions: int64 ``[M]``, places in the flat ``[T]`` or ``[B * S]``; M may be 0.
-            masked_labels: int64 ``[M]``, below ``vocab_size``.
-            next_sentence_labels: int64 ``[P or B]``; needed exactly when the model has that head. A
-                sequence labelled -100 only fills up a batch: it is in no loss and no count.
+            batch: with the labels
+                masked_positions int64 ``[M]``, places in T; M may be 0;
+                masked_labels int64 ``[M]``, below ``vocab_size``;
+                next_sentence_labels int64 ``[P]``, exactly when the model has that head. A sequence
+                labelled -100 only fills up a batch: it is in no loss and no count.
         """
+        masked_positions = batch.labels["masked_positions"]
+        masked_labels = batch.labels["masked_labels"]
+        next_sentence_labels = batch.labels.get("next_sentence_labels")
         if (self.nsp is None) != (next_sentence_labels is None):
             raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
-        kept = masked_positions
+        selected = masked_positions
         if self.nsp is not None:
-            kept = torch.cat([masked_positions, first_tokens(input_ids, cu_seqlens)])
-        hidden = self.bert(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-            kept,
-        )  # [M, H] and the sequences' first tokens, [P, H]
+            selected = torch.cat([masked_positions, batch.first_tokens.long()])
+        hidden = self.bert(batch, selected)  # [M, H] and the sequences' first tokens, [P, H]
         masked = masked_positions.numel()
         words = self.bert.embeddings.word_embeddings.weight
         mlm_loss_sum, mlm_correct = self.mlm(hidden[:masked], words, masked_labels)
@@ -174,27 +153,15 @@ class BertForPreTraining(nn.Module):
         return loss_sum, correct, (labels >= 0).sum(dtype=like.dtype)
 
     @torch.no_grad()
-    def logits(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """MLM logits ``[B, S, V]`` at every position and sentence logits ``[B, 2]``; no gradient."""
-        hidden = self.bert(input_ids, token_type_ids, attention_mask)  # [B, S, H]
-        parts = self.mlm(hidden.flatten(0, 1), self.bert.embeddings.word_embeddings.weight)
+    def logits(self, batch: PackedBatch[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """MLM logits ``[T, V]`` at every position and sentence logits ``[P, 2]``; no gradient."""
+        hidden = self.bert(batch)  # [T, H]
+        parts = self.mlm(hidden, self.bert.embeddings.word_embeddings.weight)
         words = gather_from_tensor_parallel_region(parts, self.tp)[:, : self.config.vocab_size]
-        words = words.unflatten(0, input_ids.shape)
         if self.nsp is None or self.bert.pooler is None:
             return words, None
-        return words, self.nsp(self.bert.pooler(hidden[:, 0]))
-
-
-def first_tokens(input_ids: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Places of the sequences' first tokens in the flat rows, int64."""
-    if cu_seqlens is not None:
-        return cu_seqlens[:-1].long()
-    return torch.arange(len(input_ids), device=input_ids.device) * input_ids.size(1)
+        first_tokens = hidden.index_select(0, batch.first_tokens.long())
+        return words, self.nsp(self.bert.pooler(first_tokens))
 
 
 PRETRAINING = Head(

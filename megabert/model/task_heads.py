@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.kernels.ops import dropped
 from megabert.model.crf import Allowed, Constraints, Crf
 from megabert.model.encoder import Encoder
 from megabert.model.head_registry import Head
-from megabert.model.heads import first_tokens
 from megabert.model.modules import Linear
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.rng import DropoutSeeds
@@ -49,13 +48,6 @@ class LabelHead(nn.Module):
         return self.classifier(hidden)  # type: ignore[no-any-return]
 
 
-class Packing(NamedTuple):
-    """Where packed sequences begin and end, and a bound of their lengths; None for padded ones."""
-
-    cu_seqlens: Tensor | None
-    max_seqlen: int | None
-
-
 class TaskModel(nn.Module, ABC):
     """An encoder and a task's head, which a subclass adds and applies in :meth:`head`.
 
@@ -80,61 +72,36 @@ class TaskModel(nn.Module, ABC):
 
     @abstractmethod
     def head(
-        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
+        self,
+        hidden: Tensor,
+        drop: Callable[[Tensor], Tensor],
+        batch: PackedBatch[Tensor],
+        **more: Any,
     ) -> Any:
         """Output of the task.
 
         Args:
-            hidden: ``[T, H]``, ``[B, S, H]``, or with a pooler ``[P, H]``, as the encoder leaves it.
+            hidden: ``[T, H]``, or with a pooler ``[P, H]``, as the encoder leaves it.
             drop: dropout of what the head reads, ``[rows, H]``.
-            packing: of the sequences.
+            batch: the micro batch.
             more: further arguments of :meth:`forward`.
         """
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-        sample_numbers: Tensor | None = None,
-        first_sample: int = 0,
-        **more: Any,
-    ) -> Any:
-        """What :meth:`head` gives; arguments as in :meth:`Encoder.forward`, others go to it."""
-        rows = None if self.bert.pooler is None else first_tokens(input_ids, cu_seqlens)
-        hidden = self.bert(
-            input_ids,
-            token_type_ids,
-            attention_mask,
-            position_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-            rows,
-        )
-        dropout = partial(
-            self.bert.head_dropout,
-            rows,
-            input_ids,
-            cu_seqlens,
-            max_seqlen,
-            sample_numbers,
-            first_sample,
-        )
-        return self.head(
-            hidden, lambda x: dropped(x, dropout()), Packing(cu_seqlens, max_seqlen), **more
-        )
+    def forward(self, batch: PackedBatch[Tensor], **more: Any) -> Any:
+        """What :meth:`head` gives; ``more`` goes to it."""
+        rows = None if self.bert.pooler is None else batch.first_tokens.long()
+        hidden = self.bert(batch, rows)
+
+        def drop(x: Tensor) -> Tensor:
+            return dropped(x, self.bert.head_dropout(batch, rows))
+
+        return self.head(hidden, drop, batch, **more)
 
 
 class BertForQuestionAnswering(TaskModel):
     """Encoder with the answer-span head, without dropout in between (as published).
 
-    :meth:`forward` gives start and end logits: ``[B, S]`` each; of packed sequences
-    ``[P, max_seqlen]``, -inf beyond a sequence's end.
+    :meth:`forward` gives start and end logits, ``[P, max_length]`` each, -inf beyond a sequence's end.
     """
 
     def __init__(
@@ -148,20 +115,21 @@ class BertForQuestionAnswering(TaskModel):
         self.qa = QaHead(config)
 
     def head(
-        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
+        self,
+        hidden: Tensor,
+        drop: Callable[[Tensor], Tensor],
+        batch: PackedBatch[Tensor],
+        **more: Any,
     ) -> tuple[Tensor, Tensor]:
         """Start and end logits."""
         start, end = self.qa(hidden)
-        if packing.cu_seqlens is None or packing.max_seqlen is None:
-            return start, end
-        ends, width = packing.cu_seqlens, packing.max_seqlen
-        return _in_rows(start, ends, width), _in_rows(end, ends, width)
+        return _in_rows(start, batch), _in_rows(end, batch)
 
 
 class BertForSequenceClassification(TaskModel):
     """Encoder, pooler, dropout, and one score a label of each sequence (one label: a regression).
 
-    :meth:`forward` gives scores ``[P or B, L]``.
+    :meth:`forward` gives scores ``[P, L]``.
 
     Args:
         config: the encoder.
@@ -181,7 +149,11 @@ class BertForSequenceClassification(TaskModel):
         self.sequence = LabelHead(config, labels)
 
     def head(
-        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
+        self,
+        hidden: Tensor,
+        drop: Callable[[Tensor], Tensor],
+        batch: PackedBatch[Tensor],
+        **more: Any,
     ) -> Tensor:
         """Scores ``[P, L]``."""
         assert self.bert.pooler is not None
@@ -192,7 +164,7 @@ class BertForSequenceClassification(TaskModel):
 class BertForTokenClassification(TaskModel):
     """Encoder, dropout, and one score a label of each token.
 
-    :meth:`forward` gives scores ``[T, L]`` of packed or ``[B, S, L]`` of padded tokens.
+    :meth:`forward` gives scores ``[T, L]``.
 
     Args:
         config: the encoder.
@@ -212,11 +184,14 @@ class BertForTokenClassification(TaskModel):
         self.token = LabelHead(config, labels)
 
     def head(
-        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
+        self,
+        hidden: Tensor,
+        drop: Callable[[Tensor], Tensor],
+        batch: PackedBatch[Tensor],
+        **more: Any,
     ) -> Any:
         """Scores of the tokens."""
-        flat = drop(hidden.reshape(-1, hidden.size(-1)))
-        return self.token(flat).view(*hidden.shape[:-1], -1)
+        return self.token(drop(hidden))
 
 
 class TagChains(NamedTuple):
@@ -232,16 +207,9 @@ class TagChains(NamedTuple):
     ends: Tensor
 
 
-def chain_scores(scores: Tensor, positions: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Scores ``[P, U, L]`` at the places ``positions`` of each sequence.
-
-    ``scores``: ``[T, L]`` of packed tokens, or ``[P, S, L]`` of padded ones (no ``cu_seqlens``).
-    """
-    if cu_seqlens is None:
-        first = torch.arange(len(positions), device=positions.device) * scores.size(1)
-    else:
-        first = cu_seqlens[:-1]
-    return scores.reshape(-1, scores.size(-1))[first[:, None] + positions]
+def chain_scores(scores: Tensor, positions: Tensor, batch: PackedBatch[Tensor]) -> Tensor:
+    """Scores ``[P, U, L]`` of the tokens at the places ``positions`` of each sequence, from ``[T, L]``."""
+    return scores[batch.first_tokens[:, None] + positions]
 
 
 class BertCrfForTokenClassification(BertForTokenClassification):
@@ -270,20 +238,24 @@ class BertCrfForTokenClassification(BertForTokenClassification):
         self.crf = Crf(labels, allowed, constraints)
 
     def head(
-        self, hidden: Tensor, drop: Callable[[Tensor], Tensor], packing: Packing, **more: Any
+        self,
+        hidden: Tensor,
+        drop: Callable[[Tensor], Tensor],
+        batch: PackedBatch[Tensor],
+        **more: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-likelihoods, or tags and probabilities: see :meth:`Crf.forward`."""
         chains: TagChains = more["chains"]
-        scores = super().head(hidden, drop, packing)
-        emissions = chain_scores(scores, chains.positions, packing.cu_seqlens)
+        scores = super().head(hidden, drop, batch)
+        emissions = chain_scores(scores, chains.positions, batch)
         return self.crf(emissions, chains.counts, chains.begins, chains.ends, more.get("labels"))
 
 
-def _in_rows(values: Tensor, cu_seqlens: Tensor, width: int) -> Tensor:
-    """Values of packed tokens ``[T]`` as one row a sequence, ``[P, width]``; -inf beyond its end."""
-    columns = torch.arange(width, device=values.device)
-    places = cu_seqlens[:-1, None] + columns  # [P, width]
-    inside = places < cu_seqlens[1:, None]
+def _in_rows(values: Tensor, batch: PackedBatch[Tensor]) -> Tensor:
+    """Values of tokens ``[T]`` with one row per sequence, ``[P, max_length]``; -inf beyond its end."""
+    columns = torch.arange(batch.max_length, device=values.device)
+    places = batch.first_tokens[:, None] + columns  # [P, max_length]
+    inside = columns < batch.lengths[:, None]
     rows = values.index_select(0, places.masked_fill(~inside, 0).flatten()).view_as(inside)
     return rows.masked_fill(~inside, -torch.inf)
 

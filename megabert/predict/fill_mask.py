@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import Head
 from megabert.model.heads import MASKED_LM, PRETRAINING, BertForPreTraining
 from megabert.parallel.layers import TensorParallel
-from megabert.tasks.base import Batch, ItemFormat
+from megabert.tasks.base import ItemFormat
 from megabert.tasks.batches import pad_rows
 from megabert.tasks.files.rows import Rows
 
@@ -42,13 +43,13 @@ class MaskedTexts:
         """Real tokens of each row, int64 [F]."""
         return self.rows.lengths
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Inputs int64 [B, S], and ``mask_places`` int64 [B, M], 0 behind a row's last mask, with M
-        the masks of the text that has most.
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """The rows, and ``mask_places`` int64 [B, M], 0 behind a row's last mask, with M the masks of the
+        text that has most.
         """
         most = max(map(len, self.masks))
         places = pad_rows([self.masks[row] for row in rows], most, 0)
-        return {**self.rows.batch(rows, self.tokenizer.special.pad), "mask_places": places}
+        return self.rows.batch(rows, max_length, {"mask_places": places})
 
     def describe(self) -> str:
         """One line: texts, masks, tokens."""
@@ -124,18 +125,14 @@ class FillMask:
         rows = Rows.joined(ids, [np.zeros(len(row), np.int8) for row in ids])
         return MaskedTexts(texts, rows, places, tokenizer)
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> Batch:
+    def predict(
+        self, model: torch.nn.Module, batch: PackedBatch[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         """Of each mask the best ``words`` int32 [B, M, K] and their probabilities, ``shares``, float32."""
         assert isinstance(model, BertForPreTraining)
-        places = batch["mask_places"]
-        kept = (batch["cu_seqlens"][:-1, None] + places).flatten().long()
-        hidden = model.bert(
-            batch["input_ids"],
-            batch["token_type_ids"],
-            cu_seqlens=batch["cu_seqlens"],
-            max_seqlen=batch["max_seqlen"],
-            kept=kept,
-        )
+        places = batch.labels["mask_places"]
+        selected_positions = (batch.first_tokens[:, None] + places).flatten().long()
+        hidden = model.bert(batch, selected_positions)
         logits = model.mlm(hidden, model.bert.embeddings.word_embeddings.weight)  # [B*M, Vp]
         shares = logits[:, : model.config.vocab_size].float().softmax(dim=-1)
         best, words = shares.topk(min(self.top_k, shares.size(1)))

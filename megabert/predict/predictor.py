@@ -12,6 +12,7 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
@@ -22,7 +23,7 @@ from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.fill_mask import FillMask
 from megabert.tasks.base import Features, ItemFormat
-from megabert.tasks.batches import rows_on_device
+from megabert.tasks.batches import batch_on_device
 from megabert.tasks.registry import make_task, task_class, task_names, tasks_with
 
 log = get_logger()
@@ -65,7 +66,7 @@ class Answering(Protocol):
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> Any:
         """Inputs as rows."""
 
-    def predict(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    def predict(self, model: Any, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors [B, ...]."""
 
     def answers(self, features: Any, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ class Predictor:
     @torch.inference_mode()
     def _predicted(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
         longest = int(features.lengths[rows].max())
-        batch = rows_on_device(features, rows, longest, self.device)
+        batch = batch_on_device(features, rows, longest, self.device)
         found = self.task.predict(self.model, batch)
         return {name: value.cpu().numpy() for name, value in found.items()}
 

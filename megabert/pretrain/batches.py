@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from megabert.common.log import get_logger
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.training import PretrainSettings
-from megabert.data.samples.loader import MicroBatches, count_samples, evaluation_batches
+from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
+from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches
 from megabert.engine.config import BatchSizes
@@ -22,60 +24,52 @@ def open_batches(
     settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> GlobalBatches:
     """The global batches of the run, packed where the settings say so; nothing is read yet."""
-    open_loader = partial(
-        MicroBatches,
-        inputs.train,
-        batch.micro_size,
-        world.topology.data_parallel_rank,
-        world.topology.data_parallel,
+    steps = _micro_steps(world, batch)
+    options = LoaderOptions(
         num_workers=settings.data.loader_workers,
         pin_memory=world.device.type == "cuda",
         window=_window(batch) if settings.data.packing == "on" else None,
         token_multiple=_token_multiple(settings),
     )
-    return GlobalBatches(open_loader, batch.global_size, batch.accumulation)
+
+    def open_at(consumed_samples: int, stop: int | None) -> MicroBatches:
+        here = replace(steps, consumed_samples=consumed_samples)
+        return MicroBatches(inputs.train, here, options, stop)
+
+    return GlobalBatches(open_at, batch.global_size, batch.accumulation)
 
 
-def held_out_batches(
+def evaluation_micro_batches(
     settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
-) -> Iterator[dict[str, Any]]:
-    """The held-out samples, the same every time, packed as in training; ready for the model."""
+) -> Iterator[PackedBatch[Tensor]]:
+    """The evaluation samples, the same every time, packed as in training; on the device."""
     assert inputs.evaluation is not None
     for micro_batch in evaluation_batches(
         inputs.evaluation,
-        batch.micro_size,
-        world.topology.data_parallel_rank,
-        world.topology.data_parallel,
+        _micro_steps(world, batch),
         settings.run.eval_samples,
         packed=settings.data.packing == "on",
         token_multiple=_token_multiple(settings),
     ):
-        for name in ("first_sample", "real_samples", "real_tokens"):
-            micro_batch.pop(name)
-        yield to_device(micro_batch, world.device)
+        yield micro_batch.to(world.device)
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on ``device``, without waiting; integers stay as they are."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
-
-
-def global_counts(
-    world: World, micro_batches: list[dict[str, Any]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def global_counts(world: World, micro_batches: list[PackedBatch[Tensor]]) -> tuple[Tensor, Tensor]:
     """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors."""
     counts = torch.tensor(
         [
-            sum(len(batch["masked_positions"]) for batch in micro_batches),
-            sum(count_samples(b) for b in micro_batches if "next_sentence_labels" in b),
+            sum(len(batch.labels["masked_positions"]) for batch in micro_batches),
+            sum(b.real_samples for b in micro_batches if "next_sentence_labels" in b.labels),
         ],
         dtype=torch.float32,
     ).to(world.device, non_blocking=True)
     masked, pairs = world.sum_over_data_parallel(counts).clamp(min=1.0).unbind()
     return masked, pairs
+
+
+def _micro_steps(world: World, batch: BatchSizes) -> MicroSteps:
+    topology = world.topology
+    return MicroSteps(batch.micro_size, topology.data_parallel_rank, topology.data_parallel)
 
 
 def _window(batch: BatchSizes) -> Window:

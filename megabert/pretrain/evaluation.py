@@ -1,4 +1,4 @@
-"""Losses and accuracies of pretraining on held-out samples."""
+"""Losses and accuracies of pretraining on evaluation samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from megabert.config.training import PretrainSettings
 from megabert.engine.training_engine import TrainingEngine
-from megabert.pretrain.batches import held_out_batches
+from megabert.pretrain.batches import evaluation_micro_batches
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Sums
 
@@ -23,8 +23,8 @@ def evaluate(
     engine.module.eval()
     sums = torch.zeros(6, dtype=torch.float64, device=world.device)
     with torch.no_grad():
-        for batch in held_out_batches(settings, inputs, world, engine.batch):
-            sums += torch.stack([value.double() for value in engine(**batch)])
+        for batch in evaluation_micro_batches(settings, inputs, world, engine.batch):
+            sums += torch.stack([value.double() for value in engine(batch)])
     engine.module.train()
     values = Sums(*world.sum_over_data_parallel(sums).tolist()).metrics()
     return {f"eval_{name}": values[name] for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy")}

@@ -16,9 +16,9 @@ from megabert.config.model import ModelConfig
 from megabert.config.training import RECIPES, DataSettings, PretrainSettings
 from megabert.data.foreign.files import is_foreign, open_foreign
 from megabert.data.foreign.source import ForeignSource
-from megabert.data.samples.loader import Samples, SampleSource, evaluation_settings
 from megabert.data.samples.masking import MaskSettings, default_max_predictions
 from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, load_manifest
 from megabert.data.tokenizers.base import Tokenizer
@@ -187,11 +187,11 @@ def open_inputs(settings: PretrainSettings) -> Inputs:
     assert data.max_predictions is not None
     masks = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
     train = SampleSource(Corpus.open(data.data, TRAIN), samples, masks)
-    held_out = None
+    evaluation = None
     if manifest.splits.get(EVAL) is not None and manifest.splits[EVAL].documents > 1:
         # own fixed seed: the same held-out samples and masks in every run over these shards
-        held_out = SampleSource(Corpus.open(data.data, EVAL), evaluation_settings(samples), masks)
-    return Inputs(manifest, train, held_out, model, data.data / TOKENIZER_FOLDER)
+        evaluation = SampleSource(Corpus.open(data.data, EVAL), evaluation_settings(samples), masks)
+    return Inputs(manifest, train, evaluation, model, data.data / TOKENIZER_FOLDER)
 
 
 def _open_foreign(settings: PretrainSettings) -> Inputs:
@@ -201,20 +201,20 @@ def _open_foreign(settings: PretrainSettings) -> Inputs:
     shards = open_foreign([settings.data.data])
     samples, info = _sample_settings(settings), tokenizer.info()
     train = ForeignSource(shards.train, samples, info)
-    held_out = None
+    evaluation = None
     if shards.evaluation:
-        held_out = ForeignSource(shards.evaluation, evaluation_settings(samples), info)
+        evaluation = ForeignSource(shards.evaluation, evaluation_settings(samples), info)
     get_logger().info(
         "%s: %s, %d files, %d samples for training and %d for evaluation, masks as they are",
         settings.data.data,
         shards.layout,
         len(shards.files),
         train.samples_per_epoch,
-        held_out.samples_per_epoch if held_out else 0,
+        evaluation.samples_per_epoch if evaluation else 0,
     )
     if shards.advice:
         get_logger().info("slow to read: %s", shards.advice)
-    return Inputs(shards.manifest(info), train, held_out, model, tokenizer)
+    return Inputs(shards.manifest(info), train, evaluation, model, tokenizer)
 
 
 def _model(settings: PretrainSettings, vocab_size: int) -> ModelConfig:

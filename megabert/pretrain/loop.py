@@ -55,7 +55,7 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
-from megabert.pretrain.batches import global_counts, open_batches, to_device
+from megabert.pretrain.batches import global_counts, open_batches
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, divide, open_inputs, resolve
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
@@ -252,10 +252,9 @@ class Loop:
         sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
         work, applied = Workload(), False
         for batch in micro_batches:
-            del batch["real_tokens"]
             work = work.plus(workload(batch))
             clock.enter("forward")
-            output = self.engine(**to_device(batch, self.world.device))
+            output = self.engine(batch.to(self.world.device))
             clock.enter("backward")
             self.engine.backward(output.mlm_loss_sum / masked + output.nsp_loss_sum / pairs)
             clock.enter(OTHER)
@@ -351,7 +350,7 @@ class Loop:
             self.progress.update(step, f"step {step}/{self.last}  {progress_text(line)}")
 
     def _evaluate(self) -> None:
-        """Held-out losses and accuracies: the same samples and masks every time."""
+        """Losses and accuracies of the evaluation samples: the same samples and masks every time."""
         if self.inputs.evaluation is None:
             return
         began, step = time.monotonic(), self.engine.steps_done
@@ -362,7 +361,7 @@ class Loop:
         self.meter.pause(seconds)
         accuracy = values["eval_nsp_accuracy"]
         log.info(
-            "step %d  held out: MLM loss %.4f, MLM accuracy %.3f%s (%.1f s)",
+            "step %d  evaluation: MLM loss %.4f, MLM accuracy %.3f%s (%.1f s)",
             step,
             values["eval_mlm_loss"],
             values["eval_mlm_accuracy"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import Head
 
@@ -24,18 +25,8 @@ if TYPE_CHECKING:
     from megabert.parallel.layers import TensorParallel
     from megabert.parallel.rng import DropoutSeeds
 
-Batch = dict[str, Any]
-"""Tensors, and whole numbers, by name: a batch of features as :func:`megabert.tasks.batches.packed`."""
 Forward = Callable[..., Any]
-"""A model, or an engine around one: called with the names of :func:`inputs_of`."""
-
-
-def inputs_of(batch: Batch) -> Batch:
-    """What the encoder reads of a batch: packed tokens, and the samples' numbers if they have any."""
-    names = (
-        "input_ids", "token_type_ids", "cu_seqlens", "max_seqlen", "sample_numbers", "first_sample",
-    )  # fmt: skip
-    return {name: batch[name] for name in names if name in batch}
+"""A model, or an engine around one: called with a batch."""
 
 
 class Features(Protocol):
@@ -45,11 +36,10 @@ class Features(Protocol):
     def lengths(self) -> np.ndarray:
         """Real tokens of each row, int64 [F]."""
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The given rows, padded to the longest of them.
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """The given rows, int64 [B], one sequence each, none longer than ``max_length``.
 
-        Always ``input_ids``, ``token_type_ids``, ``attention_mask`` (1 = real), int64 [B, S], and
-        whatever else the task's ``loss`` and ``predict`` read.
+        Its labels are whatever else the task's ``loss`` and ``predict`` read.
         """
 
     def describe(self) -> str:
@@ -228,11 +218,11 @@ class Task(ABC):
         """The encoder with this task's head, weights not yet drawn or loaded."""
 
     @abstractmethod
-    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
         """Mean loss over the rows of the batch, a float32 scalar."""
 
     @abstractmethod
-    def predict(self, model: Forward, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors [B, ...] whose further dimensions are the same for every batch."""
 
     @abstractmethod

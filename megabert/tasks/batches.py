@@ -9,13 +9,13 @@ a pure function of (lengths, batch size, steps, seed): no rank, no state.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from megabert.tasks.base import Batch, Features
+from megabert.common.packed_batch import PackedBatch
+from megabert.tasks.base import Features
 
 WINDOW = 40
 _EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # what a random stream is for
@@ -82,26 +82,23 @@ def pad_rows(rows: list[np.ndarray], width: int, fill: int) -> np.ndarray:
     return padded
 
 
-def packed(batch: dict[str, np.ndarray], max_length: int) -> dict[str, Any]:
-    """A padded batch with its tokens end to end and no padding; other arrays stay as they are.
+def batch_on_device(
+    features: Features,
+    rows: np.ndarray,
+    max_length: int,
+    device: torch.device,
+    first_sample: int | None = None,
+) -> PackedBatch[torch.Tensor]:
+    """The rows as a batch on the device; nothing waits for the copies.
 
-    ``input_ids``, ``token_type_ids``, ``attention_mask`` [B, S] become ``input_ids`` and
-    ``token_type_ids`` int64 [T], ``cu_seqlens`` int32 [B+1] and ``max_seqlen``, ``max_length``.
+    Args:
+        rows: int64 [B].
+        max_length: as in :meth:`Features.batch`.
+        first_sample: number of the first row in the run, the others following, for the dropout masks of
+            training.
     """
-    real = batch["attention_mask"].astype(bool)
-    flat = {name: batch[name][real] for name in ("input_ids", "token_type_ids")}
-    ends = np.concatenate([[0], np.cumsum(real.sum(axis=1))]).astype(np.int32)
-    rest = {name: a for name, a in batch.items() if name not in flat and name != "attention_mask"}
-    return {**rest, **flat, "cu_seqlens": ends, "max_seqlen": max_length}
-
-
-def rows_on_device(
-    features: Features, rows: np.ndarray, max_length: int, device: torch.device
-) -> Batch:
-    """The rows without padding, on the device; whole numbers stay as they are."""
-    return {
-        name: torch.from_numpy(value).to(device, non_blocking=True)
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in packed(features.batch(rows), max_length).items()
-    }
+    batch = features.batch(rows, max_length)
+    if first_sample is not None:
+        numbers = first_sample + np.arange(len(rows))
+        batch = replace(batch, sample_numbers=numbers, first_sample=first_sample)
+    return batch.map(torch.from_numpy).to(device)

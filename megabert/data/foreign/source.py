@@ -17,7 +17,7 @@ from megabert.common.errors import UserError
 from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
 from megabert.data.samples.counter_rng import Ints, Purpose
 from megabert.data.samples.index import SampleSettings, permute
-from megabert.data.samples.source import Arrays
+from megabert.data.samples.source import SampleArrays
 from megabert.data.shards.manifest import TokenizerInfo
 
 OPEN_FILES = 128
@@ -82,12 +82,8 @@ class ForeignSource:
             [self._file(f).length(row) for f, row in zip(files.tolist(), rows.tolist())], np.int64
         )
 
-    def batch(self, first: int, count: int) -> Arrays:
-        """The run's samples first .. first+count-1; as `samples`."""
-        return self.samples(np.arange(first, first + count, dtype=np.int64))
-
-    def samples(self, numbers: Ints) -> Arrays:
-        """These samples of the run, int64 [B]; the arrays of ``SampleSource.samples``.
+    def samples(self, numbers: Ints) -> SampleArrays:
+        """These samples of the run, int64 [B], in this order.
 
         Raises:
             UserError: a sample that is damaged, longer than the sequence length, or not made with
@@ -111,16 +107,15 @@ class ForeignSource:
             labels[place, sample.positions] = sample.labels
             next_sentence[place] = sample.next_sentence
         positions = np.flatnonzero(labels.ravel() >= 0)
-        arrays = {
-            "input_ids": input_ids,
-            "token_type_ids": token_types,
-            "attention_mask": attention,
-            "masked_positions": positions,
-            "masked_labels": labels.ravel()[positions],
-        }
-        if self.settings.paired:
-            arrays["next_sentence_labels"] = next_sentence
-        return arrays
+        return SampleArrays(
+            numbers=numbers,
+            input_ids=input_ids,
+            token_type_ids=token_types,
+            attention_mask=attention,
+            masked_positions=positions,
+            masked_labels=labels.ravel()[positions],
+            next_sentence_labels=next_sentence if self.settings.paired else None,
+        )
 
     def _check(self, file: ForeignFile, row: int, sample: StaticSample) -> None:
         ids, special = sample.input_ids, self.tokenizer.special

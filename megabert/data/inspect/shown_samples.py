@@ -99,23 +99,24 @@ def show_samples(
     """The first ``count`` samples of a run over ``source``, which reads ``corpus``."""
     count = min(count, source.samples_per_epoch)
     numbers = np.arange(count, dtype=np.int64)
-    arrays = source.samples(numbers)
-    labels = dict(zip(arrays["masked_positions"].tolist(), arrays["masked_labels"].tolist()))
+    samples = source.samples(numbers)
+    labels = dict(zip(samples.masked_positions.tolist(), samples.masked_labels.tolist()))
     mask = tokenizer.special.mask
     plan = source.plan(numbers)
     parts = [plan.first, plan.second] if source.settings.paired else [plan.first]
     shown = []
     for row in range(count):
-        ids = arrays["input_ids"][row]
-        length = int(arrays["attention_mask"][row].sum())
-        types = arrays["token_type_ids"][row, :length]
+        ids = samples.input_ids[row]
+        length = int(samples.lengths[row])
+        types = samples.token_type_ids[row, :length]
         offset = row * source.settings.seq_length
         own = {at - offset: label for at, label in labels.items() if 0 <= at - offset < length}
         segments = tuple(
             tuple(_token(at, ids, own, mask, tokenizer) for at in _text_of(types, segment))
             for segment in range(len(parts))
         )
-        label = int(arrays["next_sentence_labels"][row]) if source.settings.paired else None
+        sentences = samples.next_sentence_labels
+        label = None if sentences is None else int(sentences[row])
         shown.append(
             ShownSample(
                 row,

@@ -1,25 +1,29 @@
-"""Packing: whole samples laid end to end in flat micro batches without padding (numpy only).
+"""Samples as micro batches: packed end to end without padding, or padded (numpy only).
 
-    choose_window   which micro steps of which ranks share their samples
-    deal            sizes -> which bin gets which of them: equal counts, nearly equal sums
-    deal_window     lengths of the window's samples -> which of them each micro batch holds
-    flat_batches    padded samples and their order -> flat arrays
-    packed_batches  all of it: the flat micro batches of one rank of a window
+    choose_window       which micro steps of which ranks share their samples
+    distribute          sizes -> which bin gets which of them: equal counts, nearly equal sums
+    distribute_window   lengths of the window's samples -> which of them each micro batch holds
+    pack_samples        samples and their order -> packed micro batches
+    window_batches      all of it: the packed micro batches of one rank of a window
+    pad_samples         samples -> one padded micro batch
 
-A window covers q micro steps of g neighbouring data-parallel ranks, and so the same samples as these
-micro steps have without packing: an update reads the same global batch. The window's samples are
-dealt to its q g micro batches, each as many as without packing, so that the micro batches hold
-nearly equal numbers of tokens; the micro batches are then dealt to the ranks in the same way, so that
-the ranks of a micro step, and over the window, have nearly equal work. Samples are never split.
-All of it is a pure function of the lengths, computed alike by each rank of the window.
+A window covers q micro steps of g neighbouring data-parallel ranks. It holds the same samples as these
+micro steps have without packing, so that an update reads the same global batch. The samples of a window
+are distributed to its q g micro batches. Each gets as many samples as without packing, and all get
+nearly equal numbers of tokens. The micro batches are then distributed to the ranks in the same way, so
+that the ranks have nearly equal work at each micro step and over the window. Samples are never split.
+The result is a pure function of the lengths, which each rank of the window computes alike.
 """
 
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.data.samples.counter_rng import Ints
-from megabert.data.samples.source import Arrays
+from megabert.data.samples.source import SampleArrays, Samples
 from megabert.data.shards.spans import ranges
 
 WINDOW_SAMPLES = 2048
@@ -27,12 +31,9 @@ WINDOW_SAMPLES = 2048
 FEWEST_RANKS, MOST_RANKS = 8, 64
 """Ranks of a window. More balance better; each plans with the lengths of all their samples."""
 IGNORED_LABEL = -100
-"""Sentence label of a row or sequence that only fills up a batch; loss and counts leave it out."""
+"""Sentence label of a sequence that only fills up a batch; loss and counts leave it out."""
 NO_SAMPLE = -1
-"""Sample number of a sequence that only fills up a flat batch."""
-
-Batch = dict[str, Any]
-"""A micro batch: numpy arrays, and the integers `real_tokens` and, if it is flat, `max_seqlen`."""
+"""Sample number of a sequence that only fills up a packed batch."""
 
 
 class Window(NamedTuple):
@@ -45,19 +46,6 @@ class Window(NamedTuple):
     def micro_batches(self) -> int:
         """Micro batches in the window."""
         return self.micro_steps * self.ranks
-
-
-class PackableSource(Protocol):
-    """Samples by their number in the run, as `SampleSource` gives them.
-
-    Padding comes last in each sample, and masked positions rise.
-    """
-
-    def samples(self, numbers: Ints) -> Arrays:
-        """Padded arrays of these samples, in this order."""
-
-    def lengths(self, numbers: Ints) -> Ints:
-        """Real tokens of these samples."""
 
 
 def choose_window(micro_batch_size: int, accumulation: int, data_parallel: int) -> Window:
@@ -76,37 +64,37 @@ def choose_window(micro_batch_size: int, accumulation: int, data_parallel: int) 
     return Window(accumulation, preferred[-1])
 
 
-def deal(sizes: Ints, bins: int) -> Ints:
-    """Divides things into bins: equally many in each, and nearly equal sums of their sizes.
+def distribute(sizes: Ints, bins: int) -> Ints:
+    """Distributes items to bins: equally many to each, with nearly equal sums of their sizes.
 
-    The things are sorted, largest first (the earlier one if equal), and cut into rounds of one a
-    bin. Rounds are dealt one after the other, the one whose sizes differ most first: its largest
-    goes to the bin with the smallest sum so far, and so on, its smallest to the largest sum. The
-    sums then differ by no more than the sizes of one round do, and by less the more rounds there
-    are: later rounds even out what earlier ones left.
+    The items are sorted, largest first (the earlier one if equal), and cut into rounds of one item per
+    bin. The rounds are distributed one after the other, the one whose sizes differ most first: its
+    largest item goes to the bin with the smallest sum so far, its second largest to the bin with the
+    second smallest sum, and so on. The sums then differ at most by the difference of sizes within one
+    round, and by less the more rounds there are, because later rounds compensate for earlier ones.
 
     Args:
         sizes: int64 [N]; N is a multiple of `bins`.
         bins: B.
 
     Returns:
-        Indices into `sizes`, int64 [N / B, B]: row by row a round, the one of the largest first, and
-        in each column what the bin gets, largest first.
+        Indices into `sizes`, int64 [N / B, B]. Each row is a round, the round of the largest sizes first;
+        each column holds the items of a bin, largest first.
     """
     rounds = np.argsort(-sizes, kind="stable").reshape(-1, bins)
     by_round = sizes[rounds]
-    spreads = by_round[:, 0] - by_round[:, -1]
-    widest_first = np.argsort(-spreads, kind="stable")
-    dealt, sums = rounds.copy(), np.zeros(bins, dtype=np.int64)
-    for number in widest_first[: np.count_nonzero(spreads)].tolist():
+    differences = by_round[:, 0] - by_round[:, -1]
+    widest_first = np.argsort(-differences, kind="stable")
+    result, sums = rounds.copy(), np.zeros(bins, dtype=np.int64)
+    for number in widest_first[: np.count_nonzero(differences)].tolist():
         emptiest_first = np.argsort(sums, kind="stable")
-        dealt[number, emptiest_first] = rounds[number]
+        result[number, emptiest_first] = rounds[number]
         sums[emptiest_first] += by_round[number]
-    return dealt
+    return result
 
 
-def deal_window(lengths: Ints, window: Window) -> Ints:
-    """Deals a window's samples to its micro batches by tokens, and these to the window's ranks.
+def distribute_window(lengths: Ints, window: Window) -> Ints:
+    """Distributes a window's samples to its micro batches by tokens, and these to the window's ranks.
 
     Args:
         lengths: int64 [N]; N is a multiple of the window's micro batches.
@@ -116,153 +104,161 @@ def deal_window(lengths: Ints, window: Window) -> Ints:
         Indices into `lengths`, int64 [q, g, N / (q g)]: for each micro step and rank its samples,
         longest first. The first micro step holds the largest micro batches.
     """
-    micro_batches = deal(lengths, window.micro_batches).T  # [q g, N / (q g)]
-    ranks = deal(lengths[micro_batches].sum(axis=1), window.ranks)  # [q, g]
+    micro_batches = distribute(lengths, window.micro_batches).T  # [q g, N / (q g)]
+    ranks = distribute(lengths[micro_batches].sum(axis=1), window.ranks)  # [q, g]
     return micro_batches[ranks]
 
 
-def packed_batches(
-    source: PackableSource, numbers: Ints, window: Window, rank: int, token_multiple: int = 1
-) -> list[Batch]:
-    """The flat micro batches of one rank of a window.
+def window_batches(
+    source: Samples, numbers: Ints, window: Window, rank: int, token_multiple: int = 1
+) -> list[PackedBatch[Ints]]:
+    """The packed micro batches of one rank of a window.
 
     Args:
         source: the samples.
         numbers: those of the whole window, int64 [N]; N is a multiple of its micro batches.
         window: its layout.
         rank: this rank's place among the window's.
-        token_multiple: as in `flat_batches`.
+        token_multiple: as in `pack_samples`.
 
     Returns:
-        For each micro step N / (q g) samples, longest first, as `flat_batches`.
+        For each micro step a batch of N / (q g) samples, longest first, as from `pack_samples`.
 
     Raises:
         UserError: as the source's `samples`.
-        ValueError: the source's lengths are not those of its samples.
+        ValueError: the source's `lengths` are not those of its samples.
     """
-    if window.ranks == 1:  # all samples are its own, and tell their lengths
-        arrays = source.samples(numbers)
-        order = deal_window(arrays["attention_mask"].sum(axis=1), window)[:, 0]
-        return flat_batches(arrays, numbers, order, token_multiple)
+    if window.ranks == 1:  # all samples are its own, so it need not read their lengths first
+        samples = source.samples(numbers)
+        order = distribute_window(samples.lengths, window)[:, 0]
+        return pack_samples(samples, order, token_multiple)
     lengths = source.lengths(numbers)
-    own = deal_window(lengths, window)[:, rank]
-    arrays = source.samples(numbers[own.ravel()])
-    if not np.array_equal(arrays["attention_mask"].sum(axis=1), lengths[own.ravel()]):
+    own = distribute_window(lengths, window)[:, rank]
+    samples = source.samples(numbers[own.ravel()])
+    if not np.array_equal(samples.lengths, lengths[own.ravel()]):
         raise ValueError("the source's lengths are not those of its samples")
     order = np.arange(own.size).reshape(own.shape)
-    return flat_batches(arrays, numbers[own.ravel()], order, token_multiple)
+    return pack_samples(samples, order, token_multiple)
 
 
-def flat_batches(
-    arrays: Arrays, numbers: Ints, order: Ints, token_multiple: int = 1
-) -> list[Batch]:
-    """Padded samples as flat micro batches.
+def pack_samples(
+    samples: SampleArrays, order: Ints, token_multiple: int = 1
+) -> list[PackedBatch[Ints]]:
+    """Samples as packed micro batches.
 
     Args:
-        arrays: of a `PackableSource`; N samples of width S, padded.
-        numbers: of these samples in the run, int64 [N].
+        samples: N samples of width S.
         order: indices of the samples of each micro batch, int64 [Q, K]; K may be 0.
-        token_multiple: each micro batch is filled up to a multiple of so many tokens, 1 .. S.
+        token_multiple: each micro batch is filled up to a multiple of this many tokens, 1 .. S.
 
     Returns:
-        For each of the Q micro batches, with P sequences of T tokens together, M of them masked:
-            input_ids, token_type_ids, position_ids int64 [T]; positions begin at 0 in each sequence;
-            cu_seqlens int32 [P + 1], from 0 to T: where sequences begin and end;
-            sample_numbers int64 [P];
-            masked_positions int64 [M], rising, into T, and masked_labels int64 [M];
-            next_sentence_labels int64 [P], if the source gives them;
-            max_seqlen, the integer S: no sequence is longer;
-            real_tokens, an integer: T without filling.
-        A T that is no multiple of `token_multiple`, or is 0, is filled up by one more sequence, which
-        stands last whatever its length: token id 0, type 0, nothing masked, sample number
+        Q micro batches of max_length S. Their labels are
+            masked_positions int64 [M], rising, into the batch's T tokens, and masked_labels int64 [M];
+            next_sentence_labels int64 [P], if the samples have them.
+        A batch whose T is 0 or not a multiple of `token_multiple` gets one more sequence to fill it up.
+        That sequence comes last whatever its length: token id 0, type 0, nothing masked, sample number
         `NO_SAMPLE`, sentence label `IGNORED_LABEL`.
     """
-    flat = _laid_end_to_end(arrays, numbers, order.ravel())
-    count = order.shape[1]
-    parts = (flat.part(i * count, (i + 1) * count) for i in range(len(order)))
-    return [_filled_up(part, token_multiple) for part in parts]
+    width = samples.input_ids.shape[1]
+    rows = order.ravel()
+    lengths = samples.lengths[rows]
+    places = ranges(rows * width, lengths)  # of each token in the grid
+    ids, types = samples.input_ids.take(places), samples.token_type_ids.take(places)
+    token_ends = _after_zero(lengths.cumsum())
+
+    counts = np.bincount(samples.masked_positions // width, minlength=len(samples.numbers))
+    masked = ranges((counts.cumsum() - counts)[rows], counts[rows])
+    moved = (token_ends[:-1] - rows * width).repeat(counts[rows])
+    positions, masked_labels = (
+        samples.masked_positions[masked] + moved,
+        samples.masked_labels[masked],
+    )
+    masked_ends = _after_zero(counts[rows].cumsum())
+
+    batches = []
+    for number in range(len(order)):
+        first, last = number * order.shape[1], (number + 1) * order.shape[1]
+        tokens = slice(token_ends[first], token_ends[last])
+        predicted = slice(masked_ends[first], masked_ends[last])
+        labels = {
+            "masked_positions": positions[predicted] - token_ends[first],
+            "masked_labels": masked_labels[predicted],
+        }
+        if samples.next_sentence_labels is not None:
+            labels["next_sentence_labels"] = samples.next_sentence_labels[rows[first:last]]
+        batch = PackedBatch.from_lengths(
+            ids[tokens], types[tokens], lengths[first:last], width,
+            samples.numbers[rows[first:last]], labels,
+        )  # fmt: skip
+        batches.append(_filled_up(batch, token_multiple))
+    return batches
+
+
+def pad_samples(samples: SampleArrays) -> PackedBatch[Ints]:
+    """Samples as one padded micro batch, with the labels of `pack_samples`."""
+    labels = {
+        "masked_positions": samples.masked_positions,
+        "masked_labels": samples.masked_labels,
+    }
+    if samples.next_sentence_labels is not None:
+        labels["next_sentence_labels"] = samples.next_sentence_labels
+    return PackedBatch.from_padded(
+        samples.input_ids, samples.token_type_ids, samples.attention_mask, samples.numbers, labels
+    )
+
+
+def pad_with_repeats(samples: SampleArrays, real: int, rows: int) -> PackedBatch[Ints]:
+    """The first `real` samples as a padded micro batch of `rows` rows.
+
+    The other rows repeat the first sample. They have no masked position and the sentence label
+    `IGNORED_LABEL`.
+    """
+    pick = np.arange(rows)
+    pick[real:] = 0
+    sentences = samples.next_sentence_labels
+    if sentences is not None:
+        sentences = sentences[pick]
+        sentences[real:] = IGNORED_LABEL
+    keep_mask = samples.masked_positions < real * samples.input_ids.shape[1]
+    filled = SampleArrays(
+        numbers=samples.numbers[pick],
+        input_ids=samples.input_ids[pick],
+        token_type_ids=samples.token_type_ids[pick],
+        attention_mask=samples.attention_mask[pick],
+        masked_positions=samples.masked_positions[keep_mask],
+        masked_labels=samples.masked_labels[keep_mask],
+        next_sentence_labels=sentences,
+    )
+    real_tokens = int(samples.lengths[:real].sum())
+    return dataclasses.replace(pad_samples(filled), real_samples=real, real_tokens=real_tokens)
 
 
 def _divisors(number: int, most: int) -> list[int]:
     return [n for n in range(1, min(number, most) + 1) if number % n == 0]
 
 
-class _Flat(NamedTuple):
-    """Samples laid end to end.
-
-    Args:
-        by_token: arrays of one entry a token.
-        by_masked: arrays of one entry a masked token.
-        by_sample: arrays of one entry a sample.
-        token_ends: int64 [samples + 1], 0 and where each sample ends in `by_token`.
-        masked_ends: the same of `by_masked`.
-        width: S.
-    """
-
-    by_token: Arrays
-    by_masked: Arrays
-    by_sample: Arrays
-    token_ends: Ints
-    masked_ends: Ints
-    width: int
-
-    def part(self, first: int, last: int) -> Batch:
-        """Samples first .. last-1 as a micro batch."""
-        begin, end = int(self.token_ends[first]), int(self.token_ends[last])
-        masked = slice(int(self.masked_ends[first]), int(self.masked_ends[last]))
-        batch: Batch = {name: array[begin:end] for name, array in self.by_token.items()}
-        batch["cu_seqlens"] = (self.token_ends[first : last + 1] - begin).astype(np.int32)
-        batch["masked_positions"] = self.by_masked["masked_positions"][masked] - begin
-        batch["masked_labels"] = self.by_masked["masked_labels"][masked]
-        batch |= {name: array[first:last] for name, array in self.by_sample.items()}
-        return batch | {"max_seqlen": self.width, "real_tokens": end - begin}
-
-
-def _laid_end_to_end(arrays: Arrays, numbers: Ints, samples: Ints) -> _Flat:
-    """The samples of these rows, in this order."""
-    width = arrays["input_ids"].shape[1]
-    begins = samples * width
-    lengths = arrays["attention_mask"].sum(axis=1)[samples]
-    tokens, token_ends = ranges(begins, lengths), _after_zero(lengths.cumsum())
-    counts = np.bincount(arrays["masked_positions"] // width, minlength=len(numbers))
-    masked_counts = counts[samples]
-    masked = ranges((counts.cumsum() - counts)[samples], masked_counts)
-    by_token = {name: arrays[name].take(tokens) for name in ("input_ids", "token_type_ids")}
-    by_token["position_ids"] = ranges(np.zeros_like(lengths), lengths)
-    moved = (token_ends[:-1] - begins).repeat(masked_counts)
-    by_sample = {"sample_numbers": numbers[samples]}
-    if "next_sentence_labels" in arrays:
-        by_sample["next_sentence_labels"] = arrays["next_sentence_labels"][samples]
-    return _Flat(
-        by_token,
-        {
-            "masked_positions": arrays["masked_positions"][masked] + moved,
-            "masked_labels": arrays["masked_labels"][masked],
-        },
-        by_sample,
-        token_ends,
-        _after_zero(masked_counts.cumsum()),
-        width,
-    )
-
-
 def _after_zero(values: Ints) -> Ints:
     return np.concatenate((np.zeros(1, dtype=np.int64), values))
 
 
-def _filled_up(batch: Batch, multiple: int) -> Batch:
-    """The batch with the sequence that fills it up, if it needs one; see `flat_batches`."""
-    tokens = batch["real_tokens"]
+def _filled_up(batch: PackedBatch[Ints], multiple: int) -> PackedBatch[Ints]:
+    """The batch with the sequence that fills it up, if it needs one; see `pack_samples`."""
+    tokens = batch.real_tokens
     size = -tokens % multiple if tokens else multiple
     if not size:
         return batch
-    more = {
-        "input_ids": np.zeros(size, dtype=np.int64),
-        "token_type_ids": np.zeros(size, dtype=np.int64),
-        "position_ids": np.arange(size),
-        "cu_seqlens": np.array([tokens + size], dtype=np.int32),
-        "sample_numbers": np.array([NO_SAMPLE]),
-        "next_sentence_labels": np.array([IGNORED_LABEL]),
-    }
-    joined = {name: np.concatenate((batch[name], more[name])) for name in more if name in batch}
-    return batch | joined
+    zeros = np.zeros(size, dtype=np.int64)
+    labels: Mapping[str, Ints] = batch.labels
+    if "next_sentence_labels" in labels:
+        sentences = np.append(labels["next_sentence_labels"], IGNORED_LABEL)
+        labels = {**labels, "next_sentence_labels": sentences}
+    assert batch.sample_numbers is not None
+    return dataclasses.replace(
+        batch,
+        input_ids=np.concatenate((batch.input_ids, zeros)),
+        token_type_ids=np.concatenate((batch.token_type_ids, zeros)),
+        position_ids=np.concatenate((batch.position_ids, np.arange(size))),
+        cu_seqlens=np.append(batch.cu_seqlens, np.int32(tokens + size)),
+        sample_numbers=np.append(batch.sample_numbers, NO_SAMPLE),
+        labels=labels,
+    )

@@ -7,9 +7,12 @@ that the batches before and after it are the ones they would have been.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
+
+from torch import Tensor
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.data.samples.loader import MicroBatches
 
 Range = tuple[int, int]
@@ -111,7 +114,7 @@ class GlobalBatches:
         """Time spent waiting for batches, since the beginning."""
         return self._waited + (self._batches.seconds_waited if self._batches else 0.0)
 
-    def next(self) -> list[dict[str, Any]]:
+    def next(self) -> list[PackedBatch[Tensor]]:
         """This rank's micro batches of the next global batch that is not left out.
 
         Raises:

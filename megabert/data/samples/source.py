@@ -1,13 +1,17 @@
-"""The samples of a run as padded, masked arrays, by their number (numpy only; see docs/design/loader.md).
+"""The samples of a run as masked arrays, by their number (numpy only; see docs/design/loader.md).
 
-A run's samples are numbered 0, 1, 2, ... without end. Number n is the sample at place n mod N of
+    Samples        what the loader needs of any source of samples
+    SampleArrays   some samples, one per row of a grid
+    SampleSource   the samples of a split of our own shards
+
+The samples of a run are numbered 0, 1, 2, ... without end. Number n is the sample at place n mod N of
 the order of epoch n div N, N being the samples of an epoch.
 """
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import Ints
@@ -15,8 +19,58 @@ from megabert.data.samples.masking import Masker, MaskSettings
 from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, SampleSettings, Tokens
 from megabert.data.shards.spans import Spans
 
-Arrays = dict[str, npt.NDArray[np.int64]]
 EVALUATION_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SampleArrays:
+    """B masked samples on a grid of S columns, as masking needs them; padding comes last in each row.
+
+    Args:
+        numbers: int64 [B], the samples' numbers in the run.
+        input_ids, token_type_ids: int64 [B, S].
+        attention_mask: int64 [B, S], 1 for real tokens, 0 for padding.
+        masked_positions: int64 [M], rising, into the flat B * S.
+        masked_labels: int64 [M], the ids to predict there.
+        next_sentence_labels: int64 [B], 0 where B follows A; None for the sentence task "none".
+    """
+
+    numbers: Ints
+    input_ids: Ints
+    token_type_ids: Ints
+    attention_mask: Ints
+    masked_positions: Ints
+    masked_labels: Ints
+    next_sentence_labels: Ints | None
+
+    @property
+    def lengths(self) -> Ints:
+        """Real tokens of each sample, int64 [B]."""
+        return self.attention_mask.sum(axis=1)
+
+
+class Samples(Protocol):
+    """A source of samples for the loader: samples by their numbers in the run.
+
+    Attributes:
+        settings: what a sample is.
+    """
+
+    settings: SampleSettings
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in one epoch."""
+
+    def samples(self, numbers: Ints) -> SampleArrays:
+        """These samples, int64 [B], in this order.
+
+        Raises:
+            UserError: the source is damaged; the message names the file.
+        """
+
+    def lengths(self, numbers: Ints) -> Ints:
+        """Real tokens of these samples, int64 [B]: what `samples` gives as lengths."""
 
 
 def evaluation_settings(settings: SampleSettings) -> SampleSettings:
@@ -25,7 +79,7 @@ def evaluation_settings(settings: SampleSettings) -> SampleSettings:
 
 
 class SampleSource:
-    """Samples as padded, masked arrays, by their number in the run.
+    """The samples of a split of our own shards: see `Samples`.
 
     Args:
         corpus: the split to read.
@@ -83,17 +137,8 @@ class SampleSource:
         """Which text these samples of the run hold, before masking."""
         return self._pairs.plan(*self.addresses(numbers))
 
-    def batch(self, first: int, count: int) -> Arrays:
-        """The run's samples first .. first+count-1; as `samples`."""
-        return self.samples(_row(first, count))
-
-    def samples(self, numbers: Ints) -> Arrays:
+    def samples(self, numbers: Ints) -> SampleArrays:
         """These samples of the run, int64 [B], in this order.
-
-        Returns:
-            input_ids, token_type_ids, attention_mask int64 [B, S] (mask: 1 = real, 0 = padding);
-            masked_positions int64 [M] into the flat B * S, and masked_labels int64 [M];
-            next_sentence_labels int64 [B], 0 = B follows A; without it for the task "none".
 
         Raises:
             UserError: the corpus holds an id outside its vocabulary, or is damaged.
@@ -123,16 +168,15 @@ class SampleSource:
             words = np.zeros(attention.shape, dtype=bool)
             words[maskable] = self.corpus.read_word_starts(spans)
         positions, labels = self._masker.apply(input_ids, maskable, words, epochs, samples)
-        arrays = {
-            "input_ids": input_ids,
-            "token_type_ids": (attention & (columns > separators[:, None])).astype(np.int64),
-            "attention_mask": attention.astype(np.int64),
-            "masked_positions": positions,
-            "masked_labels": labels,
-        }
-        if self.settings.paired:
-            arrays["next_sentence_labels"] = plan.labels
-        return arrays
+        return SampleArrays(
+            numbers=numbers,
+            input_ids=input_ids,
+            token_type_ids=(attention & (columns > separators[:, None])).astype(np.int64),
+            attention_mask=attention.astype(np.int64),
+            masked_positions=positions,
+            masked_labels=labels,
+            next_sentence_labels=plan.labels if self.settings.paired else None,
+        )
 
     def _check_ids(self, tokens: Tokens, spans: Spans) -> None:
         bad = (tokens >= self._vocab_size) | (tokens < 0)
@@ -146,7 +190,3 @@ class SampleSource:
             f"vocabulary of {self._vocab_size}: the shards are damaged or were made with another "
             "tokenizer; make them again"
         )
-
-
-def _row(first: int, count: int) -> Ints:
-    return np.arange(first, first + count, dtype=np.int64)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.flops import pretraining_flops
 
@@ -34,21 +35,17 @@ class Workload(NamedTuple):
         return pretraining_flops(config, self.tokens, self.squared_lengths, self.predictions)
 
 
-def workload(batch: Mapping[str, Any]) -> Workload:
-    """The work of a micro batch (its tensors still in host memory).
-
-    Packed ones tell their lengths by ``cu_seqlens`` [P+1], and a tail of padding by the sample
-    number -1; padded ones by ``attention_mask`` [B, S].
-    """
-    if "cu_seqlens" in batch:
-        lengths = np.diff(batch["cu_seqlens"].numpy())[batch["sample_numbers"].numpy() >= 0]
+def workload(batch: PackedBatch[Tensor]) -> Workload:
+    """The work of a pretraining micro batch, its tensors still in host memory."""
+    if batch.attention_mask is None:
+        lengths = batch.lengths.numpy()[: batch.real_samples]
     else:
-        lengths = batch["attention_mask"].numpy().sum(axis=1)
+        lengths = batch.attention_mask.numpy().sum(axis=1)
     lengths = lengths.astype(np.float64)
     return Workload(
         samples=float(len(lengths)),
         tokens=float(lengths.sum()),
-        padded_tokens=float(batch["input_ids"].numel()),
+        padded_tokens=float(batch.input_ids.numel()),
         squared_lengths=float(lengths @ lengths),
-        predictions=float(len(batch["masked_positions"])),
+        predictions=float(len(batch.labels["masked_positions"])),
     )

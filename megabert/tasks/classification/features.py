@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.rows import Rows
 
@@ -85,7 +86,6 @@ class ClassificationFeatures:
     Attributes:
         path: the file.
         rows: tokens.
-        pad: the token that fills up a batch.
         targets: int64 [F] labels, or float32 [F] scores; None for a file without labels.
         labels: names of the labels.
         ids: what names each row in a prediction file.
@@ -98,7 +98,6 @@ class ClassificationFeatures:
 
     path: Path
     rows: Rows
-    pad: int
     targets: np.ndarray | None
     labels: tuple[str, ...]
     ids: Sequence[Any]
@@ -113,15 +112,13 @@ class ClassificationFeatures:
         """Real tokens of each row, int64 [F]."""
         return self.rows.lengths
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows padded to the longest; where the file has labels ``labels`` [B], int64 or float32, and
-        where rows count differently ``row_weights`` float32 [B].
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """Where the file has labels ``targets`` [B], int64 or float32, and where rows count differently
+        ``row_weights`` float32 [B].
         """
-        batch = self.rows.batch(rows, self.pad)
-        for name, values in (("labels", self.targets), ("row_weights", self.weights)):
-            if values is not None:
-                batch[name] = values[rows]
-        return batch
+        arrays = (("targets", self.targets), ("row_weights", self.weights))
+        labels = {name: values[rows] for name, values in arrays if values is not None}
+        return self.rows.batch(rows, max_length, labels)
 
     def counts(self) -> dict[str, int]:
         """Rows of each label; {} for a regression and for a file without labels."""

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, BertForSequenceClassification
-from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
+from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.batches import draw_subset
 from megabert.tasks.classification.data import Label, Source, texts_of_items
 from megabert.tasks.classification.features import ClassificationFeatures, join_texts
@@ -153,7 +154,6 @@ class Classification(Task):
         return ClassificationFeatures(
             path,
             rows,
-            tokenizer.special.pad,
             None if targets is None else targets[drawn],
             self.labels,
             [examples.ids[row] for row in order],
@@ -185,7 +185,6 @@ class Classification(Task):
         return ClassificationFeatures(
             path,
             found.rows.taken(drawn),
-            tokenizer.special.pad,
             targets[drawn],
             self.labels,
             drawn.tolist(),
@@ -208,9 +207,8 @@ class Classification(Task):
         """Rows of items with a text, or two, under one of the names of ``Source.fields``."""
         texts = texts_of_items(items, self.source.fields)
         rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
-        pad = tokenizer.special.pad
         return ClassificationFeatures(
-            Path("items"), rows, pad, None, self.labels, range(len(items)), cut=cut, empty=empty
+            Path("items"), rows, None, self.labels, range(len(items)), cut=cut, empty=empty
         )
 
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -239,19 +237,19 @@ class Classification(Task):
             config, outputs, tensor_parallel, dropout_seeds, activation_checkpointing
         )
 
-    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
         """Mean over the rows of the weighted cross-entropy, or of the squared error, in float32."""
-        logits, labels = model(**inputs_of(batch)).float(), batch["labels"]
+        logits, targets = model(batch).float(), batch.labels["targets"]
         if self.source.regression:
-            return F.mse_loss(logits[:, 0], labels)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        if "row_weights" in batch:
-            losses = losses * batch["row_weights"]
+            return F.mse_loss(logits[:, 0], targets)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        if "row_weights" in batch.labels:
+            losses = losses * batch.labels["row_weights"]
         return losses.mean()
 
-    def predict(self, model: Forward, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """``logits`` float32 [B, L]."""
-        return {"logits": model(**inputs_of(batch)).float()}
+        return {"logits": model(batch).float()}
 
     def score(
         self, features: Features, outputs: dict[str, np.ndarray], folder: Path

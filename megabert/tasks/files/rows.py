@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from megabert.tasks.batches import pad_rows
+from megabert.common.packed_batch import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,14 @@ class Rows:
         spans = [slice(*self.starts[row : row + 2]) for row in rows]
         return Rows.joined([self.ids[s] for s in spans], [self.segments[s] for s in spans])
 
-    def batch(self, rows: np.ndarray, pad: int) -> dict[str, np.ndarray]:
-        """``input_ids``, ``token_type_ids``, ``attention_mask`` (1 = real) of the given sequences,
-        int64 [B, S], filled up with the token ``pad``.
-        """
-        spans = [slice(*self.starts[row : row + 2]) for row in rows]
-        lengths = self.lengths[rows]
-        width = int(lengths.max())
-        return {
-            "input_ids": pad_rows([self.ids[span] for span in spans], width, pad),
-            "token_type_ids": pad_rows([self.segments[span] for span in spans], width, 0),
-            "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
-        }
+    def batch(
+        self,
+        rows: np.ndarray,
+        max_length: int,
+        labels: Mapping[str, np.ndarray] | None = None,
+    ) -> PackedBatch[np.ndarray]:
+        """The given sequences, int64 [B], as a batch; none is longer than ``max_length``."""
+        taken = self.taken(rows)
+        return PackedBatch.from_lengths(
+            taken.ids, taken.segments, taken.lengths, max_length, labels=labels
+        )

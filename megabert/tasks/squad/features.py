@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import draw_subset, pad_rows
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData
@@ -182,10 +183,10 @@ class SquadFeatures:
         question = self.question(self._rows[row].question)
         return self.data.contexts[question.context]
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows padded to the longest: int64 [B, S] inputs and, in training, int64 [B] positions
-        (0 where the answer stands elsewhere); in evaluation bool [B, S] ``answer_starts`` and
-        ``answer_ends``, the tokens that may start or end an answer.
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """In training ``start_positions`` and ``end_positions`` int64 [B] (0 where the answer is not in
+        the row); in evaluation ``answer_starts`` and ``answer_ends`` bool [B, longest of the rows], the
+        tokens that may start or end an answer.
         """
         ids, types, starts, ends = [], [], [], []
         special = self.special
@@ -194,26 +195,27 @@ class SquadFeatures:
             query = self._queries[row.question]
             context = self._contexts[self.question(row.question).context]
             piece = context.ids[row.start : row.start + row.length]
-            ids.append(np.concatenate([[special.cls], query, [special.sep], piece, [special.sep]]))
+            ids += [[special.cls], query, [special.sep], piece, [special.sep]]
             types.append(np.repeat([0, 1], [len(query) + 2, row.length + 1]))
             if not self.training:
                 edge = np.zeros(len(query) + 2, dtype=bool)
                 starts.append(np.concatenate([edge, self._owned(row)]))
                 ends.append(np.concatenate([edge, np.ones(row.length, dtype=bool)]))
         lengths = self._lengths[rows]
-        width = int(lengths.max())
-        batch = {
-            "input_ids": pad_rows(ids, width, special.pad),
-            "token_type_ids": pad_rows(types, width, 0),
-            "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64),
-        }
         if self.training:
-            batch["start_positions"] = self._spans[rows, 0]
-            batch["end_positions"] = self._spans[rows, 1]
+            labels = {
+                "start_positions": self._spans[rows, 0],
+                "end_positions": self._spans[rows, 1],
+            }
         else:
-            batch["answer_starts"] = pad_rows(starts, width, 0).astype(bool)
-            batch["answer_ends"] = pad_rows(ends, width, 0).astype(bool)
-        return batch
+            width = int(lengths.max())
+            labels = {
+                "answer_starts": pad_rows(starts, width, 0).astype(bool),
+                "answer_ends": pad_rows(ends, width, 0).astype(bool),
+            }
+        return PackedBatch.from_lengths(
+            np.concatenate(ids), np.concatenate(types), lengths, max_length, labels=labels
+        )
 
     def _owned(self, row: _Row) -> np.ndarray:
         """Tokens of the window that have their best context in it, bool [length]."""

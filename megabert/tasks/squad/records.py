@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import draw_subset
 from megabert.tasks.files.tf_features import read_squad_records
 
@@ -35,7 +36,7 @@ class RecordedSquad:
         max_examples: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.path, self.pad = path, tokenizer.special.pad
+        self.path = path
         self.records = read_squad_records(path, tokenizer, max_length)
         self._chosen = draw_subset(len(self.records.starts), max_examples, seed)
         self._lengths = self.records.rows.lengths[self._chosen]
@@ -45,14 +46,14 @@ class RecordedSquad:
         """Real tokens of each row, int64 [F]."""
         return self._lengths
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Inputs int64 [B, S], and int64 [B] ``start_positions`` and ``end_positions``."""
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """The rows, and int64 [B] ``start_positions`` and ``end_positions``."""
         chosen = self._chosen[rows]
-        return {
-            **self.records.rows.batch(chosen, self.pad),
+        labels = {
             "start_positions": self.records.starts[chosen],
             "end_positions": self.records.ends[chosen],
         }
+        return self.records.rows.batch(chosen, max_length, labels)
 
     def describe(self) -> str:
         """One line: rows and tokens, and how many rows hold no answer."""

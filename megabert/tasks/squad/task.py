@@ -16,9 +16,10 @@ import torch.nn.functional as F
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.task_heads import QUESTION_ANSWERING, BertForQuestionAnswering
-from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
+from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.files.tf_features import is_features_file
 from megabert.tasks.squad.answers import (
     best_spans,
@@ -151,25 +152,31 @@ class Squad(Task):
             activation_checkpointing=activation_checkpointing,
         )
 
-    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
         """Mean of the cross-entropies of start and end over the real positions, in float32."""
-        targets = batch["start_positions"], batch["end_positions"]
-        sides = model(**inputs_of(batch))
+        targets = batch.labels["start_positions"], batch.labels["end_positions"]
+        sides = model(batch)
         losses = [F.cross_entropy(side.float(), target) for side, target in zip(sides, targets)]
         return (losses[0] + losses[1]) / 2
 
-    def predict(self, model: Forward, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The best spans of each row (see ``best_spans``)."""
-        start_logits, end_logits = model(**inputs_of(batch))
+        start_logits, end_logits = model(batch)
         return self._spans(start_logits, end_logits, batch)
 
-    def _spans(self, start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch) -> Batch:
-        width = batch["answer_starts"].size(1)
+    def _spans(
+        self,
+        start_logits: torch.Tensor,
+        end_logits: torch.Tensor,
+        batch: PackedBatch[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        starts, ends = batch.labels["answer_starts"], batch.labels["answer_ends"]
+        width = starts.size(1)
         return best_spans(
             start_logits[:, :width],
             end_logits[:, :width],
-            batch["answer_starts"],
-            batch["answer_ends"],
+            starts,
+            ends,
             max_answer_length=self.settings.max_answer_length,
             n_best=self.settings.n_best,
         )

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from megabert.common.errors import UserError
-from megabert.tasks.base import Batch, Features, Forward, inputs_of
+from megabert.common.packed_batch import PackedBatch
+from megabert.tasks.base import Features, Forward
 from megabert.tasks.squad.answers import (
     Candidates,
     Span,
@@ -104,9 +106,9 @@ class Squad2(Squad):
         self._chosen = None
         return super().train_features(path, tokenizer, max_examples, seed)
 
-    def predict(self, model: Forward, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The best spans of each row, and the logits of its [CLS], float32 [B]."""
-        start_logits, end_logits = model(**inputs_of(batch))
+        start_logits, end_logits = model(batch)
         return {
             **self._spans(start_logits, end_logits, batch),
             "null_start": start_logits[:, 0].float(),

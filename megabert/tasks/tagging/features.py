@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import draw_subset, pad_rows
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.rows import Rows
@@ -153,13 +154,13 @@ class TaggingFeatures:
         """Pieces of each row with its special tokens, int64 [F]."""
         return self._inputs.lengths
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows padded to the longest: int64 [B, S] inputs, and what their chains of tags are.
+    def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
+        """The rows, and what their chains of tags are.
 
-        ``label_positions`` int64 [B, U], places of the scored pieces, 0 behind the last;
-        ``label_counts`` int64 [B]; ``begins``, ``ends`` bool [B], whether the text's first and last
-        scored piece are among them; in labelled files ``labels`` int64 [B, U], ``UNLABELLED`` behind
-        the last, and ``row_weights`` float32 [B], 1 / mean tags of a row of this file.
+        ``tag_positions`` int64 [B, U], places of the scored pieces, 0 behind the last; ``tag_counts``
+        int64 [B]; ``begins``, ``ends`` bool [B], whether the text's first and last scored piece are
+        among them; in labelled files ``tags`` int64 [B, U], ``UNLABELLED`` behind the last, and
+        ``row_weights`` float32 [B], 1 / mean tags of a row of this file.
         """
         places, labels = [], []
         chosen = self._rows[rows]
@@ -169,17 +170,16 @@ class TaggingFeatures:
                 labels.append(self._gold[text][first:stop])
         tags = max(1, *(len(row) for row in places))
         ends = [len(self._pieces[text].scored) for text in chosen[:, 0]]
-        batch = {
-            **self._inputs.batch(rows, self.special.pad),
-            "label_positions": pad_rows(places, tags, 0),
-            "label_counts": chosen[:, 4] - chosen[:, 3],
+        arrays = {
+            "tag_positions": pad_rows(places, tags, 0),
+            "tag_counts": chosen[:, 4] - chosen[:, 3],
             "begins": chosen[:, 3] == 0,
             "ends": chosen[:, 4] == np.array(ends),
         }
         if self._gold is not None:
-            batch["labels"] = pad_rows(labels, tags, UNLABELLED)
-            batch["row_weights"] = np.full(len(rows), 1.0 / self._tags_per_row, np.float32)
-        return batch
+            arrays["tags"] = pad_rows(labels, tags, UNLABELLED)
+            arrays["row_weights"] = np.full(len(rows), 1.0 / self._tags_per_row, np.float32)
+        return self._inputs.batch(rows, max_length, arrays)
 
     def gather(self, values: np.ndarray) -> list[np.ndarray]:
         """What :meth:`Task.predict` gave for each row's tags, [F, ...], text by text."""

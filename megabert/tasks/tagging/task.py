@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.model.crf import Allowed
@@ -27,7 +28,7 @@ from megabert.model.task_heads import (
     TagChains,
     chain_scores,
 )
-from megabert.tasks.base import Batch, Features, Forward, Task, inputs_of
+from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.tagging.data import Corpus, Pieces
 from megabert.tasks.tagging.entity_spans import (
     SCHEMES,
@@ -208,31 +209,31 @@ class Tagging(Task):
             config, len(self.labels), allowed, self.constraints, *shared
         )
 
-    def loss(self, model: Forward, batch: Batch) -> torch.Tensor:
+    def loss(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
         """Mean over the rows of a row's negative log-likelihood over the mean tags of a training row.
 
         Without a field a row's is the sum of its tags' cross-entropies. Dividing by the training
         file's mean, not by the batch's count, makes the loss a mean over rows, so that it is the same
         however a batch is cut up; over an epoch it is the mean over tags.
         """
-        labels = batch["labels"]
+        tags = batch.labels["tags"]
         if self.crf:
-            loss = -model(**inputs_of(batch), chains=_chains(batch), labels=labels)
+            loss = -model(batch, chains=_chains(batch), labels=tags)
         else:
             scores = self._scores(model, batch).float()
             losses = F.cross_entropy(
-                scores.transpose(1, 2), labels, ignore_index=UNLABELLED, reduction="none"
+                scores.transpose(1, 2), tags, ignore_index=UNLABELLED, reduction="none"
             )
             loss = losses.sum(dim=1)
-        return (loss * batch["row_weights"]).mean()
+        return (loss * batch.labels["row_weights"]).mean()
 
-    def predict(self, model: Forward, batch: Batch) -> Batch:
+    def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of each tag of a row its ``labels`` int32 and its probability, ``scores``, float32 [B, room].
 
         The probability is the label's softmax, or with a field its marginal.
         """
         if self.crf:
-            labels, scores = model(**inputs_of(batch), chains=_chains(batch))
+            labels, scores = model(batch, chains=_chains(batch))
         else:
             scores, labels = self._scores(model, batch).float().softmax(dim=-1).max(dim=-1)
         missing = (0, self.max_length - SPECIAL - labels.size(1))
@@ -241,9 +242,8 @@ class Tagging(Task):
             "scores": F.pad(scores.float(), missing),
         }
 
-    def _scores(self, model: Forward, batch: Batch) -> torch.Tensor:
-        scores = model(**inputs_of(batch))
-        return chain_scores(scores, batch["label_positions"], batch["cu_seqlens"])
+    def _scores(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
+        return chain_scores(model(batch), batch.labels["tag_positions"], batch)
 
     def score(
         self, features: Features, outputs: dict[str, np.ndarray], folder: Path
@@ -291,9 +291,10 @@ class Tagging(Task):
         return result
 
 
-def _chains(batch: Batch) -> TagChains:
+def _chains(batch: PackedBatch[torch.Tensor]) -> TagChains:
+    labels = batch.labels
     return TagChains(
-        batch["label_positions"], batch["label_counts"], batch["begins"], batch["ends"]
+        labels["tag_positions"], labels["tag_counts"], labels["begins"], labels["ends"]
     )
 
 
