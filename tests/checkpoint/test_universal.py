@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from tests.helpers.distributed import run_ranks
+from tests.helpers.model_cases import batch_of
 
 CONFIG = ModelConfig(
     name="toy",
@@ -46,16 +48,16 @@ COLUMN_SPLIT = (
 )
 
 
-def _batch() -> dict[str, torch.Tensor]:
+def _batch() -> PackedBatch[torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return {
-        "input_ids": torch.randint(101, (4, 12), generator=generator),
-        "token_type_ids": torch.arange(12).ge(6).long().expand(4, 12),
-        "attention_mask": torch.ones(4, 12, dtype=torch.long),
-        "masked_positions": torch.tensor([1, 5, 14, 30, 40]),
-        "masked_labels": torch.tensor([7, 8, 9, 100, 3]),
-        "next_sentence_labels": torch.tensor([0, 1, 1, 0]),
-    }
+    return batch_of(
+        torch.randint(101, (4, 12), generator=generator),
+        torch.arange(12).ge(6).long().expand(4, 12),
+        torch.ones(4, 12, dtype=torch.long),
+        masked_positions=torch.tensor([1, 5, 14, 30, 40]),
+        masked_labels=torch.tensor([7, 8, 9, 100, 3]),
+        next_sentence_labels=torch.tensor([0, 1, 1, 0]),
+    )
 
 
 def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
             0.0,
         )
         for _ in range(3):
-            out = engine(**_batch())
+            out = engine(_batch())
             engine.backward(out.mlm_loss_sum / 10 + out.nsp_loss_sum / 8)
             engine.step()
         run = folder / f"{stage}-{precision}"

@@ -18,6 +18,7 @@ from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.convert_folders import make
 from tests.helpers.distributed import run_ranks
+from tests.helpers.model_cases import batch_of
 
 pytest.importorskip("transformers")
 STEPS = 2
@@ -52,15 +53,16 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
         0.0,
     )
     ids = torch.arange(5, 29).view(2, 12)
+    batch = batch_of(
+        ids,
+        torch.zeros_like(ids),
+        torch.ones_like(ids),
+        masked_positions=torch.tensor([1, 5, 14]),
+        masked_labels=torch.tensor([7, 8, 100]),
+        next_sentence_labels=torch.tensor([0, 1]),
+    )
     for _ in range(STEPS):
-        out = engine(
-            input_ids=ids,
-            token_type_ids=torch.zeros_like(ids),
-            attention_mask=torch.ones_like(ids),
-            masked_positions=torch.tensor([1, 5, 14]),
-            masked_labels=torch.tensor([7, 8, 100]),
-            next_sentence_labels=torch.tensor([0, 1]),
-        )
+        out = engine(batch)
         engine.backward(out.mlm_loss_sum / 3 + out.nsp_loss_sum / 2)
         engine.step()
     record = {

@@ -20,7 +20,7 @@ from megabert.engine.config import BatchSizes
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 MICRO_STEPS, RANKS = 3, 2
 
@@ -110,7 +110,7 @@ def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any
             for micro in range(MICRO_STEPS):
                 report()
                 seed = (update * MICRO_STEPS + micro) * RANKS + world.topology.rank
-                output = engine(**tiny_batch(config, seed=seed))
+                output = engine(batch_of(**tiny_batch(config, seed=seed)))
                 loss = (output.mlm_loss_sum + output.nsp_loss_sum) / (MICRO_STEPS * RANKS)
                 forward = report()
                 engine.backward(loss)

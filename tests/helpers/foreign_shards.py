@@ -43,18 +43,20 @@ def samples_of(source: SampleSource, count: int) -> list[StaticSample]:
     that a run of ``count`` foreign samples with the same seed reads them in the same order."""
     numbers = np.arange(count)
     arrays = source.samples(numbers)
-    width = arrays["input_ids"].shape[1]
+    width = arrays.input_ids.shape[1]
     places = permute(numbers, count, [source.settings.seed, 0, int(Purpose.ORDER)])
     found: list[Any] = [None] * count
     for row, place in enumerate(places.tolist()):
-        size = int(arrays["attention_mask"][row].sum())
-        own = arrays["masked_positions"] // width == row
+        size = int(arrays.lengths[row])
+        own = arrays.masked_positions // width == row
         found[place] = StaticSample(
-            arrays["input_ids"][row, :size],
-            arrays["token_type_ids"][row, :size],
-            arrays["masked_positions"][own] - row * width,
-            arrays["masked_labels"][own],
-            int(arrays["next_sentence_labels"][row]) if source.settings.paired else NO_LABEL,
+            arrays.input_ids[row, :size],
+            arrays.token_type_ids[row, :size],
+            arrays.masked_positions[own] - row * width,
+            arrays.masked_labels[own],
+            NO_LABEL
+            if arrays.next_sentence_labels is None
+            else int(arrays.next_sentence_labels[row]),
         )
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 
 TINY: dict[str, Any] = {
@@ -31,7 +32,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
 def tiny_batch(
     config: ModelConfig, *, sequences: int = 3, length: int = 16, masked: int = 7, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A padded micro batch as the loader makes it: the last sequence is full, the others shorter.
+    """The arrays of a padded micro batch (see `batch_of`): the last sequence is full, the others shorter.
 
     Word 0 is the padding and stands nowhere else.
     """
@@ -52,3 +53,29 @@ def tiny_batch(
         "masked_labels": integers(config.vocab_size, masked),
         "next_sentence_labels": integers(2, sequences),
     }
+
+
+def batch_of(
+    input_ids: Tensor,
+    token_type_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor | None = None,
+    max_length: int = 0,
+    sample_numbers: Tensor | None = None,
+    **labels: Tensor,
+) -> PackedBatch[Tensor]:
+    """A batch for a model: of padded rows [B, S], or of packed tokens [T] with `cu_seqlens`."""
+    ids, types, mask, ends, numbers = (
+        None if tensor is None else tensor.numpy()
+        for tensor in (input_ids, token_type_ids, attention_mask, cu_seqlens, sample_numbers)
+    )
+    arrays = {name: tensor.numpy() for name, tensor in labels.items()}
+    assert ids is not None
+    if ends is None:
+        batch = PackedBatch.from_padded(ids, types, mask, numbers, arrays)
+    else:
+        assert types is not None
+        lengths = ends[1:] - ends[:-1]
+        batch = PackedBatch.from_lengths(ids, types, lengths, max_length, numbers, arrays)
+    return batch.map(torch.from_numpy)

@@ -14,6 +14,7 @@ from megabert.tasks.tagging.entity_spans import Entity
 from megabert.tasks.tagging.features import TaggingFeatures
 from megabert.tasks.tagging.settings import TaggingSettings
 from megabert.tasks.tagging.task import Tagging
+from tests.helpers.batch_rows import rows_of
 
 CHARACTERS = "中国上海北京人民银行王李明在的去了，。"
 PIECES = ["ip", "##hone", "##6", "vs", "2", "##0", "##1", "a", "b", "c", "##a", "##b", "##c", "-"]
@@ -44,7 +45,7 @@ def outputs_for(
 ) -> dict[str, np.ndarray]:
     """What ``predict`` would give if these were the labels of each text's scored pieces."""
     rows = np.arange(len(features.lengths))
-    counts = features.batch(rows)["label_counts"]
+    counts = rows_of(features, rows)["tag_counts"]
     width = features.room
     found = np.zeros((len(rows), width), np.int32)
     stream = iter([label for text in labels for label in text])
@@ -56,9 +57,9 @@ def outputs_for(
 
 def gold_labels(features: TaggingFeatures) -> list[list[int]]:
     """Labels of each text's scored pieces, put together from the rows' batches."""
-    batch = features.batch(np.arange(len(features.lengths)))
+    batch = rows_of(features, np.arange(len(features.lengths)))
     texts: list[list[int]] = []
-    for labels, count, begins in zip(batch["labels"], batch["label_counts"], batch["begins"]):
+    for labels, count, begins in zip(batch["tags"], batch["tag_counts"], batch["begins"]):
         if begins:
             texts.append([])
         texts[-1] += labels[:count].tolist()

@@ -25,7 +25,7 @@ from megabert.parallel.rng import (
 )
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 
 def dropping(**changes: Any) -> ModelConfig:
@@ -62,7 +62,7 @@ def test_dropout_that_would_differ_between_ranks_is_refused() -> None:
     group: Any = object()
     model = Encoder(dropping(), TensorParallel(0, 2, group))
     with pytest.raises(ValueError, match="dropout_seeds and sample_numbers"):
-        model(torch.zeros(1, 4, dtype=torch.int64))
+        model(batch_of(torch.zeros(1, 4, dtype=torch.int64)))
 
 
 def run_step(
@@ -71,7 +71,7 @@ def run_step(
     model = BertForPreTraining(config, tp, DropoutSeeds(seed=3), True, recompute)
     initialize_weights(model, config, seed=2)
     torch.manual_seed(tp.rank)  # the surrounding state may not matter
-    output = model(**tiny_batch(config), sample_numbers=sample + torch.arange(3))
+    output = model(batch_of(**tiny_batch(config), sample_numbers=sample + torch.arange(3)))
     torch.manual_seed(9 + tp.rank)
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -96,7 +96,7 @@ def test_samples_without_numbers_draw_a_seed() -> None:
         model = BertForPreTraining(config, activation_checkpointing=recompute)
         initialize_weights(model, config, seed=2)
         torch.manual_seed(seed)
-        losses.append(float(model(**tiny_batch(config)).mlm_loss_sum.detach()))
+        losses.append(float(model(batch_of(**tiny_batch(config))).mlm_loss_sum.detach()))
     assert losses[0] == losses[1] != losses[2]
 
 

@@ -40,7 +40,7 @@ from megabert.planner.settings import PlanSettings
 from megabert.planner.states import BEGINS
 from megabert.pretrain import run_folder
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 from tests.helpers.nezha_equations import encode, position_vectors
 from tests.helpers.training_runs import losses, make_shards, train, whole_weights
 
@@ -61,14 +61,14 @@ def packed(lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:
         "input_ids": torch.randint(1, 101, (total,), generator=generator),
         "token_type_ids": torch.randint(0, 2, (total,), generator=generator),
         "cu_seqlens": torch.tensor([0, *lengths]).cumsum(0).int(),
-        "max_seqlen": max(lengths),
+        "max_length": max(lengths),
         "sample_numbers": torch.arange(len(lengths)) + 70,
     }
 
 
 def padded(batch: dict[str, Any], begins: tuple[int, ...] = (0, 0, 0, 0)) -> dict[str, Any]:
     """The sequences of a packed batch as rows, each beginning at a place of its row."""
-    width = batch["max_seqlen"]
+    width = batch["max_length"]
     rows: dict[str, Any] = {"sample_numbers": batch["sample_numbers"]}
     bounds = list(zip(batch["cu_seqlens"][:-1].tolist(), batch["cu_seqlens"][1:].tolist(), begins))
     for name in ("input_ids", "token_type_ids", "attention_mask"):
@@ -129,7 +129,7 @@ def test_encoder_is_that_of_the_equations(
     generator = torch.Generator().manual_seed(9)
     grad = torch.randn(sum(LENGTHS), config.hidden_size, generator=generator, dtype=torch.float64)
     weights = {n: p.detach().double().requires_grad_() for n, p in model.named_parameters()}
-    found = model.to(dtype)(**batch)
+    found = model.to(dtype)(batch_of(**batch))
     found.backward(grad.to(dtype))
 
     parts = []
@@ -165,23 +165,27 @@ def test_padded_rows_are_packed_sequences(dtype: torch.dtype) -> None:
     model = Encoder(config, dropout_seeds=DropoutSeeds(5)).to(dtype)
     initialize_weights(model, config, seed=1)
     batch = packed()
-    expected = model(**batch)
+    expected = model(batch_of(**batch))
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     rows = padded(batch)
-    close(model(**rows)[rows["attention_mask"].bool()], expected.detach(), tolerance)
+    real = rows["attention_mask"].bool().flatten()
+    close(model(batch_of(**rows))[real], expected.detach(), tolerance)
     model.eval()
-    expected = model(**batch)
+    expected = model(batch_of(**batch))
     shifted = padded(batch, (0, 5, 110, 60))
-    close(model(**shifted)[shifted["attention_mask"].bool()], expected.detach(), tolerance)
+    real = shifted["attention_mask"].bool().flatten()
+    close(model(batch_of(**shifted))[real], expected.detach(), tolerance)
     # a hole that hides a token: the others keep their distances
     holes = padded(batch)
     holes["attention_mask"][2, 17] = 0
-    found = model(**holes)
+    shape = holes["input_ids"].shape
+    found = model(batch_of(**holes)).unflatten(0, shape)
     assert found.isfinite().all()
     close(found[3, :9], expected[-9:].detach(), tolerance)
     assert not torch.allclose(found[2, :40], expected[151:191])
     with torch.no_grad():
-        close(model(**holes)[0], found[0].detach(), tolerance)
+        again = model(batch_of(**holes)).unflatten(0, shape)
+        close(again[0], found[0].detach(), tolerance)
 
 
 # ---------------------------------------------------------------- ways of computing it
@@ -317,7 +321,7 @@ def _losses(config: ModelConfig, tp: Any = None, multiple: int = 1) -> Any:
     }
     model = BertForPreTraining(config, tp, DropoutSeeds(5))
     initialize_weights(model, config, seed=1)
-    output = model(**batch)
+    output = model(batch_of(**batch))
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     return [value.detach() for value in output], gradients
@@ -409,7 +413,7 @@ def test_what_cannot_be_is_refused() -> None:
     model = Encoder(nezha_config())
     ids = torch.ones(1, 161, dtype=torch.long)
     with pytest.raises(UserError, match=r"161 is larger than the model's longest sequence, 160"):
-        model(ids)
+        model(batch_of(ids))
 
 
 def test_a_record_without_the_fields_is_bert() -> None:

@@ -19,7 +19,7 @@ from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 ORDER = (2, 0, 1)  # of the three samples in the packed batch
 LENGTH = 16
@@ -50,7 +50,7 @@ def packed_batch(config: ModelConfig, multiple: int = 1) -> dict[str, Any]:
     return {
         **flat,
         "cu_seqlens": cu_seqlens.int(),
-        "max_seqlen": LENGTH,
+        "max_length": LENGTH,
         "masked_positions": masked[by_place],
         "masked_labels": padded["masked_labels"][by_place],
         "next_sentence_labels": torch.tensor([*padded["next_sentence_labels"][order].tolist(), *fill]),
@@ -67,7 +67,7 @@ def run(
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     model = BertForPreTraining(config, tp, DropoutSeeds(5), activation_checkpointing=recompute)
     initialize_weights(model, config, seed=1)
-    output = model.to(dtype)(**batch)
+    output = model.to(dtype)(batch_of(**batch))
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert len(gradients) == len(list(model.parameters()))
@@ -96,13 +96,11 @@ def test_sequences_do_not_see_each_other() -> None:
     model = Encoder(config).eval()
     initialize_weights(model, config, seed=0)
     batch = packed_batch(config)
-    names = "input_ids", "token_type_ids", "cu_seqlens", "max_seqlen"
-    inputs = {name: batch[name] for name in names}
-    before = model(**inputs)
+    before = model(batch_of(**batch))
     end = int(batch["cu_seqlens"][1])
     changed = batch["input_ids"].clone()
     changed[:end] = changed[:end] % 50 + 1
-    after = model(**inputs | {"input_ids": changed})
+    after = model(batch_of(**batch | {"input_ids": changed}))
     assert torch.equal(before[end:], after[end:])
     assert not torch.isclose(before[:end], after[:end]).all(dim=1).any()
 
@@ -112,9 +110,7 @@ def test_question_answering() -> None:
     model = BertForQuestionAnswering(config)
     initialize_weights(model, config, seed=0)
     padded, batch = padded_batch(config), packed_batch(config)
-    names = "input_ids", "token_type_ids", "cu_seqlens", "max_seqlen"
-    sides = model(**{name: batch[name] for name in names})
-    expected = model(padded["input_ids"], padded["token_type_ids"], padded["attention_mask"])
+    sides, expected = model(batch_of(**batch)), model(batch_of(**padded))
     real = padded["attention_mask"].bool()[list(ORDER)]
     for side, whole in zip(sides, expected):
         assert side.shape == (3, LENGTH)
@@ -127,9 +123,7 @@ def test_what_cannot_be_is_refused() -> None:
     batch = packed_batch(config)
     model = BertForPreTraining(config)
     with pytest.raises(UserError, match=r"16 is larger .*15"):
-        model(**batch)
-    with pytest.raises(ValueError, match="together"):
-        model(**{name: value for name, value in batch.items() if name != "max_seqlen"})
+        model(batch_of(**batch))
 
 
 def _split(rank: int, world_size: int, cases: list[tuple[ModelConfig, bool, bool]]) -> list[Any]:

@@ -18,7 +18,7 @@ from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.products import NativeProducts, products_for
 from megabert.parallel.rng import DropoutSeeds
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 # transformers' name -> ours, for BERT (post-LN) and Megatron-BERT (pre-LN)
 COMMON = (
@@ -137,7 +137,8 @@ def test_pretraining_model(case: dict[str, object], direction: str) -> None:
     labels.view(-1)[batch["masked_positions"]] = batch["masked_labels"]
     expected = theirs(**inputs, labels=labels, next_sentence_label=batch["next_sentence_labels"])
 
-    words, sentence = ours.logits(**inputs)
+    words, sentence = ours.logits(batch_of(**batch))
+    words = words.unflatten(0, (3, 16))
     real = batch["attention_mask"].bool()
     assert sentence is not None
     assert words.shape == (3, 16, config.vocab_size)
@@ -146,7 +147,7 @@ def test_pretraining_model(case: dict[str, object], direction: str) -> None:
         sentence, expected.seq_relationship_logits.detach(), atol=1e-5, rtol=0
     )
 
-    output = ours(**batch)
+    output = ours(batch_of(**batch))
     loss = output.mlm_loss_sum / output.mlm_count + output.nsp_loss_sum / output.nsp_count
     torch.testing.assert_close(loss, expected.loss, atol=1e-6, rtol=2e-7)
     predicted = expected.prediction_logits.flatten(0, 1)[batch["masked_positions"]].argmax(1)
@@ -167,7 +168,7 @@ def test_question_answering_model(norm: str) -> None:
     copy_weights(dict(ours.named_parameters()), named(theirs, norm))
     batch = tiny_batch(config)
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
-    start, end = ours(**inputs)
+    start, end = ours(batch_of(**inputs))
     expected = theirs(**inputs)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(start[real], expected.start_logits[real], atol=1e-5, rtol=0)
@@ -188,10 +189,12 @@ def test_no_mask_equals_full_mask_and_positions_may_stay_unused() -> None:
     ids = torch.randint(0, config.vocab_size, (2, 9))
     full = torch.ones_like(ids)
     zeros = torch.zeros_like(ids)
-    assert torch.equal(model(ids), model(ids, zeros, full))
+    alone = model(batch_of(ids))
+    assert torch.equal(alone, model(batch_of(ids, zeros, full)))
     padded = torch.cat([ids, torch.zeros(2, 5, dtype=torch.int64)], dim=1)
     mask = torch.cat([full, torch.zeros(2, 5, dtype=torch.int64)], dim=1)
-    torch.testing.assert_close(model(padded, None, mask)[:, :9], model(ids), atol=1e-5, rtol=1e-5)
+    found = model(batch_of(padded, None, mask)).unflatten(0, padded.shape)[:, :9]
+    torch.testing.assert_close(found, alone.unflatten(0, ids.shape), atol=1e-5, rtol=1e-5)
 
 
 def test_bfloat16_is_close_to_float32() -> None:
@@ -202,7 +205,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     half = BertForPreTraining(config)
     initialize_weights(half, config, seed=0)
     half.bfloat16()
-    expected, output = full(**batch), half(**batch)
+    expected, output = full(batch_of(**batch)), half(batch_of(**batch))
     assert all(value.dtype == torch.float32 for value in output)
     torch.testing.assert_close(output.mlm_loss_sum, expected.mlm_loss_sum, rtol=1e-2, atol=0)
     output.mlm_loss_sum.backward()
@@ -222,7 +225,7 @@ def test_no_masked_position(sentence_task: bool) -> None:
     batch = tiny_batch(config, masked=0)
     if not sentence_task:
         del batch["next_sentence_labels"]
-    output = model(**batch)
+    output = model(batch_of(**batch))
     assert output.mlm_loss_sum == 0
     assert output.mlm_count == 0
     assert output.nsp_count == (3 if sentence_task else 0)
@@ -245,14 +248,14 @@ def test_sentence_parameters_exist_only_with_the_task() -> None:
     }
     batch = tiny_batch(tiny_config())
     with pytest.raises(ValueError, match="sentence_task"):
-        without(**batch)
+        without(batch_of(**batch))
 
 
 def test_sequence_longer_than_the_position_table() -> None:
     config = tiny_config(max_position_embeddings=8)
     ids = torch.zeros(1, 9, dtype=torch.int64)
     with pytest.raises(UserError, match=r"9 is larger .*8"):
-        Encoder(config)(ids)
+        Encoder(config)(batch_of(ids))
 
 
 def test_unknown_activation() -> None:
@@ -272,7 +275,7 @@ def test_only_masked_positions_reach_the_vocabulary(monkeypatch: pytest.MonkeyPa
         return real(x, weight, *rest)
 
     monkeypatch.setattr(NativeProducts, "forward", lambda _, *args: spy(*args))
-    model(**tiny_batch(config, masked=4))
+    model(batch_of(**tiny_batch(config, masked=4)))
     assert [rows for rows, columns in products if columns == config.padded_vocab_size] == [4]
     # in the last layer: queries, keys and values of all 48 rows, then the 4 and 3 first tokens
     assert [rows for rows, _ in products] == [48] * 6 + [48] * 3 + [7] * 3 + [4, 4, 3, 3]
@@ -283,8 +286,7 @@ def test_the_last_layer_for_some_rows_is_that_of_all() -> None:
     model = Encoder(config, dropout_seeds=DropoutSeeds(3))
     initialize_weights(model, config, seed=0)
     batch = tiny_batch(config)
-    inputs = [batch[name] for name in ("input_ids", "token_type_ids", "attention_mask")]
-    numbers, kept = torch.arange(3), torch.tensor([5, 3, 40, 3])
-    whole = model(*inputs, sample_numbers=numbers)
-    some = model(*inputs, sample_numbers=numbers, kept=kept)
-    torch.testing.assert_close(some, whole.flatten(0, 1)[kept], rtol=1e-5, atol=1e-5)
+    numbers, selected = torch.arange(3), torch.tensor([5, 3, 40, 3])
+    whole = model(batch_of(**batch, sample_numbers=numbers))
+    some = model(batch_of(**batch, sample_numbers=numbers), selected)
+    torch.testing.assert_close(some, whole[selected], rtol=1e-5, atol=1e-5)

@@ -34,7 +34,7 @@ from megabert.parallel.mappings import (
 )
 from megabert.parallel.topology import ProcessGroups, Topology, cut
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 
 def split_all_ways(rank: int, world_size: int) -> TensorParallel:
@@ -144,11 +144,10 @@ def run_model(
                 parameter.add_(tp.cut(noise, dim))
     batch = tiny_batch(config)
     model.train()
-    output = model(**batch)
+    output = model(batch_of(**batch))
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()
     model.eval()
-    inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "attention_mask")}
-    words, sentence = model.logits(**inputs)
+    words, sentence = model.logits(batch_of(**batch))
     return {
         "output": [value.detach() for value in output],
         "logits": [words, sentence],
@@ -209,9 +208,8 @@ def _question_answering(rank: int, world_size: int) -> list[Tensor]:
     config = tiny_config()
     model = BertForQuestionAnswering(config, split_all_ways(rank, world_size))
     initialize_weights(model, config, seed=1)
-    batch = tiny_batch(config)
     with torch.no_grad():
-        return list(model(batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]))
+        return list(model(batch_of(**tiny_batch(config))))
 
 
 def test_split_question_answering() -> None:
@@ -234,7 +232,7 @@ def _count(rank: int, world_size: int) -> tuple[int, int, int, int]:
         y.sum().backward()
     model = BertForPreTraining(config, tp)
     with Collectives() as model_forward:
-        output = model(**tiny_batch(config))
+        output = model(batch_of(**tiny_batch(config)))
     with Collectives() as model_backward:
         (output.mlm_loss_sum + output.nsp_loss_sum).backward()
     return forward.count, backward.count, model_forward.count, model_backward.count

@@ -24,7 +24,7 @@ from megabert.parallel.layers import TensorParallel
 from megabert.predict.command import Request, predict
 from megabert.predict.inputs import STANDARD_INPUT
 from megabert.predict.predictor import Choices, open_predictor
-from megabert.tasks.batches import packed
+from megabert.tasks.batches import batch_on_device
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task_v2 import Squad2
 from tests.helpers.convert_folders import WORDS, make
@@ -196,12 +196,10 @@ def fine_tuned(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.25)
     words = load_tokenizer(folders / "qa")
     features = task.eval_features(file, words)
-    batch = packed(features.batch(np.arange(len(features.lengths))), 24)
-    tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+    rows = np.arange(len(features.lengths))
+    batch = batch_on_device(features, rows, 24, torch.device("cpu"))
     with torch.no_grad():
-        outputs = {
-            name: value.numpy() for name, value in task.predict(model.eval(), tensors).items()
-        }
+        outputs = {name: value.numpy() for name, value in task.predict(model.eval(), batch).items()}
     task.score(features, outputs, run)
     odds = json.loads((run / "null_odds.json").read_text(encoding="utf-8"))
     task.load_labels((), {"null_threshold": float(np.median([*odds.values()]))})

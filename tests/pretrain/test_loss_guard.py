@@ -10,7 +10,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from hypothesis import strategies as st
 from megabert.common.errors import TrainingStopped, UserError
 from megabert.config import flags
 from megabert.config.training import PretrainSettings, RunSettings
-from megabert.data.samples.loader import MicroBatches
+from megabert.data.samples.loader import LoaderOptions, MicroBatches
+from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.skip import (
     GlobalBatches,
     merge_ranges,
@@ -231,15 +231,19 @@ def test_batches_of_a_loader_process(shards: Path, tmp_path: Path) -> None:
     source = open_inputs(settings).train
     taken = []
     for workers in (0, 1):
-        open_loader = partial(MicroBatches, source, 2, 0, 1, num_workers=workers)
-        batches = GlobalBatches(open_loader, 4, 2)
+
+        def open_at(consumed_samples: int, stop: int | None, workers: int = workers) -> Any:
+            steps = MicroSteps(2, 0, 1, consumed_samples)
+            return MicroBatches(source, steps, LoaderOptions(workers), stop)
+
+        batches = GlobalBatches(open_at, 4, 2)
         batches.move(0, [(4, 8), (12, 20)])
         taken.append([batch for _ in range(3) for batch in batches.next()])
         batches.close()
-    assert [batch["first_sample"] for batch in taken[0]] == [0, 2, 8, 10, 20, 22]
+    assert [batch.first_sample for batch in taken[0]] == [0, 2, 8, 10, 20, 22]
     for one, other in zip(*taken):
-        assert torch.equal(one["input_ids"], other["input_ids"])
-        assert torch.equal(one["masked_labels"], other["masked_labels"])
+        assert torch.equal(one.input_ids, other.input_ids)
+        assert torch.equal(one.labels["masked_labels"], other.labels["masked_labels"])
 
 
 # ---------------------------------------------------------------- whole runs
@@ -266,9 +270,9 @@ def _planted(job: Job) -> Iterator[None]:
     """A fault in the forward of the job's samples; the guard is active after 8 losses."""
     from megabert.model.heads import BertForPreTraining
 
-    def forward(self: Any, *inputs: Any, **named: Any) -> Any:
-        output = real_forward(self, *inputs, **named)
-        place = int(named["sample_numbers"].min())
+    def forward(self: Any, batch: Any) -> Any:
+        output = real_forward(self, batch)
+        place = int(batch.sample_numbers.min())
         if job.kind and self.training and job.samples[0] <= place < job.samples[1]:
             loss = output.mlm_loss_sum
             if job.kind == "gradient":

@@ -110,9 +110,7 @@ def assert_same_model(folder: Path) -> None:
     with torch.no_grad():
         expected = theirs(**batch.as_dict(), output_hidden_states=True)
         logits = our_side(model)(batch)
-        hidden = loaded_model(model).bert(
-            batch.input_ids, batch.token_type_ids, batch.attention_mask
-        )
+        hidden = loaded_model(model).bert(batch.padded()).unflatten(0, batch.input_ids.shape)
     real = batch.attention_mask.bool()
     pairs = (
         (hidden[real], expected.hidden_states[-1][real]),

@@ -20,6 +20,7 @@ from megabert.model.head_registry import Head
 from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import make
+from tests.helpers.model_cases import batch_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -253,8 +254,8 @@ def test_fill_mask_and_spans(tmp_path: Path) -> None:
     ids = [tokenizer.special.cls, *encoded.ids.tolist(), tokenizer.special.sep]
     ids[3] = tokenizer.special.mask
     ours: Any = loaded_model(model)
-    logits, _ = ours.logits(torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long))
-    best = torch.softmax(logits[0, 3], -1).topk(5)
+    logits, _ = ours.logits(batch_of(torch.tensor([ids])))
+    best = torch.softmax(logits[3], -1).topk(5)
     answers = pipeline(text)
     assert [a["token"] for a in answers] == best.indices.tolist()
     assert [a["score"] for a in answers] == pytest.approx(best.values.tolist(), abs=1e-5)
@@ -266,8 +267,6 @@ def test_fill_mask_and_spans(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         output = theirs(**inputs)
-        start, end = loaded_model(qa)(
-            inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"]
-        )
+        start, end = loaded_model(qa)(batch_of(**inputs))
     assert torch.allclose(output.start_logits, start, atol=1e-5)
     assert output.end_logits.argmax() == end.argmax()

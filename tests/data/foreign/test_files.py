@@ -22,15 +22,16 @@ from megabert.data.foreign.source import ForeignSource
 from megabert.data.foreign.static import ForeignShardError, StaticSample
 from megabert.data.foreign.tf_example import parse_example
 from megabert.data.foreign.tfrecord import frame, index_records, masked_crc32c
-from megabert.data.samples.counter_rng import Ints
 from megabert.data.samples.index import SampleSettings
-from megabert.data.samples.loader import MicroBatches
+from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.masking import MaskSettings
-from megabert.data.samples.source import SampleSource
+from megabert.data.samples.micro_steps import MicroSteps
+from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.data.tokenizers.protobuf import packed_varints
+from tests.helpers.batch_rows import named_arrays, samples_from
 from tests.helpers.foreign_shards import (
     LAYOUTS,
     example,
@@ -59,20 +60,20 @@ def source(*places: Path, **changes: Any) -> ForeignSource:
     return ForeignSource(open_foreign(places).train, SampleSettings(**values), INFO)
 
 
-def as_rows(arrays: dict[str, Ints]) -> list[tuple[Any, ...]]:
+def as_rows(arrays: SampleArrays) -> list[tuple[Any, ...]]:
     """Each sample's tokens, segments, predictions and label, as plain values."""
-    width = arrays["input_ids"].shape[1]
+    width = arrays.input_ids.shape[1]
     rows = []
-    for row in range(len(arrays["input_ids"])):
-        size = int(arrays["attention_mask"][row].sum())
-        own = arrays["masked_positions"] // width == row
+    for row in range(len(arrays.input_ids)):
+        size = int(arrays.attention_mask[row].sum())
+        own = arrays.masked_positions // width == row
         rows.append(
             (
-                arrays["input_ids"][row, :size].tolist(),
-                arrays["token_type_ids"][row, :size].tolist(),
-                (arrays["masked_positions"][own] - row * width).tolist(),
-                arrays["masked_labels"][own].tolist(),
-                int(arrays["next_sentence_labels"][row]),
+                arrays.input_ids[row, :size].tolist(),
+                arrays.token_type_ids[row, :size].tolist(),
+                (arrays.masked_positions[own] - row * width).tolist(),
+                arrays.masked_labels[own].tolist(),
+                int(arrays.next_sentence_labels[row]),
             )
         )
     return rows
@@ -92,13 +93,13 @@ def test_samples_are_kept(layout: str, tmp_path: Path) -> None:
     samples = random_samples(50)
     read = source(write(tmp_path, layout, samples))
     assert read.samples_per_epoch == 50
-    epochs = [as_rows(read.batch(50 * epoch, 50)) for epoch in range(2)]
+    epochs = [as_rows(samples_from(read, 50 * epoch, 50)) for epoch in range(2)]
     wanted = sorted(map(as_row, samples))
     assert [sorted(epoch) for epoch in epochs] == [wanted, wanted]
     assert epochs[0] != epochs[1]
     numbers = np.array([7, 99, 3, 7])
     assert as_rows(read.samples(numbers)) == [(epochs[0] + epochs[1])[n] for n in numbers]
-    lengths = read.samples(numbers)["attention_mask"].sum(axis=1)
+    lengths = read.samples(numbers).lengths
     assert read.lengths(numbers).tolist() == lengths.tolist()
 
 
@@ -111,7 +112,8 @@ def test_batches_equal_those_of_our_shards(layout: str, task: Any, tmp_path: Pat
     path = write(tmp_path / "theirs", layout, samples_of(ours, 60))
     theirs = ForeignSource(open_foreign([path]).train, samples, INFO)
     for first, count in ((0, 24), (24, 36)):
-        expected, found = ours.batch(first, count), theirs.batch(first, count)
+        expected, found = samples_from(ours, first, count), samples_from(theirs, first, count)
+        expected, found = named_arrays(expected), named_arrays(found)
         assert expected.keys() == found.keys()
         for name, values in expected.items():
             assert np.array_equal(values, found[name]), name
@@ -131,17 +133,17 @@ def test_many_files(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "vocab.txt").write_text("x")
     (tmp_path / ".hidden").write_text("x")
     read = source(tmp_path, seq_length=40)
-    expected = read.batch(0, 20)
+    expected = samples_from(read, 0, 20)
     assert sorted(as_rows(expected)) == sorted(map(as_row, samples))
     assert sum(file._handle is not None for file in read.files) <= 2
     again = pickle.loads(pickle.dumps(read))
     assert all(file._handle is None for file in again.files)
-    for name, values in again.batch(0, 20).items():
-        assert np.array_equal(values, expected[name])
+    for name, values in named_arrays(samples_from(again, 0, 20)).items():
+        assert np.array_equal(values, getattr(expected, name))
     for file in read.files:
         file.close()
         file.close()
-    assert np.array_equal(read.batch(0, 20)["input_ids"], expected["input_ids"])
+    assert np.array_equal(samples_from(read, 0, 20).input_ids, expected.input_ids)
 
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -150,10 +152,10 @@ def test_loader_workers(start_method: str, tmp_path: Path) -> None:
     samples = random_samples(24)
     for layout in ("fixed", "variable"):
         read = source(write(tmp_path / layout, layout, samples))
-        expected = read.batch(0, 24)
-        batches = MicroBatches(read, 4, 0, 1, num_workers=1, stop=24, start_method=start_method)
-        found = [batch["input_ids"].numpy() for batch in batches]
-        assert np.array_equal(np.concatenate(found), expected["input_ids"])
+        expected = samples_from(read, 0, 24)
+        batches = MicroBatches(read, MicroSteps(4, 0, 1), LoaderOptions(1, start_method), stop=24)
+        found = [batch.input_ids.numpy() for batch in batches]
+        assert np.array_equal(np.concatenate(found), expected.input_ids.ravel())
 
 
 def test_order_is_that_of_our_shards() -> None:
@@ -175,9 +177,9 @@ def test_filling_is_told_from_predictions(tmp_path: Path) -> None:
         file["masked_lm_positions"][0, :5] = [0, 1, 0, 3, 0]
         file["masked_lm_ids"][0, :5] = [9, 0, 0, 8, 0]
         file["masked_lm_positions"][0, 5:] = file["masked_lm_ids"][0, 5:] = 0
-    arrays = source(path).batch(0, 1)
-    assert arrays["masked_positions"].tolist() == [0, 1, 3]
-    assert arrays["masked_labels"].tolist() == [9, 0, 8]
+    arrays = samples_from(source(path), 0, 1)
+    assert arrays.masked_positions.tolist() == [0, 1, 3]
+    assert arrays.masked_labels.tolist() == [9, 0, 8]
     record = {
         "input_ids": [2, 5, 6, 3],
         "input_mask": [1] * 4,
@@ -189,15 +191,15 @@ def test_filling_is_told_from_predictions(tmp_path: Path) -> None:
     }
     path = tmp_path / "a.tfrecord"
     path.write_bytes(frame(example(record)))
-    arrays = source(path).batch(0, 1)
-    assert arrays["masked_positions"].tolist() == [0, 2]
-    assert arrays["masked_labels"].tolist() == [5, 7]
+    arrays = samples_from(source(path), 0, 1)
+    assert arrays.masked_positions.tolist() == [0, 2]
+    assert arrays.masked_labels.tolist() == [5, 7]
     del record["masked_lm_weights"]
     path.write_bytes(frame(example(record)))
-    assert source(path).batch(0, 1)["masked_positions"].tolist() == [0, 1, 2]
+    assert samples_from(source(path), 0, 1).masked_positions.tolist() == [0, 1, 2]
     path.write_bytes(frame(example(record | {"masked_lm_weights": [0.5, 1.0, 0.0]})))
     with pytest.raises(ForeignShardError, match=r"sample 0: its masked_lm_weights"):
-        source(path).batch(0, 1)
+        samples_from(source(path), 0, 1)
 
 
 def test_without_predictions_or_labels(tmp_path: Path) -> None:
@@ -205,9 +207,9 @@ def test_without_predictions_or_labels(tmp_path: Path) -> None:
     none = np.zeros(0, np.int64)
     bare = StaticSample(sample.unmasked(), sample.segment_ids, none, none, -1)
     path = write_fixed(tmp_path / "a.hdf5", [bare], 32)
-    arrays = source(path, sentence_task="none").batch(0, 1)
-    assert len(arrays["masked_positions"]) == 0
-    assert "next_sentence_labels" not in arrays
+    arrays = samples_from(source(path, sentence_task="none"), 0, 1)
+    assert len(arrays.masked_positions) == 0
+    assert arrays.next_sentence_labels is None
     with pytest.raises(UserError, match="no next_sentence_labels; --sentence-task none"):
         source(path)
     with pytest.raises(UserError, match="sop cannot be had"):
@@ -223,10 +225,10 @@ def test_real_records(name: str, shared_data: Path) -> None:
     vocabulary = load_tokenizer(shared_data / "vocab" / "bert-base-uncased-vocab.txt")
     data = open_foreign([shared_data / "tfrecord" / f"{name}.tfrecord"])
     read = ForeignSource(data.train, SampleSettings(128), vocabulary.info())
-    arrays = read.batch(0, read.samples_per_epoch)
+    arrays = samples_from(read, 0, read.samples_per_epoch)
     assert read.samples_per_epoch == {"tf_examples": 60, "sample_text.graphcore": 45}[name]
-    assert 0.1 < len(arrays["masked_labels"]) / arrays["attention_mask"].sum() < 0.16
-    assert (arrays["input_ids"].ravel()[arrays["masked_positions"]] == 103).mean() > 0.7
+    assert 0.1 < len(arrays.masked_labels) / arrays.attention_mask.sum() < 0.16
+    assert (arrays.input_ids.ravel()[arrays.masked_positions] == 103).mean() > 0.7
     assert vocabulary.decode(data.train[0].read(0).unmasked()).startswith("[CLS] ")
 
 
@@ -396,7 +398,7 @@ def test_wrong_values(name: str, place: int, value: int, message: str, tmp_path:
         file[name][1, place] = value
     read = source(path)
     with pytest.raises(ForeignShardError, match=message) as caught:
-        read.batch(0, 3)
+        samples_from(read, 0, 3)
     assert "a.hdf5: sample 1: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -406,18 +408,18 @@ def test_other_wrong_values(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["next_sentence_labels"][1] = 3
     with pytest.raises(ForeignShardError, match="sample 1: its next sentence label is 3"):
-        source(path).batch(0, 3)
+        samples_from(source(path), 0, 3)
     path = write_variable(tmp_path / "b.hdf5", random_samples(3))
     with h5py.File(path, "r+") as file:
         file["masked_lm_ids"][1] = [7]
         file["masked_lm_positions"][1] = [1, 2]
     with pytest.raises(ForeignShardError, match="sample 1: 2 masked positions and 1 labels"):
-        source(path).batch(0, 3)
+        samples_from(source(path), 0, 3)
     with h5py.File(path, "r+") as file:
         file["masked_lm_ids"][1] = [7, 8]
         file["masked_lm_positions"][1] = [1, 1]
     with pytest.raises(ForeignShardError, match="sample 1: a position is masked twice"):
-        source(path).batch(0, 3)
+        samples_from(source(path), 0, 3)
 
 
 def test_too_long(tmp_path: Path) -> None:
@@ -431,7 +433,7 @@ def test_too_long(tmp_path: Path) -> None:
     path = write_variable(tmp_path / "a", samples)
     read = source(path, seq_length=longest - 1)
     with pytest.raises(UserError, match=rf"of {longest} tokens .* --seq-length {longest - 1}"):
-        read.batch(0, 9)
+        samples_from(read, 0, 9)
 
 
 @LAYOUT
@@ -442,7 +444,7 @@ def test_truncation(layout: str, tmp_path: Path) -> None:
     for size in np.linspace(1, len(whole) - 1, 40).astype(int).tolist():
         path.write_bytes(whole[:size])
         with pytest.raises(ForeignShardError, match=path.name) as caught:
-            source(path).batch(0, 40)
+            samples_from(source(path), 0, 40)
         assert "\n" not in str(caught.value)
 
 
@@ -455,7 +457,7 @@ def test_every_flipped_bit_of_a_record_is_found(tmp_path: Path) -> None:
         changed[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(bytes(changed))
         with pytest.raises(ForeignShardError, match=r"a\.tfrecord"):
-            source(path).batch(0, 4)
+            samples_from(source(path), 0, 4)
 
 
 # --- the wire format --------------------------------------------------------------------------

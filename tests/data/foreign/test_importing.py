@@ -27,6 +27,7 @@ from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.writer import Document, write_corpus
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
+from tests.helpers.batch_rows import samples_from
 from tests.helpers.foreign_shards import samples_of, write_fixed, write_tfrecord, write_variable
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
@@ -254,7 +255,7 @@ def test_copies_under_other_masks(vocabulary: Path, tokenizer: Tokenizer, tmp_pa
     again = imported(tmp_path / "again", vocabulary, path)
     assert again.manifest == report.manifest
     training = SampleSource(Corpus.open(tmp_path / "out", "train"), SampleSettings(64))
-    assert training.batch(0, 8)["input_ids"].shape == (8, 64)
+    assert samples_from(training, 0, 8).input_ids.shape == (8, 64)
 
 
 # --- splits, options, errors ------------------------------------------------------------------

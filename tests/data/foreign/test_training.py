@@ -21,6 +21,7 @@ from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.pretrain.inputs import open_inputs, resolve
+from tests.helpers.batch_rows import samples_from
 from tests.helpers.foreign_shards import LAYOUTS, samples_of, write_fixed, write_variable
 from tests.helpers.training_runs import TINY, losses, make_shards, metrics, train
 
@@ -171,9 +172,9 @@ def test_settings_in_a_file(ours: Path, theirs: Path, tmp_path: Path) -> None:
 
 def test_without_sentence_labels(ours: Path, theirs: Path) -> None:
     data = ["--data", str(theirs / "variable"), *vocabulary(ours)]
-    batch = opened([*data, "--sentence-task", "none"]).train.batch(0, 4)
-    assert "next_sentence_labels" not in batch
-    assert batch["token_type_ids"].max() == 1
+    samples = samples_from(opened([*data, "--sentence-task", "none"]).train, 0, 4)
+    assert samples.next_sentence_labels is None
+    assert samples.token_type_ids.max() == 1
 
 
 def test_tokenizer_of_our_own_shards(ours: Path) -> None:

@@ -177,7 +177,7 @@ def test_shown_samples_are_the_training_samples(folder: Path, task: str, masking
         assert len(sample.segments) == (1 if task == "none" else 2)
         for segment, tokens in zip(sample.segments, texts):
             assert [token.label or token.seen for token in segment] == tokenizer.tokens(tokens)
-        ids = arrays["input_ids"][sample.number]
+        ids = arrays.input_ids[sample.number]
         for token in (token for segment in sample.segments for token in segment):
             assert token.seen == tokenizer.tokens([ids[token.position]])[0]
             assert (token.kind == "text") == (token.label == "")
@@ -189,7 +189,7 @@ def test_shown_samples_are_the_training_samples(folder: Path, task: str, masking
         ]
         assert sample.label == (None if task == "none" else plan.labels[sample.number])
         predicted += len(sample.predicted)
-    assert predicted == len(arrays["masked_labels"])
+    assert predicted == len(arrays.masked_labels)
     kinds = Counter(token.kind for sample in shown for token in sample.predicted)
     assert kinds["mask"] > kinds["random"] > 0 < kinds["kept"]
 

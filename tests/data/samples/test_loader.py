@@ -17,20 +17,17 @@ import pytest
 import torch
 
 from megabert.common.errors import UserError
-from megabert.data.samples.loader import (
-    IGNORED_LABEL,
-    MicroBatches,
-    MicroSteps,
-    SampleSource,
-    count_samples,
-    evaluation_batches,
-    evaluation_settings,
-)
+from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.micro_steps import MicroSteps
+from megabert.data.samples.packing import IGNORED_LABEL
 from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 from megabert.data.shards.writer import Document, write_corpus
+from tests.helpers.batch_rows import as_rows, named_arrays, samples_from
 from tests.helpers.memory_corpus import MemoryCorpus, pairs_of, wiki_like
 
 NSP = SampleSettings(64, "nsp", seed=5)
@@ -42,23 +39,24 @@ def small(task: str = "nsp", masking: str = "token", seed: int = 5) -> SampleSou
 
 
 def run_of(
-    source: SampleSource, size: int, micro: int, steps: int, consumed: int = 0, **more
-) -> dict[int, dict]:
+    source: SampleSource, size: int, micro: int, steps: int, consumed: int = 0
+) -> dict[int, PackedBatch]:
     """Batches of all ranks of a run, by their first sample."""
     found = {}
     for rank in range(size):
-        batches = MicroBatches(source, micro, rank, size, consumed, **more)
+        batches = MicroBatches(source, MicroSteps(micro, rank, size, consumed))
         for batch in itertools.islice(batches, steps):
-            assert batch["first_sample"] not in found
-            found[batch["first_sample"]] = batch
+            assert batch.first_sample not in found
+            found[batch.first_sample] = batch
         batches.close()
     return found
 
 
-def rows(batches: dict[int, dict]) -> list[tuple]:
+def rows(batches: dict[int, PackedBatch]) -> list[tuple]:
     """Each sample of a run in order: ids, types, label, and its masked positions and labels."""
     result = []
-    for _, batch in sorted(batches.items()):
+    for _, made in sorted(batches.items()):
+        batch = as_rows(made)
         width = batch["input_ids"].shape[1]
         for row in range(len(batch["input_ids"])):
             mine = batch["masked_positions"] // width == row
@@ -82,11 +80,11 @@ def rows(batches: dict[int, dict]) -> list[tuple]:
 def test_a_batch_is_well_formed(task, masking):
     source = small(task, masking)
     count = source.samples_per_epoch
-    batch = source.batch(0, count)
-    ids, types, mask = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
+    batch = samples_from(source, 0, count)
+    ids, types, mask = batch.input_ids, batch.token_type_ids, batch.attention_mask
     assert ids.shape == types.shape == mask.shape == (count, 64)
-    assert all(array.dtype == np.int64 for array in batch.values())
-    assert ("next_sentence_labels" in batch) == (task != "none")
+    assert all(array.dtype == np.int64 for array in named_arrays(batch).values())
+    assert (batch.next_sentence_labels is None) == (task == "none")
     lengths = mask.sum(axis=1)
     assert (mask == (np.arange(64) < lengths[:, None])).all()
     assert (ids[:, 0] == 2).all()
@@ -100,13 +98,13 @@ def test_a_batch_is_well_formed(task, masking):
             64 - a - 2 - (b + 1 if b else 0)
         )
         plain = ids[row].copy()
-        here = batch["masked_positions"] // 64 == row
-        plain[batch["masked_positions"][here] % 64] = batch["masked_labels"][here]
+        here = batch.masked_positions // 64 == row
+        plain[batch.masked_positions[here] % 64] = batch.masked_labels[here]
         assert (plain[1 : a + 1] == pair.a_ids).all()
         assert (plain[a + 2 : a + 2 + b] == pair.b_ids).all()
         assert here.sum() >= 1
         if b:
-            assert batch["next_sentence_labels"][row] == pair.label
+            assert batch.next_sentence_labels[row] == pair.label
 
 
 def test_an_id_outside_the_vocabulary_is_named():
@@ -115,7 +113,7 @@ def test_an_id_outside_the_vocabulary_is_named():
     source = SampleSource(corpus, NSP)
     expected = r"token id 1000 in document 1 of memory.h5 .*vocabulary of 1000"
     with pytest.raises(UserError, match=expected):
-        source.batch(0, source.samples_per_epoch)
+        samples_from(source, 0, source.samples_per_epoch)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +130,7 @@ def test_samples_are_those_of_earlier_versions(task, masking, digest):
     corpus.words = np.arange(len(corpus.all)) % 5 != 3
     source = SampleSource(corpus, SampleSettings(32, task, seed=11), MaskSettings(masking))
     content = hashlib.sha256()
-    for name, array in sorted(source.batch(2**33, 200).items()):
+    for name, array in sorted(named_arrays(samples_from(source, 2**33, 200)).items()):
         content.update(name.encode() + array.astype("<i8").tobytes())
     assert content.hexdigest()[:16] == digest
 
@@ -141,7 +139,7 @@ def test_samples_are_those_of_earlier_versions(task, masking, digest):
 def test_lengths_are_those_of_the_samples_and_read_no_token(task, monkeypatch):
     source = SampleSource(wiki_like(60), SampleSettings(48, task, seed=2))
     numbers = np.array([7, 3, 10**8, 7, 2**40])
-    expected = source.samples(numbers)["attention_mask"].sum(axis=1)
+    expected = source.samples(numbers).lengths
     monkeypatch.setattr(MemoryCorpus, "read_tokens", None)
     assert source.lengths(numbers).tolist() == expected.tolist()
 
@@ -165,17 +163,17 @@ def test_each_sample_once_an_epoch_on_any_number_of_ranks(size, micro):
     for e in range(3):
         assert sorted(samples[e * epoch : (e + 1) * epoch].tolist()) == list(range(epoch))
     taken = [
-        tuple(source.batch(n, 1)["input_ids"][0].tolist()) for n in range(steps * size * micro)
+        tuple(samples_from(source, n, 1).input_ids[0].tolist()) for n in range(steps * size * micro)
     ]
     assert [r[0] for r in rows(run_of(source, size, micro, steps))] == taken
 
 
 def test_a_batch_names_its_samples_and_counts_its_tokens():
     for first, batch in run_of(small(), size=2, micro=3, steps=4, consumed=30).items():
-        assert batch["sample_numbers"].tolist() == list(range(first, first + 3))
-        assert batch["real_tokens"] == int(batch["attention_mask"].sum())
-        assert isinstance(batch["real_tokens"], int)
-        assert count_samples(batch) == 3
+        assert batch.sample_numbers.tolist() == list(range(first, first + 3))
+        assert batch.real_tokens == int(batch.attention_mask.sum())
+        assert isinstance(batch.real_tokens, int)
+        assert batch.real_samples == 3
 
 
 def test_resumed_run_gives_the_same_samples_on_other_ranks():
@@ -200,22 +198,22 @@ def test_micro_steps_of_a_tensor_parallel_group_are_equal_and_wrong_sizes_refuse
 def test_the_ten_billionth_sample_comes_at_once():
     source = small()
     started = time.perf_counter()
-    batch = next(MicroBatches(source, 2, 1, 8, 10**10))
-    assert batch["first_sample"] == 10**10 + 2
+    batch = next(MicroBatches(source, MicroSteps(2, 1, 8, 10**10)))
+    assert batch.first_sample == 10**10 + 2
     assert time.perf_counter() - started < 1
 
 
 def test_batches_take_no_draw_from_the_global_generator():
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    next(MicroBatches(small(), 2, 0, 1))
+    next(MicroBatches(small(), MicroSteps(2, 0, 1)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_stop_ends_all_ranks_after_the_same_step():
     source = small()
     for rank in range(3):
-        assert len(list(MicroBatches(source, 4, rank, 3, 24, stop=24 + 47))) == 3
+        assert len(list(MicroBatches(source, MicroSteps(4, rank, 3, 24), stop=24 + 47))) == 3
 
 
 # ---- worker processes
@@ -225,8 +223,8 @@ def test_stop_ends_all_ranks_after_the_same_step():
 def test_worker_processes_change_nothing(start_method, shards):
     source = SampleSource(Corpus.open(shards, "train"), NSP)
     plain = run_of(source, 1, 4, 9)  # files are open before the processes begin
-    batches = MicroBatches(source, 4, 0, 1, num_workers=2, start_method=start_method)
-    assert rows({b["first_sample"]: b for b in itertools.islice(batches, 9)}) == rows(plain)
+    batches = MicroBatches(source, MicroSteps(4, 0, 1), LoaderOptions(2, start_method))
+    assert rows({b.first_sample: b for b in itertools.islice(batches, 9)}) == rows(plain)
     assert batches.seconds_waited > 0
     batches.close()
     assert list(batches) == []
@@ -236,7 +234,7 @@ def test_worker_processes_change_nothing(start_method, shards):
 def test_damage_is_one_line_in_the_main_process_too(workers):
     corpus = MemoryCorpus([[9] * 10, [9] * 10], ids="random")
     corpus.all[:] = 5000
-    batches = MicroBatches(SampleSource(corpus, NSP), 2, 0, 1, num_workers=workers)
+    batches = MicroBatches(SampleSource(corpus, NSP), MicroSteps(2, 0, 1), LoaderOptions(workers))
     with pytest.raises(UserError, match="token id 5000") as caught:
         next(batches)
     assert "\n" not in str(caught.value)
@@ -251,7 +249,7 @@ def test_a_damaged_shard_stops_worker_processes_in_one_line(start_method, shards
     with (tmp_path / name).open("r+b") as file:  # by far the largest: tokens at its beginning
         file.seek(8000)
         file.write(b"\xff" * 2000)
-    batches = MicroBatches(source, 8, 0, 1, num_workers=1, start_method=start_method)
+    batches = MicroBatches(source, MicroSteps(8, 0, 1), LoaderOptions(1, start_method))
     with pytest.raises(UserError, match=rf"{name}: damaged: .*bytes \d+ to \d+") as caught:
         list(itertools.islice(batches, 20))
     assert "\n" not in str(caught.value)
@@ -298,11 +296,13 @@ def test_evaluation_is_the_same_each_time_and_covers_its_split_only(shards):
     settings = evaluation_settings(NSP)
     assert settings == evaluation_settings(SampleSettings(64, "nsp", seed=77))
     source = SampleSource(Corpus.open(shards, "eval"), settings)
-    once = list(evaluation_batches(source, 4))
-    for first, again in zip(once, evaluation_batches(source, 4), strict=True):
-        assert all(torch.equal(first[k], again[k]) for k in first if torch.is_tensor(first[k]))
+    steps = MicroSteps(4, 0, 1)
+    once = list(evaluation_batches(source, steps))
+    for first, again in zip(once, evaluation_batches(source, steps), strict=True):
+        first, again = as_rows(first), as_rows(again)
+        assert all(torch.equal(first[k], again[k]) for k in first)
     total = source.samples_per_epoch
-    assert sum(batch["real_samples"] for batch in once) == total
+    assert sum(batch.real_samples for batch in once) == total
     assert set(source.plan(np.arange(total)).first.documents.tolist()) == set(range(5))
 
 
@@ -313,43 +313,45 @@ def test_evaluation_is_the_same_each_time_and_covers_its_split_only(shards):
 def test_evaluation_counts_do_not_depend_on_the_ranks(shards, task, size, micro, most):
     source = SampleSource(Corpus.open(shards, "eval"), SampleSettings(64, task))
     total = most or source.samples_per_epoch
-    plain = source.batch(0, total)
+    plain = samples_from(source, 0, total)
     labels, masked, lengths, real, tokens = [], 0, [], 0, 0
     for rank in range(size):
-        batches = list(evaluation_batches(source, micro, rank, size, most))
+        batches = list(evaluation_batches(source, MicroSteps(micro, rank, size), most))
         lengths.append(len(batches))
         for batch in batches:
-            assert batch["input_ids"].shape == (micro, 64)
-            lengths_here = batch["attention_mask"].sum(dim=1)
+            assert batch.attention_mask.shape == (micro, 64)
+            lengths_here = batch.attention_mask.sum(dim=1)
             assert (lengths_here > 2).all()
-            assert batch["real_tokens"] == lengths_here[: batch["real_samples"]].sum()
-            named = batch["sample_numbers"][: batch["real_samples"]]
-            assert named.tolist() == [batch["first_sample"] + i for i in range(len(named))]
-            tokens += batch["real_tokens"]
-            masked += len(batch["masked_labels"])
-            real += batch["real_samples"]
+            assert batch.real_tokens == lengths_here[: batch.real_samples].sum()
+            named = batch.sample_numbers[: batch.real_samples]
+            assert named.tolist() == [batch.first_sample + i for i in range(len(named))]
+            tokens += batch.real_tokens
+            masked += len(batch.labels["masked_labels"])
+            real += batch.real_samples
             if task == "nsp":
-                labels += [x for x in batch["next_sentence_labels"].tolist() if x != IGNORED_LABEL]
+                labels += [
+                    x for x in batch.labels["next_sentence_labels"].tolist() if x != IGNORED_LABEL
+                ]
     assert len(set(lengths)) == 1
     assert real == total
-    assert masked == len(plain["masked_labels"])
-    assert tokens == plain["attention_mask"].sum()
+    assert masked == len(plain.masked_labels)
+    assert tokens == plain.lengths.sum()
     if task == "nsp":
-        assert sorted(labels) == sorted(plain["next_sentence_labels"].tolist())
+        assert sorted(labels) == sorted(plain.next_sentence_labels.tolist())
 
 
 def test_an_evaluation_of_nothing_is_refused(shards):
     source = SampleSource(Corpus.open(shards, "eval"), NSP)
     with pytest.raises(UserError, match="at least 1"):
-        next(evaluation_batches(source, 4, max_samples=0))
+        next(evaluation_batches(source, MicroSteps(4, 0, 1), max_samples=0))
 
 
 def test_a_process_makes_a_thousand_samples_a_second():
     source = SampleSource(wiki_like(500), SampleSettings(128))
-    source.batch(0, 64)
+    samples_from(source, 0, 64)
     started = time.process_time()
     for first in range(0, 1024, 64):
-        source.batch(first, 64)
+        samples_from(source, first, 64)
     assert 1024 / (time.process_time() - started) > 1000
 
 
@@ -367,7 +369,7 @@ def test_reading_writes_nothing_and_takes_no_lock(shards, tmp_path, monkeypatch)
     monkeypatch.setattr(fcntl, "lockf", None)
     source = SampleSource(Corpus.open(folder, "train"), NSP, MaskSettings("ngram"))
     for first in range(0, source.samples_per_epoch, 32):
-        source.batch(first, 32)
+        samples_from(source, first, 32)
     assert len(flags) == 8  # once to count documents, once to read
     assert not any(flag & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) for flag in flags)
     assert before == {path.name: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
@@ -379,7 +381,7 @@ def test_memory_does_not_grow_from_epoch_to_epoch(shards):
 
     def read(number: int) -> int:
         for first in range(number * epoch, (number + 1) * epoch, 32):
-            source.batch(first, 32)
+            samples_from(source, first, 32)
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()

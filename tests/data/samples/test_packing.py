@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.data.samples.loader import (
-    IGNORED_LABEL,
-    MicroBatches,
-    SampleSource,
-    as_tensors,
-    count_samples,
-    evaluation_batches,
-)
+from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import (
+    IGNORED_LABEL,
     NO_SAMPLE,
     WINDOW_SAMPLES,
     Window,
     choose_window,
-    deal,
-    flat_batches,
-    packed_batches,
+    distribute,
+    pack_samples,
+    pad_samples,
+    window_batches,
 )
 from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.skip import GlobalBatches
+from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
+from tests.helpers.batch_rows import as_rows
 from tests.helpers.memory_corpus import MemoryCorpus, wiki_like
 
-Arrays = dict[str, Any]
+Batch = PackedBatch[Any]
 
 
-# ---- the deal: lengths only
+# ---- distributing: lengths only
 
 
 @st.composite
@@ -56,7 +54,7 @@ def things(draw: st.DrawFn) -> tuple[np.ndarray, int]:
 @given(things())
 def test_each_bin_gets_equally_many_things_of_nearly_equal_sum(case: Any) -> None:
     sizes, bins = case
-    dealt = deal(sizes, bins)
+    dealt = distribute(sizes, bins)
     assert dealt.shape == (len(sizes) // bins, bins)
     assert sorted(dealt.ravel().tolist()) == list(range(len(sizes)))
     by_round = sizes[dealt]
@@ -69,13 +67,13 @@ def test_each_bin_gets_equally_many_things_of_nearly_equal_sum(case: Any) -> Non
 def test_a_deal_by_hand() -> None:
     # rounds of sizes 9 9 9 | 9 9 7 | 6 4 1: the last is dealt first, then the one with the 7
     sizes = np.array([1, 9, 9, 4, 9, 7, 9, 6, 9])
-    assert deal(sizes, 3).tolist() == [[1, 2, 4], [5, 8, 6], [7, 3, 0]]
-    assert sizes[deal(sizes, 3)].sum(axis=0).tolist() == [22, 22, 19]
+    assert distribute(sizes, 3).tolist() == [[1, 2, 4], [5, 8, 6], [7, 3, 0]]
+    assert sizes[distribute(sizes, 3)].sum(axis=0).tolist() == [22, 22, 19]
 
 
 def test_later_rounds_even_out_what_earlier_ones_left() -> None:
     sizes = np.random.default_rng(0).integers(1, 513, 2048)
-    sums = sizes[deal(sizes, 32)].sum(axis=0)
+    sums = sizes[distribute(sizes, 32)].sum(axis=0)
     assert sums.max() - sums.min() <= 4
 
 
@@ -102,7 +100,7 @@ def test_windows(micro: int, accumulation: int, ranks: int, expected: Window) ->
     assert accumulation % window.micro_steps == ranks % window.ranks == 0
 
 
-# ---- flat batches
+# ---- packed batches
 
 
 def source_of(task: str = "nsp", masking: str = "whole-word", length: int = 64) -> SampleSource:
@@ -110,8 +108,9 @@ def source_of(task: str = "nsp", masking: str = "whole-word", length: int = 64) 
     return SampleSource(wiki_like(40), sample, MaskSettings(masking))  # type: ignore[arg-type]
 
 
-def padded_samples(batch: Arrays) -> list[tuple]:
+def padded_samples(made: Batch) -> list[tuple]:
     """Number, ids, types, masked positions and labels, and sentence label of each padded sample."""
+    batch = as_rows(made)
     width = batch["input_ids"].shape[1]
     found = []
     for row, mask in enumerate(batch["attention_mask"]):
@@ -133,46 +132,48 @@ def padded_samples(batch: Arrays) -> list[tuple]:
 
 
 def samples_of(source: SampleSource, numbers: np.ndarray) -> list[tuple]:
-    return padded_samples({**source.samples(numbers), "sample_numbers": numbers})
+    return padded_samples(pad_samples(source.samples(numbers)))
 
 
-def packed_samples(batch: Arrays, filled: bool = False) -> list[tuple]:
-    """The same of a flat batch, whose form is checked, without the sequence that fills it up."""
-    ends = batch["cu_seqlens"].tolist()
+def packed_samples(batch: Batch, filled: bool = False) -> list[tuple]:
+    """The same of a packed batch, whose form is checked, without the sequence that fills it up."""
+    ends = batch.cu_seqlens.tolist()
     lengths = np.diff(ends)
     assert ends[0] == 0
     assert (lengths > 0).all()
-    assert batch["max_seqlen"] >= lengths.max()
-    tokens = batch["real_tokens"] if filled else ends[-1]
-    assert batch["real_tokens"] == tokens
+    assert batch.max_length >= lengths.max()
+    tokens = batch.real_tokens if filled else ends[-1]
+    assert batch.real_tokens == tokens
     for name in ("input_ids", "token_type_ids", "position_ids"):
-        assert batch[name].shape == (ends[-1],)
-    assert batch["position_ids"].tolist() == [p for n in lengths.tolist() for p in range(n)]
-    numbers, masked = batch["sample_numbers"].tolist(), batch["masked_positions"]
+        assert getattr(batch, name).shape == (ends[-1],)
+    assert batch.position_ids.tolist() == [p for n in lengths.tolist() for p in range(n)]
+    numbers, masked = batch.sample_numbers.tolist(), batch.labels["masked_positions"]
     assert len(numbers) == len(lengths)
     assert (masked[1:] > masked[:-1]).all()
-    assert len(masked) == len(batch["masked_labels"])
+    assert len(masked) == len(batch.labels["masked_labels"])
     found, masked_seen = [], 0
     for place, (number, start, stop) in enumerate(zip(numbers, ends, ends[1:])):
         inside = (masked >= start) & (masked < stop)
         masked_seen += int(inside.sum())
         label = (
-            int(batch["next_sentence_labels"][place]) if "next_sentence_labels" in batch else None
+            int(batch.labels["next_sentence_labels"][place])
+            if "next_sentence_labels" in batch.labels
+            else None
         )
         found.append(
             (
                 number,
-                tuple(batch["input_ids"][start:stop].tolist()),
-                tuple(batch["token_type_ids"][start:stop].tolist()),
+                tuple(batch.input_ids[start:stop].tolist()),
+                tuple(batch.token_type_ids[start:stop].tolist()),
                 tuple((masked[inside] - start).tolist()),
-                tuple(batch["masked_labels"][inside].tolist()),
+                tuple(batch.labels["masked_labels"][inside].tolist()),
                 label,
             )
         )
     assert masked_seen == len(masked)
     if ends[-1] > tokens:
         size = ends[-1] - tokens
-        label = IGNORED_LABEL if "next_sentence_labels" in batch else None
+        label = IGNORED_LABEL if "next_sentence_labels" in batch.labels else None
         assert found.pop() == (NO_SAMPLE, (0,) * size, (0,) * size, (), (), label)
     real = [len(sample[1]) for sample in found]
     assert sum(real) == tokens
@@ -192,23 +193,23 @@ def test_a_window_holds_its_samples_unchanged(
     first = 5 * source.samples_per_epoch - 7  # over the end of an epoch
     numbers = np.arange(first, first + micro_steps * ranks * micro)
     window = Window(micro_steps, ranks)
-    by_rank = [packed_batches(source, numbers, window, rank, multiple) for rank in range(ranks)]
+    by_rank = [window_batches(source, numbers, window, rank, multiple) for rank in range(ranks)]
     assert [len(mine) for mine in by_rank] == [micro_steps] * ranks
     batches = list(itertools.chain(*by_rank))
     for batch in batches:
         assert all(
             value.dtype == (np.int32 if name == "cu_seqlens" else np.int64)
-            for name, value in batch.items()
-            if isinstance(value, np.ndarray)
+            for name, value in [*vars(batch).items(), *batch.labels.items()]
+            if isinstance(value, np.ndarray) and name != "lengths"
         )
-        assert isinstance(batch["real_tokens"], int)
-        assert batch["max_seqlen"] == 64
-        assert len(batch["input_ids"]) == -(-batch["real_tokens"] // multiple) * multiple
-        assert count_samples(batch) == micro
+        assert isinstance(batch.real_tokens, int)
+        assert batch.max_length == 64
+        assert len(batch.input_ids) == -(-batch.real_tokens // multiple) * multiple
+        assert batch.real_samples == micro
     packed = [packed_samples(batch, filled=multiple > 1) for batch in batches]
     assert {len(samples) for samples in packed} == {micro}
     assert sorted(itertools.chain(*packed)) == samples_of(source, numbers)
-    tokens = np.array([batch["real_tokens"] for batch in batches]).reshape(ranks, micro_steps)
+    tokens = np.array([batch.real_tokens for batch in batches]).reshape(ranks, micro_steps)
     assert tokens.max() - tokens.min() <= 64
     assert np.ptp(tokens.sum(axis=1)) <= np.ptp(tokens, axis=0).max()
 
@@ -219,7 +220,7 @@ def test_micro_steps_are_alike_on_all_ranks() -> None:
     numbers = np.arange(64)
     tokens = np.array(
         [
-            [batch["real_tokens"] for batch in packed_batches(source, numbers, Window(16, 4), rank)]
+            [batch.real_tokens for batch in window_batches(source, numbers, Window(16, 4), rank)]
             for rank in range(4)
         ]
     )
@@ -231,8 +232,8 @@ def test_lengths_say_what_masks_say() -> None:
     """One rank alone takes lengths from its samples, several ask for them: the deal is the same."""
     source = source_of()
     numbers = np.arange(40)
-    alone = packed_batches(source, numbers, Window(4, 1), 0)
-    dealt = deal(source.lengths(numbers), 4)
+    alone = window_batches(source, numbers, Window(4, 1), 0)
+    dealt = distribute(source.lengths(numbers), 4)
     expected = samples_of(source, numbers)
     assert sorted(map(packed_samples, alone)) == sorted(
         [expected[n] for n in column] for column in dealt.T.tolist()
@@ -247,30 +248,42 @@ class _Liar(SampleSource):
 def test_wrong_lengths_are_found() -> None:
     source = _Liar(wiki_like(40), SampleSettings(64))
     with pytest.raises(ValueError, match="lengths are not those"):
-        packed_batches(source, np.arange(8), Window(1, 2), 0)
+        window_batches(source, np.arange(8), Window(1, 2), 0)
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_a_batch_without_samples(multiple: int) -> None:
-    arrays = source_of().samples(np.arange(3))
+    samples = source_of().samples(np.arange(3))
     nothing = np.zeros((2, 0), dtype=np.int64)
-    for batch in flat_batches(arrays, np.arange(3), nothing, multiple):
+    batches = pack_samples(samples, nothing, multiple)
+    assert len(batches) == 2
+    for batch in batches:
         assert packed_samples(batch, filled=True) == []
-        assert batch["cu_seqlens"].tolist() == [0, multiple]
-        assert count_samples(batch) == 0
+        assert batch.cu_seqlens.tolist() == [0, multiple]
+        assert batch.real_samples == 0
 
 
 # ---- the loader
 
 
-def gathered(source: SampleSource, micro: int, ranks: int, steps: int, **more: Any) -> list[Arrays]:
+def gathered(
+    source: SampleSource,
+    micro: int,
+    ranks: int,
+    steps: int,
+    *,
+    consumed_samples: int = 0,
+    stop: int | None = None,
+    **options: Any,
+) -> list[Batch]:
     """Micro batches of all ranks, by first sample."""
     found = []
     for rank in range(ranks):
-        batches = MicroBatches(source, micro, rank, ranks, **more)
+        where = MicroSteps(micro, rank, ranks, consumed_samples)
+        batches = MicroBatches(source, where, LoaderOptions(**options), stop)
         found += list(itertools.islice(batches, steps))
         batches.close()
-    return sorted(found, key=lambda batch: batch["first_sample"])
+    return sorted(found, key=lambda batch: batch.first_sample)
 
 
 def test_an_update_reads_the_same_samples() -> None:
@@ -284,23 +297,25 @@ def test_an_update_reads_the_same_samples() -> None:
         expected = sorted(itertools.chain(*map(padded_samples, padded[here])))
         for window in (Window(6, 1), Window(3, 2), Window(2, 4), Window(1, 1)):
             packed = gathered(source, micro, ranks, 2 * accumulation, window=window, **more)
-            assert [b["first_sample"] for b in packed] == [b["first_sample"] for b in padded]
+            assert [b.first_sample for b in packed] == [b.first_sample for b in padded]
             assert sorted(itertools.chain(*map(packed_samples, packed[here]))) == expected
-            counts = [
-                sum(batch["real_tokens"] for batch in part[here]) for part in (padded, packed)
-            ]
+            counts = [sum(batch.real_tokens for batch in part[here]) for part in (padded, packed)]
             assert counts[0] == counts[1]
-            assert {count_samples(b) for b in [*packed[here], *padded[here]]} == {micro}
+            assert {b.real_samples for b in [*packed[here], *padded[here]]} == {micro}
 
 
 def test_samples_that_are_left_out() -> None:
     source = source_of()
-    open_loader = partial(MicroBatches, source, 4, 0, 1, window=Window(2, 1))
-    batches = GlobalBatches(open_loader, 16, 4)
+
+    def open_at(consumed_samples: int, stop: int | None) -> MicroBatches:
+        steps = MicroSteps(4, 0, 1, consumed_samples)
+        return MicroBatches(source, steps, LoaderOptions(window=Window(2, 1)), stop)
+
+    batches = GlobalBatches(open_at, 16, 4)
     batches.move(16, [(32, 64)])
     for first in (16, 64, 80):
         packed = batches.next()
-        assert [batch["first_sample"] for batch in packed] == list(range(first, first + 16, 4))
+        assert [batch.first_sample for batch in packed] == list(range(first, first + 16, 4))
         found = sorted(itertools.chain(*map(packed_samples, packed)))
         assert found == samples_of(source, np.arange(first, first + 16))
     batches.close()
@@ -313,22 +328,33 @@ def test_workers_change_nothing(workers: int, method: str | None) -> None:
     assert len(alone) == 2 * 8
     shared = gathered(source_of(), 4, 2, 99, num_workers=workers, start_method=method, **more)
     for one, other in zip(alone, shared, strict=True):
-        assert one.keys() == other.keys()
-        assert all(
-            torch.equal(torch.as_tensor(v), torch.as_tensor(other[k])) for k, v in one.items()
-        )
+        assert packed_samples(one) == packed_samples(other)
+        assert one.first_sample == other.first_sample
 
 
 def test_whole_windows_only() -> None:
     with pytest.raises(ValueError, match="3 ranks are not whole windows of 2"):
-        MicroBatches(source_of(), 4, 0, 3, window=Window(1, 2))
-    assert len(list(MicroBatches(source_of(), 4, 0, 1, stop=23, window=Window(2, 1)))) == 4
+        MicroBatches(source_of(), MicroSteps(4, 0, 3), LoaderOptions(window=Window(1, 2)))
+    assert (
+        len(
+            list(
+                MicroBatches(
+                    source_of(), MicroSteps(4, 0, 1), LoaderOptions(window=Window(2, 1)), 23
+                )
+            )
+        )
+        == 4
+    )
 
 
 def test_an_id_outside_the_vocabulary_is_named() -> None:
     corpus = MemoryCorpus([[9] * 10, [9] * 10], ids="random")
     corpus.all[130] = corpus.manifest.tokenizer.vocab_size
-    batches = MicroBatches(SampleSource(corpus, SampleSettings(64)), 4, 0, 1, window=Window(1, 1))
+    batches = MicroBatches(
+        SampleSource(corpus, SampleSettings(64)),
+        MicroSteps(4, 0, 1),
+        LoaderOptions(window=Window(1, 1)),
+    )
     with pytest.raises(UserError, match="outside the vocabulary"):
         next(batches)
 
@@ -358,7 +384,7 @@ def test_micro_batches_of_real_text_are_balanced(
 ) -> None:
     source = SampleSource(Corpus.open(real_shards, "train"), SampleSettings(length))
     lengths = source.lengths(np.arange(WINDOW_SAMPLES))
-    tokens = lengths[deal(lengths, WINDOW_SAMPLES * length // 8192)].sum(axis=0)
+    tokens = lengths[distribute(lengths, WINDOW_SAMPLES * length // 8192)].sum(axis=0)
     assert tokens.max() <= (1 + most) * tokens.mean()
 
 
@@ -377,19 +403,18 @@ def test_an_evaluation_is_packed_batch_by_batch(
     total = most or source.samples_per_epoch
     found, lengths = [], []
     for rank in range(ranks):
-        padded = list(evaluation_batches(source, micro, rank, ranks, most))
-        packed = evaluation_batches(
-            source, micro, rank, ranks, most, packed=True, token_multiple=multiple
-        )
+        steps = MicroSteps(micro, rank, ranks)
+        padded = list(evaluation_batches(source, steps, most))
+        packed = evaluation_batches(source, steps, most, packed=True, token_multiple=multiple)
         lengths.append(len(padded))
         for flat, plain in zip(packed, padded, strict=True):
             for name in ("first_sample", "real_samples", "real_tokens"):
-                assert flat[name] == plain[name]
-            assert len(flat["input_ids"]) % multiple == 0
-            assert len(flat["input_ids"]) - flat["real_tokens"] <= multiple
+                assert getattr(flat, name) == getattr(plain, name)
+            assert len(flat.input_ids) % multiple == 0
+            assert len(flat.input_ids) - flat.real_tokens <= multiple
             samples = packed_samples(flat, filled=True)
-            assert sorted(samples) == padded_samples(plain)[: plain["real_samples"]]
-            assert count_samples(flat) == flat["real_samples"] == len(samples)
+            assert sorted(samples) == padded_samples(plain)[: plain.real_samples]
+            assert int((flat.sample_numbers >= 0).sum()) == flat.real_samples == len(samples)
             found += samples
     assert len(set(lengths)) == 1
     assert sorted(found) == samples_of(source, np.arange(total))
@@ -402,18 +427,20 @@ def test_an_evaluation_is_packed_batch_by_batch(
     ("window", "multiple"), [(Window(1, 1), 0), (Window(1, 1), 65), (None, 2), (None, 0)]
 )
 def test_wrong_token_multiples(window: Window | None, multiple: int) -> None:
+    steps, packed = MicroSteps(4, 0, 1), window is not None
+    options = LoaderOptions(window=window, token_multiple=multiple)
     with pytest.raises(ValueError, match=f"token multiple {multiple} is not within 1"):
-        MicroBatches(source_of(), 4, 0, 1, window=window, token_multiple=multiple)
+        MicroBatches(source_of(), steps, options)
     with pytest.raises(ValueError, match=f"token multiple {multiple} is not within 1"):
-        next(evaluation_batches(source_of(), 4, packed=window is not None, token_multiple=multiple))
+        next(evaluation_batches(source_of(), steps, packed=packed, token_multiple=multiple))
 
 
-def test_integers_stay_integers_where_memory_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tensor_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    (batch,) = packed_batches(source_of(), np.arange(4), Window(1, 1), 0)
-    tensors = as_tensors(batch, pin_memory=True)
-    integers = {name for name, value in tensors.items() if isinstance(value, int)}
-    assert integers == {"real_tokens", "max_seqlen"}
-    assert len(pinned) == len(tensors) - 2
-    assert tensors["cu_seqlens"].dtype == torch.int32
+    options = LoaderOptions(window=Window(1, 1), pin_memory=True)
+    batch = next(MicroBatches(source_of(), MicroSteps(4, 0, 1), options))
+    values = [*vars(batch).values(), *batch.labels.values()]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    assert len(pinned) == len(tensors) == 8
+    assert batch.cu_seqlens.dtype == torch.int32

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,7 @@ from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import progress_text
 from megabert.model.flops import sequence_flops
 from megabert.pretrain.inputs import open_inputs, resolve
+from tests.helpers.model_cases import batch_of
 from tests.helpers.training_runs import TINY, make_shards, metrics, train
 
 PEAK = 0.5  # TFLOP/s, for --peak-tflops
@@ -39,18 +42,19 @@ KEYS = {
 def test_work_of_a_padded_batch() -> None:
     mask = torch.zeros(2, 6, dtype=torch.int64)
     mask[0, :4] = mask[1, :3] = 1
-    batch = {"input_ids": mask, "attention_mask": mask, "masked_positions": torch.arange(5)}
+    batch = batch_of(mask, attention_mask=mask, masked_positions=torch.arange(5))
     assert workload(batch) == Workload(2, 7, 12, 16 + 9, 5)
 
 
 def test_work_of_a_packed_batch_leaves_out_its_tail() -> None:
-    batch = {
-        "input_ids": torch.zeros(8, dtype=torch.int64),
-        "cu_seqlens": torch.tensor([0, 4, 7, 8], dtype=torch.int32),
-        "sample_numbers": torch.tensor([12, 3, -1]),
-        "masked_positions": torch.arange(2),
-    }
-    work = workload(batch)
+    batch = batch_of(
+        torch.zeros(8, dtype=torch.int64),
+        torch.zeros(8, dtype=torch.int64),
+        cu_seqlens=torch.tensor([0, 4, 7, 8], dtype=torch.int32),
+        sample_numbers=torch.tensor([12, 3, -1]),
+        masked_positions=torch.arange(2),
+    )
+    work = workload(dataclasses.replace(batch, real_samples=2))
     assert work == Workload(2, 7, 8, 16 + 9, 2)
     assert work.padding_fraction == pytest.approx(1 / 8)
 
@@ -237,10 +241,10 @@ def test_flops_are_those_of_the_samples(whole: Path, shards: Path) -> None:
     argv = [*TINY, "--data", str(shards), *OPTIONS]
     settings, _ = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
     inputs = open_inputs(settings)
-    batch = inputs.train.batch(0, 5 * 8)
-    lengths = batch["attention_mask"].sum(axis=1)
+    samples = inputs.train.samples(np.arange(5 * 8))
+    lengths = samples.lengths
     flops = sum(sequence_flops(inputs.model, int(length), 0) for length in lengths)
-    flops += len(batch["masked_positions"]) * sequence_flops(inputs.model, 0, 1)
+    flops += len(samples.masked_positions) * sequence_flops(inputs.model, 0, 1)
     totals = json.loads((whole / "results.json").read_text())["whole_run"]
     a_sample = 2 * 1e12 * totals["model_tflops_per_second"] / totals["samples_per_second"]
     assert a_sample == pytest.approx(flops / (5 * 8), rel=1e-9)

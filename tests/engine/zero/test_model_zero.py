@@ -9,13 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.engine import launch
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.task_heads import BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch, tiny_config
+from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 
 STEPS = 3
 LR = 0.05
@@ -40,13 +41,13 @@ def build(sentence: bool, recompute: bool, dropout: float) -> nn.Module:
     return model
 
 
-def step_batch(step: int, rank: int, sentence: bool) -> dict[str, torch.Tensor]:
+def step_batch(step: int, rank: int, sentence: bool) -> PackedBatch[torch.Tensor]:
     masked = 0 if (step, rank) == (1, 1) else 7  # once a rank has nothing to predict
     batch = tiny_batch(tiny_config(), masked=masked, seed=10 * step + rank)
     batch["sample_numbers"] = 100 * step + 10 * rank + torch.arange(3)
     if not sentence:
         del batch["next_sentence_labels"]
-    return batch
+    return batch_of(**batch)
 
 
 def plain_losses(sentence: bool, recompute: bool, dropout: float, ranks: int) -> list[float]:
@@ -56,7 +57,7 @@ def plain_losses(sentence: bool, recompute: bool, dropout: float, ranks: int) ->
     for step in range(STEPS):
         total = torch.zeros(())
         for rank in range(ranks):
-            output = model(**step_batch(step, rank, sentence))
+            output = model(step_batch(step, rank, sentence))
             loss = (output.mlm_loss_sum + output.nsp_loss_sum) / ranks
             loss.backward()
             total += loss.detach()
@@ -81,7 +82,7 @@ def _train(rank: int, world_size: int) -> dict[Any, list[float]]:
         )
         losses = []
         for step in range(STEPS):
-            output = engine(**step_batch(step, rank, sentence))
+            output = engine(step_batch(step, rank, sentence))
             loss = output.mlm_loss_sum + output.nsp_loss_sum
             engine.backward(loss)
             engine.step()
@@ -93,15 +94,14 @@ def _train(rank: int, world_size: int) -> dict[Any, list[float]]:
     config = tiny_config()
     question = BertForQuestionAnswering(config)
     initialize_weights(question, config, seed=0)
-    batch = tiny_batch(config)
-    inputs = [batch[key] for key in ("input_ids", "token_type_ids", "attention_mask")]
-    expected = [value.detach() for value in question(*inputs)]
+    batch = batch_of(**tiny_batch(config))
+    expected = [value.detach() for value in question(batch)]
     engine, *_ = deepspeed.initialize(
         model=question,
         optimizer=torch.optim.SGD(question.parameters(), lr=LR),
         config=deepspeed_settings(3, torch.float32),
     )
-    start, end = engine(*inputs)
+    start, end = engine(batch)
     torch.testing.assert_close([start.detach(), end.detach()], expected)
     engine.backward((start - end).sum())
     engine.step()

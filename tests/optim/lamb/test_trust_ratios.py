@@ -21,7 +21,7 @@ from megabert.model.weights import load_into, padded_vocabulary
 from megabert.optim.param_groups import is_bias_or_norm
 from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.distributed import run_ranks
-from tests.helpers.model_cases import tiny_batch
+from tests.helpers.model_cases import batch_of, tiny_batch
 
 SETTINGS = OptimizerSettings()
 
@@ -45,7 +45,7 @@ def one_update(
         config, sequences=4, length=32, masked=20, seed=world.topology.data_parallel_rank
     )
     batch["sample_numbers"] = 4 * world.topology.data_parallel_rank + torch.arange(4)
-    output = engine(**batch)
+    output = engine(batch_of(**batch))
     engine.backward((output.mlm_loss_sum / 20 + output.nsp_loss_sum / 4) / replicas)
     assert engine.step()
     after = dict(engine.whole_tensors())

@@ -26,6 +26,7 @@ from megabert.tasks.classification.task import Classification, class_weights
 from megabert.tasks.classification.tnews import Tnews
 from megabert.tasks.registry import make_task
 from tests.finetune.test_loop import in_world, losses, make_inputs, weights
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.distributed import run_ranks
 from tests.helpers.foreign_shards import example
 
@@ -75,7 +76,7 @@ def test_rows_are_those_put_together_by_hand(
 ) -> None:
     firsts, seconds = map(list, zip(*pairs))
     rows, cut, empty = join_texts((firsts,) if single else (firsts, seconds), tokenizer, max_length)
-    batch = rows.batch(np.arange(len(pairs)), tokenizer.special.pad)
+    batch = rows_of(rows, np.arange(len(pairs)))
     cls, sep = tokenizer.special.cls, tokenizer.special.sep
     lost = bare = 0
     for number, texts in enumerate(pairs):
@@ -169,17 +170,20 @@ def test_balanced_weights_have_the_mean_1(tmp_path: Path, tokenizer: Tokenizer) 
     assert class_weights(np.array([1, 3, 0])).tolist() == pytest.approx([2.0, 2 / 3, 0.0])
     path = write(tmp_path / "train.tsv", "sentence\tlabel\na\t1\nb\t1\nc\t1\nd\t0\n")
     plain, weighted = task("sst2"), task("sst2", class_weights="balanced")
-    assert "row_weights" not in plain.train_features(path, tokenizer, None, 0).batch(np.arange(4))
-    batch = weighted.train_features(path, tokenizer, None, 0).batch(np.arange(4))
+    assert "row_weights" not in rows_of(
+        plain.train_features(path, tokenizer, None, 0), np.arange(4)
+    )
+    features = weighted.train_features(path, tokenizer, None, 0)
+    batch = rows_of(features, np.arange(4))
     assert batch["row_weights"].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
     assert batch["row_weights"].mean() == pytest.approx(1.0)
     assert weighted.record()["class_weights"] == pytest.approx({"0": 2.0, "1": 2 / 3})
     assert weighted.record()["label_counts"] == {"0": 1, "1": 3}
     logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
-    tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-    parts = -torch.log_softmax(logits, 1)[torch.arange(4), tensors["labels"]]
-    loss = weighted.loss(lambda **_: logits, tensors)
-    assert float(loss) == pytest.approx(float((parts * tensors["row_weights"]).mean()))
+    tensors = features.batch(np.arange(4), 16).map(torch.from_numpy)
+    parts = -torch.log_softmax(logits, 1)[torch.arange(4), tensors.labels["targets"]]
+    loss = weighted.loss(lambda _: logits, tensors)
+    assert float(loss) == pytest.approx(float((parts * tensors.labels["row_weights"]).mean()))
     with pytest.raises(UserError, match="--class-weights balanced: stsb has no classes"):
         task("stsb", class_weights="balanced")
 
@@ -188,9 +192,9 @@ def test_a_drawn_part_keeps_texts_and_labels_together(tmp_path: Path, tokenizer:
     lines = "".join(f"{letter}\t{number % 2}\n" for number, letter in enumerate(LETTERS))
     path = write(tmp_path / "train.tsv", "sentence\tlabel\n" + lines)
     features = task("sst2").train_features(path, tokenizer, 5, 3)
-    batch = features.batch(np.arange(5))
+    batch = rows_of(features, np.arange(5))
     letters = [int(i) - 5 for i in batch["input_ids"][:, 1]]
-    assert batch["labels"].tolist() == [letter % 2 for letter in letters]
+    assert batch["targets"].tolist() == [letter % 2 for letter in letters]
     assert features.ids == letters
     assert features.sizes() == {"examples": 5, "tokens": 15, "cut": 0, "empty": 0, "left_out": 0}
     assert "5 examples, 15 tokens, 0: " in features.describe()
@@ -199,10 +203,11 @@ def test_a_drawn_part_keeps_texts_and_labels_together(tmp_path: Path, tokenizer:
 def test_items_take_the_names_of_the_files(tokenizer: Tokenizer) -> None:
     single, pair = task("cola"), task("qnli")
     same = [{"sentence": "a b"}, {"text": "a b", "more": 1}]
-    batch = single.item_features(same, tokenizer).batch(np.arange(2))
+    batch = rows_of(single.item_features(same, tokenizer), np.arange(2))
     assert batch["input_ids"][0].tolist() == batch["input_ids"][1].tolist()
     for names in (("sentence1", "sentence2"), ("question", "sentence"), ("premise", "hypothesis")):
-        found = pair.item_features([dict(zip(names, "ab"))], tokenizer).batch(np.arange(1))
+        features = pair.item_features([dict(zip(names, "ab"))], tokenizer)
+        found = rows_of(features, np.arange(1))
         assert found["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
     with pytest.raises(UserError, match=r"item 2 has no 'sentence2' \(or .*\): sentence1"):
         pair.item_features([{"sentence1": "a", "sentence2": "b"}, {"sentence1": "a"}], tokenizer)
@@ -254,7 +259,7 @@ def test_features_of_run_classifier_are_the_rows_of_the_text(
     }
     path = write(tmp_path / "train.txt", texts[name])
     expected = task(name).train_features(path, tokenizer, None, 0)
-    batch = expected.batch(np.arange(2))
+    batch = rows_of(expected, np.arange(2))
     width = batch["input_ids"].shape[1]
     records = []
     for row in range(2):
@@ -262,7 +267,7 @@ def test_features_of_run_classifier_are_the_rows_of_the_text(
             "input_ids": [*batch["input_ids"][row], *[0] * (16 - width)],
             "input_mask": [*batch["attention_mask"][row], *[0] * (16 - width)],
             "segment_ids": [*batch["token_type_ids"][row], *[0] * (16 - width)],
-            "label_ids": [float(batch["labels"][row]) if name == "stsb" else batch["labels"][row]],
+            "label_ids": [float(batch["targets"][row]) if name == "stsb" else batch["targets"][row]],
             "is_real_example": [1],
         })  # fmt: skip
     filler = {key: [0] * len(values) for key, values in records[0].items()}
@@ -272,7 +277,7 @@ def test_features_of_run_classifier_are_the_rows_of_the_text(
     packed.write_bytes(b"".join(frame(example(record)) for record in [*records, filler]))
     write(tmp_path / "labels.json", '{"label": "1"}\n{"label": "5"}\n')
     found = task(name).train_features(packed, tokenizer, None, 0)
-    for key, values in found.batch(np.arange(2)).items():
+    for key, values in rows_of(found, np.arange(2)).items():
         np.testing.assert_array_equal(values, batch[key], err_msg=key)
     assert found.labels == expected.labels
     assert "1 x record that is not a real example (first: record 2)" in found.describe()

@@ -18,6 +18,7 @@ from megabert.tasks.files.tf_features import (
     read_classifier_records,
     read_squad_records,
 )
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.foreign_shards import example
 from tests.helpers.squad_files import FakeTokenizer
 
@@ -70,7 +71,7 @@ def test_classifier_records_lose_their_padding_and_filling(tmp_path: Path, packe
     assert found.records.tolist() == [0, 2]
     assert found.filling == [1]
     assert found.rows.lengths.tolist() == [6, 10]
-    batch = found.rows.batch(np.array([1, 0]), pad=0)
+    batch = rows_of(found.rows, np.array([1, 0]))
     assert batch["input_ids"].tolist() == [[2, *[5] * 8, 3], [2, 7, 8, 3, 9, 3, 0, 0, 0, 0]]
     assert batch["token_type_ids"].tolist() == [[0] * 10, [0, 0, 0, 0, 1, 1, 0, 0, 0, 0]]
     assert batch["attention_mask"].sum(axis=1).tolist() == [10, 6]
@@ -204,7 +205,7 @@ def test_any_records_come_back(rows: list[tuple[list[int], list[int], int]]) -> 
         made = [record(first, second, label_ids=[label]) for first, second, label in rows]
         found = read_classifier_records(write(Path(folder) / "x", *made), TOKENIZER, WIDTH, 3)
     assert found.labels.tolist() == [label for _, _, label in rows]
-    batch = found.rows.batch(np.arange(len(rows)), pad=0)
+    batch = rows_of(found.rows, np.arange(len(rows)))
     for number, features in enumerate(made):
         size = sum(features["input_mask"])
         assert batch["input_ids"][number, :size].tolist() == features["input_ids"][:size]

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megabert.tasks.batches import packed
+from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.squad.answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 
 
@@ -59,7 +60,7 @@ def rows(tmp_path: Path) -> SquadFeatures:
 
 def outputs_of(features: SquadFeatures, start: torch.Tensor, end: torch.Tensor, n: int = 5):
     """``best_spans`` of all rows as arrays."""
-    batch = features.batch(np.arange(len(features.lengths)))
+    batch = rows_of(features, np.arange(len(features.lengths)))
     found = best_spans(
         start,
         end,
@@ -131,32 +132,24 @@ class _FixedModel(torch.nn.Module):
         super().__init__()
         self.sides = sides
 
-    def forward(self, cu_seqlens: torch.Tensor, max_seqlen: int, **_: torch.Tensor):
-        outside = torch.arange(max_seqlen) >= cu_seqlens.diff()[:, None]
-        return tuple(side[:, :max_seqlen].masked_fill(outside, -torch.inf) for side in self.sides)
+    def forward(self, batch: PackedBatch[torch.Tensor]):
+        width = batch.max_length
+        outside = torch.arange(width) >= batch.lengths[:, None]
+        return tuple(side[:, :width].masked_fill(outside, -torch.inf) for side in self.sides)
 
 
 def test_the_loss_does_not_see_padding() -> None:
     torch.manual_seed(0)
     sides = torch.randn(2, 2, 9)
-    real = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
-    padded = {
-        "input_ids": real * 7,
-        "token_type_ids": real * 0,
-        "attention_mask": real,
-        "start_positions": np.array([1, 0]),
-        "end_positions": np.array([3, 2]),
-    }
+    ids = np.full(10, 7)
+    labels = {"start_positions": np.array([1, 0]), "end_positions": np.array([3, 2])}
     losses = []
     for width in (6, 9):
-        batch = packed(padded, width)
-        assert batch["input_ids"].tolist() == [7] * 10
-        assert batch["cu_seqlens"].tolist() == [0, 6, 10]
-        tensors = {k: torch.from_numpy(v) for k, v in batch.items() if k != "max_seqlen"}
+        batch = PackedBatch.from_lengths(ids, 0 * ids, np.array([6, 4]), width, labels=labels)
         task = Squad(SquadSettings())
-        losses.append(float(task.loss(_FixedModel(sides), {**tensors, "max_seqlen": width})))
+        losses.append(float(task.loss(_FixedModel(sides), batch.map(torch.from_numpy))))
     expected = sum(
-        -torch.log_softmax(side[row, :length], 0)[padded[key][row]]
+        -torch.log_softmax(side[row, :length], 0)[labels[key][row]]
         for side, key in zip(sides, ("start_positions", "end_positions"))
         for row, length in enumerate((6, 4))
     )

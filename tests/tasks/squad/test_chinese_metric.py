@@ -24,6 +24,7 @@ from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import ENGLISH
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 
 
@@ -114,7 +115,7 @@ def test_the_published_files(shared_data: Path) -> None:
     features = SquadFeatures(dev, words, task.settings, training=True)
     assert features.problems.counts == {"answer that is not at its answer_start": 3}
     assert "32 answers are longer than --max-answer-length 50" in features.describe()
-    batch = features.batch(np.arange(200))
+    batch = rows_of(features, np.arange(200))
     inside = np.flatnonzero(batch["start_positions"])
     for row in inside:
         text = features.text(

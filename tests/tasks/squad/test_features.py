@@ -17,6 +17,7 @@ from megabert.tasks.squad.data import Answer, read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.windows import best_window, locate_answer, token_span, windows
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 
 
@@ -90,7 +91,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     )
     made = features(path)  # Who m ? + Ann met Bob by .   and   Q + Lon g con tex t of wor ds
     assert made.lengths.tolist() == [3 + 5 + 3, 1 + 8 + 3]
-    batch = made.batch(np.asarray([0, 1]))
+    batch = rows_of(made, np.asarray([0, 1]))
     assert batch["input_ids"].shape == (2, 12)
     assert batch["input_ids"][0][[0, 4, 10, 11]].tolist() == [2, 3, 3, 0]
     assert batch["input_ids"][1][[0, 2, 11]].tolist() == [2, 3, 3]
@@ -112,7 +113,7 @@ def test_answers_of_long_contexts_come_back_from_some_window(tmp_path: Path) -> 
     ]
     path = write_squad(tmp_path / "f.json", (context, questions))
     made = features(path, max_length=64, max_query_length=10, doc_stride=16)
-    batch = made.batch(np.arange(len(made.lengths)))
+    batch = rows_of(made, np.arange(len(made.lengths)))
     found = set()
     for row in range(len(made.lengths)):
         start, end = int(batch["start_positions"][row]), int(batch["end_positions"][row])
@@ -130,7 +131,7 @@ def test_every_context_token_may_start_an_answer_in_exactly_one_window(tmp_path:
     context = " ".join(["word"] * 200)
     path = write_squad(tmp_path / "f.json", (context, [qa("1", "q", ("word", 0))]))
     made = features(path, training=False, max_length=70, max_query_length=10, doc_stride=20)
-    batch = made.batch(np.arange(len(made.lengths)))
+    batch = rows_of(made, np.arange(len(made.lengths)))
     assert len(made.lengths) > 3
     assert batch["answer_starts"].sum() == 400  # two pieces a word
     assert (batch["answer_starts"] <= batch["answer_ends"]).all()
@@ -141,7 +142,7 @@ def test_every_context_token_may_start_an_answer_in_exactly_one_window(tmp_path:
 def test_long_questions_are_cut_and_special_ids_used(tmp_path: Path) -> None:
     path = write_squad(tmp_path / "f.json", ("Ann", [qa("1", "why " * 200, ("Ann", 0))]))
     made = features(path, max_query_length=5)
-    batch = made.batch(np.asarray([0]))
+    batch = rows_of(made, np.asarray([0]))
     assert batch["input_ids"].shape == (1, 9)
     assert batch["input_ids"][0][[0, 6, 8]].tolist() == [2, 3, 3]
     assert batch["token_type_ids"][0].tolist() == [0] * 7 + [1] * 2
@@ -161,7 +162,7 @@ def test_unusable_questions_are_left_out_of_training_only(tmp_path: Path) -> Non
     scored = features(path, training=False)
     assert list(scored.truths()) == ["1", "2", "4"]
     assert scored.sizes()["left_out"] == 1
-    assert scored.batch(np.arange(3))["answer_starts"][2].sum() == 0
+    assert rows_of(scored, np.arange(3))["answer_starts"][2].sum() == 0
 
 
 def test_nothing_usable_and_no_room_are_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from megabert.tasks.squad.metric import exact_match
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from megabert.tasks.squad.task_v2 import Squad2
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.foreign_shards import example
 from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 
@@ -64,7 +65,7 @@ def train_rows(
     features = SquadFeatures(
         read_squad(path), tokenizer, SquadSettings(**limits), max_length=longest, training=True
     )
-    return features, features.batch(np.arange(len(features.lengths)))
+    return features, rows_of(features, np.arange(len(features.lengths)))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_no_question_and_a_long_one(tmp_path: Path) -> None:
         path, FakeTokenizer(), None, 0
     )  # type: ignore[arg-type]
     assert features.lengths.tolist() == [0 + 2 + 3, 6 + 2 + 3]
-    assert features.batch(np.array([0, 1]))["start_positions"].tolist() == [2, 8]
+    assert rows_of(features, np.array([0, 1]))["start_positions"].tolist() == [2, 8]
 
 
 def test_every_published_answer_is_found_again(shared_data: Path) -> None:
@@ -191,7 +192,7 @@ def test_every_published_answer_is_found_again(shared_data: Path) -> None:
     data = read_squad(shared_data / "squad" / "dev-v1.1.json.xz")
     features = SquadFeatures(data, words, SquadSettings(), training=True, max_examples=1500, seed=3)
     assert not features.problems.counts
-    batch = features.batch(np.arange(len(features.lengths)))
+    batch = rows_of(features, np.arange(len(features.lengths)))
     right = {}
     for row in np.flatnonzero(batch["start_positions"]):
         where = int(batch["start_positions"][row]), int(batch["end_positions"][row])
@@ -231,7 +232,7 @@ def test_rows_of_run_squad_are_taken_as_they_are(tmp_path: Path, kind: type[Squa
     task = kind(SquadSettings(), 10)
     tokenizer: Any = FakeTokenizer()
     features = task.train_features(path, tokenizer, None, 0)
-    batch = features.batch(np.array([2, 0]))
+    batch = rows_of(features, np.array([2, 0]))
     assert batch["input_ids"].tolist() == [[2, 7, 3, 8, 9, 12, 3], [2, 7, 3, 8, 9, 10, 3]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1, 1]] * 2
     assert batch["attention_mask"].all()

@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.config import flags
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.finetune.settings import finetune_settings
-from megabert.tasks.batches import packed
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.metric import exact_match, f1, normalize_answer
 from megabert.tasks.squad.metric_v2 import Prediction, best_threshold, squad2_score
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from megabert.tasks.squad.task_v2 import SURE, Squad2
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.squad_files import FakeTokenizer, impossible, qa, write_squad
 
 TOKENIZER: Any = FakeTokenizer()
@@ -48,13 +49,9 @@ def path(tmp_path: Path) -> Path:
 class _Fixed(torch.nn.Module):
     """Logits that go by the tokens; those of [CLS] change by row, and are high in short rows."""
 
-    def forward(
-        self, input_ids: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, **_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = len(cu_seqlens) - 1
-        start = torch.full((rows, max_seqlen), -math.inf)
-        for row in range(rows):
-            ids = input_ids[cu_seqlens[row] : cu_seqlens[row + 1]]
+    def forward(self, batch: PackedBatch[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        start = torch.full((batch.num_sequences, batch.max_length), -math.inf)
+        for row, ids in enumerate(batch.input_ids.split(batch.lengths.tolist())):
             start[row, : len(ids)] = ids.float() / 10
             start[row, 0] = 3.0 + row % 2 if len(ids) > 12 else 30.0
         return start, start / 2
@@ -62,16 +59,16 @@ class _Fixed(torch.nn.Module):
 
 def outputs(task: Squad, features: Any) -> dict[str, np.ndarray]:
     """What the task predicts of all rows, with the logits above."""
-    batch = packed(features.batch(np.arange(len(features.lengths))), task.max_length)
-    tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
-    return {name: value.numpy() for name, value in task.predict(_Fixed(), tensors).items()}
+    batch = features.batch(np.arange(len(features.lengths)), task.max_length)
+    found = task.predict(_Fixed(), batch.map(torch.from_numpy))
+    return {name: value.numpy() for name, value in found.items()}
 
 
 def test_impossible_questions_point_at_cls_in_every_window(path: Path) -> None:
     features = squad2().train_features(path, TOKENIZER, None, 0)
     assert features.sizes()["questions"] == 4
     assert features.sizes()["impossible"] == 2
-    batch = features.batch(np.arange(len(features.lengths)))
+    batch = rows_of(features, np.arange(len(features.lengths)))
     per_question: dict[int, list[int]] = {}
     for row, start in enumerate(batch["start_positions"]):
         per_question.setdefault(features.question_of(row), []).append(int(start))  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.tagging.cluener import as_label, clue_f1, read_cluener
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.tagging_files import entity, gold_labels, make, outputs_for, tokenizer
 
 
@@ -121,11 +122,11 @@ def test_pieces_of_several_characters_and_lost_ones(tmp_path: Path) -> None:
     )
     words, task = tokenizer(tmp_path), make("cluener")
     features = task.train_features(write(tmp_path / "f.json", content), words, None, 0)
-    batch = features.batch(np.array([0]))
+    batch = rows_of(features, np.array([0]))
     pieces = words.tokens(batch["input_ids"][0])
     expected = ["王", "明", "ip", "##hone", "##6", "在", "上", "海", "vs", "北", "京"]
     assert pieces == ["[CLS]", *expected, "[SEP]"]
-    names = [task.labels[label] for label in batch["labels"][0]]
+    names = [task.labels[label] for label in batch["tags"][0]]
     assert names == [
         "B-name", "I-name", "B-game", "I-game", "I-game", "O", "B-address", "I-address", "B-game",
         "O", "O",
@@ -164,9 +165,9 @@ def test_a_file_without_labels_is_predicted_but_not_scored(tmp_path: Path) -> No
         write(tmp_path / "t.json", {"id": 7, "text": "李明"}, {"id": "x", "text": ""}), words
     )
     assert not features.labelled
-    batch = features.batch(np.arange(2))
-    assert "labels" not in batch
-    assert batch["label_counts"].tolist() == [2, 0]
+    batch = rows_of(features, np.arange(2))
+    assert "tags" not in batch
+    assert batch["tag_counts"].tolist() == [2, 0]
     outputs = outputs_for(features, [[1, 2], []])
     assert task.score(features, outputs, tmp_path) == {}
     text = (tmp_path / "cluener_predict.json").read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from megabert.common.errors import UserError
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.tagging.conll import read_conll
 from megabert.tasks.tagging.entity_spans import SCHEMES, Entity, tags_of
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.tagging_files import entity, gold_labels, make, outputs_for, tokenizer
 
 
@@ -131,11 +132,11 @@ def test_tokens_of_several_pieces_and_of_none(tmp_path: Path) -> None:
     words, task = tokenizer(tmp_path), make("conll")
     path = write(tmp_path / "f", "iPhone6\tB-X\n王明\tI-X\n \tI-X\n2\tO\n0\tO\n")
     features = task.train_features(path, words, None, 0)
-    batch = features.batch(np.array([0]))
+    batch = rows_of(features, np.array([0]))
     expected = ["ip", "##hone", "##6", "王", "明", "[UNK]", "2", "[UNK]"]
     assert words.tokens(batch["input_ids"][0]) == ["[CLS]", *expected, "[SEP]"]
-    assert batch["label_positions"][0].tolist() == [1, 4, 6, 7, 8]
-    names = [task.labels[label] for label in batch["labels"][0]]
+    assert batch["tag_positions"][0].tolist() == [1, 4, 6, 7, 8]
+    names = [task.labels[label] for label in batch["tags"][0]]
     assert names == ["B-X", "I-X", "I-X", "O", "O"]
     assert features.found([np.array([1, 2, 2, 0, 0])]) == [[entity("X", 0, 3)]]
 
@@ -218,7 +219,7 @@ def test_the_published_files(shared_data: Path) -> None:
     assert found == dev.truths()
     test = task.eval_features(folder / "example.test.xz", words)
     assert (test.sizes()["texts"], test.sizes()["tags"]) == (4636, 219197)
-    batch = test.batch(np.array([0, 1]))
+    batch = rows_of(test, np.array([0, 1]))
     real = batch["attention_mask"].sum()
     assert real == test.lengths[:2].sum()
 

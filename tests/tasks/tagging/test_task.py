@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
@@ -32,6 +33,7 @@ from megabert.tasks.tagging.entity_spans import (
     tags_of,
 )
 from megabert.tasks.tagging.features import TaggingFeatures, onto_pieces
+from tests.helpers.batch_rows import rows_of
 from tests.helpers.distributed import run_ranks
 from tests.helpers.tagging_files import gold_labels, make, outputs_for, tokenizer, write_vocabulary
 
@@ -213,17 +215,17 @@ def test_windows_score_every_tag_once(sizes: list[int], max_length: int, seed: i
     )
     assert max(features.lengths) <= max_length
     rows = np.arange(len(features.lengths))
-    batch = features.batch(rows)
+    batch = rows_of(features, rows)
     texts_of = np.cumsum(batch["begins"]) - 1
     seen: list[list[int]] = [[] for _ in sizes]
     for row in rows:
-        count = batch["label_counts"][row]
-        places = batch["label_positions"][row, :count]
+        count = batch["tag_counts"][row]
+        places = batch["tag_positions"][row, :count]
         assert count > 0
         seen[texts_of[row]] += batch["input_ids"][row][places].tolist()
         following = row + 1 == len(rows) or batch["begins"][row + 1]
         assert batch["ends"][row] == following
-        assert (batch["labels"][row, count:] == -100).all()
+        assert (batch["tags"][row, count:] == -100).all()
     assert seen == [part.ids[part.scored].tolist() for part in pieces]
     assert features.sizes()["tags"] == sum(map(len, texts))
     outputs = outputs_for(features, gold_labels(features))
@@ -463,18 +465,18 @@ def test_the_loss_is_the_mean_over_tags(tmp_path: Path) -> None:
     scores = torch.randn(rows * 8, 3)
 
     def loss(chosen: np.ndarray) -> torch.Tensor:
-        batch = {name: torch.from_numpy(value) for name, value in features.batch(chosen).items()}
-        batch["cu_seqlens"] = torch.from_numpy(np.append(chosen, chosen[-1] + 1) * 8)
-        return task.loss(lambda **_: scores, batch)
+        batch = features.batch(chosen, 8).map(torch.from_numpy)
+        ends = torch.from_numpy(np.append(chosen, chosen[-1] + 1) * 8)
+        return task.loss(lambda _: scores, dataclasses.replace(batch, cu_seqlens=ends))
 
     total = loss(np.arange(rows))
     parts = [loss(np.array([row])) for row in range(rows)]
     torch.testing.assert_close(total, torch.stack(parts).mean())
-    batch = features.batch(np.arange(rows))
+    batch = rows_of(features, np.arange(rows))
     flat = [
         (row * 8 + place, label)
         for row in range(rows)
-        for place, label in zip(batch["label_positions"][row], batch["labels"][row])
+        for place, label in zip(batch["tag_positions"][row], batch["tags"][row])
         if label >= 0
     ]
     places, labels = map(list, zip(*flat))
