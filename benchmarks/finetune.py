@@ -19,7 +19,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from benchmarks.steps.rounds import (
 )
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.init import initialize_weights
@@ -61,13 +62,21 @@ PACKED, PADDED, THEIRS = "megabert packed", "megabert padded", "transformers"
 
 @dataclass(frozen=True)
 class QaBatch:
-    """Rows of a step: B sequences, padded ``[B, S]`` and packed ``[T]``, and the answers' ends ``[B]``."""
+    """The rows of a step, padded and packed."""
 
-    padded: dict[str, Tensor]
-    packed: dict[str, Any]
-    starts: Tensor
-    ends: Tensor
-    tokens: int
+    padded: PackedBatch[Tensor]
+    packed: PackedBatch[Tensor]
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """input_ids, token_type_ids, attention_mask int64 ``[B, S]``, as transformers takes them."""
+        mask = self.padded.attention_mask
+        assert mask is not None
+        return {
+            "input_ids": self.padded.input_ids.view_as(mask),
+            "token_type_ids": self.padded.token_type_ids.view_as(mask),
+            "attention_mask": mask,
+        }
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,9 @@ class Trainee:
 
     def loss(self, batch: QaBatch) -> Tensor:
         """Mean of the cross-entropies of start and end over real positions."""
-        sides = zip(self.logits(batch), (batch.starts, batch.ends), strict=True)
+        labels = batch.packed.labels
+        targets = labels["start_positions"], labels["end_positions"]
+        sides = zip(self.logits(batch), targets, strict=True)
         start, end = (F.cross_entropy(logits.float(), target) for logits, target in sides)
         return (start + end) / 2
 
@@ -107,28 +118,14 @@ def qa_batch(
     features: SquadFeatures, rows: np.ndarray, longest: int, device: torch.device
 ) -> QaBatch:
     """These rows, longest first; ``longest``: of all rows of the run."""
-    tensors = {
-        name: torch.from_numpy(value).to(device) for name, value in features.batch(rows).items()
-    }
-    padded = {name: tensors[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
-    real = padded["attention_mask"].bool()
-    lengths = real.sum(dim=1)
-    places = torch.arange(real.size(1), device=device).expand_as(real)
-    packed = {
-        "input_ids": padded["input_ids"][real],
-        "token_type_ids": padded["token_type_ids"][real],
-        "position_ids": places[real],
-        "cu_seqlens": F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
-        "max_seqlen": longest,
-    }
-    numbers = {"sample_numbers": torch.from_numpy(rows).to(device)}
-    return QaBatch(
-        padded | numbers,
-        packed | numbers,
-        tensors["start_positions"],
-        tensors["end_positions"],
-        int(lengths.sum()),
-    )
+    packed = replace(features.batch(rows, longest), sample_numbers=rows)
+    lengths = packed.lengths
+    real = np.arange(lengths.max()) < lengths[:, None]  # [B, S]
+    ids, types = (np.zeros(real.shape, dtype=np.int64) for _ in range(2))
+    ids[real], types[real] = packed.input_ids, packed.token_type_ids
+    padded = PackedBatch.from_padded(ids, types, real.astype(np.int64), rows)
+    on_device = [batch.map(torch.from_numpy).to(device) for batch in (padded, packed)]
+    return QaBatch(*on_device)
 
 
 def trainees(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> list[Trainee]:
@@ -140,20 +137,19 @@ def trainees(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> l
     theirs = transformers_bert(config, whole_tensors(ours[PACKED], config), "ForQuestionAnswering")
 
     def hide_padding(sides: Sequence[Tensor], batch: QaBatch) -> tuple[Tensor, Tensor]:
-        padding = batch.padded["attention_mask"] == 0
+        padding = batch.padded.attention_mask == 0
         start, end = (logits.masked_fill(padding, -torch.inf) for logits in sides)
         return start, end
 
     def padded_logits(batch: QaBatch) -> tuple[Tensor, Tensor]:
-        return hide_padding(ours[PADDED](**batch.padded), batch)
+        return hide_padding(ours[PADDED](batch.padded), batch)
 
     def their_logits(batch: QaBatch) -> tuple[Tensor, Tensor]:
-        inputs = {name: value for name, value in batch.padded.items() if name != "sample_numbers"}
-        output = theirs(**inputs)
+        output = theirs(**batch.rows)
         return hide_padding((output.start_logits, output.end_logits), batch)
 
     fields = (
-        (PACKED, ours[PACKED], lambda batch: ours[PACKED](**batch.packed)),
+        (PACKED, ours[PACKED], lambda batch: ours[PACKED](batch.packed)),
         (PADDED, ours[PADDED], padded_logits),
         (THEIRS, theirs, their_logits),
     )
@@ -197,8 +193,8 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
             seconds, _ = timed(partial(named[name].step, batch), device, arguments.clock)
             if number:
                 times[name].append(seconds)
-    padded = sum(batch.padded["input_ids"].numel() for batch in batches[1:])
-    tokens = sum(batch.tokens for batch in batches[1:])
+    padded = sum(batch.padded.input_ids.numel() for batch in batches[1:])
+    tokens = sum(batch.packed.real_tokens for batch in batches[1:])
     return {
         "environment": environment(device),
         "model": arguments.model,

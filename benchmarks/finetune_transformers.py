@@ -31,6 +31,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import write_json
 from megabert.common.log import run_command
 from megabert.common.names import RUN_RESULTS
+from megabert.common.packed_batch import PackedBatch
 from megabert.common.progress import Progress
 from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
@@ -44,7 +45,7 @@ from megabert.finetune.settings import FinetuneSettings, finetune_settings
 from megabert.model.init import initial_tensor
 from megabert.optim.schedule import learning_rate
 from megabert.tasks.base import Features, Task
-from megabert.tasks.batches import BatchPlan, rows_on_device, steps_for
+from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 
 
 class SideBySide:
@@ -78,24 +79,17 @@ class SideBySide:
                 layer.bias.zero_()
         self.model = model.to(self.device)
 
-    def __call__(
-        self,
-        input_ids: Tensor,
-        token_type_ids: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        **_: Any,
-    ) -> Any:
+    def __call__(self, batch: PackedBatch[Tensor]) -> Any:
         """Packed tokens, padded for transformers; outputs as our models give them."""
-        lengths = cu_seqlens.diff()
+        lengths = batch.lengths
         mask = torch.arange(int(lengths.max()), device=self.device) < lengths[:, None]  # [P, S]
         ids, types = (torch.zeros_like(mask, dtype=torch.int64) for _ in range(2))
-        ids[mask], types[mask] = input_ids, token_type_ids
+        ids[mask], types[mask] = batch.input_ids, batch.token_type_ids
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.model(input_ids=ids, token_type_ids=types, attention_mask=mask.long())
         if self.head.labelled:
             return output.logits if self.head.per_sequence else output.logits[mask]
-        missing = max_seqlen - mask.size(1)
+        missing = batch.max_length - mask.size(1)
         sides = (output.start_logits, output.end_logits)
         return tuple(
             nn.functional.pad(side.masked_fill(~mask, -torch.inf), (0, missing), value=-torch.inf)
@@ -145,7 +139,7 @@ def train(
         for first in range(0, batch.global_size, batch.micro_size):
             mine = rows[first : first + batch.micro_size]
             loss = (
-                task.loss(side, rows_on_device(features, mine, task.max_length, side.device))
+                task.loss(side, batch_on_device(features, mine, task.max_length, side.device))
                 / batch.accumulation
             )
             loss.backward()
@@ -176,7 +170,7 @@ def predict(side: SideBySide, task: Task, features: Features, size: int) -> dict
     whole: dict[str, np.ndarray] = {}
     for rows, _ in partition(features.lengths, size, 0, 1):
         for name, value in task.predict(
-            side, rows_on_device(features, rows, task.max_length, side.device)
+            side, batch_on_device(features, rows, task.max_length, side.device)
         ).items():
             if name not in whole:
                 whole[name] = np.zeros((total, *value.shape[1:]), value.cpu().numpy().dtype)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.names import TRAIN
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.pairs import SampleSettings
-from megabert.data.samples.source import SampleSource
+from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 
 LENGTHS = (128, 512)
@@ -47,7 +47,9 @@ def throughput(corpus: Corpus, batch: int, seconds: float) -> list[dict[str, Any
                 source = SampleSource(
                     corpus, SampleSettings(length, sentence_task=task), MaskSettings(masking)
                 )
-                speed, real = _speed(lambda n, s=source: s.batch(n, batch), batch, seconds)
+                speed, real = _speed(
+                    lambda n, s=source: s.samples(np.arange(n, n + batch)), batch, seconds
+                )
                 planning, _ = _speed(
                     lambda n, s=source: s.lengths(np.arange(n, n + 4096)), 4096, seconds / RUNS
                 )
@@ -73,8 +75,8 @@ def _speed(make: Callable[[int], Any], count: int, seconds: float) -> tuple[floa
         while time.process_time() - began < seconds / RUNS:
             made = make(first)
             first, done = first + count, done + count
-            if isinstance(made, dict):
-                tokens += int(np.count_nonzero(made["attention_mask"]))
+            if isinstance(made, SampleArrays):
+                tokens += int(made.lengths.sum())
         best = max(best, done / (time.process_time() - began))
         samples += done
     return best, tokens / samples
@@ -85,7 +87,7 @@ def _read_all(corpus: Corpus, length: int) -> None:
     source = SampleSource(corpus, SampleSettings(length), MaskSettings("whole-word"))
     began = time.monotonic()
     for first in range(0, source.samples_per_epoch, 1024):
-        source.batch(first, 1024)
+        source.samples(np.arange(first, first + 1024))
         if time.monotonic() - began > 120:
             return
 
@@ -96,7 +98,7 @@ def first_reading(shards: Path, batch: int) -> dict[str, Any]:
     source = SampleSource(corpus, SampleSettings(128))
     began, count = time.process_time(), 8192
     for first in range(0, count, batch):
-        source.batch(first, batch)
+        source.samples(np.arange(first, first + batch))
     return {"samples_per_second": round(count / (time.process_time() - began))}
 
 
@@ -106,7 +108,7 @@ def opening(shards: Path, batch: int) -> dict[str, Any]:
     for name, first in (("from_0", 0), ("from_100_million", FAR)):
         wall, cpu = time.perf_counter(), time.process_time()
         corpus = Corpus.open(shards, TRAIN)
-        SampleSource(corpus, SampleSettings(128)).batch(first, batch)
+        SampleSource(corpus, SampleSettings(128)).samples(np.arange(first, first + batch))
         found[f"{name}_seconds"] = round(time.perf_counter() - wall, 3)
         found[f"{name}_cpu_seconds"] = round(time.process_time() - cpu, 3)
     return found | {"shards": len(corpus.manifest.splits[TRAIN].shards)}
@@ -115,12 +117,12 @@ def opening(shards: Path, batch: int) -> dict[str, Any]:
 def memory(shards: Path, batch: int) -> dict[str, Any]:
     """Private memory in MB after the first batch, and ten times over one epoch at length 128."""
     source = SampleSource(Corpus.open(shards, TRAIN), SampleSettings(128), MaskSettings("ngram"))
-    source.batch(0, batch)
+    source.samples(np.arange(batch))
     start = _private_megabytes()
     marks, epoch = [], source.samples_per_epoch
     for step in range(MEMORY_STEPS):
         for first in range(step * epoch // MEMORY_STEPS, (step + 1) * epoch // MEMORY_STEPS, batch):
-            source.batch(first, batch)
+            source.samples(np.arange(first, first + batch))
         marks.append(_private_megabytes())
     return {"samples": epoch, "first_batch_mb": start, "over_the_epoch_mb": marks}
 

@@ -5,7 +5,7 @@
 
 Three tables for sequences of 128 and of 512 tokens; times are CPU times of one process, on one thread:
 
-    how samples are dealt, for global batches on 1, 8 and 64 data-parallel ranks: the share of padding
+    how samples are distributed, for global batches on 1, 8 and 64 data-parallel ranks: the share of padding
         that padded batches have; how much more the largest micro batch and the busiest rank of an
         update get than the mean, max / mean - 1, in tokens and in FLOPs of the model; and the time of
         the deal a sample
@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.names import TRAIN
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
-from megabert.data.samples.loader import SampleSource, as_tensors
-from megabert.data.samples.packing import Window, choose_window, deal_window, packed_batches
+from megabert.data.samples.packing import (
+    Window,
+    choose_window,
+    distribute_window,
+    pad_samples,
+    window_batches,
+)
 from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.model.flops import pretraining_flops
 from megabert.model.heads import BertForPreTraining
@@ -66,7 +72,7 @@ def excess(loads: np.ndarray) -> float:
 
 
 def one_update(lengths: np.ndarray, window: Window) -> tuple[np.ndarray, float]:
-    """The lengths in each micro batch, and the CPU seconds of dealing them.
+    """The lengths in each micro batch, and the CPU seconds of distributing them.
 
     Args:
         lengths: of a global batch, int64 [accumulation, ranks, micro batch size].
@@ -75,16 +81,16 @@ def one_update(lengths: np.ndarray, window: Window) -> tuple[np.ndarray, float]:
     Returns:
         int64 [accumulation, ranks, micro batch size], and the seconds.
     """
-    dealt, seconds = np.empty_like(lengths), 0.0
+    distributed, seconds = np.empty_like(lengths), 0.0
     for step in range(0, lengths.shape[0], window.micro_steps):
         for rank in range(0, lengths.shape[1], window.ranks):
             here = slice(step, step + window.micro_steps), slice(rank, rank + window.ranks)
             own = lengths[here].ravel()
             began = time.process_time()
-            places = deal_window(own, window)
+            places = distribute_window(own, window)
             seconds += time.process_time() - began
-            dealt[here] = own[places]
-    return dealt, seconds
+            distributed[here] = own[places]
+    return distributed, seconds
 
 
 def balance_table(lengths: np.ndarray, seq_length: int, config: ModelConfig) -> None:
@@ -99,13 +105,16 @@ def balance_table(lengths: np.ndarray, seq_length: int, config: ModelConfig) -> 
                 one_update(lengths[i * batch : (i + 1) * batch].reshape(shape), window)
                 for i in range(updates)
             ]
-            dealt = np.stack([part for part, _ in parts]).astype(float)
-            tokens, squares = dealt.sum(axis=-1), (dealt**2).sum(axis=-1)  # [updates, steps, ranks]
+            distributed = np.stack([part for part, _ in parts]).astype(float)
+            tokens, squares = (
+                distributed.sum(axis=-1),
+                (distributed**2).sum(axis=-1),
+            )  # [updates, steps, ranks]
             flops = pretraining_flops(config, tokens, squares, 0)
             microseconds = 1e6 * sum(seconds for _, seconds in parts) / (updates * batch)
             print(
                 f"| {seq_length} | {batch} | {ranks} | {micro} x {shape[0]} "
-                f"| {window.micro_steps} x {window.ranks} | {1 - dealt.mean() / seq_length:.2%} "
+                f"| {window.micro_steps} x {window.ranks} | {1 - distributed.mean() / seq_length:.2%} "
                 f"| {excess(tokens.reshape(updates, -1)):.2%} | {excess(tokens):.2%} "
                 f"| {excess(tokens.sum(axis=1)):.2%} | {excess(flops.reshape(updates, -1)):.2%} "
                 f"| {excess(flops.sum(axis=1)):.2%} | {microseconds:.2f} |"
@@ -124,12 +133,12 @@ def loader_table(source: SampleSource, length: int, seconds: float) -> None:
     parts = np.split(numbers, count // micro)
     show("padded", count, lambda: [source.samples(part) for part in parts])
     alone = Window(count // micro, 1)
-    show("packed, one rank", count, lambda: packed_batches(source, numbers, alone, 0))
+    show("packed, one rank", count, lambda: window_batches(source, numbers, alone, 0))
     eight = Window(count // micro // 8, 8)
     show(
         "packed, a rank of eight",
         count // 8,
-        lambda: packed_batches(source, numbers, eight, 3),
+        lambda: window_batches(source, numbers, eight, 3),
     )
     show("lengths alone", count, lambda: source.lengths(numbers))
 
@@ -141,16 +150,14 @@ def model_table(source: SampleSource, length: int, config: ModelConfig) -> None:
     micro, steps = MICRO_TOKENS // length, 4
     numbers = np.arange(micro * steps)
     parts = np.split(numbers, steps)
-    padded = [{**source.samples(part), "sample_numbers": part} for part in parts]
-    packed = packed_batches(source, numbers, Window(steps, 1), 0)
-    for batch in packed:
-        batch.pop("real_tokens")
-    tokens = sum(batch["input_ids"].size for batch in packed)
+    padded = [pad_samples(source.samples(part)) for part in parts]
+    packed = window_batches(source, numbers, Window(steps, 1), 0)
+    tokens = sum(batch.input_ids.size for batch in packed)
 
-    def train(batches: list[dict[str, Any]]) -> float:
+    def train(batches: list[PackedBatch[np.ndarray]]) -> float:
         began = time.process_time()
         for batch in batches:
-            output = model(**as_tensors(batch))
+            output = model(batch.map(torch.from_numpy))
             (output.mlm_loss_sum + output.nsp_loss_sum).backward()
         model.zero_grad(set_to_none=True)
         return time.process_time() - began

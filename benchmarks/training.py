@@ -44,7 +44,7 @@ from benchmarks.steps.rounds import (
 )
 from benchmarks.steps.trainers import GlobalBatch, Update, our_updates, plain_update, their_update
 from megabert.common.log import run_command
-from megabert.data.samples.packing import Window, packed_batches
+from megabert.data.samples.packing import Window, window_batches
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World, start
 
@@ -58,7 +58,7 @@ def global_batch(batches: RealBatches, batch: BatchSizes, world: World, number: 
     steps = range(number * batch.accumulation, (number + 1) * batch.accumulation)
     padded = [batches.get(step * ranks + rank) for step in steps]
     numbers = np.arange(number * batch.global_size, (number + 1) * batch.global_size)
-    packed = packed_batches(batches.source, numbers, Window(batch.accumulation, ranks), rank)
+    packed = window_batches(batches.source, numbers, Window(batch.accumulation, ranks), rank)
     counts = torch.zeros(5, dtype=torch.float64, device=batches.device)
     for micro in padded:
         counts += torch.tensor(micro.work.values(), dtype=torch.float64, device=batches.device)

@@ -25,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.errors import UserError
@@ -114,8 +116,10 @@ def read_epoch(folder: Path) -> str:
         settings = SampleSettings(SEQ_LENGTH, "nsp")
         source = SampleSource(Corpus.open(folder, split), settings, MaskSettings("whole-word"))
         for first in range(0, source.samples_per_epoch, BATCH):
-            for array in source.batch(first, BATCH).values():
-                content.update(array.tobytes())
+            samples = source.samples(np.arange(first, first + BATCH))
+            for name, array in vars(samples).items():
+                if array is not None and name != "numbers":
+                    content.update(array.tobytes())
     return content.hexdigest()
 
 

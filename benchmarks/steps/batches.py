@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from megabert.common.names import TRAIN
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
-from megabert.data.samples.packing import Window, packed_batches
+from megabert.data.samples.packing import Window, pad_samples, window_batches
 from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
@@ -58,17 +58,26 @@ class MicroBatch:
     """The same samples in three forms, on one device.
 
     Args:
-        padded: input_ids, token_type_ids, attention_mask int64 ``[B, S]``; masked_positions and
-            masked_labels int64 ``[M]``; next_sentence_labels and sample_numbers int64 ``[B]``.
-        packed: as the loader gives it, without its counts (docs/design/loader.md).
+        padded, packed: as the loader makes them.
         labels: int64 ``[B, S]``, IGNORED where nothing is predicted.
         work: what it holds.
     """
 
-    padded: dict[str, Any]
-    packed: dict[str, Any]
+    padded: PackedBatch[Tensor]
+    packed: PackedBatch[Tensor]
     labels: Tensor
     work: Work
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """input_ids, token_type_ids, attention_mask int64 ``[B, S]``, as transformers takes them."""
+        mask = self.padded.attention_mask
+        assert mask is not None
+        return {
+            "input_ids": self.padded.input_ids.view_as(mask),
+            "token_type_ids": self.padded.token_type_ids.view_as(mask),
+            "attention_mask": mask,
+        }
 
 
 class RealBatches:
@@ -96,28 +105,22 @@ class RealBatches:
     def get(self, number: int) -> MicroBatch:
         """Micro batch ``number``; the packed form holds its own samples and no others'."""
         numbers = np.arange(number * self.size, (number + 1) * self.size)
-        padded = self.source.samples(numbers)
-        (packed,) = packed_batches(self.source, numbers, Window(1, 1), 0)
-        labels = np.full(padded["input_ids"].size, IGNORED)
-        labels[padded["masked_positions"]] = padded["masked_labels"]
-        lengths = padded["attention_mask"].sum(axis=1)
+        samples = self.source.samples(numbers)
+        (packed,) = window_batches(self.source, numbers, Window(1, 1), 0)
+        labels = np.full(samples.input_ids.size, IGNORED)
+        labels[samples.masked_positions] = samples.masked_labels
+        lengths = samples.lengths
         work = Work(
             len(numbers), int(lengths.sum()), int((lengths**2).sum()),
-            len(padded["masked_positions"]), padded["input_ids"].size,
+            len(samples.masked_positions), samples.input_ids.size,
         )  # fmt: skip
         return MicroBatch(
-            self.on_device({**padded, "sample_numbers": numbers}),
+            self.on_device(pad_samples(samples)),
             self.on_device(packed),
-            torch.from_numpy(labels.reshape(padded["input_ids"].shape)).to(self.device),
+            torch.from_numpy(labels.reshape(samples.input_ids.shape)).to(self.device),
             work,
         )
 
-    def on_device(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """A micro batch as the model's arguments: tensors, and no ``real_tokens``."""
-        return {
-            name: torch.from_numpy(value).to(self.device)
-            if isinstance(value, np.ndarray)
-            else value
-            for name, value in arrays.items()
-            if name != "real_tokens"
-        }
+    def on_device(self, batch: PackedBatch[np.ndarray]) -> PackedBatch[Tensor]:
+        """A micro batch as the model takes it."""
+        return batch.map(torch.from_numpy).to(self.device)

@@ -86,7 +86,7 @@ def our_loss(model: nn.Module, packed: bool) -> Loss:
     """Loss of our model, on the padded or the packed form."""
 
     def loss(batch: MicroBatch) -> Tensor:
-        output = model(**(batch.packed if packed else batch.padded))
+        output = model(batch.packed if packed else batch.padded)
         return output.mlm_loss_sum / output.mlm_count + output.nsp_loss_sum / output.nsp_count
 
     return loss
@@ -96,11 +96,10 @@ def their_loss(model: nn.Module) -> Loss:
     """Loss of transformers' model, with a label or IGNORED at every position."""
 
     def loss(batch: MicroBatch) -> Tensor:
-        names = ("input_ids", "token_type_ids", "attention_mask")
         return model(
-            **{name: batch.padded[name] for name in names},
+            **batch.rows,
             labels=batch.labels,
-            next_sentence_label=batch.padded["next_sentence_labels"],
+            next_sentence_label=batch.padded.labels["next_sentence_labels"],
         ).loss
 
     return loss

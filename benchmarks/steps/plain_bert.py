@@ -6,12 +6,11 @@ Shapes: B sequences, S tokens, H hidden, N heads, M masked positions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 
 
@@ -60,21 +59,23 @@ class PlainBert(nn.Module):
         self.mlm_dense, self.mlm_norm = nn.Linear(width, width), nn.LayerNorm(width, eps)
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: PackedBatch[Tensor]) -> Tensor:
         """Mean MLM loss plus mean sentence loss of a padded micro batch."""
-        ids = batch["input_ids"]
+        assert batch.attention_mask is not None
+        ids = batch.input_ids.view_as(batch.attention_mask)  # [B, S]
+        types = batch.token_type_ids.view_as(ids)
         places = torch.arange(ids.size(1), device=ids.device)
-        x = self.words(ids) + self.positions(places) + self.types(batch["token_type_ids"])
+        x = self.words(ids) + self.positions(places) + self.types(types)
         x = F.dropout(self.norm(x), self.drop, self.training)
-        mask = batch["attention_mask"].bool()[:, None, None, :]
+        mask = batch.attention_mask.bool()[:, None, None, :]
         for layer in self.layers:
             x = layer(x, mask)
-        masked = x.flatten(0, 1)[batch["masked_positions"]]  # [M, H]
+        masked = x.flatten(0, 1)[batch.labels["masked_positions"]]  # [M, H]
         masked = self.mlm_norm(F.gelu(self.mlm_dense(masked)))
         logits = F.linear(masked, self.words.weight, self.mlm_bias)
         sentence = self.nsp(torch.tanh(self.pooler(x[:, 0])))
-        return F.cross_entropy(logits.float(), batch["masked_labels"]) + F.cross_entropy(
-            sentence.float(), batch["next_sentence_labels"]
+        return F.cross_entropy(logits.float(), batch.labels["masked_labels"]) + F.cross_entropy(
+            sentence.float(), batch.labels["next_sentence_labels"]
         )
 
 

@@ -15,6 +15,7 @@ from benchmarks.lamb import PlainLamb
 from benchmarks.steps.batches import MicroBatch, Work
 from benchmarks.steps.peers import our_model, their_loss, transformers_bert, whole_tensors
 from benchmarks.steps.plain_bert import plain_bert
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.build import build_engine
@@ -57,10 +58,10 @@ def our_updates(
         0.0,
     )
 
-    def update(micro_batches: Sequence[dict[str, Any]], work: Work) -> Tensor:
+    def update(micro_batches: Sequence[PackedBatch[Tensor]], work: Work) -> Tensor:
         total = torch.zeros((), device=world.device)
         for inputs in micro_batches:
-            output = engine(**inputs)
+            output = engine(inputs)
             loss = output.mlm_loss_sum / work.predictions + output.nsp_loss_sum / work.samples
             engine.backward(loss)
             engine.step()

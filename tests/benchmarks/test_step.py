@@ -41,17 +41,17 @@ def batches(shards: Path) -> RealBatches:
 
 def test_a_micro_batch_is_the_same_samples_in_three_forms(batches: RealBatches) -> None:
     batch = batches.get(3)
-    real = batch.padded["attention_mask"].bool()
-    assert torch.equal(batch.padded["sample_numbers"], torch.arange(12, 16))
-    assert set(batch.packed["sample_numbers"].tolist()) == set(range(12, 16))
-    bounds = batch.packed["cu_seqlens"].tolist()
-    for place, number in enumerate(batch.packed["sample_numbers"].tolist()):
-        packed = batch.packed["input_ids"][bounds[place] : bounds[place + 1]]
+    real = batch.rows["attention_mask"].bool()
+    assert torch.equal(batch.padded.sample_numbers, torch.arange(12, 16))
+    assert set(batch.packed.sample_numbers.tolist()) == set(range(12, 16))
+    bounds = batch.packed.cu_seqlens.tolist()
+    for place, number in enumerate(batch.packed.sample_numbers.tolist()):
+        packed = batch.packed.input_ids[bounds[place] : bounds[place + 1]]
         row = number - 12
-        assert torch.equal(packed, batch.padded["input_ids"][row][real[row]])
+        assert torch.equal(packed, batch.rows["input_ids"][row][real[row]])
     positions = (batch.labels != IGNORED).flatten().nonzero().squeeze(1)
-    assert torch.equal(positions, batch.padded["masked_positions"])
-    assert torch.equal(batch.labels.flatten()[positions], batch.padded["masked_labels"])
+    assert torch.equal(positions, batch.padded.labels["masked_positions"])
+    assert torch.equal(batch.labels.flatten()[positions], batch.padded.labels["masked_labels"])
     work = batch.work
     assert (work.samples, work.tokens) == (4, int(real.sum()))
     assert work.squared_lengths == int(real.sum(dim=1).square().sum())

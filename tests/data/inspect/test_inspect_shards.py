@@ -168,7 +168,7 @@ def test_shown_samples_are_the_training_samples(folder: Path, task: str, masking
     source = SampleSource(corpus, settings, MaskSettings(masking))  # type: ignore[arg-type]
     count = min(40, source.samples_per_epoch)
     shown = show_samples(source, corpus, tokenizer, count)
-    arrays = source.batch(0, count)
+    arrays = source.samples(np.arange(count))
     predicted = 0
     plan = source.plan(np.arange(count))
     for sample in shown:

@@ -37,7 +37,7 @@ from megabert.data.shards.manifest import (
 from megabert.data.shards.reader import ShardFile
 from megabert.data.shards.spans import Spans
 from megabert.data.shards.writer import Document, ShardHeader, ShardWriter, as_piece, write_corpus
-from tests.helpers.batch_rows import samples_from
+from tests.helpers.batch_rows import named_arrays, samples_from
 
 TOKENIZER = TokenizerInfo("wordpiece", "ab" * 32, 1000, True, SpecialIds(0, 1, 2, 3, 4))
 
@@ -457,7 +457,7 @@ def test_folders_of_version_1_are_read(root: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path, {names.TRAIN: [documents[:3], documents[3:]]}, TOKENIZER, seed=3)
     settings = SampleSettings(16, seed=4)
     old, new = (
-        samples_from(SampleSource(Corpus.open(place, names.TRAIN), settings), 0, 50)
+        named_arrays(samples_from(SampleSource(Corpus.open(place, names.TRAIN), settings), 0, 50))
         for place in (folder, tmp_path)
     )
     assert all((old[key] == new[key]).all() for key in old)
