@@ -49,7 +49,7 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.init import initialize_weights
-from megabert.model.task_heads import BertForQuestionAnswering
+from megabert.model.task_heads import QUESTION_ANSWERING, BertForQuestionAnswering
 from megabert.parallel.rng import DropoutSeeds
 from megabert.tasks.batches import BatchPlan
 from megabert.tasks.squad.features import SquadFeatures
@@ -134,7 +134,7 @@ def trainees(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> l
     for name in (PACKED, PADDED):
         ours[name] = BertForQuestionAnswering(config, dropout_seeds=DropoutSeeds(0))
         initialize_weights(ours[name], config, 0)
-    theirs = transformers_bert(config, whole_tensors(ours[PACKED], config), "ForQuestionAnswering")
+    theirs = transformers_bert(config, whole_tensors(ours[PACKED], config), QUESTION_ANSWERING)
 
     def hide_padding(sides: Sequence[Tensor], batch: QaBatch) -> tuple[Tensor, Tensor]:
         padding = batch.padded.attention_mask == 0

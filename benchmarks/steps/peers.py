@@ -14,9 +14,11 @@ from benchmarks.steps.plain_bert import plain_bert
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface import model as huggingface
+from megabert.convert.huggingface.names import with_heads
 from megabert.convert.name_table import to_theirs
 from megabert.convert.whole_model import WholeModel
-from megabert.model.heads import BertForPreTraining
+from megabert.model.head_registry import Head
+from megabert.model.heads import PRETRAINING, BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.model.weights import true_vocabulary
 from megabert.parallel.rng import DropoutSeeds
@@ -61,23 +63,20 @@ def whole_tensors(model: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
     }
 
 
-def transformers_bert(config: ModelConfig, tensors: dict[str, Tensor], head: str) -> nn.Module:
-    """transformers' model with these whole tensors under our names, in training mode.
-
-    ``head``: as in its class names, "ForPreTraining" or "ForQuestionAnswering".
-    """
+def transformers_bert(config: ModelConfig, tensors: dict[str, Tensor], head: Head) -> nn.Module:
+    """transformers' model with these whole tensors under our names, in training mode."""
     whole = WholeModel(config, tensors, None, config.max_position_embeddings, config.name)
     family = huggingface.family_of(config)
-    theirs, unmapped = to_theirs(family.table, tensors, config.num_hidden_layers)
+    theirs, unmapped = to_theirs(with_heads(family.table, head), tensors, config.num_hidden_layers)
     if unmapped:
         raise UserError(f"transformers has no place for {unmapped[0]}")
     values = huggingface.config_values(whole, pad_token_id=0)
     values.pop("torch_dtype")
     settings = getattr(transformers, f"{family.class_prefix}Config")(**values)
-    model = getattr(transformers, f"{family.class_prefix}{head}")(settings)
+    model = getattr(transformers, f"{family.class_prefix}{head.transformers_suffix}")(settings)
     missing, unexpected = model.load_state_dict(theirs, strict=False)
     if unexpected or any("decoder" not in name for name in missing):
-        raise UserError(f"transformers' {head}: missing {missing}, unexpected {unexpected}")
+        raise UserError(f"transformers' {head.name}: missing {missing}, unexpected {unexpected}")
     model.tie_weights()
     return model.train()
 
@@ -120,7 +119,7 @@ def contestants(
     tensors = whole_tensors(ours, config)
     models = {}
     if EAGER in peers or COMPILED in peers:
-        models[EAGER] = transformers_bert(config, tensors, "ForPreTraining")
+        models[EAGER] = transformers_bert(config, tensors, PRETRAINING)
     if PLAIN in peers:
         models[PLAIN] = plain_bert(config, tensors)
     for model in (ours, *models.values()):

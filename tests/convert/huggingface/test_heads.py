@@ -203,10 +203,8 @@ def our_scores(model: WholeModel, text: str) -> tuple[torch.Tensor, list[int]]:
     inner = encoded.ids.tolist()[: model.config.max_position_embeddings - 2]
     ids = [tokenizer.special.cls, *inner, tokenizer.special.sep]
     with torch.no_grad():
-        logits = loaded_model(model)(
-            torch.tensor([ids]), torch.zeros(1, len(ids), dtype=torch.long)
-        )
-    return torch.softmax(logits[0].float(), -1), ids
+        logits = loaded_model(model)(batch_of(torch.tensor([ids]))).float()
+    return torch.softmax(logits[0] if model.head.per_sequence else logits, -1), ids
 
 
 def test_text_classification_pipeline(tmp_path: Path) -> None:
