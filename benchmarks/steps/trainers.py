@@ -22,6 +22,7 @@ from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
+from megabert.model.heads import PRETRAINING
 from megabert.optim.param_groups import parameter_groups
 
 LR, CLIP, DECAY, BETAS, EPS = 1e-4, 1.0, 0.01, (0.9, 0.999), 1e-6
@@ -81,7 +82,7 @@ def their_update(
     """transformers' model in DeepSpeed."""
     import deepspeed
 
-    model = transformers_bert(config, tensors, "ForPreTraining").to(world.device)
+    model = transformers_bert(config, tensors, PRETRAINING).to(world.device)
     named = [
         {"params": group["params"], "weight_decay": group["weight_decay"]}
         for group in parameter_groups(model, DECAY)
