@@ -24,7 +24,7 @@ from typing import Literal
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.optim.registry import optimizer_spec
-from megabert.planner.activations import MicroBatch
+from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.machine import LINK_EFFICIENCY, Machine
 from megabert.planner.parameters import LocalParameters
 from megabert.planner.states import ALLREDUCE_ELEMENTS, FP32, Sharding, compute_bytes
@@ -151,9 +151,7 @@ def tensor_exchanges(
     precision: str,
     ring: Ring,
     micro_steps: int,
-    *,
-    sequence_parallel: bool = False,
-    checkpointing: bool = False,
+    division: Division,
 ) -> list[Exchange]:
     """What tensor-parallel ranks exchange in one update.
 
@@ -163,11 +161,11 @@ def tensor_exchanges(
     """
     width = compute_bytes(precision)
     layers, h = config.num_hidden_layers, config.hidden_size
-    passes = 2 + 2 + (2 if checkpointing else 0)
+    passes = 2 + 2 + (2 if division.checkpointing else 0)
     regions = passes * layers * micro_steps
     size = regions * batch.tokens * h * width
     found: list[Exchange] = []
-    if sequence_parallel:
+    if division.sequence_parallel:
         found += _exchange("f and g of the layers", "tensor", "reduce-scatter", ring, regions, size)
         again = 2 * layers * micro_steps
         size += again * batch.tokens * h * width

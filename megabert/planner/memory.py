@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from megabert.config.model import ModelConfig
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import (
     Block,
-    Division,
     MicroBatch,
     activation_blocks,
     parts_of,
@@ -23,6 +21,7 @@ from megabert.planner.activations import (
 )
 from megabert.planner.machine import Machine
 from megabert.planner.parameters import LocalParameters
+from megabert.planner.rank import Rank
 from megabert.planner.states import (
     BEGINS,
     FP32,
@@ -41,17 +40,14 @@ GAPS = 1.15
 
 
 def rank_memory(
-    machine: Machine,
-    model: ModelConfig,
-    n: LocalParameters,
-    batch: MicroBatch,
-    sharding: Sharding,
-    division: Division,
-    accumulates: bool,
+    machine: Machine, rank: Rank, batch: MicroBatch, accumulates: bool
 ) -> dict[str, Parts]:
     """Instant -> part -> bytes of one rank; ``accumulates``: an update has several micro steps."""
+    model, n, sharding = rank.model, rank.parameters, rank.sharding
     memory = state_bytes(n, sharding, accumulates=accumulates)
-    blocks = activation_blocks(model, batch, sharding.precision, division, widened=machine.is_cpu)
+    blocks = activation_blocks(
+        model, batch, sharding.precision, rank.division, widened=machine.is_cpu
+    )
     for instant, found in blocks.items():
         memory[instant] |= parts_of(found)
     workspace = variant_of(model).gpu_workspace

@@ -17,6 +17,7 @@ from megabert.planner.collectives import Exchange, data_exchanges, make_ring, te
 from megabert.planner.machine import Machine
 from megabert.planner.memory import rank_memory
 from megabert.planner.parameters import LocalParameters, local_parameters
+from megabert.planner.rank import Rank
 from megabert.planner.recipe import Recipe, make_recipe
 from megabert.planner.settings import LayoutSettings, PlanSettings
 from megabert.planner.states import Buckets, Parts, Sharding
@@ -30,7 +31,7 @@ class Plan:
     Attributes:
         memory: instant -> part -> bytes a rank.
         limit: bytes that a rank may use.
-        most: largest micro batch that fits, of any size; 0: not even one sequence.
+        largest: micro batch that fits, of any size; 0: not even one sequence.
         times: part -> seconds an update.
         peak_flops: that the utilization is measured by; all devices together.
     """
@@ -43,7 +44,7 @@ class Plan:
     recipe: Recipe
     parameters: LocalParameters
     batch: BatchSizes
-    most: int
+    largest: int
     micro: MicroBatch
     memory: dict[str, Parts]
     limit: float
@@ -144,17 +145,26 @@ class Planner:
             self.settings.recipe.optimizer,
         )
 
+    def rank(self, layout: LayoutSettings) -> Rank:
+        """One rank of the layout.
+
+        Raises:
+            UserError: a degree does not divide the model or the number of devices.
+        """
+        degree = layout.tensor_parallel
+        return Rank(
+            self.model,
+            local_parameters(self.model, degree, self.recipe.sentence_task),
+            self.sharding(layout),
+            Division(degree, layout.sequence_parallel, layout.activation_checkpointing),
+        )
+
     def memory(
         self, layout: LayoutSettings, sequences: float, accumulates: bool
     ) -> dict[str, Parts]:
-        """Bytes a rank by instant and part."""
-        n = local_parameters(self.model, layout.tensor_parallel, self.recipe.sentence_task)
-        division = Division(
-            layout.tensor_parallel, layout.sequence_parallel, layout.activation_checkpointing
-        )
+        """Bytes per rank, by instant and part."""
         batch = self.recipe.micro_batch(sequences, packed=layout.packing == "on")
-        sharding = self.sharding(layout)
-        return rank_memory(self.machine, self.model, n, batch, sharding, division, accumulates)
+        return rank_memory(self.machine, self.rank(layout), batch, accumulates)
 
     def _fits(self, layout: LayoutSettings, sequences: int, accumulates: bool) -> bool:
         memory = self.memory(layout, sequences, accumulates)
@@ -173,7 +183,7 @@ class Planner:
                 high = middle
         return low
 
-    def divide(self, layout: LayoutSettings, most: int) -> BatchSizes:
+    def divide(self, layout: LayoutSettings, largest: int) -> BatchSizes:
         """Micro batch and accumulation: as given, else the largest divisor of a rank's share that fits.
 
         Raises:
@@ -183,7 +193,7 @@ class Planner:
         sizes = BatchSettings(
             global_batch_size=self.recipe.global_batch, micro_batch_size=self.recipe.micro
         )
-        return resolve_batch(sizes, ranks, max(1, most))
+        return resolve_batch(sizes, ranks, max(1, largest))
 
     def plan(self, layout: LayoutSettings) -> Plan:
         """Compute one layout, whether it fits or not.
@@ -191,55 +201,42 @@ class Planner:
         Raises:
             UserError: its degrees do not fit the model, the devices or the batch.
         """
-        n = local_parameters(self.model, layout.tensor_parallel, self.recipe.sentence_task)
-        most = self.largest(layout)
-        batch = self.divide(layout, most)
-        micro = self.recipe.micro_batch(batch.micro_size, packed=layout.packing == "on")
-        exchanges = self._exchanges(layout, n, micro, batch.accumulation)
+        rank = self.rank(layout)
+        largest = self.largest(layout)
+        batch = self.divide(layout, largest)
+        packed = layout.packing == "on"
+        micro = self.recipe.micro_batch(batch.micro_size, packed=packed)
+        exchanges = self._exchanges(rank, micro, batch.accumulation)
         peak = self.machine.peak["bf16" if self.precision == "fp8" else self.precision]
         return Plan(
-            self.model,
-            self.machine,
-            self.devices,
-            layout,
-            self.precision,
-            self.recipe,
-            n,
-            batch,
-            most,
-            micro,
-            self.memory(layout, batch.micro_size, batch.accumulation > 1),
-            self.limit,
-            exchanges,
-            update_times(
-                self.machine,
-                self.model,
-                self.recipe,
-                layout,
-                self.sharding(layout),
-                n,
-                batch,
-                exchanges,
-            ),
-            self.recipe.flops(self.model, self.recipe.global_batch, real=True),
-            peak * self.devices,
+            model=self.model,
+            machine=self.machine,
+            devices=self.devices,
+            layout=layout,
+            precision=self.precision,
+            recipe=self.recipe,
+            parameters=rank.parameters,
+            batch=batch,
+            largest=largest,
+            micro=micro,
+            memory=self.memory(layout, batch.micro_size, batch.accumulation > 1),
+            limit=self.limit,
+            exchanges=exchanges,
+            times=update_times(self.machine, rank, self.recipe, batch, exchanges, packed=packed),
+            real_flops=self.recipe.flops(self.model, self.recipe.global_batch, real=True),
+            peak_flops=peak * self.devices,
         )
 
-    def _exchanges(
-        self, layout: LayoutSettings, n: LocalParameters, micro: MicroBatch, micro_steps: int
-    ) -> list[Exchange]:
-        sharding, t = self.sharding(layout), layout.tensor_parallel
-        data = make_ring(self.machine, sharding.ranks, t)
-        tensor = make_ring(self.machine, t, 1)
-        return data_exchanges(n, sharding, data, micro_steps) + tensor_exchanges(
-            self.model,
-            micro,
-            self.precision,
-            tensor,
-            micro_steps,
-            sequence_parallel=layout.sequence_parallel,
-            checkpointing=layout.activation_checkpointing,
-        )
+    def _exchanges(self, rank: Rank, micro: MicroBatch, micro_steps: int) -> list[Exchange]:
+        sharding, degree = rank.sharding, rank.division.degree
+        data = make_ring(self.machine, sharding.ranks, degree)
+        tensor = make_ring(self.machine, degree, 1)
+        return [
+            *data_exchanges(rank.parameters, sharding, data, micro_steps),
+            *tensor_exchanges(
+                self.model, micro, self.precision, tensor, micro_steps, rank.division
+            ),
+        ]
 
     def candidates(self) -> list[Plan]:
         """All layouts that fit, the best first.

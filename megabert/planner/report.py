@@ -66,7 +66,7 @@ def as_json(of: Plan, best: Plan | None) -> dict[str, Any]:
         "batch": {
             "micro_batch_size": of.batch.micro_size,
             "gradient_accumulation_steps": of.batch.accumulation,
-            "largest_micro_batch_size": of.most,
+            "largest_micro_batch_size": of.largest,
         },
         "memory": {
             "instants": of.memory,
@@ -156,7 +156,7 @@ def as_text(of: Plan, best: Plan | None) -> str:
         f"phase {recipe.phase}: {recipe.length} tokens a sequence, {recipe.global_batch:,} sequences "
         f"an update, {recipe.steps:,} updates, {of.real_tokens / 1e9:.4g} billion real tokens",
         f"micro batch {batch.micro_size} x accumulation {batch.accumulation} x data parallel "
-        f"{batch.data_parallel}; the largest micro batch that fits is {of.most}",
+        f"{batch.data_parallel}; the largest micro batch that fits is {of.largest}",
         "",
         *_memory(of),
         f"  peak {size(of.peak_bytes)} of {size(of.limit)} that a rank may use: {verdict}",

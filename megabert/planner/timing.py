@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megabert.config.model import ModelConfig
 from megabert.engine.config import BatchSizes
 from megabert.model.encoder import variant_of
 from megabert.optim.registry import optimizer_spec
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
-from megabert.planner.parameters import LocalParameters
+from megabert.planner.rank import Rank
 from megabert.planner.recipe import Recipe
-from megabert.planner.settings import LayoutSettings
-from megabert.planner.states import FP32, Sharding, compute_bytes
+from megabert.planner.states import FP32, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
 """Samples/s that one core makes at these lengths (docs/design/loader.md)."""
@@ -32,20 +30,20 @@ LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
 
 def update_times(
     machine: Machine,
-    model: ModelConfig,
+    rank: Rank,
     recipe: Recipe,
-    layout: LayoutSettings,
-    sharding: Sharding,
-    n: LocalParameters,
     batch: BatchSizes,
     exchanges: Sequence[Exchange],
+    *,
+    packed: bool,
 ) -> dict[str, float]:
-    """Part -> seconds of one update of a rank."""
+    """Part -> seconds of one update of a rank; ``packed``: no padding is computed."""
+    model, n, sharding, degree = rank.model, rank.parameters, rank.sharding, rank.division.degree
     precision, width = sharding.precision, compute_bytes(sharding.precision)
     speed = machine.peak[precision] * machine.efficiency[precision]
     memory = machine.memory_bandwidth * MEMORY_EFFICIENCY
     sequences = batch.micro_size * batch.accumulation
-    flops = recipe.flops(model, sequences, real=layout.packing == "on") / layout.tensor_parallel
+    flops = recipe.flops(model, sequences, real=packed) / degree
     # fp32 sums: read gradient and sum, write sum, clear gradient; else the same without clearing
     per_sum = (2 * width + 2 * FP32) if sharding.fp32_sums else 3 * width
     sums = batch.accumulation if sharding.fp32_sums else batch.accumulation - 1
@@ -54,7 +52,7 @@ def update_times(
     own = n.total / (sharding.ranks if sharding.stage else 1)
     times = {
         "forward and backward": flops / speed,
-        "recomputation": flops / 3 / speed if layout.activation_checkpointing else 0.0,
+        "recomputation": flops / 3 / speed if rank.division.checkpointing else 0.0,
         "summing gradients": sums * per_sum * n.total / memory,
         "optimizer": traffic * own / memory,
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
@@ -63,7 +61,7 @@ def update_times(
     moved = variant_of(model).gpu_pair_traffic
     if moved is not None and not machine.is_cpu:
         name, per_pair = moved
-        pairs = sequences * recipe.length**2 * model.num_attention_heads / layout.tensor_parallel
+        pairs = sequences * recipe.length**2 * model.num_attention_heads / degree
         times[name] = per_pair * pairs * model.num_hidden_layers / memory
     rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
     times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))

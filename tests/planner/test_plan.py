@@ -231,9 +231,9 @@ def test_gradients_travel_once_at_stage_1_and_each_micro_step_at_stage_2() -> No
 def test_tensor_parallel_bytes() -> None:
     config, batch = tiny_config(num_hidden_layers=2), MicroBatch(100, 10, 4)
     ring = Ring(2, 1e9, 0.0)
-    layers = tensor_exchanges(config, batch, "bf16", ring, 3)[0]
+    layers = tensor_exchanges(config, batch, "bf16", ring, 3, Division(2))[0]
     assert (layers.times, layers.size) == (4 * 2 * 3, 4 * 2 * 3 * 100 * 32 * 2)
-    divided = tensor_exchanges(config, batch, "bf16", ring, 3, sequence_parallel=True)
+    divided = tensor_exchanges(config, batch, "bf16", ring, 3, Division(2, sequence_parallel=True))
     scattered, gathered = divided[:2]
     assert (scattered.times, gathered.times) == (4 * 2 * 3, 6 * 2 * 3)
     assert scattered.wire + gathered.wire == pytest.approx(layers.wire * 10 / 8)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.engine.zero.partitions import is_split, local_shape, partitions_of, sum_over_holders
+from megabert.engine.zero.partitions import local_shape, partitions_of, sum_over_holders
 from megabert.optim.base import ShardedOptimizer
 from megabert.optim.flat_segments import AllReduce, ParameterSlice
+from megabert.parallel.layers import split_dim
 from megabert.parallel.topology import TensorParallel
 
 _TORCH_ADAM_STATES = ("exp_avg", "exp_avg_sq")
@@ -24,11 +25,6 @@ _TORCH_ADAM_STATES = ("exp_avg", "exp_avg_sq")
 def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     """Names of the optimizer's state tensors; those of torch's Adam for one that declares none."""
     return optimizer.state_names if isinstance(optimizer, ShardedOptimizer) else _TORCH_ADAM_STATES
-
-
-def _split_dim(parameter: nn.Parameter) -> int | None:
-    """The dimension along which tensor parallelism cut the tensor; None for a copy."""
-    return getattr(parameter, "partition_dim") if is_split(parameter) else None  # noqa: B009
 
 
 def optimizer_step(engine: Any) -> int:
@@ -70,7 +66,7 @@ def _gather(
     tp: TensorParallel,
     all_reduce: AllReduce | None,
 ) -> Tensor:
-    own_shape, dim = local_shape(parameter), _split_dim(parameter)
+    own_shape, dim = local_shape(parameter), split_dim(parameter)
     shape = list(own_shape)
     if dim is not None:
         shape[dim] *= tp.size
@@ -153,7 +149,7 @@ def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParal
     shape = local_shape(parameter)
     part = whole
     if whole.dim() == len(shape):
-        part = tp.cut(whole, _split_dim(parameter))
+        part = tp.cut(whole, split_dim(parameter))
     if part.shape != shape:
         raise UserError(
             f"tensor {name} of the checkpoint is {tuple(whole.shape)}; cut for {tp.size} "
