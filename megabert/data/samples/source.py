@@ -145,7 +145,7 @@ class SampleSource:
         """
         epochs, samples = self.addresses(numbers)
         plan = self._pairs.plan(epochs, samples)
-        spans = plan.first.in_turn(plan.second) if self.settings.paired else plan.first
+        spans = plan.first.interleaved(plan.second) if self.settings.paired else plan.first
         tokens = self.corpus.read_tokens(spans)
         self._check_ids(tokens, spans)
 

@@ -1,9 +1,9 @@
-"""Read shards: checked at first touch, safe under fork and spawn.
+"""Reading shards: data is checked when it is first read; safe under fork and spawn.
 
-:class:`Corpus` is what training sees: one split of a folder as a row of documents. Files are opened
-when they are needed, and a corpus can be pickled to worker processes, each of which opens the files
-for itself. Nothing is written and no lock is taken, HDF5's own included, so read-only and network
-file systems work.
+Training reads a :class:`Corpus`: one split of a folder as a sequence of documents. Files are opened
+when they are needed. A corpus can be pickled to worker processes, and each process opens the files
+itself. Reading writes nothing and takes no lock, not even HDF5's own, so read-only and network file
+systems work.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
 class Corpus:
     """One split of a folder of shards, as documents 0 to ``num_documents`` - 1.
 
-    Cheap to open and to pickle; see :class:`ShardSet`. ``document_ends`` is read once and travels
-    with a pickled corpus.
+    It is cheap to open and to pickle; see :class:`ShardSet`. ``document_ends`` is read once and
+    pickled with the corpus.
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
@@ -39,15 +39,16 @@ class Corpus:
     def open(cls, folder: Path | str, split: str) -> Corpus:
         """Open a split (``"train"`` or ``"eval"``).
 
-        Raises ``ShardError`` when the folder is no finished folder of shards, the split is empty
-        or unknown, or a shard file is missing or has another length than the manifest says.
+        Raises:
+            ShardError: the folder is not a finished folder of shards, the split is empty or
+                unknown, or a shard file is missing or differs in size from the manifest.
         """
         folder = Path(folder)
         manifest = load_manifest(folder)
         if split not in manifest.splits or not manifest.splits[split].shards:
             raise ShardError(
-                f"{folder}: no documents in the split {split!r}; "
-                "make shards of more text, or with another --eval-fraction"
+                f"{folder}: the split {split!r} has no documents; "
+                "make shards from more text, or with another --eval-fraction"
             )
         corpus = cls(folder, split, manifest)
         corpus._shards.each(check_file)
@@ -65,7 +66,7 @@ class Corpus:
 
     @property
     def document_ends(self) -> Ints:
-        """Tokens up to and with each document, int64 [D], over all shards in order."""
+        """Tokens up to and including each document, int64 [D], over all shards in order."""
         if self._ends is None:
             self._ends = self._shards.document_ends()
         return self._ends
@@ -76,7 +77,7 @@ class Corpus:
         return np.diff(self.document_ends, prepend=0)
 
     def sentences(self, documents: Ints) -> SentenceStarts:
-        """The sentence starts of these documents, [N]."""
+        """The sentence starts of these documents [N]."""
         shards, inside = self._locate(documents)
         first, stop = self._shards.sentences(shards, inside)
         counts = stop + 1 - first
@@ -86,14 +87,14 @@ class Corpus:
         return SentenceStarts(starts - bases.repeat(counts), counts)
 
     def read_tokens(self, spans: Spans) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Ids of the spans' tokens, one span after the other, uint16 or uint32 [sum of lengths]."""
+        """Ids of the spans' tokens, span after span, uint16 or uint32 [sum of lengths]."""
         shards, starts, stops = self._places(spans)
         size = self._token_dtype.itemsize
         content = self._shards.read(layout.TOKENS, shards, size * starts, size * stops)
         return np.frombuffer(content, self._token_dtype)
 
     def read_word_starts(self, spans: Spans) -> npt.NDArray[np.bool_]:
-        """Whether each of those tokens begins a word, bool [sum of lengths]."""
+        """Whether each token of the spans begins a word, bool [sum of lengths]."""
         shards, starts, stops = self._places(spans)
         first, last = starts // 8, (stops + 7) // 8
         content = self._shards.read(layout.WORD_STARTS, shards, first, last)
@@ -103,7 +104,7 @@ class Corpus:
         return bits[ranges(before + starts, stops - starts)].view(np.bool_)
 
     def sentence_starts(self, document: int) -> Ints:
-        """Where each sentence starts, and the document's end, in its own tokens: int64 [n + 1]."""
+        """Start of each sentence within the document, and the document's length: int64 [n + 1]."""
         sentences = self.sentences(np.array([document]))
         return sentences.at(np.arange(int(sentences.counts[0])))
 
@@ -133,23 +134,23 @@ class Corpus:
         """Shard of each document, and its number in that shard: [N] -> [N], [N]."""
         first = self._shards.first_documents
         if len(documents) and not 0 <= documents.min() <= documents.max() < first[-1]:
-            raise IndexError(f"a document is outside of 0 .. {first[-1] - 1}")
+            raise IndexError(f"a document number is outside 0 .. {first[-1] - 1}")
         shards = first.searchsorted(documents, side="right") - 1
         return shards, documents - first[shards]
 
     def _places(self, spans: Spans) -> tuple[Ints, Ints, Ints]:
         """Shard of each span, and its first token and stop in that shard, [n] each.
 
-        A span that begins where the one before it ends is joined to it, so that both are read at
-        once.
+        A span that begins where the previous one ends is joined to it, so that one read serves
+        both.
         """
         shards, inside = self._locate(spans.documents)
         ends, base = self.document_ends, self._shards.first_tokens[shards]
         first = np.where(inside > 0, ends[spans.documents - 1], base)
         starts, stops = first + spans.starts, first + spans.stops
-        sound = (first <= starts) & (starts <= stops) & (stops <= ends[spans.documents])
-        if not sound.all():
-            raise IndexError("a span is outside of its document")
+        valid = (first <= starts) & (starts <= stops) & (stops <= ends[spans.documents])
+        if not valid.all():
+            raise IndexError("a span is outside its document")
         begins = np.ones(len(spans) + 1, bool)
         begins[1:-1] = (starts[1:] != stops[:-1]) | (shards[1:] != shards[:-1])
         first, last = begins[:-1], begins[1:]

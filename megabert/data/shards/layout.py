@@ -3,12 +3,12 @@
     offset 0      preamble, 4,096 bytes: one line of JSON, spaces, its own CRC-32
     offset 4096   HDF5 proper: superblock, headers, attributes, and contiguous datasets
 
-HDF5 programs skip the first part (it is HDF5's *user block*). The JSON names the file's length,
-where each array lies, where the table of checksums lies, and what the shard holds. That table, the dataset
-``block_crc32``, holds one CRC-32 for every 16 KiB of everything after the preamble; in the sum
-its own bytes count as zeros, and its own CRC-32 stands in the preamble. So each byte of the file
-is under exactly one checksum, and a reader can check the part it touches, before HDF5's own
-library sees it, and name the place.
+HDF5 programs skip the first part (it is HDF5's *user block*). The JSON gives the file's length, the
+place of each array and of the table of checksums, and what the shard holds. That table, the dataset
+``block_crc32``, holds one CRC-32 for every 16 KiB of everything after the preamble. Its own bytes
+count as zeros in these sums, and its own CRC-32 is in the preamble. So exactly one checksum covers
+each byte of the file, and a reader can check the part that it reads before the HDF5 library does,
+and report the place of the damage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from megabert.data.shards.manifest import ShardError
 FORMAT = "megabert-shard"
 VERSION = 2
 READABLE = (1, 2)
-"""Version 1 has no `document_token_starts`, and no `content` in its preamble."""
+"""Version 1 has no ``document_token_starts``, and no ``content`` in its preamble."""
 PREAMBLE_BYTES = 4096
 BLOCK_BYTES = 16384
 
@@ -41,10 +41,10 @@ CONTENT = (
     *("tokenizer_sha256", "vocab_size", "language", "seed", "split", "shard_index", "shard_count"),
     *("documents", "sentences", "tokens"),
 )
-"""Attributes that the preamble repeats: by them a shard belongs to a manifest."""
+"""Attributes that the preamble repeats; they tie a shard to its manifest."""
 
 MAX_SHARD_TOKENS = 2**32 - 1
-"""``sentence_starts`` are uint32."""
+"""The limit of ``sentence_starts``, which are uint32."""
 
 _CRC_TAIL = 9  # eight hexadecimal digits and a newline
 
@@ -70,21 +70,21 @@ class Preamble:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the file has after the preamble."""
+        """Number of blocks after the preamble."""
         return -(-(self.file_bytes - PREAMBLE_BYTES) // BLOCK_BYTES)
 
     @property
     def checksums_end(self) -> int:
-        """First byte behind the table of checksums."""
+        """End of the table of checksums (exclusive)."""
         return self.checksums_offset + 4 * self.checksums_count
 
     def block_range(self, block: int) -> tuple[int, int]:
-        """First byte of a block, and the first byte behind it."""
+        """First byte and end (exclusive) of a block."""
         start = PREAMBLE_BYTES + block * BLOCK_BYTES
         return start, min(start + BLOCK_BYTES, self.file_bytes)
 
     def block_crc32(self, content: bytes, block: int) -> int:
-        """CRC-32 of a block, given its bytes, the table's own bytes taken as zeros."""
+        """CRC-32 of a block, given its bytes; bytes of the table itself count as zeros."""
         start, stop = self.block_range(block)
         low, high = max(start, self.checksums_offset), min(stop, self.checksums_end)
         if low < high:
@@ -92,7 +92,7 @@ class Preamble:
         return zlib.crc32(content)
 
     def place(self, start: int, stop: int) -> str:
-        """Which arrays lie in a byte range, in words."""
+        """The arrays in a byte range, as text for a message."""
         names = [
             name
             for name, (offset, size) in self.arrays.items()
@@ -104,7 +104,7 @@ class Preamble:
         """The 4,096 bytes of the preamble."""
         line = json.dumps(asdict(self), separators=(",", ":")).encode()
         if len(line) > PREAMBLE_BYTES - _CRC_TAIL:
-            raise ValueError("the preamble does not fit its block")
+            raise ValueError("the preamble does not fit into its block")
         body = line.ljust(PREAMBLE_BYTES - _CRC_TAIL)
         return body + b"%08x\n" % zlib.crc32(body)
 
@@ -112,12 +112,13 @@ class Preamble:
 def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
     """Decode the first 4,096 bytes of a file of ``file_bytes`` bytes.
 
-    Raises ``ShardError`` that names the file for one that is no shard, is cut off, or is damaged.
+    Raises:
+        ShardError: the file is not a shard, is cut off, or is damaged; the message names the file.
     """
     if b'"format":"' + FORMAT.encode() not in content and not _looks_like_shard(content):
         raise ShardError(f"{path}: not a shard of this program")
     if len(content) < PREAMBLE_BYTES:
-        raise ShardError(f"{path}: truncated: {file_bytes} bytes, less than its preamble")
+        raise ShardError(f"{path}: truncated: {file_bytes} bytes, shorter than a preamble")
     body, tail = content[:-_CRC_TAIL], content[-_CRC_TAIL:]
     if b"%08x\n" % zlib.crc32(body) != tail:
         raise ShardError(f"{path}: damaged: preamble (bytes 0 to {PREAMBLE_BYTES})")
@@ -131,12 +132,10 @@ def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
     preamble = Preamble(**fields)
     if file_bytes != preamble.file_bytes:
         what = "truncated" if file_bytes < preamble.file_bytes else "damaged"
-        raise ShardError(
-            f"{path}: {what}: {file_bytes} bytes where {preamble.file_bytes} were written"
-        )
+        raise ShardError(f"{path}: {what}: {file_bytes} bytes instead of {preamble.file_bytes}")
     return preamble
 
 
 def _looks_like_shard(content: bytes) -> bool:
-    """True for a preamble with a few flipped bytes: JSON first, then spaces, then the CRC."""
+    """Whether this may be a preamble with a few flipped bytes: JSON, then spaces, then the CRC."""
     return content[:1] == b"{" or content[-512:-_CRC_TAIL].isspace()

@@ -1,9 +1,9 @@
-"""What a folder of shards says about itself: ``manifest.json``.
+"""The manifest of a folder of shards: ``manifest.json``.
 
-A folder holds one HDF5 file a shard (:mod:`megabert.data.shards.corpus`), a copy of the tokenizer in
-``tokenizer/``, and ``manifest.json``, written last: a folder without one is not a finished
-result. The manifest is a pure function of (inputs, tokenizer, options). It holds no time, no
-path and no host name, so two runs over the same dump can be compared with ``cmp``.
+A folder holds one HDF5 file per shard (:mod:`megabert.data.shards.corpus`), a copy of the tokenizer
+in ``tokenizer/``, and ``manifest.json``. The manifest is written last: a folder without one is not
+finished. It depends only on (inputs, tokenizer, options) and holds no time, path or host name, so
+``cmp`` can compare two runs over the same dump.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ShardError(UserError):
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the five special tokens, as the tokenizer has them. ``ids["mask"]`` is ``ids.mask``."""
+    """Ids of the tokenizer's five special tokens. ``ids["mask"]`` is ``ids.mask``."""
 
     pad: int
     unk: int
@@ -53,11 +53,12 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """Which tokenizer made the ids.
+    """The tokenizer that made the ids.
 
-    ``sha256`` identifies the tokenizer's behaviour, not one file: the same vocabulary and casing
-    loaded from ``vocab.txt`` or from ``tokenizer.json`` has the same one. ``files`` are the
-    SHA-256 digests of the copies in the folder ``tokenizer/``.
+    Attributes:
+        sha256: identifies the tokenizer's behaviour, not one file: the same vocabulary and casing
+            give the same value, whether loaded from ``vocab.txt`` or from ``tokenizer.json``.
+        files: SHA-256 of each copy in the folder ``tokenizer/``.
     """
 
     kind: str
@@ -79,7 +80,7 @@ class InputInfo:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard file: name in the folder, size in bytes, SHA-256, and counts."""
+    """One shard file: its name in the folder, size in bytes, SHA-256, and counts."""
 
     file: str
     bytes: int
@@ -107,13 +108,13 @@ class SplitInfo:
 
     @property
     def tokens(self) -> int:
-        """Tokens over all shards of the split (no special tokens among them)."""
+        """Tokens over all shards of the split, without special tokens."""
         return sum(s.tokens for s in self.shards)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything ``manifest.json`` holds. ``dropped`` counts articles by reason."""
+    """The content of ``manifest.json``. ``dropped`` counts articles by reason."""
 
     tokenizer: TokenizerInfo
     language: str
@@ -127,7 +128,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the whole content: shard digests, tokenizer, inputs, options, counts."""
+        """SHA-256 of the whole content: shard digests, tokenizer, inputs, options, counts."""
         return sha256_of(_canonical(self.content()))
 
     @property
@@ -161,8 +162,9 @@ def save_manifest(folder: Path, manifest: Manifest) -> None:
 def load_manifest(folder: Path | str) -> Manifest:
     """Read and check ``folder/manifest.json``.
 
-    Raises ``ShardError`` in one line when the folder or the manifest is missing, is not a
-    manifest of this format and version, or was changed after it was written.
+    Raises:
+        ShardError: the folder or the manifest is missing, or the manifest has another format or
+            version or has been changed since it was written.
     """
     path = Path(folder) / names.MANIFEST
     if not Path(folder).is_dir():
@@ -186,7 +188,7 @@ def load_manifest(folder: Path | str) -> Manifest:
     if sha256_of(_canonical(body)) != fingerprint:
         raise ShardError(f"{path}: damaged or edited: its content does not match its fingerprint")
     if _as_written(body | {"fingerprint": fingerprint}) != content:
-        raise ShardError(f"{path}: damaged or edited: its line breaks or spaces were changed")
+        raise ShardError(f"{path}: damaged or edited: its line breaks or spaces have changed")
     try:
         return _from_json(body)
     except (KeyError, TypeError, ValueError) as error:

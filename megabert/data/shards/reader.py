@@ -1,7 +1,7 @@
-"""One shard file: its bytes, each checked before its first use.
+"""One shard file, each byte of which is checked before its first use.
 
-Files are read by plain positioned reads. Nothing is mapped into memory: a file that is cut short
-or a server that is gone while it is read is an error with a name, where a memory map would end the
+Files are read by plain positioned reads, not mapped into memory. So a file that is truncated or a
+server that fails during a read is an error that names the file, where a memory map would end the
 process by a signal; and the memory of a process does not depend on what it has read.
 """
 
@@ -31,10 +31,10 @@ class ShardFile:
 
     Args:
         path: the file.
-        checked: bool [blocks], which blocks were checked; a new one if None.
+        checked: bool [blocks], the blocks already checked; None for none of them.
 
     Raises:
-        ShardError: names the file, and the dataset, block and bytes that are damaged.
+        ShardError: the file is damaged; the message names the file, dataset, block and bytes.
     """
 
     def __init__(self, path: Path, checked: npt.NDArray[np.bool_] | None = None) -> None:
@@ -51,33 +51,33 @@ class ShardFile:
         self.close()
 
     def open(self) -> int:
-        """Opens the file unless it is open; returns its descriptor."""
+        """Open the file unless it is open; return its descriptor."""
         if self._handle < 0:
             try:
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 status = os.fstat(self._handle)
             except OSError as error:
-                raise ShardError(f"{self.path}: cannot read this shard: {error.strerror}") from None
+                raise _unreadable(self.path, error) from None
             identity = status.st_ino, status.st_size
             if self._identity not in (None, identity):
                 self.close()
-                raise ShardError(f"{self.path}: was replaced while it was in use")
+                raise ShardError(f"{self.path}: the file was replaced while it was in use")
             self._identity = identity
         return self._handle
 
     def close(self) -> None:
-        """Closes the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of the file, after checking the blocks they lie in."""
+        """Bytes ``start`` to ``stop`` of the file, after checking their blocks."""
         self.check(start, stop)
         return self._pread(start, stop)
 
     def check(self, start: int, stop: int) -> None:
-        """Checks the blocks that hold bytes `start` to `stop` and were not checked before."""
+        """Check the blocks of bytes ``start`` to ``stop`` that were not checked before."""
         if stop > start:
             first = (start - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
             last = (stop - 1 - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
@@ -92,7 +92,7 @@ class ShardFile:
 
     @cached_property
     def content(self) -> Mapping[str, str | int]:
-        """What the shard holds: `layout.CONTENT` at least."""
+        """What the shard holds: at least the names in ``layout.CONTENT``."""
         return self.preamble.content or self.attributes()
 
     def document_id(self, document: int) -> int:
@@ -104,9 +104,9 @@ class ShardFile:
         return int(np.frombuffer(self.read(place, place + 8), "<i8")[0])
 
     def document_ends(self) -> npt.NDArray[np.int64]:
-        """Tokens up to and with each document, int64 [D].
+        """Tokens up to and including each document, int64 [D].
 
-        Shards of version 1 say so by their sentences only, all of which are read.
+        For a shard of version 1, this reads the starts of all its sentences.
         """
         if layout.DOCUMENT_TOKEN_STARTS in self.preamble.arrays:
             return self.array(layout.DOCUMENT_TOKEN_STARTS, "<u4")[1:].astype(np.int64)
@@ -116,8 +116,8 @@ class ShardFile:
     def attributes(self) -> dict[str, str | int]:
         """The attributes of the HDF5 file.
 
-        HDF5's headers are checked before the HDF5 library sees them, and that it finds the arrays
-        where the preamble says.
+        The headers are checked before the HDF5 library reads them, and the arrays must be where the
+        preamble says.
         """
         position = layout.PREAMBLE_BYTES
         for offset, size in sorted(self.preamble.arrays.values()):
@@ -134,16 +134,16 @@ class ShardFile:
             raise ShardError(f"{self.path}: not readable as HDF5: {error}") from None
         found.pop(layout.CHECKSUMS, None)
         if found != self.preamble.arrays:
-            raise ShardError(f"{self.path}: its datasets do not lie where its preamble says")
+            raise ShardError(f"{self.path}: its datasets are not where its preamble says")
         return {k: v if isinstance(v, str) else int(v) for k, v in attributes.items()}
 
     def verify(self) -> None:
-        """Check every byte of the file, and that what it holds fits together."""
+        """Check every byte of the file, and that its arrays and counts are consistent."""
         for block in range(self.preamble.blocks):
             self._check_block(block)
         attributes = self.attributes()
         if any(attributes.get(name) != value for name, value in self.content.items()):
-            raise ShardError(f"{self.path}: its attributes are not those of its preamble")
+            raise ShardError(f"{self.path}: its attributes differ from its preamble")
         self._verify_starts()
         self._verify_ids()
 
@@ -153,7 +153,7 @@ class ShardFile:
         )
         starts = self.array(layout.SENTENCE_STARTS, "<u4").astype(np.int64)
         firsts = self.array(layout.DOCUMENT_STARTS, "<u4").astype(np.int64)
-        sound = (
+        consistent = (
             len(starts) - 1 == firsts[-1] == sentences
             and len(firsts) - 1 == documents
             and starts[0] == firsts[0] == 0
@@ -161,8 +161,8 @@ class ShardFile:
             and bool(np.all(np.diff(starts) > 0) and np.all(np.diff(firsts) > 0))
             and np.array_equal(starts[firsts[1:]], self.document_ends())
         )
-        if not sound:
-            raise ShardError(f"{self.path}: starts and counts do not fit together")
+        if not consistent:
+            raise ShardError(f"{self.path}: its starts and counts are inconsistent")
 
     def _verify_ids(self) -> None:
         vocab_size = int(self.content["vocab_size"])
@@ -173,7 +173,7 @@ class ShardFile:
             if int(ids.max()) >= vocab_size:
                 place = first // ids.itemsize + int(ids.argmax())
                 raise ShardError(
-                    f"{self.path}: token {place} has id {ids.max()}, outside of the vocabulary of "
+                    f"{self.path}: token {place} has id {ids.max()}, outside the vocabulary of "
                     f"{vocab_size}"
                 )
 
@@ -184,10 +184,10 @@ class ShardFile:
             while len(content) < stop - start:
                 more = os.pread(handle, stop - start - len(content), start + len(content))
                 if not more:
-                    raise ShardError(f"{self.path}: truncated while it was in use")
+                    raise ShardError(f"{self.path}: the file was truncated while it was in use")
                 content += more
         except OSError as error:
-            raise ShardError(f"{self.path}: cannot be read: {error.strerror}") from None
+            raise _unreadable(self.path, error) from None
         return content
 
     def _read_table(self) -> npt.NDArray[np.uint32]:
@@ -210,3 +210,7 @@ class ShardFile:
                 "copy the file again or make the shards again"
             )
         self._checked[block] = True
+
+
+def _unreadable(path: Path, error: OSError) -> ShardError:
+    return ShardError(f"{path}: this shard cannot be read: {error.strerror}")

@@ -1,7 +1,7 @@
 """The shards of one split, read at many places at once.
 
-A batch takes a few hundred bytes at each of some hundred places, so what is done a place counts:
-checks and offsets are computed for all places together, and each place costs one `pread`.
+A batch takes a few hundred bytes at each of several hundred places, so the cost per place matters:
+checks and offsets are computed for all places together, and each place costs one ``pread``.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Result = TypeVar("Result")
 _OPENING_THREADS = 16
 """Files opened at once: on a network file system each takes a few round trips."""
 _OTHER_FILES = 256
-"""Open files left to the rest of the process."""
+"""File descriptors left for the rest of the process."""
 
 
 class ShardSet:
     """The shards of a split. Each file is opened when it is first read.
 
-    All files are kept open if the system allows it; otherwise those opened first are closed, and
-    opened again when they are needed. Not to be used by two threads at once; can be pickled, and
-    opens its files anew in the other process.
+    All files stay open if the system allows it; otherwise the files opened first are closed, and
+    opened again when they are needed. Only one thread may use it at a time. It can be pickled, and
+    opens its files again in the other process.
 
     Raises (all methods that read):
-        ShardError: a file is missing, damaged, cut short, or of another set of shards; in one line
-            that names the file and the place.
+        ShardError: a file is missing, damaged, truncated, or belongs to another set of shards; the
+            message names the file and the place.
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
@@ -54,24 +54,24 @@ class ShardSet:
         self._forget()
 
     def document_ends(self) -> Ints:
-        """Tokens up to and with each document of the split, int64 [D]."""
+        """Tokens up to and including each document of the split, int64 [D]."""
         parts = self.each(_document_ends)
         return np.concatenate([e + t for e, t in zip(parts, self.first_tokens.tolist())])
 
     def each(self, function: Callable[[Path, ShardInfo], Result]) -> list[Result]:
-        """The results of a function for each shard, which waits for files most of the time."""
+        """Results of a function for each shard, in threads, since it mostly waits for files."""
         return _in_threads(lambda info: function(self.folder, info), self.infos)
 
     def sentences(self, shards: Ints, documents: Ints) -> tuple[Ints, Ints]:
-        """First sentence of some documents, numbered within their shards, and their stop."""
+        """First sentence and stop of these documents, numbered within their shards: [N], [N]."""
         self._open_new(shards)
-        # Each shard has one entry more than it has documents.
+        # Each shard has one more entry than documents.
         entries = self.first_documents[shards] + shards + documents
         found = self._first_sentences
         return found[entries].astype(np.int64), found[entries + 1].astype(np.int64)
 
     def read(self, name: str, shards: Ints, starts: Ints, stops: Ints) -> bytes:
-        """Bytes `starts[i]` to `stops[i]` of array `name` of shard `shards[i]`, joined; all [N]."""
+        """Bytes ``starts[i]`` to ``stops[i]`` of an array of shards ``shards`` [N], joined."""
         self._open_new(shards)
         offsets = self._offsets[name][shards]
         starts, stops = offsets + starts, offsets + stops
@@ -82,13 +82,13 @@ class ShardSet:
             content = b"".join([pread(handles[shard], n, start) for shard, n, start in places])
         except OSError:
             content = b""
-        if len(content) != lengths.sum():  # a file is closed, or something is wrong with it
+        if len(content) != lengths.sum():  # a file is closed or damaged
             spans = zip(shards.tolist(), starts.tolist(), stops.tolist())
             content = b"".join([self.file(shard).read(*span) for shard, *span in spans])
         return content
 
     def file(self, shard: int) -> ShardFile:
-        """One shard, its file open."""
+        """One shard, with its file open."""
         file = self._files[shard]
         if file is None:
             self._learn(shard, *self._first_look(shard))
@@ -103,7 +103,7 @@ class ShardSet:
         return file
 
     def _open_new(self, shards: Ints) -> None:
-        """Opens those of some shards that were not used before."""
+        """Open the shards among these that were not used before."""
         known = self._known[shards]
         if not known.all():
             new = np.unique(shards[~known]).tolist()
@@ -112,14 +112,14 @@ class ShardSet:
                 self.file(shard)
 
     def _first_look(self, shard: int) -> tuple[ShardFile, npt.NDArray[np.uint32]]:
-        """A shard, after checking that it belongs here; and its documents' first sentences."""
+        """A shard that belongs to this set, and the first sentence of each of its documents."""
         blocks = slice(*self._first_blocks[shard : shard + 2].tolist())
         file = ShardFile(self.folder / self.infos[shard].file, self._checked[blocks])
         check_membership(file, self._manifest, self._split, shard)
         return file, file.array(layout.DOCUMENT_STARTS, "<u4")
 
     def _learn(self, shard: int, file: ShardFile, starts: npt.NDArray[np.uint32]) -> None:
-        """Keeps where the arrays of a shard lie, and where the sentences of its documents begin."""
+        """Store the offsets of a shard's arrays and the first sentences of its documents."""
         entry = int(self.first_documents[shard]) + shard
         self._first_sentences[entry : entry + len(starts)] = starts
         for name, offsets in self._offsets.items():
@@ -128,21 +128,21 @@ class ShardSet:
         self._known[shard] = True
 
     def _check(self, shards: Ints, starts: Ints, stops: Ints) -> None:
-        """Checks the blocks that were not read before."""
+        """Check the blocks that were not read before."""
         before = self._first_blocks[shards]
         first = before + (starts - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
         last = before + (stops - 1 - layout.PREAMBLE_BYTES) // layout.BLOCK_BYTES
-        sure = self._checked[first] & self._checked[last] & (last <= first + 1)
-        if not sure.all():
-            for row in (~sure).nonzero()[0].tolist():
+        checked = self._checked[first] & self._checked[last] & (last <= first + 1)
+        if not checked.all():
+            for row in (~checked).nonzero()[0].tolist():
                 self.file(int(shards[row])).check(int(starts[row]), int(stops[row]))
 
     def _forget(self) -> None:
-        """Starts with no file open and nothing checked."""
+        """Start with no file open and nothing checked."""
         count = len(self.infos)
         self._files: list[ShardFile | None] = [None] * count
         self._handles = [-1] * count
-        self._opened: deque[int] = deque()  # the first opened first
+        self._opened: deque[int] = deque()  # in the order of opening
         self._known = np.zeros(count, bool)
         names = (layout.TOKENS, layout.WORD_STARTS, layout.SENTENCE_STARTS)
         self._offsets = {name: np.zeros(count, np.int64) for name in names}
@@ -158,19 +158,19 @@ class ShardSet:
 
 
 def check_file(folder: Path, info: ShardInfo) -> None:
-    """Raise ``ShardError`` unless the shard's file is there and as long as it was written."""
+    """Raise ``ShardError`` unless the shard's file exists and has the size in the manifest."""
     path = folder / info.file
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         raise ShardError(
-            f"{path}: this shard is missing; make the shards again or copy it back"
+            f"{path}: this shard is missing; copy it again or make the shards again"
         ) from None
     except OSError as error:
-        raise ShardError(f"{path}: cannot read this shard: {error.strerror}") from None
+        raise ShardError(f"{path}: this shard cannot be read: {error.strerror}") from None
     if size != info.bytes:
         what = "truncated" if size < info.bytes else "not the file of the manifest"
-        raise ShardError(f"{path}: {what}: {size} bytes where {info.bytes} were written")
+        raise ShardError(f"{path}: {what}: {size} bytes instead of {info.bytes}")
 
 
 def check_membership(file: ShardFile, manifest: Manifest, split: str, shard: int) -> None:
@@ -199,17 +199,19 @@ def check_membership(file: ShardFile, manifest: Manifest, split: str, shard: int
 
 
 def _document_ends(folder: Path, info: ShardInfo) -> Ints:
-    """Tokens up to and with each document of a shard, int64 [D]."""
+    """Tokens up to and including each document of a shard, int64 [D]."""
     file = ShardFile(folder / info.file)
     ends = file.document_ends()
     file.close()
     if len(ends) != info.documents or int(ends[-1]) != info.tokens:
-        raise ShardError(f"{file.path}: not the documents of the manifest: make the shards again")
+        raise ShardError(
+            f"{file.path}: its documents differ from the manifest: make the shards again"
+        )
     return ends
 
 
 def _files_allowed(wanted: int) -> int:
-    """How many of `wanted` files may be open at once; raises the process's limit if it can."""
+    """How many of ``wanted`` files may be open at once; raises the process's limit if possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -220,7 +222,7 @@ def _files_allowed(wanted: int) -> int:
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`function` of each item, in order; several at once, since they wait for files."""
+    """``function`` of each item, in order; several at once, since they wait for files."""
     if len(items) == 1:
         return [function(items[0])]
     with ThreadPoolExecutor(min(_OPENING_THREADS, len(items))) as pool:
@@ -228,5 +230,5 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> li
 
 
 def _totals(counts: list[int]) -> Ints:
-    """Running totals from 0 on, int64 [n] -> [n + 1]."""
+    """Running totals, beginning with 0: int64 [n] -> [n + 1]."""
     return np.array([0, *accumulate(counts)], np.int64)

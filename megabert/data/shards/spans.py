@@ -16,7 +16,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-    """Tokens `starts[i]` to `stops[i]` of document `documents[i]`; all int64 [N]."""
+    """Tokens ``starts[i]`` to ``stops[i]`` of document ``documents[i]``; all int64 [N]."""
 
     documents: Ints
     starts: Ints
@@ -24,13 +24,13 @@ class Spans:
 
     @property
     def lengths(self) -> Ints:
-        """Tokens of each, int64 [N]."""
+        """Tokens of each span, int64 [N]."""
         return self.stops - self.starts
 
     def __len__(self) -> int:
         return len(self.documents)
 
-    def in_turn(self, others: Spans) -> Spans:
+    def interleaved(self, others: Spans) -> Spans:
         """The first of these, the first of the others, the second of these, ...: [2 N]."""
         return Spans(
             np.stack((self.documents, others.documents), axis=1).reshape(-1),
@@ -39,11 +39,11 @@ class Spans:
         )
 
     def take(self, rows: Ints) -> Spans:
-        """Those of some rows."""
+        """The spans of these rows."""
         return Spans(self.documents[rows], self.starts[rows], self.stops[rows])
 
     def replaced(self, rows: Ints, others: Spans) -> Spans:
-        """These, with `others` [n] in the rows numbered `rows` [n]."""
+        """These spans, with ``others`` [n] in the rows ``rows`` [n]."""
         merged = Spans(self.documents.copy(), self.starts.copy(), self.stops.copy())
         merged.documents[rows] = others.documents
         merged.starts[rows] = others.starts
@@ -51,17 +51,17 @@ class Spans:
         return merged
 
     def shorter(self, tokens: Ints, of_front: Ints) -> Spans:
-        """Without `tokens` [N] of their tokens, `of_front` [N] of which go at the front."""
+        """These spans less ``tokens`` [N] of their tokens, ``of_front`` [N] of them in front."""
         return Spans(self.documents, self.starts + of_front, self.stops - (tokens - of_front))
 
 
 class SentenceStarts:
-    """The sentence starts of N documents, searched in all of them at once.
+    """The sentence starts of N documents, which are searched together.
 
     Args:
-        values: int64 [M], for one document after the other the first token of each of its
-            sentences, and the document's length.
-        counts: int64 [N], how many of these belong to each document: its sentences and 1.
+        values: int64 [M]; for each document in order, the first token of each of its sentences, and
+            the document's length.
+        counts: int64 [N], how many values belong to each document: the number of its sentences + 1.
 
     Attributes:
         lengths: int64 [N], tokens of each document.
@@ -72,37 +72,38 @@ class SentenceStarts:
         ends = counts.cumsum()
         self.counts, self._values, self._firsts = counts, values, ends - counts
         self.lengths = values[ends - 1]
-        # Row after row with a gap of two tokens: one sorted array, so one search serves all rows.
+        # All rows in one sorted array, two tokens apart, so that one search serves all rows.
         stride = int(self.lengths.max(initial=0)) + 2
         self._shifts = np.arange(len(counts)) * stride
         self._beyond = stride - 1
         self._keys = values + self._shifts.repeat(counts)
 
     def search(self, places: Ints) -> Ints:
-        """Number of the first sentence that starts at `places[i]` or later in document i.
+        """Number of the first sentence that starts at ``places[i]`` or later in document i.
 
-        The document's end counts as one more start; `counts[i]` where there is none. [..., N] ->
-        [..., N].
+        The document's end counts as one more start; the result is ``counts[i]`` if there is no
+        start. [..., N] -> [..., N].
         """
         within = np.minimum(np.maximum(places, 0), self._beyond)
         return self._keys.searchsorted(within + self._shifts) - self._firsts
 
     def at(self, numbers: Ints) -> Ints:
-        """First token of sentence `numbers[i]` of document i; the last number gives its length.
+        """First token of sentence ``numbers[i]`` of document i; the last number gives its length.
 
         [..., N] -> [..., N].
         """
         return self._values[self._firsts + numbers]
 
     def end_from(self, places: Ints, reach: int) -> Ints:
-        """The first sentence end at or after each place; the place if that is beyond `reach`."""
+        """The first sentence end at or after each place; the place if that is beyond ``reach``."""
         ends = self.at(np.minimum(self.search(places), self.counts - 1))
         return np.where((places < self.lengths) & (ends - places > reach), places, ends)
 
     def nearest_end(self, starts: Ints, places: Ints, reach: int) -> Ints:
-        """The sentence end after `starts` nearest to each place; the place if none is in reach.
+        """The sentence end after ``starts`` nearest to each place; the place if none is in reach.
 
-        Ties go to the earlier one. A place beyond the document gives the document's end.
+        Of two equally near ends, the earlier one is taken. A place beyond the document gives the
+        document's end.
         """
         after = np.minimum(self.search(places), self.counts - 1)
         later, earlier = self.at(after), self.at(np.maximum(after - 1, 0))
@@ -112,6 +113,6 @@ class SentenceStarts:
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
-    """start, start + 1, ... of each range in turn: [N] and [N] -> int64 [sum of lengths]."""
+    """start, start + 1, ... of each range, joined: [N] and [N] -> int64 [sum of lengths]."""
     ends = lengths.cumsum()
     return np.arange(int(lengths.sum())) + (starts - ends + lengths).repeat(lengths)

@@ -1,8 +1,8 @@
-"""Write shards: HDF5 files that are the same, byte for byte, for the same content.
+"""Writing shards: HDF5 files that are identical, byte for byte, for the same content.
 
-The HDF5 library lays out the file (headers, attributes, contiguous datasets, no time stamps);
-the arrays then go into their places by plain file writes, so that a full disk is a plain error
-and memory stays bounded by one :class:`Piece`. Checksums, fsync and rename come last.
+The HDF5 library lays out the file (headers, attributes, contiguous datasets, no time stamps). Plain
+file writes then fill the arrays, so that a full disk is an ordinary error and one :class:`Piece`
+bounds the memory. Checksums, fsync and rename come last.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from megabert.data.shards.manifest import (
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What a shard says about itself in its HDF5 attributes, beside its counts."""
+    """The HDF5 attributes of a shard, except its counts."""
 
     language: str
     tokenizer: TokenizerInfo
@@ -49,7 +49,7 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some whole documents in a row.
+    """Several whole documents in a row.
 
     ``tokens`` [T] any integer dtype; ``word_starts`` bool [T]; ``sentence_lengths`` [S] in
     tokens; ``document_sentences`` [D] in sentences; ``document_ids`` int64 [D].
@@ -83,10 +83,10 @@ def as_piece(documents: Sequence[Document]) -> Piece:
 
 
 class ShardWriter:
-    """Write one shard of known size piece by piece; the file appears whole or not at all.
+    """Writes one shard of known size piece by piece; the file appears whole or not at all.
 
-    Use as a context manager: ``append`` pieces, then ``finish()``. Leaving the block without
-    ``finish()`` removes the temporary file.
+    Use it as a context manager: ``append`` pieces, then call ``finish()``. Leaving the block
+    without ``finish()`` removes the temporary file.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ShardWriter:
                 f"{path}: {tokens} tokens are too many for one shard; use more --shards"
             )
         if not 0 < documents <= sentences <= tokens:
-            raise ValueError("a shard holds at least one document, and no empty sentence")
+            raise ValueError("a shard needs at least one document, and no sentence may be empty")
         self.path = path
         self._temporary = temporary_name(path)
         self._vocab_size = header.tokenizer.vocab_size
@@ -140,14 +140,15 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
     def append(self, piece: Piece) -> None:
-        """Add whole documents behind those already written.
+        """Append whole documents to those already written.
 
-        Raises ``ValueError`` for ids outside the vocabulary and for lengths that disagree.
+        Raises:
+            ValueError: ids outside the vocabulary, or lengths that disagree.
         """
         documents, sentences, tokens = self._done
         ids = np.asarray(piece.tokens)
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
-            raise ValueError(f"an id is outside of 0..{self._vocab_size - 1}")
+            raise ValueError(f"an id is outside 0..{self._vocab_size - 1}")
         if len(ids) != piece.sentence_lengths.sum() or len(ids) != len(piece.word_starts):
             raise ValueError("tokens, word starts and sentence lengths disagree")
         if piece.document_sentences.sum() != len(piece.sentence_lengths):
@@ -181,7 +182,7 @@ class ShardWriter:
         self._file.write(np.ascontiguousarray(values).data)
 
     def finish(self) -> ShardInfo:
-        """Write checksums, fsync, and rename into place."""
+        """Write the checksums, sync the file to disk and rename it."""
         if tuple(self._done) != self._expected:
             raise ValueError(f"{self.path}: wrote {self._done}, announced {self._expected}")
         if len(self._bits):
@@ -241,7 +242,7 @@ def _attributes(
 def _lay_out(
     path: Path, shapes: dict[str, tuple[int, str]], attributes: dict[str, str | int]
 ) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
-    """Create the HDF5 file with empty contiguous datasets; return where their bytes lie."""
+    """Create the HDF5 file with empty contiguous datasets; return the places of their bytes."""
     data_bytes = sum(count * np.dtype(dtype).itemsize for count, dtype in shapes.values())
     # Room for the headers and for the table itself, in blocks.
     blocks = (data_bytes + data_bytes // 1024 + 2**18) // layout.BLOCK_BYTES
@@ -278,7 +279,7 @@ def write_corpus(
     language: str = "en",
     seed: int = 0,
 ) -> Manifest:
-    """Write a whole folder from documents in memory: ``documents[split][shard]``.
+    """Write a whole folder of shards from documents in memory: ``documents[split][shard]``.
 
     For small corpora. The tokenizer's files are not copied.
     """

@@ -283,7 +283,7 @@ def test_wrong_flags_are_refused(
 
     refused("--samples -1: expected 0 or more", "--samples", -1)
     refused("sequence length 4 is too short", "--samples", 1, "--seq-length", 4)
-    refused("no documents in the split 'eval'", "--statistics", "--split", "eval")
+    refused("the split 'eval' has no documents", "--statistics", "--split", "eval")
     refused(r"must end in \.png", "--plot", tmp_path / "figure.pdf")
     refused("there is no folder", "--plot", tmp_path / "no" / "figure.png")
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)

@@ -353,7 +353,7 @@ def test_a_changed_manifest_is_refused(corpus: tuple[Path, list[Document]], tmp_
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    with pytest.raises(UserError, match="no documents in the split 'test'"):
+    with pytest.raises(UserError, match="the split 'test' has no documents"):
         Corpus.open(tmp_path, "test")
     manifest = load_manifest(tmp_path)
     save_manifest(
@@ -417,7 +417,7 @@ def test_a_shard_cut_short_replaced_or_gone_while_it_is_used(
     for document in range(40, 65):
         found.tokens(document)  # all blocks have been checked
     os.truncate(target / name, layout.PREAMBLE_BYTES)
-    with pytest.raises(ShardError, match=f"{name}: truncated while it was in use"):
+    with pytest.raises(ShardError, match=f"{name}: the file was truncated while it was in use"):
         found.tokens(64)
     (target / name).write_bytes(good)
     assert found.tokens(64).tolist() == joined(documents[64])[0]
@@ -427,14 +427,14 @@ def test_a_shard_cut_short_replaced_or_gone_while_it_is_used(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", fails)
-        with pytest.raises(ShardError, match=f"{name}: cannot be read: Stale file handle"):
+        with pytest.raises(ShardError, match=f"{name}: this shard cannot be read: Stale file handle"):
             found.tokens(64)
     file = ShardFile(target / name)
     file.close()
     (target / "new").write_bytes(good)
     (target / "new").rename(target / name)
     for _ in range(2):
-        with pytest.raises(ShardError, match=f"{name}: was replaced"):
+        with pytest.raises(ShardError, match=f"{name}: the file was replaced"):
             file.read(layout.PREAMBLE_BYTES, layout.PREAMBLE_BYTES + 1)
 
 
