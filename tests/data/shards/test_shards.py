@@ -427,7 +427,9 @@ def test_a_shard_cut_short_replaced_or_gone_while_it_is_used(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pread", fails)
-        with pytest.raises(ShardError, match=f"{name}: this shard cannot be read: Stale file handle"):
+        with pytest.raises(
+            ShardError, match=f"{name}: this shard cannot be read: Stale file handle"
+        ):
             found.tokens(64)
     file = ShardFile(target / name)
     file.close()
