@@ -143,7 +143,7 @@ class Task(ABC):
     def answer_settings(
         cls, record: Mapping[str, Any], given: Mapping[str, Any], max_length: int
     ) -> Any:
-        """Settings to answer inputs with.
+        """Settings to answer inputs with: those given, else those in the record, else the defaults.
 
         Args:
             record: of the checkpoint, see :meth:`record`.
@@ -153,7 +153,8 @@ class Task(ABC):
         if cls.settings_class is None:
             return None
         known = cls.used_settings()
-        return cls.settings_class(**{key: value for key, value in given.items() if key in known})
+        values = {**record, **given}
+        return cls.settings_class(**{key: value for key, value in values.items() if key in known})
 
     @classmethod
     def used_settings(cls) -> frozenset[str]:
