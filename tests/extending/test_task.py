@@ -14,8 +14,7 @@ import pytest
 
 from megabert.common.errors import UserError
 from megabert.config import flags
-from megabert.convert.run import Request as Conversion
-from megabert.convert.run import convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.finetune.settings import finetune_settings
 from megabert.predict.command import Request, predict
 from megabert.predict.predictor import Choices
@@ -110,9 +109,9 @@ def test_its_head_goes_on_or_is_drawn_again(place: Path, run: Path) -> None:
 
 
 def test_other_programs_do_not_know_its_head(run: Path, tmp_path: Path) -> None:
-    assert convert(Conversion("megabert", run, "megabert", tmp_path / "own")).model.head.name
+    assert convert(ConversionRequest("megabert", run, "megabert", tmp_path / "own")).model.head.name
     with pytest.raises(UserError, match="transformers has no class with a head for number of a"):
-        convert(Conversion("megabert", run, "huggingface", tmp_path / "hf"))
+        convert(ConversionRequest("megabert", run, "huggingface", tmp_path / "hf"))
 
 
 def test_an_installed_package_brings_it(root: Path, tmp_path: Path) -> None:

@@ -21,20 +21,25 @@ from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 
 
+def built_in() -> list[str]:
+    """The names whose classes are in the package; other tests register tasks of their own."""
+    return [name for name in task_names() if task_class(name).__module__.startswith("megabert.")]
+
+
 def test_declarations_and_classes_agree() -> None:
     sections = settings_sections()
-    for name in task_names():
+    for name in built_in():
         task = task_class(name)
         assert name in task.names()
         assert set(task.names()) <= set(task_names())
         assert sections[str(task.section)] is task.settings_class
         assert task.head in task_heads()
         assert name in tasks_with(task.head)
-    assert len(sections) == 3
+    assert list(sections)[:3] == ["squad", "classification", "tagging"]
 
 
 def test_defaults() -> None:
-    tasks = {name: make_task(name) for name in task_names()}
+    tasks = {name: make_task(name) for name in built_in()}
     assert {name for name, task in tasks.items() if task.max_length == 384} == {"squad", "squad2"}
     assert {task.max_length for task in tasks.values()} == {128, 384}
     assert all(task.name == name for name, task in tasks.items())
