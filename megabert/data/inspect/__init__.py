@@ -2,5 +2,5 @@
 
 Owns: what ``data_tools/inspect_shards.py`` prints.
 May import: shards, samples, tokenizers, common. No torch.
-Start reading: ``report.py``.
+Start reading: ``findings.py``, then ``report.py`` and ``statistics.py``.
 """

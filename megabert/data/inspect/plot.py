@@ -1,4 +1,4 @@
-"""Statistics of shards as one figure of three panels, written as a PNG file."""
+"""A figure of statistics of shards: three panels in a PNG file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megabert.data.inspect.statistics import Statistics
 
 
 def check_plot(path: Path) -> None:
-    """Raise ``UserError`` where a plot could not be written: name, folder, or no matplotlib."""
+    """Raise ``UserError`` if no plot could be written: wrong name, no folder, no matplotlib."""
     if path.suffix.lower() != ".png":
         raise UserError(f"--plot {path}: the file's name must end in .png")
     if not path.parent.is_dir():
@@ -23,10 +23,12 @@ def check_plot(path: Path) -> None:
 
 
 def write_plot(path: Path, title: str, statistics: Statistics) -> None:
-    """Draw document lengths, tokens of each shard, and token frequency by rank (Zipf).
+    """Plot document lengths, tokens per shard, and token frequency by rank (Zipf).
 
-    The file appears whole or not at all. Needs the extra ``plots``; no display is used.
-    Raises ``UserError`` where the file cannot be written.
+    The file appears whole or not at all. It needs the extra ``plots``, but no display.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,4 +59,4 @@ def write_plot(path: Path, title: str, statistics: Statistics) -> None:
         with new_file(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     except OSError as error:
-        raise UserError(f"--plot {path}: cannot write it: {error.strerror}") from None
+        raise UserError(f"--plot {path}: cannot be written: {error.strerror}") from None

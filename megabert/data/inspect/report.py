@@ -1,4 +1,4 @@
-"""What is known of a folder of shards as text and JSON; statistics take at most 80 columns."""
+"""Totals and statistics of a folder of shards as text and JSON; at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from megabert.data.inspect.statistics import (
     QUANTILES,
     SEQUENCE_LENGTHS,
-    TOKEN_SHARES,
-    EpochFacts,
+    TOKEN_FRACTIONS,
+    EpochStatistics,
     LengthCounts,
     Statistics,
     Vocabulary,
@@ -50,7 +50,7 @@ def totals_as_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def total_lines(folder: Path, manifest: Manifest) -> list[str]:
-    """The same for people."""
+    """The totals as text."""
     tokenizer = manifest.tokenizer
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
     lines = [
@@ -69,23 +69,23 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         )
         if len(split.shards) > 1:
             sizes = [info.tokens for info in split.shards]
-            lines.append(f"  tokens a shard: {min(sizes)} to {max(sizes)}")
+            lines.append(f"  tokens per shard: {min(sizes)} to {max(sizes)}")
     return lines
 
 
 def statistics_lines(statistics: Statistics) -> list[str]:
-    """Everything in ``statistics``, for people."""
+    """Everything in ``statistics`` as text."""
     lines = [f"statistics of the split {statistics.split}"]
     lines += _length_lines("document", statistics.documents)
     lines += _length_lines("sentence", statistics.sentences)
     lines += _vocabulary_lines(statistics.vocabulary)
     lines += ["", "one epoch"]
-    lines += [_epoch_line(facts) for facts in statistics.epochs]
+    lines += [_epoch_line(epoch) for epoch in statistics.epochs]
     return lines
 
 
 def histogram_lines(counts: LengthCounts) -> list[str]:
-    """One line a bin: its lengths, how many, their share, and a bar."""
+    """One line per bin: its lengths, count, percentage, and a bar."""
     bins = counts.histogram()
     if not bins:
         return []
@@ -104,11 +104,11 @@ def _length_lines(what: str, counts: LengthCounts) -> list[str]:
     least, most = counts.extremes
     quantiles = ", ".join(f"{100 * q:g} %: {counts.quantile(q):,}" for q in QUANTILES)
     shorter = ", ".join(
-        f"{100 * counts.share_below(n):.1f} % are shorter than {n}" for n in SEQUENCE_LENGTHS
+        f"{100 * counts.fraction_below(n):.1f} % are shorter than {n}" for n in SEQUENCE_LENGTHS
     )
     return [
         "",
-        f"tokens a {what}: {least:,} to {most:,}, mean {counts.mean:,.1f}",
+        f"tokens per {what}: {least:,} to {most:,}, mean {counts.mean:,.1f}",
         f"  quantiles  {quantiles}",
         f"  {shorter}",
         *histogram_lines(counts),
@@ -117,14 +117,14 @@ def _length_lines(what: str, counts: LengthCounts) -> list[str]:
 
 def _vocabulary_lines(vocabulary: Vocabulary) -> list[str]:
     entries, seen = vocabulary.entries, vocabulary.seen
-    shares = ", ".join(f"{100 * s:g} %: {vocabulary.entries_for(s):,}" for s in TOKEN_SHARES)
+    covering = ", ".join(f"{100 * f:g} %: {vocabulary.entries_for(f):,}" for f in TOKEN_FRACTIONS)
     lines = [
         "",
         f"vocabulary: {seen:,} of {entries:,} entries occur ({100 * seen / entries:.1f} %), "
         f"{entries - seen:,} do not",
-        f"  unknown: {100 * vocabulary.unknown_share:.4f} % of {vocabulary.tokens:,} tokens",
-        f"  words: {vocabulary.words:,}, {vocabulary.tokens_per_word:.3f} tokens a word",
-        f"  entries that make up so much of all tokens  {shares}",
+        f"  unknown: {100 * vocabulary.unknown_fraction:.4f} % of {vocabulary.tokens:,} tokens",
+        f"  words: {vocabulary.words:,}, {vocabulary.tokens_per_word:.3f} tokens per word",
+        f"  entries that cover this part of all tokens  {covering}",
         "  most frequent (% of all tokens):",
     ]
     cells = [
@@ -140,11 +140,11 @@ def _in_columns(cells: list[str]) -> list[str]:
     return ["    " + "".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
 
 
-def _epoch_line(facts: EpochFacts) -> str:
-    head = f"  length {facts.seq_length}, task {facts.sentence_task}: "
-    if facts.samples is None:
-        return f"{head}no samples ({facts.reason})"
+def _epoch_line(epoch: EpochStatistics) -> str:
+    head = f"  length {epoch.seq_length}, task {epoch.sentence_task}: "
+    if epoch.samples is None:
+        return f"{head}no samples ({epoch.reason})"
     return (
-        f"{head}{facts.samples:,} samples, {100 * facts.padding:.1f} % padding "
-        f"(of {facts.measured_on:,})"
+        f"{head}{epoch.samples:,} samples, {100 * epoch.padding:.1f} % padding "
+        f"(of {epoch.measured_on:,})"
     )

@@ -1,8 +1,8 @@
-"""Training samples as a person reads them: segments of text with the predicted tokens marked.
+"""Training samples in readable form: segments of text with the predicted tokens marked.
 
-[MASK→river]   "river" is to be predicted where [MASK] stands
-[stone→river]  "river" is to be predicted where the random "stone" stands
-[=river]       "river" stands there as it is, and is to be predicted all the same
+[MASK→river]   the model sees [MASK] and predicts "river"
+[stone→river]  the model sees the random token "stone" and predicts "river"
+[=river]       the model sees "river" unchanged and predicts it
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LABELS = {
     ("nsp", 0): "B follows A",
     ("nsp", 1): "B is from another document",
     ("sop", 0): "A and B are in order",
-    ("sop", 1): "A and B have changed places",
+    ("sop", 1): "A and B are swapped",
 }
 _WORDPIECE_INSIDE = "##"
 _SENTENCEPIECE_BEGIN = "▁"
 
 Paint = Callable[[str, Kind], str]
-"""Dresses a marked token for the screen."""
+"""Colours a marked token for a terminal."""
 
 
 def _plain(text: str, kind: Kind) -> str:
@@ -39,9 +39,9 @@ def _plain(text: str, kind: Kind) -> str:
 
 @dataclass(frozen=True)
 class ShownToken:
-    """One token: what the model sees, what it is to predict ("" for nothing), and how they relate.
+    """One token: what the model sees, what it must predict ("" for nothing), and how they relate.
 
-    A random replacement that is the token itself by chance counts as kept.
+    A random replacement that happens to be the token itself has the kind ``kept``.
     """
 
     position: int
@@ -52,7 +52,7 @@ class ShownToken:
 
 @dataclass(frozen=True)
 class ShownSample:
-    """One training sample. ``segments``: A, and B where the task has one; ``page_ids`` of each."""
+    """One training sample: segment A, and B if the task has one; ``page_ids`` of each."""
 
     number: int
     seq_length: int
@@ -65,16 +65,16 @@ class ShownSample:
 
     @property
     def predicted(self) -> list[ShownToken]:
-        """The tokens to predict."""
+        """The predicted tokens."""
         return [token for segment in self.segments for token in segment if token.kind != "text"]
 
     @property
     def label_text(self) -> str:
-        """What the label means; "" for no sentence task."""
+        """The meaning of the label; "" without a sentence task."""
         return "" if self.label is None else LABELS[self.sentence_task, self.label]
 
     def texts(self, paint: Paint = _plain) -> list[str]:
-        """The segments as running text, pieces of a word joined; see the module for the marks."""
+        """The segments as text, pieces of a word joined; the module docstring explains the marks."""
         return [_render(segment, self.tokenizer_kind, paint) for segment in self.segments]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class ShownSample:
 def show_samples(
     source: SampleSource, corpus: Corpus, tokenizer: Tokenizer, count: int
 ) -> list[ShownSample]:
-    """The first ``count`` samples of a run over ``source``, which reads ``corpus``."""
+    """The first ``count`` samples of a run over ``source``, which must read ``corpus``."""
     count = min(count, source.samples_per_epoch)
     numbers = np.arange(count, dtype=np.int64)
     samples = source.samples(numbers)
@@ -142,7 +142,7 @@ def _render(tokens: tuple[ShownToken, ...], tokenizer_kind: str, paint: Paint) -
 
 
 def _text_of(types: npt.NDArray[np.int64], segment: int) -> range:
-    """Positions of a segment's text: without [CLS] at its front and [SEP] at its end."""
+    """Positions of a segment's text, without [CLS] at its start and [SEP] at its end."""
     found = np.flatnonzero(types == segment)
     return range(int(found[0]) + (segment == 0), int(found[-1]))
 
@@ -171,7 +171,7 @@ def _mark(token: ShownToken) -> str:
 
 
 def _piece(token: str, tokenizer_kind: str) -> tuple[str, bool]:
-    """A vocabulary entry without its mark of place, and whether it is joined to what precedes."""
+    """A vocabulary entry without its position mark, and whether it joins the preceding one."""
     if tokenizer_kind == "wordpiece":
         return token.removeprefix(_WORDPIECE_INSIDE), token.startswith(_WORDPIECE_INSIDE)
     return token.removeprefix(_SENTENCEPIECE_BEGIN), not token.startswith(_SENTENCEPIECE_BEGIN)

@@ -1,4 +1,4 @@
-"""Check a whole folder of shards, byte by byte, against its manifest."""
+"""Verification: every byte of a folder of shards is checked against its manifest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ from megabert.data.tokenizers.load import load_tokenizer
 
 
 def verify_folder(folder: Path, report: Callable[[int, int, str], None] | None = None) -> Manifest:
-    """Check manifest, tokenizer files and every byte of every shard; return the manifest.
+    """Check the manifest, the tokenizer's files and every byte of every shard.
 
-    report: called with (bytes done, bytes in all, file) after each shard.
-    Raises ``ShardError`` that describes the first fault and names the other faulty files.
+    Args:
+        report: called with (bytes done, bytes in total, file) after each shard.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ShardError: describes the first fault and names the other faulty files.
     """
     manifest = load_manifest(folder)
     faults: list[tuple[str, str]] = []
@@ -48,7 +54,7 @@ def verify_folder(folder: Path, report: Callable[[int, int, str], None] | None =
             faults.append((check.__name__, str(error)))
     if faults:
         others = ", ".join(name for name, _ in faults[1:])
-        raise ShardError(faults[0][1] + (f" (faulty too: {others})" if others else ""))
+        raise ShardError(faults[0][1] + (f" (also faulty: {others})" if others else ""))
     return manifest
 
 
@@ -61,7 +67,7 @@ def _verify_shard(
     check_membership(file, manifest, split, index)
     file.verify()
     if sha256_of_file(path) != info.sha256:
-        raise ShardError(f"{path}: whole in itself, but not the file the manifest describes")
+        raise ShardError(f"{path}: undamaged, but not the file that the manifest describes")
 
 
 def _verify_tokenizer(folder: Path, manifest: Manifest) -> None:
@@ -71,7 +77,7 @@ def _verify_tokenizer(folder: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise ShardError(f"{path}: this file of the tokenizer is missing")
         if sha256_of_file(path) != digest:
-            raise ShardError(f"{path}: damaged or edited: its SHA-256 is not the manifest's")
+            raise ShardError(f"{path}: damaged or edited: its SHA-256 differs from the manifest")
     if manifest.tokenizer.files and load_tokenizer(home).sha256 != manifest.tokenizer.sha256:
         raise ShardError(f"{home}: not the tokenizer that made these shards")
 

@@ -19,6 +19,7 @@ from data_tools import inspect_shards
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.data.inspect import plot, statistics
+from megabert.data.inspect.findings import Findings, findings_lines
 from megabert.data.inspect.report import WIDTH, histogram_lines, statistics_lines
 from megabert.data.inspect.shown_samples import ShownSample, ShownToken, show_samples
 from megabert.data.inspect.statistics import LengthCounts, read_statistics
@@ -80,7 +81,7 @@ def test_length_counts_are_those_of_the_list(lengths: list[int]) -> None:
         assert counts.quantile(share) == next(
             value for i, value in enumerate(ranked, 1) if i >= share * len(ranked)
         )
-    assert counts.share_below(128) == sum(n < 128 for n in lengths) / len(lengths)
+    assert counts.fraction_below(128) == sum(n < 128 for n in lengths) / len(lengths)
     bins = counts.histogram()
     for first, beyond, count in bins:
         assert beyond == 2 * first
@@ -116,7 +117,7 @@ def test_statistics_equal_a_plain_count(folder: Path, monkeypatch: pytest.Monkey
     assert words.tokens_per_word == total / words.words
     assert (words.entries, words.seen) == (tokenizer.vocab_size - 5, len(ordinary))
     assert words.seen < words.entries
-    assert words.unknown_share == tokens[1] / total
+    assert words.unknown_fraction == tokens[1] / total
     assert words.by_rank().tolist() == sorted(tokens.values(), reverse=True)
     assert words.frequent[0][1] == max(tokens.values())
     assert (
@@ -228,7 +229,7 @@ def test_samples_of_the_command(folder: Path, capsys: pytest.CaptureFixture[str]
     arguments = [str(folder), "--samples", "5", "--seq-length", "32", "--seed", "1"]
     [*_, last] = _json(capsys, *arguments, "--sentence-task", "sop")["training_samples"]
     assert (last["number"], last["seq_length"], last["sentence_task"]) == (4, 32, "sop")
-    assert last["label_meaning"] in ("A and B are in order", "A and B have changed places")
+    assert last["label_meaning"] in ("A and B are in order", "A and B are swapped")
     assert last["predicted"]
     assert len(last["segments"]) == 2
     assert inspect_shards.main(arguments) == 0
@@ -242,9 +243,9 @@ def test_colour_marks_predicted_tokens(folder: Path) -> None:
     corpus = Corpus.open(folder, "train")
     tokenizer = load_tokenizer(folder / names.TOKENIZER_FOLDER)
     samples = show_samples(SampleSource(corpus, SampleSettings(64)), corpus, tokenizer, 3)
-    found = inspect_shards.Findings(samples=samples)
+    found = Findings(samples=samples)
     plain, coloured = (
-        "\n".join(inspect_shards.as_lines(folder, load_manifest(folder), found, colour))
+        "\n".join(findings_lines(folder, load_manifest(folder), found, colour))
         for colour in (False, True)
     )
     assert "\x1b[33m[MASK→" in coloured
