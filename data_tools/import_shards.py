@@ -1,14 +1,14 @@
-"""Turn masked pretraining shards of other projects into shards of ours, as far as text can be had back.
+"""Convert masked pretraining shards of other projects into our own, by recovering their text.
 
-Reads NVIDIA's HDF5 (fixed and variable length) and BERT TFRecords. The predicted tokens are put
-back, A and B of a pair that belongs together become one document and other segments one each, text
-that later samples repeat under other masks is left out, and sentences are found again in the
-decoded text.
+The command reads NVIDIA's HDF5 (fixed and variable length) and BERT TFRecords. It restores the
+predicted tokens, makes one document from segments A and B of a consecutive pair and one document
+from every other segment, leaves out text that later samples repeat under other masks, and splits
+the decoded text into sentences.
 
-What such shards do not hold stays lost: which text was one article and in which order, what was cut
-off to make segments fit, capitals and accents if the tokenizer took them away. Shards with masked
-tokens that have no label are refused. To train on the samples just as they are, give them to
-launch/pretrain.py --data instead. See docs/guide/foreign-shards.md.
+Such shards do not record which text was one article and in which order, the text that was cut off
+to make segments fit, and capitals and accents if the tokenizer removed them: these cannot be
+recovered. Shards with masked tokens without a label are rejected. To train on the samples
+unchanged, give them to launch/pretrain.py --data instead. See docs/guide/foreign-shards.md.
 
 Example:
     python data_tools/import_shards.py --input hdf5_lower_case_1_seq_len_128 \\
@@ -30,44 +30,44 @@ from megabert.data.foreign.importing import ImportOptions, ImportReport, import_
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = plain_parser("import_shards.py", __doc__)
-    what = parser.add_argument_group("what goes in and out")
+    what = parser.add_argument_group("input and output")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="PATH",
-        help="shard files, or folders of them; in a folder, files with eval, test, dev or valid as "
-        "a word of their names go into the evaluation split",
+        help="shard files, or folders of them; in a folder, files whose names contain the word "
+        "eval, test, dev or valid go into the evaluation split",
     )  # fmt: skip
     what.add_argument(
         "--tokenizer", required=True, type=Path, metavar="FILE",
         help="the tokenizer that made the shards: vocab.txt, SentencePiece .model, tokenizer.json, "
-        "or a folder that holds one",
+        "or a folder with one of them",
     )  # fmt: skip
-    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
         "--language", default="en", metavar="CODE",
-        help="language of the text, for finding sentences: en, zh, de (default: en)",
+        help="language code of the text, for splitting it into sentences: en, zh, de (default: en)",
     )  # fmt: skip
-    content = parser.add_argument_group("what is kept and how it is divided")
+    content = parser.add_argument_group("selection and division of the documents")
     content.add_argument(
         "--shards", type=int, metavar="N",
-        help="number of training shards (default: one for every 33.5 million tokens)",
+        help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
         "--eval-fraction", type=float, metavar="F",
-        help="share of documents set apart for evaluation, by a hash; 0 for none (default: 0.01, or "
-        "0 where there are files for evaluation)",
+        help="fraction of documents in the evaluation split, chosen by a hash; 0 for none "
+        "(default: 0.01, or 0 if there are files for evaluation)",
     )  # fmt: skip
     content.add_argument(
         "--min-document-tokens", type=int, default=8, metavar="N",
-        help="drop documents of fewer tokens; 0 keeps all (default: 8)",
+        help="drop documents with fewer tokens; 0 keeps all (default: 8)",
     )  # fmt: skip
     content.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the evaluation split (default: 0)"
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     args = build_parser().parse_args(argv)
     report = import_shards(
         ImportOptions(
@@ -86,15 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(report: ImportReport, output: Path) -> str:
-    """What was made and what could not be had back, in a few lines."""
+    """The result, and what could not be recovered, in a few lines."""
     manifest, counts = report.manifest, report.counts
-    share = 100 * report.repeated_tokens / max(1, report.tokens)
+    repeated = 100 * report.repeated_tokens / max(1, report.tokens)
     same = 100 * counts.respelled / max(1, counts.sentences)
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
     lines = [
-        f"{output}: {manifest.articles_kept} documents kept out of {report.samples} samples "
+        f"{output}: {manifest.articles_kept} documents from {report.samples} samples "
         f"({report.layout})",
-        f"repeated text left out: {report.repeated_tokens} of {report.tokens} tokens ({share:.1f} %)",
+        f"repeated text left out: {report.repeated_tokens} of {report.tokens} tokens "
+        f"({repeated:.1f} %)",
         f"dropped: {dropped or 'none'}",
     ]
     lines += [
@@ -103,9 +104,9 @@ def summary(report: ImportReport, output: Path) -> str:
         for name, split in manifest.splits.items()
     ]
     lines += [
-        f"sentences: {counts.sentences} found in the decoded text, {same:.1f} % of which encode to "
-        f"the same ids; {counts.unaligned} boundaries within a token were left out",
-        "not recovered: original documents and their order, text cut off at the ends of segments"
+        f"sentences: {counts.sentences} in the decoded text, {same:.1f} % of which encode to the "
+        f"same ids; {counts.unaligned} sentence boundaries inside a token were ignored",
+        "not recoverable: original documents and their order, text cut off at the ends of segments"
         + (", capitals and accents" if manifest.tokenizer.lower_case else ""),
         f"time: {human_duration(report.seconds)}",
     ]

@@ -1,9 +1,9 @@
-"""Turn a Wikipedia dump (or other text) into HDF5 shards to pretrain on.
+"""Convert a Wikipedia dump (or other text) into HDF5 shards for pretraining.
 
-Reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), Parquet, plain
-text and JSONL; a file, a tar archive, or a folder. Keeps articles only, cleans them, splits them
-into sentences, encodes them, drops duplicates, sets an evaluation split apart, and writes shards
-of even size with a manifest. See docs/reference/shards.md for the format.
+The command reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON),
+Parquet, plain text and JSONL, as a file, a tar archive or a folder. It selects the articles, cleans
+them, splits them into sentences, encodes them, drops duplicates, separates an evaluation split, and
+writes shards of equal size with a manifest. See docs/reference/shards.md for the format.
 
 Examples:
     python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
@@ -30,73 +30,74 @@ FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = plain_parser("shard_wiki.py", __doc__)
-    what = parser.add_argument_group("what goes in and out")
+    what = parser.add_argument_group("input and output")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="DUMP",
-        help="dumps or text: files, tar archives or folders, taken in this order",
+        help="dumps or other text: files, tar archives or folders, read in this order",
     )  # fmt: skip
     what.add_argument(
         "--tokenizer", required=True, type=Path, metavar="FILE",
-        help="vocab.txt, SentencePiece .model, tokenizer.json, or a folder that holds one",
+        help="vocab.txt, SentencePiece .model, tokenizer.json, or a folder with one of them",
     )  # fmt: skip
-    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to make")
+    what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
         "--input-format", choices=FORMATS, default="auto",
-        help="form of the input (default: auto, by its content)",
+        help="format of the input (default: auto, detected from its content)",
     )  # fmt: skip
     what.add_argument(
         "--language", default="en", metavar="CODE",
-        help="language of the text, as in the wiki's address: en, zh, de (default: en)",
+        help="language code of the text, as in the wiki's address: en, zh, de (default: en)",
     )  # fmt: skip
     casing = what.add_mutually_exclusive_group()
     casing.add_argument(
         "--lower-case", dest="lower_case", action="store_true", default=None,
-        help="lower-case the text; only for a bare vocab.txt (default: by the vocabulary)",
+        help="lower-case the text; only for a bare vocab.txt (default: detected from it)",
     )  # fmt: skip
     casing.add_argument(
         "--cased", dest="lower_case", action="store_false", default=None,
-        help="keep capitals; only for a bare vocab.txt (default: by the vocabulary)",
+        help="keep capitals; only for a bare vocab.txt (default: detected from it)",
     )  # fmt: skip
-    content = parser.add_argument_group("what is kept and how it is divided")
+    content = parser.add_argument_group("selection and division of the articles")
     content.add_argument(
         "--shards", type=int, metavar="N",
-        help="number of training shards (default: one for every 33.5 million tokens)",
+        help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
         "--eval-fraction", type=float, default=0.01, metavar="F",
-        help="share of articles set apart for evaluation, by a hash; 0 for none (default: 0.01)",
+        help="fraction of articles in the evaluation split, chosen by a hash; 0 for none "
+        "(default: 0.01)",
     )  # fmt: skip
     content.add_argument(
         "--min-document-tokens", type=int, default=32, metavar="N",
-        help="drop articles of fewer tokens; 0 keeps all (default: 32)",
+        help="drop articles with fewer tokens; 0 keeps all (default: 32)",
     )  # fmt: skip
     content.add_argument(
         "--max-pages", type=int, metavar="N",
-        help="stop after N pages of the input, for a trial (default: read all)",
+        help="stop after N pages of the input, for a trial run (default: read all)",
     )  # fmt: skip
     content.add_argument(
         "--word-boundaries", choices=("auto", "tokens", "jieba"), default="auto",
-        help="what whole-word masking takes for a word: pieces by the tokenizer's rule, or jieba's "
-        "Chinese words (default: auto, jieba for zh)",
+        help="words for whole-word masking: by the tokenizer's rule (tokens), or Chinese words as "
+        "found by jieba (default: auto, which is jieba for zh)",
     )  # fmt: skip
     content.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the evaluation split (default: 0)"
     )
-    work = parser.add_argument_group("how it is done (the result is the same, byte for byte)")
+    work = parser.add_argument_group("execution (no flag here changes a byte of the result)")
     work.add_argument(
         "--workers", type=int, metavar="N",
-        help="worker processes, of each rank under mpirun, with less than 1 GiB of memory each "
-        "(default: one a core; ranks of one host share its cores)",
+        help="worker processes, per rank under mpirun, with less than 1 GiB of memory each "
+        "(default: one per core; the ranks of a host share its cores)",
     )  # fmt: skip
     work.add_argument(
         "--resume", action="store_true",
-        help="continue a stopped job in --output; also keep finished work if this run fails",
+        help="continue a stopped job in --output; if this run fails, keep its finished work",
     )  # fmt: skip
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     args = build_parser().parse_args(argv)
     options = ShardingOptions(
         inputs=tuple(args.input),
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(report: ShardingReport, output: Path) -> str:
-    """What was made, in a few lines."""
+    """The result in a few lines."""
     manifest = report.manifest
     lines = [
         f"{output}: {manifest.articles_kept} articles kept of {manifest.articles_read} pages",
@@ -138,15 +139,15 @@ def summary(report: ShardingReport, output: Path) -> str:
         speed = report.text_bytes / 1e6 / max(report.worker_seconds, 1e-9)
         lines.append(
             f"time: {human_duration(report.seconds)}, {report.text_bytes / 1e6:.1f} MB of text, "
-            f"{speed:.2f} MB/s a core"
-            + (f", {report.reused} of {report.batches} batches taken over" if report.reused else "")
+            f"{speed:.2f} MB/s per core"
+            + (f", {report.reused} of {report.batches} batches reused" if report.reused else "")
         )
         lines.append(
-            f"memory: at most {report.worker_memory >> 20} MiB in each of {report.workers} workers, "
-            f"{report.main_memory >> 20} MiB in the main process"
+            f"memory: at most {report.worker_memory >> 20} MiB in each of {report.workers} "
+            f"workers, {report.main_memory >> 20} MiB in the main process"
         )
     else:
-        lines.append("already finished: nothing was done")
+        lines.append("the job was already finished: nothing to do")
     return "\n".join(lines)
 
 

@@ -55,7 +55,7 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "60 articles kept of 72 pages" in done.stdout
-    assert "MB/s a core" in done.stdout
+    assert "MB/s per core" in done.stdout
     return dump, vocabulary, output
 
 

@@ -353,8 +353,8 @@ def test_command(
     ]
     assert command.main([*flags, "--min-document-tokens", "0", "--eval-fraction", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "1 documents kept out of 1 samples (NVIDIA HDF5, variable length)" in shown
-    assert "not recovered: original documents and their order" in shown
+    assert "1 documents from 1 samples (NVIDIA HDF5, variable length)" in shown
+    assert "not recoverable: original documents and their order" in shown
     with pytest.raises(UserError, match="already holds finished shards"):
         command.main(flags)
     path.write_bytes(path.read_bytes()[:300])
