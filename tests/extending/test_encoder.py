@@ -11,7 +11,7 @@ import torch
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.model import ModelConfig, model_config, preset_names
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.encoder import variant_of
 from megabert.model.flops import sequence_flops
@@ -111,7 +111,7 @@ def test_two_tensor_parallel_ranks_train_the_same(shards: Path, run: Path, tmp_p
 
 
 def test_it_is_saved_and_loaded(run: Path, tmp_path: Path) -> None:
-    convert(Request("megabert", run, "megabert", tmp_path / "folder"))
+    convert(ConversionRequest("megabert", run, "megabert", tmp_path / "folder"))
     config, tensors, _ = load_weights(tmp_path / "folder")
     assert isinstance(config, RopeConfig)
     assert config.hidden_size == 32
@@ -120,4 +120,4 @@ def test_it_is_saved_and_loaded(run: Path, tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert torch.equal(tensor, weights[name]["weight"][: len(tensor)]), name
     with pytest.raises(UserError, match="transformers has no encoder like this one"):
-        convert(Request("megabert", run, "huggingface", tmp_path / "other"))
+        convert(ConversionRequest("megabert", run, "huggingface", tmp_path / "other"))
