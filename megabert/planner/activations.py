@@ -1,16 +1,19 @@
-"""What one micro batch holds in memory for backward.
+"""Activation memory of one micro batch.
 
-T = tokens that are computed (all places of a padded batch, the real tokens of a packed one), M =
-predicted positions, P = sequences, R = M + P rows that a head reads. A table says how many values of
-which width are kept for each token; t = tensor-parallel degree divides the values of split
-regions, and, with sequence parallelism, all others too.
+T = computed tokens (all places of a padded batch, the real tokens of a packed one), M = predicted
+positions, P = sequences, R = M + P rows that a head reads. The encoder's table says how many values
+of which width are saved per token (:class:`megabert.model.encoders.variant.SavedTensor`). The tensor
+parallel degree t divides the values of split regions; with sequence parallelism it divides all others
+too.
 
-The fused operators (``megabert.kernels``) keep a block's input, the sum before each norm with its mean
-and deviation, and no dropout mask: it is computed again. In the last layer only R rows go on behind
-attention. With activation checkpointing a layer keeps its input only, and one layer at a time is there
-in full. The head turns logits into gradients chunk by chunk in the forward pass
-(:mod:`megabert.parallel.cross_entropy`), adding up in fp32 what several chunks give, and holds the
-gradient of the word embeddings from then on.
+The fused operators (``megabert.kernels``) save a block's input and the sum before each norm with its
+mean and deviation. They save no dropout mask, which they compute again. In the last layer only R rows
+remain after the attention. With activation checkpointing a layer saves its input only, and one layer
+at a time has all of its tensors. The MLM head turns logits into gradients chunk by chunk in the
+forward pass (:mod:`megabert.parallel.cross_entropy`). It sums what several chunks give in fp32, and
+holds the gradient of the word embeddings from then on.
+
+The constants are calibrated with ``benchmarks/plan_memory.py``.
 """
 
 from __future__ import annotations
@@ -24,13 +27,14 @@ from megabert.parallel.cross_entropy import CHUNK_BYTES
 from megabert.planner.states import BEGINS, FP32, LOSS, Parts, compute_bytes
 
 WIDENED_INNER, WIDENED_WEIGHTS = 2, 2
-"""fp32 copies beside them, T I/t and H I/t values each, where a CPU multiplies bf16 as fp32 (``megabert.parallel.products``)."""
+"""fp32 copies in a layer's backward, T I/t and H I/t values each, on a CPU that multiplies bf16 as fp32
+(``megabert.parallel.products``)."""
 EMBEDDING_HIDDEN = 1
 """The sum before the embeddings' norm, in units of H; its output is the first layer's input."""
 HEAD_HIDDEN = 5
-"""The MLM head's transform: values a predicted position in units of H."""
+"""The MLM head's transform: values per predicted position, in units of H."""
 INPUT_TENSORS = 4
-"""Token, type, position and place of a token, int64 each."""
+"""int64 tensors with one value per token: token, type, position and place."""
 _EMBEDDINGS, _LAYERS, _HEAD = (
     f"activations, {part}" for part in ("embeddings", "layers", "MLM head")
 )
@@ -48,12 +52,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Division:
-    """How a layer's values are divided, and kept.
+    """How a layer's values are divided, and which are saved.
 
     Attributes:
-        degree: t, of tensor parallelism.
-        sequence_parallel: tokens are divided too, between the split regions.
-        checkpointing: layers keep their input only.
+        degree: t, the tensor parallel degree.
+        sequence_parallel: between the split regions, tokens are divided too.
+        checkpointing: layers save their input only.
     """
 
     degree: int = 1
@@ -63,7 +67,7 @@ class Division:
 
 @dataclass(frozen=True)
 class Block:
-    """``count`` tensors of ``size`` bytes each that belong to one part of the table."""
+    """``count`` tensors of ``size`` bytes each, which belong to one part of the memory table."""
 
     part: str
     size: float
@@ -71,13 +75,13 @@ class Block:
 
 
 def _layer(
-    config: ModelConfig, tokens: float, behind: float, width: int, by: Division, part: str
+    config: ModelConfig, tokens: float, after: float, width: int, by: Division, part: str
 ) -> list[Block]:
-    """What one layer keeps for ``tokens``, of which ``behind`` go on behind its attention."""
+    """What one layer saves for ``tokens``, of which ``after`` remain after its attention."""
     blocks = []
     for saved in variant_of(config).saved_for_backward:
         divided = by.degree if saved.split or by.sequence_parallel else 1
-        row = (tokens if saved.every_token else behind) / divided * (FP32 if saved.fp32 else width)
+        row = (tokens if saved.every_token else after) / divided * (FP32 if saved.fp32 else width)
         blocks += [
             Block(part, row * config.hidden_size, saved.hidden),
             Block(part, row * config.intermediate_size, saved.inner),
@@ -89,9 +93,9 @@ def _layer(
 def activation_blocks(
     config: ModelConfig, batch: MicroBatch, precision: str, by: Division, *, widened: bool = False
 ) -> dict[str, list[Block]]:
-    """Tensors of a micro batch at the loss and where backward begins.
+    """Tensors of a micro batch at the loss and when backward begins.
 
-    The backward that takes most is that of the last layer but one, when the last one's tensors are gone.
+    The largest backward is that of the second-to-last layer, when the last one's tensors are freed.
     ``widened``: products of a half precision are computed in fp32.
     """
     width = compute_bytes(precision)
@@ -100,27 +104,27 @@ def activation_blocks(
     h, layers = config.hidden_size, config.num_hidden_layers
     tokens, read = batch.tokens, min(batch.tokens, batch.predicted + batch.sequences)
     between = by.degree if by.sequence_parallel else 1
-    # the last layer has all tokens of its input on every rank
+    # every rank has all tokens of the last layer's input
     alone = replace(by, sequence_parallel=False)
-    always = [
+    throughout = [
         Block(_EMBEDDINGS, tokens * 8, INPUT_TENSORS),
         Block(_HEAD, batch.predicted * h * width, HEAD_HIDDEN),
     ]
     if config.norm == "post":
-        always.append(Block(_EMBEDDINGS, tokens * h / between * width, EMBEDDING_HIDDEN))
-    again: list[Block] = []
+        throughout.append(Block(_EMBEDDINGS, tokens * h / between * width, EMBEDDING_HIDDEN))
+    recomputed: list[Block] = []
     last = _layer(config, tokens, read, width, alone, _LAYERS)
     if by.checkpointing:
-        always.append(Block(_LAYERS, tokens * h / between * width, layers - 1))
+        throughout.append(Block(_LAYERS, tokens * h / between * width, layers - 1))
         last = [Block(_LAYERS, tokens * h * width)]
-        again = _layer(config, tokens, tokens if layers > 1 else read, width, by, _BACKWARD)
+        recomputed = _layer(config, tokens, tokens if layers > 1 else read, width, by, _BACKWARD)
     else:
-        always += (layers - 1) * _layer(config, tokens, tokens, width, by, _LAYERS)
-    busy, inner = tokens if layers > 1 else read, config.intermediate_size / by.degree
+        throughout += (layers - 1) * _layer(config, tokens, tokens, width, by, _LAYERS)
+    rows, inner = tokens if layers > 1 else read, config.intermediate_size / by.degree
     backward = [
-        Block(_BACKWARD, busy * inner * width, variant.backward_inner),
-        Block(_BACKWARD, busy * h * width, variant.backward_hidden),
-        Block(_BACKWARD, busy * inner * FP32, WIDENED_INNER if widened else 0),
+        Block(_BACKWARD, rows * inner * width, variant.backward_inner),
+        Block(_BACKWARD, rows * h * width, variant.backward_hidden),
+        Block(_BACKWARD, rows * inner * FP32, WIDENED_INNER if widened else 0),
         Block(_BACKWARD, inner * h * FP32, WIDENED_WEIGHTS if widened else 0),
     ]
     columns = config.padded_vocab_size / by.degree
@@ -135,8 +139,8 @@ def activation_blocks(
     else:
         loss.append(Block(_TABLE, width * table))
     return {
-        LOSS: always + last + loss,
-        BEGINS: [*always, *again, *backward, Block(_TABLE, width * table)]
+        LOSS: throughout + last + loss,
+        BEGINS: [*throughout, *recomputed, *backward, Block(_TABLE, width * table)]
         + (last if layers == 1 else []),
     }
 

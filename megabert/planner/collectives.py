@@ -1,18 +1,19 @@
-"""Every exchange between ranks: bytes on the wire, messages and time, by ring formulas.
+"""All communication between ranks: bytes sent, number of messages and time, by ring formulas.
 
-n ranks, B bytes of the whole tensor, b bytes/s each way, a seconds a hop (Thakur et al. 2005):
+n ranks, B bytes of the whole tensor, b bytes/s each way, a seconds per hop (Thakur et al. 2005):
 
     all-reduce       2 (n-1)/n B / b  +  2 min(n-1, log2 n) a
     reduce-scatter     (n-1)/n B / b  +      (n-1) a
     all-gather         (n-1)/n B / b  +      (n-1) a
 
-The hops of an all-reduce are those of two binary trees (Sanders et al. 2009), which NCCL takes in the place
+The hops of an all-reduce are those of two binary trees (Sanders et al. 2009), which NCCL uses instead
 of rings where many ranks and short messages make them faster.
 
 A ring over several hosts is as fast as its slowest link. With k of the group's ranks on a host, k rings
-leave by k network cards: b = min(link, k x network).  Tensor-parallel ranks are neighbours, so that
-a data-parallel group has per_host / t ranks on each host.  No exchange is taken to overlap with
-computing: ``overlap_comm`` is off by default, and g and f wait for their result.
+use k network cards: b = min(link, k x network). Tensor parallel ranks are neighbours, so a data
+parallel group has per_host / t ranks on each host. The formulas assume that communication does not
+overlap with computation: ``overlap_comm`` is off by default, and tensor parallelism waits for its
+results.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PASSES: dict[str, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
 
 @dataclass(frozen=True)
 class Ring:
-    """The links of one group: ``ranks``, bytes/s each way that a rank gets, seconds a hop."""
+    """The links of one group: ``ranks``, bytes/s each way per rank, seconds per hop."""
 
     ranks: int
     bandwidth: float
@@ -46,7 +47,7 @@ class Ring:
         return PASSES[kind] * (self.ranks - 1) / self.ranks * size
 
     def seconds(self, kind: Kind, size: float, messages: float = 1) -> float:
-        """Time of ``messages`` exchanges of ``size`` bytes in all."""
+        """Time of ``messages`` operations of ``size`` bytes in total."""
         if self.ranks == 1:
             return 0.0
         hops = self.ranks - 1
@@ -59,15 +60,15 @@ def make_ring(machine: Machine, ranks: int, stride: int) -> Ring:
     """The ring of a group whose ranks are ``stride`` apart.
 
     Raises:
-        UserError: it leaves the host, and no network is known.
+        UserError: it spans several hosts, and the network's bandwidth is not known.
     """
     on_host = max(1, min(ranks, machine.per_host // stride))
     if ranks <= on_host:
         return Ring(ranks, LINK_EFFICIENCY * machine.link_bandwidth, machine.latency["host"])
     if machine.network_bandwidth is None:
         raise UserError(
-            f"{ranks * stride} ranks of {machine.name} need {machine.per_host} or fewer on one host, or "
-            "a network: give --network-bandwidth GB/s (each way and device)"
+            f"{ranks * stride} ranks of {machine.name} do not fit on one host of {machine.per_host}, and "
+            "the network's bandwidth is not known: give --network-bandwidth, in GB/s each way per device"
         )
     bandwidth = min(machine.link_bandwidth, on_host * machine.network_bandwidth)
     return Ring(ranks, LINK_EFFICIENCY * bandwidth, machine.latency["network"])
@@ -75,14 +76,14 @@ def make_ring(machine: Machine, ranks: int, stride: int) -> Ring:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One kind of exchange of an update.
+    """One kind of communication in an update.
 
     Attributes:
         what: its purpose.
         group: "data" or "tensor".
         kind: "all-reduce", "reduce-scatter" or "all-gather".
         ranks: of the group.
-        times: exchanges an update.
+        times: operations per update.
         size: bytes of the tensors, summed over one update.
         wire: bytes that a rank sends in one update.
         seconds: time in one update.
@@ -101,7 +102,7 @@ class Exchange:
 def _exchange(
     what: str, group: str, kind: Kind, ring: Ring, times: int, size: float
 ) -> list[Exchange]:
-    """``times`` exchanges, ``size`` bytes in all; none where there is nobody to talk to."""
+    """``times`` operations, ``size`` bytes in total; none for a group of one rank."""
     if ring.ranks == 1 or not size:
         return []
     wire, seconds = ring.wire_bytes(kind, size), ring.seconds(kind, size, times)
@@ -109,11 +110,12 @@ def _exchange(
 
 
 def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int) -> list[Exchange]:
-    """What data-parallel ranks exchange in one update.
+    """What data parallel ranks exchange in one update.
 
-    Gradients travel in the compute precision (``communication_data_type``). At stages 0 and 1 once an
-    update; at stages 2 and 3 in every micro step, for no rank keeps all of them. Stages 1 and 2
-    use all-reduce, though each rank needs a slice only (``use_multi_rank_bucket_allreduce``).
+    Gradients are sent in the compute precision (``communication_data_type``): once per update at
+    stages 0 and 1, and in every micro step at stages 2 and 3, where no rank holds all of them. Stages
+    1 and 2 use all-reduce, although each rank needs only its partition
+    (``use_multi_rank_bucket_allreduce``).
     """
     width = compute_bytes(s.precision)
     whole = width * n.total
@@ -153,11 +155,12 @@ def tensor_exchanges(
     micro_steps: int,
     division: Division,
 ) -> list[Exchange]:
-    """What tensor-parallel ranks exchange in one update.
+    """What tensor parallel ranks exchange in one update.
 
-    A layer has two split regions; each needs g forward and f backward. Recomputing a layer repeats its
-    g. Sequence parallelism puts reduce-scatter and all-gather in the place of each all-reduce, the
-    same bytes, and gathers each region's input once more in backward.
+    A layer has two split regions; each needs an all-reduce in forward and one in backward. Recomputing
+    a layer repeats the one in forward. Sequence parallelism replaces each all-reduce by a
+    reduce-scatter and an all-gather, which send the same bytes, and gathers each region's input once
+    more in backward.
     """
     width = compute_bytes(precision)
     layers, h = config.num_hidden_layers, config.hidden_size
@@ -166,13 +169,19 @@ def tensor_exchanges(
     size = regions * batch.tokens * h * width
     found: list[Exchange] = []
     if division.sequence_parallel:
-        found += _exchange("f and g of the layers", "tensor", "reduce-scatter", ring, regions, size)
+        found += _exchange(
+            "split regions of the layers", "tensor", "reduce-scatter", ring, regions, size
+        )
         again = 2 * layers * micro_steps
         size += again * batch.tokens * h * width
         regions += again
-        found += _exchange("f and g of the layers", "tensor", "all-gather", ring, regions, size)
+        found += _exchange(
+            "split regions of the layers", "tensor", "all-gather", ring, regions, size
+        )
     else:
-        found += _exchange("f and g of the layers", "tensor", "all-reduce", ring, regions, size)
+        found += _exchange(
+            "split regions of the layers", "tensor", "all-reduce", ring, regions, size
+        )
     rows = batch.tokens * h * width * micro_steps
     found += _exchange("word embeddings", "tensor", "all-reduce", ring, micro_steps, rows)
     rows = batch.predicted * h * width * micro_steps

@@ -1,16 +1,16 @@
-"""The machine of a plan: published figures of an accelerator, or those of this machine, measured.
+"""The machine of a plan: an accelerator's published figures, or this machine's measured ones.
 
-Efficiency is the share of the precision's own peak that forward and backward reach on real work:
+Efficiency is the fraction of the precision's own peak that forward and backward reach on real work:
 
-    bf16, fp16   0.44    NVIDIA's published BERT-large phase 1 on 8 x A100: 574 sequences/s a GPU of 128
-                         tokens and 20 predictions are 138 TFLOP/s of 312
-    fp8          0.255   MLPerf Training, BERT on 8 x H200: 1,031 sequences/s a GPU of 254 real tokens are
-                         51 % of the bf16 peak, which is half the fp8 peak
-    fp32         0.44    taken over from bf16: no figure was published
+    bf16, fp16   0.44    NVIDIA's published BERT-large phase 1 on 8 x A100: 574 sequences/s per GPU, of
+                         128 tokens and 20 predictions, are 138 TFLOP/s of 312
+    fp8          0.255   MLPerf Training, BERT on 8 x H200: 1,031 sequences/s per GPU, of 254 real
+                         tokens, are 51 % of the bf16 peak, which is half the fp8 peak
+    fp32         0.44    the figure of bf16, because none was published
     on a CPU     0.80    of what one large matrix product reaches on the same cores; measured with
                          bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/reference/planner.md)
 
-They are assumed for devices that no such figure exists for (H100, B200). ``--efficiency`` replaces them.
+They are assumed for devices without such a figure (H100, B200). ``--efficiency`` replaces them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from megabert.planner.settings import CPU, MachineSettings
 EFFICIENCY = {"bf16": 0.44, "fp16": 0.44, "fp8": 0.255, "fp32": 0.44}
 CPU_EFFICIENCY = 0.8
 LINK_EFFICIENCY = 0.8
-"""Share of a link's bandwidth that large collectives reach (NCCL's bus bandwidth; assumed)."""
+"""Fraction of a link's bandwidth that large collectives reach (NCCL's bus bandwidth; assumed)."""
 MEMORY_EFFICIENCY = 0.8
-"""Share of the memory bandwidth that elementwise kernels reach (assumed)."""
+"""Fraction of the memory bandwidth that elementwise kernels reach (assumed)."""
 LATENCY = {"host": 3e-6, "network": 10e-6, CPU: 50e-6}
 """Seconds of one hop of a ring: inside a host, between hosts, between processes by TCP (assumed)."""
 FRAMEWORK_GPU = 2.0 * GIGA
 """Bytes of the CUDA context, NCCL's and cuBLAS's buffers and compiled kernels (assumed)."""
 IMPORTS_CPU = 0.475 * GIGA
-"""Resident bytes of a process after its imports, DeepSpeed's among them (measured)."""
+"""Resident bytes of a process after its imports, DeepSpeed included (measured)."""
 RUN_CPU = 0.08 * GIGA
-"""What a run adds beside model and batches: loader, process groups, compiled operators (measured)."""
+"""Bytes of a run besides model and batches: loader, process groups, compiled operators (measured)."""
 CPU_LINK = 1.0 * GIGA
-"""Bytes/s each way between two processes of one host by gloo over TCP (assumed)."""
+"""Bytes/s each way between two processes of one host, by gloo over TCP (assumed)."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Machine:
     """What a plan needs to know of its devices; bytes, bytes/s and FLOP/s of one device.
 
     Attributes:
-        peak: FLOP/s of matrix products, by precision; a precision that is missing is not possible.
-        network_bandwidth: between hosts, each way; None where none is known.
+        peak: FLOP/s of matrix products, by precision; a missing precision is not supported.
+        network_bandwidth: between hosts, each way; None if it is not known.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Machine:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether ranks are processes that share this machine's processor and memory."""
+        """Whether the ranks are processes that share this machine's processor and memory."""
         return self.name == CPU
 
 
@@ -103,7 +103,7 @@ def memory_total(meminfo: Path = Path("/proc/meminfo")) -> float:
     """Bytes of this machine's memory.
 
     Raises:
-        UserError: the system does not say.
+        UserError: the system does not report it.
     """
     try:
         text = meminfo.read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def memory_total(meminfo: Path = Path("/proc/meminfo")) -> float:
 
 
 def _copied_bytes(rounds: int = 4) -> float:
-    """Bytes/s, read and written, of the fastest of some copies of 64 MiB."""
+    """Bytes/s, read and written, of the fastest of several copies of 64 MiB."""
     import torch
 
     source = torch.zeros(1 << 24)
@@ -133,8 +133,8 @@ def _copied_bytes(rounds: int = 4) -> float:
 def measured_machine(settings: MachineSettings) -> Machine:
     """This machine, shared by ``gpus`` ranks: matrix products and memory copies are timed (1 s).
 
-    bf16 is multiplied as fp32 where the processor has no bf16 instructions
-    (``megabert.parallel.products``), and so as fast.
+    A processor without bf16 instructions multiplies bf16 as fp32 (``megabert.parallel.products``), so
+    both have the same peak.
     """
     import torch
 

@@ -1,9 +1,9 @@
 """Memory of a rank at each instant: states, activations, framework, and a CPU's allocator.
 
-A GPU's allocator gives freed memory to later tensors of any size. On a CPU megabert has glibc keep freed
-tensors (megabert/engine/cpu.py): what tensors took once, with the gaps between them, stays with the
-process. Those are activations, gradients before they are joined, and the fp32 weights that a model is
-made with before DeepSpeed (stages 1 to 3) moves them into flat tensors.
+A GPU's allocator reuses freed memory for later tensors of any size. On a CPU megabert makes glibc keep
+freed tensors (megabert/engine/cpu.py), so the process never returns the memory of its tensors and of
+the gaps between them. These tensors are activations, gradients before they are joined, and the fp32
+weights that a model has before DeepSpeed (stages 1 to 3) moves them into flat tensors.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from megabert.planner.states import (
     state_bytes,
 )
 
-KEPT_BLOCK = math.inf
-"""Bytes below which glibc keeps a freed tensor's memory: all, as megabert/engine/cpu.py has it."""
+LARGEST_FREED_BLOCK = math.inf
+"""Bytes below which glibc keeps a freed tensor's memory (megabert/engine/cpu.py): all of them."""
 GAPS = 1.15
-"""Memory that kept tensors take over their own bytes (measured: bert-mini, fp32 and bf16)."""
+"""Memory of freed tensors over their own bytes (measured: bert-mini, fp32 and bf16)."""
 
 
 def rank_memory(
@@ -70,18 +70,21 @@ def _held_back(
     sharding: Sharding,
     accumulates: bool,
 ) -> dict[str, float]:
-    """Bytes of freed small tensors at each instant.
+    """Bytes of freed tensors that glibc keeps, at each instant.
 
-    ``.grad`` are tensors of their own up to stage 1; from stage 2 on each moves into a bucket at once.
+    Up to stage 1 each ``.grad`` is a tensor of its own; from stage 2 on it moves into a bucket at once.
     """
     width = compute_bytes(sharding.precision)
-    gradients = small_tensors(n, width, KEPT_BLOCK) if sharding.stage < 2 else 0.0
-    initial = small_tensors(n, FP32, KEPT_BLOCK) if sharding.stage else 0.0
+    gradients = small_tensors(n, width, LARGEST_FREED_BLOCK) if sharding.stage < 2 else 0.0
+    initial = small_tensors(n, FP32, LARGEST_FREED_BLOCK) if sharding.stage else 0.0
     before = gradients if accumulates else 0.0
-    small = {instant: small_bytes(found, KEPT_BLOCK) + before for instant, found in blocks.items()}
-    most = GAPS * max(gradients, initial, *small.values())
+    small = {
+        instant: small_bytes(found, LARGEST_FREED_BLOCK) + before
+        for instant, found in blocks.items()
+    }
+    largest = GAPS * max(gradients, initial, *small.values())
     here = {
         instant: small.get(instant, min(gradients, parts.get("gradients", 0.0)))
         for instant, parts in memory.items()
     }
-    return {instant: max(0.0, most - size) for instant, size in here.items()}
+    return {instant: max(0.0, largest - size) for instant, size in here.items()}

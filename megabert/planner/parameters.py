@@ -1,6 +1,6 @@
-"""Sizes of the parameter tensors of one tensor-parallel rank.
+"""Sizes of the parameter tensors of one tensor parallel rank.
 
-N = all elements, of which the optimizer has two groups, each one flat tensor under ZeRO: weights
+N = all elements. The optimizer has two groups of them, each one flat tensor under ZeRO: weights
 (decayed and adapted), and biases with the norms' parameters.
 """
 
@@ -40,10 +40,10 @@ class LocalParameters:
 
 
 def check_degree(config: ModelConfig, tensor_parallel: int) -> None:
-    """Refuse a tensor-parallel degree that does not divide the model.
+    """Check that a tensor parallel degree divides the model.
 
     Raises:
-        UserError: which size of the model it does not divide.
+        UserError: names the size of the model that it does not divide.
     """
     for what, number in (
         ("num_attention_heads", config.num_attention_heads),
@@ -62,7 +62,7 @@ def check_degree(config: ModelConfig, tensor_parallel: int) -> None:
 def local_parameters(
     config: ModelConfig, tensor_parallel: int = 1, sentence_task: bool = True
 ) -> LocalParameters:
-    """Count the tensors of ``BertForPreTraining`` as one tensor-parallel rank holds them.
+    """Count the tensors of ``BertForPreTraining`` that one tensor parallel rank holds.
 
     Raises:
         UserError: the degree does not divide the model.

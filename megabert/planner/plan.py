@@ -1,4 +1,4 @@
-"""A plan: what fits into a rank's memory, how an update is divided, how long it takes; the search."""
+"""A plan: what fits in a rank's memory, how an update is divided, how long it takes; the search."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from megabert.planner.timing import update_times
 
 @dataclass(frozen=True)
 class Plan:
-    """One layout, computed.
+    """One layout with everything that follows from it.
 
     Attributes:
-        memory: instant -> part -> bytes a rank.
+        devices: number of ranks.
+        largest: the largest micro batch that fits, whether it divides the batch or not; 0 if not even
+            one sequence fits.
+        memory: instant -> part -> bytes per rank.
         limit: bytes that a rank may use.
-        largest: micro batch that fits, of any size; 0: not even one sequence.
-        times: part -> seconds an update.
-        peak_flops: that the utilization is measured by; all devices together.
+        times: part -> seconds per update.
+        real_flops: model FLOPs of the real tokens of one update.
+        peak_flops: of all devices together, for the utilization.
     """
 
     model: ModelConfig
@@ -55,38 +58,38 @@ class Plan:
 
     @property
     def peak_bytes(self) -> float:
-        """The largest instant."""
+        """Bytes at the instant that needs most."""
         return max(sum(parts.values()) for parts in self.memory.values())
 
     @property
     def fits(self) -> bool:
-        """Whether a rank's memory is enough for this micro batch."""
+        """Whether a rank's memory suffices for this micro batch."""
         return self.peak_bytes <= self.limit
 
     @property
     def step_seconds(self) -> float:
-        """One update."""
+        """Seconds of one update."""
         return sum(self.times.values())
 
     @property
     def hours(self) -> float:
-        """All updates."""
+        """Hours of all updates."""
         return self.step_seconds * self.recipe.steps / 3600
 
     @property
     def real_tokens(self) -> float:
-        """Of all updates."""
+        """Real tokens of all updates."""
         recipe = self.recipe
         return recipe.steps * recipe.global_batch * recipe.length * recipe.fill
 
     @property
     def utilization(self) -> float:
-        """Model FLOPs of real tokens over what the devices could do (MFU)."""
+        """Model FLOPs utilization (MFU): FLOPs of the real tokens over the devices' peak."""
         return self.real_flops / (self.step_seconds * self.peak_flops)
 
     @property
     def rounds_sums(self) -> bool:
-        """Whether gradients of several micro steps are added up in a half precision (stages 0 and 3)."""
+        """Whether gradients of several micro steps are summed in a half precision (stages 0 and 3)."""
         wide = self.layout.zero in (1, 2) or self.precision == "fp32"
         return self.precision == "fp16" or (not wide and self.batch.accumulation > 1)
 
@@ -108,7 +111,7 @@ class Planner:
         )
         if self.recipe.length > self.model.max_position_embeddings:
             raise UserError(
-                f"--seq-length {self.recipe.length} is longer than "
+                f"--seq-length {self.recipe.length} is larger than "
                 f"{variant_of(self.model).length_limit(self.model)} (--max-position-embeddings)"
             )
         precision = settings.layout.precision
@@ -116,7 +119,8 @@ class Planner:
             precision = "fp32" if machine.is_cpu else "bf16"
         if precision not in machine.peak:
             raise UserError(
-                f"--precision {precision}: {machine.name} has none; it has {', '.join(machine.peak)}"
+                f"--precision {precision}: {machine.name} does not support it; it supports "
+                f"{', '.join(machine.peak)}"
             )
         self.precision = precision
         config = settings.layout.deepspeed_config
@@ -125,10 +129,10 @@ class Planner:
         self.limit = machine.memory_bytes * (1.0 - settings.machine.memory_margin)
 
     def sharding(self, layout: LayoutSettings) -> Sharding:
-        """How the layout divides the optimizer's state.
+        """How a layout divides the optimizer's state.
 
         Raises:
-            UserError: the tensor-parallel degree does not divide the number of devices.
+            UserError: the tensor parallel degree does not divide the number of devices.
         """
         ranks, rest = divmod(self.devices, layout.tensor_parallel)
         if rest:
@@ -171,7 +175,7 @@ class Planner:
         return max(sum(parts.values()) for parts in memory.values()) <= self.limit
 
     def largest(self, layout: LayoutSettings) -> int:
-        """The largest micro batch that fits with accumulation; 0: not even one sequence."""
+        """The largest micro batch that fits with accumulation; 0 if not even one sequence fits."""
         low, high = 0, 1
         while self._fits(layout, high, True) and high < 1 << 24:
             low, high = high, 2 * high
@@ -184,10 +188,10 @@ class Planner:
         return low
 
     def divide(self, layout: LayoutSettings, largest: int) -> BatchSizes:
-        """Micro batch and accumulation: as given, else the largest divisor of a rank's share that fits.
+        """Micro batch and accumulation, as given, or the largest that fits and divides the rank's batch.
 
         Raises:
-            UserError: they don't multiply out.
+            UserError: the sizes do not multiply out.
         """
         ranks = self.sharding(layout).ranks
         sizes = BatchSettings(
@@ -196,7 +200,7 @@ class Planner:
         return resolve_batch(sizes, ranks, max(1, largest))
 
     def plan(self, layout: LayoutSettings) -> Plan:
-        """Compute one layout, whether it fits or not.
+        """One layout, whether it fits or not.
 
         Raises:
             UserError: its degrees do not fit the model, the devices or the batch.
@@ -241,8 +245,8 @@ class Planner:
     def candidates(self) -> list[Plan]:
         """All layouts that fit, the best first.
 
-        That is the fastest of those that add up gradients in fp32, then of the others; of layouts
-        within 2 % the simplest.
+        Layouts that sum gradients in fp32 come first, then faster ones, then simpler ones among those
+        within 2 %.
         """
         found = [plan for plan in map(self._try, self._layouts()) if plan is not None and plan.fits]
         best = min((plan.step_seconds for plan in found), default=0.0)
@@ -272,7 +276,7 @@ class Planner:
         ]
 
     def _try(self, layout: LayoutSettings) -> Plan | None:
-        """The plan; None if a degree does not divide the model or the batch."""
+        """The plan of a layout; None if a degree does not divide the model or the batch."""
         try:
             return self.plan(layout)
         except UserError:

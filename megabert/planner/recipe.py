@@ -1,4 +1,4 @@
-"""How much a run trains on, and how much of it is real."""
+"""How much a run trains on, and how many of its tokens are real."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from megabert.planner.activations import MicroBatch
 from megabert.planner.settings import PlanSettings
 
 PADDING_SHORT, PADDING_LONG = 0.048, 0.082
-"""Share of padding at 128 and at 512 tokens (English Wikipedia; docs/design/loader.md)."""
+"""Fraction of padding at 128 and at 512 tokens (English Wikipedia; docs/design/loader.md)."""
 PACKED_BALANCE = 1.03
-"""Tokens of the heaviest packed micro batch over the mean (docs/design/loader.md: up to 1.027 at 256 x 8)."""
+"""Tokens of the largest packed micro batch over the mean (docs/design/loader.md: up to 1.027 at 256 x 8)."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class Recipe:
 
     Attributes:
         phase: 1 or 2.
-        length: tokens a sequence at most.
-        fill: mean share of these that is real.
-        mask_fraction: predicted share of the real tokens.
+        length: tokens per sequence, at most.
+        fill: mean fraction of these that is real.
+        mask_fraction: predicted fraction of the real tokens.
         sentence_task: whether a sentence head is trained.
-        global_batch, steps: sequences an update, updates.
-        micro: sequences a micro step, if given.
+        global_batch: sequences per update.
+        steps: number of updates.
+        micro: sequences per micro step, if given.
     """
 
     phase: int
@@ -41,11 +42,11 @@ class Recipe:
 
     @property
     def squared_fill(self) -> float:
-        """Mean of (length / S)^2: a share 2 (1 - fill) of the samples is short, of any length alike."""
+        """Mean of (length / S)^2: a fraction 2 (1 - fill) of the samples is short, uniformly in length."""
         return 1.0 - 4.0 / 3.0 * (1.0 - self.fill)
 
     def micro_batch(self, sequences: float, *, packed: bool) -> MicroBatch:
-        """Sizes of a micro batch of so many sequences, at their heaviest."""
+        """Sizes of a micro batch of this many sequences; packed, of the largest one."""
         places = sequences * self.length
         real = places * self.fill
         return MicroBatch(
@@ -55,7 +56,7 @@ class Recipe:
         )
 
     def flops(self, model: ModelConfig, sequences: float, *, real: bool) -> float:
-        """Forward and backward: of the real tokens, or of all places of a padded batch."""
+        """FLOPs of forward and backward: of the real tokens, or of all places of a padded batch."""
         tokens, squares = sequences * self.length, sequences * self.length**2
         predicted = tokens * self.fill * self.mask_fraction
         if real:
@@ -64,7 +65,7 @@ class Recipe:
 
 
 def make_recipe(settings: PlanSettings) -> Recipe:
-    """The phase's recipe with what was given by hand."""
+    """The phase's recipe, with the settings that the user gave."""
     asked, published = settings.recipe, RECIPES[settings.recipe.phase]
     length = asked.seq_length or published.seq_length
     padding = asked.padding

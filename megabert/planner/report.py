@@ -1,4 +1,4 @@
-"""A plan as text, as JSON, and the tables of docs/reference/planner.md."""
+"""A plan as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GB = 1e9
 
 
 def size(number: float) -> str:
-    """Bytes in GB (10^9), or MB below a tenth of one."""
+    """Bytes in GB (10^9), or in MB below 0.1 GB."""
     return f"{number / GB:.2f} GB" if number >= 0.1 * GB else f"{number / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a unit that reads well."""
+    """Seconds as us, ms, s or h."""
     for limit, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms"), (600.0, 1.0, "s")):
         if seconds < limit:
             return f"{seconds * factor:.3g} {unit}"
@@ -38,12 +38,12 @@ def layout_words(of: Plan) -> str:
     if layout.activation_checkpointing:
         words.append("activation checkpointing")
     if of.rounds_sums:
-        words.append(f"gradients added up in {of.precision}")
+        words.append(f"gradients summed in {of.precision}")
     return ", ".join(words)
 
 
 def as_json(of: Plan, best: Plan | None) -> dict[str, Any]:
-    """Everything of a plan as plain values; sizes in bytes, times in seconds."""
+    """The whole plan as plain values; sizes in bytes, times in seconds."""
     layout, recipe = of.layout, of.recipe
     return {
         "model": {"name": of.model.name, "parameters_a_rank": of.parameters.total},
@@ -109,20 +109,20 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _memory(of: Plan) -> list[str]:
     names = list(dict.fromkeys(name for instant in INSTANTS for name in of.memory[instant]))
-    rows = [["memory a rank", *INSTANTS]]
+    rows = [["memory per rank", *INSTANTS]]
     for name in names:
         values = [of.memory[instant].get(name, 0.0) for instant in INSTANTS]
         if any(values):
             rows.append([f"  {name}", *(size(value) if value else "-" for value in values)])
     totals = [sum(of.memory[instant].values()) for instant in INSTANTS]
-    rows.append(["  all", *(size(total) for total in totals)])
+    rows.append(["  total", *(size(total) for total in totals)])
     return _columns(rows)
 
 
 def _exchanges(of: Plan) -> list[str]:
     if not of.exchanges:
         return []
-    rows = [["exchanges an update", "ranks", "times", "tensors", "sent by a rank", "time"]]
+    rows = [["communication per update", "ranks", "times", "tensors", "sent per rank", "time"]]
     rows += [
         [
             f"  {e.what}: {e.kind} ({e.group} parallel)",
@@ -138,11 +138,11 @@ def _exchanges(of: Plan) -> list[str]:
 
 
 def _times(of: Plan) -> list[str]:
-    rows = [["time of an update", "", "share"]]
+    rows = [["time per update", "", "fraction"]]
     for name, seconds in of.times.items():
         if seconds:
             rows.append([f"  {name}", duration(seconds), f"{seconds / of.step_seconds:.1%}"])
-    rows.append(["  all", duration(of.step_seconds), ""])
+    rows.append(["  total", duration(of.step_seconds), ""])
     return _columns(rows)
 
 
@@ -151,15 +151,15 @@ def as_text(of: Plan, best: Plan | None) -> str:
     recipe, batch = of.recipe, of.batch
     verdict = "fits" if of.fits else "DOES NOT FIT"
     lines = [
-        f"{of.model.name}, {of.parameters.total:,} parameters a rank; {of.devices} x "
+        f"{of.model.name}, {of.parameters.total:,} parameters per rank; {of.devices} x "
         f"{of.machine.name}; {layout_words(of)}; {of.precision}; packing {of.layout.packing}",
-        f"phase {recipe.phase}: {recipe.length} tokens a sequence, {recipe.global_batch:,} sequences "
-        f"an update, {recipe.steps:,} updates, {of.real_tokens / 1e9:.4g} billion real tokens",
+        f"phase {recipe.phase}: {recipe.length} tokens per sequence, {recipe.global_batch:,} sequences "
+        f"per update, {recipe.steps:,} updates, {of.real_tokens / 1e9:.4g} billion real tokens",
         f"micro batch {batch.micro_size} x accumulation {batch.accumulation} x data parallel "
-        f"{batch.data_parallel}; the largest micro batch that fits is {of.largest}",
+        f"{batch.data_parallel}; largest micro batch that fits: {of.largest}",
         "",
         *_memory(of),
-        f"  peak {size(of.peak_bytes)} of {size(of.limit)} that a rank may use: {verdict}",
+        f"  peak {size(of.peak_bytes)} of {size(of.limit)} available per rank: {verdict}",
         *_exchanges(of),
         "",
         *_times(of),
@@ -172,14 +172,14 @@ def as_text(of: Plan, best: Plan | None) -> str:
 
 
 def advice(of: Plan, best: Plan | None) -> str:
-    """One line: what to change, and what for."""
+    """One line: what to change, and what it gains."""
     if best is None:
         held = {k: v for k, v in of.memory["update"].items() if v}
-        most = max(held, key=lambda name: held[name])
+        largest = max(held, key=lambda name: held[name])
         return (
-            f"advice: no layout of ZeRO 0-3, tensor parallel 1-8 fits {of.devices} x "
-            f"{of.machine.name}; the largest part at update is {most}, {size(held[most])} a rank: "
-            "use more or larger devices"
+            f"advice: no layout with ZeRO 0-3 and tensor parallel 1-8 fits {of.devices} x "
+            f"{of.machine.name}; the largest part of the update's memory is {largest}, "
+            f"{size(held[largest])} per rank: use more or larger devices"
         )
     words = f"{layout_words(best)}: micro batch {best.batch.micro_size}, {best.hours:.4g} hours"
     if not of.fits:
@@ -190,21 +190,24 @@ def advice(of: Plan, best: Plan | None) -> str:
 
 
 def verbose(model: ModelConfig) -> str:
-    """Every constant of a plan for ``model``, with where it comes from."""
+    """Every constant of a plan for ``model``, and its source."""
     rows = [
         ["constant", "value"],
         *([f"  efficiency, {p}", f"{value}"] for p, value in machine.EFFICIENCY.items()),
-        ["  efficiency, a CPU", f"{machine.CPU_EFFICIENCY}"],
-        ["  share of a link's bandwidth", f"{machine.LINK_EFFICIENCY}"],
-        ["  share of the memory's bandwidth", f"{machine.MEMORY_EFFICIENCY}"],
-        *([f"  latency of a hop, {k}", duration(v)] for k, v in machine.LATENCY.items()),
-        ["  link of processes on a CPU", f"{size(machine.CPU_LINK)}/s"],
+        ["  efficiency, CPU", f"{machine.CPU_EFFICIENCY}"],
+        ["  fraction of a link's bandwidth", f"{machine.LINK_EFFICIENCY}"],
+        ["  fraction of the memory bandwidth", f"{machine.MEMORY_EFFICIENCY}"],
+        *([f"  latency per hop, {k}", duration(v)] for k, v in machine.LATENCY.items()),
+        ["  link between processes on a CPU", f"{size(machine.CPU_LINK)}/s"],
         ["  framework, GPU", size(machine.FRAMEWORK_GPU)],
         ["  framework, CPU", size(machine.IMPORTS_CPU + machine.RUN_CPU)],
         ["  padding, short and long", f"{recipe.PADDING_SHORT}, {recipe.PADDING_LONG}"],
-        ["  heaviest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
+        ["  largest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
         *([f"  {s.name}, bytes per parameter", f"{s.moved_bytes}"] for s in optimizer_specs()),
-        *([f"  samples/s of a core at {k}", f"{v:,.0f}"] for k, v in timing.LOADER_SAMPLES.items()),
+        *(
+            [f"  samples/s per core at {k} tokens", f"{v:,.0f}"]
+            for k, v in timing.LOADER_SAMPLES.items()
+        ),
     ]
     saved = [["saved for backward, values per token and layer", "H", "I", "heads"]]
     saved += [

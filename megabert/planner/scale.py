@@ -1,4 +1,4 @@
-"""The tables of docs/reference/planner.md: models on 1 to 1,024 devices, the layout that is recommended for each."""
+"""The tables of docs/reference/planner.md: the recommended layout on 1 to 1,024 devices, per model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PHASES: tuple[Literal[1, 2], ...] = (1, 2)
 def best_plan(
     settings: PlanSettings, model: ModelSettings, device: str, count: int, phase: Literal[1, 2]
 ) -> Plan | None:
-    """The recommended layout; None if none fits."""
+    """The recommended layout; None if no layout fits."""
     asked = replace(
         settings,
         model=model,
@@ -43,7 +43,7 @@ def best_plan(
 
 
 def number(value: float) -> str:
-    """Three significant digits without an exponent, thousands parted: 0.0123, 4.56, 1,230."""
+    """Three significant digits without an exponent, with thousands separators: 0.0123, 4.56, 1,230."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -56,7 +56,7 @@ def _wire(plan: Plan, group: str) -> str:
 
 
 def row(device: str, count: int, plan: Plan | None) -> str:
-    """One line of a table; None: no layout fits."""
+    """One line of a table; ``plan`` None: no layout fits."""
     cells = [device, f"{count:,}"]
     if plan is None:
         cells += ["does not fit", *[""] * 6]
@@ -80,7 +80,7 @@ def row(device: str, count: int, plan: Plan | None) -> str:
 
 
 def tables(settings: PlanSettings) -> str:
-    """Markdown: one table a model and phase; the device, their number and the phase vary."""
+    """Markdown: one table per model and phase, one line per kind and number of devices."""
     lines: list[str] = []
     for name, model in MODELS.items():
         for phase in PHASES:

@@ -1,35 +1,36 @@
-"""What DeepSpeed 0.19.8 and LAMB hold beside the activations, by ZeRO stage and precision.
+"""Memory of DeepSpeed 0.19.8 and the optimizer besides activations, by ZeRO stage and precision.
 
-Read in DeepSpeed's source with the configuration that ``megabert.engine.config`` hands it. N = a rank's
-parameters (after tensor parallelism), d = data-parallel ranks, w = bytes of the compute precision
-(fp32 4, bf16 2; fp8 keeps its weights in bf16). Bytes a parameter:
+The figures are read from DeepSpeed's source, for the configuration that ``megabert.engine.config``
+makes. N = a rank's parameters (after tensor parallelism), d = data parallel ranks, w = bytes of the
+compute precision (fp32 4, bf16 2; fp8 has bf16 weights). Bytes per parameter with LAMB:
 
     stage, precision   its optimizer           weights  masters  moments  gradients
     0  fp32            the client's own        4        -        8        4 (.grad)
     0  half            FP16_UnfusedOptimizer   2        4        8        2 (.grad), 4 in the update
-    1  bf16, fp32 sums BF16_Optimizer          2        4/d      8/d      4 for good, and 2 (.grad)
+    1  bf16, fp32 sums BF16_Optimizer          2        4/d      8/d      4 always, and 2 (.grad)
     1  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w (.grad), w/d twice in the update
     2  bf16, fp32 sums DeepSpeedZeroOptimizer  2        4/d      8/d      4/d
     2  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w/d, twice while summing
     3                  ..._Stage3              w/d      4/d      8/d      w/d, and 4/d in the update
 
-Stage 1 shards neither the gradients nor, in bf16, their fp32 sums: 6 bytes a parameter that no number of
-ranks makes smaller. Stages 1 and 2 in fp32 hold masters beside weights that are equal to them.
+Stage 1 partitions neither the gradients nor, in bf16, their fp32 sums: 6 bytes per parameter, however
+many ranks there are. Stages 1 and 2 in fp32 hold masters in addition to weights that equal them.
 
 Communication buffers: stages 1 to 3 copy gradients into a bucket of ``reduce_bucket_size`` elements,
-allocated whole when backward begins (two with ``overlap_comm``; stage 3: for good); stages 0 and 1 (bf16)
-join gradients into one tensor of at most 500 million elements at the end of the last backward, and cast it to the
-communication precision. On a CPU memory that is allocated and never written is none.
+which they allocate whole when backward begins (two of them with ``overlap_comm``; stage 3 never frees
+it). Stages 0 and 1 (bf16) join gradients into one tensor of at most 500 million elements at the end of
+the last backward, and cast it to the communication precision. On a CPU, memory that is allocated but
+never written does not count.
 
 Stage 3 gathers the weights of a layer before it runs and keeps up to ``stage3_max_live_parameters``
-elements: up to there it holds all weights from the forward's end to the backward's.
+elements. A model up to that size has all its weights from the end of forward to the end of backward.
 
-Four instants can be the peak, and are counted apart:
+Any of four instants can be the peak, so each is computed:
 
-    loss              all activations, a chunk of logits, and the gradients of the micro steps before
+    loss              all activations, a chunk of logits, and the gradients of earlier micro steps
     backward begins   all activations and what the backward of one layer needs
     backward ends     no activations, all gradients, and the buffers of their reduction
-    update            gradients in fp32 beside masters and moments
+    update            gradients in fp32, masters and moments
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ ALLREDUCE_ELEMENTS = 500_000_000
 """Elements that DeepSpeed joins for one all-reduce at stages 0 and 1 (its own constant)."""
 FP32 = 4
 Parts = dict[str, float]
-"""Name of a part -> bytes a rank."""
+"""Name of a part -> bytes per rank."""
 
 
 def compute_bytes(precision: str) -> int:
@@ -85,9 +86,9 @@ class Sharding:
     Attributes:
         stage: of ZeRO.
         precision: "fp32", "bf16", "fp16" or "fp8".
-        ranks: d, data-parallel ranks.
+        ranks: d, data parallel ranks.
         buckets: DeepSpeed's sizes.
-        on_cpu: ranks are processes of one machine without accelerators.
+        on_cpu: the ranks are processes of one machine without accelerators.
         optimizer: its name, which gives the bytes of its state.
     """
 
@@ -110,16 +111,16 @@ def state_bytes(n: LocalParameters, sharding: Sharding, *, accumulates: bool) ->
     ``accumulates``: an update has more than one micro step.
     """
     held = _held(n, sharding)
-    more = {
+    others = {
         0: _unpartitioned,
         1: _summed_whole if sharding.fp32_sums else _stage_one,
         2: _stage_two,
         3: _stage_three,
     }[sharding.stage](n, sharding, accumulates)
-    loss = dict(more[BEGINS])
+    loss = dict(others[BEGINS])
     if sharding.stage < 3:
-        loss.pop("communication buckets", None)  # made when backward begins
-    return {instant: _sum(held, part) for instant, part in {LOSS: loss, **more}.items()}
+        loss.pop("communication buckets", None)  # allocated when backward begins
+    return {instant: _sum(held, part) for instant, part in {LOSS: loss, **others}.items()}
 
 
 def _sum(*parts: Parts) -> Parts:
@@ -131,7 +132,7 @@ def _sum(*parts: Parts) -> Parts:
 
 
 def _held(n: LocalParameters, s: Sharding) -> Parts:
-    """What is there from the first update to the last."""
+    """What exists from the first update to the last."""
     own = n.total / (s.ranks if s.stage else 1)
     has_masters = s.stage > 0 or s.precision != "fp32"
     return {
@@ -147,7 +148,7 @@ def small_tensors(n: LocalParameters, width: int, limit: float) -> float:
 
 
 def _joined(n: LocalParameters) -> int:
-    """Elements that are joined, and so copied, for one all-reduce of both optimizer groups' sums."""
+    """Elements that are joined, and thus copied, for one all-reduce of both optimizer groups' sums."""
     return n.total if n.weights <= ALLREDUCE_ELEMENTS else 0
 
 
@@ -191,12 +192,12 @@ def _bucket(n: LocalParameters, s: Sharding) -> tuple[float, float]:
 
 
 def _stage_one(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
-    """Gradients wait in ``.grad``; one after another moves into the bucket, then its slice out again."""
+    """Gradients stay in ``.grad`` until each moves into the bucket, from which its partition is copied."""
     width = compute_bytes(s.precision)
     gradients, own = width * n.total, width * n.total / s.ranks
     begin, end = _bucket(n, s)
     moved = width * min(n.total, s.buckets.reduce)
-    flat = moved if s.ranks > 1 else 0.0  # slices of several ranks are joined once more
+    flat = moved if s.ranks > 1 else 0.0  # partitions of several ranks are joined once more
     cast = FP32 * n.total / s.ranks if width < FP32 else 0.0
     return {
         BEGINS: {
@@ -239,8 +240,8 @@ def _stage_three(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str
         "gathered weights": live,
         "communication buckets": bucket,
     }
-    del accumulates  # the slices of gradients are there from the start
-    # the layers whose gradients wait for their reduction
+    del accumulates  # the partition of the gradients exists from the start
+    # gradients of layers that are not reduced yet
     waiting = width * min(n.total, s.buckets.reduce + n.largest)
     return {
         BEGINS: backward,

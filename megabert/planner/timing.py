@@ -1,14 +1,14 @@
-"""The time of one update, added up part by part (nothing is taken to overlap, but the loader's own work):
+"""The time of one update, as a sum of its parts. Only the loader's work is assumed to overlap.
 
 forward and backward   model FLOPs of the computed tokens / (t x peak x efficiency)
 recomputation          the layers' forward once more, with activation checkpointing
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
 optimizer              the bytes per parameter that the optimizer declares (LAMB: 40), and 4 + w for
                        the weights' copy in a half precision
-relative positions     bytes that NEZHA's attention moves on a GPU, where it makes the scores of all
-                       pairs of places in memory (``kernels.relative_attention``)
+relative positions     bytes that NEZHA's attention moves on a GPU, where it holds the scores of all
+                       pairs of tokens in memory (``kernels.attention.relative``)
 tensor, data exchanges see ``collectives``
-waiting for data       what the loader, one core a rank, takes longer than all of the above
+waiting for data       by how much the loader, with one core per rank, is slower than all of the above
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from megabert.planner.recipe import Recipe
 from megabert.planner.states import FP32, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
-"""Samples/s that one core makes at these lengths (docs/design/loader.md)."""
+"""Samples/s of one core at these lengths (docs/design/loader.md)."""
 
 
 def update_times(
@@ -37,14 +37,14 @@ def update_times(
     *,
     packed: bool,
 ) -> dict[str, float]:
-    """Part -> seconds of one update of a rank; ``packed``: no padding is computed."""
+    """Part -> seconds of one update; ``packed``: no padding is computed."""
     model, n, sharding, degree = rank.model, rank.parameters, rank.sharding, rank.division.degree
     precision, width = sharding.precision, compute_bytes(sharding.precision)
     speed = machine.peak[precision] * machine.efficiency[precision]
     memory = machine.memory_bandwidth * MEMORY_EFFICIENCY
     sequences = batch.micro_size * batch.accumulation
     flops = recipe.flops(model, sequences, real=packed) / degree
-    # fp32 sums: read gradient and sum, write sum, clear gradient; else the same without clearing
+    # fp32 sums: read gradient and sum, write sum, clear gradient; otherwise the same without clearing
     per_sum = (2 * width + 2 * FP32) if sharding.fp32_sums else 3 * width
     sums = batch.accumulation if sharding.fp32_sums else batch.accumulation - 1
     per_update = optimizer_spec(sharding.optimizer).moved_bytes

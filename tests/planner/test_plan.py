@@ -268,7 +268,7 @@ def test_fp8_is_measured_by_the_bf16_peak() -> None:
     fp8, bf16 = plan("--precision", "fp8"), plan()
     assert fp8.peak_flops == bf16.peak_flops
     assert fp8.hours < bf16.hours
-    with pytest.raises(UserError, match="a100-80 has none"):
+    with pytest.raises(UserError, match="a100-80 does not support it"):
         plan("--precision", "fp8", "--gpu", "a100-80")
 
 
@@ -380,9 +380,9 @@ def test_text_and_verbose(command: ModuleType, capsys: pytest.CaptureFixture[str
     command.main(["--gpu", "b200", "--gpus", "2", "--recommend", "--verbose"])
     text = capsys.readouterr().out
     for part in (
-        "memory a rank",
-        "exchanges an update",
-        "time of an update",
+        "memory per rank",
+        "communication per update",
+        "time per update",
         "MFU",
         "advice:",
         "574",
