@@ -24,8 +24,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.names import TRAIN
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.names import TRAIN
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.packing import (
     Window,
     choose_window,
@@ -36,7 +37,6 @@ from megabert.data.samples.packing import (
     pad_samples,
     window_batches,
 )
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.model.flops import pretraining_flops

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.errors import UserError
 from megabert.data.inspect.verify import verify_folder
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import load_manifest

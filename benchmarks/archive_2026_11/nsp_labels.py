@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megabert.common.names import TRAIN
 from megabert.data.samples.counter_rng import Ints
-from megabert.data.samples.pairs import CorpusLike, PairMaker, SampleSettings
+from megabert.data.samples.index import SampleSettings
+from megabert.data.samples.pairs import CorpusLike, PairMaker
 from megabert.data.shards.spans import Spans
 
 BATCH = 4096

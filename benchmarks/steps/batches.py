@@ -15,8 +15,8 @@ from torch import Tensor
 from megabert.common.names import TRAIN
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig, model_config
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.packing import Window, pad_samples, window_batches
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.model.flops import pretraining_flops

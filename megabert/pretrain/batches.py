@@ -82,7 +82,7 @@ def _window(batch: BatchSizes) -> Window:
 
 
 def _token_multiple(settings: PretrainSettings) -> int:
-    """What the tokens of each packed micro batch are a multiple of."""
+    """The number of tokens of each packed micro batch is a multiple of this."""
     if settings.data.packing == "off" or not settings.parallel.sequence_parallel:
         return 1
     return settings.parallel.tensor_parallel

@@ -16,8 +16,8 @@ from megabert.config.model import ModelConfig
 from megabert.config.training import RECIPES, DataSettings, PretrainSettings
 from megabert.data.foreign.files import is_foreign, open_foreign
 from megabert.data.foreign.source import ForeignSource
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings, default_max_predictions
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, load_manifest

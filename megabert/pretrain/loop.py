@@ -157,7 +157,9 @@ class Loop:
         self.steps = settings.optimizer.steps or 0
         self.last = min(self.steps, settings.run.stop_after or self.steps)
         known = skip.merge_ranges(checkpoint.record.get("skipped_ranges", []) if checkpoint else [])
-        if late := skip.too_late(skipped, known, checkpoint.consumed_samples if checkpoint else 0):
+        if late := skip.already_trained(
+            skipped, known, checkpoint.consumed_samples if checkpoint else 0
+        ):
             log.warning("--skip-samples: the run is already past %s", skip.show_ranges(late))
         self.skipped = skip.merge_ranges([*known, *skipped])
         self.batches = open_batches(settings, inputs, self.world, engine.batch)

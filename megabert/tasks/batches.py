@@ -1,9 +1,9 @@
-"""Which rows make up which batch: shuffled, of similar length, the same on any number of ranks.
+"""Which rows are in which batch: shuffled, of similar length, the same on any number of ranks.
 
-The rows of all epochs form one stream, each epoch a permutation of its own. The stream is cut into
-windows of ``WINDOW`` batches; inside a window rows are sorted by length and cut into batches, and the
-batches are shuffled. So padding is small, and every row is still seen once an epoch. All of it is
-a pure function of (lengths, batch size, steps, seed): no rank, no state.
+The rows of all epochs form one stream, in which each epoch has its own permutation. The stream is cut
+into windows of ``WINDOW`` batches. Inside a window the rows are sorted by length and cut into batches,
+and the batches are shuffled. So the rows of a batch have similar lengths, and every row still occurs
+once per epoch. All of it is a pure function of (lengths, batch size, steps, seed): no rank, no state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.base import Features
 
 WINDOW = 40
-_EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # what a random stream is for
+_EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # purposes of random draws
 
 
 def draw_subset(total: int, limit: int | None, seed: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def draw_subset(total: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 def steps_for(rows: int, batch_size: int, epochs: float) -> int:
-    """Updates that show every one of ``rows`` at least ``epochs`` times (the last batch is full)."""
+    """Updates in which every row occurs at least ``epochs`` times (the last batch is full)."""
     return max(1, math.ceil(rows * epochs / batch_size - 1e-9))
 
 
@@ -40,9 +40,9 @@ class BatchPlan:
 
     Attributes:
         lengths: real tokens of each row, int64 [F], F > 0.
-        batch_size: rows of a global batch; each batch has exactly that many.
+        batch_size: rows of a global batch; every batch is full.
         steps: number of batches.
-        seed: of all shuffling.
+        seed: seed of all shuffling.
     """
 
     lengths: np.ndarray
@@ -75,7 +75,7 @@ class BatchPlan:
 
 
 def pad_rows(rows: list[np.ndarray], width: int, fill: int) -> np.ndarray:
-    """Ragged int rows as one int64 [len(rows), width] filled up with ``fill``."""
+    """Rows of different lengths as one int64 [len(rows), width], filled up with ``fill``."""
     padded = np.full((len(rows), width), fill, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row

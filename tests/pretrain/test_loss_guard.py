@@ -26,11 +26,11 @@ from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.skip import (
     GlobalBatches,
+    after_skipped,
+    already_trained,
     merge_ranges,
-    next_kept,
     parse_ranges,
     show_ranges,
-    too_late,
 )
 from megabert.pretrain import loss_guard
 from megabert.pretrain.inputs import open_inputs, resolve
@@ -156,10 +156,10 @@ def test_ranges_are_read_and_merged() -> None:
     assert parse_ranges("16:24", 8) == [(16, 24)]
     assert parse_ranges("64:80, 16:24,24:40,32:40", 8) == [(16, 40), (64, 80)]
     assert show_ranges([(16, 40), (64, 80)]) == "16:40,64:80"
-    assert [next_kept(n, [(16, 40), (64, 80)]) for n in (0, 16, 32, 40, 64, 80)] == [
+    assert [after_skipped(n, [(16, 40), (64, 80)]) for n in (0, 16, 32, 40, 64, 80)] == [
         0, 40, 40, 40, 80, 80,
     ]  # fmt: skip
-    assert too_late([(0, 8), (16, 24), (32, 40)], [(0, 16)], 24) == [(16, 24)]
+    assert already_trained([(0, 8), (16, 24), (32, 40)], [(0, 16)], 24) == [(16, 24)]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_merged_ranges_hold_the_same_samples(pairs: list[tuple[int, int]]) -> No
     held = {n for first, stop in ranges for n in range(first, stop)}
     assert {n for first, stop in merged for n in range(first, stop)} == held
     assert all(a[1] < b[0] for a, b in pairwise(merged))
-    assert next_kept(0, merged) == next(n for n in range(100) if n not in held)
+    assert after_skipped(0, merged) == next(n for n in range(100) if n not in held)
 
 
 class _Numbers:

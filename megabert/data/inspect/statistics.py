@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.index import SentenceTask
-from megabert.data.samples.pairs import SampleSettings
+from megabert.data.samples.index import SampleSettings, SentenceTask
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.spans import Ints, Spans

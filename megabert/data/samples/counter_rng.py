@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a draw is a function of its address, not of the draws before it.
+"""Counter-based random numbers: a draw is a function of its address, not of earlier draws.
 
 Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 2011) over numpy arrays. A block of four 32-bit words is addressed by
@@ -6,9 +6,8 @@ Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy 
     key     = 64 bits from (seed, purpose)
     counter = (block, epoch, low half of item, high half of item), 32 bits each
 
-so the draws of a whole batch are made at once, and each item's draws are the same in whatever
-batch, order or process they are made. The words agree with the published known answers of
-Philox4x32-10.
+so the draws of a whole batch are made at once, and an item's draws are the same in any batch, order
+and process. The words agree with the published known answers of Philox4x32-10.
 """
 
 import enum
@@ -20,21 +19,21 @@ import numpy.typing as npt
 
 from megabert.common.errors import UserError
 
-Words = npt.NDArray[np.uint64]  # 32-bit words, kept in 64 bits so that products do not overflow
+Words = npt.NDArray[np.uint64]  # 32-bit words in 64 bits, so that products do not overflow
 Ints = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.integer[Any]]
 
 ROUNDS = 10
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 _KEY_STEPS = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
-_LOW = 0 if sys.byteorder == "little" else 1  # which half of a 64-bit word in memory is the low one
+_LOW = 0 if sys.byteorder == "little" else 1  # where the low half of a 64-bit word is in memory
 # As arrays: an operation on a small array takes half as long as with a scalar.
 _MASK32 = np.array([0xFFFFFFFF], np.uint64)
 _SHIFT32 = np.array([32], np.uint64)
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of draws is for: streams of different purposes are independent."""
+    """What draws are for; draws for different purposes are independent."""
 
     ORDER = 1
     GRID = 2
@@ -46,9 +45,9 @@ class Purpose(enum.IntEnum):
 def philox(counter: tuple[Integers, Integers, Integers, Integers], key: tuple[int, int]) -> Words:
     """Philox4x32-10 of broadcastable 32-bit counter words; returns the output words, [4, ...].
 
-    A round multiplies the words 0 and 2; the high half of each product goes into the other of the
-    two, the low half into the word behind the other. So the state is kept as two rows of even and
-    two rows of odd words, and each step is one array operation over both.
+    A round multiplies words 0 and 2. The high half of each product goes into the other of the two,
+    the low half into the word after the other. The state is therefore stored as two rows of even and
+    two rows of odd words, and each step is one array operation on both rows.
     """
     shape = np.broadcast(*counter).shape
     even, odd = np.empty((2, *shape), np.uint32), np.empty((2, *shape), np.uint32)
@@ -79,7 +78,7 @@ class CounterRng:
 
     Args:
         seed: whole number >= 0, of any size.
-        purpose: keeps streams apart.
+        purpose: what the draws are for.
 
     Raises:
         UserError: the seed is negative.
@@ -104,7 +103,7 @@ class CounterRng:
 def below(words: Words, limit: int) -> Ints:
     """Maps 32-bit words to whole numbers 0 .. limit-1 (limit <= 2**32), evenly enough.
 
-    The chances of two numbers differ by a share of limit / 2**32 at most.
+    The probabilities of two numbers differ by a fraction of at most limit / 2**32.
     """
     return ((words * np.uint64(limit)) >> _SHIFT32).astype(np.int64)
 
@@ -112,7 +111,7 @@ def below(words: Words, limit: int) -> Ints:
 def below64(high: Words, low: Words, limits: Ints | int) -> Ints:
     """Maps 64-bit draws, given as two 32-bit words, to whole numbers 0 .. limit-1.
 
-    That is the upper half of the product of draw and limit. [N], [N] and [N] or a number, each
+    The result is the upper half of the product of draw and limit. [N], [N] and [N] or a number, each
     below 2**32 -> [N]; a limit of 0 gives 0.
     """
     wide = np.asarray(limits, np.uint64)

@@ -1,15 +1,15 @@
-"""Which samples there are, and in which order an epoch takes them, without a list of either.
+"""Which samples exist, and in which order an epoch takes them, without a list of either.
 
-A document of T tokens is laid out in cells of C tokens, C being the room for text in a sequence.
-All cells of a document are full-size but one, the odd cell, which takes what is left over:
-n = max(1, floor((T - C/4) / C) + 1) cells, so the odd cell has C/4 up to 5C/4 tokens (T if n is
-1). The odd cell's place is drawn for each (seed, epoch, document), so that an epoch cuts each
-document elsewhere, while the number of samples depends on the document's length only.
+A document of T tokens is divided into cells of C tokens, C being the room for text in a sequence.
+All cells of a document have full size except the remainder cell, which takes the rest:
+n = max(1, floor((T - C/4) / C) + 1) cells, so the remainder cell has C/4 up to 5C/4 tokens (T if n
+is 1). The place of the remainder cell is drawn for each (seed, epoch, document): each epoch cuts a
+document at other places, while the number of samples depends on the document's length only.
 
-The order of an epoch is a permutation of the samples computed place by place: a Feistel network
+The order of an epoch is a permutation of the samples, computed place by place: a Feistel network
 over Z_a x Z_a with a = max(8, ceil(sqrt(samples))) (Luby and Rackoff 1988), applied again while its
-value falls outside the samples ("cycle walking", Black and Rogaway 2002). Nothing is stored, and
-sample 10**9 costs the same as the first.
+value is not a sample ("cycle walking", Black and Rogaway 2002). Nothing is stored, and sample 10**9
+costs the same as the first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SampleSettings:
         seq_length: tokens in a padded sequence, special tokens included.
         sentence_task: "nsp" next sentence prediction (Devlin et al. 2019), "sop" sentence order
             prediction (Lan et al. 2020), or "none" (one segment, as Liu et al. 2019).
-        short_sequence_fraction: share of samples cut to a random shorter length, 0 to 1.
+        short_sequence_fraction: fraction of samples cut to a random shorter length, 0 to 1.
         seed: whole number >= 0.
 
     Raises:
@@ -79,47 +79,47 @@ class SampleSettings:
 
     @property
     def room(self) -> int:
-        """Tokens of text in a full sequence: all but [CLS] and the [SEP] of each segment."""
+        """Tokens of text in a full sequence: all except [CLS] and the [SEP] of each segment."""
         return self.seq_length - (3 if self.paired else 2)
 
     @property
     def smallest(self) -> int:
-        """Tokens that the shortest possible sample needs: one for each segment."""
+        """Tokens of the shortest possible sample: one per segment."""
         return 2 if self.paired else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """The grids of some documents in one epoch each.
+    """The cells of N documents, each in one epoch.
 
     Args:
         lengths: tokens in each document, int64 [N].
         counts: cells of each, int64 [N].
-        odd: place of each odd cell, 0 .. count-1, int64 [N].
+        remainder: place of each remainder cell, 0 .. count-1, int64 [N].
         size: tokens in each of the other cells.
     """
 
     lengths: Ints
     counts: Ints
-    odd: Ints
+    remainder: Ints
     size: int
 
     @property
-    def odd_sizes(self) -> Ints:
-        """Tokens in each odd cell, int64 [N]."""
+    def remainder_sizes(self) -> Ints:
+        """Tokens in each remainder cell, int64 [N]."""
         return self.lengths - (self.counts - 1) * self.size
 
     def cell_sizes(self, cells: Ints) -> Ints:
         """Tokens in one cell of each document, [..., N] -> [..., N]."""
-        return np.where(cells == self.odd, self.odd_sizes, self.size)
+        return np.where(cells == self.remainder, self.remainder_sizes, self.size)
 
     def boundaries(self, cells: Ints) -> Ints:
-        """First token of one cell of each; that of cell `count` is the document's length.
+        """First token of one cell of each document; for cell `count` the document's length.
 
         [..., N] -> [..., N].
         """
-        behind_odd = (cells - 1) * self.size + self.odd_sizes
-        return np.where(cells <= self.odd, cells * self.size, behind_odd)
+        after_remainder = (cells - 1) * self.size + self.remainder_sizes
+        return np.where(cells <= self.remainder, cells * self.size, after_remainder)
 
     def boundaries_at_sentences(
         self, cells: Ints, sentences: SentenceStarts, smallest: int
@@ -128,9 +128,9 @@ class Cells:
 
         [..., N] -> [..., N].
 
-        Near enough is a quarter of a full cell, and less where a neighbour is so small that it
-        could be left with fewer than `smallest` tokens. Boundaries keep their order, and those of a
-        document's cells cover it exactly. Ties go to the earlier sentence.
+        "Near enough" is within a quarter of a full cell, and less where a neighbouring cell could be
+        left with fewer than `smallest` tokens. Boundaries keep their order, and the cells of a
+        document cover it exactly. Ties go to the earlier sentence.
         """
         places = self.boundaries(cells)
         thinner = np.minimum(self.cell_sizes(cells - 1), self.cell_sizes(cells))
@@ -146,10 +146,10 @@ class SampleIndex:
     """The samples of a split: their number, their places, and their order in each epoch.
 
     Args:
-        document_ends: int64 [D], tokens up to and with each document.
+        document_ends: int64 [D], tokens of all documents up to and including each one.
         settings: what a sample is.
 
-    Memory is one int64 a document beside `document_ends`, whatever the number of epochs.
+    It takes one int64 per document in addition to `document_ends`, for any number of epochs.
     """
 
     def __init__(self, document_ends: Ints, settings: SampleSettings) -> None:
@@ -159,7 +159,7 @@ class SampleIndex:
         smallest_odd = max(smallest, room // 4)
         counts = np.maximum((lengths - smallest_odd) // room + 1, 1)
         counts[lengths < smallest] = 0
-        self._ends = np.cumsum(counts)  # [D] samples up to and with each document
+        self._ends = np.cumsum(counts)  # [D] samples up to and including each document
         self._grid = CounterRng(settings.seed, Purpose.GRID)
 
     @property
@@ -183,17 +183,17 @@ class SampleIndex:
         """The grid of each document in each epoch, [N] and [N]."""
         counts = self._ends[documents] - before(self._ends, documents)
         draws = self._grid.rows(epochs, documents, 1)[:, 0]
-        odd = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+        remainder = ((draws * counts.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
         lengths = self.document_ends[documents] - before(self.document_ends, documents)
-        return Cells(lengths, counts, odd, self.settings.room)
+        return Cells(lengths, counts, remainder, self.settings.room)
 
     def order(self, epoch: int, places: Ints) -> Ints:
-        """The samples that stand at these places of an epoch's order, [N] -> [N]; a permutation."""
+        """The samples at these places of an epoch's order, [N] -> [N]; a permutation."""
         return permute(places, self.num_samples, [self.settings.seed, epoch, int(Purpose.ORDER)])
 
 
 def before(ends: Ints, documents: Ints) -> Ints:
-    """What stands before each document, given running totals over the documents: [N] -> [N]."""
+    """The total before each document, given running totals over the documents: [N] -> [N]."""
     return np.where(documents > 0, ends[documents - 1], 0)
 
 
@@ -202,7 +202,7 @@ def permute(places: Ints, size: int, key: list[int]) -> Ints:
 
     Args:
         places: int64 [N], each within 0 .. size-1.
-        size: how many numbers are permuted, at least 1.
+        size: how many numbers are permuted; at least 1.
         key: whole numbers >= 0 that choose the permutation.
     """
     keys = _feistel_keys(tuple(key))
@@ -218,7 +218,7 @@ def permute(places: Ints, size: int, key: list[int]) -> Ints:
 
 @functools.lru_cache(maxsize=16)
 def _feistel_keys(key: tuple[int, ...]) -> list[Words]:
-    """The key of each round, [1] each."""
+    """One key per round, [1] each."""
     drawn: Words = (
         np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
     )
@@ -226,7 +226,7 @@ def _feistel_keys(key: tuple[int, ...]) -> list[Words]:
 
 
 def _feistel(values: Words, side: Words, keys: list[Words]) -> Words:
-    """One pass over Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
+    """One application to Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
     left: Words = values // side
     right: Words = values % side
     for key in keys:

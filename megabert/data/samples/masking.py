@@ -1,18 +1,18 @@
-"""Masked language modelling: which tokens are predicted, and what stands in their place.
+"""Masked language modelling: which tokens are predicted, and what replaces them.
 
 Of a sequence's n maskable tokens, floor(fraction * n + 1/2) are predicted, at least one and at most
-`max_predictions` (Devlin et al. 2019, section 3.1). A predicted token becomes [MASK] 8 times in 10,
-a random token 1 time in 10, and stays as it is 1 time in 10, each token by itself.
+`max_predictions` (Devlin et al. 2019, section 3.1). Each predicted token independently becomes [MASK]
+with probability 8/10, becomes a random token with 1/10, and is kept as it is with 1/10.
 
-- "token": each maskable token is as likely as any other.
+- "token": every maskable token is equally likely.
 - "whole-word": words are taken in random order, with all their tokens; a word that does not fit
-  into what is left of the budget is passed over.
-- "ngram": spans of n whole words, n drawn from 1, 2, 3 with chances proportional to 1/n (Joshi et
-  al. 2020; Lan et al. 2020); a span that does not fit is shortened word by word.
+  into the remaining budget is skipped.
+- "ngram": spans of n whole words, n drawn from 1, 2, 3 with probabilities proportional to 1/n (Joshi
+  et al. 2020; Lan et al. 2020); a span that does not fit is shortened word by word.
 
-Where no word fits into the budget at all, the first one drawn gives as many of its tokens as do.
-Draws are addressed by (seed, epoch, sample, position), so masks are new in each epoch, and the same
-for a sample in whatever batch or process it is made.
+Where no word fits into the budget at all, the first word drawn is masked in part. Draws are addressed
+by (seed, epoch, sample, position), so masks are new in each epoch, and the same for a sample in any
+batch and any process.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from megabert.data.shards.spans import ranges
 
 Masking = Literal["token", "whole-word", "ngram"]
 
-MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+MASK_FRACTION, RANDOM_FRACTION = 0.8, 0.1
 NGRAM_CHANCES = (1.0, 1 / 2, 1 / 3)
-_SPARE_WORDS = 8
-"""Words looked at beyond as many as there are tokens to predict, before all of them are."""
+_EXTRA_WORDS = 8
+"""Words looked at first, in addition to one per token to predict."""
 _WORD = 2**32
 _NGRAM_LIMITS = (np.cumsum(NGRAM_CHANCES) / sum(NGRAM_CHANCES) * _WORD).astype(np.uint64)
 
@@ -52,8 +52,8 @@ class MaskSettings:
 
     Args:
         masking: "token", "whole-word" or "ngram".
-        fraction: share of the maskable tokens that is predicted, over 0 and up to 1.
-        max_predictions: predictions of a sequence at most; None takes `default_max_predictions`.
+        fraction: fraction of the maskable tokens that is predicted, over 0 and up to 1.
+        max_predictions: most predictions per sequence; None takes `default_max_predictions`.
 
     Raises:
         UserError: a value out of its range.
@@ -78,7 +78,7 @@ class MaskSettings:
         return self.masking != "token"
 
     def limit(self, seq_length: int) -> int:
-        """Predictions of a sequence at most."""
+        """Most predictions per sequence."""
         return self.max_predictions or default_max_predictions(seq_length, self.fraction)
 
 
@@ -95,10 +95,10 @@ class Masker:
         seed: whole number >= 0.
         mask_id: the id of [MASK].
         vocab_size: ids of random tokens are below it.
-        special_ids: ids that no random token has.
+        special_ids: ids that random tokens never have.
 
     Raises:
-        UserError: the vocabulary has special tokens only.
+        UserError: the vocabulary has only special tokens.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class Masker:
         labels = input_ids.reshape(-1)[positions]
         rows, columns = np.divmod(positions, width)
         drawn = self._kinds.words(epochs[rows], samples[rows], columns)  # [4, M]
-        replaced = np.where(drawn[0] < MASKED_SHARE * _WORD, self._mask_id, labels)
-        swap = (drawn[0] >= MASKED_SHARE * _WORD) & (
-            drawn[0] < (MASKED_SHARE + RANDOM_SHARE) * _WORD
+        replaced = np.where(drawn[0] < MASK_FRACTION * _WORD, self._mask_id, labels)
+        swap = (drawn[0] >= MASK_FRACTION * _WORD) & (
+            drawn[0] < (MASK_FRACTION + RANDOM_FRACTION) * _WORD
         )
         replaced[swap] = self._ordinary[below(drawn[1][swap], len(self._ordinary))]
         input_ids[rows, columns] = replaced
@@ -164,14 +164,14 @@ class Masker:
     ) -> Ints:
         """Whole words of each row, in random order; see the module; rising positions int64 [M].
 
-        Only so many words of a row are looked at as its budget is likely to need, and more of them
-        for the rows where that was not enough.
+        At first only as many words of each row are looked at as its budget is likely to need; rows
+        for which these are not enough are done again with more.
         """
-        taken = bytearray(len(budgets) * words.width + 1)  # one more: behind the last word
+        taken = bytearray(len(budgets) * words.width + 1)  # one more: after the last word
         tokens = np.frombuffer(taken, np.uint8)
         take = take_spans if self.settings.masking == "ngram" else take_words
         rows = words.counts.nonzero()[0]
-        depth = int(budgets.max(initial=0)) + _SPARE_WORDS
+        depth = int(budgets.max(initial=0)) + _EXTRA_WORDS
         while len(rows):
             columns = words.first(rows, depth)  # [n, depth]
             lengths = self._span_lengths(epochs[rows, None], samples[rows, None], columns)
@@ -194,7 +194,7 @@ class Masker:
 
 
 def _choose_tokens(maskable: Bools, budgets: Ints, scores: Words) -> Bools:
-    """The `budgets[i]` maskable tokens of lowest score in each row; ties go to the earlier."""
+    """The `budgets[i]` maskable tokens with the lowest scores in each row; ties go to the earlier."""
     keys = ranked(maskable, scores)
     last = np.minimum(budgets, np.maximum(maskable.sum(axis=1), 1)) - 1
     limits = np.take_along_axis(lowest(keys, int(last.max(initial=0)) + 1), last[:, None], axis=1)

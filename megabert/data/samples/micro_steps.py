@@ -1,4 +1,4 @@
-"""Which samples of a run a rank gets at each micro step, and which a window holds: pure arithmetic."""
+"""The samples of each rank at each micro step, and those of each window: pure arithmetic."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from megabert.data.samples.packing import Window
 
 @dataclass(frozen=True)
 class MicroSteps:
-    """Which samples a rank gets at each micro step.
+    """The samples of one rank at each micro step.
 
-    Micro step k of the run gives data-parallel rank r the `micro_batch_size` samples from
-    `consumed_samples + (k * data_parallel_size + r) * micro_batch_size` on. Ranks of one
-    tensor-parallel group have the same data-parallel rank, and so the same samples.
+    At micro step k of the run, data-parallel rank r gets `micro_batch_size` samples, the first of them
+    `consumed_samples + (k * data_parallel_size + r) * micro_batch_size`. All ranks of a
+    tensor-parallel group have the same data-parallel rank, and therefore the same samples.
 
     Raises:
         UserError: a size below 1, a rank outside its group, or a negative count of samples.
@@ -54,11 +54,11 @@ class MicroSteps:
         )
 
     def until(self, stop: int) -> int:
-        """Whole micro steps that take no sample of number `stop` or above."""
+        """Whole micro steps whose sample numbers are all below `stop`."""
         return max(0, stop - self.consumed_samples) // self.stride
 
     def of_window(self, window: Window, number: int) -> Ints:
-        """Numbers of all samples of a window: window n begins at micro step n * window.micro_steps.
+        """Numbers of all samples of a window; window n begins at micro step n * window.micro_steps.
 
         int64 [window.micro_batches * micro_batch_size]: by micro step, then rank, then number.
         """

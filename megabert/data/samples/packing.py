@@ -27,9 +27,9 @@ from megabert.data.samples.source import SampleArrays, Samples
 from megabert.data.shards.spans import ranges
 
 WINDOW_SAMPLES = 2048
-"""Samples that a window holds at least, if the global batch allows it."""
+"""A window holds at least this many samples, if the global batch allows it."""
 FEWEST_RANKS, MOST_RANKS = 8, 64
-"""Ranks of a window. More balance better; each plans with the lengths of all their samples."""
+"""Ranks of a window. More ranks balance better, but each rank reads the lengths of all their samples."""
 IGNORED_LABEL = -100
 """Sentence label of a sequence that only fills up a batch; loss and counts leave it out."""
 NO_SAMPLE = -1
@@ -51,9 +51,10 @@ class Window(NamedTuple):
 def choose_window(micro_batch_size: int, accumulation: int, data_parallel: int) -> Window:
     """The window of a run.
 
-    Its ranks are the smallest divisor of `data_parallel` from `FEWEST_RANKS` on (the largest below,
-    if there is none up to `MOST_RANKS`), and its micro steps the fewest that divide the accumulation
-    and reach `WINDOW_SAMPLES`. If even all of them don't, more ranks come together.
+    The number of its ranks is the smallest divisor of `data_parallel` from `FEWEST_RANKS` to
+    `MOST_RANKS`, or the largest divisor below if there is no such one. The number of its micro steps
+    is the smallest divisor of the accumulation that reaches `WINDOW_SAMPLES`. If none does, the next
+    larger divisor is tried for the ranks.
     """
     groups = _divisors(data_parallel, MOST_RANKS)
     preferred = [ranks for ranks in groups if ranks >= FEWEST_RANKS] or groups[-1:]

@@ -1,25 +1,26 @@
-"""One sample's text: which sentences stand in segments A and B, and how they belong together.
+"""The text of samples: which sentences are in segments A and B, and how the two are related.
 
-A sample is a cell of its document (see `sample_index`). Its text starts at the cell's boundary and
-goes on to the next one, and further to the first sentence end at which the cell's size is reached:
-sequences are full though boundaries were moved to sentences. One sample in ten is short: it starts
-at a random sentence of its cell and takes whole sentences until a random length is reached.
+A sample is a cell of its document (see `index`). Its text starts at the cell's boundary and extends
+to the next boundary, and further to the first sentence end at which the cell's size is reached, so
+that sequences are full although boundaries were moved to sentences. A fraction of the samples (one
+in ten by default) is short: the text starts at a random sentence of the cell and takes whole
+sentences until a random length is reached.
 
 - "nsp": A is the first part of the text, up to a random sentence end. In half of the samples B is
   the rest. In the other half B comes from another document of the whole corpus, chosen with a
-  chance proportional to its length, at a random sentence of it, and takes whole sentences to about
-  the length the rest had, so that length does not tell the two apart. Label 0 = B is the rest ("is
-  next"), 1 = B is random.
-- "sop": A and B are the two parts of the text; label 1 = they have changed places.
+  probability proportional to its length. It starts at a random sentence there and takes whole
+  sentences to about the length of the rest, so that the length does not reveal the label. Label 0:
+  B is the rest ("is next"); label 1: B is random.
+- "sop": A and B are the two parts of the text; label 1: they are swapped.
 - "none": one segment.
 
-Text of a single sentence is parted at a random word of it, and a random B then starts within a
-sentence, too. What is too long loses tokens of the longer segment, one by one, at its front or its
-back by the toss of a coin, as in Devlin et al. (2019).
+Text of a single sentence is split before a random word, and a random B then starts within a
+sentence, too. If both segments together are too long, the longer one loses tokens, one by one,
+each at its front or its back at random, as in Devlin et al. (2019).
 
-The texts of a batch are planned all at once: a `PairPlan` says for each sample which tokens of
-which documents it takes. Planning reads sentence starts, and word starts where text of a single
-sentence is parted, but no tokens.
+The texts of a batch are planned together: a `PairPlan` holds for each sample which tokens of which
+documents it takes. Planning reads sentence starts, and word starts where text of a single sentence
+is split, but no tokens.
 """
 
 from __future__ import annotations
@@ -40,15 +41,13 @@ from megabert.data.samples.counter_rng import (
     below64,
     below64_wide,
 )
-from megabert.data.samples.index import Cells, SampleIndex, SampleSettings, SentenceTask, before
+from megabert.data.samples.index import Cells, SampleIndex, SampleSettings, before
 from megabert.data.shards.spans import Flags, SentenceStarts, Spans
-
-__all__ = ["CorpusLike", "PairMaker", "PairPlan", "SampleIndex", "SampleSettings", "SentenceTask"]
 
 Tokens = npt.NDArray[np.integer[Any]]
 
-_SHORT, _SHORT_LENGTH, _SHORT_START, _PART, _LABEL, _OTHER, _SENTENCE, _INSIDE, _TOSSES = range(9)
-_TOSS_BITS = 64  # of a draw
+_SHORT, _SHORT_LENGTH, _SHORT_START, _PART, _LABEL, _OTHER, _SENTENCE, _INSIDE, _TRIM = range(9)
+_DRAW_BITS = 64
 _HERE_AND_NEXT = np.array([[0], [1]])
 
 
@@ -57,17 +56,17 @@ class CorpusLike(Protocol):
 
     @property
     def manifest(self) -> Any:
-        """The corpus's manifest; `.tokenizer` says its vocabulary size and special ids."""
+        """The corpus's manifest; `.tokenizer` holds vocabulary size and special ids."""
 
     @property
     def document_ends(self) -> Ints:
-        """Tokens up to and with each document, int64 [D]."""
+        """Tokens of all documents up to and including each one, int64 [D]."""
 
     def sentences(self, documents: Ints) -> SentenceStarts:
         """The sentence starts of these documents, [N]."""
 
     def read_tokens(self, spans: Spans) -> Tokens:
-        """Token ids of the spans, one after the other, integers [sum of lengths]."""
+        """Token ids of the spans, concatenated, integers [sum of lengths]."""
 
     def read_word_starts(self, spans: Spans) -> Flags:
         """Whether each token of the spans starts a word, bool [sum of lengths]."""
@@ -82,9 +81,9 @@ class PairPlan:
 
     Args:
         first: segment A; at least one token each.
-        second: segment B; at least one token each, but none for the task "none". Both together
-            have at most the settings' `room`.
-        labels: int64 [N], 0 = B follows A, 1 = it does not (see the module), -1 = no sentence task.
+        second: segment B; at least one token each, or none for the task "none". Both together have
+            at most the settings' `room`.
+        labels: int64 [N], 0: B follows A; 1: it does not (see the module); -1: no sentence task.
     """
 
     first: Spans
@@ -98,7 +97,7 @@ class PairPlan:
 
 
 class PairMaker:
-    """Plans samples' text; a pure function of (corpus, settings, epoch, sample).
+    """Plans the text of samples; a pure function of (corpus, settings, epoch, sample).
 
     Args:
         corpus: the split to read.
@@ -119,7 +118,7 @@ class PairMaker:
                 "second one (--sentence-task sop or none does not)"
             )
         self._rng = CounterRng(settings.seed, Purpose.PAIR)
-        self._toss_draws = settings.room // _TOSS_BITS + 1  # for A, and as many for B
+        self._trim_draws = settings.room // _DRAW_BITS + 1  # for A; the same number for B
 
     def plan(self, epochs: Ints, samples: Ints) -> PairPlan:
         """The text of sample `samples[i]` in epoch `epochs[i]`, both int64 [N].
@@ -130,7 +129,7 @@ class PairMaker:
         documents, places = self.index.locate(samples)
         cells = self.index.cells(epochs, documents)
         sentences = self.corpus.sentences(documents)
-        draws = _Draws(self._rng.rows(epochs, samples, 2 * (_TOSSES + 2 * self._toss_draws)))
+        draws = _Draws(self._rng.rows(epochs, samples, 2 * (_TRIM + 2 * self._trim_draws)))
         text = self._text(documents, places, cells, sentences, draws)
         if self.settings.sentence_task == "none":
             return self._one_segment(text, draws)
@@ -144,12 +143,12 @@ class PairMaker:
         sentences: SentenceStarts,
         draws: _Draws,
     ) -> Spans:
-        """The text of each sample before it is parted; it may be longer than the room."""
+        """The text of each sample before it is split; it may be longer than the room."""
         room, smallest = self.settings.room, self.settings.smallest
         edges = places + _HERE_AND_NEXT  # [2, N]
         starts, stops = cells.boundaries_at_sentences(edges, sentences, smallest)
         wanted = np.minimum(room, cells.cell_sizes(places))
-        short = draws.share(_SHORT, self.settings.short_sequence_fraction)
+        short = draws.chance(_SHORT, self.settings.short_sequence_fraction)
         if short.any():
             shorter = np.minimum(wanted, 2 + draws.below(_SHORT_LENGTH, room - 1))
             wanted = np.where(short, shorter, wanted)
@@ -163,16 +162,16 @@ class PairMaker:
         return Spans(documents, starts, np.maximum(stops, ends))
 
     def _one_segment(self, text: Spans, draws: _Draws) -> PairPlan:
-        """All text in A; what exceeds the room goes at the front or at the back, by one toss."""
+        """All text in A; what exceeds the room is cut at the front or at the back, at random."""
         excess = np.maximum(0, text.lengths - self.settings.room)
         first = text.shorter(excess, excess * draws.bit(_PART))
         nothing = Spans(first.documents, first.stops, first.stops)
         return PairPlan(first, nothing, np.full(len(text), -1, np.int64))
 
     def _two_segments(self, text: Spans, sentences: SentenceStarts, draws: _Draws) -> PairPlan:
-        partings, inside = self._partings(text, sentences, draws)
-        first = Spans(text.documents, text.starts, partings)
-        second = Spans(text.documents, partings, text.stops)
+        splits, inside = self._splits(text, sentences, draws)
+        first = Spans(text.documents, text.starts, splits)
+        second = Spans(text.documents, splits, text.stops)
         labels = draws.bit(_LABEL)
         rows = labels.nonzero()[0]
         if self.settings.sentence_task == "sop":
@@ -189,28 +188,26 @@ class PairMaker:
             second = second.replaced(rows, others)
         return PairPlan(*self._fit(first, second, draws), labels)
 
-    def _partings(
-        self, text: Spans, sentences: SentenceStarts, draws: _Draws
-    ) -> tuple[Ints, Flags]:
-        """Where A ends and the rest begins, [N], and whether that is within a sentence, [N]."""
-        low = sentences.search(text.starts + 1)
-        choices = sentences.search(text.stops) - low
+    def _splits(self, text: Spans, sentences: SentenceStarts, draws: _Draws) -> tuple[Ints, Flags]:
+        """Where A ends and the rest begins, [N], and whether this is within a sentence, [N]."""
+        first = sentences.search(text.starts + 1)
+        choices = sentences.search(text.stops) - first
         inside = choices <= 0
-        partings = sentences.at(low + draws.below(_PART, np.maximum(choices, 0)))
+        splits = sentences.at(first + draws.below(_PART, np.maximum(choices, 0)))
         if inside.any():
             rows = inside.nonzero()[0]
-            partings[rows] = self._words_inside(text.take(rows), draws.take(rows), _PART)
-        return partings, inside
+            splits[rows] = self._words_inside(text.take(rows), draws.take(rows), _PART)
+        return splits, inside
 
     def _words_inside(self, text: Spans, draws: _Draws, which: int) -> Ints:
-        """A random word of each span but its first; a token where there is one word only; [N]."""
+        """A random word of each span except its first; a token where there is only one word; [N]."""
         rest = Spans(text.documents, text.starts + 1, text.stops)
         words = self.corpus.read_word_starts(rest).nonzero()[0]  # in all spans, joined
         ends = rest.lengths.cumsum()
         firsts = ends - rest.lengths
-        low = words.searchsorted(firsts)
-        counts = words.searchsorted(ends) - low
-        picked = np.append(words, 0)[low + draws.below(which, counts)] - firsts
+        begins = words.searchsorted(firsts)
+        counts = words.searchsorted(ends) - begins
+        picked = np.append(words, 0)[begins + draws.below(which, counts)] - firsts
         tokens = draws.below(which, rest.lengths)
         return rest.starts + np.where(counts > 0, picked, tokens)
 
@@ -221,10 +218,10 @@ class PairMaker:
 
         Args:
             documents: the documents that must not be taken.
-            wanted: tokens to take, more or less.
-            full: whether the text that B replaces part of filled the sequence.
+            wanted: about how many tokens to take.
+            full: whether the sample's own text fills the sequence.
             inside: whether to start within a sentence.
-            draws: those of the samples.
+            draws: the samples' draws.
         """
         ends, reach = self.index.document_ends, self.settings.room // 4
         sizes = ends[documents] - before(ends, documents)
@@ -244,13 +241,13 @@ class PairMaker:
         return Spans(others, starts, np.where(full, filled, nearest))
 
     def _fit(self, first: Spans, second: Spans, draws: _Draws) -> tuple[Spans, Spans]:
-        """Takes tokens of the longer part (the second, if equal) until both have room."""
+        """Removes tokens of the longer part (the second, if equal) until both fit."""
         excess = np.maximum(0, first.lengths + second.lengths - self.settings.room)
         more = first.lengths - second.lengths
         uneven = np.minimum(excess, np.abs(more))
         of_first = (excess - uneven) // 2 + np.where(more > 0, uneven, 0)
         of_second = excess - of_first
-        of_front = draws.tosses(np.array((of_first, of_second)), self._toss_draws)
+        of_front = draws.count_bits(np.array((of_first, of_second)), self._trim_draws)
         return first.shorter(of_first, of_front[0]), second.shorter(of_second, of_front[1])
 
 
@@ -276,35 +273,35 @@ class _Draws:
         """The lowest bit of draw `which` of each sample, [N]."""
         return self._words[:, 2 * which + 1].astype(np.int64) & 1
 
-    def share(self, which: int, fraction: float) -> Flags:
+    def chance(self, which: int, fraction: float) -> Flags:
         """Whether draw `which` is in the lowest `fraction` of all values, [N]."""
         limit = math.ceil(fraction * 2.0**64)
         if limit == 2**64:
             return np.ones(len(self._words), bool)
         return _joined(self._words[:, 2 * which : 2 * which + 2])[:, 0] < np.uint64(limit)
 
-    def tosses(self, tokens: Ints, draws: int) -> Ints:
-        """How many of the first `tokens[k, i]` coins came up heads for part k of sample i.
+    def count_bits(self, tokens: Ints, draws: int) -> Ints:
+        """How many of the first `tokens[k, i]` random bits of part k of sample i are 1.
 
-        The coins are the bits of `draws` draws a part, those behind the named ones, the lowest bit
-        of the first draw first. [2, N] -> [2, N].
+        The bits are those of `draws` draws per part, which follow the named draws; the lowest bit
+        of the first draw comes first. [2, N] -> [2, N].
         """
-        needed = -(-int(tokens.max(initial=0)) // _TOSS_BITS)
-        words = self._words[:, 2 * _TOSSES :].reshape(-1, 2, 2 * draws)[:, :, : 2 * needed]
+        needed = -(-int(tokens.max(initial=0)) // _DRAW_BITS)
+        words = self._words[:, 2 * _TRIM :].reshape(-1, 2, 2 * draws)[:, :, : 2 * needed]
         packed = _joined(words.transpose(1, 0, 2)).astype("<u8", order="C")
         bits = np.unpackbits(packed.view(np.uint8), axis=2, bitorder="little")
-        heads = bits & (np.arange(bits.shape[2]) < tokens[:, :, None])
-        return heads.sum(axis=2, dtype=np.int64)
+        counted = bits & (np.arange(bits.shape[2]) < tokens[:, :, None])
+        return counted.sum(axis=2, dtype=np.int64)
 
 
 def _joined(words: Words) -> Words:
-    """Pairs of 32-bit words as 64-bit draws, the first the upper half: [..., 2n] -> [..., n]."""
+    """Pairs of 32-bit words as 64-bit draws, the upper half first: [..., 2n] -> [..., n]."""
     joined: Words = (words[..., ::2] << np.uint64(32)) | words[..., 1::2]
     return joined
 
 
 def _several_documents(ends: Ints) -> bool:
-    """Whether there is text in more than one document."""
+    """Whether more than one document has text."""
     return int(np.count_nonzero(np.diff(ends, prepend=0))) > 1
 
 

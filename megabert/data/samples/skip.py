@@ -1,7 +1,7 @@
-"""Samples that a run leaves out: ranges of sample numbers, and the batches between them.
+"""Samples that a run skips: ranges of sample numbers, and the batches between them.
 
-A range is (first sample, the one after its last), in whole global batches counted from sample 0, so
-that the batches before and after it are the ones they would have been.
+A range is (first sample, end), the end excluded. It consists of whole global batches counted from
+sample 0, so that the batches before and after it stay the same.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Range = tuple[int, int]
 
 
 def parse_ranges(text: str | None, global_batch: int) -> list[Range]:
-    """The ranges that ``--skip-samples A:B[,A:B...]`` names, merged; none for None.
+    """The ranges given by ``--skip-samples A:B[,A:B...]``, merged; an empty list for None.
 
     Raises:
-        UserError: not of that form, an empty range, or one that cuts a global batch.
+        UserError: not of this form, an empty range, or a range that cuts a global batch.
     """
     ranges = []
     for part in text.split(",") if text is not None else ():
@@ -38,8 +38,8 @@ def parse_ranges(text: str | None, global_batch: int) -> list[Range]:
         if first % global_batch or stop % global_batch:
             around = first // global_batch * global_batch, -(-stop // global_batch) * global_batch
             raise UserError(
-                f"--skip-samples {text}: {part!r} cuts a global batch of {global_batch}; whole "
-                f"ones are left out, so give multiples of it: {show_ranges([around])}"
+                f"--skip-samples {text}: {part!r} cuts a global batch of {global_batch}; only "
+                f"whole ones can be skipped, so give multiples of it: {show_ranges([around])}"
             )
         ranges.append((first, stop))
     return merge_ranges(ranges)
@@ -61,8 +61,8 @@ def show_ranges(ranges: Iterable[Range]) -> str:
     return ",".join(f"{first}:{stop}" for first, stop in ranges)
 
 
-def too_late(ranges: Iterable[Range], known: Sequence[Range], position: int) -> list[Range]:
-    """Those of ``ranges`` that lie before ``position`` and in none of ``known``: trained on."""
+def already_trained(ranges: Iterable[Range], known: Sequence[Range], position: int) -> list[Range]:
+    """The ranges before ``position`` that are in none of the ``known`` skipped ranges."""
     return [
         (first, stop)
         for first, stop in ranges
@@ -70,7 +70,7 @@ def too_late(ranges: Iterable[Range], known: Sequence[Range], position: int) -> 
     ]
 
 
-def next_kept(position: int, skipped: Iterable[Range]) -> int:
+def after_skipped(position: int, skipped: Iterable[Range]) -> int:
     """The first sample from ``position`` on that is in none of the merged ranges ``skipped``."""
     for first, stop in skipped:
         if first <= position < stop:
@@ -79,22 +79,22 @@ def next_kept(position: int, skipped: Iterable[Range]) -> int:
 
 
 class OpensBatches(Protocol):
-    """Makes this rank's micro batches from one sample number on, up to another (None: no end)."""
+    """Makes this rank's micro batches from one sample number up to another (None: no end)."""
 
     def __call__(self, *, consumed_samples: int, stop: int | None) -> MicroBatches: ...
 
 
 class GlobalBatches:
-    """A rank's micro batches of one global batch after another, from a position that can be moved.
+    """A rank's micro batches, one global batch after another, from a position that can be moved.
 
     Args:
-        open_at: :class:`MicroBatches` with everything but position and end.
+        open_at: opens :class:`MicroBatches` at a position.
         global_batch: samples of an update over all ranks.
-        micro_steps: micro batches of an update a rank.
+        micro_steps: micro batches of an update per rank.
 
     Attributes:
-        position: the sample after the last global batch's; a range that begins there is not yet
-            passed.
+        position: the sample after the last global batch; a skipped range that begins there is still
+            ahead.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class GlobalBatches:
         return self._waited + (self._batches.seconds_waited if self._batches else 0.0)
 
     def next(self) -> list[PackedBatch[Tensor]]:
-        """This rank's micro batches of the next global batch that is not left out.
+        """This rank's micro batches of the next global batch that is not skipped.
 
         Raises:
             UserError: as :class:`MicroBatches`.
         """
-        first = next_kept(self.position, self._skipped)
+        first = after_skipped(self.position, self._skipped)
         if self._batches is None or first != self.position:
             self.close()
             stop = min((begin for begin, _ in self._skipped if begin > first), default=None)
@@ -130,7 +130,7 @@ class GlobalBatches:
         return batches
 
     def move(self, position: int, skipped: Sequence[Range]) -> None:
-        """Go on from ``position``, a global batch's first sample, without the merged ranges."""
+        """Continue at ``position``, a global batch's first sample, and skip the merged ranges."""
         self.close()
         self.position, self._skipped = position, tuple(skipped)
 

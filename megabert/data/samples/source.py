@@ -15,8 +15,9 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import Ints
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import Masker, MaskSettings
-from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, SampleSettings, Tokens
+from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, Tokens
 from megabert.data.shards.spans import Spans
 
 EVALUATION_SEED = 0
@@ -24,7 +25,7 @@ EVALUATION_SEED = 0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleArrays:
-    """B masked samples on a grid of S columns, as masking needs them; padding comes last in each row.
+    """B masked samples on a grid with S columns, as masking needs it; padding is last in each row.
 
     Args:
         numbers: int64 [B], the samples' numbers in the run.
@@ -70,11 +71,11 @@ class Samples(Protocol):
         """
 
     def lengths(self, numbers: Ints) -> Ints:
-        """Real tokens of these samples, int64 [B]: what `samples` gives as lengths."""
+        """Real tokens of these samples, int64 [B], equal to the lengths of `samples`."""
 
 
 def evaluation_settings(settings: SampleSettings) -> SampleSettings:
-    """The same samples in every run: the settings with a seed that is not the run's."""
+    """The settings with a fixed seed, so that every run evaluates the same samples."""
     return dataclasses.replace(settings, seed=EVALUATION_SEED)
 
 
@@ -89,7 +90,7 @@ class SampleSource:
     Raises:
         UserError: the split is empty or too small (see `PairMaker`).
 
-    Can be pickled if the corpus can.
+    It can be pickled if the corpus can.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class SampleSource:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in one epoch; each stands in each epoch exactly once."""
+        """Samples in one epoch; every sample occurs exactly once per epoch."""
         return self._pairs.index.num_samples
 
     def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
@@ -128,13 +129,13 @@ class SampleSource:
     def lengths(self, numbers: Ints) -> Ints:
         """Real tokens of these samples of the run, special tokens included: [N] -> int64 [N].
 
-        What `samples` would give as the sums of its attention mask, without reading tokens.
+        Equal to the `lengths` of what `samples` returns, without reading tokens.
         """
         special = self.settings.seq_length - self.settings.room
         return self.plan(numbers).lengths + special
 
     def plan(self, numbers: Ints) -> PairPlan:
-        """Which text these samples of the run hold, before masking."""
+        """The text of these samples of the run, before masking."""
         return self._pairs.plan(*self.addresses(numbers))
 
     def samples(self, numbers: Ints) -> SampleArrays:
@@ -150,7 +151,7 @@ class SampleSource:
         self._check_ids(tokens, spans)
 
         columns = np.arange(self.settings.seq_length)
-        separators = 1 + plan.first.lengths  # column of the [SEP] behind A
+        separators = 1 + plan.first.lengths  # column of the [SEP] after A
         ends = separators + 1
         maskable = (columns > 0) & (columns < separators[:, None])
         if self.settings.paired:

@@ -18,12 +18,12 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.micro_steps import MicroSteps
-from megabert.data.samples.packing import IGNORED_LABEL
-from megabert.data.samples.pairs import SampleSettings
-from megabert.data.samples.source import SampleSource, evaluation_settings
+from megabert.data.samples.packing import IGNORED_LABEL, Window
+from megabert.data.samples.source import SampleArrays, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 from megabert.data.shards.writer import Document, write_corpus
@@ -142,6 +142,34 @@ def test_lengths_are_those_of_the_samples_and_read_no_token(task, monkeypatch):
     expected = source.samples(numbers).lengths
     monkeypatch.setattr(MemoryCorpus, "read_tokens", None)
     assert source.lengths(numbers).tolist() == expected.tolist()
+
+
+class _Plain:
+    """A source with nothing but the protocol: 10 samples, sample n of n + 3 tokens, one masked."""
+
+    settings = SampleSettings(16)
+    samples_per_epoch = 10
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        return 3 + numbers % 10
+
+    def samples(self, numbers: np.ndarray) -> SampleArrays:
+        real = (np.arange(16) < self.lengths(numbers)[:, None]).astype(np.int64)
+        rows = np.arange(len(numbers))
+        return SampleArrays(numbers, real * 7, real * 0, real, rows * 16 + 1, rows, rows % 2)
+
+
+@pytest.mark.parametrize("window", [None, Window(1, 1), Window(1, 2)])
+def test_any_source_with_the_protocol_will_do(window):
+    numbers = []
+    for rank in range(2):
+        steps = MicroSteps(2, rank, 2)
+        batches = list(MicroBatches(_Plain(), steps, LoaderOptions(window=window), stop=12))
+        evaluated = list(evaluation_batches(_Plain(), steps, packed=window is not None))
+        assert [batch.real_samples for batch in batches] == [2, 2, 2]
+        assert sum(batch.real_samples for batch in evaluated) == (6, 4)[rank]
+        numbers += [n for batch in batches for n in batch.sample_numbers.tolist()]
+    assert sorted(numbers) == list(range(12))
 
 
 # ---- order

@@ -1,4 +1,4 @@
-"""Which tokens are predicted, and what stands in their place."""
+"""Which tokens are predicted, and what replaces them."""
 
 from __future__ import annotations
 

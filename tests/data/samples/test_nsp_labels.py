@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.archive_2026_11.nsp_labels import Labels, measure
 from megabert.common import names
-from megabert.data.samples.pairs import PairMaker, PairPlan, SampleSettings
+from megabert.data.samples.index import SampleSettings
+from megabert.data.samples.pairs import PairMaker, PairPlan
 from megabert.data.shards.corpus import Corpus
 from tests.helpers.memory_corpus import wiki_like
 

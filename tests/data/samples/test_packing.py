@@ -1,4 +1,4 @@
-"""Packing: which samples a micro batch holds, and what its flat arrays are."""
+"""Packing: the samples of each micro batch, and its arrays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.micro_steps import MicroSteps
@@ -28,7 +29,6 @@ from megabert.data.samples.packing import (
     pad_samples,
     window_batches,
 )
-from megabert.data.samples.pairs import SampleSettings
 from megabert.data.samples.skip import GlobalBatches
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
@@ -54,18 +54,18 @@ def things(draw: st.DrawFn) -> tuple[np.ndarray, int]:
 @given(things())
 def test_each_bin_gets_equally_many_things_of_nearly_equal_sum(case: Any) -> None:
     sizes, bins = case
-    dealt = distribute(sizes, bins)
-    assert dealt.shape == (len(sizes) // bins, bins)
-    assert sorted(dealt.ravel().tolist()) == list(range(len(sizes)))
-    by_round = sizes[dealt]
+    groups = distribute(sizes, bins)
+    assert groups.shape == (len(sizes) // bins, bins)
+    assert sorted(groups.ravel().tolist()) == list(range(len(sizes)))
+    by_round = sizes[groups]
     assert (by_round[:-1].min(axis=1) >= by_round[1:].max(axis=1)).all()
     sums = by_round.sum(axis=0)
     widest = (by_round.max(axis=1) - by_round.min(axis=1)).max()
     assert sums.max() - sums.min() <= widest <= sizes.max() - sizes.min()
 
 
-def test_a_deal_by_hand() -> None:
-    # rounds of sizes 9 9 9 | 9 9 7 | 6 4 1: the last is dealt first, then the one with the 7
+def test_a_small_case_by_hand() -> None:
+    # rounds of sizes 9 9 9 | 9 9 7 | 6 4 1: the last is distributed first, then the one with the 7
     sizes = np.array([1, 9, 9, 4, 9, 7, 9, 6, 9])
     assert distribute(sizes, 3).tolist() == [[1, 2, 4], [5, 8, 6], [7, 3, 0]]
     assert sizes[distribute(sizes, 3)].sum(axis=0).tolist() == [22, 22, 19]
@@ -229,14 +229,14 @@ def test_micro_steps_are_alike_on_all_ranks() -> None:
 
 
 def test_lengths_say_what_masks_say() -> None:
-    """One rank alone takes lengths from its samples, several ask for them: the deal is the same."""
+    """One rank alone takes lengths from its samples, several ask for them: the result is the same."""
     source = source_of()
     numbers = np.arange(40)
     alone = window_batches(source, numbers, Window(4, 1), 0)
-    dealt = distribute(source.lengths(numbers), 4)
+    groups = distribute(source.lengths(numbers), 4)
     expected = samples_of(source, numbers)
     assert sorted(map(packed_samples, alone)) == sorted(
-        [expected[n] for n in column] for column in dealt.T.tolist()
+        [expected[n] for n in column] for column in groups.T.tolist()
     )
 
 

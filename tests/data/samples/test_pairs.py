@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.data.samples.counter_rng import CounterRng, Purpose, below, philox
-from megabert.data.samples.index import Cells, permute
-from megabert.data.samples.pairs import PairMaker, PairPlan, SampleIndex, SampleSettings
+from megabert.data.samples.index import Cells, SampleIndex, SampleSettings, permute
+from megabert.data.samples.pairs import PairMaker, PairPlan
 from megabert.data.shards.spans import SentenceStarts
 from tests.helpers.memory_corpus import MemoryCorpus, Pair, pairs_of, wiki_like
 
@@ -181,8 +181,8 @@ def test_number_of_samples_depends_on_length_only_and_the_grid_moves():
     assert (counts[lengths >= 2] >= 1).all()
     assert (cells == np.concatenate([np.arange(c) for c in counts])).all()
     long = integers(int(lengths.argmax()))
-    odd = {int(index.cells(integers(epoch), long).odd[0]) for epoch in range(60)}
-    assert len(odd) > 10
+    places = {int(index.cells(integers(epoch), long).remainder[0]) for epoch in range(60)}
+    assert len(places) > 10
     with pytest.raises(IndexError):
         index.locate(integers(index.num_samples))
 
