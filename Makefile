@@ -19,7 +19,7 @@ CODE := megabert data_tools launch tests benchmarks setup.py
 
 help:
 	@echo "make setup   make $(VENV) and install megabert"
-	@echo "make demo    the whole road on a generated sample: dump, shards, pretraining, SQuAD score"
+	@echo "make demo    the whole pipeline on a generated sample: dump, shards, pretraining, SQuAD score"
 	@echo "make test    the test suite (no slow and no GPU tests)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the benchmarks, at a size that fits this machine"

@@ -221,7 +221,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", default="1,2", help="ZeRO stages: 1, 2")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--buckets", default="1,5,20,50,200", help="millions of elements")
-    parser.add_argument("--accumulation", type=int, default=2, help="micro steps an update")
+    parser.add_argument("--accumulation", type=int, default=2, help="micro steps per update")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write everything there too")
     arguments = parser.parse_args(argv)

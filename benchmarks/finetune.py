@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fine-tuning for SQuAD: training steps of our model, packed and padded, beside transformers'.
+"""Fine-tuning for SQuAD: training steps of our model, packed and padded, compared with transformers'.
 
     python benchmarks/finetune.py TRAIN --tokenizer PATH [--model bert-mini] [--max-length 384]
         [--micro-batch-size 8] [--rounds 5] [--precision fp32]
@@ -226,7 +226,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="bert-mini", help="preset (bert-mini)")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32")
     parser.add_argument("--max-length", type=int, default=384, help="tokens of a row (384)")
-    parser.add_argument("--micro-batch-size", type=int, default=8, help="rows a step (8)")
+    parser.add_argument("--micro-batch-size", type=int, default=8, help="rows per step (8)")
     parser.add_argument(
         "--max-train-examples", type=int, default=1000, help="questions read (1000)"
     )

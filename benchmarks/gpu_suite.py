@@ -99,7 +99,7 @@ def parts(shards: Path, squad: Path | None, small: bool) -> list[Part]:
         Part("step-phase2", "Forward and backward, 512 tokens", step(512, 64), 150),
         Part(
             "plan",
-            "Whole runs beside their plans",
+            "Whole runs compared with their plans",
             [
                 f"{scripts}/plan_run.py", str(shards), "--model", two, "--precisions", precision,
                 *(
@@ -118,7 +118,7 @@ def parts(shards: Path, squad: Path | None, small: bool) -> list[Part]:
         ),
         Part(
             "training",
-            "Whole updates beside transformers with DeepSpeed",
+            "Whole updates compared with transformers with DeepSpeed",
             [
                 f"{scripts}/training.py", str(shards), "--model", one, "--precision", precision,
                 "--micro-batch-size", "2" if small else "128", "--accumulation", "2",

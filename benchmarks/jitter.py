@@ -11,7 +11,7 @@ each step is timed. Counted while timing:
     native          builds of the CPU operators, or loads from their cache
 
 Packed micro batches hold different numbers of tokens, so their steps differ by the work in them:
-"a token" is the spread of seconds divided by the micro batch's real tokens. Exit status 1 if anything
+"per token" is the spread of seconds divided by the micro batch's real tokens. Exit status 1 if anything
 was compiled after the warm-up.
 """
 
@@ -51,7 +51,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Callable[[], Counter[str]]]:
-    """Gives a function that tells how often each of the three has compiled so far."""
+    """Gives a function that returns how often each of the three has compiled so far."""
     from torch._dynamo.utils import counters
 
     found: Counter[str] = Counter()
@@ -132,7 +132,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--length", type=int, default=128, help="tokens of the longest sample (128)"
     )
     parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32")
-    parser.add_argument("--micro-batch-size", type=int, default=8, help="samples a step (8)")
+    parser.add_argument("--micro-batch-size", type=int, default=8, help="samples per step (8)")
     parser.add_argument("--steps", type=int, default=200, help="timed micro steps (200)")
     parser.add_argument("--warm-up", type=int, default=10, help="micro steps before them (10)")
     parser.add_argument("--dropout", type=float, default=0.1, help="hidden and attention (0.1)")
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = measure(arguments, batches, device)
     header = (
         "micro steps", "compiled in warm-up", "compiled after", "p50 ms", "p95 ms", "p95/p50",
-        "p95/p50 a token", "max ms",
+        "p95/p50 per token", "max ms",
     )  # fmt: skip
     print(
         f"{arguments.model}, length {arguments.length}, {arguments.precision}, "

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""One optimizer step on BERT's tensors: ours beside torch's AdamW and other LAMBs, with the floor.
+"""One optimizer step on BERT's tensors: ours compared with torch's AdamW and other LAMBs, with the floor.
 
     python benchmarks/lamb.py [--models bert-base,bert-large] [--rounds 7] [--json FILE]
 
 Each contender updates the same tensors from the same gradients, in fp32, with the decay of biases and
 norms off, in one process, interleaved round by round; medians. Contenders that cannot run here say
-why. "flat" is what ZeRO hands out (one slice a parameter group), "tensors" what training without it
+why. "flat" is what ZeRO hands out (one slice per parameter group), "tensors" what training without it
 has.
 
 Bytes are what the algorithm must move: AdamW 28 a parameter (g, p, m, v in; p, m, v out), a LAMB in
 two passes 40; the floor is a copy of the same number of bytes, measured in the same rounds. A step's
-"x floor" is its time over the time that the copy takes for 28 bytes a parameter.
+"x floor" is its time over the time that the copy takes for 28 bytes per parameter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LR, EPS, DECAY, BETAS = 1e-4, 1e-6, 0.01, (0.9, 0.999)
 
 @dataclass
 class Contender:
-    """A step to be timed and the bytes a parameter that it must move."""
+    """A step to be timed and the bytes per parameter that it must move."""
 
     name: str
     step: Callable[[], Any]
@@ -167,7 +167,7 @@ class PlainLamb(torch.optim.Optimizer):
 
 
 def contenders(memory: list[Memory], device: torch.device) -> list[Contender]:
-    """Everything that runs here; the rest is told why it does not."""
+    """Every contender that runs here; for the others the reason why it does not run."""
     found = []
 
     def add(name: str, make: Any, moved: int, *, flat: bool = False, step: Any = lambda: 1) -> Any:
@@ -232,7 +232,7 @@ def timed(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def floor_step(memory: list[Memory]) -> Callable[[], None]:
-    """Copies that read and write 28 bytes a parameter in all (four of 8 bytes, the last one half)."""
+    """Copies that read and write 28 bytes per parameter in all (four of 8 bytes, the last one half)."""
     pairs = []
     for part in memory:
         target, source = part.flats["exp_avg"], part.flats["exp_avg_sq"]
@@ -251,7 +251,7 @@ def measure(model: str, rounds: int, device: torch.device) -> list[dict[str, Any
     memory = bert_memory(model, device)
     total = sum(sum(part.numels) for part in memory)
     field = contenders(memory, device)
-    field.append(Contender("floor: copies of 28 bytes a parameter", floor_step(memory), 28))
+    field.append(Contender("floor: copies of 28 bytes per parameter", floor_step(memory), 28))
     times: dict[str, list[float]] = {one.name: [] for one in field}
     for _ in range(2):
         for one in field:

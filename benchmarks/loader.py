@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What one loader process gives: samples a second, opening time, and memory over an epoch.
+"""What one loader process gives: samples per second, opening time, and memory over an epoch.
 
 python benchmarks/loader.py SHARDS [--batch 64] [--seconds 3] [--json]
 
@@ -38,7 +38,7 @@ MEMORY_STEPS = 10
 
 
 def throughput(corpus: Corpus, batch: int, seconds: float) -> list[dict[str, Any]]:
-    """Speed for every length, task and masking, in samples and real tokens a second of CPU time."""
+    """Speed for every length, task and masking, in samples and real tokens per second of CPU time."""
     rows = []
     for length in LENGTHS:
         _read_all(corpus, length)
@@ -83,7 +83,7 @@ def _speed(make: Callable[[int], Any], count: int, seconds: float) -> tuple[floa
 
 
 def _read_all(corpus: Corpus, length: int) -> None:
-    """Reads some hundred thousand tokens a second until an epoch or two minutes are over."""
+    """Reads some hundred thousand tokens per second until an epoch or two minutes are over."""
     source = SampleSource(corpus, SampleSettings(length), MaskSettings("whole-word"))
     began = time.monotonic()
     for first in range(0, source.samples_per_epoch, 1024):

@@ -7,9 +7,9 @@ Three tables for sequences of 128 and of 512 tokens; times are CPU times of one 
 
     how samples are distributed, for global batches on 1, 8 and 64 data-parallel ranks: the share of padding
         that padded batches have; how much more the largest micro batch and the busiest rank of an
-        update get than the mean, max / mean - 1, in tokens and in FLOPs of the model; and the time of
-        the deal a sample
-    samples a second that a loader process makes, padded and packed
+        update get than the mean, max / mean - 1, in tokens and in FLOPs of the model; and the time per
+        sample of distributing them
+    samples per second that a loader process makes, padded and packed
     forward and backward of the same samples, padded and packed, without dropout
 """
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Peak memory of real training runs on this CPU beside what ``launch/plan.py`` says.
+"""Peak memory of real training runs on this CPU compared with what ``launch/plan.py`` predicts.
 
     python benchmarks/plan_memory.py                       # all cases
     python benchmarks/plan_memory.py --cases bert-mini     # those whose name holds a word
     python benchmarks/plan_memory.py --json FILE
 
-Each case is a run of three updates on random text, one process a rank, through ``megabert.pretrain.loop``.
+Each case is a run of three updates on random text, one process per rank, through ``megabert.pretrain.loop``.
 Measured is the largest resident set of the first rank (VmHWM) less what it held after its imports, up to
 the moment where the run would write its checkpoint. The plan's figure is its peak, less its constant
 for the imports. To recalibrate after a change of the encoder: change ``LAYER`` and the constants below
 it in megabert/planner/activations.py until the last column is near 1. ``--planned FILE`` prints the plan's
-new figures beside those measured before (``--json``), without another run.
+new figures next to those measured before (``--json``), without another run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VOCABULARY = 30522
 
 @dataclass(frozen=True)
 class Case:
-    """One run; ``batch``: sequences a micro step, ``steps``: micro steps an update."""
+    """One run; ``batch``: sequences per micro step, ``steps``: micro steps per update."""
 
     model: str
     batch: int
@@ -202,7 +202,7 @@ def planned(case: Case) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Measure all cases and print them beside the plan."""
+    """Measure all cases and print them next to the plan."""
     if sys.argv[1:2] == ["--worker"]:
         work(sys.argv[2:])
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])

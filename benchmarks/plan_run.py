@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A real run on one device beside its plan: peak memory, seconds an update, MFU.
+"""A real run on one device compared with its plan: peak memory, seconds per update, MFU.
 
     python benchmarks/plan_run.py SHARDS [--model bert-large] [--phases 1,2] [--precisions bf16]
         [--micro-tokens 32768] [--accumulation 4] [--updates 12] [--json FILE]
@@ -126,7 +126,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--micro-tokens", type=int, default=32768, help="a micro step, padded (32768)"
     )
-    parser.add_argument("--accumulation", type=int, default=4, help="micro steps an update (4)")
+    parser.add_argument("--accumulation", type=int, default=4, help="micro steps per update (4)")
     parser.add_argument("--updates", type=int, default=12, help="of each run (12)")
     parser.add_argument("--json", type=Path, help="write everything there too")
     return parser.parse_args(argv)

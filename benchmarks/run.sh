@@ -20,16 +20,16 @@ if [ -d "$work/sample" ]; then
   echo "## Preparation, stage by stage"
   python benchmarks/preparation/compare.py --dump en="$work/sample/dump.xml.bz2" --vocab "$work/tokenizer/vocab.txt" --profile
 fi
-echo "## Encoder beside transformers and plain torch"
+echo "## Encoder compared with transformers and plain torch"
 python benchmarks/step.py "$SHARDS" --models bert-tiny,bert-mini --lengths 128 --precisions fp32 --micro-batch-size 8 --rounds 5 --peers transformers,plain --profile
-echo "## Whole updates beside transformers with DeepSpeed"
+echo "## Whole updates compared with transformers with DeepSpeed"
 python benchmarks/training.py "$SHARDS" --model bert-tiny --micro-batch-size 8 --accumulation 2 --rounds 3 2>"$work/training.log"
-echo "## NEZHA beside BERT"; python benchmarks/relative_positions.py "$SHARDS" --sizes tiny --rounds 5
+echo "## NEZHA compared with BERT"; python benchmarks/relative_positions.py "$SHARDS" --sizes tiny --rounds 5
 echo "## Compilations and jitter"; python benchmarks/jitter.py "$SHARDS" --model bert-tiny --steps 200
 if [ -d "$work/sample" ]; then
-  echo "## Fine-tuning beside transformers"
+  echo "## Fine-tuning compared with transformers"
   python benchmarks/finetune.py "$work/sample/train.json" --tokenizer "$SHARDS/tokenizer" --model bert-tiny --rounds 5
 fi
 echo "## Topologies"; python benchmarks/topologies.py --data "$SHARDS" --output "$work/topologies" --model bert-tiny
 echo "## LAMB against float64"; python benchmarks/lamb_matrix.py --max-ranks 2 --steps 5 2>"$work/lamb_matrix.log"
-echo "## One step of LAMB beside others"; python benchmarks/lamb.py --models bert-mini
+echo "## One step of LAMB compared with others"; python benchmarks/lamb.py --models bert-mini

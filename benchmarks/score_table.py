@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""A table of scores: runs of launch/finetune.py beside those of benchmarks/finetune_transformers.py.
+"""A table of scores: runs of launch/finetune.py compared with those of benchmarks/finetune_transformers.py.
 
     python benchmarks/score_table.py OURS THEIRS [OURS THEIRS ...]
 
 OURS and THEIRS are run folders of one task at the same settings, of one seed or of several. Of every
 score that both have come mean and sample deviation over the seeds, and the difference of the means;
-majority baselines stand in a column of their own.
+majority baselines have a column of their own.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 Each combination is a run of its own: `data_tools/shard_wiki.py`, under `mpirun` for more than one
 rank. Wall time holds start-up, reading and writing; CPU time is that of all processes. With `--kills` a
-last job loses a process at a random moment, so many times, and is resumed.
+last job loses a process at a random moment and is resumed, as often as the flag says.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
     rows = []
-    print("| ranks | workers a rank | wall s | MB/s of input | MB/s of text | CPU s", end=" ")
-    print("| MiB a worker | MiB main | same bytes |\n|" + "---|" * 9)
+    print("| ranks | workers per rank | wall s | MB/s of input | MB/s of text | CPU s", end=" ")
+    print("| MiB per worker | MiB main | same bytes |\n|" + "---|" * 9)
     with tempfile.TemporaryDirectory() as name:
         for ranks in arguments.ranks:
             for workers in arguments.workers:

@@ -4,7 +4,7 @@
     python benchmarks/step.py SHARDS [--models bert-mini,bert-base] [--lengths 128,512]
         [--precisions fp32,bf16] [--micro-batch-size 8] [--rounds 5] [--threads 1]
 
-All start from the same weights and see the same samples, in turns, round by round, in one process;
+All start from the same weights and see the same samples, interleaved round by round, in one process;
 each round has a micro batch of its own. A step is forward, backward, and the gradients dropped. Times
 are medians; ratios are medians over the rounds' own ratios.
 
@@ -13,8 +13,8 @@ benchmarks/steps/plain_bert.py. Losses without dropout are compared before anyth
 --dropout 0 those of every timed step: a difference beyond 1e-4 (fp32), 2e-2 (bf16) or 5e-2 (fp8)
 fails the command. So does one beyond 1e-4 between gradients, packed and padded, in fp32.
 
-bf16: weights, gradients and activations. fp8: bf16 with our encoder's matrix products in float8, beside
-peers in bf16, of which none is compiled again.
+bf16: weights, gradients and activations. fp8: bf16 with our encoder's matrix products in float8; the
+peers stay at bf16 and are not compiled again.
 
 GFLOP/s count real tokens and predicted positions only (megabert/model/flops.py). MFU is their share of
 the ceiling, the best rate of a matrix product of the model's own shapes, measured here; "bound" is the
@@ -231,7 +231,7 @@ def _ratio(times: dict[str, list[float]], slow: str, fast: str) -> float | None:
 
 
 def peers_of(precision: str, peers: list[str]) -> list[str]:
-    """Those that run beside ours: in fp8 they would repeat bf16, and compiling takes long."""
+    """The peers of ours: in fp8 they would repeat bf16, and compiling takes long."""
     return [name for name in peers if precision != "fp8" or name != COMPILED]
 
 
@@ -256,7 +256,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     where = f"{result['model']}, {result['length']}, {result['precision']}"
     text = (
         f"{where}: padding {result['padding']:.1%}; ceiling {result['ceiling_gflops']:,.1f} GFLOP/s, "
-        f"bound {result['bound_ms']:,.2f} ms a micro batch"
+        f"bound {result['bound_ms']:,.2f} ms per micro batch"
     )
     if result["published_peak_gflops"]:
         packed = result["contestants"][0]["gflops"] / result["published_peak_gflops"]
@@ -285,7 +285,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", default="bert-mini,bert-base", help="presets, with commas")
     parser.add_argument("--lengths", default="128,512", help="tokens of the longest sample")
     parser.add_argument("--precisions", default="fp32,bf16", help="of weights and activations")
-    parser.add_argument("--micro-batch-size", type=int, help="samples a step (4096 tokens' worth)")
+    parser.add_argument(
+        "--micro-batch-size", type=int, help="samples per step (4096 tokens' worth)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each contestant (5)")
     parser.add_argument("--dropout", type=float, default=0.1, help="hidden and attention (0.1)")
     parser.add_argument("--threads", type=int, help="CPU threads of all contestants (torch's)")

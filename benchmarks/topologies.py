@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The same training under several topologies: how far do losses and weights part?
+"""The same training under several topologies: how far do losses and weights differ?
 
     python benchmarks/topologies.py --data SHARDS --output FOLDER [--model bert-mini] [--steps 20]
 
-Runs launch/pretrain.py once a topology (same seed and global batch, fp32, dropout 0), then prints a
+Runs launch/pretrain.py once per topology (same seed and global batch, fp32, dropout 0), then prints a
 Markdown table: the largest relative difference of a loss, and the largest absolute difference of a
 weight, from the run on one rank.
 """

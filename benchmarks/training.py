@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Whole updates on real samples: megabert's engine beside transformers with DeepSpeed and plain torch.
+"""Whole updates on real samples: megabert's engine compared with transformers with DeepSpeed and plain torch.
 
     python benchmarks/training.py SHARDS [--model bert-mini] [--length 128] [--precision fp32]
         [--micro-batch-size 8] [--accumulation 4] [--rounds 5]
@@ -10,7 +10,7 @@
     plain torch    benchmarks/steps/plain_bert.py, gradients summed over ranks tensor by tensor,
                    clipping, LAMB in a loop over tensors (float32, as benchmarks/lamb.py has it)
 
-All start from the same weights, in one process group, and see the same global batches in turns. bf16
+All start from the same weights, in one process group, and see the same global batches interleaved. bf16
 is that of DeepSpeed for the first two (fp32 master weights) and torch.autocast for the last; with fp8
 the peers stay at bf16. An update ends when the slowest rank is done. Updates are small
 (learning rate 1e-4) but real.
@@ -100,11 +100,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--length", type=int, default=128, help="tokens of the longest sample (128)"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp8"), default="fp32")
-    parser.add_argument("--micro-batch-size", type=int, default=8, help="samples a micro step (8)")
-    parser.add_argument("--accumulation", type=int, default=4, help="micro steps an update (4)")
+    parser.add_argument(
+        "--micro-batch-size", type=int, default=8, help="samples per micro step (8)"
+    )
+    parser.add_argument("--accumulation", type=int, default=4, help="micro steps per update (4)")
     parser.add_argument("--rounds", type=int, default=5, help="timed updates of each (5)")
     parser.add_argument("--dropout", type=float, default=0.1, help="hidden and attention (0.1)")
-    parser.add_argument("--threads", type=int, help="CPU threads a rank (torch's own)")
+    parser.add_argument("--threads", type=int, help="CPU threads per rank (torch's own)")
     parser.add_argument("--json", type=Path, help="write everything there too")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
     return parser.parse_args(argv)
@@ -180,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{result['model']}, length {result['length']}, {result['precision']}, ranks "
             f"{result['ranks']}, updates of {result['accumulation']} x {result['micro_batch_size']} "
-            "samples a rank\n"
+            "samples per rank\n"
         )
         header = (
             "update", "ms", "samples/s", "real tokens/s", "GFLOP/s a rank", "x transformers",

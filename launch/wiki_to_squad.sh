@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole road on a generated sample: dump -> shards -> pretraining -> conversion -> SQuAD score.
+# The whole pipeline on a generated sample: dump -> shards -> pretraining -> conversion -> SQuAD score.
 #
 #   bash launch/wiki_to_squad.sh            (or `make demo`)
 #   WORK=/some/folder bash launch/wiki_to_squad.sh
 #
 # Every stage is one command that writes one folder and reads only folders of stages before it. A
-# stage whose result is there is skipped, so a stopped run goes on where it was; remove a folder to
-# make it again. The first stage that fails ends the script with that stage's exit status.
+# stage whose result exists is skipped, so a stopped run continues; remove a folder to
+# repeat its stage. The first stage that fails ends the script with that stage's exit status.
 # About ten minutes on two cores; no GPU and no network are needed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,19 +24,19 @@ PRETRAIN=(--optimizer lamb --mask-fraction 0.2 --zero-stage 1 --eval-interval 25
 FINETUNE=(--task squad --max-length 96 --batch-size 32 --epochs 4 --lr 1e-3 --dropout 0 --eval-interval end)
 
 # --- how to run a stage ---------------------------------------------------------------------------
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # one thread a rank: two ranks fill two cores
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # one thread per rank: two ranks fill two cores
 
-stage() { # stage TITLE RESULT COMMAND...: run COMMAND unless the file RESULT is there
+stage() { # stage TITLE RESULT COMMAND...: run COMMAND unless the file RESULT exists
   local title=$1 result=$2
   shift 2
   if [[ -e $result ]]; then
-    printf '== %s: there already (%s)\n' "$title" "$result"
+    printf '== %s: exists already (%s)\n' "$title" "$result"
     return
   fi
   printf '\n== %s\n' "$title"
   local started=$SECONDS
   "$@"
-  [[ -e $result ]] || { printf 'error: %s made no %s\n' "$title" "$result" >&2; exit 1; }
+  [[ -e $result ]] || { printf 'error: %s did not write %s\n' "$title" "$result" >&2; exit 1; }
   printf '== %s: done in %d s\n' "$title" $((SECONDS - started))
 }
 
@@ -44,7 +44,7 @@ ranks() { # ranks SCRIPT ARGUMENTS...: the script on RANKS processes
   deepspeed --num_gpus "$RANKS" --master_port "$((20000 + $$ % 20000))" "$@"
 }
 
-# --- the road -----------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------
 stage "1. a generated encyclopedia and questions on it" "$WORK/wiki/dev.json" \
   python data_tools/make_sample_wiki.py --output "$WORK/wiki" --articles "$ARTICLES"
 

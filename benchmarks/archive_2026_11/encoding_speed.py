@@ -1,4 +1,4 @@
-"""Speed of encoding, in MB (10^6 bytes of UTF-8) a CPU second of one process.
+"""Speed of encoding, in MB (10^6 bytes of UTF-8) per CPU second of one process.
 
     python benchmarks/archive_2026_11/encoding_speed.py --input dump.xml.bz2 --tokenizer vocab.txt --language en
 

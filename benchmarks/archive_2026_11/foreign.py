@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Samples a second out of foreign shards, by layout and sequence length.
+"""Samples per second from foreign shards, by layout and sequence length.
 
 Writes a shard of random samples in each published layout, and reads batches of 64 in a run's order,
 in one process. Times are CPU seconds.

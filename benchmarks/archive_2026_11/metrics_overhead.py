@@ -34,7 +34,7 @@ from megabert.pretrain.inputs import open_inputs, resolve
 
 
 class NoClock(UpdateClock):
-    """A clock that stands still."""
+    """A clock that measures nothing."""
 
     def _begin(self, sampled: bool) -> None:
         pass

@@ -4,9 +4,9 @@
     python benchmarks/archive_2026_11/precision_curves.py SHARDS --output FOLDER [--precisions fp32,bf16,fp8,fp8-row]
         [--reference bf16] [--windows 10] [--json FILE] [-- FLAGS OF launch/pretrain.py]
 
-Runs launch/pretrain.py once a precision: same weights, samples, masks and dropout, with the flags given.
+Runs launch/pretrain.py once per precision: same weights, samples, masks and dropout, with the flags given.
 Prints a Markdown table: the loss averaged over equal windows of updates and its difference from the
-reference's; then the largest difference of a single update, and the held-out loss at the end.
+reference's; then the largest difference of a single update, and the evaluation loss at the end.
 "fp8-row" is fp8 with a scale for each row. A run that is already in FOLDER is read, not repeated.
 """
 

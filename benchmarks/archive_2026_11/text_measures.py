@@ -24,7 +24,7 @@ LEFTOVERS = {
     "attribute": r"\b(?:style|class|align|valign|width|colspan|rowspan|bgcolor|cellpadding|border)"
     r"\s*=\s*[\"\w]",
 }  # fmt: skip
-"""Kind of leftover and its pattern. `|}` inside `||` and so on count once a kind."""
+"""Kind of leftover and its pattern. `|}` inside `||` and so on count once per kind."""
 
 WORD = re.compile("[\u3400-\u9fff\u3040-\u30ff]|[^\\W\u3400-\u9fff\u3040-\u30ff_]+")
 RUN_WORDS = 4

@@ -4,9 +4,9 @@
         [--wikiextractor COMMAND] [--save DIR] [--other NAME=DIR] [--worst 10]
 
 Each input is LANGUAGE=PATH. Speed is that of one process: reading, cleaning and splitting, in MB
-(10^6 bytes) of source text a second of CPU time. The measures are those of text_measures.py.
+(10^6 bytes) of source text per second of CPU time. The measures are those of text_measures.py.
 ``--wikiextractor`` runs that program on each MediaWiki dump and judges its output by the same
-measures. ``--save`` keeps the sentences, one JSON line a page; ``--other`` judges sentences
+measures. ``--save`` keeps the sentences, one JSON line per page; ``--other`` judges sentences
 that were saved by another version. ``--worst`` shows the articles with the most leftovers, as
 ranked by the first ``--other`` where there is one.
 """
@@ -49,7 +49,7 @@ class Source:
 
 
 def clean_source(path: Path, language: str, save: Path | None) -> Source:
-    """Read, clean and split a source; the raw pages are read by the plain rules beside."""
+    """Read, clean and split a source; the raw pages are read by the independent plain rules."""
     source = Source(path, language)
     reasons: Counter[str] = Counter()
     size = sentences = 0

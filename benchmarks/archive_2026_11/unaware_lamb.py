@@ -7,7 +7,7 @@
 Both runs have the same data, weights, seed, rule and settings; the second one's optimizer gets no
 segment table, so that it does with a slice what every LAMB does with a tensor: one norm of it, one
 trust ratio for all that lies in it, and none of what other ranks hold. DeepSpeed runs such an optimizer
-without an error. Prints the ratios of a few tensors beside the slice's, and the losses; writes both
+without an error. Prints the ratios of a few tensors next to the slice's, and the losses; writes both
 runs' metrics and a plot (where matplotlib is installed).
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--steps", default="300", help="updates of each run [300]")
     parser.add_argument("--lr", default="5e-3", help="peak learning rate [5e-3]")
     parser.add_argument("more", nargs="*", help="further flags of launch/pretrain.py, after --")
-    parser.add_argument("--global-batch-size", default="32", help="sequences an update [32]")
+    parser.add_argument("--global-batch-size", default="32", help="sequences per update [32]")
     arguments = parser.parse_args()
     found = {}
     for name, aware in (("ours", True), ("unaware", False)):

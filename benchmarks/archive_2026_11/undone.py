@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""What each optimisation of the encoder gives on a CPU: a step with it beside a step without it.
+"""What each optimisation of the encoder gives on a CPU: a step with it compared with a step without it.
 
     python benchmarks/archive_2026_11/undone.py SHARDS [--model bert-mini] [--length 128] [--precision fp32] [--rounds 7]
 
-Every contestant is our model with the same weights on the same real micro batches, in turns, with one
+Every contestant is our model with the same weights on the same real micro batches, interleaved, with one
 thing done the way torch does it by itself:
 
     padded rows             the same samples as rows with padding (packing undone)
@@ -124,7 +124,7 @@ def _loss(
 
 @contextlib.contextmanager
 def memory_given_back() -> Iterator[None]:
-    """glibc's defaults, where tensors of 128 KiB and more may be mapped anew each time."""
+    """glibc's defaults, where tensors of 128 KiB and more may be mapped again each time."""
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(cpu._MMAP_MAX, 65536)
     mallopt(cpu._TRIM_THRESHOLD, 1 << 17)
@@ -184,7 +184,9 @@ def main() -> None:
         "--length", type=int, default=128, help="tokens of the longest sample (128)"
     )
     parser.add_argument("--precision", choices=sorted(DTYPES), default="fp32", help="(fp32)")
-    parser.add_argument("--micro-batch-size", type=int, help="samples a step (4096 tokens' worth)")
+    parser.add_argument(
+        "--micro-batch-size", type=int, help="samples per step (4096 tokens' worth)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each (7)")
     parser.add_argument("--threads", type=int, help="CPU threads (torch's)")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")

@@ -1,4 +1,4 @@
-"""Preparation beside the reference pipeline: the same dump, the same machine, one run.
+"""Preparation compared with the reference pipeline: the same dump, the same machine, one run.
 
     python benchmarks/preparation/compare.py --dump en=dump.xml.bz2 --vocab vocab.txt \\
         --wikiextractor COMMAND --reference-python PYTHON \\
@@ -53,7 +53,7 @@ LEAST_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Comparison:
-    """All costs over one dump with so many workers; ``startup``: the same over two short pages."""
+    """All costs over one dump with this many workers; ``startup``: the same over two short pages."""
 
     dump: str
     pages: int

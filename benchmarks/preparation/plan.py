@@ -47,7 +47,7 @@ class Constants:
     xml_gb: float = _constant(90.0, "the same unpacked, GB")
     text_gb: float = _constant(75.0, "page text in it, GB")
     articles_million: float = _constant(6.8, "articles kept, million")
-    tokens_billion: float = _constant(4.5, "tokens of them, thousand million")
+    tokens_billion: float = _constant(4.5, "tokens of them, billion")
 
     mark_s_per_dump_gb: float = _constant(5.0, "find the blocks of a packed dump, s a GB")
     decompress_s_per_xml_gb: float = _constant(48.0, "unpack, s a GB of XML")
@@ -62,8 +62,8 @@ class Constants:
     startup_s: float = _constant(2.0, "start of all processes, s")
 
     batch_mb: float = _constant(1.05, "page text of a batch, MB")
-    batch_bytes_per_token: float = _constant(2.3, "batch files, bytes a token")
-    shard_bytes_per_token: float = _constant(2.3, "shards, bytes a token")
+    batch_bytes_per_token: float = _constant(2.3, "batch files, bytes per token")
+    shard_bytes_per_token: float = _constant(2.3, "shards, bytes per token")
     tokens_per_shard_million: float = _constant(33.55, "tokens of a shard, million")
 
     cores_per_host: float = _constant(64, "cores of a host")
@@ -109,7 +109,7 @@ class Plan:
 
 
 def make_plan(c: Constants, cores: int) -> Plan:
-    """The plan for so many cores (each with one worker)."""
+    """The plan for this many cores (each with one worker)."""
     million_tokens = 1e3 * c.tokens_billion
     stages = {
         "find blocks": c.mark_s_per_dump_gb * c.dump_gb,
@@ -195,7 +195,7 @@ def as_markdown(plans: Sequence[Plan]) -> str:
             f"{1e3 * (p.read_gb + p.written_gb) / p.total_s:.0f}" for p in plans
         ],
         "disk at most, dump included, GB": [f"{p.disk_gb:.0f}" for p in plans],
-        "memory a host, GB": [f"{p.memory_gb_per_host:.1f}" for p in plans],
+        "memory per host, GB": [f"{p.memory_gb_per_host:.1f}" for p in plans],
         "takes longest": [p.limit for p in plans],
     }
     lines.append("| | " + " | ".join(_cores(p.cores) for p in plans) + " |")

@@ -1,4 +1,4 @@
-"""Timing side by side: round by round, in turns; medians and ratios of the same round."""
+"""Timing side by side: round by round, interleaved; medians and ratios of the same round."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as Linux tells it."""
+    """The processor's name, as Linux reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

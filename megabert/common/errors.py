@@ -20,8 +20,8 @@ def first_fault(error: Exception) -> str:
 
 
 class RankError(UserError):
-    """A wrong input that this rank has met by itself (a damaged shard): it speaks whatever its rank."""
+    """A wrong input found by one rank alone (a damaged shard): that rank prints it, whatever its number."""
 
 
 class TrainingStopped(Exception):
-    """A run that cannot go on (NaN, lost rank, full disk); the last good checkpoint is kept."""
+    """A run that cannot continue (NaN, lost rank, full disk); the last good checkpoint is kept."""

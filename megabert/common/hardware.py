@@ -33,7 +33,7 @@ class Accelerator:
         fp32_flops: true fp32, outside tensor cores.
         link_bandwidth: bytes/s each way from one device to the others of its host (NVLink, or PCIe x16).
         network_bandwidth: bytes/s each way and device between hosts, in NVIDIA's own 8-device system
-            (DGX); None where there is none.
+            (DGX); None if it has none.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Accelerator:
     network_bandwidth: float | None
 
     def peak_flops(self, precision: str) -> float | None:
-        """Peak of matrix products in "fp32", "bf16", "fp16" or "fp8"; None where there is none.
+        """Peak of matrix products in "fp32", "bf16", "fp16" or "fp8"; None if the device lacks it.
 
-        fp32 is true fp32: TF32 rounds its inputs to 10 bits and torch does not use it unless told.
+        fp32 is true fp32: TF32 rounds its inputs to 10 bits and torch uses it only if it is set to.
         """
         return {
             "fp32": self.fp32_flops,

@@ -56,8 +56,8 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
 
     Exit status: 0 on success, 2 for a wrong input (one line on standard error), 1 for a run
     that had to stop, 130 for Ctrl-C. Under a launcher every rank meets the same wrong input;
-    rank 0 speaks, the others leave a moment later, so that the launcher, which ends all ranks
-    as soon as one is gone, does not cut the message off.
+    rank 0 prints it and the others exit a moment later: the launcher ends all ranks as soon as one
+    exits, and must not cut the message off.
     """
     try:
         status = main(None) or 0

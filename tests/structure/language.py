@@ -54,7 +54,7 @@ HABITS: dict[str, str] = {
     r"\bstands?\b(?! for\b| alone\b)|\bstood\b": '"stand": write is, lies or is stored',
     r"\b[Aa]new\b": '"anew": write again',
     r"\bdear(?:er|est)?\b|\bhardly\b|\bthousand million\b|\bin turns\b|\bon the way\b": "archaic or unidiomatic",
-    r"\bthat is none\b|\bis none\b(?! of\b)": '"is none": write is not one, or is invalid',
+    r"\bthat is none\b|(?<![Tt]here )\bis none\b(?! of\b)": '"is none": write is not one, or is invalid',
     r"\bmade definite\b|\bfor want of\b|\bof its own accord\b|\bby hand of\b": "unidiomatic",
 }  # fmt: skip
 _RULES = [(re.compile(pattern), advice) for pattern, advice in HABITS.items()]
