@@ -1,4 +1,4 @@
-"""What a file or folder of foreign shards holds: its layout, its splits, and what names it."""
+"""The shard files of a foreign file or folder: their layout, splits, and fingerprint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from megabert.data.prepare.output_folder import WORK_FOLDER
 from megabert.data.shards.manifest import Manifest, TokenizerInfo
 
 EVAL_WORDS = frozenset({"eval", "evaluation", "test", "dev", "valid", "validation"})
-"""A file is for evaluation if one of these is a word of its name: ``wiki_test_0.hdf5``."""
+"""A file whose name contains one of these words is for evaluation: ``wiki_test_0.hdf5``."""
 
 _OTHER_SUFFIXES = frozenset({".txt", ".md", ".json", ".yaml", ".yml", ".model", ".csv", ".log"})
-_SLOW_BYTES = 1 << 18  # unpacked for one sample
+_SLOW_BYTES = 1 << 18  # unpacked per sample
 _GZIP = b"\x1f\x8b"
-_SAMPLED_BYTES = 4096  # at either end of a file, for the fingerprint
+_SAMPLED_BYTES = 4096  # at each end of a file, for the fingerprint
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class ForeignData:
 
     @property
     def layout(self) -> str:
-        """The files' layout in words."""
+        """Name of the files' layout."""
         return self.files[0].layout
 
     @property
     def advice(self) -> str | None:
-        """What makes slow shards fast, in one line; None for shards that are not slow."""
+        """One line on how to speed up slow shards; None for shards that are not slow."""
         for file in self.files:
-            if isinstance(file, Hdf5File) and file.bytes_a_sample > _SLOW_BYTES:
+            if isinstance(file, Hdf5File) and file.bytes_per_sample > _SLOW_BYTES:
                 return (
-                    f"{file.path} is stored in chunks: each sample unpacks "
-                    f"{file.bytes_a_sample / 1e6:.1f} MB; h5repack -f NONE -l CONTI rewrites it so "
-                    "that only the sample itself is read"
+                    f"{file.path} is stored in chunks: reading a sample unpacks "
+                    f"{file.bytes_per_sample / 1e6:.1f} MB; rewrite it with h5repack -f NONE -l "
+                    "CONTI to read only the sample itself"
                 )
         return None
 
     def manifest(self, tokenizer: TokenizerInfo) -> Manifest:
-        """What a run records of this data, in the form it has for our own shards.
+        """What a run records about this data, in the form of a manifest of our own shards.
 
-        The fingerprint covers each file's name, size, count of samples, and first and last 4 KiB:
-        it tells other files from these without reading them whole.
+        The fingerprint covers each file's name, size, number of samples, and first and last 4 KiB,
+        so it distinguishes files without reading them completely.
         """
         listing = {
             split: [[f.path.name, f.samples, *_size_and_digest(f.path)] for f in files]
@@ -71,8 +71,10 @@ class ForeignData:
 
 
 def is_foreign(place: Path) -> bool:
-    """Whether ``place`` is to be read as foreign shards: a file, or a folder that is not one of ours
-    and holds HDF5 or TFRecord files."""
+    """Whether ``place`` holds foreign shards.
+
+    That is a file, or a folder that is not one of ours and holds HDF5 or TFRecord files.
+    """
     if not place.is_dir():
         return place.is_file()
     if (place / names.MANIFEST).exists() or (place / WORK_FOLDER).exists():
@@ -81,13 +83,13 @@ def is_foreign(place: Path) -> bool:
 
 
 def open_foreign(places: Sequence[Path]) -> ForeignData:
-    """Look at all shards of these files and folders (not of folders inside them).
+    """Inspect all shards of these files and folders, without subfolders.
 
-    Files named in ``places`` are for training, whatever they are called.
+    Files named in ``places`` are for training, whatever their names are.
 
     Raises:
-        ForeignShardError: nothing there, a file that is no shard, damaged or cut off; shards of
-            several layouts; no file for training.
+        ForeignShardError: there is no shard; a file is not a shard, damaged or cut off; the shards
+            have several layouts; no file is for training.
     """
     train: list[ForeignFile] = []
     evaluation: list[ForeignFile] = []
@@ -98,27 +100,27 @@ def open_foreign(places: Sequence[Path]) -> ForeignData:
         paths = _candidates(place)
         if not paths:
             raise ForeignShardError(
-                f"{place}: no shard in it; name the folder that holds the files itself"
+                f"{place}: holds no shards; name the folder that contains the files itself"
             )
         for path in paths:
             (evaluation if is_for_evaluation(path.name) else train).append(_open(path))
     if not train:
         raise ForeignShardError(
-            f"{places[0]}: every file is named as one for evaluation ({evaluation[0].path.name}); "
-            "name one for training, or give the file itself"
+            f"{places[0]}: by their names, all files are for evaluation "
+            f"({evaluation[0].path.name}); rename one for training, or give that file itself"
         )
     data = ForeignData(places[0], tuple(train), tuple(evaluation))
     for file in data.files:
         if (file.layout, file.labelled) != (data.files[0].layout, data.files[0].labelled):
             raise ForeignShardError(
-                f"{file.path} is {_described(file)}, {data.files[0].path} "
-                f"{_described(data.files[0])}: keep shards of one layout in a folder"
+                f"{file.path} is {_described(file)}, but {data.files[0].path} is "
+                f"{_described(data.files[0])}: keep only shards of one layout in a folder"
             )
     return data
 
 
 def is_for_evaluation(name: str) -> bool:
-    """Whether a shard's name says that it is for evaluation."""
+    """Whether a shard is for evaluation, by its name."""
     return not EVAL_WORDS.isdisjoint(re.split(r"[\W_]+|(?<=\D)(?=\d)", name.lower()))
 
 
@@ -127,7 +129,7 @@ def _described(file: ForeignFile) -> str:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """The folder's own files that may be shards, by name."""
+    """The files in a folder that may be shards, by their names."""
     found = (
         path
         for path in folder.iterdir()
@@ -161,14 +163,15 @@ def _open(path: Path) -> ForeignFile:
         return kind(path)
     head = _head(path)
     if not head:
-        raise ForeignShardError(f"{path}: an empty file, where a shard was expected")
+        raise ForeignShardError(f"{path}: an empty file instead of a shard")
     if head.startswith(_GZIP):
         raise ForeignShardError(
-            f"{path}: gzip-compressed; samples are read in random order, so unpack it first (gunzip)"
+            f"{path}: is compressed with gzip; unpack it first (gunzip), since samples are read in "
+            "random order"
         )
     raise ForeignShardError(
         f"{path}: neither HDF5 nor an uncompressed TFRecord (or its first bytes are damaged); for "
-        "megabert's own shards give their folder"
+        "megabert's own shards, name their folder"
     )
 
 

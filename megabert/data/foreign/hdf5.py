@@ -2,14 +2,14 @@
 
 Fixed (DeepLearningExamples, ``create_pretraining_data.py``): ``input_ids``, ``input_mask``,
 ``segment_ids`` [N, S], ``masked_lm_positions``, ``masked_lm_ids`` [N, P], ``next_sentence_labels``
-[N]; lists are filled up with zeros. Position 0 is that of [CLS], which is never predicted, so an
-entry is filling where position and label are both 0.
+[N]; lists are padded with zeros. Position 0 is [CLS], which is never predicted, so an entry is
+padding if position and label are both 0.
 
 Variable (MLPerf submissions, ``convert_fixed2variable.py``): the same names without
-``input_mask``, [N] lists of variable length, without filling.
+``input_mask``, [N] lists of variable length, without padding.
 
-Files are opened without HDF5's file locks. HDF5 has no checksums of its own: what a damaged file
-still gives is checked for being a sample, no more.
+Files are opened without HDF5's file locks. HDF5 has no checksums of its own: data that can be read
+from a damaged file is only checked to be a valid sample.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
 class Hdf5File(ForeignFile):
     """One HDF5 file in the fixed or the variable layout.
 
-    ``bytes_a_sample``: what reading one sample unpacks; whole chunks, where the file has them.
+    ``bytes_per_sample``: bytes unpacked to read one sample; whole chunks if the file has chunks.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with _damage_named(path, "cannot be opened"), _open(path) as file:
-            self._look(file)
+            self._inspect(file)
 
-    def _look(self, file: h5py.File) -> None:
+    def _inspect(self, file: h5py.File) -> None:
         if "packed_input_len" in file:
             raise ForeignShardError(
-                f"{self.path}: several sequences are packed into one row (packed_input_len); this "
-                "layout is not read: use the shards it was packed from"
+                f"{self.path}: several sequences are packed into one row (packed_input_len), and "
+                "this layout is not supported: use the shards from which it was packed"
             )
         missing = [name for name in _NEEDED if not isinstance(file.get(name), h5py.Dataset)]
         if missing:
             raise ForeignShardError(
-                f"{self.path}: HDF5 without {', '.join(missing)}: not a shard of masked samples "
-                "in NVIDIA's layout"
+                f"{self.path}: HDF5 without {', '.join(missing)}: not a shard of masked samples in "
+                "NVIDIA's layout"
             )
         self._fixed = file["input_ids"].ndim == 2
         self.labelled = isinstance(file.get(_NEXT), h5py.Dataset)
@@ -64,8 +64,8 @@ class Hdf5File(ForeignFile):
         for name in names:
             self._check_dataset(file, name)
         if self.samples == 0:
-            raise ForeignShardError(f"{self.path}: holds no sample")
-        self.bytes_a_sample = sum(_bytes_read(file[name]) for name in names)
+            raise ForeignShardError(f"{self.path}: holds no samples")
+        self.bytes_per_sample = sum(_bytes_read(file[name]) for name in names)
 
     def _check_dataset(self, file: h5py.File, name: str) -> None:
         dataset = file.get(name)
@@ -75,20 +75,21 @@ class Hdf5File(ForeignFile):
         ragged = h5py.check_vlen_dtype(dataset.dtype)
         number = ragged if ragged is not None else dataset.dtype
         wanted = 1 if name == _NEXT or not self._fixed else 2
-        sound = len(shape) == wanted and number.kind in "iu"
-        sound = sound and (ragged is not None) == (not self._fixed and name != _NEXT)
-        if not sound:
+        valid = len(shape) == wanted and number.kind in "iu"
+        valid = valid and (ragged is not None) == (not self._fixed and name != _NEXT)
+        if not valid:
             raise ForeignShardError(
                 f"{self.path}: {name} is {dataset.dtype} {list(shape)}, not whole numbers in the "
                 f"{'fixed' if self._fixed else 'variable'}-length layout"
             )
         if shape[0] != self.samples:
             raise ForeignShardError(
-                f"{self.path}: {self.samples} input_ids, but {shape[0]} {name}: cut off?"
+                f"{self.path}: {self.samples} rows of input_ids, but {shape[0]} of {name}: is the "
+                "file cut off?"
             )
         if name in ("segment_ids", _MASK) and wanted == 2 and shape[1] != self.width:
             raise ForeignShardError(
-                f"{self.path}: input_ids are {self.width} wide, {name} {shape[1]}"
+                f"{self.path}: input_ids have width {self.width}, {name} {shape[1]}"
             )
 
     def read(self, row: int) -> StaticSample:
@@ -134,7 +135,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _bytes_read(dataset: h5py.Dataset) -> int:
-    """Bytes that reading one row of a dataset unpacks."""
+    """Bytes unpacked to read one row of a dataset."""
     if dataset.chunks is None:
         return int(np.prod(dataset.shape[1:])) * int(dataset.dtype.itemsize)
     across = 1

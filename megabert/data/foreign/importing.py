@@ -1,10 +1,11 @@
-"""The import job: foreign shards in, a folder of our own shards out.
+"""The import job: it converts foreign shards into a folder of our own shards.
 
     samples --recovery--> documents of sentences --repetition--> new text --> batch files
     batch files --make_plan--> shards, tokenizer/, manifest.json
 
-One process, in the order of the files. A pair whose B follows A is one document, any other sample
-one document a segment. Text of files named for evaluation goes into the evaluation split.
+One process works in the order of the files. A pair whose B follows A becomes one document; any
+other sample becomes one document per segment. Text of files named for evaluation goes into the
+evaluation split.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from megabert.data.tokenizers.chinese_words import find_words
 from megabert.data.tokenizers.load import load_tokenizer
 
 REPEATED = "repeated"
-"""Drop reason of a document whose text stands in earlier ones."""
+"""Drop reason of a document whose text occurs in earlier ones."""
 EVAL_FRACTION = 0.01
 _SAMPLES_AT_ONCE = 512
 _BATCH_TOKENS = 2**22
@@ -52,8 +53,10 @@ _BATCH_TOKENS = 2**22
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What ``import_shards.py`` is asked to do. ``eval_fraction`` None: 0.01, or 0 where files are
-    named for evaluation."""
+    """Options of ``import_shards.py``.
+
+    ``eval_fraction``: None for 0.01, or for 0 if files are named for evaluation.
+    """
 
     inputs: tuple[Path, ...]
     tokenizer: Path
@@ -65,7 +68,7 @@ class ImportOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise ``UserError`` for a value that makes no sense."""
+        """Raise ``UserError`` for an invalid value."""
         if self.eval_fraction is not None and not 0.0 <= self.eval_fraction < 1.0:
             raise UserError(f"--eval-fraction {self.eval_fraction}: expected 0 <= fraction < 1")
         for name, value, least in (
@@ -79,7 +82,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came of it. ``repeated_tokens``: left out because they stand in earlier text."""
+    """The result of an import. ``repeated_tokens`` were left out, as they occur in earlier text."""
 
     manifest: Manifest
     layout: str
@@ -91,10 +94,11 @@ class ImportReport:
 
 
 def import_shards(options: ImportOptions) -> ImportReport:
-    """Run the whole job.
+    """Run the whole job; on an error it removes what it wrote.
 
-    Raises ``UserError`` in one line for wrong inputs and options, shards whose text cannot be
-    recovered, an output folder of something else, a full disk; nothing stays behind then.
+    Raises:
+        UserError: wrong inputs or options, shards whose text cannot be recovered, an output folder
+            that holds something else, a full disk.
     """
     options.check()
     started = time.monotonic()
@@ -162,7 +166,7 @@ class _Document:
 
 
 class _Reader:
-    """Documents of new text out of samples, with counts."""
+    """Makes documents of new text from samples, with counts."""
 
     def __init__(self, options: ImportOptions, tokenizer: Tokenizer, fraction: float) -> None:
         self.options, self.tokenizer, self.fraction = options, tokenizer, fraction
@@ -174,7 +178,7 @@ class _Reader:
         self.dropped: Counter[str] = Counter()
 
     def documents(self, file: ForeignFile, rows: range, evaluation: bool) -> Iterator[_Document]:
-        """The new text of some samples of a file."""
+        """The new text of these samples of a file."""
         samples = [file.read(row) for row in rows]
         parts = []
         for row, sample in zip(rows, samples):
@@ -200,9 +204,11 @@ class _Reader:
         if not long:
             self.dropped[SHORT if documents else REPEATED] += 1
         for document in long:
-            yield dataclasses.replace(document, evaluation=evaluation or self._held_out(document))
+            yield dataclasses.replace(
+                document, evaluation=evaluation or self._is_evaluation(document)
+            )
 
-    def _held_out(self, document: _Document) -> bool:
+    def _is_evaluation(self, document: _Document) -> bool:
         first = document.sentences[0].ids
         return in_eval_split(len(first), str(first.tolist()), self.options.seed, self.fraction)
 
@@ -239,7 +245,7 @@ def _save(reader: _Reader, data: ForeignData, tokenizer: Tokenizer, work: Path) 
 def _as_batch(
     documents: Sequence[_Document], tokenizer: Tokenizer, reader: _Reader, before: int
 ) -> EncodedPages:
-    """A batch file's content; takes over the reader's counts of documents read and dropped."""
+    """The content of a batch file; it takes the reader's counts of documents read and dropped."""
     sentences = [s for document in documents for s in document.sentences]
     tokens = np.concatenate([np.zeros(0, np.int64), *(s.ids for s in sentences)])
     words = np.concatenate([np.zeros(0, np.bool_), *(s.word_starts for s in sentences)])
@@ -252,7 +258,9 @@ def _as_batch(
         document_tokens=np.array([d.tokens for d in documents], np.uint32),
         document_ids=numbers,
         document_eval=np.array([d.evaluation for d in documents], np.uint8),
-        document_digest=np.stack([numbers, numbers], axis=1).astype(np.uint64),  # none is repeated
+        document_digest=np.stack([numbers, numbers], axis=1).astype(
+            np.uint64
+        ),  # no document repeats another
         sentence_sample=np.zeros(0, np.uint64),
         pages=reader.pages,
         dropped=dict(reader.dropped),
@@ -281,6 +289,6 @@ def _require_text(plan: Plan, options: ImportOptions) -> None:
     if not any(piece.split == names.TRAIN for piece in plan.shards):
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
         raise UserError(
-            f"{options.inputs[0]}: no text is left to train on of {plan.pages} documents "
+            f"{options.inputs[0]}: no training text is left of {plan.pages} documents "
             f"({reasons or 'none dropped'}): check --min-document-tokens and --eval-fraction"
         )

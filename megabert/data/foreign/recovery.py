@@ -1,11 +1,13 @@
-"""Masked samples back to text: unmasked, parted into segments, sentences and words.
+"""Recovery of text from masked samples: unmasked, split into segments, sentences and words.
 
-    StaticSample --segments_of--> segments of ids --Speller--> text and where each token begins in it
+    StaticSample --segments_of--> segments of ids --Speller--> text and where each token begins in
+    it
         --split_sentences--> sentences --the tokenizer--> word starts
 
-A sentence boundary counts where the sentence begins exactly at a token. What the samples do not
-hold cannot be had back: original documents and their order, text that was cut off when segments
-were shortened (at either end of either segment), capitals and accents of a lower-casing tokenizer.
+A sentence boundary counts if the sentence begins exactly at a token. Information that the samples
+do not hold cannot be recovered: original documents and their order, text that was cut off when
+segments were shortened (at both ends of both segments), capitals and accents of a lower-casing
+tokenizer.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
 
 _SPACE = "▁"  # SentencePiece's
 _CLOSING, _OPENING = frozenset(".,;:!?)]}%"), frozenset("([{")
-# the first letter behind the end of a sentence; one letter and a full stop are an initial
+# the first letter after the end of a sentence; one letter and a full stop are an initial
 _BEHIND_STOP = re.compile(r"(?:^|(?<!\b\w)[.!?](?: ?[\"')\]»”’])* )\W*([^\W\d_])")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Ids of a sentence and whether each begins a word; ``edge``: the first or last of its segment,
-    which may have been cut."""
+    """Ids of a sentence, and whether each begins a word.
+
+    ``edge``: it is the first or last sentence of its segment, so it may have been cut.
+    """
 
     ids: Ints
     word_starts: npt.NDArray[np.bool_]
@@ -43,8 +47,11 @@ class Sentence:
 
 @dataclass
 class Counts:
-    """How well the text came back. ``unaligned`` boundaries lie within a token; ``respelled``
-    sentences encode to the very ids that they were recovered from."""
+    """How well the text was recovered.
+
+    ``unaligned`` sentence boundaries are inside a token; ``respelled`` sentences encode to the same
+    ids that they were recovered from.
+    """
 
     sentences: int = 0
     unaligned: int = 0
@@ -54,7 +61,7 @@ class Counts:
 def segments_of(
     file: ForeignFile, row: int, sample: StaticSample, tokenizer: Tokenizer
 ) -> list[Ints]:
-    """The text of segment A and, where there is one, B: unmasked, without special tokens.
+    """The text of segment A and, if there is one, B: unmasked, without special tokens.
 
     Raises:
         ForeignShardError: a masked token has no label, or the sample is not [CLS] A [SEP] or
@@ -63,24 +70,24 @@ def segments_of(
     ids, special = sample.unmasked(), tokenizer.special
     if (ids == special.mask).any():
         raise file.error(
-            row, "masked tokens without a label: its text cannot be recovered from this shard"
+            row, "masked tokens have no label, so its text cannot be recovered from this shard"
         )
     ends = np.flatnonzero(ids == special.sep)
-    sound = ids[0] == special.cls and len(ends) in (1, 2) and ends[-1] == len(ids) - 1
-    sound = sound and bool((sample.segment_ids[: ends[0] + 1] == 0).all())
-    sound = sound and bool((sample.segment_ids[ends[0] + 1 :] == 1).all())
-    if not sound:
+    valid = ids[0] == special.cls and len(ends) in (1, 2) and ends[-1] == len(ids) - 1
+    valid = valid and bool((sample.segment_ids[: ends[0] + 1] == 0).all())
+    valid = valid and bool((sample.segment_ids[ends[0] + 1 :] == 1).all())
+    if not valid:
         raise file.error(
             row,
-            "not [CLS] A [SEP] B [SEP] with segments 0 and 1 by the tokenizer's ids; give "
-            "--tokenizer the one it was made with",
+            "by the tokenizer's ids it is not [CLS] A [SEP] B [SEP] with segments 0 and 1; give "
+            "--tokenizer the one that made the shards",
         )
     parts = [ids[1 : ends[0]], *([ids[ends[0] + 1 : -1]] if len(ends) == 2 else [])]
     return [part for part in parts if len(part)]
 
 
 class Recovery:
-    """Segments of ids to sentences, with counts of how well it went.
+    """Splits segments of ids into sentences, and counts how well the text was recovered.
 
     ``words``: as for ``Tokenizer.encode_batch``.
     """
@@ -92,7 +99,7 @@ class Recovery:
         self.counts = Counts()
 
     def sentences(self, segments: Sequence[Ints]) -> list[list[Sentence]]:
-        """The sentences of each segment; in all they hold its ids, in order."""
+        """The sentences of each segment; together they hold its ids, in order."""
         spelled = [self._spelled(ids) for ids in segments]
         bounds = [self._bounds(text, starts) for text, starts in spelled]
         texts = [
@@ -115,7 +122,7 @@ class Recovery:
         return result
 
     def _spelled(self, ids: Ints) -> tuple[str, list[int]]:
-        """Text, and where in it each token begins; [0] alone where that is not known."""
+        """The text, and where each token begins in it; only [0] if that is unknown."""
         if isinstance(self.tokenizer, WordPieceTokenizer):
             return _spell_pieces(self.tokenizer.tokens(ids))
         text = self.tokenizer.decode(ids)
@@ -139,7 +146,7 @@ class Recovery:
         return [*cuts, len(starts)]
 
     def _word_starts(self, ids: Ints) -> npt.NDArray[np.bool_]:
-        """Word starts by the look of the pieces, for text that encodes to other ids."""
+        """Word starts by the form of the pieces, for text that encodes to other ids."""
         pieces = self.tokenizer.tokens(ids)
         if isinstance(self.tokenizer, WordPieceTokenizer):
             starts = [not piece.startswith(PREFIX) for piece in pieces]
@@ -150,7 +157,7 @@ class Recovery:
 
 
 def _token_at(text: str, starts: list[int], place: int) -> int | None:
-    """The token that begins at a place of the text, with the spaces in front of it; None in a token."""
+    """The token that begins at a place of the text, or before it with spaces only; else None."""
     token = bisect_left(starts, place)
     if token == len(starts) or starts[token] != place:
         token -= 1
@@ -162,7 +169,7 @@ def _token_at(text: str, starts: list[int], place: int) -> int | None:
 
 
 def _spell_pieces(pieces: Sequence[str]) -> tuple[str, list[int]]:
-    """Join WordPiece tokens as one writes: no space in front of a comma, nor between ideographs."""
+    """Join WordPiece tokens as in writing: no space before a comma, nor between ideographs."""
     parts: list[str] = []
     starts: list[int] = []
     size = 0
@@ -179,7 +186,7 @@ def _spell_pieces(pieces: Sequence[str]) -> tuple[str, list[int]]:
 
 
 def _touch(pieces: Sequence[str], number: int) -> bool:
-    """Whether a token that begins a word stands right behind the one before."""
+    """Whether a token that begins a word follows the previous one without a space."""
     here, before = pieces[number], pieces[number - 1]
     if here in _CLOSING or before in _OPENING:
         return True
@@ -189,7 +196,7 @@ def _touch(pieces: Sequence[str], number: int) -> bool:
 
 
 def _with_capitals(text: str) -> str:
-    """Lower-cased text with a capital behind each full stop, as splitters of sentences expect it."""
+    """Lower-cased text with a capital after each full stop, as sentence splitters expect."""
 
     def raised(match: re.Match[str]) -> str:
         letter = match.group(1).upper()

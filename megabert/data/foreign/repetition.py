@@ -1,9 +1,9 @@
-"""Text that samples repeat: makers of masked shards mask the same documents several times over.
+"""Text that samples repeat: programs that make masked shards mask each document several times.
 
-Each time, segments begin and end elsewhere and are cut to length by another few tokens, so repeated
-text shows in its sentences and not in whole segments. Two sentences are the same if their ids are,
-or if one of them stood at an end of its segment, where it may have been cut, and they share their
-first or their last ``ANCHOR`` tokens.
+Each time, segments begin and end at other places and are cut to length by a few tokens, so repeated
+text is found by sentences and not by whole segments. Two sentences are the same if their ids are
+equal, or if one of them was at an end of its segment, where it may have been cut, and they share
+their first or last ``ANCHOR`` tokens.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from megabert.data.foreign.recovery import Sentence
 
 ANCHOR = 8
-"""Tokens by which a cut sentence is known."""
+"""Tokens that identify a sentence that may have been cut."""
 LEAST_REPEATED = 8
-"""Shorter stretches of repeated sentences stay: phrases that many texts have in common."""
+"""Shorter stretches of repeated sentences stay, since many texts share such phrases."""
 
 
 class SeenText:
-    """The sentences kept so far, by digests; about 300 bytes for each different one."""
+    """Digests of the sentences seen so far; about 300 bytes per distinct sentence."""
 
     def __init__(self) -> None:
         self._whole: set[bytes] = set()
@@ -32,30 +32,31 @@ class SeenText:
         self._edge_anchors: set[bytes] = set()  # of those that may have been cut
 
     def take_new(self, document: Sequence[Sentence]) -> list[list[Sentence]]:
-        """What of a document was not there before: stretches of sentences, kept from now on.
+        """The new stretches of sentences of a document; they count as seen from now on.
 
-        Repeated sentences of together ``LEAST_REPEATED`` tokens or more in a row are left out.
+        Consecutive repeated sentences are left out if they have ``LEAST_REPEATED`` tokens or more
+        in total.
         """
         repeated = [self._is_repeated(sentence) for sentence in document]
         stretches = [
             (old, [document[number] for number in numbers])
             for old, numbers in groupby(range(len(document)), key=repeated.__getitem__)
         ]
-        kept: list[list[Sentence]] = []
+        new: list[list[Sentence]] = []
         joined = False
         for old, sentences in stretches:
             if old and sum(len(s.ids) for s in sentences) >= LEAST_REPEATED:
                 joined = False
                 continue
-            kept = [*kept[:-1], kept[-1] + sentences] if joined else [*kept, sentences]
+            new = [*new[:-1], new[-1] + sentences] if joined else [*new, sentences]
             joined = True
-        for sentence in (sentence for stretch in kept for sentence in stretch):
+        for sentence in (sentence for stretch in new for sentence in stretch):
             self._whole.add(_digest(sentence.ids))
             anchors = _anchors(sentence)
             self._anchors.update(anchors)
             if sentence.edge:
                 self._edge_anchors.update(anchors)
-        return kept
+        return new
 
     def _is_repeated(self, sentence: Sentence) -> bool:
         known = self._anchors if sentence.edge else self._edge_anchors
@@ -63,7 +64,7 @@ class SeenText:
 
 
 def _anchors(sentence: Sentence) -> tuple[bytes, ...]:
-    """Digests of the first and the last tokens, told apart by a letter."""
+    """Digests of the first and of the last tokens, marked by a letter each."""
     ids = sentence.ids
     if len(ids) < ANCHOR:
         return ()

@@ -1,6 +1,6 @@
-"""Samples of foreign shards by their number in the run, as the loader wants them.
+"""Samples of foreign shards by their number in the run, as the loader needs them.
 
-As with our own shards, sample n of a run is the sample at place n mod N of the order of epoch
+As with our own shards, sample n of a run is the sample at place n mod N in the order of epoch
 n div N, and that order is the same pseudo-random permutation. The masks are those of the shards, in
 every epoch.
 """
@@ -29,13 +29,13 @@ class ForeignSource:
     Args:
         files: the shards of one split, in order.
         settings: sequence length; "nsp" for the shards' own sentence labels, "none" to leave them
-            out; seed of the order. The share of short sequences has no meaning here.
-        tokenizer: what the ids must fit.
+            out; seed of the order. The fraction of short sequences has no effect here.
+        tokenizer: the tokenizer that the ids must fit.
 
     Raises:
         UserError: samples stored wider than the sequence length, "sop", "nsp" without labels.
 
-    Keeps at most ``OPEN_FILES`` files open in a process; pickles without them.
+    A process keeps at most ``OPEN_FILES`` files open; open files are not pickled.
     """
 
     def __init__(
@@ -47,24 +47,22 @@ class ForeignSource:
         first = self.files[0]
         if settings.sentence_task == "sop":
             raise UserError(
-                f"{first.path}: masked shards come with labels of their own: --sentence-task nsp "
-                "takes them as they are, none leaves them out; sop cannot be had"
+                f"{first.path}: masked shards have labels of their own: --sentence-task nsp uses "
+                "them, none leaves them out; sop is not possible"
             )
         if settings.paired and not first.labelled:
-            raise UserError(
-                f"{first.path}: has no next_sentence_labels; --sentence-task none does without"
-            )
+            raise UserError(f"{first.path}: has no next_sentence_labels; use --sentence-task none")
         for file in self.files:
             if file.width is not None and file.width > settings.seq_length:
                 raise self._too_long(str(file.path), file.width)
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in one epoch; each stands in each epoch exactly once."""
+        """Samples in one epoch; each occurs exactly once in each epoch."""
         return int(self._ends[-1])
 
     def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """File and row of these samples of the run, [N] -> two int64 [N]."""
+        """File and row of these samples of the run: [N] -> two int64 [N]."""
         epochs, places = np.divmod(numbers, self.samples_per_epoch)
         samples = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
@@ -86,8 +84,8 @@ class ForeignSource:
         """These samples of the run, int64 [B], in this order.
 
         Raises:
-            UserError: a sample that is damaged, longer than the sequence length, or not made with
-                this tokenizer; the message names file and sample.
+            UserError: a sample is damaged, longer than the sequence length, or not made with this
+                tokenizer; the message names file and sample.
         """
         files, rows = (part.tolist() for part in self.addresses(numbers))
         shape = (len(numbers), self.settings.seq_length)
@@ -125,8 +123,9 @@ class ForeignSource:
         if ids[0] != special.cls or ids[-1] != special.sep:
             raise file.error(
                 row,
-                f"begins with id {ids[0]} and ends with {ids[-1]}, not with [CLS] {special.cls} and "
-                f"[SEP] {special.sep} of the tokenizer; give --tokenizer the one it was made with",
+                f"begins with id {ids[0]} and ends with {ids[-1]}, not with [CLS] {special.cls} "
+                f"and [SEP] {special.sep} of the tokenizer; give --tokenizer the one that made the "
+                "shards",
             )
 
     def _too_long(self, what: str, length: int) -> UserError:
@@ -136,7 +135,7 @@ class ForeignSource:
         )
 
     def _file(self, number: int) -> ForeignFile:
-        """A file, noted as the one used last; the one not used for longest is closed."""
+        """A file, marked as used last; the least recently used file is closed."""
         self._open[number] = None
         self._open.move_to_end(number)
         if len(self._open) > OPEN_FILES:
@@ -148,11 +147,12 @@ class ForeignSource:
 
 
 def check_ids(file: ForeignFile, row: int, sample: StaticSample, tokenizer: TokenizerInfo) -> None:
-    """Raise ``ForeignShardError`` for an id outside of the vocabulary, naming file and sample."""
+    """Raise ``ForeignShardError`` for an id outside the vocabulary, naming file and sample."""
     for ids in (sample.input_ids, sample.labels):
         outside = (ids < 0) | (ids >= tokenizer.vocab_size)
         if outside.any():
             raise ForeignShardError(
-                f"{file.path}: sample {row}: token id {int(ids[outside][0])} is outside the vocabulary "
-                f"of {tokenizer.vocab_size}; give --tokenizer the one the shards were made with"
+                f"{file.path}: sample {row}: token id {int(ids[outside][0])} is outside the "
+                f"vocabulary of {tokenizer.vocab_size}; give --tokenizer the one that made the "
+                "shards"
             )

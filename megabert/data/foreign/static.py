@@ -1,4 +1,4 @@
-"""One masked sample of a foreign shard, and what every kind of shard file can do."""
+"""One masked sample of a foreign shard, and the interface of all foreign shard files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ NO_LABEL = -1
 
 
 class ForeignShardError(UserError):
-    """A foreign shard that is damaged, incomplete, or of a form that is not read."""
+    """A foreign shard that is damaged, incomplete, or of an unsupported form."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticSample:
-    """A sample as its maker masked it, without padding.
+    """A sample as it was masked by its program, without padding.
 
-    ``input_ids`` and ``segment_ids`` int64 [L], special tokens included; ``positions`` and
-    ``labels`` int64 [M], the predicted places and the ids that stood there; ``next_sentence``: 0 =
-    B follows A, 1 = it does not, ``NO_LABEL`` where the shard has none.
+    Attributes:
+        input_ids, segment_ids: int64 [L], special tokens included.
+        positions, labels: int64 [M], the predicted positions and their original ids.
+        next_sentence: 0 if B follows A, 1 if it does not, ``NO_LABEL`` if the shard has no labels.
     """
 
     input_ids: Ints
@@ -42,14 +43,18 @@ class StaticSample:
 
 
 class ForeignFile(ABC):
-    """One shard file: looked at when made, opened when first read, in each process for itself.
+    """One shard file, inspected when created, and opened by each process when it first reads.
 
-    ``layout``: its form in words; ``samples``: how many it holds; ``width``: tokens of a padded
-    sample, None where samples are stored unpadded; ``labelled``: whether it has labels of the
-    sentence task. Pickles without its open handle.
+    The open handle is not pickled.
+
+    Attributes:
+        layout: name of its layout.
+        samples: number of samples.
+        width: tokens of a padded sample; None if samples are stored without padding.
+        labelled: whether it has labels of the sentence task.
 
     Raises:
-        ForeignShardError: missing, damaged, cut off, or not of this form.
+        ForeignShardError: the file is missing, damaged, cut off, or not of this layout.
     """
 
     layout: str
@@ -66,7 +71,7 @@ class ForeignFile(ABC):
         """Sample ``row`` of the file, from 0.
 
         Raises:
-            ForeignShardError: damaged, or not a masked sample.
+            ForeignShardError: the sample is damaged, or not a masked sample.
         """
 
     @abstractmethod
@@ -85,7 +90,7 @@ class ForeignFile(ABC):
         return self.__dict__ | {"_handle": None}
 
     def _without_padding(self, row: int, mask: Ints) -> int:
-        """Real tokens by an attention mask [S]: ones, then zeros."""
+        """Number of real tokens by an attention mask [S], which is ones followed by zeros."""
         size = int(np.count_nonzero(mask))
         if not size or not (mask[:size] == 1).all():
             raise self.error(row, "its input_mask is not ones followed by zeros")
@@ -94,11 +99,11 @@ class ForeignFile(ABC):
     def _sample(
         self, row: int, ids: Ints, segments: Ints, positions: Ints, labels: Ints, next_sentence: int
     ) -> StaticSample:
-        """Check what can be checked without a vocabulary.
+        """Check a sample, as far as possible without a vocabulary.
 
         Raises:
-            ForeignShardError: lengths that disagree, positions outside of the real tokens or
-                given twice, segments or labels other than 0 and 1.
+            ForeignShardError: lengths disagree, positions are outside the real tokens or given
+                twice, segments or labels are not 0 or 1.
         """
         size = len(ids)
         if len(segments) != size:
@@ -106,7 +111,7 @@ class ForeignFile(ABC):
         if len(positions) != len(labels):
             raise self.error(row, f"{len(positions)} masked positions and {len(labels)} labels")
         if len(positions) and not 0 <= positions.min() <= positions.max() < size:
-            raise self.error(row, f"a masked position is outside of its {size} tokens")
+            raise self.error(row, f"a masked position is outside its {size} tokens")
         if len(np.unique(positions)) != len(positions):
             raise self.error(row, "a position is masked twice")
         if size and not 0 <= segments.min() <= segments.max() <= 1:

@@ -1,9 +1,10 @@
-"""BERT TFRecords: masked samples as ``tf.train.Example`` messages (Google's create_pretraining_data).
+"""BERT TFRecords: masked samples as ``tf.train.Example`` messages (Google's
+create_pretraining_data).
 
 An Example is Features (1) of map entries (1) of a name (1) and a Feature (2), which holds a list of
 bytes (1), floats (2) or int64s (3); numbers are packed or not. Features here: ``input_ids``,
 ``input_mask``, ``segment_ids`` [S], ``masked_lm_positions``, ``masked_lm_ids``,
-``masked_lm_weights`` [P] (0 = filling), ``next_sentence_labels`` [1].
+``masked_lm_weights`` [P] (0 = padding), ``next_sentence_labels`` [1].
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ _BYTES, _FLOATS, _INTS = 1, 2, 3
 
 
 class TFRecordFile(ForeignFile):
-    """One TFRecord file; its index takes 8 bytes a record."""
+    """One TFRecord file; its index takes 8 bytes per record."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._offsets = index_records(path)
         self.samples = len(self._offsets)
         if not self.samples:
-            raise ForeignShardError(f"{path}: holds no record")
+            raise ForeignShardError(f"{path}: holds no records")
         self.layout = "BERT TFRecord"
         first = self._example(0)
         self.close()
         if "packed_input_ids" in first:
             raise ForeignShardError(
-                f"{path}: a TFRecord of packed sequences (packed_input_ids); this layout is not "
-                "read: use the records it was packed from"
+                f"{path}: a TFRecord of packed sequences (packed_input_ids), and this layout is "
+                "not supported: use the records from which it was packed"
             )
         self._require(first, 0)
         self.width = len(first["input_ids"])
@@ -54,7 +55,7 @@ class TFRecordFile(ForeignFile):
             self._numbers(example, name, row) for name in _NEEDED
         )
         if not len(ids) == len(mask) == len(segments) == self.width:
-            raise self.error(row, f"its lists are not all {self.width} long")
+            raise self.error(row, f"its lists do not all have length {self.width}")
         size = self._without_padding(row, mask)
         if len(positions) == len(labels):
             real = self._real(example, positions, labels, row)
@@ -70,12 +71,12 @@ class TFRecordFile(ForeignFile):
     def _real(
         self, example: dict[str, Feature], positions: Ints, labels: Ints, row: int
     ) -> npt.NDArray[np.bool_]:
-        """Which predictions count: by their weights; without weights, those that are not (0, 0)."""
+        """Which predictions count, by their weights; without weights, those that are not (0, 0)."""
         if _WEIGHTS not in example:
             return (positions != 0) | (labels != 0)
         weights = np.asarray(example[_WEIGHTS])
         if len(weights) != len(positions) or not np.isin(weights, (0, 1)).all():
-            raise self.error(row, "its masked_lm_weights are not a 0 or 1 for each position")
+            raise self.error(row, "its masked_lm_weights are not one 0 or 1 per position")
         return weights == 1
 
     def length(self, row: int) -> int:
@@ -122,7 +123,7 @@ def parse_example(message: bytes) -> dict[str, Feature]:
     """Features by name: int64 or float32 arrays, or lists of bytes.
 
     Raises:
-        ValueError: not an Example.
+        ValueError: the message is not an Example.
     """
     result: dict[str, Feature] = {}
     for number, body in fields(message):
@@ -136,7 +137,7 @@ def parse_example(message: bytes) -> dict[str, Feature]:
 
 def _message(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("a number where a message was expected")
+        raise ValueError("a number instead of a message")
     return value
 
 

@@ -1,7 +1,7 @@
-"""The framing of TFRecord files: where each record lies, and its bytes with both checksums checked.
+"""The framing of TFRecord files: the place of each record, and its bytes after two checksums.
 
 A record is: its length (uint64), a masked CRC-32C of those 8 bytes (uint32), the data, a masked
-CRC-32C of the data (uint32), all little-endian. A mask is a rotation by 15 bits and an addition.
+CRC-32C of the data (uint32), all little-endian. Masking rotates by 15 bits and adds a constant.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def masked(crc: int) -> int:
-    """A CRC-32C as TensorFlow's files store it, rotated and shifted."""
+    """A CRC-32C as TensorFlow's files store it: rotated, plus a constant."""
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def frame(data: bytes) -> bytes:
-    """A record as it stands in a file."""
+    """A record as it is stored in a file."""
     size = struct.pack("<Q", len(data))
     return b"".join((size, _TAIL.pack(masked_crc32c(size)), data, _TAIL.pack(masked_crc32c(data))))
 
 
 def is_tfrecord(head: bytes) -> bool:
-    """Whether a file that begins with these bytes (12 at least) is an uncompressed TFRecord."""
+    """Whether a file that begins with these bytes (at least 12) is an uncompressed TFRecord."""
     if len(head) < HEAD_BYTES:
         return False
     _, crc = _HEAD.unpack_from(head)
@@ -48,10 +48,10 @@ def is_tfrecord(head: bytes) -> bool:
 
 
 def index_records(path: Path) -> Ints:
-    """Offset of each record, int64 [N]; reads and checks the lengths, not the data.
+    """Offset of each record, int64 [N]; this reads and checks the lengths, not the data.
 
     Raises:
-        ForeignShardError: a length's checksum is wrong, or the file ends within a record.
+        ForeignShardError: the checksum of a length is wrong, or the file ends inside a record.
     """
     offsets: list[int] = []
     try:
@@ -70,8 +70,8 @@ def index_records(path: Path) -> Ints:
                 position += HEAD_BYTES + size + TAIL_BYTES
                 if position > total:
                     raise ForeignShardError(
-                        f"{path}: cut off: record {len(offsets) - 1} (byte {offsets[-1]:,}) goes on "
-                        f"behind the end of the file ({total:,} bytes)"
+                        f"{path}: cut off: record {len(offsets) - 1} (byte {offsets[-1]:,}) "
+                        f"extends beyond the end of the file ({total:,} bytes)"
                     )
                 file.seek(position)
     except OSError as error:
@@ -83,7 +83,7 @@ def read_record(handle: int, offset: int, path: Path, row: int) -> bytes:
     """The data of the record at ``offset`` of an open file descriptor.
 
     Raises:
-        ForeignShardError: a checksum is wrong, or the file ends within the record.
+        ForeignShardError: a checksum is wrong, or the file ends inside the record.
     """
     head = os.pread(handle, HEAD_BYTES, offset)
     if len(head) == HEAD_BYTES:

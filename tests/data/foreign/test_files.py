@@ -210,7 +210,7 @@ def test_without_predictions_or_labels(tmp_path: Path) -> None:
     arrays = samples_from(source(path, sentence_task="none"), 0, 1)
     assert len(arrays.masked_positions) == 0
     assert arrays.next_sentence_labels is None
-    with pytest.raises(UserError, match="no next_sentence_labels; --sentence-task none"):
+    with pytest.raises(UserError, match="no next_sentence_labels; use --sentence-task none"):
         source(path)
     with pytest.raises(UserError, match="sop cannot be had"):
         source(path, sentence_task="sop")
@@ -282,7 +282,7 @@ def test_splits(tmp_path: Path) -> None:
     assert not open_foreign([tmp_path / "wiki_test_0.hdf5"]).evaluation
     for name in ("wiki_training_0.hdf5", "wiki_training_1.hdf5"):
         (tmp_path / name).unlink()
-    with pytest.raises(ForeignShardError, match="named as one for evaluation"):
+    with pytest.raises(ForeignShardError, match="all files are for evaluation"):
         open_foreign([tmp_path])
 
 
@@ -297,7 +297,7 @@ def test_what_is_foreign(tmp_path: Path) -> None:
     assert not is_foreign(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     assert not is_foreign(tmp_path / "empty")
-    with pytest.raises(ForeignShardError, match="no shard in it; name the folder"):
+    with pytest.raises(ForeignShardError, match="holds no shards; name the folder"):
         open_foreign([tmp_path / "empty"])
     with pytest.raises(ForeignShardError, match="for megabert's own shards give their folder"):
         open_foreign([next(ours.glob("*.h5"))])
@@ -337,7 +337,7 @@ def test_what_is_no_shard(tmp_path: Path) -> None:
     for content, message in (
         (b"", "an empty file"),
         (b"x" * 100, "neither HDF5 nor an uncompressed TFRecord"),
-        (gzip.compress(b"x"), "gzip-compressed.*gunzip"),
+        (gzip.compress(b"x"), "compressed with gzip.*gunzip"),
     ):
         path.write_bytes(content)
         with pytest.raises(ForeignShardError, match=message):
@@ -360,8 +360,11 @@ HDF5_CHANGES = [
     ({"input_mask": None}, "input_mask is missing"),
     ({"masked_lm_ids": np.zeros((3, 20), "f4")}, r"masked_lm_ids is float32 \[3, 20\]"),
     ({"segment_ids": np.zeros(3, "i1")}, r"segment_ids is int8 \[3\]"),
-    ({"segment_ids": np.zeros((3, 30), "i1")}, "input_ids are 32 wide, segment_ids 30"),
-    ({"next_sentence_labels": np.zeros(2, "i1")}, "3 input_ids, but 2 next_sentence_labels"),
+    ({"segment_ids": np.zeros((3, 30), "i1")}, "input_ids have width 32, segment_ids 30"),
+    (
+        {"next_sentence_labels": np.zeros(2, "i1")},
+        "3 rows of input_ids, but 2 of next_sentence_labels",
+    ),
     ({"packed_input_len": np.zeros(3, "i1")}, "several sequences are packed"),
 ]
 
@@ -386,7 +389,7 @@ VALUE_CHANGES = [
     ("input_ids", 0, 7, r"begins with id 7 .*not with \[CLS\] 2"),
     ("input_mask", 1, 0, "not ones followed by zeros"),
     ("segment_ids", 1, 2, "a segment id is neither 0 nor 1"),
-    ("masked_lm_positions", 0, 31, "a masked position is outside of its"),
+    ("masked_lm_positions", 0, 31, "a masked position is outside its"),
     ("masked_lm_ids", 0, 400, "token id 400 is outside"),
 ]
 

@@ -293,7 +293,7 @@ def test_masks_without_labels(vocabulary: Path, tokenizer: Tokenizer, tmp_path: 
     )
     path = write_variable(tmp_path / "a.hdf5", [lost])
     with pytest.raises(
-        ForeignShardError, match="sample 0: masked tokens without a label: its text"
+        ForeignShardError, match="sample 0: masked tokens have no label, so its text"
     ):
         imported(tmp_path / "out", vocabulary, path)
     assert not (tmp_path / "out").exists()
@@ -305,7 +305,10 @@ def test_samples_of_another_form(vocabulary: Path, tokenizer: Tokenizer, tmp_pat
         pair.input_ids, 1 - pair.segment_ids, pair.positions, pair.labels, pair.next_sentence
     )
     path = write_variable(tmp_path / "a.hdf5", [pair, swapped])
-    with pytest.raises(ForeignShardError, match=r"sample 1: not \[CLS\] A \[SEP\] B \[SEP\]"):
+    with pytest.raises(
+        ForeignShardError,
+        match=r"sample 1: by the tokenizer's ids it is not \[CLS\] A \[SEP\] B \[SEP\]",
+    ):
         imported(tmp_path / "out", vocabulary, path)
     labels = np.array([tokenizer.vocab_size])
     outside = StaticSample(pair.input_ids, pair.segment_ids, pair.positions, labels, 0)
@@ -321,7 +324,7 @@ def test_samples_of_another_form(vocabulary: Path, tokenizer: Tokenizer, tmp_pat
         ({"shards": 0}, "--shards 0: expected at least 1"),
         ({"seed": -1}, "--seed -1"),
         ({"shards": 9}, "--shards 9: there are only 1"),
-        ({"min_document_tokens": 500}, "no text is left to train on of 1 documents .1 short"),
+        ({"min_document_tokens": 500}, "no training text is left of 1 documents .1 short"),
     ],
 )
 def test_wrong_options(

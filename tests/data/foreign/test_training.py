@@ -145,7 +145,7 @@ WRONG = [
     (["--masking", "whole-word"], "--masking: no effect on .* cut and masked already"),
     (["--mask-fraction", "0.15", "--max-predictions", "5"], "--mask-fraction, --max-predictions"),
     (["--short-sequence-fraction", "0"], "--short-sequence-fraction: no effect"),
-    (["--sentence-task", "sop"], "sop cannot be had"),
+    (["--sentence-task", "sop"], "sop is not possible"),
     (["--seq-length", "16"], "samples of 32 tokens are longer than --seq-length 16"),
     (["--seq-length", "128"], "longer than the position table of 64"),
 ]
