@@ -38,10 +38,9 @@ from megabert.convert.huggingface import model as huggingface
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import partition
-from megabert.engine.config import resolve_batch, resolve_precision
-from megabert.finetune.command import TOKENS_PER_MICRO_STEP, resolve
+from megabert.engine.config import micro_batch_limit, resolve_batch, resolve_precision
 from megabert.finetune.inputs import make_task_of
-from megabert.finetune.settings import FinetuneSettings, finetune_settings
+from megabert.finetune.settings import ResolvedFinetuning, finetune_settings, resolve_finetuning
 from megabert.model.init import initial_tensor
 from megabert.optim.schedule import learning_rate
 from megabert.tasks.base import Features, Task
@@ -51,9 +50,8 @@ from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 class SideBySide:
     """transformers' model with the arguments and outputs that a task expects of ours."""
 
-    def __init__(self, settings: FinetuneSettings, task: Task, seed: int) -> None:
+    def __init__(self, settings: ResolvedFinetuning, task: Task, seed: int) -> None:
         place = settings.task
-        assert place.checkpoint is not None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(settings.parallel.precision, self.device.type == "cuda")
         self.head = task.head
@@ -110,11 +108,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def train(
-    side: SideBySide, task: Task, features: Features, settings: FinetuneSettings, seed: int
+    side: SideBySide, task: Task, features: Features, settings: ResolvedFinetuning, seed: int
 ) -> dict[str, Any]:
     """All updates, as transformers' examples make them."""
     chosen = settings.optimizer
-    batch = resolve_batch(settings.batch, 1, max(1, TOKENS_PER_MICRO_STEP // task.max_length))
+    batch = resolve_batch(settings.batch, 1, micro_batch_limit(task.max_length))
     steps = chosen.steps or steps_for(len(features.lengths), batch.global_size, chosen.epochs)
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(
@@ -181,7 +179,11 @@ def predict(side: SideBySide, task: Task, features: Features, size: int) -> dict
 
 
 def one_run(
-    settings: FinetuneSettings, task: Task, train_rows: Features, eval_rows: Features, output: Path
+    settings: ResolvedFinetuning,
+    task: Task,
+    train_rows: Features,
+    eval_rows: Features,
+    output: Path,
 ) -> dict[str, Any]:
     """Train and score with the seed of ``settings``; the results are also in ``results.json``."""
     output.mkdir(parents=True)
@@ -206,14 +208,14 @@ def one_run(
     return scores
 
 
-def checked(settings: FinetuneSettings) -> None:
+def checked(settings: ResolvedFinetuning) -> None:
     """Refuse what this check does not do.
 
     Raises:
         UserError: such a setting.
     """
     place = settings.task
-    if place.checkpoint is None or place.train is None or place.eval is None:
+    if place.train is None or place.eval is None:
         raise UserError("--checkpoint, --train and --eval are all needed here")
     if settings.optimizer.optimizer != "adamw" or settings.optimizer.schedule != "linear":
         raise UserError("this check knows --optimizer adamw with --schedule linear only")
@@ -228,16 +230,14 @@ def vocabulary(folder: Path) -> Tokenizer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, then train and score once a seed."""
-    given, config_file = flags.parse(
-        finetune_settings(), argv, "finetune_transformers.py", __doc__ or ""
+    settings = resolve_finetuning(
+        flags.parse(finetune_settings(), argv, "finetune_transformers.py", __doc__ or "")
     )
-    settings, _ = resolve(given, config_file)
     checked(settings)
     place = settings.task
-    assert place.checkpoint is not None
     assert place.train is not None
     assert place.eval is not None
-    output = place.output or Path(f"runs/{place.task}-transformers")
+    output = place.output
     if output.exists():
         raise UserError(f"{output} exists; choose another --output")
     task = make_task_of(settings)

@@ -134,6 +134,7 @@ def work(argv: list[str]) -> None:
     from megabert.config import flags
     from megabert.config.training import PretrainSettings
     from megabert.pretrain import loop
+    from megabert.pretrain.settings import resolve_pretraining
 
     before = status("VmRSS")
 
@@ -143,7 +144,7 @@ def work(argv: list[str]) -> None:
         os._exit(0)
 
     loop.save_checkpoint = stop
-    loop.pretrain(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    loop.pretrain(resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", "")))
 
 
 def _free_port() -> int:
@@ -191,10 +192,9 @@ def planned(case: Case) -> tuple[float, str]:
     from megabert.planner.settings import CPU, PlanSettings
 
     argv = [*case.flags(), "--zero", str(case.zero), "--gpu", CPU, "--gpus", str(case.ranks)]
-    given, _ = flags.parse(PlanSettings, argv, "plan.py", "")
     speed = {"fp32": 1e11, "bf16": 1e11}
     machine = Machine(CPU, 1e12, 1e10, speed, speed, 1e9, None, case.ranks, IMPORTS_CPU + RUN_CPU)
-    settings = flags.build(PlanSettings, given)
+    settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
     plan = Planner(settings, machine).plan(settings.layout)
     totals = {instant: sum(parts.values()) for instant, parts in plan.memory.items()}
     instant = max(totals, key=lambda name: totals[name])

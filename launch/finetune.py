@@ -9,7 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
 from megabert.config import flags
-from megabert.finetune.settings import finetune_settings
+from megabert.finetune.settings import (
+    check_task_files,
+    finetune_settings,
+    resolve_finetuning,
+)
 
 DESCRIPTION = """\
 Fine-tune a pretrained encoder for a task, score it while it trains, and keep its best model.
@@ -29,10 +33,18 @@ mean and standard deviation of every rate. Exit status 1: a run diverged; it is 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fine-tune."""
-    given, config_file = flags.parse(finetune_settings(), argv, "finetune.py", DESCRIPTION)
+    given = flags.parse(finetune_settings(), argv, "finetune.py", DESCRIPTION)
+    settings = resolve_finetuning(given)
+    if given.print_config:
+        print(flags.to_yaml(settings), end="")
+        return 0
+    check_task_files(settings)
+    # torch is imported only now
     from megabert.finetune.command import finetune
+    from megabert.finetune.inputs import log_unused
 
-    finetune(given, config_file)
+    log_unused(given, settings.task.task)
+    finetune(settings)
     return 0
 
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """What a pretraining run needs and takes, before it is started: memory, micro batch, hours."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -31,29 +30,17 @@ SWITCHES = {
 }
 
 
-def read(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> tuple[PlanSettings, dict[str, bool]]:
-    """The settings (flag > ``--config`` > default) and the switches."""
-    namespace = vars(parser.parse_args(argv))
-    switches = {name: namespace.pop(name) for name in SWITCHES}
-    config = namespace.pop("config")
-    given: flags.Values = {}
-    for dest, value in namespace.items():
-        section, dot, name = dest.partition(".")
-        if dot:
-            given.setdefault(section, {})[name] = value
-    config_file = flags.read_yaml(Path(config), PlanSettings) if config else {}
-    return flags.build(PlanSettings, flags.join(config_file, given)), switches
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, compute, print."""
     parser = flags.make_parser(PlanSettings, "plan.py", DESCRIPTION)
     output = parser.add_argument_group("Output")
     for name, words in SWITCHES.items():
-        output.add_argument(f"--{name}", action="store_true", help=words)
-    settings, switches = read(parser, argv)
+        flags.add_switch(output, f"--{name}", words)
+    given = flags.parse_with(parser, PlanSettings, argv)
+    settings, switches = flags.build(PlanSettings, given.file, given.flags), given.options
+    if given.print_config:
+        print(flags.to_yaml(settings), end="")
+        return 0
 
     from megabert.planner import report, scale
     from megabert.planner.machine import make_machine

@@ -23,10 +23,17 @@ The run folder holds config.yaml (itself a --config), metrics.jsonl, tensorboard
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train."""
-    given, config_file = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
-    from megabert.pretrain.loop import pretrain
+    given = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
+    from megabert.pretrain.settings import check_files, resolve_pretraining
 
-    pretrain(given, config_file)
+    settings = resolve_pretraining(given)
+    if given.print_config:
+        print(flags.to_yaml(settings), end="")
+        return 0
+    check_files(settings)
+    from megabert.pretrain.loop import pretrain  # only this imports torch
+
+    pretrain(settings)
     return 0
 
 

@@ -30,7 +30,8 @@ from megabert.engine.launch import start
 from megabert.engine.metrics.clock import Times, UpdateClock
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.pretrain import loop as pretrain
-from megabert.pretrain.inputs import open_inputs, resolve
+from megabert.pretrain.inputs import open_inputs
+from megabert.pretrain.settings import resolve_pretraining
 
 
 class NoClock(UpdateClock):
@@ -73,10 +74,10 @@ def measure(model: str, shards: Path, updates: int, folder: Path) -> dict[str, f
         "--global-batch-size", "8", "--micro-batch-size", "8", "--packing", "on",
         "--steps", str(10 * updates), "--eval-interval", "0", "--save-interval", "0",
     ]  # fmt: skip
-    settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    settings = resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", ""))
     world = start()
     try:
-        loop = pretrain.prepare(settings, raw, open_inputs(settings), world)
+        loop = pretrain.prepare(settings, open_inputs(settings), world)
         clock, none = loop.clock, NoClock()
         times: dict[str, list[float]] = {"with": [], "without": []}
         for number in range(2 * updates):

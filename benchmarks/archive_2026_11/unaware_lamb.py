@@ -31,6 +31,7 @@ def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     from megabert.engine import build
     from megabert.optim.flat_segments import PartitionTable
     from megabert.pretrain.loop import pretrain
+    from megabert.pretrain.settings import resolve_pretraining
 
     prepare = build.prepare_engine
 
@@ -41,7 +42,7 @@ def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     if not aware:
         build.prepare_engine = attach_nothing
     sys.stdout = sys.stderr
-    pretrain(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    pretrain(resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", "")))
 
 
 def read(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,9 +1,12 @@
 """Settings from flags, a YAML file and other layers, into checked dataclasses.
 
 A command's settings are a tree of two levels: a frozen dataclass whose fields are sections, each a
-frozen dataclass of settings made with :func:`setting`. From that tree come the flags (one a setting,
+frozen dataclass of settings made with :func:`setting`. From that tree come the flags (one per setting,
 grouped by section), the reader of ``--config FILE.yaml``, and the file written into a run's folder,
 which is itself a valid ``--config``.
+
+A setting whose type is ``tuple[X, ...]`` is a list: ``--lrs 1e-5 2e-5`` or ``--lrs 1e-5,2e-5``, and a
+list in YAML. Types, switches and messages: :mod:`megabert.config.values`.
 """
 
 from __future__ import annotations
@@ -13,113 +16,184 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from megabert.common.errors import UserError
+from megabert.config import values as types
+from megabert.config.command_line import CommandParser, SwitchAction, add_switch
+from megabert.config.values import WrongValue, suggestion
 
 Settings = TypeVar("Settings")
 Values = dict[str, dict[str, Any]]
 """Section name -> setting name -> value; only what a layer sets."""
-
-
 Choices = Callable[[], Iterable[str]]
-"""Names that a registry knows, asked for when a parser or the settings are made."""
+"""Names that a registry knows, read when a parser or the settings are made."""
+Resume = Literal["must_match", "free", "changes_results"]
 
 
 def setting(
-    default: Any, help: str, *, flags: tuple[str, ...] = (), choices: Choices | None = None
+    default: Any,
+    help: str,
+    *,
+    flags: tuple[str, ...] = (),
+    choices: Choices | None = None,
+    metavar: str = "",
+    resume: Resume = "changes_results",
 ) -> Any:
-    """A dataclass field with its help text.
+    """A dataclass field with its help text; ``--help`` adds the default, if it is not None.
 
     Args:
-        flags: replaces the flag made from the field's name.
+        flags: replaces the flag made from the field's name. Messages use the first one.
         choices: names that the value must be one of, for names that a registry holds (models,
             tasks, optimizers, formats). It is called when the parser or the settings are made, so
             that names registered after the import of this field count. It must not import torch:
             ``--help`` and every error of the command line come from it. The field's type is then
             ``str`` (``str | None``). Names that are fixed are a ``Literal`` type instead.
+        metavar: what is expected, in capitals, where the type does not say it: FILE, DIR, SECONDS.
+        resume: what another value means for a run that is resumed. "must_match": the run cannot be
+            resumed with it, because the data position or the weights would mean something else.
+            "free": it changes no result. "changes_results": pretraining may resume with it; results
+            of finished fine-tuning runs are not reused.
     """
-    metadata = {"help": help, "flags": flags, "choices": choices}
+    metadata = {
+        "help": help, "flags": flags, "choices": choices, "metavar": metavar, "resume": resume,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _sections(cls: type) -> dict[str, type]:
-    return dict(typing.get_type_hints(cls))
+def sections(cls: type) -> dict[str, type]:
+    """Section name -> dataclass of its settings."""
+    hints = typing.get_type_hints(cls)
+    return {name: kind for name, kind in hints.items() if hasattr(kind, "__dataclass_fields__")}
 
 
-def _section_hints(section: type) -> dict[str, Any]:
-    return typing.get_type_hints(section)
+def resume_rules(cls: type) -> dict[tuple[str, str], Resume]:
+    """(section, setting) -> what its ``resume`` says."""
+    return {
+        (name, field.name): field.metadata["resume"]
+        for name, section in sections(cls).items()
+        for field in dataclasses.fields(section)
+    }
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our one-line error."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """The flag that messages name."""
+    return _flags_of(field)[0]
 
 
-def plain_parser(
-    prog: str, description: str | None, epilog: str | None = None
-) -> argparse.ArgumentParser:
-    """An argparse parser whose errors are one :class:`UserError` line."""
-    return _Parser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _flags_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    return field.metadata["flags"] or ("--" + field.name.replace("_", "-"),)
 
 
-def make_parser(cls: type, prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser with one flag a setting of ``cls``; values stay strings, pydantic reads them."""
-    parser = plain_parser(prog, description)
+@dataclasses.dataclass(frozen=True)
+class SettingsLayer:
+    """Settings from one source.
+
+    Attributes:
+        values: what the source sets. None means "not set".
+        file: the file they come from; "" for flags.
+        names: (section, setting) -> its name in the file, where that differs from ``section.setting``.
+    """
+
+    values: Values = dataclasses.field(default_factory=dict)
+    file: str = ""
+    names: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    def sets(self, section: str, name: str) -> bool:
+        """Whether this layer has a value for the setting."""
+        return self.values.get(section, {}).get(name) is not None
+
+    def name(self, section: str, field: dataclasses.Field[Any]) -> str:
+        """The setting as its user knows it: ``--lr``, or ``run.yaml: optimizer.lr``."""
+        if not self.file:
+            return flag_of(field)
+        return f"{self.file}: {self.names.get((section, field.name), f'{section}.{field.name}')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a command line gives.
+
+    Attributes:
+        flags: the settings set by flags.
+        file: the settings of ``--config``.
+        print_config: whether to print the resolved settings instead of running.
+        options: values of the command's flags that are not settings.
+    """
+
+    flags: SettingsLayer = SettingsLayer()
+    file: SettingsLayer = SettingsLayer()
+    print_config: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def plain_parser(prog: str, description: str | None, epilog: str | None = None) -> CommandParser:
+    """The parser of a command without a tree of settings."""
+    return CommandParser(prog, description, epilog)
+
+
+def make_parser(
+    cls: type, prog: str, description: str, *, hidden: Iterable[str] = ()
+) -> CommandParser:
+    """A parser with one flag per setting of ``cls``; values stay texts, :func:`build` reads them.
+
+    Args:
+        hidden: settings whose flags are accepted and not listed by ``--help``.
+    """
+    parser = CommandParser(prog, description)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")
-    for dest in ("--local_rank", "--local-rank"):  # launchers put one of these in front
+    add_switch(parser, "--print-config", "print the resolved settings as YAML and exit")
+    for dest in parser.repeatable:  # launchers put one of these in front
         parser.add_argument(dest, dest="_local_rank", help=argparse.SUPPRESS)
-    for name, section in _sections(cls).items():
+    for name, section in sections(cls).items():
         group = parser.add_argument_group((section.__doc__ or name).strip().splitlines()[0])
-        hints = _section_hints(section)
+        hints = types.hints(section)
         for field in dataclasses.fields(section):
-            names = field.metadata["flags"] or ("--" + field.name.replace("_", "-"),)
-            choices = _choices(field, hints[field.name])
-            default = "" if field.default is None else f" [{_shown(field.default)}]"
-            group.add_argument(
-                *names,
-                dest=f"{name}.{field.name}",
-                default=argparse.SUPPRESS,
-                type=type(choices[0]) if choices else str,
-                choices=choices,
-                metavar="|".join(map(str, choices)) if choices else _metavar(hints[field.name]),
-                help=(field.metadata["help"] + default).replace("%", "%%"),
-            )
+            _add_flag(group, f"{name}.{field.name}", field, hints[field.name], field.name in hidden)
     return parser
 
 
-def _shown(value: Any) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+def _add_flag(
+    group: Any, dest: str, field: dataclasses.Field[Any], kind: Any, hidden: bool
+) -> None:
+    more: dict[str, Any] = {}
+    if types.is_switch(kind):
+        more["action"] = SwitchAction
+    elif types.list_item(kind) is not None:
+        more["nargs"] = "+"
+    group.add_argument(
+        *_flags_of(field),
+        dest=dest,
+        default=argparse.SUPPRESS,
+        metavar=_metavar(field, kind),
+        help=argparse.SUPPRESS if hidden else _help(field, kind).replace("%", "%%"),
+        **more,
+    )
 
 
-def _choices(field: dataclasses.Field[Any], hint: Any) -> tuple[Any, ...] | None:
+def _metavar(field: dataclasses.Field[Any], kind: Any) -> str:
+    if field.metadata["metavar"]:
+        return str(field.metadata["metavar"])
+    return "NAME" if field.metadata["choices"] is not None else types.metavar(kind)
+
+
+def _help(field: dataclasses.Field[Any], kind: Any) -> str:
+    text = str(field.metadata["help"])
     if field.metadata["choices"] is not None:
-        return tuple(field.metadata["choices"]())
-    for part in (hint, *get_args(hint)):
-        if get_origin(part) is Literal:
-            return get_args(part)
-    return ("on", "off") if hint is bool else None
+        text += f": {', '.join(field.metadata['choices']())}"
+    default = _shown(field.default)
+    return f"{text} (default: {default})" if default else text
 
 
-def _metavar(hint: Any) -> str:
-    text = str(hint)
-    if "Path" in text:
-        return "PATH"
-    return "N" if "int" in text else "X" if "float" in text else "NAME"
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None or value == () else str(value)
 
 
-def read_yaml(path: Path, cls: type) -> Values:
+def read_yaml(path: Path, cls: type) -> SettingsLayer:
     """Settings of a YAML file; an unknown section or setting is an error that names it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -127,84 +201,154 @@ def read_yaml(path: Path, cls: type) -> Values:
         raise UserError(f"--config {path}: {error.strerror}; name a readable YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    known_sections = sections(cls)
     if not isinstance(content, Mapping):
-        raise UserError(f"--config {path}: expected sections {', '.join(_sections(cls))}")
+        raise UserError(f"--config {path}: expected sections {', '.join(known_sections)}")
     values: Values = {}
-    sections = _sections(cls)
     problems = []
     for name, body in content.items():
-        if name not in sections:
-            problems.append(f"unknown section {name!r}")
+        if name not in known_sections:
+            problems.append(f"unknown section {name!r}{suggestion(name, known_sections)}")
         elif not isinstance(body, Mapping):
-            problems.append(f"section {name!r} is not a mapping")
+            problems.append(f"section {name!r} is not a mapping of settings to values")
         else:
-            known = {field.name for field in dataclasses.fields(sections[name])}
-            problems += [f"unknown setting {name}.{key}" for key in body if key not in known]
+            known = [field.name for field in dataclasses.fields(known_sections[name])]
+            problems += [
+                f"unknown setting {name}.{key}{suggestion(key, known)}"
+                for key in body
+                if key not in known
+            ]
             values[str(name)] = dict(body)
     if problems:
         raise UserError(f"--config {path}: {'; '.join(problems)}")
-    return values
+    return SettingsLayer(values, str(path))
 
 
-def parse(
-    cls: type, argv: Sequence[str] | None, prog: str, description: str
-) -> tuple[Values, Values]:
-    """What the command line sets: (values of flags, values of ``--config``)."""
-    namespace = vars(make_parser(cls, prog, description).parse_args(argv))
-    namespace.pop("_local_rank", None)
-    config = namespace.pop("config", None)
+def parse(cls: type, argv: Sequence[str] | None, prog: str, description: str) -> Given:
+    """What the command line sets, by flags and by ``--config``.
+
+    Raises:
+        UserError: one line with every wrong flag and value, each named as its source names it.
+    """
+    return parse_with(make_parser(cls, prog, description), cls, argv)
+
+
+def parse_with(parser: CommandParser, cls: type, argv: Sequence[str] | None) -> Given:
+    """As :func:`parse`, with a parser of :func:`make_parser` to which a command has added flags."""
+    namespace, problems = parser.parse_all(argv)
+    options = vars(namespace)
+    options.pop("_local_rank", None)
+    config, print_config = options.pop("config"), options.pop("print_config")
     given: Values = {}
-    for dest, value in namespace.items():
+    for dest in [dest for dest in options if "." in dest]:
         section, name = dest.split(".", 1)
-        given.setdefault(section, {})[name] = value
-    return given, read_yaml(Path(config), cls) if config else {}
+        given.setdefault(section, {})[name] = options.pop(dest)
+    try:
+        file = read_yaml(Path(config), cls) if config is not None else SettingsLayer()
+        build(cls, file, SettingsLayer(given))
+    except UserError as error:
+        parser.report([*problems, str(error)])
+    parser.report(problems)
+    return Given(SettingsLayer(given), file, print_config, options)
 
 
 def join(*layers: Values) -> Values:
-    """Later layers win."""
+    """Later layers win; a value of None sets nothing."""
     joined: Values = {}
     for layer in layers:
         for section, body in layer.items():
-            joined.setdefault(section, {}).update(body)
+            set_here = {name: value for name, value in body.items() if value is not None}
+            joined.setdefault(section, {}).update(set_here)
     return joined
 
 
-def build(cls: type[Settings], values: Values) -> Settings:
-    """Check ``values`` and make the settings; all errors at once, each with its path."""
-    sections = {name: values.get(name, {}) for name in _sections(cls)}
-    problems = [
-        f"{name}.{field.name} = {value!r}: expected one of {', '.join(choices)}"
-        for name, section in _sections(cls).items()
-        for field in dataclasses.fields(section)
-        if field.metadata["choices"] is not None
-        and (value := sections[name].get(field.name)) is not None
-        and value not in (choices := tuple(field.metadata["choices"]()))
-    ]
+def build(cls: type[Settings], *layers: SettingsLayer) -> Settings:
+    """Check the values of the layers (later ones win) and make the settings.
+
+    Raises:
+        UserError: one line with every wrong value, each named as its source names it.
+    """
+    values = join(*(layer.values for layer in layers))
+    problems: list[str] = []
+    made: dict[str, Any] = {}
+    for section, kind in sections(cls).items():
+        hints = types.hints(kind)
+        read: dict[str, Any] = {}
+        for field in dataclasses.fields(kind):
+            if field.name not in values.get(section, {}):
+                continue
+            value = values[section][field.name]
+            try:
+                read[field.name] = _read(field, hints[field.name], value)
+            except WrongValue as error:
+                source = next(one for one in layers[::-1] if one.sets(section, field.name))
+                problems.append(f"{source.name(section, field)} {_as_given(value)}: {error}")
+        made[section] = (kind, read)
     if problems:
-        raise UserError(f"wrong settings: {'; '.join(problems)}")
-    try:
-        return TypeAdapter(cls).validate_python(sections)
-    except ValidationError as error:
-        parts = []
-        for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"][:2])
-            parts.append(f"{path} = {item['input']!r}: {item['msg']}")
-        raise UserError(f"wrong settings: {'; '.join(parts)}") from error
+        raise UserError("; ".join(problems))
+    return cls(**{section: kind(**read) for section, (kind, read) in made.items()})
+
+
+def _as_given(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
+    """The setting's value; raises WrongValue."""
+    made = types.read(kind, value)
+    if field.metadata["choices"] is not None:
+        known = list(field.metadata["choices"]())
+        for word in made if isinstance(made, tuple) else (made,):
+            if word not in known:
+                raise WrongValue(types.one_of(word, known))
+    return made
+
+
+def narrow(cls: type[Settings], settings: Any, **more: Any) -> Settings:
+    """A tree of settings as ``cls``, whose sections are subclasses in which fewer values may be None.
+
+    Args:
+        more: fields of ``cls`` that are not sections.
+    """
+    made: dict[str, Any] = {
+        name: narrow_section(kind, getattr(settings, name))
+        for name, kind in sections(cls).items()
+        if name not in more
+    }
+    return cls(**made, **more)
+
+
+def narrow_section(cls: type[Settings], section: Any, **more: Any) -> Settings:
+    """One section's values as ``cls``, which may have fewer fields; ``more`` replaces some."""
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in more]  # type: ignore[arg-type]
+    return cls(**{name: getattr(section, name) for name in names}, **more)
 
 
 def to_values(settings: Any) -> Values:
-    """Plain values of a settings tree (paths as strings), ready for YAML."""
+    """Plain values of a settings tree (paths as strings, lists as lists), ready for YAML.
 
-    def plain(value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value
-
-    return {
-        section.name: {
-            key: plain(value)
-            for key, value in dataclasses.asdict(getattr(settings, section.name)).items()
+    A field that is a dictionary of sections counts as these sections.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        part = getattr(settings, field.name)
+        found |= {
+            name: section
+            for name, section in (part if isinstance(part, dict) else {field.name: part}).items()
+            if dataclasses.is_dataclass(section)
         }
-        for section in dataclasses.fields(settings)
+    return {
+        name: {key: _plain(value) for key, value in dataclasses.asdict(section).items()}
+        for name, section in found.items()
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value] or None
+    return str(value) if isinstance(value, Path) else value
 
 
 def to_yaml(settings: Any) -> str:

@@ -7,18 +7,42 @@ default. Values are checked by pydantic when a dataclass is made.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.model import ModelConfig, Probability, model_config, preset_names
 from megabert.config.optimizers import OPTIMIZERS
+from megabert.config.values import OnOff
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _sample_ranges(value: object) -> object:
+    """Texts of the form A:B[,A:B...]; YAML reads a bare ``112:30`` as a number."""
+    if isinstance(value, str) and re.fullmatch(
+        r"\s*\d+\s*:\s*\d+\s*(,\s*\d+\s*:\s*\d+\s*)*", value
+    ):
+        return value
+    raise ValueError(
+        "expected ranges of sample numbers as A:B[,A:B...]; write them in quotes in a YAML file"
+    )
+
+
+SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
+"""``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +68,30 @@ class ModelSettings:
     """Model"""
 
     model: str = setting("bert-large", "preset", choices=preset_names)
-    hidden_size: PositiveInt | None = setting(None, "overrides the preset's hidden_size")
-    num_hidden_layers: PositiveInt | None = setting(None, "overrides the preset's layers")
-    num_attention_heads: PositiveInt | None = setting(None, "overrides the preset's heads")
-    intermediate_size: PositiveInt | None = setting(None, "overrides the preset's MLP width")
+    hidden_size: PositiveInt | None = setting(
+        None, "width of the encoder (default: the preset's, as for the next four)"
+    )
+    num_hidden_layers: PositiveInt | None = setting(None, "encoder layers")
+    num_attention_heads: PositiveInt | None = setting(None, "attention heads per layer")
+    intermediate_size: PositiveInt | None = setting(None, "width of each layer's MLP")
     max_position_embeddings: PositiveInt | None = setting(
-        None, "rows of the position table (512; phase 1 already holds those of phase 2)"
+        None,
+        "rows of the position table, which limit --seq-length; keep 512 in phase 1 if phase 2 follows",
     )
     position_embeddings: Literal["absolute", "relative"] | None = setting(
         None,
-        "trained table (BERT), or fixed functions of the distance in each attention (NEZHA); the "
-        "preset's. With relative ones the longest sequence replaces the rows of the table",
+        "absolute: a trained table (BERT); relative: fixed functions of the distance between two "
+        "tokens in each attention (NEZHA) (default: the preset's)",
     )
-    norm: Literal["post", "pre"] | None = setting(None, "LayerNorm after (BERT) or before a block")
-    dropout: Probability | None = setting(None, "hidden and attention dropout (0.1)")
+    norm: Literal["post", "pre"] | None = setting(
+        None, "LayerNorm after each block (BERT) or before it (default: the preset's)"
+    )
+    dropout: Probability | None = setting(
+        None, "dropout probability of hidden states and of attention (default: 0.1)"
+    )
     initializer_range: PositiveFloat | None = setting(
         None,
-        "standard deviation of initial weights (0.02, for widths from 512; more for narrow ones)",
+        "standard deviation of initial weights; use a larger one for hidden sizes below 512 (default: 0.02)",
     )
 
     def resolve(self, vocab_size: int) -> ModelConfig:
@@ -87,23 +118,44 @@ class DataSettings:
 
     data: Path = setting(
         Path("data/wiki"),
-        "folder of shards made by data_tools/shard_wiki.py; or NVIDIA's HDF5 or BERT TFRecords, a "
-        "file or a folder of them, which need --tokenizer",
+        "folder of shards made by data_tools/shard_wiki.py; or pretraining shards of NVIDIA (HDF5) or "
+        "Google (BERT TFRecords), as a file or a folder, together with --tokenizer",
+        metavar="DIR",
     )
-    tokenizer: Path | None = setting(None, "tokenizer of shards that carry none")
-    seq_length: PositiveInt | None = setting(None, "tokens a sequence (phase 1: 128, phase 2: 512)")
-    sentence_task: Literal["nsp", "sop", "none"] = setting("nsp", "second task on sentence pairs")
-    masking: Literal["token", "whole-word", "ngram"] = setting("token", "what is masked together")
-    mask_fraction: Fraction = setting(0.15, "share of the tokens that are predicted")
+    tokenizer: Path | None = setting(
+        None,
+        "tokenizer that made the shards of NVIDIA or Google; megabert's shards contain theirs",
+        metavar="FILE",
+    )
+    seq_length: PositiveInt | None = setting(
+        None,
+        "tokens per sequence, at most (default: 128 in phase 1, 512 in phase 2)",
+        resume="must_match",
+    )
+    sentence_task: Literal["nsp", "sop", "none"] = setting(
+        "nsp",
+        "second task, on pairs of segments: next sentence prediction or sentence order prediction",
+        resume="must_match",
+    )
+    masking: Literal["token", "whole-word", "ngram"] = setting(
+        "token", "unit of masking", resume="must_match"
+    )
+    mask_fraction: Fraction = setting(
+        0.15, "fraction of the tokens that the model predicts", resume="must_match"
+    )
     max_predictions: PositiveInt | None = setting(
-        None, "most predicted tokens a sequence (20 at 128, 80 at 512, else in proportion)"
+        None,
+        "predicted tokens per sequence, at most (default: 20 at 128 tokens, 80 at 512, otherwise in proportion)",
+        resume="must_match",
     )
-    short_sequence_fraction: Fraction = setting(0.1, "share of sequences of random shorter length")
-    packing: Literal["on", "off"] = setting(
-        "on", "samples end to end instead of padded: same updates, no time spent on padding"
+    short_sequence_fraction: Fraction = setting(
+        0.1, "fraction of sequences that get a random shorter length", resume="must_match"
+    )
+    packing: OnOff = setting(
+        "on", "concatenate samples instead of padding them: the same updates in less time"
     )
     loader_workers: NonNegativeInt = setting(
-        0, "loader processes a rank (0: in the training process)"
+        0, "data loader processes per rank; 0 loads in the training process"
     )
 
 
@@ -112,13 +164,19 @@ class BatchSettings:
     """Batch"""
 
     global_batch_size: PositiveInt | None = setting(
-        None, "sequences an update over all ranks (phase 1: 65536, phase 2: 32768)"
+        None,
+        "sequences per update over all ranks (default: 65536 in phase 1, 32768 in phase 2)",
+        resume="must_match",
     )
     micro_batch_size: PositiveInt | None = setting(
-        None, "sequences a rank and micro step (largest divisor of its share with <= 8192 tokens)"
+        None,
+        "sequences per rank and micro step (default: the largest that divides the rank's part of the batch and has at most 8192 tokens)",
+        resume="free",
     )
     gradient_accumulation_steps: PositiveInt | None = setting(
-        None, "micro steps an update (global batch / micro batch / data-parallel ranks)"
+        None,
+        "micro steps per update (default: global batch / micro batch / data-parallel ranks)",
+        resume="free",
     )
 
 
@@ -127,62 +185,89 @@ class OptimizerSettings:
     """Optimizer and schedule"""
 
     optimizer: str = setting("lamb", "optimizer", choices=OPTIMIZERS.names)
-    lr: NonNegativeFloat | None = setting(None, "peak learning rate (phase 1: 6e-3, phase 2: 4e-3)")
-    beta1: Probability = setting(0.9, "decay of the first moment")
-    beta2: Probability = setting(0.999, "decay of the second moment")
-    eps: PositiveFloat = setting(1e-6, "added to the root of the second moment")
-    weight_decay: NonNegativeFloat = setting(0.01, "decay of weights (never of biases and norms)")
-    bias_correction: bool = setting(True, "correct the moments' start at zero (on|off)")
-    max_trust_ratio: PositiveFloat | None = setting(None, "upper clamp of LAMB's ratio (none)")
-    min_trust_ratio: NonNegativeFloat | None = setting(None, "lower clamp of LAMB's ratio (none)")
+    lr: NonNegativeFloat | None = setting(
+        None, "peak learning rate (default: 6e-3 in phase 1, 4e-3 in phase 2)"
+    )
+    beta1: Probability = setting(0.9, "decay rate of the first moment")
+    beta2: Probability = setting(0.999, "decay rate of the second moment")
+    eps: PositiveFloat = setting(1e-6, "added to the square root of the second moment")
+    weight_decay: NonNegativeFloat = setting(
+        0.01, "weight decay; biases and norm parameters have none"
+    )
+    bias_correction: bool = setting(True, "correct the moments for their start at zero")
+    max_trust_ratio: PositiveFloat | None = setting(
+        None, "upper limit of LAMB's trust ratio (default: no limit)"
+    )
+    min_trust_ratio: NonNegativeFloat | None = setting(
+        None, "lower limit of LAMB's trust ratio (default: no limit)"
+    )
     adapt_all: bool = setting(
-        False, "trust ratios for biases and norm parameters too (NVLAMB; on|off)"
+        False, "use trust ratios for biases and norm parameters too (as NVIDIA's LAMB does)"
     )
     lamb_backend: Literal["auto", "triton", "torch", "apex"] = setting(
-        "auto", "who computes the step; auto: triton's kernels on a GPU, torch operators on a CPU"
+        "auto",
+        "implementation of the update; auto is triton's kernels on a GPU, torch operators on a CPU",
     )
     parameter_groups: Path | None = setting(
-        None, "YAML list of own groups: match (a regular expression), lr_scale, weight_decay, adapt"
+        None,
+        "YAML list of parameter groups, each with match (a regular expression) and any of lr_scale, "
+        "weight_decay, adapt",
+        metavar="FILE",
     )
-    gradient_clipping: NonNegativeFloat = setting(1.0, "largest global gradient norm (0: no clip)")
+    gradient_clipping: NonNegativeFloat = setting(
+        1.0, "global gradient norm above which gradients are scaled down; 0 disables clipping"
+    )
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "poly", "learning rate after warm-up; poly is the published one"
     )
     warmup_fraction: Fraction | None = setting(
-        None, "share of the steps with rising rate (phase 1: 0.2843, phase 2: 0.128)"
+        None,
+        "fraction of the steps in which the learning rate rises (default: 0.2843 in phase 1, 0.128 in phase 2)",
     )
-    steps: PositiveInt | None = setting(None, "updates (phase 1: 7038, phase 2: 1563)")
+    steps: PositiveInt | None = setting(
+        None,
+        "updates of the whole schedule (default: 7038 in phase 1, 1563 in phase 2)",
+        resume="must_match",
+    )
 
 
 @dataclass(frozen=True)
 class ParallelSettings:
     """Parallelism and precision"""
 
-    tensor_parallel: PositiveInt = setting(1, "ranks that share each layer's weights")
-    sequence_parallel: bool = setting(
-        False, "split the tokens between blocks over the tensor-parallel ranks too (on|off)"
+    tensor_parallel: PositiveInt = setting(
+        1, "ranks that split each layer's weights", resume="free"
     )
-    zero_stage: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage")
+    sequence_parallel: bool = setting(
+        False,
+        "also split the tokens between layers over the tensor-parallel ranks",
+        resume="free",
+    )
+    zero_stage: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage", resume="free")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
         "auto",
-        "auto: bf16 on a GPU, fp32 on a CPU; fp16 needs a GPU; fp8 is bf16 with the encoder's matrix "
-        "products in float8, on a GPU of compute capability 8.9 or more (a CPU imitates them)",
+        "auto is bf16 on a GPU and fp32 on a CPU; fp16 needs a GPU; fp8 is bf16 with the encoder's "
+        "matrix products in float8, on a GPU of compute capability 8.9 or higher (emulated on a CPU)",
     )
     fp8_scaling: Literal["tensor", "row"] = setting(
-        "tensor", "with fp8: one scale for a whole matrix, or one for each of its rows"
+        "tensor", "with fp8: one scale per matrix, or one per row", resume="free"
     )
-    activation_checkpointing: bool = setting(False, "recompute layers in backward (on|off)")
+    activation_checkpointing: bool = setting(
+        False, "save memory by recomputing each layer in the backward pass", resume="free"
+    )
     deepspeed_config: Path | None = setting(
         None,
-        "DeepSpeed JSON; its batch, precision, clipping, ZeRO and optimizer sections count",
+        "DeepSpeed configuration; its batch, precision, clipping, ZeRO and optimizer sections apply",
         flags=("--deepspeed_config", "--deepspeed-config"),
+        metavar="FILE",
+        resume="free",
     )
 
     def __post_init__(self) -> None:
         if self.sequence_parallel and self.tensor_parallel == 1:
             raise UserError(
-                "--sequence-parallel on splits tokens over tensor-parallel ranks, and there is one: "
-                "set --tensor-parallel to 2 or more, or leave it off"
+                "--sequence-parallel on splits tokens over tensor-parallel ranks, but "
+                "--tensor-parallel is 1: set it to 2 or more, or leave --sequence-parallel off"
             )
 
 
@@ -190,52 +275,72 @@ class ParallelSettings:
 class RunSettings:
     """Run"""
 
-    phase: Literal[1, 2] = setting(1, "fills in that phase's published recipe")
-    output: Path | None = setting(None, "run folder (runs/MODEL-phaseN)")
+    phase: Literal[1, 2] = setting(
+        1, "use this phase's published recipe for what is not set", resume="must_match"
+    )
+    output: Path | None = setting(None, "run folder (default: runs/MODEL-phaseN)", metavar="DIR")
     init_from: Path | None = setting(
-        None, "run whose weights and moments start this one; step and schedule start anew"
+        None,
+        "run or checkpoint whose weights and moments start this run; step and schedule start at 0",
+        metavar="DIR",
     )
-    init_moments: bool = setting(True, "with --init-from: keep the optimizer's moments (on|off)")
-    resume: str = setting("never", "auto: go on from the newest whole checkpoint; or a tag")
-    seed: NonNegativeInt = setting(42, "initial weights, sample order, masks and dropout")
+    init_moments: bool = setting(True, "with --init-from: take over the optimizer's moments")
+    resume: str = setting(
+        "never",
+        "auto: resume from the newest complete checkpoint of --output; TAG: from this checkpoint",
+        metavar="never|auto|TAG",
+    )
+    seed: NonNegativeInt = setting(
+        42, "seed of initial weights, sample order, masks and dropout", resume="must_match"
+    )
     stop_after: PositiveInt | None = setting(
-        None, "stop with a checkpoint after this many updates in all (the schedule keeps --steps)"
+        None,
+        "save a checkpoint and stop after this update, counted from the start of the run; the "
+        "schedule is still that of --steps",
     )
-    eval_interval: NonNegativeInt = setting(500, "updates between evaluations (0: at the end only)")
-    eval_samples: PositiveInt = setting(1024, "most held-out sequences an evaluation reads")
-    save_interval: NonNegativeInt = setting(500, "updates between checkpoints (0: at the end only)")
+    eval_interval: NonNegativeInt = setting(
+        500, "updates between evaluations; 0 evaluates only at the end"
+    )
+    eval_samples: PositiveInt = setting(1024, "evaluation sequences per evaluation, at most")
+    save_interval: NonNegativeInt = setting(
+        500, "updates between checkpoints; 0 saves only at the end"
+    )
     log_interval: PositiveInt = setting(10, "updates between lines of metrics")
     profile: PositiveInt | None = setting(
-        None, "updates, after 3 to warm up, whose trace and operators go to RUN/profile (none)"
+        None,
+        "profile this many updates, after 3 warm-up updates, and write trace and operator times to "
+        "RUN/profile (default: no profile)",
     )
     peak_tflops: PositiveFloat | None = setting(
         None,
-        "TFLOP/s of a rank's device, which MFU is a share of (a GPU's published peak in the run's "
-        "precision; a CPU's is measured)",
+        "peak TFLOP/s of one rank's device, for MFU (default: a GPU's published figure for the precision; a CPU is measured)",
     )
     trust_ratio_interval: NonNegativeInt = setting(
-        100, "updates between lines of each tensor's trust ratio and norms (0: never)"
+        100, "updates between lines of every tensor's trust ratio and norms; 0 writes none"
     )
-    keep_last: PositiveInt = setting(2, "checkpoints kept in the run folder")
+    keep_last: PositiveInt = setting(2, "checkpoints to keep in the run folder")
     on_spike: Literal["stop", "rollback", "ignore"] = setting(
         "stop",
-        "a loss that jumps or is not finite: stop; or rollback to the last checkpoint and leave its "
-        "samples out; ignore goes on after jumps and stops at what is not finite",
+        "what to do when the loss jumps or is not finite: stop; or rollback to the last checkpoint and "
+        "skip the samples; ignore continues after jumps but stops when the loss is not finite",
     )
     spike_threshold: PositiveFloat = setting(
-        12.0, "jump of the loss that is a spike, in robust standard deviations of the last updates"
+        12.0,
+        "a loss this many robust standard deviations above the recent median is a spike",
     )
-    skip_samples: str | None = setting(
-        None, "A:B[,A:B...]: samples A to B-1 of the run left out, in whole global batches"
+    skip_samples: SampleRanges | None = setting(
+        None,
+        "skip samples A to B-1 of the run; multiples of the global batch size",
+        metavar="A:B[,A:B...]",
     )
     max_rollbacks: PositiveInt = setting(
-        10, "returns to a checkpoint, without getting past the bad update, after which a run stops"
+        10, "rollbacks after which a run stops if it does not get past the bad update"
     )
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """All settings of ``launch/pretrain.py``."""
+    """All settings of ``launch/pretrain.py``, as flags and files give them."""
 
     model: ModelSettings
     data: DataSettings
@@ -243,3 +348,68 @@ class PretrainSettings:
     optimizer: OptimizerSettings
     parallel: ParallelSettings
     run: RunSettings
+
+
+# Resolved settings: recipe, DeepSpeed file and defaults are applied, so every value that has one is
+# set. ``optional_inputs`` are the fields that a run may really be without.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedData(DataSettings):
+    """Data"""
+
+    seq_length: PositiveInt
+    max_predictions: PositiveInt
+    optional_inputs: ClassVar = ("tokenizer",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedBatch(BatchSettings):
+    """Batch"""
+
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    gradient_accumulation_steps: PositiveInt
+    optional_inputs: ClassVar = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptimizer(OptimizerSettings):
+    """Optimizer and schedule"""
+
+    lr: NonNegativeFloat
+    warmup_fraction: Fraction
+    steps: PositiveInt
+    optional_inputs: ClassVar = ("max_trust_ratio", "min_trust_ratio", "parameter_groups")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRun(RunSettings):
+    """Run"""
+
+    output: Path
+    optional_inputs: ClassVar = (
+        "init_from", "stop_after", "profile", "peak_tflops", "skip_samples",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSettings(PretrainSettings):
+    """All settings of a pretraining run.
+
+    Attributes:
+        batch: as given; :class:`DividedSettings` has the sizes for a number of ranks.
+        deepspeed_sections: the sections of the user's DeepSpeed file.
+    """
+
+    data: ResolvedData
+    optimizer: ResolvedOptimizer
+    run: ResolvedRun
+    deepspeed_sections: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DividedSettings(ResolvedSettings):
+    """The settings of a run on a number of ranks, as ``config.yaml`` records them."""
+
+    batch: ResolvedBatch

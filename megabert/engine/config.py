@@ -1,130 +1,30 @@
 """Our settings and a user's DeepSpeed JSON, joined into one DeepSpeed configuration.
 
-A DeepSpeed file is one layer of the settings (below flags and ``--config``, above the phase recipe):
-its batch, precision, clipping, ZeRO and optimizer sections set ours. The configuration handed to
-DeepSpeed is then made from the settings, so that the two never disagree; sections that have no
-setting of ours (buckets, communication, profiling...) pass through unchanged.
+A DeepSpeed file is one layer of the settings (:mod:`megabert.config.deepspeed_file`). The configuration
+handed to DeepSpeed is then made from the settings, so that the two never disagree; sections that have
+no setting of ours (buckets, communication, profiling...) pass through unchanged.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.config.flags import Values
+from megabert.config.deepspeed_file import PASSED_THROUGH
 from megabert.config.training import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.kernels.float8 import check_device
-from megabert.optim.registry import optimizer_specs
 
-# Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself accepts any
-# misspelt name in silence.
-_PASSED_THROUGH = {
-    "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-    "fp16", "bf16", "data_types", "communication_data_type", "prescale_gradients",
-    "gradient_predivide_factor", "sparse_gradients", "steps_per_print", "wall_clock_breakdown",
-    "memory_breakdown", "dump_state", "flops_profiler", "comms_logger", "activation_checkpointing",
-    "checkpoint", "aio", "tensorboard", "csv_monitor", "wandb", "comet", "seed",
-    "use_node_local_storage", "disable_allgather", "compile", "timers", "nebula",
-    "use_data_before_expert_parallelism", "graph_harvesting", "torch_autocast",
-}  # fmt: skip
-_TRANSLATED = {
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
-    "gradient_clipping", "optimizer",
-}  # fmt: skip
-_REFUSED = {
-    "scheduler": "give --schedule, --lr, --warmup-fraction and --steps instead",
-    "amp": "NVIDIA's apex.amp is retired; use the bf16 or fp16 section",
-    "sequence_parallel_size": "not supported; use --tensor-parallel",
-    "tensor_parallel": "use --tensor-parallel: megabert splits its own layers",
-    "autotuning": "not supported; set the batch sizes by hand",
-    "elasticity": "not supported; resume on another world size instead",
-}
-_OPTIMIZER_PARAMS = {
-    "lr": "lr",
-    "eps": "eps",
-    "weight_decay": "weight_decay",
-    "bias_correction": "bias_correction",
-    "max_coeff": "max_trust_ratio",
-    "min_coeff": "min_trust_ratio",
-}
+TOKENS_PER_MICRO_STEP = 8192
+"""A micro batch whose size is not set holds at most this many tokens."""
 
 
-def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON file; misspelt or unsupported top-level sections are errors by name."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--deepspeed_config {path}: {error.strerror}; see ds_configs/") from error
-    except ValueError as error:
-        raise UserError(f"--deepspeed_config {path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--deepspeed_config {path}: expected a JSON object of sections")
-    problems = []
-    for key in content:
-        if key in _REFUSED:
-            problems.append(f"{key!r}: {_REFUSED[key]}")
-        elif key not in _PASSED_THROUGH | _TRANSLATED:
-            problems.append(f"unknown section {key!r}")
-    if problems:
-        raise UserError(f"--deepspeed_config {path}: {'; '.join(problems)}")
-    return content
-
-
-def deepspeed_values(raw: dict[str, Any], path: Path) -> Values:
-    """The settings that a DeepSpeed file sets (``"auto"`` values set nothing)."""
-    batch: dict[str, Any] = {}
-    optimizer: dict[str, Any] = {}
-    parallel: dict[str, Any] = {}
-    for key, name in (
-        ("train_batch_size", "global_batch_size"),
-        ("train_micro_batch_size_per_gpu", "micro_batch_size"),
-        ("gradient_accumulation_steps", "gradient_accumulation_steps"),
-    ):
-        if raw.get(key, "auto") != "auto":
-            batch[name] = raw[key]
-    if raw.get("gradient_clipping", "auto") != "auto":
-        optimizer["gradient_clipping"] = raw["gradient_clipping"]
-    optimizer.update(_optimizer_values(raw.get("optimizer"), path))
-    parallel["zero_stage"] = raw.get("zero_optimization", {}).get("stage", 0)
-    half = [kind for kind in ("bf16", "fp16") if raw.get(kind, {}).get("enabled") is True]
-    if len(half) > 1:
-        raise UserError(f"--deepspeed_config {path}: bf16 and fp16 are both on; keep one")
-    if half or any(kind in raw for kind in ("bf16", "fp16")):
-        parallel["precision"] = half[0] if half else "fp32"
-    return {"batch": batch, "optimizer": optimizer, "parallel": parallel}
-
-
-def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
-    if section is None:
-        return {}
-    kind = str(section.get("type", "")).lower() if isinstance(section, dict) else ""
-    specs = [spec for spec in optimizer_specs() if spec.deepspeed_types]
-    found = [spec for spec in specs if kind in map(str.lower, spec.deepspeed_types)]
-    if not found:
-        known = " or ".join(spec.deepspeed_types[0] for spec in specs)
-        raise UserError(
-            f"--deepspeed_config {path}: optimizer type must be {known}, not {section!r}"
-        )
-    values: dict[str, Any] = {"optimizer": found[0].name}
-    for key, value in section.get("params", {}).items():
-        if value == "auto":
-            continue
-        if key == "betas":
-            values["beta1"], values["beta2"] = value
-        elif key in _OPTIMIZER_PARAMS:
-            values[_OPTIMIZER_PARAMS[key]] = value
-        else:
-            raise UserError(
-                f"--deepspeed_config {path}: optimizer.params.{key} is not known; "
-                f"known are betas, {', '.join(_OPTIMIZER_PARAMS)}"
-            )
-    return values
+def micro_batch_limit(max_length: int) -> int:
+    """Sequences of ``max_length`` tokens in a micro batch whose size is not set, at most."""
+    return max(1, TOKENS_PER_MICRO_STEP // max_length)
 
 
 @dataclass(frozen=True)
@@ -249,7 +149,7 @@ def make_deepspeed_config(
     ``precision``: as :func:`resolve_precision` gives it.
     """
     precision = storage_precision(precision)
-    config = {key: value for key, value in raw.items() if key in _PASSED_THROUGH}
+    config = {key: value for key, value in raw.items() if key in PASSED_THROUGH}
     zero = {
         # overlap_comm has changed gradient norms in releases of DeepSpeed: off unless asked for
         "overlap_comm": False,

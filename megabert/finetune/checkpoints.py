@@ -15,7 +15,7 @@ from megabert.engine.broadcast import broadcast_object, broadcast_tensors
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.inputs import Inputs
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.settings import DividedFinetuning
 from megabert.model.init import initialize_weights
 from megabert.model.weights import load_into, load_weights, padded_vocabulary, write_weights
 from megabert.parallel.rng import DropoutSeeds
@@ -25,7 +25,7 @@ log = get_logger()
 
 
 def build_model(
-    settings: FinetuneSettings, task: Task, inputs: Inputs, world: World
+    settings: DividedFinetuning, task: Task, inputs: Inputs, world: World
 ) -> tuple[torch.nn.Module, ModelConfig]:
     """The task's model with the checkpoint's weights (or random ones), and its configuration.
 

@@ -10,16 +10,20 @@ import torch
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS
-from megabert.config.flags import Values
+from megabert.config.flags import Given
 from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import broadcast_object, broadcast_tensors
-from megabert.engine.config import BatchSizes, resolve_batch
+from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
 from megabert.engine.launch import World
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.settings import (
+    DividedFinetuning,
+    ResolvedFinetuneBatch,
+    ResolvedFinetuning,
+)
 from megabert.model.encoder import variant_of
 from megabert.model.weights import is_weights_folder
 from megabert.tasks.base import Features, Task
@@ -28,12 +32,12 @@ from megabert.tasks.registry import make_task, settings_sections, task_class
 log = get_logger()
 
 
-def tell_unused(given: Values, task: str) -> None:
-    """Log the settings of ``given`` that change nothing for ``task``."""
+def log_unused(given: Given, task: str) -> None:
+    """Log the flags that change nothing for ``task``."""
     chosen = task_class(task)
     for section in settings_sections():
         used = chosen.used_settings() if section == chosen.section else frozenset()
-        for name in given.get(section, {}):
+        for name in given.flags.values.get(section, {}):
             if name not in used:
                 log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
 
@@ -49,35 +53,31 @@ class Inputs:
     test: Features | None
 
 
-TOKENS_PER_MICRO_STEP = 8192
-"""A micro batch that nobody set holds at most this many tokens."""
-
-
-def make_task_of(settings: FinetuneSettings) -> Task:
+def make_task_of(settings: ResolvedFinetuning) -> Task:
     """The task that the settings name."""
     place = settings.task
     own = settings.of_task(task_class(place.task).section)
     return make_task(place.task, own, place.max_length)
 
 
-def divide(settings: FinetuneSettings, world: World) -> tuple[FinetuneSettings, BatchSizes]:
-    """The global batch shared out over the ranks; the settings with all its numbers.
+def divide_rows(settings: ResolvedFinetuning, world: World) -> tuple[DividedFinetuning, BatchSizes]:
+    """The settings with the batch sizes for the world's ranks, and these sizes.
 
     Raises:
-        UserError: the numbers do not multiply out.
+        UserError: the sizes do not multiply out.
     """
-    batch = resolve_batch(
+    sizes = resolve_batch(
         settings.batch,
         world.topology.data_parallel,
-        max(1, TOKENS_PER_MICRO_STEP // make_task_of(settings).max_length),
+        micro_batch_limit(make_task_of(settings).max_length),
     )
-    divided = replace(
-        settings.batch,
-        global_batch_size=batch.global_size,
-        micro_batch_size=batch.micro_size,
-        gradient_accumulation_steps=batch.accumulation,
+    batch = ResolvedFinetuneBatch(
+        global_batch_size=sizes.global_size,
+        micro_batch_size=sizes.micro_size,
+        gradient_accumulation_steps=sizes.accumulation,
+        eval_batch_size=settings.batch.eval_batch_size,
     )
-    return replace(settings, batch=divided), batch
+    return settings.divided(batch), sizes
 
 
 def read_weights(path: Path) -> tuple[WholeModel, str | None]:
@@ -98,7 +98,7 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
     return model, model.tokenizer_sha256
 
 
-def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inputs:
+def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> Inputs:
     """Read checkpoint and tokenizer, and check that they fit (a collective); no file of the task yet.
 
     The main rank reads the weights and hands them to the others. The task takes over the labels of a
@@ -108,7 +108,6 @@ def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inp
         UserError: the checkpoint is damaged, incomplete, or of another task.
     """
     place = settings.task
-    assert place.checkpoint is not None
     path = place.checkpoint
     tensors: dict[str, torch.Tensor] = {}
 
@@ -139,7 +138,7 @@ def open_checkpoint(settings: FinetuneSettings, task: Task, world: World) -> Inp
     return Inputs(model, tokenizer, None, None, None)
 
 
-def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inputs:
+def read_features(settings: ResolvedFinetuning, task: Task, inputs: Inputs) -> Inputs:
     """The files of the settings, read for a task that knows its checkpoint's labels.
 
     Raises:
@@ -164,7 +163,7 @@ def read_features(settings: FinetuneSettings, task: Task, inputs: Inputs) -> Inp
     return replace(inputs, model=model, train=train, evaluation=evaluation, test=test)
 
 
-def _load_head(settings: FinetuneSettings, task: Task, model: WholeModel) -> WholeModel:
+def _load_head(settings: ResolvedFinetuning, task: Task, model: WholeModel) -> WholeModel:
     """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
 
     Raises:

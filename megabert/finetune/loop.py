@@ -6,7 +6,6 @@ import gc
 import math
 import time
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,28 +26,25 @@ from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.checkpoints import Final, build_model
 from megabert.finetune.evaluation import SCORING, TEST, publish, score, shown
-from megabert.finetune.inputs import Inputs, claim_output, divide
-from megabert.finetune.selection import END, Selection, check_interval, evaluation_steps
-from megabert.finetune.settings import FinetuneSettings
+from megabert.finetune.inputs import Inputs, claim_output, divide_rows
+from megabert.finetune.selection import Selection, evaluation_steps
+from megabert.finetune.settings import END, DividedFinetuning, ResolvedFinetuning
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 
 log = get_logger()
 
 
-def build(
-    settings: FinetuneSettings, raw: dict[str, Any], world: World, task: Task, inputs: Inputs
-) -> Loop:
+def build(given: ResolvedFinetuning, world: World, task: Task, inputs: Inputs) -> Loop:
     """Claim the run folder, and build model and engine.
 
     Args:
-        raw: sections of the user's DeepSpeed file.
         task: as the reading of ``inputs`` left it; the run works with a copy.
 
     Raises:
         UserError: the checkpoint does not fit the task, or the run folder is not free.
     """
-    settings, division = divide(settings, world)
+    settings, division = divide_rows(given, world)
     place, optimizer = settings.task, settings.optimizer
     task = deepcopy(task)
     steps, scored_after = 0, frozenset([0])
@@ -57,11 +53,9 @@ def build(
     if inputs.train is not None:
         rows, batch_size = len(inputs.train.lengths), division.global_size
         steps = optimizer.steps or steps_for(rows, batch_size, optimizer.epochs)
-        interval = END if inputs.evaluation is None else check_interval(settings.selection)
+        interval = END if inputs.evaluation is None else settings.selection.eval_interval
         scored_after = evaluation_steps(interval, rows, batch_size, steps)
     model, config = build_model(settings, task, inputs, world)
-    assert place.output is not None
-    assert optimizer.lr is not None
     claim_output(place.output, world)
     engine = build_engine(
         model,
@@ -72,8 +66,8 @@ def build(
         optimizer.schedule,
         max(1, steps),
         optimizer.lr,
-        optimizer.warmup_fraction or 0.0,
-        raw,
+        optimizer.warmup_fraction,
+        settings.deepspeed_sections,
     )
     if world.is_main:
         write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
@@ -87,7 +81,7 @@ class Loop:
 
     def __init__(
         self,
-        settings: FinetuneSettings,
+        settings: DividedFinetuning,
         task: Task,
         inputs: Inputs,
         config: ModelConfig,
@@ -98,7 +92,7 @@ class Loop:
         self.settings, self.task, self.inputs, self.config = settings, task, inputs, config
         self.engine, self.world = engine, engine.world
         self.steps, self.scored_after = steps, scored_after
-        self.output = settings.task.output or Path()
+        self.output = settings.task.output
         self.metrics = MetricsWriter(self.output, enabled=self.world.is_main)
         self.meter = Throughput()
         chosen = settings.selection

@@ -12,32 +12,25 @@ from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags
 from megabert.finetune.inputs import check_free
-from megabert.finetune.settings import FinetuneSettings
-
-_MAY_DIFFER = {
-    "task": {"output", "log_interval"},
-    "selection": {"resume"},
-    "batch": {"micro_batch_size", "gradient_accumulation_steps", "eval_batch_size"},
-}
-"""Settings that change no result; of section ``parallel`` only the precision does."""
+from megabert.finetune.settings import DividedFinetuning, finetune_settings
 
 
-def difference(settings: FinetuneSettings, config: Path) -> str | None:
-    """The first setting that would give another result than those of ``config``, in words."""
-    tree = type(settings)
+def difference(settings: DividedFinetuning, config: Path) -> str | None:
+    """The first setting that would give another result than those of ``config``, in words.
+
+    Settings whose ``resume`` is "free" change no result.
+    """
+    tree = finetune_settings()
+    rules = flags.resume_rules(tree)
     made = flags.to_values(flags.build(tree, flags.read_yaml(config, tree)))
     for section, values in flags.to_values(settings).items():
         for name, value in values.items():
-            if name in _MAY_DIFFER.get(section, ()):
-                continue
-            if section == "parallel" and name != "precision":
-                continue
-            if made[section][name] != value:
+            if rules[section, name] != "free" and made[section][name] != value:
                 return f"{section}.{name} = {made[section][name]!r}, not {value!r}"
     return None
 
 
-def require_same(folder: Path, settings: FinetuneSettings) -> bool:
+def is_this_run(folder: Path, settings: DividedFinetuning) -> bool:
     """Whether there is a run of these settings in ``folder``, finished or not.
 
     Raises:
@@ -53,13 +46,13 @@ def require_same(folder: Path, settings: FinetuneSettings) -> bool:
     return True
 
 
-def finished(folder: Path, settings: FinetuneSettings) -> dict[str, Any] | None:
+def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None:
     """The results of the finished run in ``folder``; an unfinished one of these settings is removed.
 
     Raises:
         UserError: there is something else.
     """
-    if not require_same(folder, settings):
+    if not is_this_run(folder, settings):
         return None
     try:
         results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))

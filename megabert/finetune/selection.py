@@ -9,31 +9,9 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.finetune.settings import SelectionSettings
+from megabert.finetune.settings import END
 
 log = get_logger()
-
-EPOCH, END = "epoch", "end"
-
-
-def check_interval(settings: SelectionSettings) -> int | str:
-    """``--eval-interval`` as a number of updates, "epoch" or "end".
-
-    Raises:
-        UserError: it is none of these.
-    """
-    interval = settings.eval_interval
-    if interval in (EPOCH, END):
-        return interval
-    try:
-        updates = int(interval)
-    except ValueError:
-        updates = 0
-    if updates < 1:
-        raise UserError(
-            f"--eval-interval {interval} is not a number of updates from 1; epoch and end are allowed too"
-        )
-    return updates
 
 
 def evaluation_steps(interval: int | str, rows: int, batch_size: int, steps: int) -> frozenset[int]:

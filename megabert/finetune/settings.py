@@ -1,44 +1,65 @@
-"""Settings of ``launch/finetune.py``: the task, its inputs, and what differs from pretraining."""
+"""Settings of ``launch/finetune.py``: the task, its inputs, and what differs from pretraining.
+
+Precedence: flag > ``--config`` > DeepSpeed file > default. Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
-from megabert.config.flags import setting
+from megabert.config import flags
+from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
+from megabert.config.flags import Given, SettingsLayer, setting
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.training import BatchSettings, Fraction, OptimizerSettings, ParallelSettings
-from megabert.tasks.registry import settings_sections
+from megabert.config.training import (
+    BatchSettings,
+    Fraction,
+    OptimizerSettings,
+    ParallelSettings,
+    ResolvedOptimizer,
+)
+from megabert.tasks.registry import settings_sections, task_class
 from megabert.tasks.settings import TaskSettings
+
+EPOCH, END = "epoch", "end"
+"""Values of ``--eval-interval`` other than a number of updates."""
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """Evaluation, seeds and choice of the best"""
+    """Evaluation, seeds and choice of the best model"""
 
-    eval_interval: PositiveInt | str = setting(
-        "epoch", "updates from one scoring of --eval to the next; or epoch, or end"
+    eval_interval: PositiveInt | Literal["epoch", "end"] = setting(
+        "epoch", "updates between evaluations of --eval; or once per epoch; or only at the end"
     )
     keep: Literal["best", "last"] = setting(
-        "best", "model that final/, the predictions and --test are of"
+        "best", "model to save in final/, which the predictions and --test use"
     )
     patience: NonNegativeInt = setting(
-        0, "stop after so many scorings in a row without a better one (0: never)"
+        0, "stop after this many evaluations in a row without a better score; 0 never stops early"
     )
     seeds: PositiveInt = setting(
-        1, "runs with --seed, --seed + 1, ...; results.json has mean and standard deviation"
+        1,
+        "number of runs, with --seed, --seed + 1, ...; results.json has mean and standard deviation",
     )
-    lrs: float | str | None = setting(
-        None, "learning rates to try instead of --lr, as 2e-5,3e-5,5e-5; each with every seed"
+    lrs: tuple[NonNegativeFloat, ...] = setting(
+        (), "learning rates to try instead of --lr, each with every seed", metavar="X"
     )
     resume: Literal["never", "auto"] = setting(
-        "never", "auto: keep the finished runs of --output and make the others"
+        "never", "auto: keep the finished runs of --output and make the others", resume="free"
     )
+
+    def __post_init__(self) -> None:
+        if len(set(self.lrs)) < len(self.lrs):
+            rates = ",".join(map(str, self.lrs))
+            raise UserError(f"--lrs {rates}: a learning rate is given twice; keep one")
 
 
 @dataclass(frozen=True)
@@ -46,23 +67,29 @@ class FinetuneBatchSettings(BatchSettings):
     """Batch"""
 
     global_batch_size: PositiveInt | None = setting(
-        32, "examples an update over all ranks", flags=("--batch-size", "--global-batch-size")
+        32, "examples per update over all ranks", flags=("--batch-size", "--global-batch-size")
     )
-    eval_batch_size: PositiveInt = setting(32, "examples a rank scores at once")
+    eval_batch_size: PositiveInt = setting(
+        32, "examples per rank that are evaluated at once", resume="free"
+    )
 
 
 @dataclass(frozen=True)
 class FinetuneOptimizerSettings(OptimizerSettings):
     """Optimizer and schedule"""
 
-    epochs: PositiveFloat = setting(2.0, "times each example is seen (may be a fraction)")
+    epochs: PositiveFloat = setting(2.0, "times that each example is used; may be a fraction")
     optimizer: str = setting("adamw", "optimizer", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "linear", "learning rate after warm-up"
     )
-    warmup_fraction: Fraction | None = setting(0.1, "share of the steps with rising rate")
-    steps: PositiveInt | None = setting(None, "updates (from --epochs and the number of examples)")
+    warmup_fraction: Fraction | None = setting(
+        0.1, "fraction of the steps in which the learning rate rises"
+    )
+    steps: PositiveInt | None = setting(
+        None, "updates (default: from --epochs and the number of examples)"
+    )
 
 
 @dataclass(frozen=True)
@@ -103,3 +130,154 @@ def _tree(sections: tuple[tuple[str, type], ...]) -> type[FinetuneSettings]:
     made: Any = dataclass(frozen=True)(type("FinetuneSettings", (FinetuneSettings, of_tasks), body))
     tree: type[FinetuneSettings] = made
     return tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTask(TaskSettings):
+    """Task and files"""
+
+    checkpoint: Path
+    output: Path
+    optional_inputs: ClassVar = (
+        "train", "eval", "test", "max_length", "max_train_examples", "dropout",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedFinetuneBatch(FinetuneBatchSettings):
+    """Batch"""
+
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+    gradient_accumulation_steps: PositiveInt
+    optional_inputs: ClassVar = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedFinetuneOptimizer(FinetuneOptimizerSettings):
+    """Optimizer and schedule; ``steps`` of None follows from the training file."""
+
+    lr: NonNegativeFloat
+    warmup_fraction: Fraction
+    optional_inputs: ClassVar = (
+        "steps", "max_trust_ratio", "min_trust_ratio", "parameter_groups",
+    )  # fmt: skip
+
+    def for_steps(self, steps: int) -> ResolvedOptimizer:
+        """The optimizer's settings for a run of this many updates."""
+        return flags.narrow_section(ResolvedOptimizer, self, steps=steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedFinetuning:
+    """All settings of a fine-tuning run, or of several with seeds and learning rates.
+
+    Attributes:
+        of_tasks: the sections of the tasks' own settings, by name.
+        batch: as given; :class:`DividedFinetuning` has the sizes for a number of ranks.
+        deepspeed_sections: the sections of the user's DeepSpeed file.
+    """
+
+    task: ResolvedTask
+    of_tasks: dict[str, Any]
+    selection: SelectionSettings
+    batch: FinetuneBatchSettings
+    optimizer: ResolvedFinetuneOptimizer
+    parallel: ParallelSettings
+    deepspeed_sections: dict[str, Any]
+
+    def of_task(self, section: str | None) -> Any:
+        """The section of a task's own settings; None for a task without."""
+        return None if section is None else self.of_tasks[section]
+
+    def divided(self, batch: ResolvedFinetuneBatch) -> DividedFinetuning:
+        """These settings with definite batch sizes."""
+        parts = {field.name: getattr(self, field.name) for field in fields(ResolvedFinetuning)}
+        return DividedFinetuning(**(parts | {"batch": batch}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DividedFinetuning(ResolvedFinetuning):
+    """The settings of a run on a number of ranks, as ``config.yaml`` records them."""
+
+    batch: ResolvedFinetuneBatch
+
+
+def resolve_finetuning(given: Given) -> ResolvedFinetuning:
+    """The settings of the command; every value that has a default is set.
+
+    Raises:
+        UserError: a wrong value, or no checkpoint, or nothing to train on or to score.
+    """
+    tree = finetune_settings()
+    first = flags.build(tree, given.file, given.flags)
+    raw: dict[str, Any] = {}
+    from_file = SettingsLayer()
+    if first.parallel.deepspeed_config is not None:
+        raw = read_deepspeed_config(first.parallel.deepspeed_config)
+        from_file = deepspeed_layer(raw, first.parallel.deepspeed_config)
+    settings = flags.build(tree, from_file, given.file, given.flags)
+    task = settings.task
+    if task.checkpoint is None:
+        raise UserError(
+            "--checkpoint is missing: give a megabert folder, a pretraining run or a Hugging Face "
+            "BERT folder"
+        )
+    if task.train is None and task.eval is None and task.test is None:
+        raise UserError("none of --train, --eval and --test is given: there is nothing to do")
+    if task.random_init and task.train is None:
+        raise UserError("--random-init on needs --train: random weights are not worth scoring")
+    if settings.parallel.sequence_parallel:
+        raise UserError("--sequence-parallel on is only for pretraining; leave it out")
+    if given.flags.sets("optimizer", "lr") and given.flags.sets("selection", "lrs"):
+        raise UserError("--lr and --lrs are both given; keep one")
+    _check_selection(settings)
+    if task.output is None:
+        task = replace(task, output=Path("runs") / task.task)
+    return ResolvedFinetuning(
+        task=flags.narrow_section(ResolvedTask, task),
+        of_tasks={name: getattr(settings, name) for name in settings_sections()},
+        selection=settings.selection,
+        batch=settings.batch,
+        optimizer=flags.narrow_section(ResolvedFinetuneOptimizer, settings.optimizer),
+        parallel=settings.parallel,
+        deepspeed_sections=raw,
+    )
+
+
+def _check_selection(settings: FinetuneSettings) -> None:
+    """Raise UserError where the settings of evaluation and selection contradict each other."""
+    task, selection = settings.task, settings.selection
+    if any(settings.of_task(name) != kind() for name, kind in settings_sections().items()):
+        chosen = task_class(task.task)  # imports torch
+        chosen.check_settings(settings.of_task(chosen.section), evaluates=task.eval is not None)
+    if (selection.lrs or selection.seeds > 1) and task.train is None:
+        raise UserError("--seeds and --lrs are for training: give --train")
+    if selection.lrs and task.eval is None:
+        raise UserError("--lrs needs --eval: its scores decide which rate is the best")
+    if selection.patience and (task.train is None or task.eval is None):
+        raise UserError("--patience needs --train and --eval: their scores decide when to stop")
+    if isinstance(selection.eval_interval, int) and (task.train is None or task.eval is None):
+        raise UserError(
+            "--eval-interval needs --train and --eval: nothing is scored while training"
+        )
+    if selection.patience and selection.eval_interval == END:
+        raise UserError("--patience with --eval-interval end: give a number of updates, or epoch")
+
+
+def check_task_files(settings: ResolvedFinetuning) -> None:
+    """Refuse files and folders that are not there, in a moment and before torch is imported.
+
+    Raises:
+        UserError: which flag names something that is missing, and what to do.
+    """
+    task = settings.task
+    if not task.checkpoint.is_dir():
+        kind = "is not a folder" if task.checkpoint.exists() else "does not exist"
+        raise UserError(
+            f"--checkpoint {task.checkpoint} {kind}; give a megabert folder, a pretraining run or a "
+            "Hugging Face BERT folder"
+        )
+    for name, path in (("train", task.train), ("eval", task.eval), ("test", task.test)):
+        if path is not None and not path.exists():
+            raise UserError(f"--{name} {path}: no such file")

@@ -6,15 +6,13 @@ alone would be, bit for bit, in a run folder of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.errors import TrainingStopped
 from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
@@ -25,14 +23,14 @@ from megabert.finetune.inputs import (
     Inputs,
     check_free,
     claim_output,
-    divide,
+    divide_rows,
     make_task_of,
     open_checkpoint,
     read_features,
 )
 from megabert.finetune.loop import build
-from megabert.finetune.resume import finished, require_same
-from megabert.finetune.settings import FinetuneSettings, SelectionSettings
+from megabert.finetune.resume import finished, is_this_run
+from megabert.finetune.settings import DividedFinetuning, ResolvedFinetuning
 from megabert.finetune.summary import collect, table
 from megabert.tasks.base import Task
 
@@ -51,65 +49,35 @@ class Combination:
         """As ``2e-5-seed-42``."""
         return f"{self.lr!r}".replace("e-0", "e-") + f"-seed-{self.seed}"
 
-    def settings(self, whole: FinetuneSettings) -> FinetuneSettings:
+    def settings(self, whole: DividedFinetuning) -> DividedFinetuning:
         """Those of this run alone."""
-        selection = replace(whole.selection, seeds=1, lrs=None)
         return replace(
             whole,
-            task=replace(
-                whole.task, seed=self.seed, output=(whole.task.output or Path()) / self.name
-            ),
+            task=replace(whole.task, seed=self.seed, output=whole.task.output / self.name),
             optimizer=replace(whole.optimizer, lr=self.lr),
-            selection=selection,
+            selection=replace(whole.selection, seeds=1, lrs=()),
         )
 
 
-def learning_rates(selection: SelectionSettings) -> list[float]:
-    """The numbers of ``--lrs``; [] without it.
-
-    Raises:
-        UserError: one of them is no rate, or there twice.
-    """
-    if selection.lrs is None:
-        return []
-    rates = []
-    for part in str(selection.lrs).split(","):
-        try:
-            rate = float(part)
-        except ValueError:
-            rate = math.nan
-        if not (math.isfinite(rate) and rate >= 0.0):
-            raise UserError(
-                f"--lrs {selection.lrs}: {part.strip()!r} is not a learning rate; give numbers with "
-                "commas between them, as 2e-5,3e-5,5e-5"
-            )
-        rates.append(rate)
-    if len(set(rates)) < len(rates):
-        raise UserError(f"--lrs {selection.lrs}: a rate is there twice")
-    return rates
-
-
-def combinations(settings: FinetuneSettings) -> list[Combination]:
+def combinations(settings: ResolvedFinetuning) -> list[Combination]:
     """Every rate with every seed; [] if the command asks for one run only."""
-    rates = learning_rates(settings.selection)
+    rates = settings.selection.lrs
     if not rates and settings.selection.seeds == 1:
         return []
     first = settings.task.seed
     seeds = range(first, first + settings.selection.seeds)
-    return [
-        Combination(lr, seed) for lr in rates or [settings.optimizer.lr or 0.0] for seed in seeds
-    ]
+    return [Combination(lr, seed) for lr in rates or [settings.optimizer.lr] for seed in seeds]
 
 
-def sweep(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> dict[str, Any]:
+def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
     """Make every run of the settings; the results, which are also in ``results.json``.
 
     Raises:
         UserError: a wrong input, before anything is written.
         TrainingStopped: after all runs, if one of them diverged.
     """
-    settings, _ = divide(settings, world)
-    output = settings.task.output or Path()
+    settings, _ = divide_rows(given, world)
+    output = settings.task.output
     chosen = {one: one.settings(settings) for one in combinations(settings)}
     done = broadcast_object(world, partial(_finished_runs, settings, chosen))
     results: dict[Combination, Any] = {one: _entry(one, found) for one, found in done.items()}
@@ -123,7 +91,7 @@ def sweep(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> dict
     for number, one in enumerate(sorted(todo, key=lambda run: run.seed), start=1):
         own = todo[one]
         log.info("run %d of %d: %s", number, len(todo), own.task.output)
-        results[one] = _run(one, own, raw, world, *reader.read(own))
+        results[one] = _run(one, own, world, *reader.read(own))
     together = {
         "task": settings.task.task,
         "checkpoint": str(settings.task.checkpoint),
@@ -143,30 +111,30 @@ def sweep(settings: FinetuneSettings, raw: dict[str, Any], world: World) -> dict
 
 
 def _finished_runs(
-    settings: FinetuneSettings, chosen: Mapping[Combination, FinetuneSettings]
+    settings: DividedFinetuning, chosen: Mapping[Combination, DividedFinetuning]
 ) -> dict[Combination, dict[str, Any]]:
     """Results of the runs that ``--resume auto`` finds; the output must be free without it."""
-    output = settings.task.output or Path()
+    output = settings.task.output
     if settings.selection.resume == "never":
         check_free(output)
         return {}
-    if not require_same(output, settings):
+    if not is_this_run(output, settings):
         return {}
-    found = {one: finished(own.task.output or Path(), own) for one, own in chosen.items()}
+    found = {one: finished(own.task.output, own) for one, own in chosen.items()}
     return {one: results for one, results in found.items() if results is not None}
 
 
 class _Reader:
     """Checkpoint and files, read once; again only where the seed draws other training examples."""
 
-    def __init__(self, settings: FinetuneSettings, world: World) -> None:
+    def __init__(self, settings: DividedFinetuning, world: World) -> None:
         self._task = make_task_of(settings)
         self._checkpoint = open_checkpoint(settings, self._task, world)
         self._read: tuple[Task, Inputs] | None = None
         self._seed: int | None = None
         self.read(settings)
 
-    def read(self, settings: FinetuneSettings) -> tuple[Task, Inputs]:
+    def read(self, settings: DividedFinetuning) -> tuple[Task, Inputs]:
         """The task with what it learnt from the files, and the inputs of a run."""
         place = settings.task
         if self._read is None or (place.max_train_examples and place.seed != self._seed):
@@ -178,14 +146,13 @@ class _Reader:
 
 def _run(
     one: Combination,
-    settings: FinetuneSettings,
-    raw: dict[str, Any],
+    settings: DividedFinetuning,
     world: World,
     task: Task,
     inputs: Inputs,
 ) -> dict[str, Any]:
     """One run, and its engine given back; a diverging one is told, not raised."""
-    loop = build(settings, raw, world, task, inputs)
+    loop = build(settings, world, task, inputs)
     try:
         entry = _entry(one, loop.run())
     except TrainingStopped as error:

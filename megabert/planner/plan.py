@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from megabert.common.errors import UserError
+from megabert.config.deepspeed_file import read_deepspeed_config
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.training import BatchSettings
-from megabert.engine.config import BatchSizes, read_deepspeed_config, resolve_batch
+from megabert.engine.config import BatchSizes, resolve_batch
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megabert.common.log import get_logger
 from megabert.common.packed_batch import PackedBatch
-from megabert.config.training import PretrainSettings
+from megabert.config.training import ResolvedSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
@@ -21,7 +21,7 @@ from megabert.pretrain.inputs import Inputs
 
 
 def open_batches(
-    settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
+    settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> GlobalBatches:
     """The global batches of the run, packed where the settings say so; nothing is read yet."""
     steps = _micro_steps(world, batch)
@@ -40,7 +40,7 @@ def open_batches(
 
 
 def evaluation_micro_batches(
-    settings: PretrainSettings, inputs: Inputs, world: World, batch: BatchSizes
+    settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> Iterator[PackedBatch[Tensor]]:
     """The evaluation samples, the same every time, packed as in training; on the device."""
     assert inputs.evaluation is not None
@@ -81,7 +81,7 @@ def _window(batch: BatchSizes) -> Window:
     return window
 
 
-def _token_multiple(settings: PretrainSettings) -> int:
+def _token_multiple(settings: ResolvedSettings) -> int:
     """The number of tokens of each packed micro batch is a multiple of this."""
     if settings.data.packing == "off" or not settings.parallel.sequence_parallel:
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from megabert.config.training import PretrainSettings
+from megabert.config.training import ResolvedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import evaluation_micro_batches
 from megabert.pretrain.inputs import Inputs
@@ -12,7 +12,7 @@ from megabert.pretrain.loss_guard import Sums
 
 
 def evaluate(
-    engine: TrainingEngine, settings: PretrainSettings, inputs: Inputs
+    engine: TrainingEngine, settings: ResolvedSettings, inputs: Inputs
 ) -> dict[str, float | None]:
     """``eval_mlm_loss``, ``eval_mlm_accuracy``, ``eval_nsp_accuracy`` (None without pairs).
 

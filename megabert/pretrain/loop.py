@@ -1,8 +1,9 @@
 """Pretraining: masked language model and sentence pairs, phase 1 and phase 2.
 
-    pretrain_inputs   flags, --config, DeepSpeed file and phase recipe -> settings, shards, model shape
-    prepare           model and engine; then fresh weights, a phase change, or a resumed run
-    Loop              update, judge, log, evaluate, save; knows not how weights and batches are divided
+    settings     flags, --config, DeepSpeed file and phase recipe -> one tree of settings
+    inputs       shards, model shape, batch sizes
+    prepare      model and engine; then fresh weights, a phase change, or a resumed run
+    Loop         update, judge, log, evaluate, save; it does not know how weights and batches are divided
 
 The loss of an update is the mean over all masked positions of its global batch, plus the mean over
 all its pairs. Micro batches hold different numbers of masked positions, so their sums are divided by
@@ -19,7 +20,6 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,8 +37,7 @@ from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_RESULTS, checkpoint_tag
 from megabert.common.progress import Progress
-from megabert.config.flags import Values
-from megabert.config.training import PretrainSettings
+from megabert.config.training import DividedSettings, ResolvedSettings
 from megabert.data.samples import skip
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
@@ -57,14 +56,14 @@ from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
 from megabert.pretrain.batches import global_counts, open_batches
 from megabert.pretrain.evaluation import evaluate
-from megabert.pretrain.inputs import Inputs, divide, open_inputs, resolve
+from megabert.pretrain.inputs import Inputs, divide_batch, open_inputs
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
 
 log = get_logger()
 
 
-def pretrain(given: Values, config_file: Values) -> dict[str, Any]:
-    """Run ``launch/pretrain.py`` with the values of its flags and its ``--config``.
+def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
+    """Run ``launch/pretrain.py`` with these settings.
 
     Returns what ``results.json`` holds.
 
@@ -72,33 +71,27 @@ def pretrain(given: Values, config_file: Values) -> dict[str, Any]:
         UserError: a wrong input, before anything is written.
         TrainingStopped: the loss jumped or is not finite; the last checkpoint is kept.
     """
-    settings, raw = resolve(given, config_file)
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
-    assert settings.run.output is not None
     world = start(settings.parallel.tensor_parallel)
     try:
         with lost_ranks_named(), run_folder.nothing_left_behind(settings.run.output):
-            return prepare(settings, raw, inputs, world).run()
+            return prepare(settings, inputs, world).run()
     finally:
         world.close()
 
 
-def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, world: World) -> Loop:
+def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     """Build model and engine, and put fresh, handed-over or resumed weights into them."""
     run, optimizer = settings.run, settings.optimizer
-    assert run.output is not None
-    assert optimizer.lr is not None
-    assert optimizer.steps is not None
-    assert optimizer.warmup_fraction is not None
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
         require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
-    kept = checkpoint.record["global_batch_size"] if checkpoint else None
-    settings, batch = divide(settings, world.topology.data_parallel, kept)
+    resumed_size = checkpoint.record["global_batch_size"] if checkpoint else None
+    divided, batch = divide_batch(settings, world.topology.data_parallel, resumed_size)
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
-    facts = run_folder.facts(settings, inputs.model, inputs.manifest)
-    run_folder.require_same(checkpoint, facts)
+    identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)
+    run_folder.require_same_run(checkpoint, identity)
     source = None
     if checkpoint is None and run.init_from is not None:
         tokenizer = inputs.manifest.tokenizer.sha256
@@ -121,7 +114,7 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
         optimizer.steps,
         optimizer.lr,
         optimizer.warmup_fraction,
-        raw,
+        settings.deepspeed_sections,
     )
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
@@ -129,14 +122,14 @@ def prepare(settings: PretrainSettings, raw: dict[str, Any], inputs: Inputs, wor
         resume.transfer(engine, model, source, run.output, moments=run.init_moments)
         log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
     if world.is_main:
-        run_folder.write_settings(run.output, settings, engine.config, inputs.save_tokenizer)
+        run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
         check_room(engine, run.output, run.keep_last)
     log.info("%s", engine.describe())
     trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
     if variant_of(inputs.model).position_rows(inputs.model):
         log.info("position rows trained at the end of this run: %d", trained)
-    facts = {**facts, "trained_positions": trained}
-    return Loop(settings, inputs, engine, checkpoint, facts, skipped)
+    identity = {**identity, "trained_positions": trained}
+    return Loop(divided, inputs, engine, checkpoint, identity, skipped)
 
 
 class Loop:
@@ -144,17 +137,17 @@ class Loop:
 
     def __init__(
         self,
-        settings: PretrainSettings,
+        settings: DividedSettings,
         inputs: Inputs,
         engine: TrainingEngine,
         checkpoint: Checkpoint | None,
-        facts: dict[str, Any],
+        identity: dict[str, Any],
         skipped: list[skip.Range],
     ) -> None:
         self.settings, self.inputs, self.engine = settings, inputs, engine
-        self.world, self.facts = engine.world, facts
-        self.run_folder = settings.run.output or Path()
-        self.steps = settings.optimizer.steps or 0
+        self.world, self.identity = engine.world, identity
+        self.run_folder = settings.run.output
+        self.steps = settings.optimizer.steps
         self.last = min(self.steps, settings.run.stop_after or self.steps)
         known = skip.merge_ranges(checkpoint.record.get("skipped_ranges", []) if checkpoint else [])
         if late := skip.already_trained(
@@ -374,7 +367,7 @@ class Loop:
     def _save(self) -> None:
         began = time.monotonic()
         record = {
-            **self.facts,
+            **self.identity,
             "step": self.engine.steps_done,
             "consumed_samples": self.batches.position,
             "tokens": self.tokens,

@@ -26,40 +26,31 @@ from megabert.common.names import (
 )
 from megabert.config import flags
 from megabert.config.model import ModelConfig
-from megabert.config.training import PretrainSettings
+from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import Manifest
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
 
-# What a resumed run must share with its checkpoint: other values would change the meaning of the
-# data position or of the weights.
-_MUST_MATCH = (
-    "model", "tokenizer_sha256", "data_fingerprint", "seed", "phase", "global_batch_size",
-    "seq_length", "max_predictions", "mask_fraction", "masking", "sentence_task",
-    "short_sequence_fraction", "steps",
-)  # fmt: skip
+_MATCHING = [
+    place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
+]
+"""(section, setting) of the settings that a resumed run must share with its checkpoint."""
+_IDENTITY = ("model", "tokenizer_sha256", "data_fingerprint")
+"""What a resumed run must share with its checkpoint, along with the settings that must match."""
 
 
-def facts(settings: PretrainSettings, model: ModelConfig, manifest: Manifest) -> dict[str, Any]:
+def run_identity(
+    settings: DividedSettings, model: ModelConfig, manifest: Manifest
+) -> dict[str, Any]:
     """What every checkpoint of the run records about it (plain values)."""
-    data = settings.data
     return {
         "program": f"megabert {__version__}",
         "model": model.to_dict(),
         "qkv_layout": "separate",
-        "heads": ["mlm"] if data.sentence_task == "none" else ["mlm", "nsp"],
+        "heads": ["mlm"] if settings.data.sentence_task == "none" else ["mlm", "nsp"],
         "tokenizer_sha256": manifest.tokenizer.sha256,
         "data_fingerprint": manifest.fingerprint,
-        "seed": settings.run.seed,
-        "phase": settings.run.phase,
-        "steps": settings.optimizer.steps,
-        "global_batch_size": settings.batch.global_batch_size,
-        "seq_length": data.seq_length,
-        "max_predictions": data.max_predictions,
-        "mask_fraction": data.mask_fraction,
-        "masking": data.masking,
-        "sentence_task": data.sentence_task,
-        "short_sequence_fraction": data.short_sequence_fraction,
+        **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
     }
 
 
@@ -126,8 +117,8 @@ def nothing_left_behind(output: Path) -> Iterator[None]:
         raise
 
 
-def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint that other settings made.
+def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) -> None:
+    """Refuse to resume from a checkpoint that other settings made.
 
     Raises:
         UserError: which settings, from what to what.
@@ -136,16 +127,16 @@ def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
         return
     record = checkpoint.record
     differing = []
-    for key in _MUST_MATCH:
+    for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
             theirs = ModelConfig.from_dict(record[key]).to_dict()
             differing += [
                 f"{name} {theirs[name]!r} -> {value!r}"
-                for name, value in now[key].items()
+                for name, value in identity[key].items()
                 if theirs[name] != value
             ]
-        elif record.get(key) != now[key]:
-            differing.append(f"{key} {record.get(key)!r} -> {now[key]!r}")
+        elif record.get(key) != identity[key]:
+            differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
         raise UserError(
             f"{checkpoint.folder} belongs to other settings: {'; '.join(differing)}; give the run's own "
@@ -154,7 +145,7 @@ def require_same(checkpoint: Checkpoint | None, now: dict[str, Any]) -> None:
 
 
 def trained_positions(
-    settings: PretrainSettings, model: ModelConfig, before: Checkpoint | None
+    settings: ResolvedSettings, model: ModelConfig, before: Checkpoint | None
 ) -> int:
     """Positions that are as they should be once this run has ended.
 
@@ -164,12 +155,12 @@ def trained_positions(
     if not variant_of(model).position_rows(model):
         return model.max_position_embeddings
     earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
-    return max(earlier, settings.data.seq_length or 0)
+    return max(earlier, settings.data.seq_length)
 
 
 def write_settings(
     output: Path,
-    settings: PretrainSettings,
+    settings: DividedSettings,
     deepspeed_config: dict[str, Any],
     save_tokenizer: Callable[[Path], None],
 ) -> None:

@@ -25,7 +25,7 @@ class TaskSettings:
     test: Path | None = setting(
         None, "file to predict with the kept model into RUN/test; scored if it has labels"
     )
-    output: Path | None = setting(None, "new run folder (runs/TASK)")
+    output: Path | None = setting(None, "new run folder (runs/TASK)", resume="free")
     max_length: PositiveInt | None = setting(
         None, "tokens of a row at most (squad, squad2: 384; other tasks: 128)"
     )
@@ -39,5 +39,5 @@ class TaskSettings:
         False, "draw a new head even if --checkpoint was fine-tuned for this task (on|off)"
     )
     seed: NonNegativeInt = setting(42, "new weights, order of examples and dropout")
-    log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    log_interval: PositiveInt = setting(10, "updates between lines of metrics", resume="free")
     dropout: Probability | None = setting(None, "hidden and attention dropout (the checkpoint's)")

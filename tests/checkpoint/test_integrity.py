@@ -26,10 +26,16 @@ from megabert.checkpoint.record import (
 )
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
-from megabert.config import flags
-from megabert.config.training import PretrainSettings
 from tests.helpers.distributed import run_ranks
-from tests.helpers.training_runs import TINY, import_once, losses, make_shards, metrics, train
+from tests.helpers.training_runs import (
+    TINY,
+    import_once,
+    losses,
+    make_shards,
+    metrics,
+    settings_of,
+    train,
+)
 
 RANKS = 2
 NEWEST, BEFORE, OLDEST = "step-0000006", "step-0000004", "step-0000002"
@@ -385,12 +391,12 @@ def test_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _estimate(rank: int, world_size: int, argv: list[str]) -> int:
     from megabert.checkpoint.layout import checkpoint_bytes
     from megabert.engine.launch import start
-    from megabert.pretrain.inputs import open_inputs, resolve
+    from megabert.pretrain.inputs import open_inputs
     from megabert.pretrain.loop import prepare
 
-    settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    settings = settings_of(argv)
     world = start(settings.parallel.tensor_parallel)
-    estimate = checkpoint_bytes(prepare(settings, raw, open_inputs(settings), world).engine)
+    estimate = checkpoint_bytes(prepare(settings, open_inputs(settings), world).engine)
     world.close()
     return estimate
 

@@ -13,8 +13,7 @@ import pytest
 
 from megabert.checkpoint.save_load import newest_checkpoint
 from megabert.common.errors import UserError
-from megabert.config import flags
-from megabert.config.training import BatchSettings, PretrainSettings
+from megabert.config.training import BatchSettings
 from megabert.engine.config import resolve_batch
 from tests.helpers.distributed import run_ranks
 from tests.helpers.resume_runs import (
@@ -32,6 +31,7 @@ from tests.helpers.training_runs import (
     losses,
     make_shards,
     metrics,
+    settings_of,
     whole_weights,
 )
 
@@ -148,12 +148,12 @@ def test_state_passes_unchanged(
 
 def _save_at_once(rank: int, world_size: int, argv: list[str]) -> None:
     from megabert.engine.launch import start
-    from megabert.pretrain.inputs import open_inputs, resolve
+    from megabert.pretrain.inputs import open_inputs
     from megabert.pretrain.loop import prepare
 
-    settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    settings = settings_of(argv)
     world = start(settings.parallel.tensor_parallel)
-    prepare(settings, raw, open_inputs(settings), world)._save()
+    prepare(settings, open_inputs(settings), world)._save()
     world.close()
 
 

@@ -14,20 +14,16 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.config import flags
+from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.model import MODELS, model_config
 from megabert.config.training import RECIPES, BatchSettings, PretrainSettings
-from megabert.engine.config import (
-    deepspeed_values,
-    make_deepspeed_config,
-    read_deepspeed_config,
-    resolve_batch,
-)
+from megabert.engine.config import make_deepspeed_config, resolve_batch
 from megabert.engine.launch import fill_environment
-from megabert.pretrain.inputs import resolve
+from megabert.pretrain.settings import resolve_pretraining
 
 
 def settings(*argv: str) -> PretrainSettings:
-    return resolve(*flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))[0]
+    return resolve_pretraining(flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))
 
 
 @pytest.mark.parametrize("phase", [1, 2])
@@ -73,7 +69,7 @@ def test_precedence(tmp_path: Path) -> None:
 def test_every_flag_is_a_setting_with_help() -> None:
     seen = set()
     for section in dataclasses.fields(PretrainSettings):
-        kind = flags._sections(PretrainSettings)[section.name]
+        kind = flags.sections(PretrainSettings)[section.name]
         for field in dataclasses.fields(kind):
             assert field.name not in seen, "two settings would share a flag"
             seen.add(field.name)
@@ -96,10 +92,13 @@ def test_choices_of_a_registry_are_read_when_they_are_needed(tmp_path: Path) -> 
 
     with patch.dict(globals(), Section=Section):
         names.append("two")
-        assert "one|two" in flags.make_parser(Whole, "x", "").format_help()
-        assert flags.build(Whole, {"section": {"rule": "two"}}).section.rule == "two"
+        assert "rule: one, two" in flags.make_parser(Whole, "x", "").format_help()
+        assert (
+            flags.build(Whole, flags.SettingsLayer({"section": {"rule": "two"}})).section.rule
+            == "two"
+        )
         with pytest.raises(UserError, match=r"three.*expected one of one, two"):
-            flags.build(Whole, {"section": {"rule": "three"}})
+            flags.build(Whole, flags.SettingsLayer({"section": {"rule": "three"}}))
 
 
 def test_launchers_local_rank_is_taken() -> None:
@@ -123,7 +122,8 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ("a: [", "not YAML"),
         (
             "run:\n  phase: 3\nbatch:\n  micro_batch_size: 0\n",
-            "run.phase = 3.*|batch.micro_batch_size",
+            "config.yaml: batch.micro_batch_size 0: expected a whole number of 1 or more; "
+            ".*config.yaml: run.phase 3: expected one of 1, 2",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_batch_that_does_not_multiply_out() -> None:
 
 
 def test_deepspeed_values_without_sections() -> None:
-    values = deepspeed_values({}, Path("x"))
+    values = deepspeed_layer({}, Path("x")).values
     assert values["parallel"] == {"zero_stage": 0}
     assert values["batch"] == {}
 

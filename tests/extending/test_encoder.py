@@ -72,7 +72,7 @@ def test_flops_count_the_gate() -> None:
 
 def test_it_is_planned() -> None:
     argv = ["--model", "rope-geglu-tiny", "--tensor-parallel", "2", "--gpus", "2"]
-    settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "")[0])
+    settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
     made = Planner(settings, make_machine(settings.machine)).plan(settings.layout)
     assert made.fits
     assert made.parameters.layer == (4 * 128 * 128 + 3 * 128 * 256) // 2 + 2 * 128

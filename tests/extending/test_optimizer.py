@@ -102,8 +102,8 @@ def test_declaration_counts_everywhere() -> None:
     assert "sign-momentum" in OPTIMIZERS.names()
     assert optimizer_spec("sign-momentum") is SIGN_MOMENTUM
     assert SIGN_MOMENTUM.state_bytes == 4 * len(SignMomentum.state_names)
-    given, _ = flags.parse(PretrainSettings, ["--optimizer", "sign-momentum"], "pretrain.py", "")
-    assert flags.build(PretrainSettings, given).optimizer.optimizer == "sign-momentum"
+    given = flags.parse(PretrainSettings, ["--optimizer", "sign-momentum"], "pretrain.py", "")
+    assert flags.build(PretrainSettings, given.flags).optimizer.optimizer == "sign-momentum"
     with pytest.raises(UserError, match="sgd"):
         flags.parse(PretrainSettings, ["--optimizer", "sgd"], "pretrain.py", "")
     with pytest.raises(UserError, match="sign-momentum"):

@@ -44,15 +44,19 @@ class Scripted(Squad):
 def scripted(rank: int, world_size: int, *jobs: tuple[tuple[float, ...], Any]) -> list[Any]:
     """One world with a run of each script and its settings."""
     import megabert.finetune.inputs as inputs
+    from megabert.config import flags
     from megabert.engine.launch import start
-    from megabert.finetune.command import resolve, run_all
+    from megabert.finetune.command import run_all
+    from megabert.finetune.settings import resolve_finetuning
 
     world = start(jobs[0][1].get("parallel", {}).get("tensor_parallel", 1))
     inputs.make_task = lambda name, squad, length: Scripted(squad, length)  # type: ignore[assignment]
     results = []
     for script, given_values in jobs:
         Scripted.script = script
-        results.append(run_all(*resolve(given_values, {}), world))
+        results.append(
+            run_all(resolve_finetuning(flags.Given(flags.SettingsLayer(given_values))), world)
+        )
     world.close()
     return results
 
@@ -157,14 +161,14 @@ def test_the_best_rate_has_the_best_mean_and_no_failed_run() -> None:
         (["--patience", "2"], "--patience needs --train and --eval"),
         (["--eval-interval", "5"], "--eval-interval needs --train and --eval"),
         (["--patience", "2", "--eval", "x", "--eval-interval", "end"], "--patience with"),
-        (["--eval-interval", "0"], "--eval-interval 0 is not a number of updates"),
-        (["--eval-interval", "often"], "--eval-interval often is not"),
-        (["--lrs", "2e-5,fast", "--eval", "x"], "'fast' is not a learning rate"),
-        (["--lrs", "2e-5,,3e-5", "--eval", "x"], "'' is not a learning rate"),
-        (["--lrs", "2e-5,0.00002", "--eval", "x"], "a rate is there twice"),
+        (["--eval-interval", "0"], "--eval-interval 0: expected a whole number of 1"),
+        (["--eval-interval", "often"], "--eval-interval often: expected a whole number"),
+        (["--lrs", "2e-5,fast", "--eval", "x"], "--lrs 2e-5,fast: 'fast': expected a number"),
+        (["--lrs", "2e-5,,3e-5", "--eval", "x"], "--lrs 2e-5,,3e-5: '': expected a number"),
+        (["--lrs", "2e-5,0.00002", "--eval", "x"], "a learning rate is given twice"),
         (["--lrs", "2e-5"], "--lrs needs --eval"),
         (["--lrs", "2e-5", "--lr", "1e-5", "--eval", "x"], "--lr and --lrs are both given"),
-        (["--seeds", "0"], "selection.seeds"),
+        (["--seeds", "0"], "--seeds 0: expected a whole number of 1 or more"),
         (["--keep", "most"], "--keep"),
         (["--task", "squad2", "--null-threshold", "auto"], "auto needs --eval"),
     ],
@@ -176,12 +180,14 @@ def test_wrong_settings_are_one_line(arguments: list[str], message: str) -> None
     assert "\n" not in str(raised.value)
 
 
-def test_flags_of_other_tasks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_other_tasks_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    files = ["--checkpoint", str(tmp_path / "empty"), "--train", str(tmp_path)]
     given = {"--crf": "on", "--bad-lines": "skip", "--n-best": "3", "--null-threshold": "1"}
     for task, silent in (("squad", "n-best"), ("cola", "bad-lines"), ("conll", "crf")):
         flat = [word for pair in given.items() for word in pair]
-        with pytest.raises(UserError, match="none is not a folder"):
-            command.main(["--checkpoint", "none", "--train", "none", "--task", task, *flat])
+        with pytest.raises(UserError, match="empty"):
+            command.main([*files, "--task", task, *flat])
         told = capsys.readouterr().err
         names = [
             name.strip("-") for name in given if f"{name} has no effect on --task {task}" in told

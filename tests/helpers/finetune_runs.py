@@ -81,16 +81,18 @@ def values(folder: Path, output: str, **sections: dict[str, Any]) -> dict[str, d
 
 def run(rank: int, world_size: int, runs: list[dict[str, Any]]) -> list[Any]:
     """Several runs in one world; a wrong input, or a run that stopped, gives its message."""
+    from megabert.config import flags
     from megabert.engine.launch import start
-    from megabert.finetune.command import resolve, run_all
+    from megabert.finetune.command import run_all
+    from megabert.finetune.settings import resolve_finetuning
 
     tensor_parallel = runs[0].get("parallel", {}).get("tensor_parallel", 1)
     world = start(tensor_parallel)
     results: list[Any] = []
     for given in runs:
         try:
-            settings, raw = resolve(given, {})
-            results.append(run_all(settings, raw, world))
+            settings = resolve_finetuning(flags.Given(flags.SettingsLayer(given)))
+            results.append(run_all(settings, world))
         except (UserError, TrainingStopped) as error:
             results.append(str(error))
     world.close()

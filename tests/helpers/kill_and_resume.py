@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from megabert.checkpoint.deepspeed_files import load
 from megabert.checkpoint.record import Checkpoint, damaged_file, whole_checkpoints
 from tests.helpers.distributed import _free_port
-from tests.helpers.training_runs import TINY, losses, make_shards, metrics
+from tests.helpers.training_runs import TINY, last_given, losses, make_shards, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = 2
@@ -120,11 +120,11 @@ class Ranks:
 
 
 def _arguments(shards: Path, run: Path, steps: int, keep: int) -> list[str]:
-    return [
+    return last_given([
         *TINY, "--data", str(shards), "--output", str(run), "--steps", str(steps),
         "--zero-stage", "1", "--save-interval", str(EVERY), "--keep-last", str(keep),
         "--resume", "auto",
-    ]  # fmt: skip
+    ])  # fmt: skip
 
 
 def _size(path: Path) -> int:

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-from megabert.config import flags
-from megabert.config.training import PretrainSettings
 from tests.helpers.distributed import run_ranks
-from tests.helpers.training_runs import TINY, _train, import_once, metrics
+from tests.helpers.training_runs import TINY, _train, import_once, metrics, settings_of
 
 
 def _allow_fp16() -> None:
@@ -78,13 +76,13 @@ def deepspeed_file(folder: Path, sections: dict[str, Any]) -> list[str]:
 def _state_after(rank: int, world_size: int, argv: list[str]) -> dict[str, Any]:
     """What a run holds before its first update: whole tensors and counters."""
     from megabert.engine.launch import start
-    from megabert.pretrain.inputs import open_inputs, resolve
+    from megabert.pretrain.inputs import open_inputs
     from megabert.pretrain.loop import prepare
 
     _allow_fp16()
-    settings, raw = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    settings = settings_of(argv)
     world = start(settings.parallel.tensor_parallel)
-    loop = prepare(settings, raw, open_inputs(settings), world)
+    loop = prepare(settings, open_inputs(settings), world)
     engine = loop.engine
     state = {
         "tensors": dict(engine.whole_tensors()),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.config import flags
-from megabert.config.training import PretrainSettings
+from megabert.config.training import PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 from megabert.data.shards.writer import Document, write_corpus
 from tests.helpers.distributed import run_ranks
@@ -24,6 +24,29 @@ TINY = [
     "--global-batch-size", "8", "--micro-batch-size", "2", "--steps", "4", "--lr", "1e-2",
     "--log-interval", "1", "--eval-interval", "0", "--save-interval", "0", "--eval-samples", "16",
 ]  # fmt: skip
+
+
+def last_given(argv: Sequence[str]) -> list[str]:
+    """The flags of ``argv``, of each only the last one: a test's flags replace those of ``TINY``.
+
+    The commands themselves refuse a flag that is given twice.
+    """
+    groups: dict[str, list[str]] = {}
+    flag = ""
+    for word in map(str, argv):
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            groups.pop(flag, None)
+        groups.setdefault(flag, []).append(word)
+    return [word for group in groups.values() for word in group]
+
+
+def settings_of(argv: Sequence[str]) -> ResolvedSettings:
+    """The settings that ``launch/pretrain.py`` makes of ``last_given(argv)``."""
+    from megabert.pretrain.settings import resolve_pretraining
+
+    given = flags.parse(PretrainSettings, last_given(argv), "pretrain.py", "")
+    return resolve_pretraining(given)
 
 
 def make_shards(
@@ -69,7 +92,7 @@ def import_once() -> None:
 def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:
     from megabert.pretrain.loop import pretrain
 
-    return pretrain(*flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))
+    return pretrain(settings_of(argv))
 
 
 def train(shards: Path, output: Path, *arguments: str, ranks: int = 1) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from megabert.common.errors import UserError
+from megabert.config.deepspeed_file import deepspeed_layer
 from megabert.config.training import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.engine.config import (
-    deepspeed_values,
     make_deepspeed_config,
     resolve_batch,
     resolve_precision,
@@ -315,7 +315,7 @@ def test_a_deepspeed_file_of_bf16_may_be_run_in_fp8(tmp_path: Path) -> None:
     """The file's section sets bf16; the flag that names fp8 stands above it."""
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"bf16": {"enabled": True}}), encoding="utf-8")
-    values = deepspeed_values({"bf16": {"enabled": True}}, path)
+    values = deepspeed_layer({"bf16": {"enabled": True}}, path).values
     assert values["parallel"]["precision"] == "bf16"
 
 

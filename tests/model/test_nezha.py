@@ -391,7 +391,7 @@ def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
 
     def made(model: str, length: int) -> Plan:
         argv = ["--model", model, "--gpu", "h100", "--seq-length", str(length)]
-        settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "")[0])
+        settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
         planner = Planner(settings, make_machine(settings.machine))
         return planner.plan(settings.layout)
 

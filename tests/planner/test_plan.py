@@ -44,8 +44,7 @@ SMALL = LocalParameters(weights=900, small=100, largest=300, layer=200, tensors=
 
 def planner(*argv: str) -> Planner:
     """A planner as the command line makes it, without measuring this machine."""
-    given_values, _ = flags.parse(PlanSettings, list(argv), "plan.py", "")
-    asked = flags.build(PlanSettings, given_values)
+    asked = flags.build(PlanSettings, flags.parse(PlanSettings, list(argv), "plan.py", "").flags)
     return Planner(asked, make_machine(asked.machine))
 
 

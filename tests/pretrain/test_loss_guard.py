@@ -33,10 +33,10 @@ from megabert.data.samples.skip import (
     show_ranges,
 )
 from megabert.pretrain import loss_guard
-from megabert.pretrain.inputs import open_inputs, resolve
+from megabert.pretrain.inputs import open_inputs
 from megabert.pretrain.loss_guard import LossGuard, RunGuard, Sums, Update
 from tests.helpers.distributed import run_ranks
-from tests.helpers.training_runs import TINY, losses, make_shards, metrics
+from tests.helpers.training_runs import TINY, losses, make_shards, metrics, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_batches_pass_over_ranges() -> None:
 def test_batches_of_a_loader_process(shards: Path, tmp_path: Path) -> None:
     """The same batches with and without a loader process that is ended at each range."""
     arguments = [*TINY, "--data", str(shards), "--output", str(tmp_path)]
-    settings, _ = resolve(*flags.parse(PretrainSettings, arguments, "pretrain.py", ""))
+    settings = settings_of(arguments)
     source = open_inputs(settings).train
     taken = []
     for workers in (0, 1):
@@ -318,11 +318,10 @@ def _run_jobs(rank: int, ranks: int, shards: Path, base: Path, jobs: list[Job]) 
     stopped = {}
     for job in jobs:
         argv = [*TINY, *LONG, "--data", str(shards), "--output", str(base / job.name)]
-        given, config = flags.parse(PretrainSettings, [*argv, *job.arguments], "pretrain.py", "")
-        settings, raw = resolve(given, config)
+        settings = settings_of([*argv, *job.arguments])
         with _planted(job):
             try:
-                prepare(settings, raw, open_inputs(settings), world).run()
+                prepare(settings, open_inputs(settings), world).run()
             except (TrainingStopped, UserError) as error:
                 stopped[job.name] = str(error)
     world.close()
@@ -558,20 +557,22 @@ def test_wrong_settings(singles: Singles) -> None:
     assert "'4:12' cuts a global batch of 8" in singles.stopped["wrong"]
     assert not (singles.base / "wrong" / "config.yaml").exists()
     for arguments, message in (
-        (["--on-spike", "panic"], "invalid choice"),
-        (["--spike-threshold", "0"], r"run\.spike_threshold = '0'"),
-        (["--max-rollbacks", "0"], r"run\.max_rollbacks = '0'"),
+        (["--on-spike", "panic"], "--on-spike panic: expected one of stop, rollback, ignore"),
+        (["--spike-threshold", "0"], "--spike-threshold 0: expected a number above 0"),
+        (["--max-rollbacks", "0"], "--max-rollbacks 0: expected a whole number of 1 or more"),
     ):
         with pytest.raises(UserError, match=message):
-            resolve(*flags.parse(PretrainSettings, arguments, "pretrain.py", ""))
+            settings_of(arguments)
 
 
 def test_ranges_survive_the_settings_file(tmp_path: Path) -> None:
     """YAML reads 112:30 as a number of base 60 unless it is quoted."""
-    given, _ = flags.parse(PretrainSettings, ["--skip-samples", "112:30"], "pretrain.py", "")
+    given = flags.parse(PretrainSettings, ["--skip-samples", "112:30"], "pretrain.py", "")
     path = tmp_path / "config.yaml"
-    path.write_text(flags.to_yaml(flags.build(PretrainSettings, given)))
-    values = flags.read_yaml(path, PretrainSettings)
-    assert flags.build(PretrainSettings, values).run.skip_samples == "112:30"
-    with pytest.raises(UserError, match=r"run\.skip_samples = 6750"):
-        flags.build(PretrainSettings, {"run": {"skip_samples": 6750}})
+    path.write_text(flags.to_yaml(flags.build(PretrainSettings, given.flags)))
+    layer = flags.read_yaml(path, PretrainSettings)
+    assert flags.build(PretrainSettings, layer).run.skip_samples == "112:30"
+    with pytest.raises(UserError, match=r"x\.yaml: run\.skip_samples 6750: .* in quotes"):
+        flags.build(
+            PretrainSettings, flags.SettingsLayer({"run": {"skip_samples": 6750}}, "x.yaml")
+        )

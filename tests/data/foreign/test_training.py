@@ -12,18 +12,16 @@ from typing import Any
 import pytest
 
 from megabert.common.errors import UserError
-from megabert.config import flags
-from megabert.config.training import PretrainSettings
 from megabert.data.foreign.files import open_foreign
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.pretrain.inputs import open_inputs, resolve
+from megabert.pretrain.inputs import open_inputs
 from tests.helpers.batch_rows import samples_from
 from tests.helpers.foreign_shards import LAYOUTS, samples_of, write_fixed, write_variable
-from tests.helpers.training_runs import TINY, losses, make_shards, metrics, train
+from tests.helpers.training_runs import TINY, losses, make_shards, metrics, settings_of, train
 
 SEED = 42
 SAMPLES = 48
@@ -135,8 +133,7 @@ def test_real_records_train(shared_data: Path, tmp_path: Path) -> None:
 
 
 def opened(arguments: list[str]) -> Any:
-    given, config = flags.parse(PretrainSettings, [*TINY, *arguments], "pretrain.py", "")
-    return open_inputs(resolve(given, config)[0])
+    return open_inputs(settings_of([*TINY, *arguments]))
 
 
 WRONG = [

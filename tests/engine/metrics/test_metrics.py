@@ -14,18 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.hardware import ACCELERATORS, find_accelerator
-from megabert.config import flags
 from megabert.config.model import model_config
-from megabert.config.training import PretrainSettings
 from megabert.engine.metrics import clock as timing
 from megabert.engine.metrics import devices
 from megabert.engine.metrics.clock import DeviceClock, HostClock
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import progress_text
 from megabert.model.flops import sequence_flops
-from megabert.pretrain.inputs import open_inputs, resolve
+from megabert.pretrain.inputs import open_inputs
 from tests.helpers.model_cases import batch_of
-from tests.helpers.training_runs import TINY, make_shards, metrics, train
+from tests.helpers.training_runs import TINY, make_shards, metrics, settings_of, train
 
 PEAK = 0.5  # TFLOP/s, for --peak-tflops
 SHARES = ("data_wait_fraction", "forward_fraction", "backward_fraction", "optimizer_fraction")
@@ -239,7 +237,7 @@ def test_lines_of_a_run(whole: Path) -> None:
 def test_flops_are_those_of_the_samples(whole: Path, shards: Path) -> None:
     """Recounted from the shards; the rate a sample does not depend on the clock."""
     argv = [*TINY, "--data", str(shards), *OPTIONS]
-    settings, _ = resolve(*flags.parse(PretrainSettings, argv, "pretrain.py", ""))
+    settings = settings_of(argv)
     inputs = open_inputs(settings)
     samples = inputs.train.samples(np.arange(5 * 8))
     lengths = samples.lengths

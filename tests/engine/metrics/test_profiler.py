@@ -71,9 +71,9 @@ def test_room_for_a_profile() -> None:
 
 
 def test_a_profile_needs_an_update() -> None:
-    given, _ = flags.parse(PretrainSettings, ["--profile", "0"], "pretrain.py", "")
+    given = flags.parse(PretrainSettings, ["--profile", "0"], "pretrain.py", "")
     with pytest.raises(UserError, match="profile"):
-        flags.build(PretrainSettings, given)
+        flags.build(PretrainSettings, given.flags)
 
 
 @pytest.fixture(scope="module")

@@ -165,8 +165,8 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
 def test_the_flag_takes_a_number_or_auto() -> None:
     def given(text: str) -> Any:
         tree = finetune_settings()
-        values = flags.parse(tree, ["--null-threshold", text], "x", "x")[0]
-        return flags.build(tree, values).squad.null_threshold
+        given = flags.parse(tree, ["--null-threshold", text], "x", "x")
+        return flags.build(tree, given.flags).squad.null_threshold
 
     assert (given("-1.5"), given("auto")) == (-1.5, "auto")
     for wrong in ("nan", "high"):

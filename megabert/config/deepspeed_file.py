@@ -1,0 +1,139 @@
+"""A user's DeepSpeed JSON as one layer of the settings: below flags and ``--config``, above the recipe.
+
+Its batch, precision, clipping, ZeRO and optimizer sections set ours. ``megabert.engine.config`` makes
+the configuration that DeepSpeed gets.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.config.flags import SettingsLayer
+from megabert.config.optimizers import OPTIMIZERS
+from megabert.config.values import suggestion
+
+# Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself silently accepts
+# any misspelt name.
+PASSED_THROUGH = {
+    "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
+    "fp16", "bf16", "data_types", "communication_data_type", "prescale_gradients",
+    "gradient_predivide_factor", "sparse_gradients", "steps_per_print", "wall_clock_breakdown",
+    "memory_breakdown", "dump_state", "flops_profiler", "comms_logger", "activation_checkpointing",
+    "checkpoint", "aio", "tensorboard", "csv_monitor", "wandb", "comet", "seed",
+    "use_node_local_storage", "disable_allgather", "compile", "timers", "nebula",
+    "use_data_before_expert_parallelism", "graph_harvesting", "torch_autocast",
+}  # fmt: skip
+_TRANSLATED = {
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+    "gradient_clipping", "optimizer",
+}  # fmt: skip
+_REFUSED = {
+    "scheduler": "give --schedule, --lr, --warmup-fraction and --steps instead",
+    "amp": "NVIDIA's apex.amp is retired; use the bf16 or fp16 section",
+    "sequence_parallel_size": "not supported; use --tensor-parallel",
+    "tensor_parallel": "use --tensor-parallel: megabert splits its own layers",
+    "autotuning": "not supported; set the batch sizes by hand",
+    "elasticity": "not supported; resume on another world size instead",
+}
+_BATCH_NAMES = {
+    "train_batch_size": "global_batch_size",
+    "train_micro_batch_size_per_gpu": "micro_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+}
+_OPTIMIZER_PARAMS = {
+    "lr": "lr",
+    "eps": "eps",
+    "weight_decay": "weight_decay",
+    "bias_correction": "bias_correction",
+    "max_coeff": "max_trust_ratio",
+    "min_coeff": "min_trust_ratio",
+}
+
+
+def read_deepspeed_config(path: Path) -> dict[str, Any]:
+    """A DeepSpeed JSON file; misspelt or unsupported top-level sections are errors by name."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--deepspeed_config {path}: {error.strerror}; see ds_configs/") from error
+    except ValueError as error:
+        raise UserError(f"--deepspeed_config {path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--deepspeed_config {path}: expected a JSON object of sections")
+    problems = []
+    for key in content:
+        if key in _REFUSED:
+            problems.append(f"{key!r}: {_REFUSED[key]}")
+        elif key not in PASSED_THROUGH | _TRANSLATED:
+            problems.append(
+                f"unknown section {key!r}{suggestion(key, sorted(PASSED_THROUGH | _TRANSLATED))}"
+            )
+    if problems:
+        raise UserError(f"--deepspeed_config {path}: {'; '.join(problems)}")
+    return content
+
+
+def deepspeed_layer(raw: dict[str, Any], path: Path) -> SettingsLayer:
+    """The settings that a DeepSpeed file sets (``"auto"`` values set nothing)."""
+    batch: dict[str, Any] = {}
+    optimizer: dict[str, Any] = {}
+    parallel: dict[str, Any] = {}
+    for key, name in _BATCH_NAMES.items():
+        if raw.get(key, "auto") != "auto":
+            batch[name] = raw[key]
+    if raw.get("gradient_clipping", "auto") != "auto":
+        optimizer["gradient_clipping"] = raw["gradient_clipping"]
+    optimizer.update(_optimizer_values(raw.get("optimizer"), path))
+    parallel["zero_stage"] = raw.get("zero_optimization", {}).get("stage", 0)
+    half = [kind for kind in ("bf16", "fp16") if raw.get(kind, {}).get("enabled") is True]
+    if len(half) > 1:
+        raise UserError(f"--deepspeed_config {path}: bf16 and fp16 are both on; keep one")
+    if half or any(kind in raw for kind in ("bf16", "fp16")):
+        parallel["precision"] = half[0] if half else "fp32"
+    names = {("batch", name): key for key, name in _BATCH_NAMES.items()}
+    names |= {
+        ("optimizer", name): f"optimizer.params.{key}" for key, name in _OPTIMIZER_PARAMS.items()
+    }
+    names |= {
+        ("optimizer", "beta1"): "optimizer.params.betas",
+        ("optimizer", "beta2"): "optimizer.params.betas",
+        ("optimizer", "gradient_clipping"): "gradient_clipping",
+        ("parallel", "zero_stage"): "zero_optimization.stage",
+    }
+    values = {"batch": batch, "optimizer": optimizer, "parallel": parallel}
+    return SettingsLayer(values, str(path), names)
+
+
+def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
+    if section is None:
+        return {}
+    kind = str(section.get("type", "")).lower() if isinstance(section, dict) else ""
+    types = {
+        deepspeed_type: name
+        for name in OPTIMIZERS.names()
+        for deepspeed_type in getattr(OPTIMIZERS.get(name), "deepspeed_types", ())
+    }
+    names = {deepspeed_type.lower(): name for deepspeed_type, name in types.items()}
+    if kind not in names:
+        first = {name: deepspeed_type for deepspeed_type, name in reversed(types.items())}
+        raise UserError(
+            f"--deepspeed_config {path}: optimizer type must be {' or '.join(first.values())}, "
+            f"not {section!r}"
+        )
+    values: dict[str, Any] = {"optimizer": names[kind]}
+    for key, value in section.get("params", {}).items():
+        if value == "auto":
+            continue
+        if key == "betas":
+            values["beta1"], values["beta2"] = value
+        elif key in _OPTIMIZER_PARAMS:
+            values[_OPTIMIZER_PARAMS[key]] = value
+        else:
+            raise UserError(
+                f"--deepspeed_config {path}: optimizer.params.{key} is not known; "
+                f"known are betas, {', '.join(_OPTIMIZER_PARAMS)}"
+            )
+    return values

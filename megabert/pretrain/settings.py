@@ -1,0 +1,163 @@
+"""A pretraining run's settings from all their sources; checks that need no torch.
+
+Precedence: flag > ``--config`` > DeepSpeed file > phase recipe > default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.config import flags
+from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
+from megabert.config.flags import Given, SettingsLayer
+from megabert.config.training import (
+    RECIPES,
+    DataSettings,
+    PretrainSettings,
+    ResolvedSettings,
+)
+from megabert.data.foreign.files import is_foreign
+from megabert.data.samples.masking import default_max_predictions
+from megabert.data.shards.manifest import Manifest, load_manifest
+
+_ONLY_UNMASKED = ("masking", "mask_fraction", "short_sequence_fraction")
+"""Settings of how samples are made, which the samples of foreign shards have been through."""
+
+
+def resolve_pretraining(given: Given) -> ResolvedSettings:
+    """The settings of the run; every value that has a default is set.
+
+    Raises:
+        UserError: a wrong value, values that contradict each other, or a file that is not there.
+    """
+    first = flags.build(PretrainSettings, given.file, given.flags)
+    raw: dict[str, Any] = {}
+    from_file = SettingsLayer()
+    if first.parallel.deepspeed_config is not None:
+        raw = read_deepspeed_config(first.parallel.deepspeed_config)
+        from_file = deepspeed_layer(raw, first.parallel.deepspeed_config)
+    layers: tuple[SettingsLayer, ...] = (from_file, given.file, given.flags)
+    made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
+    length = made.data.seq_length
+    if made.data.max_predictions is None and length is not None:
+        limit = default_max_predictions(length, made.data.mask_fraction)
+        layers = (SettingsLayer({"data": {"max_predictions": limit}}), *layers)
+        made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
+    settings = flags.narrow(ResolvedSettings, made, deepspeed_sections=raw)
+    _check_run(settings)
+    _check_data(settings, given)
+    return settings
+
+
+def _recipe(first: PretrainSettings, others: tuple[SettingsLayer, ...]) -> SettingsLayer:
+    """The published recipe of the phase, below all other layers."""
+    recipe = RECIPES[first.run.phase]
+
+    def given(name: str) -> bool:
+        return any(layer.sets("batch", name) for layer in others)
+
+    batch: dict[str, Any] = {"global_batch_size": recipe.global_batch_size}
+    if given("micro_batch_size") and given("gradient_accumulation_steps"):
+        batch = {}  # the global batch follows from these
+    return SettingsLayer(
+        {
+            "data": {"seq_length": recipe.seq_length},
+            "batch": batch,
+            "optimizer": {
+                "lr": recipe.lr,
+                "warmup_fraction": recipe.warmup_fraction,
+                "steps": recipe.steps,
+            },
+            "run": {"output": f"runs/{first.model.model}-phase{first.run.phase}"},
+        }
+    )
+
+
+def _check_run(settings: ResolvedSettings) -> None:
+    """Refuse settings that contradict each other."""
+    run, data, parallel = settings.run, settings.data, settings.parallel
+    if run.init_from is not None and run.resume not in ("never", "auto"):
+        raise UserError(
+            "--init-from starts a new run and --resume TAG continues an existing one; give one of them"
+        )
+    length, degree = data.seq_length, parallel.tensor_parallel
+    if parallel.sequence_parallel and data.packing == "off" and length % degree:
+        raise UserError(
+            f"--sequence-parallel on splits a padded batch's tokens evenly, and --seq-length {length} is "
+            f"not divisible by --tensor-parallel {degree}: leave --packing on, or change one of them"
+        )
+
+
+def check_files(settings: ResolvedSettings) -> None:
+    """Refuse files and folders that are not there, in a moment and before torch is imported.
+
+    Raises:
+        UserError: which flag names something that is missing, and what to do.
+    """
+    run, data = settings.run, settings.data
+    if not is_foreign(data.data):
+        read_manifest(data.data)
+    elif data.tokenizer is not None and not data.tokenizer.exists():
+        raise UserError(f"--tokenizer {data.tokenizer}: no such file or folder")
+    if run.init_from is not None and not run.init_from.exists():
+        raise UserError(
+            f"--init-from {run.init_from}: no such folder; name a run or a checkpoint folder"
+        )
+    groups = settings.optimizer.parameter_groups
+    if groups is not None and not groups.is_file():
+        raise UserError(f"--parameter-groups {groups}: no such file")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of megabert's own shards.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"--data {folder}: no such folder; make shards with: python data_tools/shard_wiki.py "
+            f"--input DUMP --tokenizer FILE --output {folder}"
+        )
+    return load_manifest(folder)
+
+
+def _check_data(settings: ResolvedSettings, given: Given) -> None:
+    """Refuse settings that have no effect on the shards of ``--data``.
+
+    A ``--config`` may be another run's file, which names every setting. Of its settings only values
+    other than the defaults are refused.
+    """
+    data = settings.data
+    if not is_foreign(data.data):
+        if data.tokenizer is not None and data.data.exists():
+            raise UserError(
+                f"--data {data.data} holds no HDF5 or TFRecord shards of other projects, and "
+                "--tokenizer is only for these: megabert's own shards contain their tokenizer"
+            )
+        return
+    if data.tokenizer is None:
+        raise UserError(
+            f"--data {data.data}: these shards contain no vocabulary; give the tokenizer that made "
+            "them, --tokenizer FILE"
+        )
+    defaults = {field.name: field.default for field in fields(DataSettings)}
+    idle = [
+        name
+        for name in (*_ONLY_UNMASKED, "max_predictions")
+        if given.flags.sets("data", name)
+        or (
+            name in _ONLY_UNMASKED
+            and given.file.sets("data", name)
+            and getattr(data, name) != defaults[name]
+        )
+    ]
+    if idle:
+        names = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise UserError(
+            f"{names}: no effect on {data.data}, whose samples are already cut and masked; leave it "
+            "out, or convert the shards with data_tools/import_shards.py"
+        )
