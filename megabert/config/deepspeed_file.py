@@ -112,16 +112,15 @@ def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
         return {}
     kind = str(section.get("type", "")).lower() if isinstance(section, dict) else ""
     types = {
-        deepspeed_type: name
+        name: deepspeed_types
         for name in OPTIMIZERS.names()
-        for deepspeed_type in getattr(OPTIMIZERS.get(name), "deepspeed_types", ())
+        if (deepspeed_types := getattr(OPTIMIZERS.get(name), "deepspeed_types", ()))
     }
-    names = {deepspeed_type.lower(): name for deepspeed_type, name in types.items()}
+    names = {word.lower(): name for name, words in types.items() for word in words}
     if kind not in names:
-        first = {name: deepspeed_type for deepspeed_type, name in reversed(types.items())}
         raise UserError(
-            f"--deepspeed_config {path}: optimizer type must be {' or '.join(first.values())}, "
-            f"not {section!r}"
+            f"--deepspeed_config {path}: optimizer type must be "
+            f"{' or '.join(words[0] for words in types.values())}, not {section!r}"
         )
     values: dict[str, Any] = {"optimizer": names[kind]}
     for key, value in section.get("params", {}).items():

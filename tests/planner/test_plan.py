@@ -406,7 +406,7 @@ def test_rows_of_the_tables() -> None:
     [
         (["--gpu", "h1000"], "unknown device"),
         (["--model", "bert-huge"], "bert-huge.*bert-large"),
-        (["--gpus", "0"], "machine.gpus"),
+        (["--gpus", "0"], "--gpus 0: expected a whole number of 1 or more"),
         (["--gpus", "6", "--tensor-parallel", "4"], "not a multiple"),
         (["--gpus", "7"], "don't multiply out"),
         (["--seq-length", "1024"], "position table"),

@@ -170,7 +170,7 @@ def test_the_flag_takes_a_number_or_auto() -> None:
 
     assert (given("-1.5"), given("auto")) == (-1.5, "auto")
     for wrong in ("nan", "high"):
-        with pytest.raises(UserError, match="null_threshold"):
+        with pytest.raises(UserError, match="--null-threshold"):
             given(wrong)
 
 
