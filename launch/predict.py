@@ -15,33 +15,17 @@ are all checked before the first is answered. One process, on a GPU if there is 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pydantic import PositiveInt
+
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
-
-
-def _count(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value
+from megabert.config.values import ValueReader
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,17 +45,23 @@ def parser() -> argparse.ArgumentParser:
         help="task to answer for (default: the checkpoint's; of a Hugging Face folder: by its head and "
         "labels)",
     )
-    model.add_argument("--max-length", type=_count, metavar="N", help="tokens of a row at most")
+    model.add_argument(
+        "--max-length", type=ValueReader(PositiveInt), metavar="N", help="tokens of a row at most"
+    )
     model.add_argument(
         "--null-threshold",
-        type=_number,
+        type=ValueReader(float),
         metavar="X",
         help="squad2: answer nothing where that scores so much more (default: the checkpoint's)",
     )
     model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
     model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="[fp32]")
     model.add_argument(
-        "--batch-size", type=_count, default=32, metavar="N", help="rows at once [32]"
+        "--batch-size",
+        type=ValueReader(PositiveInt),
+        default=32,
+        metavar="N",
+        help="rows at once [32]",
     )
     inputs = made.add_argument_group("input")
     inputs.add_argument(
@@ -100,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--top-k",
-        type=_count,
+        type=ValueReader(PositiveInt),
         metavar="N",
         help="list so many answers, labels or words (default: the best answer, all labels, 5 words)",
     )
