@@ -165,7 +165,7 @@ def test_boundaries_go_to_the_nearest_sentence_or_split_a_long_one():
         integers(0, 95, 105, 300),
     ]
     sentences = SentenceStarts(np.concatenate(documents), integers(5, 5, 3, 4))
-    cells = Cells(lengths=np.full(4, 300), counts=np.full(4, 3), odd=np.full(4, 1), size=100)
+    cells = Cells(lengths=np.full(4, 300), counts=np.full(4, 3), remainder=np.full(4, 1), size=100)
     found = cells.boundaries_at_sentences(integers(1, 2, 1, 1), sentences, 2)
     assert found.tolist() == [105, 200, 100, 95]
 
