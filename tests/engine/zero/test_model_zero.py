@@ -80,9 +80,13 @@ def _train(rank: int, world_size: int) -> dict[Any, list[float]]:
             optimizer=torch.optim.SGD(model.parameters(), lr=LR),
             config=deepspeed_settings(stage, dtype),
         )
-        losses = []
+        losses: list[float] = []
+        reached: list[Any] = []  # what DeepSpeed and its hooks leave of the batch
+        engine.module.register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0]))  # noqa: B023
         for step in range(STEPS):
-            output = engine(step_batch(step, rank, sentence))
+            batch = step_batch(step, rank, sentence)
+            output = engine(batch)
+            assert reached.pop() is batch
             loss = output.mlm_loss_sum + output.nsp_loss_sum
             engine.backward(loss)
             engine.step()
