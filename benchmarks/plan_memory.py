@@ -189,12 +189,12 @@ def planned(case: Case) -> tuple[float, str]:
     from megabert.config import flags
     from megabert.planner.machine import IMPORTS_CPU, RUN_CPU, Machine
     from megabert.planner.plan import Planner
-    from megabert.planner.settings import CPU, PlanSettings
+    from megabert.planner.settings import CPU, PlanFlags, plan_settings, read_flags
 
     argv = [*case.flags(), "--zero", str(case.zero), "--gpu", CPU, "--gpus", str(case.ranks)]
     speed = {"fp32": 1e11, "bf16": 1e11}
     machine = Machine(CPU, 1e12, 1e10, speed, speed, 1e9, None, case.ranks, IMPORTS_CPU + RUN_CPU)
-    settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
+    settings = plan_settings(read_flags(flags.parse(PlanFlags, argv, "plan.py", "")))
     plan = Planner(settings, machine).plan(settings.layout)
     totals = {instant: sum(parts.values()) for instant, parts in plan.memory.items()}
     instant = max(totals, key=lambda name: totals[name])

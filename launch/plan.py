@@ -11,36 +11,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config import flags
-from megabert.planner.settings import PlanSettings
+from megabert.planner.settings import PlanFlags, hidden_flags, plan_settings, read_flags
 
 DESCRIPTION = """\
-Compute memory a rank, the largest micro batch, exchanges between ranks, and the time of a pretraining run.
+Plan a pretraining run: memory per rank, the largest micro batch, communication, and time.
 
   python launch/plan.py --model bert-large --gpus 8 --gpu h200 --phase 1
   python launch/plan.py --model bert-3.9b --gpus 64 --gpu h100 --phase 2 --recommend
+  python launch/plan.py --config runs/p1/config.yaml --gpus 16 --gpu a100-80
   python launch/plan.py --model bert-base --gpus 2 --gpu cpu --seq-length 128 --global-batch-size 256 --steps 1000
 
-Figures of GPUs are computed from published ones (--verbose names them), not measured."""
+All flags of launch/pretrain.py are accepted; those that do not change the plan are not listed here.
+Figures for GPUs are computed from published ones (--verbose lists them), not measured."""
 
 SWITCHES = {
     "json": "print one JSON object; sizes in bytes, times in seconds",
-    "recommend": "plan the fastest layout of ZeRO 0-3, tensor parallel 1-8, checkpointing on and off",
-    "verbose": "also print every constant that the plan rests on",
-    "table": "print the tables of docs/reference/planner.md instead (minutes)",
+    "recommend": "plan the fastest layout of ZeRO 0-3, tensor parallel 1-8 and checkpointing on or off",
+    "verbose": "also print every constant that the plan uses",
+    "table": "print the tables of docs/reference/planner.md instead (takes minutes)",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, compute, print."""
-    parser = flags.make_parser(PlanSettings, "plan.py", DESCRIPTION)
+    parser = flags.make_parser(PlanFlags, "plan.py", DESCRIPTION, hidden=hidden_flags())
     output = parser.add_argument_group("Output")
     for name, words in SWITCHES.items():
         flags.add_switch(output, f"--{name}", words)
-    given = flags.parse_with(parser, PlanSettings, argv)
-    settings, switches = flags.build(PlanSettings, given.file, given.flags), given.options
+    given = flags.parse_with(parser, PlanFlags, argv)
+    chosen, switches = read_flags(given), given.options
     if given.print_config:
-        print(flags.to_yaml(settings), end="")
+        print(flags.to_yaml(chosen), end="")
         return 0
+    settings = plan_settings(chosen)
 
     from megabert.planner import report, scale
     from megabert.planner.machine import make_machine

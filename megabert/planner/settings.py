@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from megabert.common.errors import UserError
 from megabert.common.hardware import ACCELERATORS
-from megabert.config.flags import setting
-from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.training import ModelSettings
+from megabert.config import flags
+from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
+from megabert.config.flags import Given, setting
+from megabert.config.training import (
+    BatchSettings,
+    DataSettings,
+    ModelSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PretrainSettings,
+    RunSettings,
+)
 
 CPU = "cpu"
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -26,14 +35,17 @@ class MachineSettings:
 
     gpus: PositiveInt = setting(8, "ranks of the run, one per device")
     gpu: str = setting(
-        "h100", "device: cpu (this machine, which is measured), " + ", ".join(ACCELERATORS)
+        "h100",
+        "device; cpu is this machine, which is measured",
+        choices=lambda: (CPU, *ACCELERATORS),
     )
     gpus_per_node: PositiveInt = setting(8, "devices per host")
     network_bandwidth: PositiveFloat | None = setting(
-        None, "GB/s each way per device between hosts (that of NVIDIA's own systems)"
+        None, "GB/s each way per device between hosts (default: that of NVIDIA's systems)"
     )
     efficiency: Fraction | None = setting(
-        None, "fraction of the precision's peak that forward and backward reach (see --verbose)"
+        None,
+        "fraction of the precision's peak that forward and backward reach (default: see --verbose)",
     )
     memory_margin: Margin = setting(
         0.1, "fraction of the device's memory to leave free (fragmentation, other programs)"
@@ -41,69 +53,140 @@ class MachineSettings:
 
 
 @dataclass(frozen=True)
-class LayoutSettings:
-    """Layout and precision"""
+class PlannedParallelSettings(ParallelSettings):
+    """Parallelism and precision"""
 
-    zero: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage")
-    tensor_parallel: PositiveInt = setting(1, "ranks that split each layer's weights")
-    sequence_parallel: bool = setting(
-        False,
-        "also split the tokens between layers over the tensor parallel ranks (on|off)",
+    zero_stage: Literal[0, 1, 2, 3] = setting(
+        1, "DeepSpeed ZeRO stage", flags=("--zero-stage", "--zero")
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
-        "auto", "auto: bf16, or fp32 on a CPU"
+
+
+@dataclass(frozen=True)
+class AssumptionSettings:
+    """Data that the plan does not read"""
+
+    vocab_size: PositiveInt | None = setting(
+        None, "vocabulary size of the tokenizer (default: the preset's)"
     )
-    activation_checkpointing: bool = setting(
-        False, "save memory by recomputing each layer in the backward pass (on|off)"
-    )
-    packing: Literal["on", "off"] = setting("on", "compute on real tokens only")
-    deepspeed_config: Path | None = setting(
+    padding: Padding | None = setting(
         None,
-        "DeepSpeed configuration, of which only the bucket sizes apply",
-        flags=("--deepspeed_config", "--deepspeed-config"),
+        "fraction of a padded batch that is padding (default: 0.048 up to 256 tokens, 0.082 above)",
+        metavar="FRACTION",
     )
 
-    def __post_init__(self) -> None:
-        if self.sequence_parallel and self.tensor_parallel == 1:
-            raise UserError(
-                "--sequence-parallel on splits tokens over tensor parallel ranks, but --tensor-parallel is "
-                "1: set it to 2 or more, or leave --sequence-parallel off"
-            )
+
+@dataclass(frozen=True)
+class PlanFlags(PretrainSettings):
+    """All settings of ``launch/plan.py``: those of ``launch/pretrain.py``, the machine, assumptions."""
+
+    parallel: PlannedParallelSettings
+    machine: MachineSettings
+    assumptions: AssumptionSettings
+
+
+COUNTED = frozenset(
+    {
+        "seq_length", "mask_fraction", "sentence_task", "packing", "global_batch_size",
+        "micro_batch_size", "optimizer", "steps", "tensor_parallel", "sequence_parallel",
+        "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase",
+    }
+)  # fmt: skip
+"""Settings of data, batch, optimizer, parallelism and run that change a plan."""
+
+
+def hidden_flags() -> set[str]:
+    """Settings whose flags are accepted, so that a command of pretraining can be planned as it is, but
+    change nothing."""
+    found = {"dropout", "initializer_range"}
+    for section in (DataSettings, BatchSettings, OptimizerSettings, ParallelSettings, RunSettings):
+        found |= {field.name for field in fields(section)} - COUNTED
+    return found
+
+
+@dataclass(frozen=True)
+class LayoutSettings:
+    """How the run is divided; see :class:`~megabert.config.training.ParallelSettings`."""
+
+    zero: Literal[0, 1, 2, 3] = 1
+    tensor_parallel: PositiveInt = 1
+    sequence_parallel: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
+    activation_checkpointing: bool = False
+    packing: Literal["on", "off"] = "on"
+    deepspeed_config: Path | None = None
 
 
 @dataclass(frozen=True)
 class RecipeSettings:
-    """Recipe"""
+    """What the run computes; None: the phase's published value, the preset's, or the largest that fits."""
 
-    phase: Literal[1, 2] = setting(1, "use this phase's published recipe for what is not set")
-    vocab_size: PositiveInt | None = setting(
-        None, "vocabulary size of the tokenizer (the preset's)"
-    )
-    seq_length: PositiveInt | None = setting(
-        None, "tokens per sequence (phase 1: 128, phase 2: 512)"
-    )
-    mask_fraction: Fraction = setting(0.15, "fraction of the tokens that the model predicts")
-    padding: Padding | None = setting(
-        None, "fraction of a padded batch that is padding (0.048 up to 256 tokens, 0.082 above)"
-    )
-    sentence_task: Literal["nsp", "sop", "none"] = setting(
-        "nsp", "second task, on pairs of segments"
-    )
-    global_batch_size: PositiveInt | None = setting(
-        None, "sequences per update over all ranks (phase 1: 65536, phase 2: 32768)"
-    )
-    micro_batch_size: PositiveInt | None = setting(
-        None, "sequences per rank and micro step (the largest that fits and divides the batch)"
-    )
-    steps: PositiveInt | None = setting(None, "updates (phase 1: 7038, phase 2: 1563)")
-    optimizer: str = setting("lamb", "optimizer", choices=OPTIMIZERS.names)
+    phase: Literal[1, 2] = 1
+    vocab_size: PositiveInt | None = None
+    seq_length: PositiveInt | None = None
+    mask_fraction: float = 0.15
+    padding: Padding | None = None
+    sentence_task: Literal["nsp", "sop", "none"] = "nsp"
+    global_batch_size: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    optimizer: str = "lamb"
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """All settings of ``launch/plan.py``."""
+    """What is planned: a model on a machine, in a layout, for a recipe."""
 
     model: ModelSettings
     machine: MachineSettings
     layout: LayoutSettings
     recipe: RecipeSettings
+
+
+def read_flags(given: Given) -> PlanFlags:
+    """The settings: flag > ``--config`` > DeepSpeed file > default.
+
+    A micro batch of ``--config`` that does not fit the number of devices is left out.
+
+    Raises:
+        UserError: a wrong value.
+    """
+    chosen = flags.build(PlanFlags, given.file, given.flags)
+    path = chosen.parallel.deepspeed_config
+    if path is not None:
+        layer = deepspeed_layer(read_deepspeed_config(path), path)
+        chosen = flags.build(PlanFlags, layer, given.file, given.flags)
+    batch, ranks = chosen.batch, chosen.machine.gpus // chosen.parallel.tensor_parallel
+    if batch.global_batch_size is None or batch.micro_batch_size is None:
+        return chosen
+    fits = batch.global_batch_size % (batch.micro_batch_size * max(1, ranks)) == 0
+    if fits or given.flags.sets("batch", "micro_batch_size"):
+        return chosen
+    # a run's config.yaml has the micro batch for the run's own number of ranks
+    return replace(chosen, batch=replace(batch, micro_batch_size=None))
+
+
+def plan_settings(chosen: PlanFlags) -> PlanSettings:
+    """What the flags ask to plan."""
+    data, parallel, batch = chosen.data, chosen.parallel, chosen.batch
+    layout = LayoutSettings(
+        zero=parallel.zero_stage,
+        tensor_parallel=parallel.tensor_parallel,
+        sequence_parallel=parallel.sequence_parallel,
+        precision=parallel.precision,
+        activation_checkpointing=parallel.activation_checkpointing,
+        packing=data.packing,
+        deepspeed_config=parallel.deepspeed_config,
+    )
+    recipe = RecipeSettings(
+        phase=chosen.run.phase,
+        vocab_size=chosen.assumptions.vocab_size,
+        seq_length=data.seq_length,
+        mask_fraction=data.mask_fraction,
+        padding=chosen.assumptions.padding,
+        sentence_task=data.sentence_task,
+        global_batch_size=batch.global_batch_size,
+        micro_batch_size=batch.micro_batch_size,
+        steps=chosen.optimizer.steps,
+        optimizer=chosen.optimizer.optimizer,
+    )
+    return PlanSettings(chosen.model, chosen.machine, layout, recipe)

@@ -19,7 +19,7 @@ from megabert.model.weights import load_weights
 from megabert.parallel.topology import TensorParallel
 from megabert.planner.machine import make_machine
 from megabert.planner.plan import Planner
-from megabert.planner.settings import PlanSettings
+from megabert.planner.settings import PlanFlags, plan_settings, read_flags
 from tests.extending.rope_geglu import RopeAttention, RopeConfig
 from tests.helpers.training_runs import losses, make_shards, metrics, train, whole_weights
 
@@ -72,7 +72,7 @@ def test_flops_count_the_gate() -> None:
 
 def test_it_is_planned() -> None:
     argv = ["--model", "rope-geglu-tiny", "--tensor-parallel", "2", "--gpus", "2"]
-    settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
+    settings = plan_settings(read_flags(flags.parse(PlanFlags, argv, "plan.py", "")))
     made = Planner(settings, make_machine(settings.machine)).plan(settings.layout)
     assert made.fits
     assert made.parameters.layer == (4 * 128 * 128 + 3 * 128 * 256) // 2 + 2 * 128

@@ -36,7 +36,7 @@ from megabert.parallel.topology import ProcessGroups, Topology
 from megabert.planner.machine import make_machine
 from megabert.planner.parameters import local_parameters
 from megabert.planner.plan import Plan, Planner
-from megabert.planner.settings import PlanSettings
+from megabert.planner.settings import PlanFlags, plan_settings, read_flags
 from megabert.planner.states import BEGINS
 from megabert.pretrain import run_folder
 from tests.helpers.distributed import run_ranks
@@ -391,7 +391,7 @@ def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
 
     def made(model: str, length: int) -> Plan:
         argv = ["--model", model, "--gpu", "h100", "--seq-length", str(length)]
-        settings = flags.build(PlanSettings, flags.parse(PlanSettings, argv, "plan.py", "").flags)
+        settings = plan_settings(read_flags(flags.parse(PlanFlags, argv, "plan.py", "")))
         planner = Planner(settings, make_machine(settings.machine))
         return planner.plan(settings.layout)
 

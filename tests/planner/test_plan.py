@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.model import MODELS, ModelConfig, model_config
+from megabert.config.training import BatchSettings, PretrainSettings
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
 from megabert.parallel.layers import split_dim
@@ -26,7 +27,7 @@ from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor
 from megabert.planner.machine import LINK_EFFICIENCY, Machine, make_machine, memory_total
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.plan import Plan, Planner
-from megabert.planner.settings import MachineSettings, PlanSettings
+from megabert.planner.settings import MachineSettings, PlanFlags, plan_settings, read_flags
 from megabert.planner.states import (
     BEGINS,
     ENDS,
@@ -37,6 +38,7 @@ from megabert.planner.states import (
     Sharding,
     state_bytes,
 )
+from megabert.pretrain.settings import resolve_pretraining
 from tests.helpers.model_cases import tiny_config
 
 SMALL = LocalParameters(weights=900, small=100, largest=300, layer=200, tensors=20)
@@ -44,7 +46,7 @@ SMALL = LocalParameters(weights=900, small=100, largest=300, layer=200, tensors=
 
 def planner(*argv: str) -> Planner:
     """A planner as the command line makes it, without measuring this machine."""
-    asked = flags.build(PlanSettings, flags.parse(PlanSettings, list(argv), "plan.py", "").flags)
+    asked = plan_settings(read_flags(flags.parse(PlanFlags, list(argv), "plan.py", "")))
     return Planner(asked, make_machine(asked.machine))
 
 
@@ -404,7 +406,7 @@ def test_rows_of_the_tables() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--gpu", "h1000"], "unknown device"),
+        (["--gpu", "h1000"], "--gpu h1000: expected one of cpu, .*did you mean 'h100'"),
         (["--model", "bert-huge"], "bert-huge.*bert-large"),
         (["--gpus", "0"], "--gpus 0: expected a whole number of 1 or more"),
         (["--gpus", "6", "--tensor-parallel", "4"], "not a multiple"),
@@ -420,6 +422,37 @@ def test_wrong_input_is_one_line(command: ModuleType, argv: list[str], message: 
     with pytest.raises(UserError, match=message) as error:
         command.main(argv)
     assert "\n" not in str(error.value)
+
+
+def test_a_command_of_pretraining_and_its_config_can_be_planned(
+    command: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Flags that do not change the plan are accepted; a run's micro batch gives way to other ranks."""
+    asked = [
+        "--model",
+        "bert-base",
+        "--global-batch-size",
+        "96",
+        "--steps",
+        "10",
+        "--zero-stage",
+        "2",
+    ]
+    run = resolve_pretraining(flags.parse(PretrainSettings, asked, "pretrain.py", ""))
+    config = tmp_path / "config.yaml"
+    config.write_text(flags.to_yaml(replace(run, batch=BatchSettings(96, 32, 3))))
+    plans = []
+    for source in ([*asked, "--lr", "1e-3", "--output", "x"], ["--config", str(config)]):
+        command.main([*source, "--gpus", "2", "--gpu", "h100", "--json"])
+        plans.append(json.loads(capsys.readouterr().out))
+    assert plans[0] == plans[1]
+    assert plans[0]["layout"]["zero"] == 2
+    command.main(["--config", str(config), "--gpus", "16", "--zero", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["layout"]["zero"] == 1
+    command.main(["--config", str(config), "--gpus", "4", "--print-config"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    command.main(["--config", str(printed), "--gpus", "2", "--json"])
 
 
 def test_exit_status(root: Path) -> None:
