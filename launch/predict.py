@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
     from megabert.predict.command import Request, predict
-    from megabert.predict.predictor import Choices
+    from megabert.predict.predictor import AnswerOptions
 
     choices = ("task", "batch_size", "top_k", "max_length", "device", "precision")
     threshold = given.null_threshold
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict(
         Request(
             given.checkpoint,
-            Choices(**{name: getattr(given, name) for name in choices}, settings=settings),
+            AnswerOptions(**{name: getattr(given, name) for name in choices}, settings=settings),
             {name: getattr(given, name) for name in texts},
             given.input,
             given.output,

@@ -22,7 +22,7 @@ from megabert.common.files import new_text_file
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
-from megabert.predict.predictor import Choices, Predictor, open_predictor
+from megabert.predict.predictor import AnswerOptions, Predictor, open_predictor
 from megabert.tasks.base import Features, ItemFormat
 
 CHUNK = 16
@@ -44,12 +44,12 @@ class Request:
         texts: of one item, by flag: text, text_b, question, context.
         input: file, or - for standard input; None for the texts, or a terminal.
         output: file, or - for standard output.
-        input_format: of :data:`megabert.predict.inputs.FORMATS`, or a task's.
+        input_format: of :data:`megabert.predict.inputs.INPUT_FORMATS`, or a task's.
         format: :data:`LINES`, or the name of the task's document format.
     """
 
     checkpoint: Path
-    choices: Choices
+    choices: AnswerOptions
     texts: dict[str, str | None]
     input: Path | None = None
     output: Path = STANDARD_INPUT
@@ -153,10 +153,10 @@ def _identity(item: dict[str, Any]) -> dict[str, Any]:
     return {"id": item["id"]} if "id" in item else {}
 
 
-Writer = Callable[[list[dict[str, Any]], bool], None]
+AnswerWriter = Callable[[list[dict[str, Any]], bool], None]
 
 
-def _line_writer(stream: TextIO) -> Writer:
+def _line_writer(stream: TextIO) -> AnswerWriter:
     def write(answers: list[dict[str, Any]], last: bool) -> None:
         for answer in answers:
             stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
@@ -165,7 +165,7 @@ def _line_writer(stream: TextIO) -> Writer:
     return write
 
 
-def _document_writer(stream: TextIO, own: ItemFormat) -> Writer:
+def _document_writer(stream: TextIO, own: ItemFormat) -> AnswerWriter:
     """All answers as one document of the task's own."""
     gathered: list[dict[str, Any]] = []
 

@@ -18,7 +18,7 @@ from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.text_lines import read_lines
 from megabert.tasks.registry import item_formats
 
-FORMATS = ("auto", "jsonl", "text", "tsv")
+INPUT_FORMATS = ("auto", "jsonl", "text", "tsv")
 """Formats of a file of inputs; next to them, documents of the tasks' own."""
 STANDARD_INPUT = Path("-")
 Fields = tuple[tuple[str, ...], ...]
@@ -56,7 +56,7 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
     Args:
         path: the file, plain or packed.
         fields: of the task.
-        form: one of ``FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``)
+        form: one of ``INPUT_FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``)
             and the first line: an object is JSON lines, or the task's document where it does not end
             there or holds the document's key; other lines are plain texts, or columns where the task has
             two texts.
@@ -67,7 +67,7 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
     """
     if form == "auto":
         form = _detected(path, fields, own)
-    if form not in FORMATS:
+    if form not in INPUT_FORMATS:
         items = _document(path, form, own)
     elif form == "jsonl":
         items = _json_lines(path)

@@ -30,7 +30,7 @@ log = get_logger()
 
 
 @dataclass(frozen=True)
-class Choices:
+class AnswerOptions:
     """How to answer.
 
     Attributes:
@@ -80,7 +80,7 @@ class Predictor:
     Attributes:
         task, model, tokenizer, device: what answers, where.
         batch_size: rows of a batch.
-        top_k: as in :class:`Choices`.
+        top_k: as in :class:`AnswerOptions`.
     """
 
     task: Answering
@@ -127,7 +127,7 @@ class Predictor:
         return shown
 
 
-def open_predictor(checkpoint: Path, choices: Choices) -> Predictor:
+def open_predictor(checkpoint: Path, choices: AnswerOptions) -> Predictor:
     """Read a checkpoint and make it ready.
 
     Raises:
@@ -160,7 +160,7 @@ def open_predictor(checkpoint: Path, choices: Choices) -> Predictor:
 
 
 def _fine_tuned(
-    source: WholeModel, name: str, config: ModelConfig, choices: Choices
+    source: WholeModel, name: str, config: ModelConfig, choices: AnswerOptions
 ) -> tuple[Answering, torch.nn.Module]:
     """The task as it was fine-tuned, and its model."""
     known = task_class(name)
@@ -213,7 +213,7 @@ def _check_wanted(source: WholeModel, wanted: str, fitting: tuple[str, ...]) -> 
         )
 
 
-def _tell_unused(task: Answering, choices: Choices) -> None:
+def _tell_unused(task: Answering, choices: AnswerOptions) -> None:
     """Name the choices that change nothing for this task."""
     for name in choices.settings.keys() - task.used_settings():
         log.warning("--%s has no effect on %s", name.replace("_", "-"), task.name)
@@ -221,7 +221,7 @@ def _tell_unused(task: Answering, choices: Choices) -> None:
         log.warning("--top-k has no effect on %s", task.name)
 
 
-def _max_length(source: WholeModel, choices: Choices, usual: int) -> int:
+def _max_length(source: WholeModel, choices: AnswerOptions, usual: int) -> int:
     most, wanted = source.config.max_position_embeddings, choices.max_length
     if wanted is not None and wanted > most:
         limit = variant_of(source.config).length_limit(source.config)

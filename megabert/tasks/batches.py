@@ -1,7 +1,7 @@
 """Which rows are in which batch: shuffled, of similar length, the same on any number of ranks.
 
 The rows of all epochs form one stream, in which each epoch has its own permutation. The stream is cut
-into windows of ``WINDOW`` batches. Inside a window the rows are sorted by length and cut into batches,
+into windows of ``WINDOW_BATCHES`` batches. Inside a window the rows are sorted by length and cut into batches,
 and the batches are shuffled. So the rows of a batch have similar lengths, and every row still occurs
 once per epoch. All of it is a pure function of (lengths, batch size, steps, seed): no rank, no state.
 """
@@ -17,7 +17,7 @@ import torch
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.base import Features
 
-WINDOW = 40
+WINDOW_BATCHES = 40
 _EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # purposes of random draws
 
 
@@ -27,6 +27,25 @@ def draw_subset(total: int, limit: int | None, seed: int) -> np.ndarray:
         return np.arange(total, dtype=np.int64)
     order = np.random.default_rng((seed, _SUBSET)).permutation(total)
     return np.sort(order[:limit]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ExampleChoice:
+    """Which examples of a file become rows.
+
+    Attributes:
+        training: the rows are to be trained on, so that examples without a target are left out.
+        max_examples: at most this many, drawn by ``seed``; None: all.
+        seed: of the drawing.
+    """
+
+    training: bool
+    max_examples: int | None = None
+    seed: int = 0
+
+    def drawn(self, total: int) -> np.ndarray:
+        """The chosen ones of ``range(total)``, in rising order; int64."""
+        return draw_subset(total, self.max_examples, self.seed)
 
 
 def steps_for(rows: int, batch_size: int, epochs: float) -> int:
@@ -52,12 +71,12 @@ class BatchPlan:
 
     def rows(self, step: int) -> np.ndarray:
         """Rows of batch ``step`` (from 0), longest first, int64 [batch_size]."""
-        window, place = divmod(step, WINDOW)
+        window, place = divmod(step, WINDOW_BATCHES)
         return self._window(window)[place]
 
     def _window(self, window: int) -> np.ndarray:
-        first = window * WINDOW
-        batches = min(WINDOW, self.steps - first)
+        first = window * WINDOW_BATCHES
+        batches = min(WINDOW_BATCHES, self.steps - first)
         if batches <= 0:
             raise IndexError(f"window {window} of a plan of {self.steps} steps")
         rows = self._stream(first * self.batch_size, (first + batches) * self.batch_size)

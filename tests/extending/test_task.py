@@ -17,7 +17,7 @@ from megabert.config import flags
 from megabert.convert.run import ConversionRequest, convert
 from megabert.finetune.settings import finetune_settings
 from megabert.predict.command import Request, predict
-from megabert.predict.predictor import Choices
+from megabert.predict.predictor import AnswerOptions
 from megabert.tasks.registry import task_names
 from tests.extending.own_task import NumberSettings
 from tests.helpers.distributed import run_ranks
@@ -91,7 +91,7 @@ def test_it_answers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [line.split("\t")[1] for line in (run.parent / "numbers.tsv").read_text().splitlines()]
     inputs = run.parent / "inputs.txt"
     inputs.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    predict(Request(run, Choices(), dict.fromkeys(TEXTS), inputs))
+    predict(Request(run, AnswerOptions(), dict.fromkeys(TEXTS), inputs))
     answers = [json.loads(line)["number"] for line in capsys.readouterr().out.splitlines()]
     assert answers == pytest.approx(json.loads((run / "numbers.json").read_text()), rel=1e-4)
 

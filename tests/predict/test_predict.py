@@ -23,7 +23,7 @@ from megabert.model.weights import save_weights
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.command import Request, predict
 from megabert.predict.inputs import STANDARD_INPUT
-from megabert.predict.predictor import Choices, open_predictor
+from megabert.predict.predictor import AnswerOptions, open_predictor
 from megabert.tasks.batches import batch_on_device
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task_v2 import Squad2
@@ -65,11 +65,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(
-    checkpoint: Path, input: Path | None = None, *, choices: Choices | None = None, **more: Any
+    checkpoint: Path,
+    input: Path | None = None,
+    *,
+    choices: AnswerOptions | None = None,
+    **more: Any,
 ) -> None:
     """Run the command in this process."""
     texts = {name: more.pop(name, None) for name in TEXTS}
-    predict(Request(checkpoint, choices or Choices(), texts, input, **more))
+    predict(Request(checkpoint, choices or AnswerOptions(), texts, input, **more))
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -96,7 +100,7 @@ def test_masks_are_filled_as_by_transformers(
     ]
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(texts) + "\n\n", encoding="utf-8")
-    ask(folders / head, path, choices=Choices(batch_size=3, top_k=4))
+    ask(folders / head, path, choices=AnswerOptions(batch_size=3, top_k=4))
     found = lines(capsys)
     assert len(found) == len(texts)
     theirs = pipeline("fill-mask", model=str(folders / head), top_k=4)
@@ -122,7 +126,7 @@ def test_labels_and_probabilities_are_those_of_transformers(
     path = tmp_path / "items.jsonl"
     items = [{"id": f"n{number}", "sentence": text} for number, text in enumerate(texts)]
     path.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
-    ask(folders / "polarity", path, choices=Choices(batch_size=2))
+    ask(folders / "polarity", path, choices=AnswerOptions(batch_size=2))
     theirs = pipeline("text-classification", model=str(folders / "polarity"), top_k=None)
     for text, item, ours in zip(texts, items, lines(capsys), strict=True):
         expected = {entry["label"]: entry["score"] for entry in theirs([text])[0]}
@@ -143,7 +147,7 @@ def test_spans_are_those_of_transformers_model(shared_data: Path, tmp_path: Path
     model.save_pretrained(tmp_path / "hf")
     tokenizer = BertTokenizerFast.from_pretrained(source)
     tokenizer.save_pretrained(tmp_path / "hf")
-    predictor = open_predictor(tmp_path / "hf", Choices(batch_size=4))
+    predictor = open_predictor(tmp_path / "hf", AnswerOptions(batch_size=4))
     from megabert.tasks.squad.data import read_squad
 
     data = read_squad(shared_data / "squad" / "dev-v1.1.json.xz")
@@ -219,16 +223,16 @@ def test_a_run_answers_as_it_was_scored(
     odds = json.loads((fine_tuned / "null_odds.json").read_text(encoding="utf-8"))
     assert len(set(map(bool, expected.values()))) == 2
     file, out = fine_tuned / "questions.json", tmp_path / "p.json"
-    ask(fine_tuned, file, choices=Choices(batch_size=2), format="squad", output=out)
+    ask(fine_tuned, file, choices=AnswerOptions(batch_size=2), format="squad", output=out)
     assert json.loads(out.read_text(encoding="utf-8")) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
     assert "tokens/s" in capsys.readouterr().err
-    ask(fine_tuned / "final", file, choices=Choices(top_k=2))
+    ask(fine_tuned / "final", file, choices=AnswerOptions(top_k=2))
     found = lines(capsys)
     assert {line["id"]: line["answer"] for line in found} == expected
     assert {line["id"]: line["null_odds"] for line in found} == pytest.approx(odds, abs=1e-4)
     assert {len(line["n_best"]) for line in found} == {2}
-    ask(fine_tuned, file, choices=Choices(settings={"null_threshold": 1e5}), format="squad")
+    ask(fine_tuned, file, choices=AnswerOptions(settings={"null_threshold": 1e5}), format="squad")
     assert all(json.loads(capsys.readouterr().out).values())
 
 
@@ -276,7 +280,7 @@ def test_order_and_answers_do_not_depend_on_the_batches(
     path.write_text("\n".join(sentences(70, seed=4)), encoding="utf-8")
     runs = []
     for size in (1, 3, 100):
-        ask(folders / "polarity", path, choices=Choices(batch_size=size))
+        ask(folders / "polarity", path, choices=AnswerOptions(batch_size=size))
         runs.append([line["scores"]["good"] for line in lines(capsys)])
     assert runs[1] == pytest.approx(runs[0], abs=1e-6)
     assert runs[2] == pytest.approx(runs[0], abs=1e-6)
@@ -332,10 +336,14 @@ def test_a_wrong_line_is_named_before_anything_is_written(
         ("none", {"text": "x"}, "is not a folder"),
         (
             "mlm",
-            {"text": "x", "choices": Choices(task="cola")},
+            {"text": "x", "choices": AnswerOptions(task="cola")},
             "needs a sequence classification head",
         ),
-        ("mlm", {"text": "x", "choices": Choices(task="colour")}, "--task colour is not known"),
+        (
+            "mlm",
+            {"text": "x", "choices": AnswerOptions(task="colour")},
+            "--task colour is not known",
+        ),
         ("mlm", {"question": "x"}, "takes --text:"),
         ("qa", {"question": "x"}, "takes --question and --context"),
         ("qa", {"text": "x", "input": Path("a")}, "--input and texts"),
@@ -344,10 +352,10 @@ def test_a_wrong_line_is_named_before_anything_is_written(
             {"text": "[MASK]", "format": "squad"},
             "--format squad is not for the task fill-mask",
         ),
-        ("mlm", {"text": "[MASK]", "choices": Choices(max_length=41)}, "longer than"),
+        ("mlm", {"text": "[MASK]", "choices": AnswerOptions(max_length=41)}, "longer than"),
         ("mlm", {"text": "[MASK]", "output": Path("no/such/file")}, "its folder does not exist"),
         ("mlm", {"text": "[MASK]", "output": Path()}, "is a folder"),
-        ("polarity", {"text": "x", "choices": Choices(task="mnli")}, "labels"),
+        ("polarity", {"text": "x", "choices": AnswerOptions(task="mnli")}, "labels"),
     ],
 )
 def test_wrong_requests_are_one_line(
@@ -372,8 +380,8 @@ def test_an_output_is_neither_the_input_nor_of_a_terminal(
 
 
 def test_choices_without_effect_are_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    open_predictor(folders / "polarity", Choices(settings={"null_threshold": 1.0}))
-    open_predictor(folders / "tags", Choices(top_k=2))
+    open_predictor(folders / "polarity", AnswerOptions(settings={"null_threshold": 1.0}))
+    open_predictor(folders / "tags", AnswerOptions(top_k=2))
     told = capsys.readouterr().err
     assert "--null-threshold has no effect on tnews" in told
     assert "--top-k has no effect on conll" in told

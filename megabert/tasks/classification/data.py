@@ -81,7 +81,7 @@ class Source(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of scores (:func:`megabert.tasks.classification.metrics.score`); the first one tells
+        """Names of scores (:func:`megabert.tasks.classification.metrics.metric_scores`); the first one tells
         the better of two models.
         """
 

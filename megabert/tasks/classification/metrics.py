@@ -23,7 +23,7 @@ def accuracy(truth: np.ndarray, found: np.ndarray) -> float:
     return float((truth == found).mean())
 
 
-def f1(truth: np.ndarray, found: np.ndarray) -> float:
+def binary_f1(truth: np.ndarray, found: np.ndarray) -> float:
     """F1 of class 1: 2 TP / (2 TP + FP + FN); 0 where class 1 is neither there nor found."""
     hits = int(((truth == 1) & (found == 1)).sum())
     total = int((truth == 1).sum() + (found == 1).sum())
@@ -40,9 +40,9 @@ def matthews_correlation(truth: np.ndarray, found: np.ndarray) -> float:
     t = np.bincount(truth, minlength=classes).astype(float)
     p = np.bincount(found, minlength=classes).astype(float)
     total = float(len(truth))
-    spread = (total**2 - p @ p) * (total**2 - t @ t)
+    denominator = (total**2 - p @ p) * (total**2 - t @ t)
     right = float((truth == found).sum())
-    return float((right * total - t @ p) / np.sqrt(spread)) if spread > 0 else 0.0
+    return float((right * total - t @ p) / np.sqrt(denominator)) if denominator > 0 else 0.0
 
 
 def pearson(truth: np.ndarray, found: np.ndarray) -> float:
@@ -66,12 +66,15 @@ def spearmanr(truth: np.ndarray, found: np.ndarray) -> float:
 
 
 _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    function.__name__: function
-    for function in (accuracy, f1, matthews_correlation, pearson, spearmanr)
+    "accuracy": accuracy,
+    "f1": binary_f1,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearmanr": spearmanr,
 }
 
 
-def score(metrics: Sequence[str], truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def metric_scores(metrics: Sequence[str], truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """The named scores in per cent; ``"score"`` is the mean of the others.
 
     ``truth``, ``found``: class numbers int64 [N], or scores float [N].

@@ -22,7 +22,7 @@ from megabert.tasks.batches import draw_subset
 from megabert.tasks.classification.data import Label, Source, texts_of_items
 from megabert.tasks.classification.features import ClassificationFeatures, join_texts
 from megabert.tasks.classification.glue import GLUE
-from megabert.tasks.classification.metrics import score
+from megabert.tasks.classification.metrics import metric_scores
 from megabert.tasks.classification.settings import ClassificationSettings
 from megabert.tasks.classification.tnews import Tnews
 from megabert.tasks.files.problems import Problems
@@ -267,11 +267,11 @@ class Classification(Task):
             log.info("%s has no labels: predictions are in %s, no scores", features.path, path)
             return {}
         metrics = self.source.metrics_of(features.part)
-        scores = score(metrics, features.targets, found)
+        scores = metric_scores(metrics, features.targets, found)
         counts = self._record.get("label_counts")
         if counts:
             most = self.labels.index(max(counts, key=counts.get))
-            constant = score(metrics, features.targets, np.full(len(found), most))
+            constant = metric_scores(metrics, features.targets, np.full(len(found), most))
             scores |= {BASELINE + name: value for name, value in constant.items()}
         return scores
 

@@ -45,9 +45,11 @@ def best_spans(
     """
     starts = start_logits.float().masked_fill(~answer_starts, -torch.inf)
     ends = end_logits.float().masked_fill(~answer_ends, -torch.inf)
-    spread = F.pad(ends, (0, max_answer_length - 1), value=-torch.inf)
-    spread = spread.unfold(1, max_answer_length, 1)  # [B, S, A]: ends reachable from each start
-    scores = (starts[:, :, None] + spread).flatten(1)  # [B, S*A]
+    reachable = F.pad(ends, (0, max_answer_length - 1), value=-torch.inf)
+    reachable = reachable.unfold(
+        1, max_answer_length, 1
+    )  # [B, S, A]: ends reachable from each start
+    scores = (starts[:, :, None] + reachable).flatten(1)  # [B, S*A]
     if scores.shape[1] < n_best:
         scores = F.pad(scores, (0, n_best - scores.shape[1]), value=-torch.inf)
     values, flat = scores.topk(n_best, dim=1)  # [B, n]
@@ -64,7 +66,7 @@ def best_spans(
 
 
 @dataclass(frozen=True)
-class Span:
+class AnswerSpan:
     """A candidate: its text, where it stands in the context (end exclusive), its two logits."""
 
     text: str
@@ -79,11 +81,13 @@ class Span:
         return self.start_logit + self.end_logit
 
 
-NO_SPAN = Span("", 0, 0, 0.0, 0.0)
+NO_SPAN = AnswerSpan("", 0, 0, 0.0, 0.0)
 """Stands for the answer to a question whose context has no token."""
 
 
-def ranked_spans(features: SquadFeatures, outputs: Candidates, n_best: int) -> list[list[Span]]:
+def ranked_spans(
+    features: SquadFeatures, outputs: Candidates, n_best: int
+) -> list[list[AnswerSpan]]:
     """The ``n_best`` best spans with different texts of every question, best first.
 
     ``outputs``: what ``best_spans`` gave for all rows, in the order of the rows. A text found twice
@@ -98,14 +102,14 @@ def ranked_spans(features: SquadFeatures, outputs: Candidates, n_best: int) -> l
         kept.extend((-float(places[place]), row, place) for place in finite)
     ranked = []
     for found in candidates:
-        spans: dict[str, Span] = {}
+        spans: dict[str, AnswerSpan] = {}
         for _, row, place in sorted(found):
             if len(spans) == n_best:
                 break
             first, last = int(outputs["start"][row, place]), int(outputs["end"][row, place])
             text = features.text(row, first, last)
             if text and text not in spans:
-                spans[text] = Span(
+                spans[text] = AnswerSpan(
                     text,
                     *features.characters(row, first, last),
                     float(outputs["start_logit"][row, place]),
@@ -115,34 +119,34 @@ def ranked_spans(features: SquadFeatures, outputs: Candidates, n_best: int) -> l
     return ranked
 
 
-def lowest_nulls(features: SquadFeatures, outputs: Candidates) -> list[Span]:
+def lowest_nulls(features: SquadFeatures, outputs: Candidates) -> list[AnswerSpan]:
     """For every question the empty answer: the logits of [CLS] in the row where their sum is least.
 
     ``outputs``: ``null_start`` and ``null_end`` float32 [F], the logits of each row's [CLS].
     """
-    nulls: list[Span | None] = [None] * len(features.questions)
+    nulls: list[AnswerSpan | None] = [None] * len(features.questions)
     for row, sides in enumerate(zip(outputs["null_start"], outputs["null_end"])):
         number = features.question_of(row)
-        span, before = Span("", 0, 0, *map(float, sides)), nulls[number]
+        span, before = AnswerSpan("", 0, 0, *map(float, sides)), nulls[number]
         if before is None or span.score < before.score:
             nulls[number] = span
     return [null or NO_SPAN for null in nulls]
 
 
-def with_null(spans: list[Span], null: Span, n_best: int) -> list[Span]:
+def with_null(spans: list[AnswerSpan], null: AnswerSpan, n_best: int) -> list[AnswerSpan]:
     """``n_best`` spans and the empty answer among them in its place, or behind all of them."""
     listed = sorted([*spans, null], key=lambda span: -span.score)[:n_best]
     return listed if null in listed else [*listed, null]
 
 
-def probabilities(spans: list[Span]) -> list[float]:
+def probabilities(spans: list[AnswerSpan]) -> list[float]:
     """Softmax of the scores over the spans listed."""
     scores = np.asarray([span.score for span in spans])
     weights = np.exp(scores - scores.max())
     return [float(share) for share in weights / weights.sum()]
 
 
-def n_best_entries(spans: list[Span]) -> list[dict[str, Any]]:
+def n_best_entries(spans: list[AnswerSpan]) -> list[dict[str, Any]]:
     """The entries of a question in nbest_predictions.json; one empty answer where there is no span."""
     spans = spans or [NO_SPAN]
     return [
@@ -164,7 +168,7 @@ def rank_answers(features: SquadFeatures, outputs: Candidates, n_best: int) -> N
     }
 
 
-def placed(spans: list[Span]) -> list[dict[str, Any]]:
+def placed(spans: list[AnswerSpan]) -> list[dict[str, Any]]:
     """Spans as answers with their places: ``answer``, ``score`` (the probability), ``start``, ``end``.
 
     The empty answer stands nowhere: its places are None.

@@ -1,6 +1,6 @@
 """Exact match and F1 of CMRC 2018, for Chinese text.
 
-Source: Cui et al. 2019, "A Span-Extraction Dataset for Chinese Machine Reading Comprehension", section
+Source: Cui et al. 2019, "A AnswerSpan-Extraction Dataset for Chinese Machine Reading Comprehension", section
 3.3, and its official evaluation script. Chinese has no white space between words, so each Chinese
 character is a unit, and so is each word of what stands between them. F1 counts the units of the
 longest run that both texts share; exact match compares the texts without punctuation.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from megabert.tasks.squad.metric import ENGLISH, Metric, f1_of
+from megabert.tasks.squad.metric import ENGLISH, Metric, f1_from_counts
 
 _PUNCTUATION = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _HAN = "\u4e00-\u9fa5"
@@ -63,7 +63,7 @@ def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
 def chinese_f1(prediction: str, truth: str) -> float:
     """F1 over units, the common ones being those of the longest common run."""
     predicted, true = units(prediction), units(truth)
-    return f1_of(longest_common_run(predicted, true), len(predicted), len(true))
+    return f1_from_counts(longest_common_run(predicted, true), len(predicted), len(true))
 
 
 CHINESE = Metric("CMRC 2018", without_punctuation, chinese_f1)

@@ -19,7 +19,7 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
-from megabert.tasks.batches import draw_subset, pad_rows
+from megabert.tasks.batches import ExampleChoice, pad_rows
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData
 from megabert.tasks.squad.windows import best_window, locate_answer, windows
@@ -46,12 +46,12 @@ class SquadFeatures:
         data: the file.
         tokenizer: ids and character offsets.
         settings: lengths and stride.
-        max_examples, seed: keep at most so many questions, drawn by the seed.
-        training: leave out questions without a sound answer (counted in ``problems``) and give
-            batches ``start_positions`` and ``end_positions``; otherwise give them the masks that
-            ``best_spans`` needs, and keep every question that has a ground truth; all of them where
-            none has one.
-        no_answer: keep questions without an answer too; they point at [CLS].
+        choice: which questions. For training, those without a valid answer are left out (counted in
+            ``problems``), and batches have ``start_positions`` and ``end_positions``; otherwise batches
+            have the masks that ``best_spans`` needs, and every question that has a ground truth is
+            used, or all questions where none has one.
+        max_length: tokens per row at most.
+        no_answer: use questions without an answer too; they point at [CLS].
 
     Raises:
         UserError: the lengths leave no room for a context, or no question is left.
@@ -62,12 +62,9 @@ class SquadFeatures:
         data: SquadData,
         tokenizer: Tokenizer,
         settings: SquadSettings,
-        *,
+        choice: ExampleChoice,
         max_length: int = 384,
-        training: bool,
         no_answer: bool = False,
-        max_examples: int | None = None,
-        seed: int = 0,
     ) -> None:
         if max_length < settings.max_query_length + _SPECIAL + 1:
             raise UserError(
@@ -75,12 +72,12 @@ class SquadFeatures:
                 f"question of --max-query-length {settings.max_query_length} and {_SPECIAL} special "
                 "tokens; raise the first or lower the second"
             )
-        self.data, self.settings, self.training = data, settings, training
+        self.data, self.settings, self.training = data, settings, choice.training
         self.max_length, self.no_answer = max_length, no_answer
         self.special = tokenizer.special
         self.problems = Problems(dict(data.problems.counts), dict(data.problems.first))
         asked = [index for index, question in enumerate(data.questions) if self._wanted(question)]
-        self.questions = np.asarray(asked, np.int64)[draw_subset(len(asked), max_examples, seed)]
+        self.questions = np.asarray(asked, np.int64)[choice.drawn(len(asked))]
         self._tokenise(tokenizer)
         self._lay_out()
 

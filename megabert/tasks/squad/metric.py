@@ -52,16 +52,18 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def f1(prediction: str, truth: str) -> float:
+def word_f1(prediction: str, truth: str) -> float:
     """Harmonic mean of precision and recall over the bags of normalised words, 0-1.
 
     Two strings without a common word score 0, and so do two empty ones.
     """
     predicted, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
-    return f1_of(sum((Counter(predicted) & Counter(true)).values()), len(predicted), len(true))
+    return f1_from_counts(
+        sum((Counter(predicted) & Counter(true)).values()), len(predicted), len(true)
+    )
 
 
-def f1_of(common: int, predicted: int, true: int) -> float:
+def f1_from_counts(common: int, predicted: int, true: int) -> float:
     """F1 of ``common`` units among ``predicted`` and ``true`` ones; 0 without a common one."""
     if common == 0:
         return 0.0
@@ -69,7 +71,7 @@ def f1_of(common: int, predicted: int, true: int) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-ENGLISH = Metric("SQuAD", normalize_answer, f1)
+ENGLISH = Metric("SQuAD", normalize_answer, word_f1)
 exact_match = ENGLISH.exact_match
 
 

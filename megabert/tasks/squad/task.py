@@ -20,6 +20,7 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.task_heads import QUESTION_ANSWERING, BertForQuestionAnswering
 from megabert.tasks.base import Features, Forward, Task
+from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.files.tf_features import is_features_file
 from megabert.tasks.squad.answers import (
     best_spans,
@@ -103,7 +104,7 @@ class Squad(Task):
         """
         if is_features_file(path):
             return RecordedSquad(path, tokenizer, self.max_length, max_examples, seed)
-        return self._features(read_squad(path), tokenizer, True, max_examples, seed)
+        return self._features(read_squad(path), tokenizer, ExampleChoice(True, max_examples, seed))
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> SquadFeatures:
         """Rows of all questions that have a ground truth; of all where none has one."""
@@ -112,29 +113,25 @@ class Squad(Task):
                 f"--eval {path}: TFRecord features hold no text to cut answers from; give the SQuAD "
                 "JSON file that they were made of"
             )
-        return self._features(read_squad(path), tokenizer, False)
+        return self._features(read_squad(path), tokenizer, ExampleChoice(False))
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> SquadFeatures:
         """Rows of items with ``question`` and ``context``."""
-        return self._features(squad_items(items), tokenizer, False)
+        return self._features(squad_items(items), tokenizer, ExampleChoice(False))
 
     def _features(
         self,
         data: SquadData,
         tokenizer: Tokenizer,
-        training: bool,
-        max_examples: int | None = None,
-        seed: int = 0,
+        choice: ExampleChoice,
     ) -> SquadFeatures:
         return SquadFeatures(
             data,
             tokenizer,
             self.settings,
-            max_length=self.max_length,
-            training=training,
-            no_answer=self.no_answer,
-            max_examples=max_examples,
-            seed=seed,
+            choice,
+            self.max_length,
+            self.no_answer,
         )
 
     def build_model(

@@ -17,8 +17,8 @@ from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.base import Features, Forward
 from megabert.tasks.squad.answers import (
+    AnswerSpan,
     Candidates,
-    Span,
     lowest_nulls,
     n_best_entries,
     placed,
@@ -46,7 +46,7 @@ SURE = 1e6
 """Odds that a question without any span to answer with has no answer."""
 
 
-def null_odds(spans: list[Span], null: Span) -> float:
+def null_odds(spans: list[AnswerSpan], null: AnswerSpan) -> float:
     """How much the empty answer's score exceeds the best span's."""
     return null.score - spans[0].score if spans else SURE
 
@@ -158,5 +158,5 @@ class Squad2(Squad):
     @staticmethod
     def _ranked(
         features: SquadFeatures, outputs: Candidates, n_best: int
-    ) -> tuple[list[list[Span]], list[Span]]:
+    ) -> tuple[list[list[AnswerSpan]], list[AnswerSpan]]:
         return ranked_spans(features, outputs, n_best), lowest_nulls(features, outputs)

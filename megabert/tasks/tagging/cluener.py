@@ -17,8 +17,8 @@ from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.problems import Problems
-from megabert.tasks.tagging.data import Corpus, Pieces, character_pieces
-from megabert.tasks.tagging.entity_spans import Entity, f1_of
+from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces
+from megabert.tasks.tagging.entity_spans import Entity, precision_recall_f1
 from megabert.tasks.tagging.features import TaggingFeatures
 from megabert.tasks.tagging.task import Tagging
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "cluener_predict.json"
 _FORM = '{"text": ..., "label": {TYPE: {ENTITY: [[FIRST, LAST], ...]}}}'
-Label = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]
+LabelPositions = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]
 
 
-def read_cluener(path: Path) -> Corpus:
+def read_cluener(path: Path) -> TaggedTexts:
     """Read a file of CLUENER2020's form.
 
     Entities whose characters are not what the text has there are left out and counted.
@@ -66,7 +66,7 @@ def read_cluener(path: Path) -> Corpus:
             entities.append(_standing(text, listed, f"line {number}", problems))
     if not texts:
         raise UserError(f"{path}: no line in it; expected lines {_FORM}")
-    return Corpus(path, texts, entities if labelled else None, lines, ids, problems)
+    return TaggedTexts(path, texts, entities if labelled else None, lines, ids, problems)
 
 
 def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
@@ -109,7 +109,7 @@ def as_label(text: str, entities: Sequence[Entity]) -> dict[str, dict[str, list[
     return label
 
 
-def clue_f1(gold: Sequence[Label], predicted: Sequence[Label]) -> float:
+def clue_f1(gold: Sequence[LabelPositions], predicted: Sequence[LabelPositions]) -> float:
     """The score of the benchmark's own script, in per cent.
 
     Of each type the F1 over the distinct texts of the entities of a line, wherever they stand; the
@@ -121,7 +121,9 @@ def clue_f1(gold: Sequence[Label], predicted: Sequence[Label]) -> float:
         pairs = [(set(a.get(kind, ())), set(b.get(kind, ()))) for a, b in zip(gold, predicted)]
         right = sum(len(truth & found) for truth, found in pairs)
         scores.append(
-            f1_of(right, sum(len(found) for _, found in pairs), sum(len(t) for t, _ in pairs))[2]
+            precision_recall_f1(
+                right, sum(len(found) for _, found in pairs), sum(len(t) for t, _ in pairs)
+            )[2]
         )
     return sum(scores) / len(scores) if scores else 0.0
 
@@ -131,18 +133,18 @@ class Cluener(Tagging):
 
     name = "cluener"
 
-    def read(self, path: Path, scheme: str | None) -> Corpus:
+    def read(self, path: Path, scheme: str | None) -> TaggedTexts:
         """The file; its labels have no scheme."""
         return read_cluener(path)
 
-    def pieces(self, corpus: Corpus, tokenizer: Tokenizer) -> list[Pieces]:
+    def pieces(self, corpus: TaggedTexts, tokenizer: Tokenizer) -> list[Pieces]:
         """The texts, in characters."""
         return character_pieces([str(text) for text in corpus.texts], tokenizer)
 
-    def items(self, items: Sequence[Mapping[str, Any]]) -> Corpus:
+    def items(self, items: Sequence[Mapping[str, Any]]) -> TaggedTexts:
         """``{"text": str}`` each."""
         texts = [self.text_of(item, number) for number, item in enumerate(items, start=1)]
-        return Corpus(Path("input"), texts, None, list(range(1, len(texts) + 1)))
+        return TaggedTexts(Path("input"), texts, None, list(range(1, len(texts) + 1)))
 
     def write(
         self, features: TaggingFeatures, found: list[list[Entity]], folder: Path

@@ -19,7 +19,7 @@ from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.text_lines import read_lines
-from megabert.tasks.tagging.data import Corpus, Pieces, character_pieces, token_pieces
+from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces, token_pieces
 from megabert.tasks.tagging.entity_spans import (
     SCHEMES,
     Entity,
@@ -41,10 +41,10 @@ _DOCUMENT = "-DOCSTART-"
 _EXPECTED = (
     "expected a token and its tag a line, as 'Berlin B-LOC', and a blank line behind a sentence"
 )
-Rows = list[tuple[int, list[str]]]
+NumberedLines = list[tuple[int, list[str]]]
 
 
-def read_conll(path: Path, scheme: str | None = None) -> Corpus:
+def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
     """Read a file in columns.
 
     Args:
@@ -65,7 +65,7 @@ def read_conll(path: Path, scheme: str | None = None) -> Corpus:
     lines = [rows[0][0] for rows in sentences]
     ids = list(range(len(texts)))
     if len(sentences[0][0][1]) == 1:
-        return Corpus(path, texts, None, lines, ids, separator=separator)
+        return TaggedTexts(path, texts, None, lines, ids, separator=separator)
     tags = [[_tag(path, number, columns[-1]) for number, columns in rows] for rows in sentences]
     scheme = _scheme(path, sentences, tags, scheme)
     problems = Problems()
@@ -74,12 +74,12 @@ def read_conll(path: Path, scheme: str | None = None) -> Corpus:
             for place in _out_of_order(sentence, scheme):
                 problems.add(f"tag out of the order of {scheme}", f"line {first + place}")
     entities = [entities_of(sentence) for sentence in tags]
-    return Corpus(path, texts, entities, lines, ids, problems, scheme, separator)
+    return TaggedTexts(path, texts, entities, lines, ids, problems, scheme, separator)
 
 
-def _sentences(path: Path) -> tuple[list[Rows], str]:
+def _sentences(path: Path) -> tuple[list[NumberedLines], str]:
     """The file's sentences, each line's number and columns; and what parts the columns."""
-    sentences: list[Rows] = [[]]
+    sentences: list[NumberedLines] = [[]]
     separator, columns = "", 0
     for number, line in read_lines(path):
         content = line.strip(" \t")
@@ -114,7 +114,9 @@ def _tag(path: Path, number: int, text: str) -> Tag:
     return tag
 
 
-def _scheme(path: Path, sentences: list[Rows], tags: list[list[Tag]], wanted: str | None) -> str:
+def _scheme(
+    path: Path, sentences: list[NumberedLines], tags: list[list[Tag]], wanted: str | None
+) -> str:
     """The scheme of a file's tags, which must be ``wanted`` if that is given."""
     scheme = wanted or find_scheme({tag.prefix for sentence in tags for tag in sentence})
     known = set(SCHEMES[scheme]) if scheme else {"B", "I", "E", "S"}
@@ -159,11 +161,11 @@ class Conll(Tagging):
         """Tags of words are what most published token heads give."""
         return cls.name
 
-    def read(self, path: Path, scheme: str | None) -> Corpus:
+    def read(self, path: Path, scheme: str | None) -> TaggedTexts:
         """The file, of this scheme."""
         return read_conll(path, scheme)
 
-    def pieces(self, corpus: Corpus, tokenizer: Tokenizer) -> list[Pieces]:
+    def pieces(self, corpus: TaggedTexts, tokenizer: Tokenizer) -> list[Pieces]:
         """Tokens, each cut by itself; of a text the characters that they stand for."""
         spans = [
             self._split(text, tokenizer) if isinstance(text, str) else [] for text in corpus.texts
@@ -196,7 +198,7 @@ class Conll(Tagging):
         ends = [*(begins[1:] - 1), len(pieces.scored) - 1]
         return [(int(pieces.spans[a, 0]), int(pieces.spans[b, 1])) for a, b in zip(begins, ends)]
 
-    def items(self, items: Sequence[Mapping[str, Any]]) -> Corpus:
+    def items(self, items: Sequence[Mapping[str, Any]]) -> TaggedTexts:
         """``{"tokens": [str, ...]}`` or ``{"text": str}`` each."""
         texts: list[str | list[str]] = []
         for number, item in enumerate(items, start=1):
@@ -207,7 +209,7 @@ class Conll(Tagging):
                 texts.append([*without_surrogates(tokens)])
             else:
                 raise UserError(f"item {number}: 'tokens' is no list of texts")
-        return Corpus(Path("input"), texts, None, list(range(1, len(texts) + 1)))
+        return TaggedTexts(Path("input"), texts, None, list(range(1, len(texts) + 1)))
 
     def write(
         self, features: TaggingFeatures, found: list[list[Entity]], folder: Path

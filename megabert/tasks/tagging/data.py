@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class TaggedTexts:
     """The texts of a file.
 
     Attributes:

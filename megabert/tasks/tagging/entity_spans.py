@@ -108,7 +108,7 @@ def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[Tag]:
     return tags
 
 
-def f1_of(correct: int, predicted: int, gold: int) -> tuple[float, float, float]:
+def precision_recall_f1(correct: int, predicted: int, gold: int) -> tuple[float, float, float]:
     """Precision, recall and F1 in per cent; 0 where nothing is predicted or nothing is there."""
     precision = 100.0 * correct / predicted if predicted else 0.0
     recall = 100.0 * correct / gold if gold else 0.0
@@ -138,8 +138,11 @@ def span_scores(
             sums[name].update(entity.type for entity in chosen)
     parts = [sums["correct"], sums["predicted"], sums["gold"]]
     scores = dict(
-        zip(("span_precision", "span_recall", "f1"), f1_of(*(part.total() for part in parts)))
+        zip(
+            ("span_precision", "span_recall", "f1"),
+            precision_recall_f1(*(part.total() for part in parts)),
+        )
     )
     for kind in sorted(set(sums["predicted"]) | set(sums["gold"])):
-        scores[f"f1_{kind}"] = f1_of(*(part[kind] for part in parts))[2]
+        scores[f"f1_{kind}"] = precision_recall_f1(*(part[kind] for part in parts))[2]
     return scores

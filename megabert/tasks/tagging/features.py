@@ -8,6 +8,7 @@ window, the second in the later one. So every tag counts once, in the loss and i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,11 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
-from megabert.tasks.batches import draw_subset, pad_rows
+from megabert.tasks.batches import ExampleChoice, pad_rows
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.rows import Rows
 from megabert.tasks.squad.windows import token_span, windows
-from megabert.tasks.tagging.data import Corpus, Pieces
+from megabert.tasks.tagging.data import Pieces, TaggedTexts
 from megabert.tasks.tagging.entity_spans import Entity, entities_of, parse_tag, tags_of
 
 if TYPE_CHECKING:
@@ -62,17 +63,24 @@ def overlaps(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(after, start + length) for (start, length), (after, _) in pairwise(spans)]
 
 
+@dataclass(frozen=True)
+class TagSet:
+    """The labels that a head knows, in its order, and their scheme, as "bio"."""
+
+    labels: tuple[str, ...]
+    scheme: str
+
+
 class TaggingFeatures:
     """Rows of a corpus for the model.
 
     Args:
         corpus: texts and entities.
         pieces: of each of its texts.
-        labels, scheme: tags that the head knows, in its order, and their scheme.
+        tag_set: tags that the head knows.
         special: ids of the special tokens.
-        max_length: pieces of a row at most, special tokens included.
-        training: leave out texts without a scored piece.
-        max_examples, seed: keep at most so many texts, drawn by the seed.
+        max_length: pieces per row at most, special tokens included.
+        choice: which texts; for training, those without a scored piece are left out.
 
     Raises:
         UserError: ``max_length`` leaves no room, or nothing is left to train on.
@@ -80,34 +88,32 @@ class TaggingFeatures:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: TaggedTexts,
         pieces: list[Pieces],
-        labels: tuple[str, ...],
-        scheme: str,
+        tag_set: TagSet,
         special: SpecialIds,
         max_length: int,
-        *,
-        training: bool,
-        max_examples: int | None = None,
-        seed: int = 0,
+        choice: ExampleChoice,
     ) -> None:
         self.room = max_length - SPECIAL
         if self.room < 1:
             raise UserError(f"--max-length {max_length} leaves no room beside [CLS] and [SEP]")
-        self.corpus, self.special, self.scheme = corpus, special, scheme
+        self.corpus, self.special, self.scheme = corpus, special, tag_set.scheme
         self.problems = Problems(dict(corpus.problems.counts), dict(corpus.problems.first))
         usable = np.arange(len(pieces), dtype=np.int64)
-        if training:
+        if choice.training:
             usable = np.array([i for i, p in enumerate(pieces) if len(p.scored)], np.int64)
             for text in sorted(set(range(len(pieces))) - set(usable.tolist())):
                 self.problems.add("text without a token", corpus.place(text))
-        self.texts = usable[draw_subset(len(usable), max_examples, seed)]
+        self.texts = usable[choice.drawn(len(usable))]
         """The corpus' numbers of the texts that rows are made of."""
-        if training and not len(self.texts):
+        if choice.training and not len(self.texts):
             raise UserError(f"{corpus.path}: no text to train on ({self.problems})")
         self._pieces = [pieces[text] for text in self.texts]
-        self._number = {str(parse_tag(label)): number for number, label in enumerate(labels)}
-        self._tags = [parse_tag(label) for label in labels]
+        self._number = {
+            str(parse_tag(label)): number for number, label in enumerate(tag_set.labels)
+        }
+        self._tags = [parse_tag(label) for label in tag_set.labels]
         self._gold = None if corpus.entities is None else self._labels(corpus.entities)
         self._lay_out()
 

@@ -29,7 +29,8 @@ from megabert.model.task_heads import (
     chain_scores,
 )
 from megabert.tasks.base import Features, Forward, Task
-from megabert.tasks.tagging.data import Corpus, Pieces
+from megabert.tasks.batches import ExampleChoice
+from megabert.tasks.tagging.data import Pieces, TaggedTexts
 from megabert.tasks.tagging.entity_spans import (
     SCHEMES,
     Entity,
@@ -39,7 +40,7 @@ from megabert.tasks.tagging.entity_spans import (
     parse_tag,
     span_scores,
 )
-from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures
+from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures, TagSet
 from megabert.tasks.tagging.settings import TaggingSettings
 
 if TYPE_CHECKING:
@@ -64,15 +65,15 @@ class Tagging(Task):
         self.crf, self.constraints = settings.crf, settings.crf_constraints
 
     @abstractmethod
-    def read(self, path: Path, scheme: str | None) -> Corpus:
+    def read(self, path: Path, scheme: str | None) -> TaggedTexts:
         """A file's texts and entities; its tags, if it has any, must be of ``scheme`` (None: any)."""
 
     @abstractmethod
-    def pieces(self, corpus: Corpus, tokenizer: Tokenizer) -> list[Pieces]:
+    def pieces(self, corpus: TaggedTexts, tokenizer: Tokenizer) -> list[Pieces]:
         """Each text of a corpus for the model."""
 
     @abstractmethod
-    def items(self, items: Sequence[Mapping[str, Any]]) -> Corpus:
+    def items(self, items: Sequence[Mapping[str, Any]]) -> TaggedTexts:
         """Inputs of :meth:`item_features` as a corpus without labels."""
 
     @abstractmethod
@@ -125,19 +126,19 @@ class Tagging(Task):
         self.labels = self.labels or labels_of(types, self.scheme)
         self._check(corpus, labels_of(types, self.scheme))
         self.characters = all(len(token) == 1 for tokens in corpus.texts for token in tokens)
-        return self._features(corpus, tokenizer, True, max_examples, seed)
+        return self._features(corpus, tokenizer, ExampleChoice(True, max_examples, seed))
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> TaggingFeatures:
         """Rows of all texts of a file, with labels or without."""
         self._need_labels()
         corpus = self.read(path, self.scheme)
         self._check(corpus, ())
-        return self._features(corpus, tokenizer, False)
+        return self._features(corpus, tokenizer, ExampleChoice(False))
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> TaggingFeatures:
         """Rows of inputs without labels."""
         self._need_labels()
-        return self._features(self.items(items), tokenizer, False)
+        return self._features(self.items(items), tokenizer, ExampleChoice(False))
 
     def text_of(self, item: Mapping[str, Any], number: int) -> str:
         """The ``text`` of an input."""
@@ -153,7 +154,7 @@ class Tagging(Task):
                 "fine-tuned for it"
             )
 
-    def _check(self, corpus: Corpus, wanted: Sequence[str]) -> None:
+    def _check(self, corpus: TaggedTexts, wanted: Sequence[str]) -> None:
         """Raise UserError for a type that no label has, and for a label wanted that is not there."""
         tags = [tag for tag in map(parse_tag, self.labels) if tag is not None]
         known = {tag.type for tag in tags}
@@ -173,22 +174,17 @@ class Tagging(Task):
 
     def _features(
         self,
-        corpus: Corpus,
+        corpus: TaggedTexts,
         tokenizer: Tokenizer,
-        training: bool,
-        max_examples: int | None = None,
-        seed: int = 0,
+        choice: ExampleChoice,
     ) -> TaggingFeatures:
         return TaggingFeatures(
             corpus,
             self.pieces(corpus, tokenizer),
-            self.labels,
-            self.scheme or "bio",
+            TagSet(self.labels, self.scheme or "bio"),
             tokenizer.special,
             self.max_length,
-            training=training,
-            max_examples=max_examples,
-            seed=seed,
+            choice,
         )
 
     def build_model(

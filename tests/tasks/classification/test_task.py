@@ -106,7 +106,7 @@ def test_metrics_of_hand_made_values() -> None:
     truth, found = np.array([1, 1, 1, 0, 0, 1]), np.array([1, 1, 0, 0, 1, 1])
     # TP 3, FN 1, TN 1, FP 1
     assert metrics.accuracy(truth, found) == pytest.approx(4 / 6)
-    assert metrics.f1(truth, found) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert metrics.binary_f1(truth, found) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert metrics.matthews_correlation(truth, found) == pytest.approx(
         (3 * 1 - 1 * 1) / math.sqrt(4 * 4 * 2 * 2)
     )
@@ -120,8 +120,8 @@ def test_metrics_of_hand_made_values() -> None:
     )
     for name in ("matthews_correlation", "pearson", "spearmanr"):
         assert getattr(metrics, name)(np.array([1, 0, 1]), np.array([1, 1, 1])) == 0.0
-    assert metrics.f1(np.array([0, 0]), np.array([0, 0])) == 0.0
-    assert metrics.score(("score", "accuracy", "f1"), truth, found) == pytest.approx(
+    assert metrics.binary_f1(np.array([0, 0]), np.array([0, 0])) == 0.0
+    assert metrics.metric_scores(("score", "accuracy", "f1"), truth, found) == pytest.approx(
         {"accuracy": 100 * 4 / 6, "f1": 75.0, "score": 50 * (4 / 6 + 0.75)}
     )
 
@@ -157,7 +157,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn() -> None:
         assert metrics.pearson(a, b) == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-12)
         assert metrics.matthews_correlation(a, b) == pytest.approx(learn.matthews_corrcoef(a, b))
         a, b = a % 2, b % 2
-        assert metrics.f1(a, b) == pytest.approx(learn.f1_score(a, b))
+        assert metrics.binary_f1(a, b) == pytest.approx(learn.f1_score(a, b))
 
 
 def write(path: Path, text: str) -> Path:

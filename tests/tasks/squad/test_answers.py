@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.common.packed_batch import PackedBatch
+from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.squad.answers import best_spans, rank_answers, write_json
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
@@ -55,7 +56,9 @@ def rows(tmp_path: Path) -> SquadFeatures:
         (" ", [qa("empty", "Who?", ("x", 0))]),
     )
     limits = SquadSettings(max_query_length=4, doc_stride=10)
-    return SquadFeatures(read_squad(path), FakeTokenizer(), limits, max_length=40, training=False)
+    return SquadFeatures(
+        read_squad(path), FakeTokenizer(), limits, ExampleChoice(False), max_length=40
+    )
 
 
 def outputs_of(features: SquadFeatures, start: torch.Tensor, end: torch.Tensor, n: int = 5):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.tokenizers.load import load_tokenizer
+from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.squad.chinese_metric import (
     CHINESE,
     chinese_f1,
@@ -112,7 +113,7 @@ def test_the_published_files(shared_data: Path) -> None:
     assert (len(dev.contexts), len(dev.questions)) == (848, 3219)
     task = Squad(SquadSettings(max_answer_length=50))
     assert task.eval_features(folder / "cmrc2018_trial.json.xz", words).sizes()["questions"] == 1002
-    features = SquadFeatures(dev, words, task.settings, training=True)
+    features = SquadFeatures(dev, words, task.settings, ExampleChoice(True))
     assert features.problems.counts == {"answer that is not at its answer_start": 3}
     assert "32 answers are longer than --max-answer-length 50" in features.describe()
     batch = rows_of(features, np.arange(200))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
-from megabert.tasks.batches import WINDOW, BatchPlan, draw_subset, steps_for
+from megabert.tasks.batches import WINDOW_BATCHES, BatchPlan, ExampleChoice, draw_subset, steps_for
 from megabert.tasks.squad.data import Answer, read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.settings import SquadSettings
@@ -23,9 +23,8 @@ from tests.helpers.squad_files import FakeTokenizer, qa, write_squad
 
 def features(path: Path, training: bool = True, **more: Any) -> SquadFeatures:
     limits = {key: more.pop(key) for key in list(more) if key in SquadSettings.__annotations__}
-    return SquadFeatures(
-        read_squad(path), FakeTokenizer(), SquadSettings(**limits), training=training, **more
-    )
+    choice = ExampleChoice(training, more.pop("max_examples", None), more.pop("seed", 0))
+    return SquadFeatures(read_squad(path), FakeTokenizer(), SquadSettings(**limits), choice, **more)
 
 
 @given(st.integers(0, 400), st.integers(1, 60), st.integers(1, 80))
@@ -210,7 +209,7 @@ def test_a_plan_pads_little_and_changes_with_seed_and_epoch() -> None:
     assert padded / real < 1.06
     other = BatchPlan(lengths, 32, 300, seed=8)
     assert not np.array_equal(np.sort(plan.rows(0)), np.sort(other.rows(0)))
-    first = [int(lengths[plan.rows(step)].max()) for step in range(WINDOW)]
+    first = [int(lengths[plan.rows(step)].max()) for step in range(WINDOW_BATCHES)]
     assert first != sorted(first, reverse=True)
     with pytest.raises(IndexError):
         plan.rows(400)

@@ -15,6 +15,7 @@ from megabert.common.errors import UserError
 from megabert.data.foreign.tfrecord import frame
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
+from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import exact_match
@@ -63,7 +64,11 @@ def train_rows(
     limits = {"max_query_length": 4, **more}
     longest = limits.pop("max_length", 40)
     features = SquadFeatures(
-        read_squad(path), tokenizer, SquadSettings(**limits), max_length=longest, training=True
+        read_squad(path),
+        tokenizer,
+        SquadSettings(**limits),
+        ExampleChoice(True),
+        max_length=longest,
     )
     return features, rows_of(features, np.arange(len(features.lengths)))
 
@@ -190,7 +195,7 @@ def test_every_published_answer_is_found_again(shared_data: Path) -> None:
     """The tokens of each answer give its text back, up to what a token cannot divide ("1990s")."""
     words = load_tokenizer(shared_data / "vocab" / "bert-base-uncased-vocab.txt")
     data = read_squad(shared_data / "squad" / "dev-v1.1.json.xz")
-    features = SquadFeatures(data, words, SquadSettings(), training=True, max_examples=1500, seed=3)
+    features = SquadFeatures(data, words, SquadSettings(), ExampleChoice(True, 1500, seed=3))
     assert not features.problems.counts
     batch = rows_of(features, np.arange(len(features.lengths)))
     right = {}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabert.tasks.squad.metric import exact_match, f1, normalize_answer, squad_score
+from megabert.tasks.squad.metric import exact_match, normalize_answer, squad_score, word_f1
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,12 @@ def test_normalize_answer(text: str, expected: str) -> None:
 
 
 def test_f1_by_hand() -> None:
-    assert f1("the red car", "red car") == 1.0
-    assert f1("red car", "red bus") == pytest.approx(0.5)
+    assert word_f1("the red car", "red car") == 1.0
+    assert word_f1("red car", "red bus") == pytest.approx(0.5)
     # 2 common words (b once of two, c): precision 2/3, recall 2/4
-    assert f1("b c x", "b b c d") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
-    assert f1("x", "y") == 0.0
-    assert f1("", "") == 0.0
+    assert word_f1("b c x", "b b c d") == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+    assert word_f1("x", "y") == 0.0
+    assert word_f1("", "") == 0.0
     assert exact_match("", "the") == 1.0
 
 
@@ -55,8 +55,8 @@ words = st.text(alphabet="ab the,.", max_size=20)
 
 @given(words, words)
 def test_f1_is_symmetric_bounded_and_one_where_exact(left: str, right: str) -> None:
-    value = f1(left, right)
-    assert value == pytest.approx(f1(right, left))
+    value = word_f1(left, right)
+    assert value == pytest.approx(word_f1(right, left))
     assert 0.0 <= value <= 1.0
     if normalize_answer(left) and exact_match(left, right):
         assert value == 1.0

@@ -19,7 +19,7 @@ from megabert.config import flags
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.finetune.settings import finetune_settings
 from megabert.tasks.squad.data import read_squad
-from megabert.tasks.squad.metric import exact_match, f1, normalize_answer
+from megabert.tasks.squad.metric import exact_match, normalize_answer, word_f1
 from megabert.tasks.squad.metric_v2 import Prediction, best_threshold, squad2_score
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
@@ -190,7 +190,7 @@ def plain_value(golds: list[str], prediction: str) -> tuple[float, float]:
         return right, right
     return (
         max(exact_match(prediction, gold) for gold in kept),
-        max(f1(prediction, gold) for gold in kept),
+        max(word_f1(prediction, gold) for gold in kept),
     )
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
+from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.files.problems import Problems
-from megabert.tasks.tagging.data import Corpus, Pieces
+from megabert.tasks.tagging.data import Pieces, TaggedTexts
 from megabert.tasks.tagging.entity_spans import (
     OUTSIDE,
     SCHEMES,
@@ -32,7 +33,7 @@ from megabert.tasks.tagging.entity_spans import (
     span_scores,
     tags_of,
 )
-from megabert.tasks.tagging.features import TaggingFeatures, onto_pieces
+from megabert.tasks.tagging.features import TaggingFeatures, TagSet, onto_pieces
 from tests.helpers.batch_rows import rows_of
 from tests.helpers.distributed import run_ranks
 from tests.helpers.tagging_files import gold_labels, make, outputs_for, tokenizer, write_vocabulary
@@ -208,10 +209,15 @@ def test_windows_score_every_tag_once(sizes: list[int], max_length: int, seed: i
         texts.append(["x"] * len(scored))
         tags = [generator.choice([OUTSIDE, Tag("B", "X"), Tag("I", "X")]) for _ in scored]
         entities.append(entities_of(tags))
-    corpus = Corpus(Path("f"), list(texts), entities, [1] * len(sizes), [], Problems())
+    corpus = TaggedTexts(Path("f"), list(texts), entities, [1] * len(sizes), [], Problems())
     special = tokenizer_special()
     features = TaggingFeatures(
-        corpus, pieces, labels_of(["X"], "bio"), "bio", special, max_length, training=True
+        corpus,
+        pieces,
+        TagSet(labels_of(["X"], "bio"), "bio"),
+        special,
+        max_length,
+        ExampleChoice(training=True),
     )
     assert max(features.lengths) <= max_length
     rows = np.arange(len(features.lengths))
