@@ -28,7 +28,7 @@ SWITCHES = {
     "json": "print one JSON object; sizes in bytes, times in seconds",
     "recommend": "plan the fastest layout of ZeRO 0-3, tensor parallel 1-8 and checkpointing on or off",
     "verbose": "also print every constant that the plan uses",
-    "table": "print the tables of docs/reference/planner.md instead (takes minutes)",
+    "table": "print the tables of docs/results/2026-11/planning.md instead (takes minutes)",
 }
 
 

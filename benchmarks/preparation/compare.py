@@ -5,8 +5,8 @@
         --create-pretraining-data create_pretraining_data.py [--workers 1 2] [--json out.json]
 
 Ours is data_tools/shard_wiki.py: dump in, shards out, from which both phases and every epoch are
-read. The reference is three programs, none of them part of this project (docs/design/preparation.md says
-how to get them): wikiextractor, NLTK's sentence splitter, and the published
+read. The reference is three programs, none of them part of this project (how to get them:
+docs/results/2026-11/preparation.md): wikiextractor, NLTK's sentence splitter, and the published
 create_pretraining_data.py, which writes padded and masked samples, once for each copy
 (dupe_factor) and each phase. Without those three flags only ours is measured.
 

@@ -2,7 +2,7 @@
 
 Torch gives every process as many threads as the machine has cores, so that the threads of several ranks
 get into each other's way; and glibc hands large tensors back to the kernel each time one is freed,
-which then clears the pages again for the next. Figures: docs/results/performance.md.
+which then clears the pages again for the next. Figures: docs/results/2026-11/speed.md.
 """
 
 from __future__ import annotations

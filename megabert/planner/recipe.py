@@ -11,9 +11,9 @@ from megabert.planner.activations import MicroBatch
 from megabert.planner.settings import PlanSettings
 
 PADDING_SHORT, PADDING_LONG = 0.048, 0.082
-"""Fraction of padding at 128 and at 512 tokens (English Wikipedia; docs/design/loader.md)."""
+"""Fraction of padding at 128 and 512 tokens (English; docs/results/2026-11/loader.md)."""
 PACKED_BALANCE = 1.03
-"""Tokens of the largest packed micro batch over the mean (docs/design/loader.md: up to 1.027 at 256 x 8)."""
+"""Tokens of the largest packed micro batch over the mean (docs/results/2026-11/loader.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables of docs/reference/planner.md: the recommended layout on 1 to 1,024 devices, per model."""
+"""The tables of docs/results/2026-11/planning.md: the best layouts of models and devices."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from megabert.planner.recipe import Recipe
 from megabert.planner.states import FP32, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
-"""Samples/s of one core at these lengths (docs/design/loader.md)."""
+"""Samples/s of one core at these lengths (docs/results/2026-11/loader.md)."""
 
 
 def update_times(

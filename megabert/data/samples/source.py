@@ -1,4 +1,4 @@
-"""The samples of a run as masked arrays, by their number (numpy only; see docs/design/loader.md).
+"""The samples of a run as masked arrays, by number (numpy only; docs/reference/samples.md).
 
     Samples        what the loader needs of any source of samples
     SampleArrays   some samples, one per row of a grid
