@@ -1,16 +1,16 @@
-"""A linear-chain conditional random field on a tagger's scores (Lafferty et al. 2001; on a neural
+"""A linear-chain conditional random field over a tagger's scores (Lafferty et al. 2001; on a neural
 encoder: Lample et al. 2016, section 2).
 
-A sequence's tags y have the score
+A sequence of tags y has the score
 
     s(y) = start[y_0] + sum_t emissions[t, y_t] + sum_t transitions[y_(t-1), y_t] + end[y_last]
 
-and the probability exp(s(y)) / Z, Z being the sum over all sequences of tags. Z comes from the
-forward algorithm, the most probable tags from Viterbi's, the probability of one tag at one place from
-forward-backward; all in log space, in float32 or the emissions' wider type, over all sequences at once.
+and the probability exp(s(y)) / Z, where Z is the sum over all sequences of tags. The forward algorithm
+gives Z, Viterbi's the most probable tags, forward-backward the probability of one tag at one place.
+All of it is in log space, in float32 or the emissions' wider type, over all sequences at once.
 
-Shapes: P = sequences, U = tags of the longest, L = labels. A sequence that is only a part of a
-longer one begins without ``start`` and ends without ``end``.
+Shapes: P = sequences, U = tags of the longest, L = labels. A sequence that is part of a longer one has
+no ``start`` where it continues another part, and no ``end`` where another part follows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 FORBIDDEN = -1e4
-"""Score of a forbidden step: finite, so that a sequence that cannot but take one still has a best."""
+"""Score of a forbidden step. It is finite, so a sequence in which every path has one still has a best."""
 
 Constraints = Literal["none", "decode", "always"]
 
@@ -48,15 +48,15 @@ class Crf(nn.Module):
     Args:
         labels: L.
         allowed: what the tagging scheme allows; None: everything.
-        constraints: where forbidden steps get the score ``FORBIDDEN``: nowhere, when tags are
-            predicted, or in the loss as well.
+        constraints: where forbidden steps get the score ``FORBIDDEN``: "none" nowhere, "decode" in
+            predictions, "always" in the loss too.
     """
 
     def __init__(
         self, labels: int, allowed: Allowed | None = None, constraints: Constraints = "decode"
     ) -> None:
         super().__init__()
-        self.constraints = constraints
+        self.labels, self.constraints = labels, constraints
         self.start = nn.Parameter(torch.zeros(labels))
         self.end = nn.Parameter(torch.zeros(labels))
         self.transitions = nn.Parameter(torch.zeros(labels, labels))
@@ -74,17 +74,17 @@ class Crf(nn.Module):
         ends: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-likelihoods of ``labels``, or without them the best tags and their probabilities.
+        """Log-likelihoods of ``labels``; without labels, the best tags and their probabilities.
 
         Args:
             emissions: ``[P, U, L]``, any float type; U > 0.
             counts: int64 [P], real tags of each sequence, from 0 to U.
-            begins, ends: bool [P], whether ``start`` and ``end`` count (None: for all).
-            labels: int64 [P, U]; what lies behind a sequence's end is not read.
+            begins, ends: bool [P], whether ``start`` and ``end`` count; None: for all.
+            labels: int64 [P, U]; values after a sequence's end are not read.
 
         Returns:
-            with ``labels``: float [P], 0 for a sequence without tags. Without: int64 [P, U] tags
-            (0 behind the end), and float [P, U], each one's marginal probability (0 behind the end).
+            with ``labels``: float [P], 0 for a sequence without tags. Without: tags int64 [P, U] and
+            the marginal probability of each, float [P, U]; both are 0 after the end.
         """
         emissions = emissions.to(torch.promote_types(emissions.dtype, torch.float32))
         masked = self.constraints == "always" or (labels is None and self.constraints == "decode")
@@ -102,7 +102,7 @@ class Crf(nn.Module):
     def _potentials(
         self, emissions: Tensor, begins: Tensor | None, ends: Tensor | None, masked: bool
     ) -> Potentials:
-        """The parameters in the emissions' type, forbidden steps marked if ``masked``."""
+        """The parameters in the emissions' type; if ``masked``, forbidden steps have ``FORBIDDEN``."""
         dtype, sides = emissions.dtype, []
         for name, wanted in (("start", begins), ("end", ends)):
             side = self._masked(name, masked, dtype).expand(emissions.size(0), -1)
@@ -115,7 +115,7 @@ class Crf(nn.Module):
 
 
 def path_scores(emissions: Tensor, counts: Tensor, steps: Potentials, tags: Tensor) -> Tensor:
-    """s(y) of the tags [P, U] of each sequence, [P]; of no meaning where there are none."""
+    """s(y) of the tags [P, U] of each sequence, [P]; undefined for a sequence without tags."""
     real = torch.arange(emissions.size(1), device=counts.device) < counts[:, None]
     emitted = emissions.gather(2, tags[..., None]).squeeze(2)
     moved = steps.transitions[tags[:, :-1], tags[:, 1:]].masked_fill(~real[:, 1:], 0.0)
@@ -125,9 +125,9 @@ def path_scores(emissions: Tensor, counts: Tensor, steps: Potentials, tags: Tens
 
 
 def forward_scores(emissions: Tensor, counts: Tensor, steps: Potentials) -> list[Tensor]:
-    """For each place t the log of the summed exp of the scores of all tags up to t, by the tag at t.
+    """Log of the sum of exp(score) over all tags up to place t, by the tag at t.
 
-    U tensors [P, L], without ``end``; behind a sequence's end the values at its last tag stay.
+    U tensors [P, L], without ``end``. After a sequence's end, the values of its last tag are repeated.
     """
     scores = [steps.start + emissions[:, 0]]
     for place in range(1, emissions.size(1)):
@@ -138,7 +138,7 @@ def forward_scores(emissions: Tensor, counts: Tensor, steps: Potentials) -> list
 
 
 def backward_scores(emissions: Tensor, counts: Tensor, steps: Potentials) -> list[Tensor]:
-    """The same for all that follows the tag at t, ``end`` with it and the tag at t without it."""
+    """The same over all tags after place t, by the tag at t, with ``end`` but without the tag at t."""
     scores = [steps.end]
     for place in range(emissions.size(1) - 1, 0, -1):
         following = (emissions[:, place] + scores[-1])[:, None, :]
@@ -148,14 +148,14 @@ def backward_scores(emissions: Tensor, counts: Tensor, steps: Potentials) -> lis
 
 
 def marginals(emissions: Tensor, counts: Tensor, steps: Potentials) -> Tensor:
-    """Probability of each tag at each place, [P, U, L]; of no meaning behind a sequence's end."""
-    ahead = torch.stack(forward_scores(emissions, counts, steps), dim=1)
-    behind = torch.stack(backward_scores(emissions, counts, steps), dim=1)
-    return torch.softmax(ahead + behind, dim=-1)
+    """Probability of each tag at each place, [P, U, L]; undefined after a sequence's end."""
+    before = torch.stack(forward_scores(emissions, counts, steps), dim=1)
+    after = torch.stack(backward_scores(emissions, counts, steps), dim=1)
+    return torch.softmax(before + after, dim=-1)
 
 
 def best_tags(emissions: Tensor, counts: Tensor, steps: Potentials) -> Tensor:
-    """The tags of the highest score (Viterbi), int64 [P, U]; of no meaning behind the end."""
+    """The tags with the highest score (Viterbi), int64 [P, U]; undefined after the end."""
     score = steps.start + emissions[:, 0]
     stay = torch.arange(score.size(1), device=score.device).expand_as(score)
     origins: list[Tensor] = []

@@ -1,14 +1,13 @@
-"""The encoder: embeddings, layers and norms of whatever variant its configuration describes.
+"""The encoder: embeddings, layers and norms of the variant that its configuration describes.
 
-Sequences lie end to end in T rows ("packed"), so that no operator except the attention sees where one
-ends; a padded batch is the same with padding between. Shapes are those of
-:mod:`megabert.model.modules`.
+Sequences are concatenated in T rows ("packed"), and only the attention knows where one ends. A padded
+batch is the same with padding in between. Shapes are those of :mod:`megabert.model.modules`.
 
-With sequence parallelism (Korthikanti et al. 2022) each tensor-parallel rank has only its own T/t rows
+With sequence parallelism (Korthikanti et al. 2022) each tensor parallel rank has only its own T/t rows
 outside the split regions, up to the last layer.
 
-The heads read few rows of the last layer: the masked positions and the sequences' first tokens. Its
-output projection and MLP are computed for these only (``selected_positions``).
+The heads read few rows of the last layer: the masked positions and the sequences' first tokens. The
+last layer computes its output projection and its MLP for these only (``selected_positions``).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def variant_of(config: ModelConfig) -> EncoderVariant:
     """The encoder that a configuration describes.
 
     Raises:
-        UserError: there is none, or the configuration's fields do not fit it.
+        UserError: no encoder has this name, or the configuration's fields do not fit it.
     """
     kind = ENCODERS.get(config.encoder)
     if not issubclass(kind, EncoderVariant):
@@ -53,13 +52,18 @@ def variant_of(config: ModelConfig) -> EncoderVariant:
 
 
 class Encoder(nn.Module):
-    """Embeddings and ``num_hidden_layers`` layers; ``pooler=True`` adds one for sentence tasks.
+    """Embeddings and ``num_hidden_layers`` layers.
 
-    ``activation_checkpointing`` keeps each layer's input only and computes the layer again in
-    backward.  ``dropout_seeds`` gives the dropout masks of samples that have a number in the run.
+    Args:
+        config: the encoder.
+        tp: this rank's place; None without tensor parallelism.
+        dropout_seeds: of the run, for batches that have sample numbers.
+        activation_checkpointing: save only each layer's input, and recompute the layer in backward.
+        pooler: add a pooler, for tasks on whole sequences.
 
-    Raises UserError when ``hidden_size``, ``num_attention_heads``, ``intermediate_size`` or the padded
-    vocabulary is not divisible by the tensor parallel degree.
+    Raises:
+        UserError: the tensor parallel degree does not divide ``hidden_size``, ``num_attention_heads``,
+            ``intermediate_size`` or the padded vocabulary.
     """
 
     def __init__(
@@ -91,9 +95,9 @@ class Encoder(nn.Module):
         """Hidden states of the last layer.
 
         Args:
-            batch: T tokens; ids below ``vocab_size``. Relative positions do not read its position_ids:
-                they are differences of places in a sequence.
-            selected_positions: int64 ``[K]``, the rows of T to return; all when left out.
+            batch: T tokens; ids below ``vocab_size``. Relative positions do not read its position_ids,
+                because they are differences of places in a sequence.
+            selected_positions: int64 ``[K]``, the rows of T to return; None for all.
 
         Returns:
             ``[K, H]`` or ``[T, H]``, in the dtype of the weights.
@@ -133,7 +137,7 @@ class Encoder(nn.Module):
         return x
 
     def head_dropout(self, batch: PackedBatch[Tensor], rows: Tensor | None) -> Dropout | None:
-        """Dropout of what a task's head reads of the rows ``rows`` of T (all when None)."""
+        """Dropout of what a task's head reads of ``rows`` of T (None for all)."""
         dropout = self._dropout(batch)
         if dropout is None:
             return None
@@ -141,7 +145,7 @@ class Encoder(nn.Module):
         return dropout.at(EMBEDDINGS, HEAD, keys)
 
     def _dropout(self, batch: PackedBatch[Tensor]) -> MicroStepDropout | None:
-        """Masks of this micro step; None in evaluation and for a model without dropout."""
+        """Dropout of this micro step; None in evaluation and for a model without dropout."""
         config = self.config
         hidden, within = config.hidden_dropout_prob, config.attention_probs_dropout_prob
         if not self.training or not (hidden or within):
@@ -163,7 +167,7 @@ class Encoder(nn.Module):
 
 
 def _sequences(batch: PackedBatch[Tensor]) -> Sequences:
-    """How the attention divides the rows of the batch."""
+    """How the attention divides the rows of a batch."""
     if batch.attention_mask is None:
         return Sequences.packed(batch.cu_seqlens, batch.max_length)
     return Sequences.padded(

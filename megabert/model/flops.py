@@ -1,7 +1,7 @@
-"""Model FLOPs of pretraining: what the mathematics needs, for model FLOPs utilization (MFU).
+"""Model FLOPs of pretraining: those of the mathematics, for model FLOPs utilization (MFU).
 
 A multiplication and an addition count as two; backward as twice the forward; recomputation, dropout,
-LayerNorm and the embeddings' look-up as nothing. For a sequence of s real tokens with m predicted
+LayerNorm and the embedding lookup as nothing. For a sequence of s real tokens with m predicted
 positions, L layers, hidden size h, E elements of a layer's matrices and vocabulary V:
 
     3 ( 2 L s E              +  4 L h s^2  +  2 m (h^2 + h V) )
@@ -13,8 +13,8 @@ Relative positions (NEZHA) multiply each query by the 2 m + 1 rows of the table 
 probabilities summed by distance too: 4 h (2 m + 1) per token and layer in forward (the shorter method,
 without a vector per pair of tokens), and the same in backward, as the table has no gradient.
 
-The attention term is quadratic, so a batch needs the sum of its squared lengths. Padding is not
-counted: only real tokens are useful work.
+The attention term is quadratic, so a batch needs the sum of its squared lengths. Padding does not
+count: only real tokens are useful work.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def _no_tensors(outputs: int) -> dict[str, Shape]:
 
 @dataclass(frozen=True)
 class Head:
-    """The modules of a model that stand on the encoder (``bert``), and their names elsewhere.
+    """The modules of a model on top of the encoder (``bert``), and their names elsewhere.
 
     Attributes:
         name: in messages and records, as "question answering".

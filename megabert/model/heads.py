@@ -1,10 +1,11 @@
 """Heads of pretraining: masked language model, next sentence (Devlin et al. 2019, section 3.1).
 
-Shapes as in :mod:`megabert.model.modules`; M = masked positions of a micro batch, V = true vocabulary;
-P = sequences of a micro batch.
-Losses are sums over a micro batch, in float32 whatever the weights' dtype: the training loop
-divides by the counts of the whole global batch, so that how that batch is cut up does not change what
-is optimized.
+Shapes as in :mod:`megabert.model.modules`; M = masked positions of a micro batch, P = its sequences,
+V = true vocabulary.
+
+Losses are sums over a micro batch, in float32 whatever the dtype of the weights. The training loop
+divides by the counts of the whole global batch, so the division into micro batches does not change
+what is optimized.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from megabert.parallel.rng import DropoutSeeds
 
 
 class MlmHead(nn.Module):
-    """Transform, then the product with the word embeddings (tied, given by the caller)."""
+    """Transform, then the product with the word embeddings, which the caller gives (tied weights)."""
 
     def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class MlmHead(nn.Module):
         self.bias = mark_split(nn.Parameter(torch.zeros(columns)), 0)
 
     def transform(self, hidden: Tensor) -> Tensor:
-        """``[M, H] -> [M, H]``, at the entrance of the split region."""
+        """``[M, H] -> [M, H]``, copied to the tensor parallel region."""
         out = self.dense.product(hidden)
         return copy_to_tensor_parallel_region(
             self.norm(self.activation(out, self.dense.bias)), self.tp
@@ -54,7 +55,10 @@ class MlmHead(nn.Module):
     def forward(
         self, hidden: Tensor, word_embeddings: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed loss and correct predictions of ``labels`` [M], float32; without: ``[M, Vp/t]`` logits."""
+        """Summed loss and number of correct predictions for ``labels`` [M], float32 scalars.
+
+        Without labels: logits ``[M, Vp/t]``.
+        """
         x = self.transform(hidden)
         if labels is None:
             return column_linear(x, [word_embeddings], [self.bias], TensorParallel())[0]
@@ -62,7 +66,7 @@ class MlmHead(nn.Module):
 
 
 class NspHead(nn.Module):
-    """Is the second text the continuation of the first (0) or not (1)?"""
+    """Whether the second segment continues the first (0) or not (1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +80,7 @@ class NspHead(nn.Module):
 class PretrainingOutput(NamedTuple):
     """Sums over a micro batch: scalars of one dtype (float32), ready for one all-reduce.
 
-    Only the loss sums carry a gradient.  Counts are 0 where there was nothing to predict.
+    Only the loss sums have a gradient. Counts are 0 where there was nothing to predict.
     """
 
     mlm_loss_sum: Tensor
@@ -90,8 +94,8 @@ class PretrainingOutput(NamedTuple):
 class BertForPreTraining(nn.Module):
     """Encoder with the MLM head and, with ``sentence_task``, the pooler and the sentence-pair head.
 
-    Without ``sentence_task`` the pooler and that head do not exist, so that every parameter takes
-    part in every step.
+    Without ``sentence_task`` the pooler and that head do not exist, so every parameter has a gradient
+    in every step.
     """
 
     def __init__(
@@ -119,13 +123,15 @@ class BertForPreTraining(nn.Module):
                 masked_positions int64 ``[M]``, places in T; M may be 0;
                 masked_labels int64 ``[M]``, below ``vocab_size``;
                 next_sentence_labels int64 ``[P]``, exactly when the model has that head. A sequence
-                labelled -100 only fills up a batch: it is in no loss and no count.
+                labelled -100 is padding of the batch: no loss and no count includes it.
         """
         masked_positions = batch.labels["masked_positions"]
         masked_labels = batch.labels["masked_labels"]
         next_sentence_labels = batch.labels.get("next_sentence_labels")
         if (self.nsp is None) != (next_sentence_labels is None):
-            raise ValueError("next_sentence_labels go with a model made with sentence_task=True")
+            raise ValueError(
+                "a batch has next_sentence_labels exactly for a model with sentence_task"
+            )
         selected = masked_positions
         if self.nsp is not None:
             selected = torch.cat([masked_positions, batch.first_tokens.long()])

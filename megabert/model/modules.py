@@ -139,7 +139,7 @@ class Embeddings(nn.Module):
     Args:
         config: the encoder.
         tp: this rank's place.
-        positions: rows of the position table; 0: there is none.
+        positions: rows of the position table; 0 for an encoder without one.
         bias: whether the norm has one.
     """
 
@@ -196,8 +196,8 @@ class LayerInputs:
 class SelfAttention(nn.Module):
     """Multi-head attention; heads are divided over the tensor parallel group.
 
-    A subclass brings positions in: it rotates queries and keys (:meth:`rotate`), or gives a table of
-    relative positions (:meth:`relative_table`). Here there are none.
+    A subclass may add positions: it rotates queries and keys (:meth:`rotate`), or gives a table of
+    relative positions (:meth:`relative_table`).
     """
 
     def __init__(self, config: ModelConfig, tp: TensorParallel, bias: bool = True) -> None:
@@ -217,7 +217,7 @@ class SelfAttention(nn.Module):
         return query, key
 
     def relative_table(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """Constant vectors ``[2m + 1, D]`` that keys and values get by distance; None for none."""
+        """Constant vectors ``[2m + 1, D]`` to add to keys and values by distance; None for none."""
         return None
 
     def forward(

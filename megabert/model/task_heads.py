@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.kernels.ops import dropped
-from megabert.model.crf import Allowed, Constraints, Crf
+from megabert.model.crf import Crf
 from megabert.model.encoder import Encoder
 from megabert.model.head_registry import Head
 from megabert.model.modules import Linear
@@ -24,7 +24,7 @@ from megabert.parallel.rng import DropoutSeeds
 
 
 class QaHead(nn.Module):
-    """Start and end of the answer."""
+    """Scores of each token as the start and as the end of the answer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class QaHead(nn.Module):
 
 
 class LabelHead(nn.Module):
-    """A linear map to one score a label."""
+    """A linear map to one score per label."""
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class TaskModel(nn.Module, ABC):
 
     Args:
         config: the encoder.
-        tp, dropout_seeds, activation_checkpointing, pooler: as in :class:`Encoder`. With a pooler the head
-            reads the sequences' first tokens only.
+        tp, dropout_seeds, activation_checkpointing, pooler: as in :class:`Encoder`. With a pooler, the
+            head reads only the sequences' first tokens.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class TaskModel(nn.Module, ABC):
         """Output of the task.
 
         Args:
-            hidden: ``[T, H]``, or with a pooler ``[P, H]``, as the encoder leaves it.
-            drop: dropout of what the head reads, ``[rows, H]``.
+            hidden: the encoder's output, ``[T, H]``, or with a pooler ``[P, H]``.
+            drop: dropout for what the head reads, ``[rows, H]``.
             batch: the micro batch.
             more: further arguments of :meth:`forward`.
         """
 
     def forward(self, batch: PackedBatch[Tensor], **more: Any) -> Any:
-        """What :meth:`head` gives; ``more`` goes to it."""
+        """Output of :meth:`head`, which also gets ``more``."""
         rows = None if self.bert.pooler is None else batch.first_tokens.long()
         hidden = self.bert(batch, rows)
 
@@ -101,7 +101,7 @@ class TaskModel(nn.Module, ABC):
 class BertForQuestionAnswering(TaskModel):
     """Encoder with the answer-span head, without dropout in between (as published).
 
-    :meth:`forward` gives start and end logits, ``[P, max_length]`` each, -inf beyond a sequence's end.
+    :meth:`forward` returns start and end logits, ``[P, max_length]`` each, -inf after a sequence's end.
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class BertForQuestionAnswering(TaskModel):
 
 
 class BertForSequenceClassification(TaskModel):
-    """Encoder, pooler, dropout, and one score a label of each sequence (one label: a regression).
+    """Encoder, pooler, dropout, and one score per label and sequence (one label: a regression).
 
-    :meth:`forward` gives scores ``[P, L]``.
+    :meth:`forward` returns scores ``[P, L]``.
 
     Args:
         config: the encoder.
@@ -162,9 +162,9 @@ class BertForSequenceClassification(TaskModel):
 
 
 class BertForTokenClassification(TaskModel):
-    """Encoder, dropout, and one score a label of each token.
+    """Encoder, dropout, and one score per label and token.
 
-    :meth:`forward` gives scores ``[T, L]``.
+    :meth:`forward` returns scores ``[T, L]``.
 
     Args:
         config: the encoder.
@@ -197,8 +197,10 @@ class BertForTokenClassification(TaskModel):
 class TagChains(NamedTuple):
     """Which tokens of each sequence form its chain of tags; U = tags of the longest chain.
 
-    ``positions`` int64 [P, U], places in the sequence, 0 behind the chain's end; ``counts`` int64 [P],
-    tags of each chain; ``begins`` and ``ends`` bool [P], False where the chain goes on in another row.
+    Attributes:
+        positions: int64 [P, U], places in the sequence; 0 after the chain's end.
+        counts: int64 [P], tags of each chain.
+        begins, ends: bool [P], False where the chain continues from or into another row.
     """
 
     positions: Tensor
@@ -208,7 +210,7 @@ class TagChains(NamedTuple):
 
 
 def chain_scores(scores: Tensor, positions: Tensor, batch: PackedBatch[Tensor]) -> Tensor:
-    """Scores ``[P, U, L]`` of the tokens at the places ``positions`` of each sequence, from ``[T, L]``."""
+    """Scores ``[T, L]`` of the tokens at ``positions`` of each sequence, ``[P, U, L]``."""
     return scores[batch.first_tokens[:, None] + positions]
 
 
@@ -219,23 +221,21 @@ class BertCrfForTokenClassification(BertForTokenClassification):
     :meth:`Crf.forward`.
 
     Args:
-        allowed, constraints: as in :class:`Crf`.
-        config, labels, tp, dropout_seeds, activation_checkpointing: as in
-            :class:`BertForTokenClassification`.
+        config: the encoder.
+        crf: the field; one score per token for each of its labels.
+        tp, dropout_seeds, activation_checkpointing: as in :class:`Encoder`.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        labels: int,
-        allowed: Allowed | None = None,
-        constraints: Constraints = "decode",
+        crf: Crf,
         tp: TensorParallel | None = None,
         dropout_seeds: DropoutSeeds | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(config, labels, tp, dropout_seeds, activation_checkpointing)
-        self.crf = Crf(labels, allowed, constraints)
+        super().__init__(config, crf.labels, tp, dropout_seeds, activation_checkpointing)
+        self.crf = crf
 
     def head(
         self,
@@ -252,7 +252,7 @@ class BertCrfForTokenClassification(BertForTokenClassification):
 
 
 def _in_rows(values: Tensor, batch: PackedBatch[Tensor]) -> Tensor:
-    """Values of tokens ``[T]`` with one row per sequence, ``[P, max_length]``; -inf beyond its end."""
+    """Values of tokens ``[T]`` as one row per sequence, ``[P, max_length]``; -inf after its end."""
     columns = torch.arange(batch.max_length, device=values.device)
     places = batch.first_tokens[:, None] + columns  # [P, max_length]
     inside = columns < batch.lengths[:, None]
@@ -303,4 +303,4 @@ TOKEN_CLASSIFICATION = Head(
     transformers_layers=(("token.classifier", "classifier"),),
     transformers_outputs=(("token logits", "logits"),),
 )
-"""The model that ``build`` makes gives the emissions of a conditional random field, if there is one."""
+"""``build`` makes a model of the emissions alone, also where a conditional random field follows."""

@@ -1,4 +1,4 @@
-"""Files of weights: safetensors in and out, and the tokenizer's files next to them."""
+"""Files of weights: safetensors, and the tokenizer's files next to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_tensors(
     """Write a safetensors file of contiguous fp32 CPU tensors.
 
     Raises:
-        OSError: the disk is full or not writable (safetensors' own error, made a standard one).
+        OSError: the disk is full or not writable. This replaces safetensors' own error.
     """
     plain = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
@@ -54,16 +54,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped.
 
     Raises:
-        UserError: not a whole safetensors file.
+        UserError: the file is not a complete safetensors file.
     """
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+        raise UserError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def copy_tokenizer(source: Path | None, folder: Path) -> list[str]:
-    """Copy the tokenizer's files that ``source`` holds into ``folder``; their names."""
+    """Copy the tokenizer's files in ``source`` into ``folder``; returns their names."""
     names = [name for name in TOKENIZER_FILES if source and (Path(source) / name).is_file()]
     for name in names:
         shutil.copyfile(Path(source or ".") / name, folder / name)

@@ -1,9 +1,9 @@
-"""Whole weights on disk (the "megabert folder") and into a model of any tensor parallel degree.
+"""Whole weights: on disk (the "megabert folder"), and into a model of any tensor parallel degree.
 
-A megabert folder holds ``megabert.json`` (what the model is and how its tensors are laid out),
-``model.safetensors`` (whole fp32 tensors under our parameter names; the vocabulary at its true size,
-without padding rows) and the tokenizer's files. It is written into a temporary neighbour and renamed,
-so a half-written one is never seen.
+A megabert folder holds ``megabert.json`` (the model, and how its tensors are laid out),
+``model.safetensors`` (whole fp32 tensors under our parameter names; the vocabulary has its true size,
+without padding rows) and the tokenizer's files. It is written to a temporary folder next to it, which
+is then renamed, so no incomplete folder ever has its name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from megabert.parallel.layers import TensorParallel
 
 VERSION = 1
 QKV_LAYOUT = "separate"
-"""Query, key and value are three tensors; a file that states any other layout is refused."""
+"""Query, key and value are three tensors; other layouts are not supported."""
 
 _RECORDED: dict[str, type] = {
     "model": dict,
@@ -39,7 +39,7 @@ _RECORDED: dict[str, type] = {
     "labels": list,
     "task_record": dict,
 }
-"""What else a record holds; all but the model may be absent or null."""
+"""Types of further values of a record; all except the model may be absent or null."""
 
 
 def true_vocabulary(name: str, tensor: Tensor, vocab_size: int) -> Tensor:
@@ -50,7 +50,7 @@ def true_vocabulary(name: str, tensor: Tensor, vocab_size: int) -> Tensor:
 def padded_vocabulary(name: str, tensor: Tensor, padded_size: int) -> Tensor:
     """``tensor`` with rows of zeros up to the padded vocabulary ([V, ...] -> [Vp, ...]).
 
-    The rows are never looked up and never scored, so their values change nothing.
+    These rows are never looked up or scored, so their values have no effect.
     """
     if name not in VOCABULARY_TENSORS or tensor.shape[0] >= padded_size:
         return tensor
@@ -59,7 +59,7 @@ def padded_vocabulary(name: str, tensor: Tensor, padded_size: int) -> Tensor:
 
 
 def true_config(config: ModelConfig) -> ModelConfig:
-    """The same model with no padding in its vocabulary: its parameters are whole tensors on disk."""
+    """The same model without padding in its vocabulary, like the whole tensors on disk."""
     return replace(config, vocab_multiple=1)
 
 
@@ -70,7 +70,7 @@ def write_weights(
     tokenizer_folder: Path | None,
     **info: Any,
 ) -> None:
-    """Fill an existing folder as :func:`save_weights` does (no renaming)."""
+    """Fill an existing folder; arguments as in :func:`save_weights`."""
     whole = {name: true_vocabulary(name, t, config.vocab_size) for name, t in tensors.items()}
     write_tensors(folder / WEIGHTS_FILE, whole, {"format": "pt"})
     copy_tokenizer(tokenizer_folder, folder)
@@ -98,8 +98,8 @@ def save_weights(
     Args:
         folder: must not exist.
         config: the model.
-        tensors: whole tensors under our names, any float dtype; padding rows are taken off.
-        tokenizer_folder: its tokenizer files are copied; None leaves the folder without.
+        tensors: whole tensors under our names, any float dtype; padding rows are removed.
+        tokenizer_folder: its tokenizer files are copied; None: the folder gets none.
         info: further values of ``megabert.json``: ``trained_positions`` (rows of the position table
             that training has seen), ``source``, ``tokenizer_sha256``, ...
 
@@ -111,9 +111,9 @@ def save_weights(
 
 
 def is_weights_folder(folder: Path) -> bool:
-    """Whether ``folder`` is a megabert folder, which may lack its weights.
+    """Whether ``folder`` is a megabert folder, possibly without its weights.
 
-    The record of a checkpoint has the same name; it states no such format.
+    The record of a checkpoint has the same file name, but not this format.
     """
     record = folder / WEIGHTS_RECORD
     if not record.is_file() or (folder / WEIGHTS_FILE).is_file():
@@ -125,8 +125,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The checked ``megabert.json`` of a megabert folder.
 
     Raises:
-        UserError: missing, damaged, of another format or version, or with an unknown layout of
-            query, key and value.
+        UserError: the file is missing, damaged, of another format or version, or states an unknown
+            layout of query, key and value.
     """
     path = Path(folder) / WEIGHTS_RECORD
     try:
@@ -147,7 +147,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record.get("qkv_layout") != QKV_LAYOUT:
         raise UserError(
             f"{path} states the query-key-value layout {record.get('qkv_layout')!r}; this megabert "
-            f"knows {QKV_LAYOUT!r} only"
+            f"supports only {QKV_LAYOUT!r}"
         )
     for name, kind in _RECORDED.items():
         value = record.get(name)
@@ -160,11 +160,11 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
     """Read a megabert folder.
 
     Returns:
-        the model, its whole fp32 tensors (true vocabulary), and the other values of
+        The model, its whole fp32 tensors (true vocabulary), and the other values of
         ``megabert.json`` (``trained_positions``, ``source``, ...).
 
     Raises:
-        UserError: not a megabert folder, or one of its files is damaged.
+        UserError: this is not a megabert folder, or one of its files is damaged.
     """
     record = read_record(folder)
     try:
@@ -180,8 +180,10 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
 class LoadReport:
     """What :func:`load_into` did, by parameter name.
 
-    ``new``: parameters of a head that the file does not hold and that keep their initial values;
-    ``unused``: tensors of the file that this model has no place for (heads only).
+    Attributes:
+        matched: parameters that were loaded.
+        new: parameters of heads that the file does not hold; they keep their initial values.
+        unused: tensors of heads in the file that this model does not have.
     """
 
     matched: tuple[str, ...]
@@ -193,7 +195,7 @@ class LoadReport:
         if self.new:
             text += f", {len(self.new)} new ({_heads(self.new)})"
         if self.unused:
-            text += f", {len(self.unused)} of the file not used ({_heads(self.unused)})"
+            text += f", {len(self.unused)} in the file unused ({_heads(self.unused)})"
         return text
 
 
@@ -209,21 +211,21 @@ def load_into(
     new_heads: Collection[str] = (),
     source: object = "the checkpoint",
 ) -> LoadReport:
-    """Put whole tensors into a model, cut to this rank's tensor parallel part.
+    """Load whole tensors into a model, of which this rank takes its tensor parallel part.
 
-    Every encoder tensor (``bert.``, the pooler aside) must be there on both sides with the same
-    shape. The vocabulary is padded as the model asks.
+    Every encoder tensor (``bert.`` except the pooler) must exist on both sides with the same shape. The
+    vocabulary is padded to the model's size.
 
     Args:
-        model: real parameters (not partitioned by ZeRO 3), any device and float dtype.
+        model: with parameters that ZeRO 3 has not partitioned, any device and float dtype.
         tensors: whole tensors under our names; true or padded vocabulary.
         tp: this rank's place among the tensor parallel ranks.
         new_heads: prefixes of parameters that may be absent from ``tensors`` and then keep their
-            initial values, as ``("qa", "bert.pooler")``.
+            initial values, such as ``("qa", "bert.pooler")``.
         source: path, for messages.
 
     Raises:
-        UserError: a tensor is missing, has another shape, or belongs to no part of this model.
+        UserError: a tensor is missing, has another shape, or is not part of this model.
     """
     parameters = dict(model.named_parameters())
     prefixes = tuple(f"{head}." for head in new_heads)

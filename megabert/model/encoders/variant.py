@@ -56,19 +56,19 @@ SAVED_BY_ATTENTION: tuple[SavedTensor, ...] = (
     SavedTensor("sum before the attention norm", hidden=1, every_token=False),
     SavedTensor("attention norm", hidden=1, every_token=False),
 )
-"""By the attention block of :class:`megabert.model.modules.Layer`."""
+"""By the attention block of a :class:`megabert.model.modules.Layer`."""
 SAVED_BY_MLP: tuple[SavedTensor, ...] = (
     SavedTensor("MLP before activation", inner=1, split=True, every_token=False),
     SavedTensor("MLP after activation", inner=1, split=True, every_token=False),
     SavedTensor("sum before the MLP norm", hidden=1, every_token=False),
 )
-"""By its MLP block with :class:`megabert.model.modules.Mlp`."""
+"""By the MLP block with a :class:`megabert.model.modules.Mlp`."""
 SAVED_BY_GATED_MLP: tuple[SavedTensor, ...] = (
     SavedTensor("gate, its activation, and up", inner=3, split=True, every_token=False),
     SavedTensor("MLP after the gate", inner=1, split=True, every_token=False),
     SavedTensor("sum before the MLP norm", hidden=1, every_token=False),
 )
-"""By its MLP block with :class:`megabert.model.modules.GatedMlp`."""
+"""By the MLP block with a :class:`megabert.model.modules.GatedMlp`."""
 
 
 class EncoderVariant(EncoderDeclaration, ABC):
@@ -76,12 +76,12 @@ class EncoderVariant(EncoderDeclaration, ABC):
 
     Attributes:
         name, config_class, presets: as in :class:`EncoderDeclaration`.
-        bias: whether norms and linear layers have biases (the default layer and the MLM head's
-            transform follow it).
-        saved_for_backward: what a layer keeps, for the memory of a plan.
-        backward_hidden, backward_inner: gradients that exist at once in a layer's backward, values
-            per token in units of H and of I/t.
-        gpu_workspace: (name, bytes) that attention takes on a GPU besides; None: nothing.
+        bias: whether norms and linear layers of the encoder and of the MLM head's transform have
+            biases.
+        saved_for_backward: tensors that a layer saves, for the memory of a plan.
+        backward_hidden, backward_inner: gradients that exist at the same time in a layer's backward,
+            values per token in units of H and of I/t.
+        gpu_workspace: (name, bytes) of attention's temporary memory on a GPU, if it needs a plan.
         gpu_pair_traffic: (name, bytes) that attention moves on a GPU per pair of tokens, head and
             layer in forward and backward; None: it holds no pairs in memory.
     """
@@ -94,10 +94,10 @@ class EncoderVariant(EncoderDeclaration, ABC):
     gpu_pair_traffic: ClassVar[tuple[str, float] | None] = None
 
     def check(self, config: ModelConfig) -> None:
-        """Compare the fields with each other; called before anything else is asked.
+        """Check that the fields fit each other; called before any other method.
 
         Raises:
-            UserError: which of them do not fit, or have no effect.
+            UserError: names the fields that do not fit or have no effect.
         """
         positions = config.position_embeddings
         if type(config) is not ModelConfig and positions != ModelConfig.position_embeddings:
@@ -120,7 +120,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
         return Layer(config, number, *blocks, tp, self.bias)
 
     def embeddings(self, config: ModelConfig, tp: TensorParallel) -> Embeddings:
-        """What turns token numbers into the first layer's input."""
+        """The module that turns token ids into the first layer's input."""
         return Embeddings(config, tp, self.position_rows(config), self.bias)
 
     def final_norm(self, config: ModelConfig) -> Norm | None:
@@ -130,7 +130,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
         return Norm(config.hidden_size, config.layer_norm_eps, self.bias)
 
     def position_rows(self, config: ModelConfig) -> int:
-        """Rows of the trained position table; 0 where there is none."""
+        """Rows of the trained position table; 0 for an encoder without one."""
         return 0
 
     def length_limit(self, config: ModelConfig) -> str:
@@ -141,7 +141,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
         return f"the model's longest sequence, {limit} tokens"
 
     def attention_flops(self, config: ModelConfig, squared_lengths: float) -> float:
-        """FLOPs of scores and weighted sums in forward; the argument is summed over sequences."""
+        """FLOPs of scores and weighted sums in forward, for a sum of squared sequence lengths."""
         return 4 * config.num_hidden_layers * config.hidden_size * squared_lengths
 
     def constant_flops(self, config: ModelConfig, tokens: float) -> float:
@@ -149,7 +149,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
         return 0.0
 
     def transformers_type(self, config: ModelConfig) -> str | None:
-        """``model_type`` of transformers' encoder that computes the same; None if there is none."""
+        """``model_type`` of the encoder of transformers that computes the same; None without one."""
         return None
 
 
@@ -157,7 +157,7 @@ Variant = TypeVar("Variant", bound=type[EncoderVariant])
 
 
 def register_encoder(variant: Variant) -> Variant:
-    """Make an encoder known by its name, and its presets to ``--model``; returns it.
+    """Register an encoder under its name, and its presets for ``--model``; returns it.
 
     Raises:
         UserError: another encoder has this name.

@@ -20,7 +20,7 @@ from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.data.tokenizers.base import without_surrogates
-from megabert.model.crf import Allowed
+from megabert.model.crf import Allowed, Crf
 from megabert.model.task_heads import (
     TOKEN_CLASSIFICATION,
     BertCrfForTokenClassification,
@@ -201,9 +201,8 @@ class Tagging(Task):
             return BertForTokenClassification(config, len(self.labels), *shared)
         steps = allowed_steps(self.labels, self.scheme or "bio")
         allowed = Allowed(*(torch.from_numpy(mask) for mask in steps))
-        return BertCrfForTokenClassification(
-            config, len(self.labels), allowed, self.constraints, *shared
-        )
+        crf = Crf(len(self.labels), allowed, self.constraints)
+        return BertCrfForTokenClassification(config, crf, *shared)
 
     def loss(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> torch.Tensor:
         """Mean over the rows of a row's negative log-likelihood over the mean tags of a training row.
