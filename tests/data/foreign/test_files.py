@@ -212,7 +212,7 @@ def test_without_predictions_or_labels(tmp_path: Path) -> None:
     assert arrays.next_sentence_labels is None
     with pytest.raises(UserError, match="no next_sentence_labels; use --sentence-task none"):
         source(path)
-    with pytest.raises(UserError, match="sop cannot be had"):
+    with pytest.raises(UserError, match="sop is not possible"):
         source(path, sentence_task="sop")
 
 
@@ -299,7 +299,7 @@ def test_what_is_foreign(tmp_path: Path) -> None:
     assert not is_foreign(tmp_path / "empty")
     with pytest.raises(ForeignShardError, match="holds no shards; name the folder"):
         open_foreign([tmp_path / "empty"])
-    with pytest.raises(ForeignShardError, match="for megabert's own shards give their folder"):
+    with pytest.raises(ForeignShardError, match="for megabert's own shards, name their folder"):
         open_foreign([next(ours.glob("*.h5"))])
 
 
