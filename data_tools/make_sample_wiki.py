@@ -25,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = plain_parser(
         "make_sample_wiki.py",
         "Generate a small encyclopedia about an invented world: dump.xml.bz2 in MediaWiki's export "
-        "format,\ntrain.json and dev.json in the format of SQuAD v1.1. The same arguments give the same "
-        "bytes.",
+        "format,\ntrain.json and dev.json in the format of SQuAD v1.1. The same arguments give the "
+        "same bytes.",
         "The development questions use entities that have no page in the dump, and values and\n"
         "wordings that do not occur in the training questions.",
     )
@@ -110,7 +110,7 @@ def write_sample(
             there = output / name
             if not force and there.exists() and there.read_bytes() != (work / name).read_bytes():
                 raise UserError(
-                    f"{there} was made with other arguments: choose another --output, or set --force"
+                    f"{there} was made with other arguments; change --output, or set --force"
                 )
         for name in (DUMP, TRAIN, DEV):
             sync(work / name)

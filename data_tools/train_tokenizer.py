@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
         "--input-format", default="auto",
-        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, detected from the content)",
+        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, from the content)",
     )  # fmt: skip
     what.add_argument(
         "--language", default="en", metavar="CODE", help="language of the text (default: en)"

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Convert a checkpoint to another format, and verify that the result computes the same.
 
-    python launch/convert.py --from megabert --input runs/bert-large-phase2 --to huggingface --output hf
-    python launch/convert.py --from huggingface --input hf --to megabert --output megabert-folder
-    python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
+    python launch/convert.py --from megabert --input runs/bert-large-phase2 --to huggingface
+    --output hf python launch/convert.py --from huggingface --input hf --to megabert --output
+    megabert-folder python launch/convert.py --from google-tf --input bert_model.ckpt --to
+    huggingface --output hf
 
 The output folder appears only after it has been read back, its tensors have been compared with the
 input's bit for bit, and the outputs of both models have been compared on sample text.
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     target.add_argument(
         "--force",
         action="store_true",
-        help="replace an output folder that an earlier conversion made (default: stop with an error)",
+        help="replace an output folder that an earlier conversion made (default: an error)",
     )
     return made
 

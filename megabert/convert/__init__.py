@@ -1,6 +1,8 @@
 """Conversion of checkpoints between formats, checked tensor by tensor and by outputs.
 
-Owns: the list of formats (``formats``), the table of names (``name_table``), the conversion (``run``), the checks.
+Owns: formats (``format``) and their registry (``formats``), tables of tensor names
+    (``name_table``),
+the conversion (``run``) and its checks (``check``, ``read_back``).
 May import: checkpoint, engine, model, parallel, data, config, common.
-Start reading: ``formats.py``, then ``run.py``.
+Start reading: ``format.py`` and ``formats.py``, then ``run.py``.
 """

@@ -22,8 +22,8 @@ from megabert.model.heads import MASKED_LM, PRETRAINING
 TOLERANCE = 1e-5
 TOP = 5
 PER_SEQUENCE = ("NSP logits", "pooler")
-"""Outputs [B, ...], like those of a head on sequences; all others are [B, S, ...] and are compared on
-real tokens."""
+"""Outputs [B, ...], like those of a head on sequences; all others are [B, S, ...] and are compared
+on real tokens."""
 
 Outputs = dict[str, Tensor]
 Side = Callable[[ProbeInputs], Outputs]

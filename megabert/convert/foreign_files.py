@@ -1,4 +1,4 @@
-"""Weight files of other projects: safetensors and PyTorch pickles, whole or in shards."""
+"""Weight files of other projects: safetensors and PyTorch pickles, single or sharded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megabert.convert.huggingface.config import read_object
 from megabert.convert.name_table import first_names
 from megabert.model.weight_files import read_tensors
 
-# what readers raise that take damaged bytes for lengths, names and tables
+# raised by readers that interpret damaged bytes as lengths, names and tables
 _UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -32,16 +32,16 @@ _UNREADABLE = (
     struct.error,
 )
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Whole, or as the beginning of the name of an index of shards; the first that is there counts."""
+"""Names of a single file, or prefixes of the names of indexes of shards, in order of priority."""
 
 
 def load_plain(path: Path) -> Any:
-    """What ``torch.save`` wrote, read so that no code in it can run.
+    """Read what ``torch.save`` wrote, without running any code in it.
 
     Tensors of a zip archive (torch 1.6 and later) stay in the file, which is mapped into memory.
 
     Raises:
-        UserError: it holds more than tensors and plain containers, or is no whole file.
+        UserError: it holds more than tensors and plain containers, or is damaged.
     """
     zipped = _check_archive(path)
     try:
@@ -50,18 +50,18 @@ def load_plain(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors (or is damaged), so it is not opened: "
+            f"{path} holds more than tensors (or is damaged), so it is not loaded: "
             "ask its author for model.safetensors"
         ) from error
     except _UNREADABLE as error:
-        raise UserError(f"{path} is not a whole weight file: {_first_line(error)}") from error
+        raise UserError(f"{path} is not a complete weight file: {_first_line(error)}") from error
 
 
 def _check_archive(path: Path) -> bool:
-    """Whether a file is a zip archive; its records are compared with their checksums, as torch does not.
+    """Whether a file is a zip archive; verifies its records' checksums, which torch does not do.
 
     Raises:
-        UserError: a record, or the archive's table of them, is damaged.
+        UserError: a record, or the archive's directory, is damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -93,16 +93,16 @@ def _read_sharded(index: Path) -> dict[str, Tensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no weight_map")
     if not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index}: a value of its weight_map is no file name")
+        raise UserError(f"{index}: a value of its weight_map is not a file name")
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(weight_map.values())):
         path = index.parent / Path(file).name
         if not path.is_file():
-            raise UserError(f"{index} names {file}, which is not there")
+            raise UserError(f"{index} names {file}, which does not exist")
         part = read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
         listed = {name for name, where in weight_map.items() if where == file}
         if absent := listed - part.keys():
-            raise UserError(f"{path} lacks {min(absent)}, which {index.name} says it holds")
+            raise UserError(f"{path} lacks {min(absent)}, which {index.name} lists there")
         if strange := part.keys() - listed:
             raise UserError(
                 f"{path} holds tensors that {index.name} does not list there: "
@@ -113,16 +113,17 @@ def _read_sharded(index: Path) -> dict[str, Tensor]:
 
 
 def read_weight_files(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's weights under the names found there.
+    """All tensors of a folder's weights, under the names found there.
 
-    Safetensors first, whole or sharded; else ``pytorch_model.bin``, whole or sharded.
+    ``model.safetensors`` is preferred to ``pytorch_model.bin``; both may be sharded.
 
     Raises:
-        UserError: no weights, a missing shard, a damaged file, a pickle that holds code.
+        UserError: there are no weights, a shard is missing, a file is damaged, or a pickle holds
+            code.
     """
     for name in WEIGHT_FILES:
         if (path := folder / name).is_file():
             return read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
         if (path := folder / f"{name}.index.json").is_file():
             return _read_sharded(path)
-    raise UserError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
+    raise UserError(f"{folder} has no model.safetensors and no pytorch_model.bin")

@@ -1,4 +1,4 @@
-"""From the tensors of a foreign checkpoint to a model, with or without a configuration beside them."""
+"""From the tensors of a foreign checkpoint to a model, with or without its configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from megabert.convert.vocabulary import is_padding, without_padding
 from megabert.convert.whole_model import WholeModel
 
 HEAD_SIZE = 64
-"""Width of an attention head of every published BERT; what no tensor's shape says."""
+"""Width of an attention head in every published BERT, which no tensor's shape shows."""
 
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
@@ -42,7 +42,8 @@ class _ReadFile(Protocol):
 def foreign_reader(read: _ReadFile) -> Reader:
     """A format's reader, given a function that reads its files.
 
-    The number of entries is that of the tokenizer given with ``--tokenizer``, or next to the weights.
+    The number of entries is that of the tokenizer given with ``--tokenizer``, or next to the
+    weights.
     """
 
     def read_source(source: ModelSource) -> WholeModel:
@@ -66,10 +67,10 @@ def _exists(path: Path) -> bool:
 
 
 def one_file(path: Path, patterns: Sequence[str]) -> Path:
-    """``path`` itself, or the one file of a folder that matches a pattern.
+    """``path`` itself, or the only file of a folder that matches a pattern.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no such file, or more than one.
     """
     if path.is_file():
         return path
@@ -77,18 +78,18 @@ def one_file(path: Path, patterns: Sequence[str]) -> Path:
         raise UserError(f"{path} does not exist")
     found = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
     if not found:
-        raise UserError(f"{path} holds no {' and no '.join(patterns)}")
+        raise UserError(f"{path} has no {' and no '.join(patterns)}")
     if len(found) > 1:
         names = first_names(file.name for file in found)
-        raise UserError(f"{path} holds {names} checkpoints: name one of these files with --input")
+        raise UserError(f"{path} has {names} checkpoints; name one of these files with --input")
     return found[0]
 
 
 def layer_count(table: NameTable, found: Iterable[str], source: object) -> int:
-    """Number of layers that the names found in a checkpoint speak of.
+    """Number of layers, according to the names in a checkpoint.
 
     Raises:
-        UserError: none of them is a layer's tensor.
+        UserError: no name is that of a layer's tensor.
     """
     stems = (re.escape(name.theirs).replace(r"\{i\}", r"(\d+)") for name in table.names)
     pattern = re.compile("|".join(stem for stem in stems if r"(\d+)" in stem))
@@ -96,8 +97,8 @@ def layer_count(table: NameTable, found: Iterable[str], source: object) -> int:
     layers = [int(match[match.lastindex or 0]) for match in matches if match]
     if not layers:
         raise UserError(
-            f"{source} is not a {table.format} checkpoint: none of its names is a layer's "
-            f"({first_names(found)})"
+            f"{source} is not a {table.format} checkpoint: no name is that of a layer's tensor: "
+            f"{first_names(found)}"
         )
     return max(layers) + 1
 
@@ -106,29 +107,29 @@ def _matrix(tensors: Mapping[str, Tensor], name: str, source: object) -> tuple[i
     """Rows and columns of a matrix."""
     shape = tuple(tensors[name].shape)
     if len(shape) != 2 or 0 in shape:
-        raise UserError(f"{source}: {name} has shape {list(shape)}, which is no matrix")
+        raise UserError(f"{source}: {name} has shape {list(shape)}, not that of a matrix")
     return shape
 
 
 def inferred_config(
     tensors: Mapping[str, Tensor], layers: int, source: Path, **more: Any
 ) -> ModelConfig:
-    """The encoder whose tensors these are; heads are taken to be 64 wide, which the log says.
+    """The encoder that has these tensors; attention heads are assumed to be 64 wide (logged).
 
     Args:
-        tensors: under our names.
-        layers: their number.
+        tensors: under megabert's names.
+        layers: number of layers.
         source: the checkpoint.
-        more: fields that no tensor tells.
+        more: fields that cannot be inferred from tensors.
 
     Raises:
-        UserError: the width is no multiple of 64.
+        UserError: the width is not a multiple of 64.
     """
     words, hidden = _matrix(tensors, _WORDS, source)
     if hidden % HEAD_SIZE:
         raise UserError(
-            f"{source} lies without a configuration, and its width {hidden} is no multiple of "
-            f"{HEAD_SIZE}, so its number of attention heads is not known: give --model-config"
+            f"{source} has no configuration, and its width {hidden} is not a multiple of "
+            f"{HEAD_SIZE}, so its number of attention heads is unknown; set --model-config"
         )
     if _POSITIONS in tensors:
         more["max_position_embeddings"] = _matrix(tensors, _POSITIONS, source)[0]
@@ -143,8 +144,8 @@ def inferred_config(
         **more,
     )
     log.info(
-        "%s lies without a configuration: %d layers of width %d by its tensors, and %d attention "
-        "heads of %d, as in published models (--model-config says otherwise)",
+        "%s has no configuration: %d layers of width %d according to its tensors, and %d attention "
+        "heads of width %d, as in published models (--model-config overrides this)",
         source,
         layers,
         hidden,
@@ -155,10 +156,10 @@ def inferred_config(
 
 
 def in_float32(tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], str]:
-    """The tensors in fp32, and the names of the types they had.
+    """The tensors in fp32, and the names of their original types.
 
     Raises:
-        UserError: one holds no floating-point numbers.
+        UserError: a tensor does not hold floating-point numbers.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -181,10 +182,11 @@ def whole_model(
     Args:
         table: the format's names.
         found: every tensor of the file, under the names there.
-        source: the file; a tokenizer is looked for beside it.
-        config: the encoder, or None for what the tensors tell.
-        vocab_size: entries of the tokenizer; else the configuration's count of words is the true one.
-        unsaid: fields of an inferred configuration that no tensor tells.
+        source: the file; a tokenizer is looked for next to it.
+        config: the encoder; None to infer it from the tensors.
+        vocab_size: number of entries of the tokenizer; if None, the configuration's is the true
+            one.
+        unsaid: fields of an inferred configuration that cannot be inferred from tensors.
 
     Returns:
         the model, not yet compared with its configuration (:func:`check_tensors`).
@@ -199,7 +201,7 @@ def whole_model(
     rows, words = _matrix(tensors, _WORDS, source)[0], config.vocab_size
     if vocab_size is None and words >= rows:
         log.info(
-            "%s: all %d rows of its vocabulary are kept; if some are padding, --tokenizer tells",
+            "%s: keeping all %d rows of its vocabulary; if some are padding, set --tokenizer",
             source,
             rows,
         )

@@ -22,8 +22,8 @@ class ModelSource:
 
     Attributes:
         path: a folder; some formats take a file or a checkpoint's prefix.
-        tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of the one next to
-            the weights (``--tokenizer``).
+        tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of the one next
+            to the weights (``--tokenizer``).
         model_config: JSON with the encoder's shape, for weights without one (``--model-config``).
         scratch: folder with disk space for merging a partitioned checkpoint.
     """
@@ -51,8 +51,8 @@ class Format:
     Attributes:
         read: reads a model.
         write: writes a model; None if the format is only read.
-        run: runs the format's own software for the comparison of outputs; None if megabert's model of
-            the tensors runs instead.
+        run: runs the format's own software for the comparison of outputs; None if megabert's model
+            of the tensors runs instead.
         marks: groups of patterns of file names (as of fnmatch). A folder looks like this format if
             each group matches one of its files; used for hints only.
         read_again: the check reads the input a second time; False where that takes long.

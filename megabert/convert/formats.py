@@ -82,7 +82,7 @@ def find_format(name: str) -> Format:
     """The format of this name, imported if needed.
 
     Raises:
-        UserError: there is none, or its package cannot be imported.
+        UserError: no format has this name, or its package cannot be imported.
     """
     return _FORMATS.get(name)
 

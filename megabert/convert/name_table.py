@@ -1,9 +1,9 @@
-"""What a foreign format calls our tensors, and the one engine that renames by such a table.
+"""The tensor names of a foreign format, and the functions that rename tensors by such a table.
 
-A format is described by a :class:`NameTable` and nothing else: which of its names is which of ours,
-which tensors repeat another one, which are left out on purpose, and how older files spell the names.
-Renaming accounts for every tensor: it is taken, it is a copy that proved equal, it is left out for a
-reason that is told, or it is an error that names it.
+A :class:`NameTable` describes a format completely: which of its names corresponds to which of ours,
+which tensors repeat another one, which are left out on purpose, and how older files spell names.
+Renaming accounts for every tensor: it is renamed, it is an equal copy of another, it is left out
+for a reported reason, or an error names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CRF = "crf"
 
 @dataclass(frozen=True)
 class Name:
-    """One tensor (``{i}`` in both names: one a layer). ``transpose``: stored [in, out] there."""
+    """A tensor, or one per layer (``{i}`` in both names); ``transpose``: stored as [in, out]."""
 
     part: str
     ours: str
@@ -45,7 +45,7 @@ def pair(
     *,
     transpose: bool = False,
 ) -> tuple[Name, Name]:
-    """Weight and bias of a linear layer or of a LayerNorm; ``ends``: what follows ``theirs``."""
+    """Weight and bias of a linear layer or of a LayerNorm; ``ends`` are added to ``theirs``."""
     weight, bias = ends
     return (
         Name(part, f"{ours}.weight", f"{theirs}{weight}", transpose),
@@ -55,7 +55,7 @@ def pair(
 
 @dataclass(frozen=True)
 class Copy:
-    """A foreign tensor that must hold the same values as another; it is read, never written."""
+    """A foreign tensor that must equal another one; it is read but never written."""
 
     theirs: str
     of: str
@@ -63,10 +63,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class NameTable:
-    """All that is known of a foreign format's tensor names.
+    """The tensor names of a foreign format.
 
-    ``spellings``: (pattern, replacement) pairs applied to each foreign name in order, with
-    ``re.sub``. ``left_out``: (pattern, reason) pairs; a name that matches fully is not needed.
+    Attributes:
+        format: its name, for messages.
+        names: the tensors.
+        copies: tensors that repeat another one.
+        spellings: (pattern, replacement) pairs, applied to each foreign name in order with
+            ``re.sub``.
+        left_out: (pattern, reason) pairs; a name that matches completely is not needed.
     """
 
     format: str
@@ -76,7 +81,7 @@ class NameTable:
     left_out: tuple[tuple[str, str], ...] = ()
 
     def expand(self, layers: int) -> Iterator[Name]:
-        """The table's lines with ``{i}`` replaced by each layer's number."""
+        """All names, with ``{i}`` replaced by the number of each layer."""
         for name in self.names:
             if "{i}" not in name.ours:
                 yield name
@@ -90,11 +95,11 @@ class NameTable:
                 )
 
     def parts(self) -> tuple[str, ...]:
-        """The encoder and the heads that the table names, in its order."""
+        """The parts of a model that the table names (encoder, heads), in order."""
         return tuple(dict.fromkeys(name.part for name in self.names))
 
     def spell(self, name: str) -> str:
-        """A foreign name in the spelling of the table."""
+        """A foreign name as the table spells it."""
         for pattern, replacement in self.spellings:
             name = re.sub(pattern, replacement, name)
         return name
@@ -102,7 +107,7 @@ class NameTable:
 
 @dataclass
 class Renamed:
-    """Tensors under our names, and what was left behind (name and reason)."""
+    """Tensors under megabert's names; ``left_out`` holds the name and reason of all others."""
 
     tensors: dict[str, Tensor]
     parts: tuple[str, ...]
@@ -110,14 +115,14 @@ class Renamed:
 
 
 def first_names(names: Iterable[str], most: int = 3) -> str:
-    """``7 (a, b, c, ...)``: how many names there are and the first of them."""
+    """``7 (a, b, c, ...)``: the number of names, and the first of them."""
     ordered = sorted(names)
     more = ", ..." if len(ordered) > most else ""
     return f"{len(ordered)} ({', '.join(ordered[:most])}{more})"
 
 
 def check_depth(layers: int, tensors: int, source: object) -> None:
-    """Before a list is made of every tensor of every layer: a damaged number would fill the memory.
+    """Check the number of layers before listing every tensor: a damaged number would fill memory.
 
     Raises:
         UserError: there are fewer tensors than layers.
@@ -136,19 +141,19 @@ def to_ours(
     Args:
         table: the format.
         foreign: every tensor of the file(s), under the names found there.
-        layers: number of encoder layers its configuration states.
+        layers: number of encoder layers, according to its configuration.
         source: path, for messages.
 
     Raises:
-        UserError: a tensor is missing, unknown, given twice, no plain array, or a copy differs from
-            its original.
+        UserError: a tensor is missing, unknown, occurs twice or is not a plain array, or a copy
+            differs from its original.
     """
     check_depth(layers, len(foreign), source)
     spelled: dict[str, Tensor] = {}
     for name, tensor in foreign.items():
         new = table.spell(name)
         if new in spelled:
-            raise UserError(f"{source}: the tensor {new} is there twice (again as {name})")
+            raise UserError(f"{source}: the tensor {new} occurs twice (the second time as {name})")
         spelled[new] = tensor
 
     left_out = _take_left_out(table, spelled)
@@ -163,7 +168,7 @@ def to_ours(
             missing[line.part].append(line.theirs)
             continue
         tensor = spelled.pop(line.theirs)
-        turned = line.transpose and tensor.dim() == 2  # another shape is refused by its name later
+        turned = line.transpose and tensor.dim() == 2  # another shape is reported later
         tensors[line.ours] = tensor.t().contiguous() if turned else tensor
         found.add(line.part)
 
@@ -192,7 +197,11 @@ def _take_left_out(table: NameTable, spelled: dict[str, Tensor]) -> list[tuple[s
 
 
 def _check_plain(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Refuse what a pickle may hold beside arrays: sparse tensors, and those without content."""
+    """Check for tensors that are not plain arrays: a pickle may hold sparse or empty ones.
+
+    Raises:
+        UserError: there is one; the message names it.
+    """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta:
             kind = "a tensor without content" if tensor.is_meta else f"of layout {tensor.layout}"
@@ -209,19 +218,18 @@ def _take_copies(table: NameTable, spelled: dict[str, Tensor], source: object) -
             spelled[copy.of] = repeated
         elif not torch.equal(original, repeated):
             raise UserError(
-                f"{source}: {copy.theirs} differs from {copy.of}; megabert ties the two, so this "
-                "checkpoint cannot be converted without changing what it computes"
+                f"{source}: {copy.theirs} differs from {copy.of}; megabert ties the two, so "
+                "converting this checkpoint would change what it computes"
             )
 
 
 def to_theirs(
     table: NameTable, ours: Mapping[str, Tensor], layers: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Name our tensors as the foreign format does.
+    """Rename megabert's tensors to those of a foreign format.
 
     Returns:
-        the tensors (each written once, copies left to the reader), and those of our names that the
-        format has no place for.
+        the tensors (each once, without copies), and those of our names that the format lacks.
     """
     by_ours = {name.ours: name for name in table.expand(layers)}
     theirs: dict[str, Tensor] = {}

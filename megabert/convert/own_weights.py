@@ -33,8 +33,8 @@ def read(path: Path, *, scratch: Path | None = None, tokenizer: Path | None = No
         tokenizer: folder of tokenizer files to use instead of those next to the weights.
 
     Raises:
-        UserError: ``path`` is none of these, or is damaged, or (for checkpoints, before the long work
-            of merging) the tokenizer is not the one that the model was trained with.
+        UserError: ``path`` is none of these, or is damaged, or (for checkpoints, before the long
+            work of merging) the tokenizer is not the one that the model was trained with.
     """
     path = Path(path)
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""The text on which both sides of a conversion are compared."""
+"""The inputs on which both sides of a conversion are compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PAIRS = (
     ("She studied law, then taught at the old university.", "Her first book sold slowly."),
     ("这座城市位于河的北岸。", "夏天多雨，冬天少雪。"),
 )
-"""Neutral sentence pairs of different lengths, so that padding and segments take part."""
+"""Neutral sentence pairs of different lengths, so that padding and segments are covered."""
 
 MASKED_PAIR = 0
 MASKED_FRACTION = 0.4
-"""The word at this share of the first pair is masked for the comparison of predictions."""
+"""Position of the masked word of the first pair, as a fraction of its first sentence."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class ProbeInputs:
         }
 
 
-def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[ProbeInputs, int]:
-    """The sample pairs as one padded batch, one token of the first pair masked.
+def text_batch(tokenizer: Tokenizer, max_length: int) -> tuple[ProbeInputs, int]:
+    """The sample pairs as one padded batch, with one token of the first pair masked.
 
     Args:
-        tokenizer: the checkpoint's own.
-        longest: rows of its position table; longer pairs are cut.
+        tokenizer: the checkpoint's.
+        max_length: number of its positions; longer pairs are truncated.
 
     Returns:
-        the batch, and the place of the masked token in its first row.
+        the batch, and the position of the masked token in its first row.
     """
     special = tokenizer.special
     rows: list[tuple[list[int], list[int]]] = []
@@ -63,7 +63,7 @@ def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[ProbeInputs, int]:
         a, b = (encoded.ids.tolist() for encoded in tokenizer.encode_sentences([first, second]))
         ids = [special.cls, *a, special.sep, *b, special.sep]
         types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-        rows.append((ids[:longest], types[:longest]))
+        rows.append((ids[:max_length], types[:max_length]))
     masked = 1 + int(MASKED_FRACTION * (rows[MASKED_PAIR][1].count(0) - 2))
     masked = min(masked, len(rows[MASKED_PAIR][0]) - 1)
     rows[MASKED_PAIR][0][masked] = special.mask
@@ -71,9 +71,9 @@ def text_batch(tokenizer: Tokenizer, longest: int) -> tuple[ProbeInputs, int]:
 
 
 def id_batch(vocab_size: int, positions: int, token_types: int) -> ProbeInputs:
-    """One sequence of fixed pseudo-random ids over the whole vocabulary and every position.
+    """One sequence of fixed pseudo-random ids, from the whole vocabulary and over all positions.
 
-    It reaches the rows of the tables that the sample text does not.
+    It covers rows of the embedding tables that the sample text does not.
     """
     generator = torch.Generator().manual_seed(20_240)
     ids = torch.randint(vocab_size, (1, positions), generator=generator)  # [1, S]
@@ -82,18 +82,18 @@ def id_batch(vocab_size: int, positions: int, token_types: int) -> ProbeInputs:
 
 
 def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> ProbeInputs:
-    longest = max(len(ids) for ids, _ in rows)
-    ids = [r + [pad] * (longest - len(r)) for r, _ in rows]
-    types = [t + [0] * (longest - len(t)) for _, t in rows]
-    mask = [[1] * len(r) + [0] * (longest - len(r)) for r, _ in rows]
+    length = max(len(ids) for ids, _ in rows)
+    ids = [r + [pad] * (length - len(r)) for r, _ in rows]
+    types = [t + [0] * (length - len(t)) for _, t in rows]
+    mask = [[1] * len(r) + [0] * (length - len(r)) for r, _ in rows]
     return ProbeInputs(torch.tensor(ids), torch.tensor(types), torch.tensor(mask))
 
 
 def same_ids(tokenizer: Tokenizer, theirs: Any) -> str | None:
-    """Compare our tokenizer with a transformers one on the sample text.
+    """Compare megabert's tokenizer with one of transformers on the sample text.
 
     Returns:
-        None if they agree, else the first text they cut differently.
+        None if they agree, else the first text that they encode differently.
     """
     for text in (text for pair in PAIRS for text in pair):
         (encoded,) = tokenizer.encode_sentences([text])

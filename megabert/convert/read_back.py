@@ -1,4 +1,4 @@
-"""Does the output hold what the source held? Both are read anew and compared bit for bit."""
+"""Compares a model read back from the output with the source, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from megabert.model.modules import ACTIVATIONS
 
 
 def same_tensors(reference: WholeModel, again: WholeModel) -> int:
-    """Compare what was read back from the output with the source, bit for bit.
+    """Compare the model read back from the output with the source, bit for bit.
 
     Returns:
         the number of tensors.
 
     Raises:
-        UserError: the configuration, a name, a shape or a value differs; the first is named.
+        UserError: the configuration, a name, a shape or a value differs; the message names the
+            first.
     """
     ours, read = reference.config.to_dict(), again.config.to_dict()
     for values in (ours, read):
@@ -35,7 +36,8 @@ def same_tensors(reference: WholeModel, again: WholeModel) -> int:
     if changed or differing:
         first = changed[0] if changed else f"the tensor {differing[0]}"
         raise UserError(
-            f"{reference.origin}: what was written reads back otherwise: {first}; nothing was written"
+            f"{reference.origin}: the output, read back, differs from the input: {first}; nothing "
+            "was written"
         )
     return len(reference.tensors)
 

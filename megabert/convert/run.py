@@ -83,8 +83,8 @@ def convert(request: ConversionRequest) -> ConversionResult:
     An output folder that already holds the result of the same conversion stays as it is.
 
     Raises:
-        UserError: a format is unknown, the input is invalid, the output folder holds something else,
-            or both sides do not compute the same. Nothing is left behind.
+        UserError: a format is unknown, the input is invalid, the output folder holds something
+            else, or both sides do not compute the same. Nothing is left behind.
     """
     source, target = find_format(request.source), find_format(request.target)
     if target.write is None:

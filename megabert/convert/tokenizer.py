@@ -1,4 +1,4 @@
-"""The tokenizer that belongs to a model: found, checked, and completed with missing files."""
+"""The tokenizer of a model: finding it, checking it, adding missing files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def tokenizer_in(folder: Path) -> Path | None:
 
 
 def word_count(place: Path) -> int:
-    """Ids that a tokenizer gives out, those of added tokens included.
+    """Number of ids of a tokenizer, including those of added tokens.
 
     Args:
         place: folder with its files, or a vocabulary file.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
     added: list[Any] = []
     if (place / "added_tokens.json").is_file():
@@ -49,8 +49,8 @@ def open_tokenizer(
         trained_with: SHA-256 of the tokenizer that the model was trained with, if known.
 
     Raises:
-        UserError: it is another one than the model was trained with, or has more words than the
-            model, or two of its files disagree.
+        UserError: the model was trained with another tokenizer, the tokenizer has more words than
+            the model, or two of its files disagree.
     """
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(folder, tokenizer)
@@ -61,14 +61,14 @@ def open_tokenizer(
         )
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
-            f"the tokenizer {folder} has {tokenizer.vocab_size} words, the model {origin} only "
+            f"the tokenizer {folder} has {tokenizer.vocab_size} words, but the model {origin} only "
             f"{vocab_size}"
         )
     return tokenizer
 
 
 def _check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
-    """Compare vocab.txt, which Google's code reads, with tokenizer.json, which is read in its stead.
+    """Compare vocab.txt, which Google's code reads, with tokenizer.json, which others read.
 
     Raises:
         UserError: vocab.txt is damaged, or holds other words.
@@ -77,15 +77,15 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
     if tokenizer.kind != "wordpiece" or not path.is_file():
         return
     listed = load_tokenizer(path)
-    most = min(listed.vocab_size, tokenizer.vocab_size)  # added tokens are in one only
+    most = min(listed.vocab_size, tokenizer.vocab_size)  # added tokens are in only one of them
     if listed.tokens(range(most)) != tokenizer.tokens(range(most)):
         raise UserError(
-            f"{path} and the tokenizer.json beside it hold different words: remove the wrong one"
+            f"{path} and tokenizer.json next to it hold different words; remove the wrong one"
         )
 
 
 def complete(folder: Path, tokenizer: Tokenizer) -> None:
-    """Add the tokenizer files that the source lacks (an old folder may hold vocab.txt alone)."""
+    """Add tokenizer files that the source lacks (an old folder may have only vocab.txt)."""
     for name, content in tokenizer.files().items():
         if not (folder / name).exists():
             (folder / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Vocabulary padding of foreign checkpoints: rows that no token has, added for the hardware's sake."""
+"""Vocabulary padding of foreign checkpoints: unused rows, added for the hardware's benefit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = get_logger("megabert.convert")
 
 
 def is_padding(rows: int, words: int) -> bool:
-    """Whether ``rows`` is ``words`` rounded up to a multiple of 8, 16, ... or 1,024.
+    """Whether ``rows`` is ``words`` rounded up to a multiple of 8, 16, ..., 1,024.
 
     >>> is_padding(30528, 30522), is_padding(30592, 30522), is_padding(30525, 30522)
     (True, True, False)
@@ -28,33 +28,34 @@ def is_padding(rows: int, words: int) -> bool:
 def without_padding(
     config: ModelConfig, tensors: Mapping[str, Tensor], words: int | None, origin: object
 ) -> tuple[ModelConfig, dict[str, Tensor], list[tuple[str, str]]]:
-    """Take the padding rows off the word embeddings and the MLM bias.
+    """Remove the padding rows of the word embeddings and the MLM bias.
 
     Args:
-        config: of the checkpoint; ``vocab_size`` counts the padding.
-        tensors: under our names.
-        words: entries of its tokenizer; None if it is not known.
+        config: of the checkpoint; its ``vocab_size`` includes the padding.
+        tensors: under megabert's names.
+        words: number of entries of its tokenizer; None if it is not known.
         origin: the checkpoint, for messages.
 
     Returns:
-        the configuration and the tensors without padding, and (name, reason) of what was taken off.
-        All rows stay, which the log says, where ``words`` is not known, or the surplus is no padding.
+        the configuration and the tensors without padding, and (name, reason) of the removed rows.
+        All rows remain if ``words`` is not known, or if the surplus is not padding (which is
+        logged).
     """
     rows = config.vocab_size
     if words is None or rows <= words:
         return config, dict(tensors), []
     if not is_padding(rows, words):
         log.warning(
-            "%s: %d words, but its tokenizer has %d: no padding, so all rows are kept",
+            "%s: %d words, but its tokenizer has %d; the surplus is not padding: keeping all rows",
             origin,
             rows,
             words,
         )
         return config, dict(tensors), []
     cut = {name: true_vocabulary(name, tensor, words) for name, tensor in tensors.items()}
-    told = [
+    removed = [
         (f"rows {words} to {rows - 1} of {name}", "padding of the vocabulary")
         for name, tensor in tensors.items()
         if cut[name].shape != tensor.shape
     ]
-    return replace(config, vocab_size=words), cut, told
+    return replace(config, vocab_size=words), cut, removed

@@ -1,4 +1,4 @@
-"""A model between two formats: whole fp32 tensors under our names, whatever it came from."""
+"""A model between two formats: whole fp32 tensors under megabert's names, from any format."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from megabert.parallel.layers import TensorParallel
 
 @dataclass
 class WholeModel:
-    """Weights on their way from one format to another.
+    """A model that is being converted.
 
     Attributes:
         config: the model, with its true vocabulary size.
-        tensors: our names -> whole fp32 tensors without vocabulary padding.
-        tokenizer: folder with the tokenizer's files, None if there is none.
-        trained_positions: rows of the position table that training has seen.
-        origin: where the weights come from, for the record and for messages.
-        left_out: (name, reason) of everything in the source that is not converted.
-        labels: names of the outputs of a classification head, in their order; () if they have none.
+        tensors: megabert's names -> whole fp32 tensors without vocabulary padding.
+        tokenizer: folder with the tokenizer's files, or None.
+        trained_positions: number of rows of the position table that training has used.
+        origin: the source of the weights, for the record and for messages.
+        left_out: (name, reason) of every part of the source that is not converted.
+        labels: names of the outputs of a classification head, in order; () if they have none.
         task: the task that the model was fine-tuned for, as ``launch/finetune.py`` names it.
-        task_record: what that task needs besides, to be used again (``Task.record``).
-        tokenizer_sha256: of the tokenizer that the model was trained with, if it is recorded.
+        task_record: further settings that the task needs to be used again (``Task.record``).
+        tokenizer_sha256: SHA-256 of the tokenizer that the model was trained with, if recorded.
     """
 
     config: ModelConfig
@@ -54,23 +54,23 @@ class WholeModel:
 
     @property
     def has_crf(self) -> bool:
-        """Whether a conditional random field stands on the token head."""
+        """Whether the token head has a conditional random field."""
         return any(name.startswith("crf.") for name in self.tensors)
 
     @property
     def outputs(self) -> int:
-        """Scores a classification head gives; 0 for other heads."""
+        """Number of outputs of a classification head; 0 for other heads."""
         return self.head.outputs_in(self.tensors)
 
     @property
     def head(self) -> Head:
-        """The head on the encoder; decides the class on the other side."""
+        """The head on the encoder; it determines the class in other software."""
         heads = (*task_heads(), PRETRAINING, MASKED_LM, ENCODER_ONLY)
         return next(head for head in heads if head.is_in(self.tensors))
 
 
 class EncoderOnly(nn.Module):
-    """Our encoder with its parameters named as in the models with heads (``bert.`` in front)."""
+    """The encoder, with parameters named as in models with heads (prefix ``bert.``)."""
 
     def __init__(self, config: ModelConfig, pooler: bool) -> None:
         super().__init__()
@@ -87,11 +87,16 @@ ENCODER_ONLY = Head(
 
 
 def empty_model(config: ModelConfig, head: Head, pooler: bool, outputs: int = 0) -> nn.Module:
-    """Our model of one rank for this head, with unpadded vocabulary and unset weights.
+    """megabert's model for this head: one rank, unpadded vocabulary, uninitialised weights.
 
-    ``pooler`` counts for a bare encoder only: pretraining and sequence classification always have
-    one, the other heads never. ``outputs``: scores of a classification head. A conditional random
-    field is no part of it: the output of a token head are its emissions.
+    A conditional random field is not included: the outputs of a token head are its emissions.
+
+    Args:
+        config: the model.
+        head: the head.
+        pooler: whether an encoder without a head has a pooler; pretraining and sequence
+            classification always have one, other heads never.
+        outputs: number of outputs of a classification head.
     """
     config = replace(true_config(config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     if head is ENCODER_ONLY:
@@ -111,58 +116,60 @@ def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(model: WholeModel) -> None:
-    """Compare names and shapes with those of our model, and set aside what it has no place for.
+    """Compare names and shapes with those of megabert's model, and remove two kinds of surplus.
 
-    A pooler without a sentence task, and a sentence head without a pooler or an MLM head, go to
-    ``left_out``; nothing else may be too many.
+    A pooler without a sentence task, and a sentence head without a pooler or an MLM head, move to
+    ``left_out``; any other surplus is an error.
 
     Raises:
-        UserError: a tensor is missing, unexpected, of another shape or not finite, or the labels are
-            not as many as the scores.
+        UserError: a tensor is missing, unexpected, of another shape or not finite, or the number of
+            labels differs from the number of outputs.
     """
     check_depth(model.config.num_hidden_layers, len(model.tensors), model.origin)
     try:
         expected = expected_shapes(model)
     except RuntimeError as error:
-        raise UserError(f"{model.origin}: its configuration describes no model: {error}") from error
+        raise UserError(
+            f"{model.origin}: its configuration does not describe a valid model: {error}"
+        ) from error
     absent = [name for name in expected if name not in model.tensors]
     if absent:
         raise UserError(f"{model.origin}: missing tensors: {first_names(absent)}")
     for name in [name for name in model.tensors if name not in expected]:
         if not name.startswith(("bert.pooler.", "nsp.")):
             raise UserError(f"{model.origin}: unexpected tensor {name}")
-        model.left_out.append((name, f"no part of a model of this kind ({model.head})"))
+        model.left_out.append((name, f"not part of a model of this kind ({model.head})"))
         del model.tensors[name]
     for name, tensor in model.tensors.items():
         if tuple(tensor.shape) != expected[name]:
             raise UserError(
-                f"{model.origin}: {name} has shape {list(tensor.shape)}, its configuration "
-                f"asks for {list(expected[name])}"
+                f"{model.origin}: {name} has shape {list(tensor.shape)}, but its configuration "
+                f"requires {list(expected[name])}"
             )
     _check_finite(model)
     if model.outputs and model.labels and len(model.labels) != model.outputs:
         raise UserError(
-            f"{model.origin}: {len(model.labels)} labels are named, but its head gives "
-            f"{model.outputs} scores"
+            f"{model.origin}: it names {len(model.labels)} labels, but its head has "
+            f"{model.outputs} outputs"
         )
 
 
 def _check_finite(model: WholeModel) -> None:
-    """Refuse values that are not finite: a model with one computes nothing.
+    """Check that all values are finite: a model with another value gives only NaN.
 
     Raises:
-        UserError: names the tensors that hold any.
+        UserError: there are other values; the message names the tensors.
     """
     broken = [name for name, tensor in model.tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError(
-            f"{model.origin}: NaN or infinite values in {first_names(broken)}: the training that wrote "
-            "it had diverged, or the file is damaged; take an earlier checkpoint"
+            f"{model.origin}: NaN or infinite values in {first_names(broken)}: the training "
+            "diverged, or the file is damaged; use an earlier checkpoint"
         )
 
 
 def loaded_model(model: WholeModel) -> nn.Module:
-    """Our model with these weights, in evaluation mode (:func:`empty_model`)."""
+    """megabert's model with these weights, in evaluation mode (:func:`empty_model`)."""
     ours = empty_model(model.config, model.head, model.has_pooler, model.outputs)
     load_into(ours, model.tensors, TensorParallel(), source=model.origin)
     return ours.eval()

@@ -199,9 +199,9 @@ def sharded(source: Path, folder: Path) -> tuple[Path, dict[str, str]]:
     [
         ("partial", "model-1.safetensors holds tensors that .* does not list there: 1"),
         ("unknown", "model-2.safetensors lacks nowhere, which"),
-        ("absent", "names model-3.safetensors, which is not there"),
+        ("absent", "names model-3.safetensors, which does not exist"),
         ("empty", "has no weight_map"),
-        ("numbers", "is no file name"),
+        ("numbers", "is not a file name"),
         ("text", "cannot be read as JSON"),
     ],
 )

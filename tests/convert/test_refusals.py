@@ -105,7 +105,7 @@ def test_numbers_out_of_all_bounds(folders: dict[str, Path], tmp_path: Path) -> 
     said = refusal(
         "huggingface", stated(folders["huggingface"], tmp_path / "c", hidden_size=10**12)
     )
-    assert "describes no model" in said
+    assert "does not describe a valid model" in said
 
 
 @pytest.mark.parametrize(

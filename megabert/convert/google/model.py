@@ -1,11 +1,12 @@
-"""Google BERT's TensorFlow checkpoints: bert_config.json, bert_model.ckpt.index and .data, vocab.txt.
+"""Google BERT's TensorFlow checkpoints: bert_config.json, bert_model.ckpt.*, vocab.txt.
 
-Read and written without TensorFlow (:mod:`megabert.convert.google.tensor_bundle`). NEZHA's TensorFlow release
-has the same layout, with ``use_relative_position`` in its configuration and no position table.
+TensorFlow is not needed (:mod:`megabert.convert.google.tensor_bundle`). NEZHA's TensorFlow release
+has the same layout, with ``use_relative_position`` in its configuration and without a position
+table.
 
-``hidden_act`` "gelu" is the exact one, x Phi(x), here as in transformers. Google's code computed that
-when the first models were published and a tanh approximation of it later, under the same name; the
-two differ by less than 5e-4.
+``hidden_act`` "gelu" is the exact function, x Phi(x), as in transformers. Google's code computed it
+when the first models were published, and later a tanh approximation under the same name; the two
+differ by less than 5e-4.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.encoder import variant_of
 from megabert.model.weight_files import copy_tokenizer
 
-CONFIG_FILE = "bert_config.json"
-STATE_FILE = "checkpoint"
+_CONFIG_FILE = "bert_config.json"
+_STATE_FILE = "checkpoint"
 PREFIX = "bert_model.ckpt"
 
 _FIELDS = (
@@ -52,11 +53,11 @@ _FIELDS = (
     "type_vocab_size",
     "vocab_size",
 )
-_ACTIVATIONS = ("gelu", "relu", "tanh")  # of ours, those that Google's code has
-_EPSILON = 1e-12  # of every LayerNorm; no field of the configuration
-_MOST_RELATIVE = 64  # of NEZHA; no field of the configuration
+_ACTIVATIONS = ("gelu", "relu", "tanh")  # those of megabert's that Google's code has
+_EPSILON = 1e-12  # of every LayerNorm; not a field of the configuration
+_MAX_RELATIVE = 64  # of NEZHA; not a field of the configuration
 _TABLES: dict[str | None, NameTable] = {"bert": names.BERT, "nezha": names.NEZHA}
-"""Names of tensors, by the ``model_type`` of the same encoder in transformers."""
+"""Tensor names, by the ``model_type`` of the same encoder in transformers."""
 _RELATIVE = ("nezha",)
 _OBJECT_GRAPH = ("_CHECKPOINTABLE_OBJECT_GRAPH", "/.ATTRIBUTES/")
 
@@ -72,11 +73,11 @@ def find_prefix(path: Path) -> Path:
     """The checkpoint's path without ``.index``.
 
     Args:
-        path: that path itself, its ``.index`` file, or a folder with one checkpoint (of several, the
-            one that its file ``checkpoint`` names).
+        path: that path itself, its ``.index`` file, or a folder with one checkpoint (or with
+            several, if its file ``checkpoint`` names one of them).
 
     Raises:
-        UserError: there is none, or a checkpoint of the old format V1.
+        UserError: there is no checkpoint, or one of the old format V1.
     """
     if path.is_dir():
         return _prefix_in(path)
@@ -90,8 +91,8 @@ def find_prefix(path: Path) -> Path:
     if path.is_file() and is_table(path):
         raise _old_format(path)
     raise UserError(
-        f"{index} does not exist; --input takes a folder with bert_config.json and one *.index file, "
-        "that file, or its path without .index"
+        f"{index} does not exist; --input takes a folder with bert_config.json and one *.index "
+        "file, that file, or its path without .index"
     )
 
 
@@ -103,8 +104,8 @@ def _prefix_in(folder: Path) -> Path:
         for path in sorted(folder.glob("*.ckpt*")):
             if path.is_file() and is_table(path):
                 raise _old_format(path)
-        raise UserError(f"{folder} holds no *.index file: not a TensorFlow checkpoint (format V2)")
-    state = folder / STATE_FILE
+        raise UserError(f"{folder} has no *.index file: not a TensorFlow checkpoint (format V2)")
+    state = folder / _STATE_FILE
     text = state.read_text(encoding="utf-8", errors="replace") if state.is_file() else ""
     named = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
     if named is not None:
@@ -112,15 +113,16 @@ def _prefix_in(folder: Path) -> Path:
         if prefix.with_name(f"{prefix.name}.index") in found:
             return prefix
     raise UserError(
-        f"{folder} holds {len(found)} checkpoints, and no file {STATE_FILE} that names one of them: "
-        f"give one with --input, as {found[-1]}"
+        f"{folder} has {len(found)} checkpoints, and no file {_STATE_FILE} that names one of them; "
+        f"name one with --input, for example {found[-1]}"
     )
 
 
 def _old_format(path: Path) -> UserError:
     return UserError(
-        f"{path} is a TensorFlow checkpoint of the old format (V1), which megabert does not read: "
-        "restore it with TensorFlow and save it with tf.compat.v1.train.Saver(), which writes V2"
+        f"{path} is a TensorFlow checkpoint of the old format (V1), which megabert does not "
+        "support; restore it with TensorFlow and save it with tf.compat.v1.train.Saver(), which "
+        "writes V2"
     )
 
 
@@ -129,18 +131,18 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
 
     Args:
         path: as in :func:`find_prefix`.
-        vocab_size: entries of the tokenizer; padding rows past it are cut.
-        model_config: a bert_config.json to use instead of the one beside the checkpoint.
+        vocab_size: number of entries of the tokenizer; padding rows after them are removed.
+        model_config: a bert_config.json to use instead of the one next to the checkpoint.
 
     Raises:
-        UserError: a file is missing or damaged, or it is not the BERT that its configuration
-            describes.
+        UserError: a file is missing or damaged, or the checkpoint is not the BERT that its
+            configuration describes.
     """
     prefix = find_prefix(Path(path))
-    config_path = model_config or prefix.parent / CONFIG_FILE
+    config_path = model_config or prefix.parent / _CONFIG_FILE
     if not config_path.is_file():
         raise UserError(
-            f"{config_path} is not a file: name the model's configuration with --model-config"
+            f"{config_path} is not a file; name the model's configuration with --model-config"
         )
     config = read_bert_config(config_path)
     bundle = Bundle(prefix)
@@ -149,7 +151,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
     )
     if SEQUENCE in renamed.parts:
         log.info(
-            "%s: output_weights is the head of sequence classification, as of run_classifier",
+            "%s: output_weights is the head of sequence classification, as in run_classifier",
             prefix,
         )
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in renamed.tensors.values()}
@@ -170,17 +172,18 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
 
 
 def _tensors(bundle: Bundle, table: NameTable) -> dict[str, Tensor]:
-    """Every tensor by name; those that the table leaves out are not read, only their shapes.
+    """Every tensor by name; of those that the table leaves out, only the shape is read.
 
     Raises:
-        UserError: damaged, not by name, or a tensor without floating-point numbers.
+        UserError: the checkpoint is damaged or object-based, or a tensor does not hold
+            floating-point numbers.
     """
     tensors: dict[str, Tensor] = {}
     graph = [name for name in bundle.names if any(part in name for part in _OBJECT_GRAPH)]
     if graph:
         raise UserError(
             f"{bundle.prefix} is an object-based checkpoint of TensorFlow 2 (it holds {graph[0]}), "
-            "whose names depend on the program that wrote it: take the model's TensorFlow 1 release "
+            "whose names depend on the program that wrote it; use the model's TensorFlow 1 release "
             "or its Hugging Face folder"
         )
     for name in bundle.names:
@@ -200,16 +203,16 @@ def _tensors(bundle: Bundle, table: NameTable) -> dict[str, Tensor]:
 def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -> None:
     """Fill an existing folder with a checkpoint in the layout of Google's releases.
 
-    bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-00000-of-00001, checkpoint, and the
-    tokenizer's files.
+    bert_config.json, bert_model.ckpt.index, bert_model.ckpt.data-00000-of-00001, checkpoint, and
+    the tokenizer's files.
 
     Args:
-        folder: where to.
-        model: what to write.
-        tokenizer: the model's own, to complete its files.
+        folder: the folder.
+        model: the model.
+        tokenizer: the model's, to add missing files.
 
     Raises:
-        UserError: that code has no model that computes the same.
+        UserError: Google's code has no model that computes the same.
     """
     values = bert_config_values(model)
     theirs, unmapped = to_theirs(
@@ -222,19 +225,20 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
         )
     if model.labels:
         log.warning(
-            "%s: a Google checkpoint holds no names of labels: they are not written", model.origin
+            "%s: a Google checkpoint has no place for label names, so they are not written",
+            model.origin,
         )
     write_bundle(folder / PREFIX, theirs)
     state = f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
-    (folder / STATE_FILE).write_text(state, encoding="utf-8")
+    (folder / _STATE_FILE).write_text(state, encoding="utf-8")
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    (folder / _CONFIG_FILE).write_text(text, encoding="utf-8")
     copy_tokenizer(model.tokenizer, folder)
     if tokenizer is not None:
         complete(folder, tokenizer)
     if model.tokenizer is not None and not (folder / "vocab.txt").is_file():
         log.warning(
-            "%s: its tokenizer has no vocab.txt, which Google's code asks for", model.origin
+            "%s: its tokenizer has no vocab.txt, which Google's code requires", model.origin
         )
 
 
@@ -242,22 +246,20 @@ def bert_config_values(model: WholeModel) -> dict[str, Any]:
     """The bert_config.json of a model.
 
     Raises:
-        UserError: a setting that this file cannot state and Google's code does not have.
+        UserError: Google's code does not support a setting.
     """
     config = model.config
     kind, wrong = variant_of(config).transformers_type(config), None
     if config.norm != "post":
-        wrong = f"norm {config.norm!r} (bert.final_norm has no name there)"
+        wrong = f"norm {config.norm!r} (it has no name for bert.final_norm)"
     elif kind not in _TABLES:
         wrong = f"the encoder {config.encoder!r}"
     elif config.hidden_act not in _ACTIVATIONS:
-        wrong = f"hidden_act {config.hidden_act!r} (there are {', '.join(_ACTIVATIONS)})"
+        wrong = f"hidden_act {config.hidden_act!r} (it has {', '.join(_ACTIVATIONS)})"
     elif config.layer_norm_eps != _EPSILON:
-        wrong = f"layer_norm_eps {config.layer_norm_eps:g} (it is {_EPSILON:g} there)"
-    elif kind in _RELATIVE and config.max_relative_position != _MOST_RELATIVE:
-        wrong = (
-            f"max_relative_position {config.max_relative_position} (it is {_MOST_RELATIVE} there)"
-        )
+        wrong = f"layer_norm_eps {config.layer_norm_eps:g} (it uses {_EPSILON:g})"
+    elif kind in _RELATIVE and config.max_relative_position != _MAX_RELATIVE:
+        wrong = f"max_relative_position {config.max_relative_position} (it uses {_MAX_RELATIVE})"
     if wrong is not None:
         raise UserError(f"{model.origin}: Google's BERT code cannot compute {wrong}")
     values = {name: getattr(config, name) for name in _FIELDS}

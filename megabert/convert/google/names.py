@@ -1,7 +1,7 @@
-"""Tensor names of Google BERT's TensorFlow checkpoints, and of NEZHA's, which have no position table.
+"""Tensor names of the TensorFlow checkpoints of Google BERT and of NEZHA (no position table).
 
-Kernels of dense layers are stored [in, out]; ``output_weights`` of every head [out, in]. The heads are
-those of the public run_pretraining, run_squad and run_classifier.
+Kernels of dense layers are stored as [in, out], ``output_weights`` of every head as [out, in]. The
+heads are those of the public scripts run_pretraining, run_squad and run_classifier.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An encoder's shape as JSON: transformers' ``config.json`` and Google's ``bert_config.json``.
 
-Both use the same names for what they share; the field names of :class:`ModelConfig` are those too.
+Both use the same names for common fields, and so does :class:`ModelConfig`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.modules import ACTIVATIONS
 
 CONFIG_FILES = ("config.json", "bert_config.json")
-"""Where a configuration may lie, the first that is there counts."""
+"""Names of the configuration file, in order of priority."""
 SHARED_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -31,7 +31,7 @@ SHARED_FIELDS = (
     "layer_norm_eps",
 )
 _REQUIRED = SHARED_FIELDS[:5]
-# what the public implementations assume where a file is silent
+# the public implementations' defaults for fields that a file lacks
 _DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
@@ -41,8 +41,8 @@ _DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "layer_norm_eps": 1e-12,
 }
-_MOST_RELATIVE = 64
-# settings that change what is computed, and the values that say what megabert computes
+_MAX_RELATIVE = 64
+# settings that change what is computed, and the values that megabert supports
 _ONLY: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
@@ -55,7 +55,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: the file cannot be read, or is not a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -69,13 +69,14 @@ def read_object(path: Path) -> dict[str, Any]:
 def is_relative(values: Mapping[str, Any]) -> bool:
     """Whether a configuration describes NEZHA (Wei et al. 2019), which has no position table.
 
-    transformers says it by ``model_type``, the authors' own releases by ``use_relative_position``.
+    transformers states this with ``model_type``, the authors' releases with
+    ``use_relative_position``.
     """
     return values.get("model_type") == "nezha" or bool(values.get("use_relative_position"))
 
 
 def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") -> ModelConfig:
-    """The encoder that a configuration describes; a silent field has the public default.
+    """The encoder that a configuration describes; fields that it lacks have the public default.
 
     Args:
         values: the JSON object.
@@ -83,7 +84,7 @@ def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") ->
         norm: of :class:`ModelConfig`.
 
     Raises:
-        UserError: a missing or wrong field, or a setting that megabert does not compute.
+        UserError: a field is missing or invalid, or megabert does not support a setting.
     """
     absent = [name for name in _REQUIRED if name not in values]
     if absent:
@@ -91,17 +92,17 @@ def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") ->
     for name, same in _ONLY.items():
         if values.get(name, same[0]) not in same:
             raise UserError(
-                f"{path}: {name} is {values[name]!r}; megabert computes {same[0]!r} only"
+                f"{path}: {name} is {values[name]!r}; megabert supports only {same[0]!r}"
             )
     chosen = {name: values.get(name, _DEFAULTS.get(name)) for name in SHARED_FIELDS}
     if not isinstance(chosen["hidden_act"], str) or chosen["hidden_act"] not in ACTIVATIONS:
         raise UserError(
-            f"{path}: hidden_act is {chosen['hidden_act']!r}; megabert computes "
-            f"{', '.join(ACTIVATIONS)} only"
+            f"{path}: hidden_act is {chosen['hidden_act']!r}; megabert supports only "
+            f"{', '.join(ACTIVATIONS)}"
         )
     if is_relative(values):
         chosen["position_embeddings"] = "relative"
-        chosen["max_relative_position"] = values.get("max_relative_position", _MOST_RELATIVE)
+        chosen["max_relative_position"] = values.get("max_relative_position", _MAX_RELATIVE)
     try:
         name = Path(str(values.get("_name_or_path") or path.resolve().parent)).name
         return ModelConfig(name=name, norm=norm, **chosen)  # type: ignore[arg-type]

@@ -19,10 +19,10 @@ def chosen_head(
     Args:
         heads: the candidates.
         values: the folder's configuration.
-        pooler: whether there are weights of a pooler.
+        pooler: whether the folder has the weights of a pooler.
 
     Returns:
-        the head (None: another task's), and what decided it.
+        the head (None: that of another task), and what decided it.
     """
     architectures = values.get("architectures")
     stated = [str(name) for name in architectures] if isinstance(architectures, list) else []
@@ -41,7 +41,7 @@ def _default(count: int) -> tuple[str, ...]:
 
 
 def read_labels(values: Mapping[str, Any], origin: str) -> tuple[str, ...]:
-    """Names of the outputs in their order; () where there are only transformers' stand-ins.
+    """Names of the outputs, in order; () if there are only transformers' placeholders.
 
     Raises:
         UserError: ``id2label`` does not name the outputs 0, 1, 2, ...
@@ -63,27 +63,27 @@ def read_labels(values: Mapping[str, Any], origin: str) -> tuple[str, ...]:
 
 
 def left_out(values: Mapping[str, Any], config: ModelConfig) -> list[tuple[str, str]]:
-    """(name, reason) of the head's settings that megabert has not."""
-    told = []
+    """(name, reason) of settings of the head that megabert does not have."""
+    found = []
     dropout = values.get("classifier_dropout")
     if dropout is not None and dropout != config.hidden_dropout_prob:
-        told.append(
+        found.append(
             (
                 f"classifier_dropout {dropout}",
                 f"megabert's heads use hidden_dropout_prob, {config.hidden_dropout_prob}",
             )
         )
     if values.get("problem_type") == "multi_label_classification":
-        told.append(
+        found.append(
             ("problem_type multi_label_classification", "megabert's labels exclude each other")
         )
-    return told
+    return found
 
 
 def label_values(model: WholeModel) -> dict[str, Any]:
     """``id2label``, ``label2id`` and ``problem_type`` of a model with a classification head.
 
-    One score on sequences is a regression (STS-B), as transformers has it too.
+    A head on sequences with one output is a regression (STS-B), as in transformers.
     """
     names = model.labels or _default(model.outputs)
     values: dict[str, Any] = {

@@ -1,10 +1,10 @@
 """Hugging Face folders: config.json, model.safetensors (or older weight files), tokenizer files.
 
 A post-LN encoder is written for transformers' ``Bert...`` classes, a pre-LN one for
-``MegatronBert...`` (no LayerNorm after the embeddings, one after the last layer, as here), one with
-relative positions for ``Nezha...``, which transformers had up to its fourth version. The class follows
-from the heads that are there. Whatever the other side has no place for is refused. Folders with
-``bert_config.json`` instead of ``config.json`` (the authors' releases of NEZHA) are read too.
+``MegatronBert...`` (no LayerNorm after the embeddings, one after the last layer, as in megabert),
+and one with relative positions for ``Nezha...``, which transformers had up to version 4. The heads
+determine the class. Tensors for which it has no place are an error. Folders with
+``bert_config.json`` instead of ``config.json`` (the authors' releases of NEZHA) can be read too.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Family:
         norm: of :class:`ModelConfig`.
         table: its tensors' names.
         own_fields: fields of config.json that not all families have.
-        runnable: the installed transformers has its classes.
+        runnable: whether transformers still has its classes.
     """
 
     model_type: str
@@ -87,7 +87,7 @@ def family_of(config: ModelConfig) -> Family:
     """The transformers family that computes the same as this encoder.
 
     Raises:
-        UserError: there is none.
+        UserError: transformers has no such family.
     """
     model_type = variant_of(config).transformers_type(config)
     for family in FAMILIES:
@@ -103,7 +103,7 @@ def class_name(model: WholeModel) -> str:
     """Name of the transformers class, as ``BertForPreTraining``.
 
     Raises:
-        UserError: there is none.
+        UserError: transformers has no such class.
     """
     suffix = model.head.transformers_suffix
     if suffix is None:
@@ -115,10 +115,13 @@ def class_name(model: WholeModel) -> str:
 
 
 def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """The folder that holds the encoder, and what else a sentence-transformers folder holds.
+    """The folder of the encoder, and the other modules of a sentence-transformers folder.
 
-    Such a folder lists its modules in modules.json; the first is the encoder, in the folder itself
-    or one below it, and the rest (pooling, dense, normalise) are no part of BERT.
+    Such a folder lists its modules in modules.json. The first one is the encoder, in the folder
+    itself or in a subfolder; the others (pooling, dense, normalise) are not part of BERT.
+
+    Raises:
+        UserError: not a folder, or modules.json is damaged.
     """
     if not folder.is_dir():
         raise UserError(
@@ -133,7 +136,9 @@ def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
         inner = folder / Path(encoder["path"]).name if encoder["path"] else folder
         rest = [m["path"] for m in listed if m is not encoder]
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise UserError(f"{modules} is not the list of a sentence-transformers model") from error
+        raise UserError(
+            f"{modules} is not the list of modules of a sentence-transformers model"
+        ) from error
     return inner, [
         (f"{path}/", "a sentence-transformers module after the encoder") for path in rest
     ]
@@ -143,29 +148,31 @@ def config_file(folder: Path, given: Path | None = None) -> Path:
     """The file that describes a folder's encoder.
 
     Raises:
-        UserError: there is none.
+        UserError: the file does not exist.
     """
     candidates = [given] if given is not None else [folder / name for name in CONFIG_FILES]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        where = given or f"{folder} holds no {' and no '.join(CONFIG_FILES)}"
+        where = given or f"{folder} has no {' and no '.join(CONFIG_FILES)}"
         reason = "is not a file" if given else ": not a Hugging Face model folder"
         raise UserError(f"{where}{' ' if given else ''}{reason}")
     return path
 
 
 def read_folder_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]:
-    """The encoder that a config.json describes, its family, and all that the file says.
+    """The encoder that a config.json describes, its family, and all values of the file.
 
     Raises:
-        UserError: no BERT of ours, a missing field, or a setting that megabert does not compute.
+        UserError: another model, a missing field, or a setting that megabert does not support.
     """
     values = read_object(path)
     model_type = "nezha" if is_relative(values) else values.get("model_type", "bert")
     family = next((f for f in FAMILIES if f.model_type == model_type), None)
     if family is None:
         known = ", ".join(f.model_type for f in FAMILIES)
-        raise UserError(f"{path}: model_type {model_type!r} is none of those converted ({known})")
+        raise UserError(
+            f"{path}: model_type {model_type!r} is not supported; expected one of {known}"
+        )
     return config_from(values, path, norm=family.norm), family, values
 
 
@@ -174,7 +181,7 @@ def _table(
 ) -> NameTable:
     """The family's names, with those of the task heads in this folder."""
     pooler = any("pooler.dense" in name for name in found)
-    sharing: dict[str, list[Head]] = {}  # heads of the same names there, by the first name
+    sharing: dict[str, list[Head]] = {}  # heads with the same foreign names, by their first name
     for head in task_heads():
         for _, theirs in head.transformers_layers[:1]:
             if f"{theirs}.weight" in found or f"{theirs}.bias" in found:
@@ -188,7 +195,7 @@ def _table(
         if chosen is None:
             table = names.without_layer(table, layer)
             continue
-        log.info("%s: %s is the head of %s, by %s", folder, layer, chosen, why)
+        log.info("%s: %s is the head of %s, according to %s", folder, layer, chosen, why)
         table = names.with_heads(table, chosen)
     return table
 
@@ -200,11 +207,11 @@ def read(
 
     Args:
         folder: holds a configuration and weights.
-        tokenizer: folder of tokenizer files, or vocabulary file, to use instead of those in it.
-        model_config: JSON to use instead of its configuration.
+        tokenizer: folder of tokenizer files, or vocabulary file, to use instead of the folder's.
+        model_config: JSON to use instead of the folder's configuration.
 
     Raises:
-        UserError: not such a folder, or one that megabert cannot compute exactly.
+        UserError: not such a folder, or a model that megabert cannot compute exactly.
     """
     folder, modules = model_folder(Path(folder))
     tokenizer = tokenizer or tokenizer_in(folder)
@@ -257,9 +264,9 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     """Fill an existing folder with a Hugging Face model.
 
     Args:
-        folder: where to.
-        model: what to write.
-        tokenizer: the model's own, to complete its files.
+        folder: the folder.
+        model: the model.
+        tokenizer: the model's, to add missing files.
 
     Raises:
         UserError: transformers has no class that computes the same.
@@ -268,8 +275,8 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     if model.has_crf:
         raise UserError(
             f"{model.origin}: transformers has no conditional random field (crf.transitions, "
-            "crf.start, crf.end), so it would label otherwise; fine-tune with --crf off for a model "
-            "that can be written for it"
+            "crf.start, crf.end), so it would give other labels; fine-tune with --crf off for a "
+            "model that can be converted"
         )
     table = names.with_heads(family.table, model.head)
     theirs, unmapped = to_theirs(table, model.tensors, model.config.num_hidden_layers)
@@ -291,13 +298,14 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
 
 
 def _fit_tokenizer(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """State the model's longest sequence, and the casing where the file is silent about it.
+    """Record the model's maximum length and, if the file lacks it, the casing.
 
-    transformers cuts text at ``model_max_length``; without it a pipeline runs past the last position.
+    transformers truncates text at ``model_max_length``; without it, a pipeline exceeds the last
+    position.
     """
     values = read_object(path)
-    longest = values.get("model_max_length")
-    if not isinstance(longest, int) or not 0 < longest <= config.max_position_embeddings:
+    limit = values.get("model_max_length")
+    if not isinstance(limit, int) or not 0 < limit <= config.max_position_embeddings:
         values["model_max_length"] = config.max_position_embeddings
     values.setdefault("do_lower_case", tokenizer.lower_case)
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"

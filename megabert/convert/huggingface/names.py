@@ -1,8 +1,8 @@
-"""Tensor names of Hugging Face transformers, one table a family of classes.
+"""Tensor names of Hugging Face transformers, one table per family of classes.
 
 ``BertFor...`` (post-LN), ``MegatronBertFor...`` (pre-LN), and ``NezhaFor...`` (relative positions),
-which transformers had up to its fourth version; the authors' own PyTorch files of NEZHA are named as
-BERT's. Task heads are added by :func:`with_heads`: some share a name there, ``classifier``.
+which transformers had up to version 4; the authors' own PyTorch files of NEZHA use BERT's names.
+:func:`with_heads` adds task heads, some of which share a name there (``classifier``).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ MEGATRON_BERT = NameTable(
 )
 
 POSITION_TABLES = r"(.*\.)?relative_positions_encoding\.positions_encoding"
-"""Buffers of NEZHA that hold its sinusoids, one a layer, [S, S, D]; read for comparison only."""
+"""NEZHA's buffers of sinusoids, one per layer, [S, S, D]; only read for comparison."""
 
 
 def _nezha(name: str) -> str:
@@ -124,7 +124,7 @@ NEZHA = NameTable(
 
 
 def with_heads(table: NameTable, *heads: Head) -> NameTable:
-    """The same names and those of task heads, which must not share any."""
+    """The same names and those of task heads, which must not share a name."""
     added = (
         name
         for head in heads
@@ -135,7 +135,7 @@ def with_heads(table: NameTable, *heads: Head) -> NameTable:
 
 
 def without_layer(table: NameTable, layer: str) -> NameTable:
-    """The same names, with a layer as the head of a task that megabert does not have."""
+    """The same names, with a layer that is the head of a task that megabert does not have."""
     reason = "the head of a task that megabert does not have"
     pattern = rf"{re.escape(layer)}\.(weight|bias)"
     return replace(table, left_out=(*table.left_out, (pattern, reason)))

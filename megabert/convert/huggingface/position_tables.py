@@ -1,7 +1,7 @@
-"""NEZHA's sinusoids where a checkpoint holds them: they must be those that megabert computes.
+"""NEZHA's sinusoids in a checkpoint: they must equal those that megabert computes.
 
 transformers' ``NezhaModel`` saved them with every layer as ``positions_encoding``, [S, S, D]; the
-authors' own files hold none.
+authors' files do not hold them.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ _TOLERANCE = 1e-4
 def take_position_tables(
     config: ModelConfig, found: dict[str, Tensor], folder: Path
 ) -> list[tuple[str, str]]:
-    """Take them out of ``found`` and compare them with the formula.
+    """Remove them from ``found``, and compare them with the formula.
 
     Returns:
-        (name, reason) of each, for the list of what is left out.
+        (name, reason) of each table, for the list of left-out tensors.
 
     Raises:
-        UserError: one holds other values, so the model would compute something else.
+        UserError: a table holds other values, so the model would compute something else.
     """
-    told = []
+    tables = []
     for name in [n for n in sorted(found) if re.fullmatch(POSITION_TABLES, n)]:
         tensor = found.pop(name).float()  # [S, S, D]
-        most = config.max_relative_position
-        table = relative_table(most, config.head_size, torch.float32, tensor.device)
+        reach = config.max_relative_position
+        table = relative_table(reach, config.head_size, torch.float32, tensor.device)
         places = torch.arange(tensor.shape[0] if tensor.dim() == 3 else 0)
-        distances = (places[None, :] - places[:, None]).clamp(-most, most) + most  # [S, S]
+        distances = (places[None, :] - places[:, None]).clamp(-reach, reach) + reach  # [S, S]
         expected = table[distances]
         if tensor.shape != expected.shape or not ((tensor - expected).abs().max() <= _TOLERANCE):
             raise UserError(
-                f"{folder}: {name} does not hold the sinusoids of relative positions up to {most} "
+                f"{folder}: {name} does not hold the sinusoids of relative positions up to {reach} "
                 "(max_relative_position), so megabert would not compute the same"
             )
-        told.append((name, "a buffer: the sinusoids of relative positions, which are as expected"))
-    return told
+        tables.append(
+            (name, "a buffer: the sinusoids of relative positions, which are as expected")
+        )
+    return tables

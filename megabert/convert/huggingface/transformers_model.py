@@ -24,7 +24,8 @@ def transformers_side(folder: Path, model: WholeModel, config: Path | None = Non
 
     Args:
         folder: the folder that transformers loads.
-        model: the same model, as megabert read it: decides the class, and which tensors may be absent.
+        model: the same model, as megabert read it: decides the class, and which tensors may be
+            absent.
         config: file with the configuration, if the folder has no config.json.
 
     Raises:
@@ -96,7 +97,7 @@ def _load(folder: Path, model: WholeModel, config: Path | None) -> Any:
 
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Compare the written tokenizer with the source's, and with transformers' tokenizer of the files.
+    """Compare the written tokenizer with the source's, and with transformers' reading of it.
 
     Raises:
         UserError: the files differ, transformers cannot load them, or it encodes the sample text

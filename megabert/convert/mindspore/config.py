@@ -1,9 +1,9 @@
-"""The encoder's shape beside a MindSpore checkpoint: JSON as Google's, or the YAML of its scripts.
+"""The encoder's shape next to a MindSpore checkpoint: JSON like Google's, or its scripts' YAML.
 
-MindSpore computes GELU's tanh approximation under the name "gelu" (``nn.GELU``, whose ``approximate`` is
-true by default; before that argument, the operator ``Gelu``), and its ``nn.LayerNorm`` adds 1e-7 to the
-variance (``epsilon``) where BERT's authors add 1e-12; the model says nothing of either. A JSON that
-names "gelu_python" asks for the exact function, and ``layer_norm_eps`` is taken where it is given.
+MindSpore's "gelu" is the tanh approximation (``nn.GELU``, whose ``approximate`` is true by default;
+in older versions the operator ``Gelu``), and its ``nn.LayerNorm`` adds 1e-7 to the variance
+(``epsilon``), while BERT's authors add 1e-12; its model sets neither. JSON with "gelu_python"
+selects the exact function, and ``layer_norm_eps`` is used if present.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_
 
 YAML_SUFFIXES = (".yaml", ".yml")
 UNSAID: dict[str, Any] = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-7}
-"""What MindSpore's BERT computes where its configuration is silent."""
+"""MindSpore's values of fields that its configuration lacks."""
 _RELATIVE = ("use_relative_positions", "use_relative_position")
 
 
 def config_beside(folder: Path) -> Path | None:
-    """The configuration in a folder: JSON first, else the only YAML that describes a network.
+    """The configuration in a folder: JSON, else the only YAML file that describes a network.
 
     Raises:
-        UserError: several YAML files do.
+        UserError: several YAML files describe a network.
     """
     for name in CONFIG_FILES:
         if (folder / name).is_file():
@@ -40,7 +40,9 @@ def config_beside(folder: Path) -> Path | None:
     ]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"{folder} holds several configurations ({names}): give --model-config")
+        raise UserError(
+            f"{folder} has several configurations ({names}); name one with --model-config"
+        )
     return found[0] if found else None
 
 
@@ -48,7 +50,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a JSON file, or of the network in a YAML file, under the JSON's names.
 
     Raises:
-        UserError: the file cannot be read, or describes no network.
+        UserError: the file cannot be read, or does not describe a network.
     """
     if path.suffix not in YAML_SUFFIXES:
         return read_object(path)
@@ -59,7 +61,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as YAML: {first}") from error
     settings = documents[0] if documents else None
     if not isinstance(settings, dict):
-        raise UserError(f"{path} does not hold settings by name")
+        raise UserError(f"{path} does not hold named settings")
     names = ("bert_net_cfg", f"{settings.get('bert_network')}_net_cfg")
     network = next((settings[name] for name in names if name in settings), None)
     if not isinstance(network, dict):
@@ -71,10 +73,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def encoder_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
-    """The encoder of these settings, as MindSpore computes it, but for relative positions.
+    """The encoder of these settings, as MindSpore computes it, except for relative positions.
 
     Raises:
-        UserError: as :func:`config_from`; "fast_gelu" of MindSpore is an activation without a twin here.
+        UserError: as :func:`config_from`; MindSpore's "fast_gelu" is an unsupported activation.
     """
     said = {key: value for key, value in values.items() if key not in _RELATIVE}
     if said.get("hidden_act", "gelu") == "gelu":
@@ -84,7 +86,7 @@ def encoder_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
 
 
 def wants_relative(values: Mapping[str, Any]) -> bool:
-    """Whether the settings ask for relative positions."""
+    """Whether the settings select relative positions."""
     return any(values.get(key) for key in _RELATIVE)
 
 

@@ -1,12 +1,13 @@
 """Checkpoints of MindSpore's BERT (``official/nlp/Bert`` of the MindSpore models), read only.
 
-Its NEZHA (``use_relative_positions``) has a trained table of relative positions in each layer where the
-NEZHA of Wei et al. 2019, and megabert, have fixed sinusoids: such a checkpoint is converted where its
-tables hold those sinusoids, and refused where they do not.
+Its NEZHA (``use_relative_positions``) has a trained table of relative positions in each layer,
+while the NEZHA of Wei et al. 2019, and megabert's, has fixed sinusoids: such a checkpoint is
+converted if its tables hold those sinusoids, otherwise it is an error.
 
-Its conditional random field (``CRF.py``) counts START and STOP, its last two labels, among the labels and
-has scores ``transitions[to, from]``; ways into START and out of STOP cost 10,000, so no word has
-either, and leaving them out changes no score that can be told from minus infinity.
+Its conditional random field (``CRF.py``) includes START and STOP, the last two labels, among the
+labels and has scores ``transitions[to, from]``; transitions into START and out of STOP cost 10,000,
+so no word gets either label, and removing them does not change any score that differs from minus
+infinity.
 """
 
 from __future__ import annotations
@@ -49,20 +50,20 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
 
     Args:
         path: the file, or a folder with one such file.
-        vocab_size: entries of the tokenizer; padding rows past it are cut.
-        model_config: JSON or YAML of the encoder's shape, instead of the one beside the file; without
-            either it is inferred from the tensors.
+        vocab_size: number of entries of the tokenizer; padding rows after them are removed.
+        model_config: JSON or YAML with the encoder's shape, instead of the one next to the file;
+            without either, the shape is inferred from the tensors.
 
     Raises:
-        UserError: the file is damaged or encrypted, or holds another model than the configuration
-            describes, or one that megabert does not compute.
+        UserError: the file is damaged or encrypted, holds another model than the configuration
+            describes, or one that megabert does not support.
     """
     file = one_file(Path(path), _FILES)
     config_file = model_config or config_beside(file.parent)
     values = read_settings(config_file) if config_file is not None else {}
     config = encoder_config(values, config_file) if config_file is not None else None
     stored = read_parameters(file)
-    told = _take_strings(stored)
+    strings = _take_strings(stored)
     relative, tables = _take_relative(stored, file, wanted=wants_relative(values))
     if config is not None:
         config = replace(config, **relative)
@@ -76,11 +77,12 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         vocab_size=vocab_size,
         unsaid=UNSAID | relative,
     )
-    model.left_out += told + tables
+    model.left_out += strings + tables
     if "sequence.classifier.weight" in model.tensors:
         log.info(
-            "%s: dense_1 is taken as the head of sequence classification, as of run_classifier.py; "
-            "for run_ner.py's, whose name is the same, put its YAML beside the file, or "
+            "%s: dense_1 is treated as the head of sequence classification, as in "
+            "run_classifier.py; for run_ner.py's head, which has the same name, put its YAML next "
+            "to the file, or "
             '"architectures": ["BertForTokenClassification"] into --model-config',
             file,
         )
@@ -90,7 +92,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
 
 
 def _take_strings(stored: dict[str, Stored]) -> list[tuple[str, str]]:
-    """Take strings, which a training loop may append, out of the parameters."""
+    """Remove strings, which a training loop may append, from the parameters."""
     found = sorted(name for name, parameter in stored.items() if parameter.kind == "str")
     for name in found:
         del stored[name]
@@ -98,7 +100,7 @@ def _take_strings(stored: dict[str, Stored]) -> list[tuple[str, str]]:
 
 
 def _tensors(stored: dict[str, Stored], table: NameTable, file: Path) -> dict[str, Tensor]:
-    """Copies of the parameters; of those that will be left out, the names alone."""
+    """Copies of the parameters; of those that will be left out, only the names."""
     nothing = torch.empty((), device="meta")
 
     def needed(name: str) -> bool:
@@ -114,19 +116,19 @@ def _tensors(stored: dict[str, Stored], table: NameTable, file: Path) -> dict[st
 def _take_relative(
     stored: dict[str, Stored], file: Path, *, wanted: bool
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Take the tables of relative positions out of the parameters.
+    """Remove the tables of relative positions from the parameters.
 
     Returns:
-        the fields of a configuration with relative positions ({} without tables), and (name, reason) of
-        each table.
+        the fields of a configuration with relative positions ({} without tables), and (name,
+        reason) of each table.
 
     Raises:
-        UserError: they hold other values than the sinusoids, or are wanted and not there.
+        UserError: they do not hold the sinusoids, or are wanted but missing.
     """
     found = sorted(name for name in stored if re.fullmatch(names.RELATIVE_TABLES, name))
     if wanted and not found:
         raise UserError(
-            f"{file}: its configuration asks for relative positions, but it holds no tables of them"
+            f"{file}: its configuration selects relative positions, but it has no tables of them"
         )
     sizes = set()
     for name in found:
@@ -136,7 +138,7 @@ def _take_relative(
         if tensor.shape != expected.shape or (tensor - expected).abs().max() > _SINUSOID_TOLERANCE:
             raise UserError(
                 f"{file}: {name} is a trained table; megabert's relative positions are the fixed "
-                "sinusoids of NEZHA, so it would not compute the same: such a model is not converted"
+                "sinusoids of NEZHA, so converting this model would change what it computes"
             )
         sizes.add(rows // 2)
     if not found:
@@ -148,10 +150,10 @@ def _take_relative(
 
 
 def _split_transitions(model: WholeModel) -> None:
-    """Turn MindSpore's field over L + 2 labels into ours over L, and cut the token head to match.
+    """Turn MindSpore's field over L + 2 labels into one over L, and cut the token head to match.
 
     Raises:
-        UserError: the field and the head do not fit each other.
+        UserError: the shapes of the field and of the head do not match.
     """
     if _TRANSITIONS not in model.tensors:
         return
@@ -160,8 +162,8 @@ def _split_transitions(model: WholeModel) -> None:
     labels = len(head) - 2
     if labels < 1 or tuple(scores.shape) != (labels + 2, labels + 2):
         raise UserError(
-            f"{model.origin}: loss.transitions has shape {list(scores.shape)}, which does not fit the "
-            f"head bert.dense_1 of shape {list(head.shape)}"
+            f"{model.origin}: loss.transitions has shape {list(scores.shape)}, which does not match "
+            f"the head bert.dense_1 of shape {list(head.shape)}"
         )
     start, stop = labels, labels + 1
     model.tensors[_TRANSITIONS] = scores[:labels, :labels].t().contiguous()  # [from, to]
@@ -169,8 +171,8 @@ def _split_transitions(model: WholeModel) -> None:
     model.tensors["crf.end"] = scores[stop, :labels].contiguous()
     for name in ("token.classifier.weight", "token.classifier.bias"):
         model.tensors[name] = model.tensors[name][:labels].contiguous()
-        told = (f"rows {start} and {stop} of {name}", "START and STOP, which no word has")
-        model.left_out.append(told)
+        removed = (f"rows {start} and {stop} of {name}", "START and STOP, which no word has")
+        model.left_out.append(removed)
 
 
 FORMAT = Format(read=foreign_reader(read), marks=(_FILES,))

@@ -1,7 +1,7 @@
 """Tensor names of MindSpore's BERT (``official/nlp/Bert`` of the MindSpore models).
 
-The encoder (class ``BertModel``) lies two levels deep in every network that its scripts train, hence
-``bert.bert.``; heads lie one level deep. Weights of ``nn.Dense`` are [out, in], as here.
+The encoder (class ``BertModel``) is two levels deep in every network that its scripts train, hence
+``bert.bert.``; heads are one level deep. Weights of ``nn.Dense`` are [out, in], as in PyTorch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _HEADS = (
     Name(CRF, "crf.transitions", "loss.transitions"),
 )
 
-# each cell without its parents' prefixes (an encoder saved alone has fewer), and older table names
+# each cell without its parents' prefixes (an encoder saved alone has fewer), and old table names
 _SPELLINGS = (
     (r"^(bert\.)*(bert_embedding_lookup|bert_embedding_postprocessor|bert_encoder)\.", r"bert.bert.\2."),
     (r"^(bert\.)*dense\.", "bert.bert.dense."),
@@ -103,15 +103,15 @@ RELATIVE_TABLES = (
     r"(bert\.)*bert_encoder\.layers\.\d+\.attention\.attention\."
     r"_generate_relative_positions_embeddings\.embeddings_table"
 )
-"""Trained tables of relative positions, one a layer, [2 m + 1, head size]."""
+"""Trained tables of relative positions, one per layer, [2 m + 1, head size]."""
 
 
 def mindspore_table(*, token: bool, relative: bool) -> NameTable:
     """The names of a model.
 
     Args:
-        token: ``dense_1`` is the head of token classification, else of sequence classification; both
-            have the same name there.
+        token: ``dense_1`` is the head of token classification, else of sequence classification,
+            which have the same name.
         relative: the model has relative positions, and does not use its position table.
     """
     part, ours = (TOKEN, "token.classifier") if token else (SEQUENCE, "sequence.classifier")

@@ -1,18 +1,20 @@
-"""The file of a MindSpore checkpoint: protocol-buffer messages, one after the other.
+"""The file of a MindSpore checkpoint: a sequence of protocol-buffer messages.
 
-Facts of MindSpore's ``ccsrc/utils/checkpoint.proto`` and ``train/serialization.py``::
+The layout is that of MindSpore's ``ccsrc/utils/checkpoint.proto`` and ``train/serialization.py``::
 
     message Checkpoint { repeated Value value = 1; string model_type = 2 (until 2020); }
     message Value { string tag = 1; TensorProto tensor = 2; MapTensor maptensor = 3; }
-    message TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3; }
+    message TensorProto {
+        repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3;
+    }
 
-Each value is written as a Checkpoint of its own, and joined messages are one message. A tensor above 512
-MiB is written in pieces: values with the same tag and all its dims, whose contents follow each other.
-dims [0] with content is a scalar. With ``crc_check`` (2024 and later) the file ends with ``crc_num`` and
-the CRC-32 of all before it, 10 bytes, the highest first. An encrypted file begins with one of three
-magic numbers and is not read.
+Each value is written as a separate Checkpoint; concatenated messages are one message. A tensor
+above 512 MiB is written in pieces: values with the same tag and the dims of the whole, with
+consecutive contents. dims [0] with content is a scalar. With ``crc_check`` (2024 and later) the
+file ends with ``crc_num`` and the CRC-32 of everything before it, 10 bytes, the highest first. An
+encrypted file begins with one of three magic numbers and is not supported.
 
-The file is mapped into memory and read in place: only tensors that are asked for are copied, once.
+The file is mapped into memory and read in place: only requested tensors are copied, once.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _VALUE, _MODEL_TYPE = 1, 2
 _TAG, _TENSOR = 1, 2
 _DIMS, _TYPE, _CONTENT = 1, 2, 3
 _ENCRYPTED = tuple(number.to_bytes(4, "little") for number in (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA))
-_LARGEST = 2**40  # of a shape's sizes; more is a damaged number
+_LARGEST = 2**40  # of a shape's sizes; larger numbers are damaged
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 10
 _TYPES = {
     "float16": torch.float16,
@@ -52,7 +54,7 @@ _TYPES = {
 
 @dataclass
 class Stored:
-    """One parameter in the file.
+    """A parameter in the file.
 
     Attributes:
         name: its tag.
@@ -68,23 +70,25 @@ class Stored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its true shape."""
+        """Its shape; () for a scalar, written as [0]."""
         return () if self.dims == (0,) and any(map(len, self.pieces)) else self.dims
 
     def tensor(self, source: object) -> Tensor:
         """A copy in memory.
 
         Raises:
-            UserError: a type without a meaning here, or more or fewer bytes than its shape asks for.
+            UserError: the type is not supported, or the number of bytes does not match the shape.
         """
         if self.kind not in _TYPES:
-            raise UserError(f"{source}: {self.name} is of type {self.kind!r}, which is not read")
+            raise UserError(
+                f"{source}: {self.name} is of type {self.kind!r}, which is not supported"
+            )
         dtype, found = _TYPES[self.kind], sum(map(len, self.pieces))
         expected = math.prod(self.shape) * dtype.itemsize
         if found != expected or not all(0 <= size < _LARGEST for size in self.shape):
             raise UserError(
-                f"{source}: {self.name} of shape {list(self.shape)} and type {self.kind} takes "
-                f"{expected} bytes, but {found} are there: the file is damaged, or is not whole"
+                f"{source}: {self.name} of shape {list(self.shape)} and type {self.kind} has "
+                f"{found} bytes instead of {expected}: the file is damaged or incomplete"
             )
         made = torch.empty(self.shape, dtype=dtype)
         room, place = made.reshape(-1).view(torch.uint8).numpy(), 0
@@ -95,10 +99,10 @@ class Stored:
 
 
 def read_parameters(path: Path) -> dict[str, Stored]:
-    """Every parameter of a checkpoint by its name, none of them copied yet.
+    """Every parameter of a checkpoint by name, without copying any.
 
     Raises:
-        UserError: the file is encrypted, damaged, or something else.
+        UserError: the file is encrypted, damaged, or not a checkpoint.
     """
     message = _without_checksum(_mapped(path), path)
     stored: dict[str, Stored] = {}
@@ -114,8 +118,8 @@ def read_parameters(path: Path) -> dict[str, Stored]:
             _join(stored, piece)
     except ValueError as error:
         raise UserError(
-            f"{path} is no whole MindSpore checkpoint: after {last}: {error} (a file saved with "
-            "enc_key is not read either)"
+            f"{path} is not a complete MindSpore checkpoint: after {last}: {error} (files saved "
+            "with enc_key are not supported either)"
         ) from error
     return stored
 
@@ -128,7 +132,7 @@ def _mapped(path: Path) -> memoryview:
         raise UserError(f"{path} cannot be read: {error}") from error
     if bytes(message[:4]) in _ENCRYPTED:
         raise UserError(
-            f"{path} is encrypted: load it in MindSpore with its key and save it without enc_key"
+            f"{path} is encrypted; load it in MindSpore with its key and save it without enc_key"
         )
     return message
 
@@ -147,7 +151,7 @@ def _parameter(value: memoryview) -> Stored:
     """A parameter, or a piece of one, from a message Value.
 
     Raises:
-        ValueError: damaged, or no plain tensor.
+        ValueError: damaged, or not a plain tensor.
     """
     parts = dict(fields(value))
     name, message = parts.get(_TAG), parts.get(_TENSOR)
@@ -155,7 +159,7 @@ def _parameter(value: memoryview) -> Stored:
         raise ValueError("a value without a name")
     made = Stored(bytes(name).decode("utf-8"), "", ())
     if not isinstance(message, memoryview):
-        raise ValueError(f"{made.name} is no tensor (a hash table, or a damaged file)")
+        raise ValueError(f"{made.name} is not a tensor (a hash table, or a damaged file)")
     for number, content in fields(message):
         if number == _DIMS:
             sizes = [content] if isinstance(content, int) else packed_varints(content).tolist()
@@ -168,14 +172,14 @@ def _parameter(value: memoryview) -> Stored:
 
 
 def _join(stored: dict[str, Stored], piece: Stored) -> None:
-    """Add a parameter, or a further piece of one.
+    """Add a parameter, or another piece of one.
 
     Raises:
-        ValueError: pieces of one name that do not belong together.
+        ValueError: pieces with the same name differ in shape or type.
     """
     first = stored.setdefault(piece.name, piece)
     if first is piece:
         return
     if (first.kind, first.dims) != (piece.kind, piece.dims):
-        raise ValueError(f"{piece.name} is there twice, with other shapes or types")
+        raise ValueError(f"{piece.name} occurs twice, with different shapes or types")
     first.pieces += piece.pieces

@@ -1,14 +1,15 @@
 """Checkpoints of NVIDIA DeepLearningExamples' BERT for PyTorch, read only.
 
-``run_pretraining.py`` writes ``ckpt_STEP.pt``, a dictionary with the weights under ``model`` beside the
-state of training: ``optimizer`` and ``files`` always at first, ``master params`` from August 2019,
-``grad_scaler`` and ``epoch`` instead of those from March 2022. ``run_squad.py`` and ``run_glue.py``
-write ``pytorch_model.bin`` with ``model`` alone (before November 2019 the bare table of tensors), and
-run_squad a bert_config.json with it. All round the vocabulary up to a multiple of 8 (30,522 to 30,528).
+``run_pretraining.py`` writes ``ckpt_STEP.pt``, a dictionary with the weights under ``model`` and
+the training state: at first ``optimizer`` and ``files``, from August 2019 also ``master params``,
+from March 2022 ``grad_scaler`` and ``epoch`` instead of the last two. ``run_squad.py`` and
+``run_glue.py`` write ``pytorch_model.bin`` with ``model`` only (before November 2019 the table of
+tensors itself), run_squad also a bert_config.json. All round the vocabulary up to a multiple of 8
+(30,522 to 30,528).
 
-Before March 2022 ``hidden_act`` "gelu" is the exact one there (erf, with 1.41421 for the root of 2, which
-changes no value by more than 7.4e-7), since then the tanh approximation under the same name. What else a
-file holds tells the two apart. LayerNorm's epsilon is always 1e-12.
+Before March 2022 ``hidden_act`` "gelu" is the exact function (erf, with 1.41421 for the root of 2,
+which changes values by at most 7.4e-7), since then the tanh approximation under the same name. The
+other entries of a file distinguish the two. LayerNorm's epsilon is always 1e-12.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
 
     Args:
         path: the file, or a folder with one such file.
-        vocab_size: entries of the tokenizer; padding rows past it are cut. Without one, the
-            configuration's count of words is the true one.
-        model_config: JSON of the encoder's shape, instead of the one beside the file; without either
-            it is inferred from the tensors.
+        vocab_size: number of entries of the tokenizer; padding rows after them are removed. If
+            None, the configuration's number is the true one.
+        model_config: JSON with the encoder's shape, instead of the one next to the file; without
+            either, the shape is inferred from the tensors.
 
     Raises:
-        UserError: the file is damaged, holds more than tensors and plain containers, or holds another
-            model than the configuration describes.
+        UserError: the file is damaged, holds more than tensors and plain containers, or holds
+            another model than the configuration describes.
     """
     file = one_file(Path(path), _FILES)
     content = _load(file)
@@ -75,7 +76,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         unsaid={"hidden_act": act},
     )
     if f"{SEQUENCE}.classifier.weight" in model.tensors:
-        log.info("%s: classifier is the head of sequence classification, as of run_glue.py", file)
+        log.info("%s: classifier is the head of sequence classification, as in run_glue.py", file)
     if state is not content:
         rest = sorted(str(key) for key in content if key != _MODEL)
         model.left_out += [(key, "state of training") for key in rest]
@@ -87,11 +88,11 @@ def _load(file: Path) -> Mapping[Any, Any]:
     """The dictionary in a file.
 
     Raises:
-        UserError: it is damaged, or unpickling it would call anything but torch's own constructors.
+        UserError: it is damaged, or unpickling it would call anything except torch's constructors.
     """
     if file.suffix == ".safetensors":
         raise UserError(
-            f"{file} is no file of NVIDIA's scripts; --from huggingface takes its folder"
+            f"{file} is not a file of NVIDIA's scripts; --from huggingface takes its folder"
         )
     try:
         content = load_plain(file)
@@ -100,11 +101,11 @@ def _load(file: Path) -> Mapping[Any, Any]:
             raise
         named = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
         if named is None:
-            raise UserError(f"{file} is no PyTorch checkpoint, or is damaged") from error
+            raise UserError(f"{file} is not a PyTorch checkpoint, or is damaged") from error
         raise UserError(
-            f"{file} needs {named[1]} to be opened, which is no part of a table of tensors and could "
-            "run code: where you trust the file, save its weights alone, as docs/reference/conversion.md shows, "
-            "and convert that file"
+            f"{file} needs {named[1]} to be loaded, which is not part of a table of tensors and "
+            "could run code; if you trust the file, save only its weights as shown in "
+            "docs/reference/conversion.md, and convert that file"
         ) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{file} holds a {type(content).__name__}, not a dictionary")
@@ -115,7 +116,7 @@ def _model_state(content: Mapping[Any, Any], file: Path) -> Mapping[str, Tensor]
     """The table of tensors, under ``model`` or bare."""
     state = content.get(_MODEL, content)
     if not isinstance(state, Mapping) or not state:
-        raise UserError(f"{file}: its entry {_MODEL!r} is no table of tensors")
+        raise UserError(f"{file}: its entry {_MODEL!r} is not a table of tensors")
     strange = [
         str(name)
         for name, value in state.items()
@@ -125,21 +126,24 @@ def _model_state(content: Mapping[Any, Any], file: Path) -> Mapping[str, Tensor]
         where = (
             f"its entry {_MODEL!r}" if state is not content else f"it has no entry {_MODEL!r} and"
         )
-        raise UserError(f"{file}: {where} holds what is no tensor: {first_names(strange)}")
+        raise UserError(
+            f"{file}: {where} holds entries that are not tensors: {first_names(strange)}"
+        )
     return state
 
 
-def _activation(said: str, content: Mapping[Any, Any], file: Path) -> str:
-    """What ``hidden_act`` stands for in the version that wrote a file."""
-    if said != "gelu":
-        return said
+def _activation(stated: str, content: Mapping[Any, Any], file: Path) -> str:
+    """The meaning of ``hidden_act`` in the version that wrote a file."""
+    if stated != "gelu":
+        return stated
     for key, act in _ACTIVATIONS.items():
         if key in content:
-            log.info("%s: %r in it dates it, so its gelu is taken as %s", file, key, act)
+            log.info("%s: its entry %r shows that gelu means %s", file, key, act)
             return act
     log.warning(
-        "%s does not tell which gelu it was trained with: taken as the exact one; for a model of 2022 or "
-        "later, whose gelu is the tanh approximation, set hidden_act to gelu_new in --model-config",
+        "%s does not show which gelu it was trained with; the exact one is assumed; for a model of "
+        "2022 or later, whose gelu is the tanh approximation, set hidden_act to gelu_new in "
+        "--model-config",
         file,
     )
     return _EXACT

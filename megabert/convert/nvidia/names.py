@@ -1,8 +1,8 @@
 """Tensor names of NVIDIA DeepLearningExamples' BERT for PyTorch.
 
-Its ``modeling.py`` has the names of transformers' BERT, except that a linear layer with its activation
-(``LinearActivation``) is called ``dense_act``: in the feed-forward block, the pooler and the head of
-masked words. Before August 2019 these too were called ``dense``.
+Its ``modeling.py`` has the names of transformers' BERT, except that a linear layer with its
+activation (``LinearActivation``) is called ``dense_act``: in the feed-forward block, the pooler and
+the masked language model's head. Before August 2019 these were called ``dense`` too.
 """
 
 from __future__ import annotations

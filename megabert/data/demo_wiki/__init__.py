@@ -1,4 +1,4 @@
-"""The generated encyclopedia: an invented world, its articles as wikitext, and questions about them.
+"""The generated encyclopedia: an invented world, articles about it, and questions.
 
 Owns: the generator of data_tools/make_sample_wiki.py; equal arguments give equal bytes.
 May import: common. No torch.

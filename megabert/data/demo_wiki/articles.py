@@ -91,7 +91,7 @@ def render(
 def statement(
     rng: random.Random, entity: WorldEntity, relation: str, excluded: str = ""
 ) -> tuple[str, RenderedSentence]:
-    """The wording used (any except ``excluded``), and a sentence that states ``relation`` with it."""
+    """A wording of ``relation`` (any except ``excluded``), and a sentence that uses it."""
     template = rng.choice([t for t in BY_NAME[relation].statements if t != excluded])
     opener = rng.choice(_OPENERS) if rng.random() < 0.03 else ""
     subject = rng.choice((entity.title, entity.title, entity.short))

@@ -57,7 +57,7 @@ class Value:
 
 @dataclass(frozen=True)
 class WorldEntity:
-    """A subject and its facts; ``short`` is the short form of its name, ``pronoun`` e.g. ``"She"``."""
+    """A subject and its facts; ``short`` is a short form of its name, ``pronoun`` e.g. "She"."""
 
     kind: str
     title: str
@@ -134,7 +134,7 @@ class _World:
 
 
 def build_world(articles: int, unpublished: int, seed: int) -> InventedWorld:
-    """A world with ``articles`` published and ``unpublished`` other entities; pure in its arguments.
+    """A world of ``articles`` published and ``unpublished`` other entities; a pure function.
 
     About 45 % of the articles are about people, 30 % about towns and 25 % about works. Values come
     from small pools: a model learns more from many articles that name the same few towns than from

@@ -102,8 +102,8 @@ def _without_leftovers(text: str, language: str) -> str:
 def _is_heading(line: str) -> bool:
     """Whether a line is a section heading as wikiextractor writes it, with a full stop.
 
-    In Chinese or Japanese, a short line that ends in a Latin full stop is always a heading; in other
-    scripts, lines of up to three words with a full stop are treated as headings.
+    In Chinese or Japanese, a short line that ends in a Latin full stop is always a heading; in
+    other scripts, lines of up to three words with a full stop are treated as headings.
     """
     if not line.endswith(".") or len(line) > 60:
         return False

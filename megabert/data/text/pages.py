@@ -59,9 +59,9 @@ class Page:
     """A page as it is in its source.
 
     Attributes:
-        page_id: the source's own number or, if it has none, the page's place in the source (from 1).
+        page_id: the source's own number, or else the page's place in the source (from 1).
         model: MediaWiki content model ("wikitext" if the schema has none).
-        markup: "wikitext" needs :func:`megabert.data.text.wikitext.sections.clean`, "plain" does not.
+        markup: "wikitext" (for :func:`megabert.data.text.wikitext.sections.clean`) or "plain".
     """
 
     page_id: int

@@ -271,12 +271,12 @@ def test_gelu_is_the_exact_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": "pre"}, r"norm 'pre' \(bert.final_norm"),
+        ({"norm": "pre"}, r"norm 'pre' \(it has no name for bert"),
         ({"hidden_act": "gelu_new"}, "hidden_act 'gelu_new'"),
-        ({"layer_norm_eps": 1e-5}, r"layer_norm_eps 1e-05 \(it is 1e-12"),
+        ({"layer_norm_eps": 1e-5}, r"layer_norm_eps 1e-05 \(it uses 1e-12"),
         (
             {"position_embeddings": "relative", "max_relative_position": 32},
-            r"max_relative_position 32 \(it is 64",
+            r"max_relative_position 32 \(it uses 64",
         ),
     ],
 )
@@ -372,7 +372,7 @@ def test_paths_without_a_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / "bert_model.ckpt.data-00000-of-00001").write_bytes(struct.pack("<f", 1))
     with pytest.raises(UserError, match=r"index does not exist; --input takes"):
         google_tf.read(tmp_path / name)
-    with pytest.raises(UserError, match=r"holds no \*.index file"):
+    with pytest.raises(UserError, match=r"has no \*.index file"):
         google_tf.read(tmp_path)
 
 

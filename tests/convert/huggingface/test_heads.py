@@ -133,7 +133,7 @@ def test_settings_of_the_head_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("id2label", "words"),
     [
-        ({"0": "a", "1": "b"}, "2 labels are named, but its head gives 3 scores"),
+        ({"0": "a", "1": "b"}, "it names 2 labels, but its head has 3 outputs"),
         ({"0": "a", "2": "b", "3": "c"}, "does not name the outputs 0 to 2"),
         ({"zero": "a"}, "not a table of ids"),
         (["a", "b", "c"], "not a table of ids"),

@@ -1,7 +1,7 @@
 """TensorFlow's tensor bundle (checkpoint format V2), read and written without TensorFlow.
 
-``PREFIX.index`` is a sorted table (:mod:`.table`) of entries (:mod:`.entries`): name -> dtype, shape
-and place in one of the files ``PREFIX.data-0000i-of-0000n``, which hold the tensors' bytes,
+``PREFIX.index`` is a sorted table (:mod:`.table`) of entries (:mod:`.entries`): name -> dtype,
+shape and place in one of the files ``PREFIX.data-0000i-of-0000n``, which hold the tensors' bytes,
 little-endian, one after the other.
 
 Owns: this format's files.

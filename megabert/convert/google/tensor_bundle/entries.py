@@ -1,7 +1,7 @@
-"""What the index of a tensor bundle holds (tensorflow/core/protobuf/tensor_bundle.proto).
+"""The entries of a tensor bundle's index (tensorflow/core/protobuf/tensor_bundle.proto).
 
-The key "" has the header. Every other key is a tensor's name, or, for a part of a partitioned variable,
-an encoding of the name and of the part's place.
+The key "" holds the header. Every other key is a tensor's name or, for a part of a partitioned
+variable, an encoding of the name and of the part's place.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ DTYPES: dict[int, torch.dtype] = {
     22: torch.uint32,
     23: torch.uint64,
 }
-"""TensorFlow's numbers of data types (types.proto); strings, resources and quantised ones are left out."""
+"""TensorFlow's numbers of data types (types.proto), except strings, resources and quantised ones."""
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 VERSION = 1
 _MOST_DIMENSIONS = 254  # TensorFlow's own limit
-_FULL = -1  # length of a part that is whole in a dimension
+_FULL = -1  # length of a part that covers a whole dimension
 
 PartPlace = tuple[tuple[int, int], ...]
-"""Part of a tensor: (start, length) in each dimension; (0, -1) is all of it."""
+"""A part of a tensor: (start, length) per dimension; (0, -1) is the whole dimension."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Number of data files, and whether their numbers are big-endian."""
+    """The number of data files, and whether their numbers are big-endian."""
 
     shards: int
     big_endian: bool = False
@@ -52,7 +52,7 @@ class Header:
 
     @classmethod
     def parse(cls, message: bytes) -> Header:
-        """Raises ``ValueError`` for what is no header."""
+        """Decode a header. Raises ``ValueError`` if it is not one."""
         numbers = dict.fromkeys((1, 2), 0)
         min_consumer = 0
         for number, value in fields(message):
@@ -66,22 +66,22 @@ class Header:
         return cls(numbers[1], numbers[2] != 0, min_consumer)
 
     def encoded(self) -> bytes:
-        """The message, stating this version as its writer's."""
+        """The encoded message, with this module's version."""
         version = message_field(3, varint_field(1, VERSION) + varint_field(2, self.min_consumer))
         return varint_field(1, self.shards) + varint_field(2, int(self.big_endian)) + version
 
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """Where a tensor lies, or, with ``parts``, of which parts it consists.
+    """The place of a tensor or, with ``parts``, the parts that it consists of.
 
     Attributes:
         code: TensorFlow's number of its data type.
         shape: of the whole tensor, or of the part.
         shard: number of the data file.
-        offset, size: bytes in that file.
+        offset, size: place in that file, in bytes.
         checksum: masked CRC-32C of those bytes.
-        parts: of a partitioned variable, which has no bytes of its own.
+        parts: of a partitioned variable, which has no bytes itself.
     """
 
     code: int
@@ -94,12 +94,12 @@ class BundleEntry:
 
     @property
     def elements(self) -> int:
-        """Product of the shape."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @classmethod
     def parse(cls, message: bytes) -> BundleEntry:
-        """Raises ``ValueError`` for what is no entry."""
+        """Decode an entry. Raises ``ValueError`` if it is not one."""
         numbers = dict.fromkeys((1, 3, 4, 5), 0)
         shape: tuple[int, ...] = ()
         parts: list[PartPlace] = []
@@ -114,11 +114,11 @@ class BundleEntry:
             elif number in numbers:
                 numbers[number] = _int(value)
         if any(len(part) != len(shape) for part in parts):
-            raise ValueError("a part has another number of dimensions than the whole")
+            raise ValueError("a part and the whole tensor differ in their number of dimensions")
         return cls(numbers[1], shape, numbers[3], numbers[4], numbers[5], checksum, tuple(parts))
 
     def encoded(self) -> bytes:
-        """The message."""
+        """The encoded message."""
         shape = b"".join(message_field(2, varint_field(1, size)) for size in self.shape)
         checksum = varint(6 << 3 | 5) + self.checksum.to_bytes(4, "little")
         return b"".join(
@@ -136,13 +136,13 @@ class BundleEntry:
 
 def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
+        raise ValueError("a number where a message is expected")
     return value
 
 
 def _int(value: int | bytes) -> int:
     if not isinstance(value, int) or value >= 1 << 63:
-        raise ValueError("no number of 0 or more stands where one should")
+        raise ValueError("no number of 0 or more where one is expected")
     return value
 
 
@@ -154,9 +154,9 @@ def _parse_shape(message: bytes) -> tuple[int, ...]:
         if number == 2:
             shape.append(_int(dict(fields(_bytes(value))).get(1, 0)))
         if len(shape) > _MOST_DIMENSIONS:
-            raise ValueError("a shape of too many dimensions")
+            raise ValueError("a shape with too many dimensions")
     if math.prod(size for size in shape if size) >= 1 << 63:
-        raise ValueError("a shape of too many elements")
+        raise ValueError("a shape with too many elements")
     return tuple(shape)
 
 
@@ -172,22 +172,22 @@ def _parse_place(message: bytes) -> PartPlace:
 def _encode_place(place: PartPlace) -> bytes:
     extents = []
     for start, length in place:
-        # the length is a member of a oneof: written even where it is 0
+        # the length is a member of a oneof, so it is written even if it is 0
         extent = b"" if length == _FULL else varint(2 << 3) + varint(length)
         extents.append(message_field(1, varint_field(1, start) + extent))
     return b"".join(extents)
 
 
 def part_slices(place: PartPlace, shape: tuple[int, ...]) -> Iterator[slice]:
-    """The part as an index into a tensor of ``shape``.
+    """The part as slices of a tensor of ``shape``.
 
     Raises:
-        ValueError: it goes beyond the tensor.
+        ValueError: the part exceeds the tensor.
     """
     for (start, length), size in zip(place, shape):
         end = size if length == _FULL else start + length
         if end > size:
-            raise ValueError(f"a part goes to row {end} of {size}")
+            raise ValueError(f"a part ends at row {end} of {size}")
         yield slice(start, end)
 
 
@@ -195,7 +195,7 @@ _ESCAPED = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
 
 
 def part_key(name: bytes, place: PartPlace) -> bytes:
-    """Key under which a part of a partitioned variable is stored.
+    """The key of a part of a partitioned variable.
 
     TensorFlow's order-preserving code (core/lib/strings/ordered_code): 0, the name, the number of
     dimensions, then start and length of each.
@@ -213,8 +213,8 @@ def _ordered(value: int) -> bytes:
 def ordered_signed(value: int) -> bytes:
     """A signed 64-bit number whose codes sort as the numbers do.
 
-    n bytes begin with n ones and a zero, then come the bits of the number; all bits of the code of
-    ``~value`` are inverted for a negative one.
+    n bytes begin with n ones and a zero, followed by the bits of the number; for a negative number,
+    all bits of the code of ``~value`` are inverted.
     """
     positive = value if value >= 0 else ~value
     size = next(n for n in range(1, 11) if positive.bit_length() < 7 * n)

@@ -1,4 +1,4 @@
-"""Reading a tensor bundle: its index at once, its tensors one by one."""
+"""Reads a tensor bundle: the index at once, tensors one by one."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def data_file(prefix: Path, shard: int, shards: int) -> Path:
 class Bundle:
     """An opened tensor bundle.
 
-    Opening reads and verifies the whole index, and compares it with the sizes of the data files: each
-    tensor lies inside its file, has as many bytes as its shape asks for, and shares none with
-    another, so that what is read is never more than what is there.
+    Opening it reads and verifies the whole index, and compares it with the sizes of the data files:
+    each tensor must be inside its file, have the number of bytes that its shape requires, and not
+    overlap another, so that no more is read than the files hold.
 
     Args:
         prefix: path without ``.index``.
 
     Raises:
-        UserError: a file is missing, cut off or damaged, or of a form that is not read.
+        UserError: a file is missing, truncated, damaged or of an unsupported form.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -56,7 +56,9 @@ class Bundle:
         self._index = index_file(self.prefix)
         entries = read_sorted_table(self._index)
         if not entries or entries[0][0] != b"":
-            raise UserError(f"{self._index}: a table, but not a TensorFlow checkpoint: no header")
+            raise UserError(
+                f"{self._index}: a table, but not a TensorFlow checkpoint: it has no header"
+            )
         key = b"the header"
         try:
             header = Header.parse(entries[0][1])
@@ -66,21 +68,21 @@ class Bundle:
                     key.decode()
                 self._entries[key] = BundleEntry.parse(value)
         except ValueError as error:
-            raise UserError(f"{self._index}: {_shown(key)} is not readable: {error}") from None
+            raise UserError(f"{self._index}: {_shown(key)} cannot be read: {error}") from None
         self._check_header(header)
         self.shards = header.shards
         self._check_places()
 
     def _check_header(self, header: Header) -> None:
         if header.big_endian:
-            raise UserError(f"{self._index}: big-endian numbers, which megabert does not read")
+            raise UserError(f"{self._index}: big-endian numbers, which megabert does not support")
         if header.min_consumer > VERSION:
             raise UserError(
-                f"{self._index}: asks for a reader of version {header.min_consumer}; this is "
-                f"{VERSION}: save the checkpoint with an older TensorFlow"
+                f"{self._index}: it requires a reader of version {header.min_consumer}, and this "
+                f"is version {VERSION}; save the checkpoint with an older TensorFlow"
             )
         if header.shards >= _MOST_SHARDS:
-            raise UserError(f"{self._index}: states {header.shards:,} data files")
+            raise UserError(f"{self._index}: its header states {header.shards:,} data files")
 
     def _check_places(self) -> None:
         by_shard: dict[int, list[tuple[int, int, bytes]]] = {}
@@ -89,7 +91,7 @@ class Bundle:
                 continue
             if entry.shard >= self.shards:
                 raise UserError(
-                    f"{self._index}: {_shown(key)} lies in data file {entry.shard} of {self.shards}"
+                    f"{self._index}: {_shown(key)} is in data file {entry.shard} of {self.shards}"
                 )
             dtype = DTYPES.get(entry.code)
             if dtype is not None and entry.size != entry.elements * dtype.itemsize:
@@ -104,16 +106,16 @@ class Bundle:
 
     def _check_shard(self, path: Path, places: list[tuple[int, int, bytes]]) -> None:
         if not path.is_file():
-            raise UserError(f"{path} is missing: {self._index.name} says that it holds tensors")
+            raise UserError(f"{path} is missing: according to {self._index.name}, it holds tensors")
         total, before = path.stat().st_size, 0
         for start, end, key in places:
             if end > total:
                 raise UserError(
-                    f"{path}: cut off: {_shown(key)} goes to byte {end:,} of {total:,}; copy the file "
-                    "again"
+                    f"{path}: truncated: {_shown(key)} ends at byte {end:,} of {total:,}; copy the "
+                    "file again"
                 )
             if start < before:
-                raise UserError(f"{self._index}: {_shown(key)} shares bytes with another tensor")
+                raise UserError(f"{self._index}: {_shown(key)} overlaps another tensor")
             before = end
 
     @property
@@ -126,15 +128,15 @@ class Bundle:
         return self._entries[name.encode()].shape
 
     def dtype(self, name: str) -> torch.dtype | None:
-        """Data type of a tensor; None for one that is not read (a string)."""
+        """Data type of a tensor; None for an unsupported one (a string)."""
         return DTYPES.get(self._entries[name.encode()].code)
 
     def read(self, name: str) -> Tensor:
-        """A tensor, its checksum verified; the parts of a partitioned variable are put together.
+        """A tensor, with its checksum verified; the parts of a partitioned variable are assembled.
 
         Raises:
-            KeyError: there is none of that name.
-            UserError: damaged, of a type that is not read, or parts are missing.
+            KeyError: there is no tensor of that name.
+            UserError: the tensor is damaged, of an unsupported type, or lacks parts.
         """
         key = name.encode()
         entry = self._entries[key]
@@ -145,7 +147,7 @@ class Bundle:
         return self._whole(key, entry) if entry.parts else self._stored(key, entry)
 
     def _stored(self, key: bytes, entry: BundleEntry) -> Tensor:
-        """A tensor that lies in one piece."""
+        """A tensor that is stored in one piece."""
         path = data_file(self.prefix, entry.shard, self.shards)
         dtype = DTYPES[entry.code]
         content = bytearray()
@@ -172,7 +174,7 @@ class Bundle:
         except ValueError as error:
             raise UserError(f"{self._index}: {name}: {error}") from None
         if sum(part.elements for _, part, _ in parts) != entry.elements:
-            raise UserError(f"{self._index}: the parts of {name} do not add up to it")
+            raise UserError(f"{self._index}: the parts of {name} do not have its size")
         whole = torch.empty(entry.shape, dtype=DTYPES[entry.code])
         covered = torch.zeros(entry.shape, dtype=torch.bool)
         for part_name, part, index in parts:
@@ -186,7 +188,7 @@ class Bundle:
         self, key: bytes, entry: BundleEntry
     ) -> Iterator[tuple[bytes, BundleEntry, tuple[slice, ...]]]:
         if len(set(entry.parts)) < len(entry.parts):
-            raise ValueError("a part of it is named twice")
+            raise ValueError("a part of it occurs twice")
         for place in entry.parts:
             index = tuple(part_slices(place, entry.shape))
             stored = part_key(key, place)
@@ -199,7 +201,7 @@ class Bundle:
 
 
 def _read_into(content: bytearray, file: BinaryIO, size: int) -> int:
-    """Append the next ``size`` bytes of a file (fewer if it ends before); their CRC-32C."""
+    """Append the next ``size`` bytes of a file (fewer if it ends earlier); return their CRC-32C."""
     crc = 0
     while len(content) < size:
         piece = file.read(min(_CHUNK, size - len(content)))
@@ -211,7 +213,7 @@ def _read_into(content: bytearray, file: BinaryIO, size: int) -> int:
 
 
 def _shown(key: bytes) -> str:
-    """A key for people: the name; for a part of a variable, with what it is."""
+    """A key in messages: the name of a tensor, or a description of a part."""
     if key.startswith(_PART):
         return f"a part of {key[1:].split(bytes(1))[0].decode(errors='backslashreplace')}"
     return key.decode(errors="backslashreplace")

@@ -1,35 +1,35 @@
-"""Decompression of Snappy blocks (the format description of google/snappy)."""
+"""Decompression of Snappy blocks (as in the format description of google/snappy)."""
 
 from __future__ import annotations
 
 from megabert.data.tokenizers.protobuf import read_varint
 
-_MOST_EXPANSION = 64
-"""No element of 2 bytes or more stands for more bytes than this."""
-_LONG_LITERAL = 60  # from here on the length follows in 1 to 4 bytes
+_MAX_EXPANSION = 64
+"""No element of 2 bytes or more decodes to more bytes than this."""
+_LONG_LITERAL = 60  # from this value on, the length follows in 1 to 4 bytes
 
 
 def decompress(data: bytes) -> bytes:
     """The content of a block.
 
     Raises:
-        ValueError: damaged, or of another length than it states.
+        ValueError: the block is damaged, or its length differs from the stated one.
     """
     size, position = read_varint(data, 0)
-    if size > _MOST_EXPANSION * len(data):
-        raise ValueError(f"{len(data)} bytes of Snappy cannot stand for {size}")
+    if size > _MAX_EXPANSION * len(data):
+        raise ValueError(f"{len(data)} bytes of Snappy cannot decode to {size}")
     out = bytearray()
     while position < len(data):
         position = _element(data, position, out)
         if len(out) > size:
             break
     if len(out) != size:
-        raise ValueError(f"a Snappy block of {size} bytes holds {len(out)}")
+        raise ValueError(f"a Snappy block of {size} bytes decodes to {len(out)}")
     return bytes(out)
 
 
 def _element(data: bytes, position: int, out: bytearray) -> int:
-    """Append what the element at ``position`` stands for; the position after it."""
+    """Decode the element at ``position``, append it, and return the position after it."""
     tag = data[position]
     kind, upper, position = tag & 3, tag >> 2, position + 1
     if kind == 0:
@@ -37,7 +37,7 @@ def _element(data: bytes, position: int, out: bytearray) -> int:
         length = 1 + (_number(data, position, extra) if extra else upper)
         position += extra
         if position + length > len(data):
-            raise ValueError("a Snappy block is cut off")
+            raise ValueError("a Snappy block is truncated")
         out += data[position : position + length]
         return position + length
     if kind == 1:
@@ -54,7 +54,7 @@ def _element(data: bytes, position: int, out: bytearray) -> int:
 
 def _number(data: bytes, position: int, size: int) -> int:
     if position + size > len(data):
-        raise ValueError("a Snappy block is cut off")
+        raise ValueError("a Snappy block is truncated")
     return int.from_bytes(data[position : position + size], "little")
 
 

@@ -1,12 +1,13 @@
 """Sorted tables as TensorFlow stores them (LevelDB's table format): bytes -> bytes, sorted by key.
 
-A file is: data blocks, an empty meta block, an index block, and a footer of 48 bytes. A block is
-followed by one byte for its compression and by a masked CRC-32C of both. In a block each entry is
-``shared, unshared, size of value`` (varints), the unshared end of the key, the value; keys begin with
-``shared`` bytes of the key before, and with none at every restart. The places of the restarts
-(uint32) and their number (uint32) end the block. The index block holds, for each data block, a key not
-below its last one and its handle (offset and size, varints). The footer holds the handles of the meta
-and of the index block, zeros, and a magic number. All numbers are little-endian.
+A file consists of data blocks, an empty meta block, an index block, and a footer of 48 bytes. A
+block is followed by one byte for its compression and by a masked CRC-32C of both. An entry of a
+block is ``shared, unshared, size of value`` (varints), the unshared end of the key, and the value;
+a key begins with the first ``shared`` bytes of the previous key, which are none at every restart. A
+block ends with the places of the restarts (uint32) and their number (uint32). The index block
+holds, for each data block, a key not below its last one, and its handle (offset and size, varints).
+The footer holds the handles of the meta and index blocks, zeros, and a magic number. All numbers
+are little-endian.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from megabert.convert.google.tensor_bundle import snappy
 from megabert.data.foreign.tfrecord import masked_crc32c
 from megabert.data.tokenizers.protobuf import read_varint, varint
 
-FOOTER_BYTES = 48
+_FOOTER_BYTES = 48
 _HANDLES_BYTES = 40
 _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _TRAILER = struct.Struct("<BI")  # compression, masked checksum
 _UINT32 = struct.Struct("<I")
 _PLAIN, _SNAPPY = 0, 1
-BLOCK_BYTES = 262_144
-"""Size from which TensorFlow ends a data block."""
-RESTART_INTERVAL = 16
+_BLOCK_BYTES = 262_144
+"""Size at which TensorFlow ends a data block."""
+_RESTART_INTERVAL = 16
 LONGEST_KEY = 4096
-"""A longer key is taken for damage: shared beginnings could make a small block stand for gigabytes."""
+"""A longer key is treated as damage: with shared prefixes, a small block could mean gigabytes."""
 
 Entry = tuple[bytes, bytes]
 
@@ -52,7 +53,7 @@ class _Handle:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file ends as a table does."""
+    """Whether a file ends like a table."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(_MAGIC)))
@@ -60,15 +61,15 @@ def is_table(path: Path) -> bool:
 
 
 def read_sorted_table(path: Path) -> list[Entry]:
-    """All entries of a table, every checksum verified and every byte accounted for.
+    """All entries of a table; every checksum is verified, and every byte accounted for.
 
     Raises:
-        UserError: not a table, cut off, or damaged: says where.
+        UserError: not a table, or truncated or damaged; the message names the place.
     """
     try:
         if not is_table(path):
             raise UserError(
-                f"{path}: not a TensorFlow index, or cut off: its last 8 bytes are not the magic "
+                f"{path}: not a TensorFlow index, or truncated: its last 8 bytes are not the magic "
                 "number; copy the file again"
             )
         data = path.read_bytes()
@@ -89,7 +90,7 @@ def read_sorted_table(path: Path) -> list[Entry]:
                 if entries and key <= entries[-1][0]:
                     raise ValueError("its keys are not sorted")
                 if key > last:
-                    raise ValueError("it holds a key beyond the one that the index gives it")
+                    raise ValueError("it holds a key beyond the last one that the index states")
                 entries.append((key, value))
     except ValueError as error:
         raise UserError(f"{path}: damaged in {place}: {error}; copy the file again") from None
@@ -97,13 +98,13 @@ def read_sorted_table(path: Path) -> list[Entry]:
 
 
 def _footer(data: bytes) -> tuple[_Handle, _Handle]:
-    if len(data) < FOOTER_BYTES:
+    if len(data) < _FOOTER_BYTES:
         raise ValueError("the file is shorter than a footer")
-    footer = data[-FOOTER_BYTES:]
+    footer = data[-_FOOTER_BYTES:]
     meta, position = _handle_at(footer, 0)
     index, _ = _handle_at(footer, position)
     if footer != _encode_footer(meta, index):
-        raise ValueError("it does not hold two places and zeros")
+        raise ValueError("it does not hold two handles and zeros")
     return meta, index
 
 
@@ -120,26 +121,26 @@ def _handle_at(data: bytes, position: int) -> tuple[_Handle, int]:
 def _handle(value: bytes) -> _Handle:
     handle, end = _handle_at(value, 0)
     if end != len(value):
-        raise ValueError("it holds an entry that is not a place")
+        raise ValueError("it holds an entry that is not a handle")
     return handle
 
 
 def _check_order(total: int, blocks: list[_Handle], meta: _Handle, index: _Handle) -> None:
-    """The blocks must fill the file without a gap: no byte is outside a checksum."""
+    """Check that the blocks fill the file without gaps, so that checksums cover every byte."""
     position = 0
     for handle in (*blocks, meta, index):
         if handle.offset != position:
-            raise ValueError(f"no block begins at byte {position:,}, where one must")
+            raise ValueError(f"no block begins at byte {position:,}, after the previous one")
         position = handle.end
-    if position != total - FOOTER_BYTES:
-        raise ValueError(f"the last block ends at byte {position:,}, not before the footer")
+    if position != total - _FOOTER_BYTES:
+        raise ValueError(f"the last block ends at byte {position:,}, not at the footer")
 
 
 def _block(data: bytes, handle: _Handle) -> bytes:
-    """Content of a block, decompressed."""
+    """The decompressed content of a block."""
     end = handle.offset + handle.size
-    if handle.end > len(data) - FOOTER_BYTES:
-        raise ValueError("it goes on behind the end of the file")
+    if handle.end > len(data) - _FOOTER_BYTES:
+        raise ValueError("it exceeds the end of the file")
     kind, crc = _TRAILER.unpack_from(data, end)
     if crc != masked_crc32c(data[handle.offset : end + 1]):
         raise ValueError("its checksum does not match")
@@ -162,7 +163,7 @@ def _entries(block: bytes) -> Iterator[Entry]:
         unshared, position = read_varint(block, position)
         size, position = read_varint(block, position)
         if shared > len(key) or position + unshared + size > end:
-            raise ValueError("an entry goes on behind its end")
+            raise ValueError("an entry exceeds its end")
         if shared + unshared > LONGEST_KEY:
             raise ValueError(f"a name of {shared + unshared:,} bytes")
         key = key[:shared] + block[position : position + unshared]
@@ -171,12 +172,12 @@ def _entries(block: bytes) -> Iterator[Entry]:
         position += size
 
 
-def table_bytes(entries: Iterable[Entry], block_bytes: int = BLOCK_BYTES) -> bytes:
-    """A table, uncompressed, as TensorFlow's own builder writes it.
+def table_bytes(entries: Iterable[Entry], block_bytes: int = _BLOCK_BYTES) -> bytes:
+    """An uncompressed table, as TensorFlow's builder writes it.
 
     Args:
         entries: sorted by key, each key once.
-        block_bytes: size from which a data block ends.
+        block_bytes: size at which a data block ends.
     """
     writer = _TableWriter(block_bytes)
     for key, value in entries:
@@ -185,7 +186,7 @@ def table_bytes(entries: Iterable[Entry], block_bytes: int = BLOCK_BYTES) -> byt
 
 
 class _BlockWriter:
-    """Entries of one block; a restart every ``interval`` of them."""
+    """Entries of one block, with a restart every ``interval`` entries."""
 
     def __init__(self, interval: int) -> None:
         self._interval = interval
@@ -214,7 +215,7 @@ class _BlockWriter:
 
 
 class _TableWriter:
-    """Blocks one after the other, and the index of them."""
+    """Consecutive blocks, and their index."""
 
     def __init__(self, block_bytes: int) -> None:
         self._block_bytes = block_bytes
@@ -222,14 +223,14 @@ class _TableWriter:
         self._index = _BlockWriter(interval=1)
         self._block: _BlockWriter | None = None
         self._last = b""
-        self._written: _Handle | None = None  # a block that the index does not hold yet
+        self._written: _Handle | None = None  # a block that is not in the index yet
 
     def add(self, key: bytes, value: bytes) -> None:
         if self._block is not None and len(key) + len(value) >= 2 * self._block_bytes:
             self._end_block()
         if self._block is None:
             self._to_index(_separator(self._last, key))
-            self._block = _BlockWriter(RESTART_INTERVAL)
+            self._block = _BlockWriter(_RESTART_INTERVAL)
         self._block.add(key, value)
         self._last = key
         if self._block.size >= self._block_bytes:
@@ -237,7 +238,7 @@ class _TableWriter:
 
     def finish(self) -> bytes:
         self._end_block()
-        meta = self._write(_BlockWriter(RESTART_INTERVAL).finish())
+        meta = self._write(_BlockWriter(_RESTART_INTERVAL).finish())
         self._to_index(_successor(self._last))
         index = self._write(self._index.finish())
         return bytes(self._out) + _encode_footer(meta, index)
@@ -259,13 +260,13 @@ class _TableWriter:
 
 
 def _common(left: bytes, right: bytes) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     shortest = min(len(left), len(right))
     return next((i for i in range(shortest) if left[i] != right[i]), shortest)
 
 
 def _separator(last: bytes, following: bytes) -> bytes:
-    """A short key that is not below ``last`` and below ``following``."""
+    """A short key that is not below ``last``, and is below ``following``."""
     at = _common(last, following)
     if at < min(len(last), len(following)) and last[at] + 1 < following[at]:
         return last[:at] + bytes([last[at] + 1])

@@ -1,4 +1,4 @@
-"""Writing a tensor bundle: one data file, the tensors in the order of their names."""
+"""Writes a tensor bundle: one data file, with the tensors in the order of their names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def write_bundle(prefix: Path, tensors: Mapping[str, Tensor]) -> None:
         tensors: of any data type in ``entries.CODES``, on any device.
 
     Raises:
-        ValueError: a name is empty, too long or begins with a zero byte, or a data type has no number.
+        ValueError: a name is empty, too long or begins with a zero byte, or a data type has no
+            number.
     """
     prefix = Path(prefix)
     entries = [(b"", Header(shards=1).encoded())]

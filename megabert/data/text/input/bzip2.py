@@ -44,8 +44,8 @@ class Marks:
         bits: int64 [n], first bit of each magic number.
         trailer: bool [n], True for a trailer's.
         checksum: uint32 [n], the 32 bits after it.
-        following: uint32 [n], after a trailer, the four bytes at the next whole byte (zeros past the
-            end of the file).
+        following: uint32 [n], after a trailer, the four bytes at the next whole byte (zeros past
+            the end of the file).
     """
 
     bits: npt.NDArray[np.int64]

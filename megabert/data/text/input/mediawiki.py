@@ -228,7 +228,8 @@ def read_segment(
 
     Raises:
         UserError: as :func:`read_mediawiki`; also for comments, CDATA sections and processing
-            instructions after the head, because they could contain text that looks like a page's tag.
+            instructions after the head, because they could contain text that looks like a page's
+            tag.
     """
     reader = _Reader(name, base=base, site=site, head_is_read=base > 0)
     parser = reader.parser()
@@ -246,8 +247,8 @@ def segment_xml(
 ) -> Iterator[bytes]:
     """The XML of the pages that begin in ``owned``, as a separate document, in pieces.
 
-    It is empty if no page begins in ``owned``. If ``following`` ends before the next page's tag, the
-    document ends like the file.
+    It is empty if no page begins in ``owned``. If ``following`` ends before the next page's tag,
+    the document ends like the file.
 
     Args:
         owned, following: as in :func:`read_segment`.

@@ -8,8 +8,8 @@
 | any other file | the whole file |
 
 The split is a pure function of the file's bytes and ``segment_bytes``. Read segment by segment, the
-pages and their order are those of :func:`megabert.data.text.input.sources.iter_pages`, except that a
-MediaWiki page without a number of its own is numbered by segment and place.
+pages and their order are those of :func:`megabert.data.text.input.sources.iter_pages`, except that
+a MediaWiki page without a number of its own is numbered by segment and place.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _is_utf8(head: bytes) -> bool:
 @dataclass(frozen=True)
 class BlockSegment:
     """Blocks ``first`` to ``last`` (exclusive) of the table in ``table``, a .npy file made by
-    :func:`megabert.data.text.input.bzip2.find_blocks`; ``index`` is the segment's place in the file."""
+    :func:`megabert.data.text.input.bzip2.find_blocks`; ``index`` is the segment's place in the
+    file."""
 
     path: Path
     table: Path

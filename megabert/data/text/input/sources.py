@@ -126,8 +126,8 @@ def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
 
 
 def detect_format(path: Path) -> str:
-    """One of FORMATS, detected from the content of the file, of a tar's first member, or of the first
-    file of a folder that is not empty.
+    """One of FORMATS, detected from the content of the file, of a tar's first member, or of the
+    first file of a folder that is not empty.
 
     Raises:
         UserError: the input is missing, damaged, empty or of an unsupported format.
@@ -165,8 +165,8 @@ def iter_pages(
         on_open: called with each file when it is opened; its ``tell()`` gives the progress.
 
     Raises:
-        UserError: ``input_format`` is unknown, the path is missing, the data is damaged or truncated
-            (the message names file and place), or there is no page.
+        UserError: ``input_format`` is unknown, the path is missing, the data is damaged or
+            truncated (the message names file and place), or there is no page.
     """
     path = Path(path)
     check_format(input_format)

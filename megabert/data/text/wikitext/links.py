@@ -80,8 +80,8 @@ def _key(prefix: str) -> str:
 def strip_links(text: str, rules: LinkRules) -> str:
     """Replace links by what a reader sees; EXTERNAL marks each external link.
 
-    Well-formed links are replaced first, innermost first; blocks that still have double brackets are
-    then scanned with a stack. The time is linear in the text.
+    Well-formed links are replaced first, innermost first; blocks that still have double brackets
+    are then scanned with a stack. The time is linear in the text.
     """
     if "[" in text:
         text = _strip_simple(text, rules)
