@@ -36,7 +36,10 @@ def test_other_files(tmp_path: Path) -> None:
         (struct.pack("<I", 0x7F3A5ED8) + b"secret" * 9, "encrypted"),
         (b"", "cannot be read"),
         (b"PK\x03\x04" + bytes(60), "not a complete MindSpore checkpoint"),
-        (one("a", "Float32", [3], bytes(8)), r"a of shape \[3\] and type float32 takes 12 bytes"),
+        (
+            one("a", "Float32", [3], bytes(8)),
+            r"a of shape \[3\] and type float32 has 8 bytes instead of 12",
+        ),
         (one("a", "Float32", [2**62, 4], bytes(8)), "takes .* bytes, but 8 are there"),
         (one("a", "Float32", [0, 2**62], b""), "damaged"),
         (one("a", "Float32", [-1, -2], bytes(8)), "damaged"),

@@ -313,9 +313,12 @@ def test_other_files(tmp_path: Path) -> None:
     path = tmp_path / "ckpt_1.pt"
     for content, words in (
         ([torch.zeros(1)], "holds a list"),
-        ({"state_dict": {"a": torch.zeros(1)}}, r"no entry 'model' and holds entries that are not tensors"),
+        (
+            {"state_dict": {"a": torch.zeros(1)}},
+            r"no entry 'model' and holds entries that are not tensors",
+        ),
         ({"model": {"a": 3}}, r"not tensors: 1 \(a\)"),
-        ({"model": {}}, "no table of tensors"),
+        ({"model": {}}, "not a table of tensors"),
     ):
         torch.save(content, path)
         with pytest.raises(UserError, match=words):
