@@ -54,7 +54,7 @@ from benchmarks.steps.shares import time_shares
 from megabert.engine import cpu
 from megabert.kernels import ops
 from megabert.kernels.dropout import Dropout
-from megabert.model import bert, heads
+from megabert.model import heads, modules
 from megabert.parallel import cross_entropy, linear, products
 
 WHOLE, PADDED, LIBRARY = "all of it", "padded rows", "bf16 products"
@@ -84,11 +84,13 @@ def _add_norm(
 def torch_elementwise() -> Iterator[None]:
     """Bias, dropout, sums, norms and GELU by torch's operators, with masks of its generator."""
     with (
-        mock.patch.object(bert, "add_norm", _add_norm),
+        mock.patch.object(modules, "add_norm", _add_norm),
         mock.patch.object(
             ops, "_BiasGelu", SimpleNamespace(apply=lambda x, bias: F.gelu(x + bias))
         ),
-        mock.patch.object(bert, "dropped", lambda x, dropout: F.dropout(x, _probability(dropout))),
+        mock.patch.object(
+            modules, "dropped", lambda x, dropout: F.dropout(x, _probability(dropout))
+        ),
     ):
         yield
 
@@ -117,7 +119,7 @@ def _attention(
 def _loss(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocab_size: int, _: Any
 ) -> tuple[Tensor, Tensor]:
-    (logits,) = linear.column_linear(x, [weight], [bias], bert.TensorParallel())
+    (logits,) = linear.column_linear(x, [weight], [bias], modules.TensorParallel())
     logits = logits[:, :vocab_size].float()
     return F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
 
@@ -138,15 +140,13 @@ def memory_given_back() -> Iterator[None]:
 @contextlib.contextmanager
 def all_rows() -> Iterator[None]:
     """The last layer for every row; the heads' rows are taken afterwards."""
-    real = bert.Layer.forward
+    real = modules.Layer.forward
 
-    def forward(
-        self: bert.Layer, x: Tensor, sequences: Any, dropout: Any, kept: Any = None
-    ) -> Tensor:
-        out = real(self, x, sequences, dropout)
-        return out if kept is None else out.index_select(0, kept)
+    def forward(self: modules.Layer, x: Tensor, inputs: Any, selected: Any = None) -> Tensor:
+        out = real(self, x, inputs)
+        return out if selected is None else out.index_select(0, selected)
 
-    with mock.patch.object(bert.Layer, "forward", forward):
+    with mock.patch.object(modules.Layer, "forward", forward):
         yield
 
 
@@ -166,7 +166,7 @@ UNDONE: dict[str, Undo] = {
     PADDED: contextlib.nullcontext,
     "all rows, last layer": all_rows,
     "torch's elementwise": torch_elementwise,
-    "torch's attention": lambda: mock.patch.object(bert, "attention", _attention),
+    "torch's attention": lambda: mock.patch.object(modules, "attention", _attention),
     "loss by two copies": lambda: mock.patch.object(heads, "linear_cross_entropy", _loss),
     GIVEN_BACK: memory_given_back,
     LIBRARY: library_products,
