@@ -8,7 +8,7 @@ model:
     output = model(batch)
 
 A batch may hold padding: then every sequence has ``max_length`` tokens, and ``attention_mask`` says which
-are real. This module does not import torch; data tools use it without.
+are real. This module does not import torch: the data tools run without it.
 
 Shapes: T tokens of the batch, padding included; P sequences.
 """

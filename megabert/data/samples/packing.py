@@ -54,7 +54,8 @@ def choose_window(micro_batch_size: int, accumulation: int, data_parallel: int) 
     The number of its ranks is the smallest divisor of `data_parallel` from `FEWEST_RANKS` to
     `MOST_RANKS`, or the largest divisor below if there is no such one. The number of its micro steps
     is the smallest divisor of the accumulation that reaches `WINDOW_SAMPLES`. If none does, the next
-    larger divisor is tried for the ranks.
+    larger divisor is tried for the ranks; if even the largest window holds fewer samples, that one is
+    taken.
     """
     groups = _divisors(data_parallel, MOST_RANKS)
     preferred = [ranks for ranks in groups if ranks >= FEWEST_RANKS] or groups[-1:]
