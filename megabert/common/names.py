@@ -12,6 +12,7 @@ SHARD_SUFFIX = ".h5"
 
 RUN_CONFIG = "config.yaml"
 RUN_DEEPSPEED_CONFIG = "ds_config.json"
+RUN_DEEPSPEED_LOG = "deepspeed.log"
 RUN_METRICS = "metrics.jsonl"
 RUN_RESULTS = "results.json"
 RUN_TENSORBOARD = "tensorboard"

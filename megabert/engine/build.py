@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields
 from typing import Any
 
@@ -86,7 +85,6 @@ def build_engine(
     schedule = Schedule(
         optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction
     )
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

@@ -9,7 +9,7 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import RUN_CHECKPOINTS
+from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG
 from megabert.config.flags import Given
 from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
@@ -230,7 +230,7 @@ def check_free(output: Path) -> None:
     """Raise UserError if the run folder is there and not empty."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a new folder")
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir() and any(path.name != RUN_DEEPSPEED_LOG for path in output.iterdir()):
         raise UserError(f"{output} is not empty: it may be another run's; choose another --output")
 
 

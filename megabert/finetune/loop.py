@@ -14,12 +14,19 @@ import torch
 from megabert.common.errors import TrainingStopped
 from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger, human_duration
-from megabert.common.names import RUN_CONFIG, RUN_DEEPSPEED_CONFIG, RUN_FINAL, RUN_RESULTS
+from megabert.common.names import (
+    RUN_CONFIG,
+    RUN_DEEPSPEED_CONFIG,
+    RUN_DEEPSPEED_LOG,
+    RUN_FINAL,
+    RUN_RESULTS,
+)
 from megabert.common.progress import Progress
 from megabert.config import flags
 from megabert.config.model import ModelConfig
 from megabert.engine.build import build_engine
 from megabert.engine.launch import World
+from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.devices import peak_memory
 from megabert.engine.metrics.throughput import each_rank
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
@@ -57,6 +64,7 @@ def build(given: ResolvedFinetuning, world: World, task: Task, inputs: Inputs) -
         scored_after = evaluation_steps(interval, rows, batch_size, steps)
     model, config = build_model(settings, task, inputs, world)
     claim_output(place.output, world)
+    log_deepspeed_to(place.output / RUN_DEEPSPEED_LOG, world)
     engine = build_engine(
         model,
         world,

@@ -35,7 +35,7 @@ from megabert.checkpoint.save_load import (
 from megabert.common.errors import RankError, UserError
 from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
-from megabert.common.names import RUN_RESULTS, checkpoint_tag
+from megabert.common.names import RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
 from megabert.common.progress import Progress
 from megabert.config.training import DividedSettings, ResolvedSettings
 from megabert.data.samples import skip
@@ -43,6 +43,7 @@ from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
+from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.clock import OTHER
 from megabert.engine.metrics.profiler import profiled, require_room
 from megabert.engine.metrics.throughput import Meter
@@ -58,6 +59,7 @@ from megabert.pretrain.batches import global_counts, open_batches
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, divide_batch, open_inputs
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
+from megabert.pretrain.opening import opening_lines
 
 log = get_logger()
 
@@ -104,6 +106,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
     initialize_weights(model, inputs.model, run.seed)
+    log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
     engine = build_engine(
         model,
         world,
@@ -124,7 +127,10 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if world.is_main:
         run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
         check_room(engine, run.output, run.keep_last)
-    log.info("%s", engine.describe())
+    for line in opening_lines(
+        divided, inputs, engine, checkpoint.consumed_samples if checkpoint else 0
+    ):
+        log.info("%s", line)
     trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
     if variant_of(inputs.model).position_rows(inputs.model):
         log.info("position rows trained at the end of this run: %d", trained)

@@ -21,6 +21,7 @@ from megabert.common.names import (
     RUN_CHECKPOINTS,
     RUN_CONFIG,
     RUN_DEEPSPEED_CONFIG,
+    RUN_DEEPSPEED_LOG,
     RUN_MERGING,
     TOKENIZER_FOLDER,
 )
@@ -58,7 +59,12 @@ def _taken(output: Path) -> bool:
     """True if ``output`` holds more than a run leaves that was killed before its first update."""
     if not output.is_dir():
         return output.exists()
-    worthless = {RUN_CHECKPOINTS, RUN_MERGING, temporary_name(output / RUN_CONFIG).name}
+    worthless = {
+        RUN_CHECKPOINTS,
+        RUN_DEEPSPEED_LOG,
+        RUN_MERGING,
+        temporary_name(output / RUN_CONFIG).name,
+    }
     if any(path.name not in worthless for path in output.iterdir()):
         return True
     base = output / RUN_CHECKPOINTS
