@@ -40,20 +40,20 @@ def test_other_files(tmp_path: Path) -> None:
             one("a", "Float32", [3], bytes(8)),
             r"a of shape \[3\] and type float32 has 8 bytes instead of 12",
         ),
-        (one("a", "Float32", [2**62, 4], bytes(8)), "takes .* bytes, but 8 are there"),
+        (one("a", "Float32", [2**62, 4], bytes(8)), "has 8 bytes instead of"),
         (one("a", "Float32", [0, 2**62], b""), "damaged"),
         (one("a", "Float32", [-1, -2], bytes(8)), "damaged"),
         (one("a", "QInt4x2", [2], bytes(8)), "type 'qint4x2'"),
-        (one("a", "Float32", [2], bytes(8)) + one("a", "Float32", [3], bytes(12)), "there twice"),
-        (one("a", "Float32", [2], bytes(8)) * 2, "takes 8 bytes, but 16"),
-        (b"\x0a\x07\x0a\x01a\x1a\x02\x0a\x00", "a is no tensor"),
+        (one("a", "Float32", [2], bytes(8)) + one("a", "Float32", [3], bytes(12)), "occurs twice"),
+        (one("a", "Float32", [2], bytes(8)) * 2, "has 16 bytes instead of 8"),
+        (b"\x0a\x07\x0a\x01a\x1a\x02\x0a\x00", "a is not a tensor"),
         (b"\x0a\x02\x12\x00", "without a name"),
     ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=words) as caught:
             mindspore.read(path)
         assert "bert.ckpt" in str(caught.value)
-    with pytest.raises(UserError, match=r"holds no \*\.ckpt"):
+    with pytest.raises(UserError, match=r"has no \*\.ckpt"):
         mindspore.read(tmp_path / "..")
     message = CHECKPOINT(model_type="normal").SerializeToString()
     path.write_bytes(one("a", "Int32", [0], bytes(4)) + message)  # a file of 2020
