@@ -19,7 +19,8 @@ from megabert.data.prepare.options import ShardingOptions, input_bytes
 from megabert.data.prepare.worker import Survey, scan_piece, survey_file
 from megabert.data.prepare.worker_pool import TaskPool
 from megabert.data.shards.manifest import InputInfo
-from megabert.data.text.input.bzip2 import BlockFile, Marks, find_blocks
+from megabert.data.text.input.bzip2 import BlockFile, find_blocks
+from megabert.data.text.input.bzip2_marks import Marks
 from megabert.data.text.input.mediawiki import no_page
 from megabert.data.text.input.segments import (
     UNPACKED_FACTOR,

@@ -23,7 +23,8 @@ from megabert.data.prepare.plan import ShardPlan, write_planned
 from megabert.data.shards.manifest import ShardInfo
 from megabert.data.shards.writer import ShardHeader
 from megabert.data.text.extracted import Numbering
-from megabert.data.text.input.bzip2 import OVERLAP, BlockFile, Marks, find_marks
+from megabert.data.text.input.bzip2 import BlockFile
+from megabert.data.text.input.bzip2_marks import OVERLAP, Marks, find_marks
 from megabert.data.text.input.segments import FileForm, Segment, inspect_file
 from megabert.data.text.input.sources import file_sha256, iter_file
 from megabert.data.text.pages import Page

@@ -15,15 +15,9 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.data.text.input import bzip2
-from megabert.data.text.input.bzip2 import (
-    BLOCK_MAGIC,
-    OVERLAP,
-    BlockFile,
-    Marks,
-    find_blocks,
-    find_marks,
-)
-from megabert.data.text.input.mediawiki import segment_xml
+from megabert.data.text.input.bzip2 import BlockFile, find_blocks
+from megabert.data.text.input.bzip2_marks import BLOCK_MAGIC, OVERLAP, Marks, find_marks
+from megabert.data.text.input.segment_xml import segment_xml
 from megabert.data.text.input.segments import (
     Segment,
     block_segments,
