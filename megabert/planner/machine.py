@@ -8,7 +8,7 @@ Efficiency is the fraction of the precision's own peak that forward and backward
                          tokens, are 51 % of the bf16 peak, which is half the fp8 peak
     fp32         0.44    the figure of bf16, because none was published
     on a CPU     0.80    of what one large matrix product reaches on the same cores; measured with
-                         bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/results/2026-11)
+                         bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/results/2026-11.md)
 
 They are assumed for devices without such a figure (H100, B200). ``--efficiency`` replaces them.
 """
