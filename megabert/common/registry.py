@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ATTRIBUTE = "REGISTERED"
+"""What a file that is found by its place in a folder calls the object it adds."""
+
 
 class Registry(Generic[T]):
     """Objects of one kind by name.
@@ -29,20 +32,30 @@ class Registry(Generic[T]):
         built_in: name -> "module:attribute"; imported when it is asked for.
         group: group of the entry points ("name = module:attribute") through which an installed
             package adds its own.
+        folder: a package in whose folder every file ``some_name.py`` adds the object "some-name", its
+            attribute :data:`ATTRIBUTE`; no other file has to name it.
     """
 
-    def __init__(self, kind: str, built_in: Mapping[str, str], group: str) -> None:
-        self.kind, self.group = kind, group
+    def __init__(
+        self, kind: str, built_in: Mapping[str, str], group: str, folder: str | None = None
+    ) -> None:
+        self.kind, self.group, self.folder = kind, group, folder
         self._built_in = dict(built_in)
         self._registered: dict[str, T] = {}
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        if not _any_package_has(self.group):
+        files = [] if self.folder is None else _modules(self.folder)
+        installed = _any_package_has(self.group)
+        if not files and not installed:
             return {}
-        from importlib.metadata import entry_points  # takes 25 ms, which --help would notice
+        from importlib.metadata import EntryPoint, entry_points  # 25 ms, which --help would notice
 
-        return {point.name: point for point in entry_points(group=self.group)}
+        points = list(entry_points(group=self.group)) if installed else []
+        for stem in files:
+            place = f"{self.folder}.{stem}:{ATTRIBUTE}"
+            points.append(EntryPoint(stem.replace("_", "-"), place, self.group))
+        return {point.name: point for point in points}
 
     def names(self) -> tuple[str, ...]:
         """All names, the built-in ones first; imports nothing."""
@@ -90,6 +103,16 @@ class Registry(Generic[T]):
                 "repair or uninstall the package"
             ) from error
         return thing
+
+
+def _modules(package: str) -> list[str]:
+    """Names of the modules in a package's folder, without importing them."""
+    from importlib.util import find_spec
+
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    found = [path.stem for folder in folders or () for path in Path(folder).glob("*.py")]
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def _any_package_has(group: str) -> bool:

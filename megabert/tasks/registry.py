@@ -6,6 +6,8 @@ What a task must provide is in :mod:`megabert.tasks.base`. Another package adds 
     [project.entry-points."megabert.tasks"]
     sentence-length = "my_package.sentence_length:SentenceLength"
 
+A file in ``megabert/tasks/single_file/`` is a task of its own and needs no other line.
+
 The built-in tasks are listed here by place, so that ``--help`` knows their names and settings without
 importing torch.
 """
@@ -38,6 +40,7 @@ _TASKS: Registry[type[Task]] = Registry(
         "conll": "megabert.tasks.tagging.conll:Conll",
     },
     "megabert.tasks",
+    folder="megabert.tasks.single_file",
 )
 _SECTIONS = {
     "squad": "megabert.tasks.squad.settings:SquadSettings",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,8 @@ BUILT_IN = {"month": "calendar:month_name", "broken": "calendar:no_such_thing"}
 def made(monkeypatch: pytest.MonkeyPatch, **installed: str) -> Registry[object]:
     """A registry; ``installed``: entry points of other packages."""
     points = [EntryPoint(name, place, "things") for name, place in installed.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "things" else [])
+    monkeypatch.setattr(registry, "_any_package_has", lambda group: group == "things")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
     return Registry("thing", BUILT_IN, "things")
 
 
@@ -55,3 +58,19 @@ def test_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         things.get("x")
     with pytest.raises(UserError, match=r"thing 'far' of the package .* cannot be imported"):
         things.get("far")
+
+
+def test_files_of_a_folder_add_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "folder_of_things"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("one_more", "REGISTERED = 'it'"), ("no_object", "")):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    things: Registry[object] = Registry("thing", BUILT_IN, "things", folder="folder_of_things")
+    assert things.names() == ("month", "broken", "no-object", "one-more")
+    assert "folder_of_things.one_more" not in sys.modules
+    assert things.get("one-more") == "it"
+    with pytest.raises(
+        UserError, match=r"no-object.*folder_of_things\.no_object:REGISTERED cannot"
+    ):
+        things.get("no-object")
