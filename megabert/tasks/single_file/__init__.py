@@ -1,6 +1,6 @@
-"""Tasks of one file each: ``some_name.py`` is the task "some-name", and its ``REGISTERED`` is the class.
+"""Tasks of one file each: the file's name is the task's, and its ``REGISTERED`` is the class.
 
 Owns: tasks that need no other file; a file put here is found by its place.
 May import: tasks, model, parallel, data, config, common.
-Start reading: docs/extending.md, the example of a task.
+Start reading: the example of a task in docs/extending.md.
 """
