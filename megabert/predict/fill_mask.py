@@ -103,7 +103,7 @@ class FillMask:
         for number, item in enumerate(items, start=1):
             text = item.get("text")
             if not isinstance(text, str):
-                raise UserError(f"item {number}: no text 'text'")
+                raise UserError(f"item {number}: 'text' is missing or not a text")
             parts = text.split(mask)
             if len(parts) == 1:
                 raise UserError(f"item {number}: no {mask} in it to fill: {text[:60]!r}")

@@ -1,8 +1,8 @@
-"""What the fine-tuning loop asks of a task, and nothing more.
+"""What a fine-tuning task must provide: :class:`Task`.
 
 A task turns a file into features, builds the model with its head, computes the loss of a batch,
-reduces a batch's output to a few numbers a feature, and scores those numbers. It knows neither ranks
-nor DeepSpeed; the loop knows neither questions nor labels.
+reduces a batch's output to a few numbers per row, and scores those numbers. It does not depend on ranks
+or DeepSpeed, and the loop does not depend on questions or labels.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Features(Protocol):
         """
 
     def describe(self) -> str:
-        """One line for the log: how much of what, and what was left out."""
+        """One line for the log: what it holds and what is left out."""
 
     def sizes(self) -> dict[str, int]:
         """The same as numbers, for results.json."""
@@ -78,7 +78,7 @@ class Task(ABC):
     one text and one name. ``tests/extending/own_task.py`` is a small example.
 
     Args:
-        settings: an object of ``settings_class``; None if there is none.
+        settings: an object of ``settings_class``, or None.
         max_length: tokens per row at most; None: ``default_max_length``.
     """
 
@@ -87,7 +87,7 @@ class Task(ABC):
     head: ClassVar[Head]
     """The head of the task's model; a head of its own is registered too (``register_head``)."""
     metric: str
-    """The score that tells a better model from a worse one; larger is better."""
+    """The score that decides which model is better; larger is better."""
     labels: tuple[str, ...] = ()
     """Names of the head's outputs, in their order; empty where they have no names. Found in the
     training file, or loaded from a checkpoint."""
@@ -198,7 +198,7 @@ class Task(ABC):
 
     @abstractmethod
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> Features:
-        """Unlabelled inputs as :mod:`launch.predict` gets them, in the field names of the task's files.
+        """Rows of the unlabelled inputs of ``launch/predict.py``, objects with ``input_fields``.
 
         Raises:
             UserError: a field is missing or of another type; the message names the item from 1.
@@ -206,7 +206,7 @@ class Task(ABC):
 
     @abstractmethod
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """One JSON object an item of ``item_features``, in their order."""
+        """One JSON object per item of ``item_features``, in their order."""
 
     @abstractmethod
     def build_model(

@@ -20,24 +20,26 @@ class TaskSettings:
     checkpoint: Path | None = setting(
         None, "megabert folder, pretraining run, or Hugging Face BERT folder to start from"
     )
-    train: Path | None = setting(None, "training file (none: only score --eval and --test)")
-    eval: Path | None = setting(None, "file to score while training and at its end")
+    train: Path | None = setting(
+        None, "training file (without it, --eval and --test are only scored)"
+    )
+    eval: Path | None = setting(None, "file to score during and after training")
     test: Path | None = setting(
-        None, "file to predict with the kept model into RUN/test; scored if it has labels"
+        None, "file to predict with the selected model into RUN/test; scored if it has labels"
     )
     output: Path | None = setting(None, "new run folder (runs/TASK)", resume="free")
     max_length: PositiveInt | None = setting(
-        None, "tokens of a row at most (squad, squad2: 384; other tasks: 128)"
+        None, "tokens per row at most (squad, squad2: 384; other tasks: 128)"
     )
     max_train_examples: PositiveInt | None = setting(
-        None, "use at most so many training examples, drawn by --seed"
+        None, "training examples to use at most, drawn by --seed"
     )
     random_init: bool = setting(
-        False, "take shape and tokenizer of --checkpoint, but random weights (on|off)"
+        False, "use shape and tokenizer of --checkpoint, but random weights (on|off)"
     )
     new_head: bool = setting(
         False, "draw a new head even if --checkpoint was fine-tuned for this task (on|off)"
     )
-    seed: NonNegativeInt = setting(42, "new weights, order of examples and dropout")
+    seed: NonNegativeInt = setting(42, "seed of new weights, order of examples and dropout")
     log_interval: PositiveInt = setting(10, "updates between lines of metrics", resume="free")
     dropout: Probability | None = setting(None, "hidden and attention dropout (the checkpoint's)")

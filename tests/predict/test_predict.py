@@ -294,10 +294,20 @@ def test_order_and_answers_do_not_depend_on_the_batches(
         ("mlm", "a.txt", "the [MASK]\n\nthe [MASK]\n", "a.txt line 2 is empty"),
         ("mlm", "a.txt", "[MASK] " + "the " * 50, "line 1: 53 tokens with .CLS. and .SEP., but"),
         ("mlm", "a.txt", "", "a.txt: no input in it"),
-        ("mlm", "a.jsonl", '{"text": "[MASK]"}\n\n{"text": 3}\n', "a.jsonl line 3: no text 'text'"),
+        (
+            "mlm",
+            "a.jsonl",
+            '{"text": "[MASK]"}\n\n{"text": 3}\n',
+            "a.jsonl line 3: 'text' is missing or not a text",
+        ),
         ("mlm", "a.jsonl", '{"text": "[MASK]"}\n{"text": \n', "a.jsonl line 2: not JSON"),
         ("mlm", "a.json", '{"data": []}', "a SQuAD file, but this checkpoint"),
-        ("qa", "a.jsonl", '{"question": "of"}', "a.jsonl line 1: no text 'context'"),
+        (
+            "qa",
+            "a.jsonl",
+            '{"question": "of"}',
+            "a.jsonl line 1: 'context' is missing or not a text",
+        ),
         ("qa", "a.json", '{"data": [\n', "is not JSON"),
         (
             "pair",

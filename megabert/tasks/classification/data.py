@@ -1,4 +1,4 @@
-"""What classification tasks have in common before the tokenizer: texts, labels, and who reads them."""
+"""What classification tasks share before tokenization: texts, labels, and their readers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Examples:
                 self.faults.add(line, "unknown label", f"{label!r}, not one of {listed}")
         found = np.array([number.get(str(label), -1) for label in self.labels], np.int64)
         if (found < 0).all():
-            raise UserError(f"{self.faults.path}: no example is left ({self.faults.problems})")
+            raise UserError(f"{self.faults.path}: no usable example in it ({self.faults.problems})")
         return order[found >= 0], found[found >= 0]
 
 
@@ -81,8 +81,8 @@ class Source(Protocol):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of scores (:func:`megabert.tasks.classification.metrics.metric_scores`); the first one tells
-        the better of two models.
+        """Names of scores (:func:`megabert.tasks.classification.metrics.metric_scores`); the first one decides which of two models is
+        better.
         """
 
     def metrics_of(self, part: str) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Source(Protocol):
         """The data set's labels in its own order, after ``path`` was read; () for a regression.
 
         Raises:
-            UserError: they cannot be told.
+            UserError: they cannot be determined.
         """
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
@@ -136,6 +136,6 @@ def texts_of_items(
                     f"item {number} has no {names[0]!r} (or {', '.join(names[1:])}): {known}"
                 )
             if not isinstance(item[name], str):
-                raise UserError(f"item {number}: {name!r} is no text")
+                raise UserError(f"item {number}: {name!r} is not a text")
             texts.append(item[name])
     return lists

@@ -31,8 +31,8 @@ def truncated(
     The longer text is cut down to the shorter one at most; from there both lose tokens by turns, the
     second one first.
     """
-    kept = np.minimum(first, np.maximum(room - second, (room + 1) // 2))
-    return kept, np.minimum(second, room - kept)
+    used = np.minimum(first, np.maximum(room - second, (room + 1) // 2))
+    return used, np.minimum(second, room - used)
 
 
 def join_texts(
@@ -49,34 +49,36 @@ def join_texts(
     """
     special, count = tokenizer.special, len(texts[0])
     if max_length < 1 + 2 * len(texts):
-        raise UserError(f"--max-length {max_length} leaves no room beside [CLS] and [SEP]")
+        raise UserError(
+            f"--max-length {max_length} leaves no room for text between [CLS] and [SEP]"
+        )
     encoded = [tokenizer.encode_batch(list(some)) for some in texts]
     first = encoded[0].lengths
     second = encoded[1].lengths if len(texts) > 1 else np.zeros(count, np.int64)
     specials = 2 + (second > 0)
-    kept = truncated(first, second, max_length - specials)
-    lengths = kept[0] + kept[1] + specials
+    used = truncated(first, second, max_length - specials)
+    lengths = used[0] + used[1] + specials
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.empty(starts[-1], np.int32)
     segments = np.zeros(starts[-1], np.int8)
     ids[starts[:-1]] = special.cls
-    _place(ids, starts[:-1] + 1, encoded[0], kept[0])
-    middle = starts[:-1] + 1 + kept[0]
+    _place(ids, starts[:-1] + 1, encoded[0], used[0])
+    middle = starts[:-1] + 1 + used[0]
     ids[middle] = special.sep
     if len(texts) > 1:
-        _place(ids, middle + 1, encoded[1], kept[1])
+        _place(ids, middle + 1, encoded[1], used[1])
         ids[starts[1:] - 1] = special.sep
         inside = np.arange(starts[-1]) - np.repeat(middle, lengths)
         segments[inside > 0] = 1
     empty = int(((first == 0) | (second == 0 if len(texts) > 1 else False)).sum())
-    return Rows(ids, segments, starts), int((kept[0] + kept[1] < first + second).sum()), empty
+    return Rows(ids, segments, starts), int((used[0] + used[1] < first + second).sum()), empty
 
 
-def _place(ids: np.ndarray, starts: np.ndarray, texts: EncodedBatch, kept: np.ndarray) -> None:
-    """Put the first ``kept`` tokens of each text at ``starts`` of ``ids``."""
+def _place(ids: np.ndarray, starts: np.ndarray, texts: EncodedBatch, used: np.ndarray) -> None:
+    """Put the first ``used`` tokens of each text at ``starts`` of ``ids``."""
     begins = np.cumsum(texts.lengths) - texts.lengths
-    within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
-    ids[np.repeat(starts, kept) + within] = texts.ids[np.repeat(begins, kept) + within]
+    within = np.arange(int(used.sum())) - np.repeat(np.cumsum(used) - used, used)
+    ids[np.repeat(starts, used) + within] = texts.ids[np.repeat(begins, used) + within]
 
 
 @dataclass(frozen=True)

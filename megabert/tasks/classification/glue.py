@@ -1,7 +1,7 @@
 """The nine GLUE tasks (Wang et al. 2019) on the benchmark's own TSV files.
 
-Columns are found by the names in a file's first line; a file without such a line (CoLA, parts of others)
-has the official columns. A file without a label column is a test file: it gets a prediction file in the
+Columns are found by the names in a file's first line; a file without such a line (CoLA, parts of others) has
+the official columns. A file without a label column is a test file: it gets a prediction file in the
 form of the benchmark's submissions, and no scores. Labels are in the order of Google BERT's public
 ``run_classifier.py``, so that label ids of its features mean the same.
 """
@@ -34,7 +34,7 @@ DIAGNOSTIC = "AX"
 """The part of the diagnostic set, which models of mnli answer."""
 
 Columns = tuple[tuple[int, ...], int | None]
-"""Places of the texts, and of the label (None: there is none)."""
+"""Places of the texts, and of the label (None: no label)."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class Glue:
         index = names.index(_INDEX) if _INDEX in names else None
         if label is None and index is None and "id" in names:
             index = names.index("id")  # test files of QQP
-        kept, labels = list(range(len(table.lines))), None
+        usable, labels = list(range(len(table.lines))), None
         if label is not None:
             found = [
                 self._label(cells[label], line, faults)
                 for cells, line in zip(table.cells, table.lines)
             ]
-            kept = [row for row in kept if found[row] is not None]
+            usable = [row for row in usable if found[row] is not None]
             labels = [value for value in found if value is not None]
-        if not kept:
-            raise UserError(f"{path}: no usable line ({faults.problems})")
+        if not usable:
+            raise UserError(f"{path}: no line can be used ({faults.problems})")
         return Examples(
-            tuple([table.cells[row][column] for row in kept] for column in texts),
+            tuple([table.cells[row][column] for row in usable] for column in texts),
             labels,
-            [table.lines[row] for row in kept],
-            [row if index is None else table.cells[row][index] for row in kept],
+            [table.lines[row] for row in usable],
+            [row if index is None else table.cells[row][index] for row in usable],
             faults,
             self._part(path, names),
         )
@@ -109,7 +109,7 @@ class Glue:
         names = [name.lower() for name in table.header]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise UserError(f"{path} line 1: two columns are named {twice[0]!r}")
+            raise UserError(f"{path} line 1: two columns have the name {twice[0]!r}")
         texts = tuple(
             next(names.index(name) for name in known if name in names) for known in self.fields
         )
@@ -140,17 +140,17 @@ class Glue:
         return "MNLI-mm" if "mismatched" in path.name else "MNLI-m"
 
     def labels_of(self, path: Path) -> tuple[str, ...]:
-        """The task's labels, whatever the file has of them."""
+        """The task's labels, whichever of them the file has."""
         return self.labels
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> tuple[str, ...]:
-        """The task's labels in a checkpoint's order; upper and lower case are the same.
+        """The task's labels in a checkpoint's order; case is ignored.
 
         Outputs without names are in the task's order; a foreign checkpoint's ``LABEL_0`` and
         ``LABEL_1`` are 0 and 1.
 
         Raises:
-            UserError: they are others.
+            UserError: they are not the task's.
         """
         if not labels or (self.regression and len(labels) == 1):
             return self.labels

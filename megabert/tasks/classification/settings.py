@@ -17,5 +17,6 @@ class ClassificationSettings:
         "none", "weight of a label in the loss; balanced: in inverse proportion to its count"
     )
     bad_lines: Literal["error", "skip"] = setting(
-        "error", "lines with a wrong number of columns or an unknown label: stop, or leave them out"
+        "error",
+        "lines with a wrong number of columns or an unknown label: stop with an error, or leave them out",
     )

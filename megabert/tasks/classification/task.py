@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from megabert.parallel.rng import DropoutSeeds
 
 BASELINE = "majority_"
-"""In front of the name of a score: what the most frequent label of the training data reaches."""
+"""Prefix of the name of a score: the score of always giving the most frequent training label."""
 
 log = get_logger()
 
@@ -83,7 +83,7 @@ class Classification(Task):
 
     @classmethod
     def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
-        """STS-B for one score, the pair task whose labels these are, else TNEWS, whose labels are free."""
+        """STS-B for one score, a pair task with these labels, else TNEWS, which takes any labels."""
         if outputs == 1:
             return "stsb"
         given = sorted(label.lower() for label in labels)
@@ -97,25 +97,25 @@ class Classification(Task):
         return () if self.source.labels else super().unnamed_labels(outputs)
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Take the checkpoint's labels in its order, and its counts of labels for the baseline."""
+        """Load the checkpoint's labels in its order, and its label counts for the baseline."""
         self.labels = self.source.load_labels(labels, record)
         self._record = dict(record)
 
     def record(self) -> dict[str, Any]:
-        """``label_counts`` of the training data, ``class_weights``, and what the source keeps."""
+        """``label_counts`` of the training data, ``class_weights``, and the source's record."""
         return {**self._record, **self.source.record()}
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> ClassificationFeatures:
-        """Rows of a labelled file; its labels are the task's unless a checkpoint's are adopted.
+        """Rows of a labelled file; its labels become the task's unless a checkpoint's are loaded.
 
         Raises:
-            UserError: as ``Source.read``; the file has no labels, or one that the checkpoint has not.
+            UserError: as ``Source.read``; the file has no labels, or one that the checkpoint lacks.
         """
         found = self._features(path, tokenizer, training=True, chosen=(max_examples, seed))
         if found.targets is None:
-            raise UserError(f"{path} has no labels to learn; give a labelled file as --train")
+            raise UserError(f"{path} has no labels to train on; give a labelled file as --train")
         counts = found.counts()
         self._record = {"max_length": self.max_length}
         if not counts:
@@ -131,10 +131,10 @@ class Classification(Task):
         return replace(found, weights=weights.astype(np.float32)[found.targets])
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> ClassificationFeatures:
-        """Rows of a file with labels or without.
+        """Rows of a file, with or without labels.
 
         Raises:
-            UserError: as ``Source.read``; a label that the task has not.
+            UserError: as ``Source.read``; a label that the task lacks.
         """
         return self._features(path, tokenizer, training=False, chosen=(None, 0))
 
@@ -166,7 +166,7 @@ class Classification(Task):
     def _recorded(
         self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
     ) -> ClassificationFeatures:
-        """The same for TFRecord features, whose label ids count the data set's own order."""
+        """The same for TFRecord features, whose label ids are in the data set's own order."""
         self._set_labels(path, training)
         names = () if self.source.regression else self.source.labels_of(path)
         found = read_classifier_records(
@@ -192,12 +192,12 @@ class Classification(Task):
         )
 
     def _set_labels(self, path: Path, training: bool) -> None:
-        """Labels of a checkpoint or of the data set stay; else the training file's are taken."""
+        """Use the training file's labels, unless a checkpoint or the data set has given them."""
         if self.labels or self.source.regression:
             return
         if not training:
             raise UserError(
-                f"the labels of {self.name} are not known: the checkpoint names none; give --train"
+                f"the labels of {self.name} are unknown: the checkpoint does not name them; give --train"
             )
         self.labels = self.source.labels_of(path)
 
@@ -216,10 +216,10 @@ class Classification(Task):
         logits = outputs["logits"].astype(np.float64)
         if self.source.regression:
             return [{"score": value} for value in logits[:, 0].tolist()]
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
         found = []
-        for best, row in zip(shares.argmax(axis=1).tolist(), shares.tolist()):
+        for best, row in zip(probabilities.argmax(axis=1).tolist(), probabilities.tolist()):
             scores = dict(zip(self.labels, row))
             found.append({"label": self.labels[best], "score": row[best], "scores": scores})
         return found
@@ -231,7 +231,7 @@ class Classification(Task):
         dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
-        """The encoder with one output a label, or one in all."""
+        """The encoder with one output per label, or one in all."""
         outputs = 1 if self.source.regression else len(self.labels)
         return BertForSequenceClassification(
             config, outputs, tensor_parallel, dropout_seeds, activation_checkpointing

@@ -2,8 +2,8 @@
 
 A line is ``{"label": CODE, "label_desc": NAME, "sentence": TEXT, "keywords": ...}``; keywords are not
 used, and a test file has ``id`` instead of the labels. A model's labels are the names, in the order of
-their codes; where a file has codes only, the codes are the names. ``labels.json`` beside a file, lines
-``{"label", "label_desc"}``, adds labels that the file has no example of.
+their codes; where a file has codes only, the codes are the names. ``labels.json`` next to a file, with lines
+``{"label", "label_desc"}``, adds labels without an example in the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tnews:
         """Read a file.
 
         Raises:
-            UserError: unreadable, empty, or a line that is no object of this form, has a label where
+            UserError: unreadable, empty, or a line that is not an object of this form, has a label where
                 others have none, or a code that had another name before (``bad_lines`` "skip": they are
                 left out and counted).
         """
@@ -68,15 +68,15 @@ class Tnews:
             ids.append(content.get("id", len(ids)))
         if not texts:
             detail = f" ({faults.problems})" if faults.problems.counts else ""
-            raise UserError(f"{path}: no example in it{detail}; expected lines {_FORM}")
+            raise UserError(f"{path}: it has no example{detail}; expected lines {_FORM}")
         return Examples((texts,), labels if labelled else None, lines, ids, faults)
 
     def _fault(self, content: dict[str, Any] | str, labelled: bool | None) -> str | None:
-        """What is wrong with a line; its label is learnt. ``labelled``: as the lines before."""
+        """What is wrong with a line; the name of its label is stored. ``labelled``: as the lines before."""
         if isinstance(content, str):
             return content
         if not isinstance(content.get("sentence"), str):
-            return "no text 'sentence'"
+            return "'sentence' is missing or not a text"
         if labelled is not None and labelled != ("label" in content):
             return f"{'no' if labelled else 'a'} 'label', unlike the lines before"
         if "label" not in content:
@@ -86,7 +86,7 @@ class Tnews:
     def _learn(self, content: dict[str, Any]) -> str | None:
         """Remember the name of a label's code; what is wrong with it.
 
-        A code that was met without a name is its own name, whatever it is called later.
+        A code first met without a name is its own name, even if a later line names it.
         """
         code = str(content["label"])
         name = content.get("label_desc", self.names.get(code, code))
@@ -105,10 +105,10 @@ class Tnews:
             else:
                 wrong = _label_fault(content) or self._learn(content)
             if wrong:
-                raise UserError(f"{path} line {number}: {wrong}; mend it or take the file away")
+                raise UserError(f"{path} line {number}: {wrong}; correct it, or remove the file")
 
     def labels_of(self, path: Path) -> tuple[str, ...]:
-        """Names of all labels met, and of those that ``labels.json`` beside ``path`` lists, by their
+        """Names of all labels met, and of those that ``labels.json`` next to ``path`` lists, by their
         codes: as numbers if all are numbers.
 
         Raises:
@@ -116,7 +116,7 @@ class Tnews:
         """
         self._learn_listed(path.parent / LABELS_FILE)
         if not self.names:
-            raise UserError(f"{path} names no labels; put {LABELS_FILE} beside it")
+            raise UserError(f"{path} names no labels; put {LABELS_FILE} next to it")
         numbers = all(code.isdecimal() for code in self.names)
         ordered = sorted(self.names, key=(lambda code: (int(code), code)) if numbers else None)
         labels = tuple(self.names[code] for code in ordered)
@@ -165,7 +165,7 @@ class Tnews:
 def _label_fault(content: dict[str, Any]) -> str | None:
     """What is wrong with an object's label."""
     if type(content.get("label")) not in (str, int):
-        return "no text or whole number 'label'"
+        return "'label' is not a text or whole number"
     if not isinstance(content.get("label_desc", ""), str):
-        return "'label_desc' is no text"
+        return "'label_desc' is not a text"
     return None

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, each key once."""
+"""JSON lines: one object per line, each key once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         except (ValueError, RecursionError) as error:
             yield number, f"not JSON ({error})"
         except _Twice as error:
-            yield number, f"the key {error} stands there twice"
+            yield number, f"the key {error} occurs twice"
         else:
             yield number, content if isinstance(content, dict) else "no JSON object"
 

@@ -1,4 +1,4 @@
-"""Tokenised sequences of a file end to end, and batches of them."""
+"""Tokenized sequences of a file, concatenated, and batches of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rows:
 
     @staticmethod
     def joined(ids: list[np.ndarray], segments: list[np.ndarray]) -> Rows:
-        """One sequence an element of the lists."""
+        """One sequence per element of the lists."""
         starts = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
         return Rows(
             np.concatenate([np.zeros(0, np.int32), *ids]).astype(np.int32),

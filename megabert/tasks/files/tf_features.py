@@ -164,7 +164,7 @@ class _Found:
     def __init__(self, path: Path, tokenizer: Tokenizer, max_length: int) -> None:
         self.path, self.number = path, 0
         self._words, self._cls = tokenizer.vocab_size, tokenizer.special.cls
-        self._longest = max_length
+        self._max_length = max_length
         self._ids: list[np.ndarray] = []
         self._segments: list[np.ndarray] = []
 
@@ -187,7 +187,7 @@ class _Found:
         if not size or not (mask[:size] == 1).all():
             raise self.error("its input_mask is not ones followed by zeros")
         ids, segments = ids[:size], segments[:size]
-        if size > self._longest:
+        if size > self._max_length:
             raise self.error(f"{size} tokens; give --max-length {len(mask)}")
         wrong = ids[(ids < 0) | (ids >= self._words)]
         if len(wrong):

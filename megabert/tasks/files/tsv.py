@@ -1,8 +1,8 @@
 """Tab-separated files as GLUE distributes them: no quoting, a header or none.
 
-A cell is what stands between two tabs; quotation marks are characters like others (Google BERT's public
+A cell is the text between two tabs; quotation marks are ordinary characters (Google BERT's public
 ``run_classifier.py`` reads them with a quote character, which joins lines at an unbalanced one). Blank
-lines are passed over.
+lines are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Faults:
         """Raise UserError, or count one ``kind``."""
         if self.policy == "error":
             raise UserError(
-                f"{self.path} line {line}: {kind}: {detail}; mend it, or leave such lines out with "
+                f"{self.path} line {line}: {kind}: {detail}; correct it, or leave such lines out with "
                 "--bad-lines skip"
             )
         self.problems.add(kind, f"line {line}")
@@ -66,28 +66,28 @@ def read_table(
     Args:
         path: plain, or packed with xz, gzip or bzip2.
         is_header: whether the first line's cells are names of columns.
-        widths: how many columns a file without a header may have; the one that most of its lines have
-            is taken, of equals the first.
+        widths: the numbers of columns that a file without a header may have; the most frequent one
+            of its lines is used, of equally frequent ones the first.
         faults: gets lines of another width.
 
     Raises:
-        UserError: unreadable, no line beside the header, or a line of another width.
+        UserError: unreadable, no line except the header, or a line of another width.
     """
     read = [(number, line.split("\t")) for number, line in read_lines(path) if line.strip()]
     header = read[0][1] if read and is_header(read[0][1]) else None
     body = read[1:] if header is not None else read
     if not body:
-        raise UserError(f"{path}: no line {'behind its header' if read else 'in it'}")
+        raise UserError(f"{path}: it has no line{' after its header' if read else ''}")
     width = len(header) if header is not None else _width(widths, [cells for _, cells in body])
-    kept = []
+    usable = []
     for number, cells in body:
         if len(cells) == width:
-            kept.append((number, cells))
+            usable.append((number, cells))
         else:
             faults.add(number, "wrong number of columns", f"{len(cells)}, not {width}")
-    if not kept:
+    if not usable:
         raise UserError(f"{path}: none of its {len(body)} lines has {width} columns")
-    return Table(header, width, [cells for _, cells in kept], [number for number, _ in kept])
+    return Table(header, width, [cells for _, cells in usable], [number for number, _ in usable])
 
 
 def _width(widths: Collection[int], body: list[Cells]) -> int:

@@ -2,7 +2,7 @@
 
 A span's score is start logit + end logit (Devlin et al. 2019, section 4.2). ``best_spans`` searches
 all spans of at most ``max_answer_length`` tokens of each row exactly; ``ranked_spans`` joins the rows
-of a question. That a question has no answer is a score too: start + end logit of [CLS], the least over
+of a question. The score of having no answer is computed as well: start + end logit of [CLS], the minimum over
 its rows (public run_squad of Google BERT).
 """
 
@@ -67,7 +67,7 @@ def best_spans(
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """A candidate: its text, where it stands in the context (end exclusive), its two logits."""
+    """A candidate: its text, its place in the context (end exclusive), its two logits."""
 
     text: str
     start: int
@@ -82,7 +82,7 @@ class AnswerSpan:
 
 
 NO_SPAN = AnswerSpan("", 0, 0, 0.0, 0.0)
-"""Stands for the answer to a question whose context has no token."""
+"""The answer to a question whose context has no token."""
 
 
 def ranked_spans(
@@ -90,16 +90,16 @@ def ranked_spans(
 ) -> list[list[AnswerSpan]]:
     """The ``n_best`` best spans with different texts of every question, best first.
 
-    ``outputs``: what ``best_spans`` gave for all rows, in the order of the rows. A text found twice
-    keeps its better score; a span of white space is no answer. The list of a question whose context
+    ``outputs``: what ``best_spans`` gave for all rows, in the order of the rows. Of a text found twice the
+    better score counts; a span of white space is not an answer. The list of a question whose context
     has no token is empty.
     """
     candidates: list[list[tuple[float, int, int]]] = [[] for _ in features.questions]
     scores = outputs["start_logit"].astype(np.float64) + outputs["end_logit"]
     for row, places in enumerate(scores):
         finite = np.flatnonzero(np.isfinite(places)).tolist()
-        kept = candidates[features.question_of(row)]
-        kept.extend((-float(places[place]), row, place) for place in finite)
+        found = candidates[features.question_of(row)]
+        found.extend((-float(places[place]), row, place) for place in finite)
     ranked = []
     for found in candidates:
         spans: dict[str, AnswerSpan] = {}
@@ -120,7 +120,7 @@ def ranked_spans(
 
 
 def lowest_nulls(features: SquadFeatures, outputs: Candidates) -> list[AnswerSpan]:
-    """For every question the empty answer: the logits of [CLS] in the row where their sum is least.
+    """The empty answer of every question: the logits of [CLS] in the row where their sum is smallest.
 
     ``outputs``: ``null_start`` and ``null_end`` float32 [F], the logits of each row's [CLS].
     """
@@ -134,7 +134,7 @@ def lowest_nulls(features: SquadFeatures, outputs: Candidates) -> list[AnswerSpa
 
 
 def with_null(spans: list[AnswerSpan], null: AnswerSpan, n_best: int) -> list[AnswerSpan]:
-    """``n_best`` spans and the empty answer among them in its place, or behind all of them."""
+    """``n_best`` spans with the empty answer in its rank among them, or after all of them."""
     listed = sorted([*spans, null], key=lambda span: -span.score)[:n_best]
     return listed if null in listed else [*listed, null]
 
@@ -171,7 +171,7 @@ def rank_answers(features: SquadFeatures, outputs: Candidates, n_best: int) -> N
 def placed(spans: list[AnswerSpan]) -> list[dict[str, Any]]:
     """Spans as answers with their places: ``answer``, ``score`` (the probability), ``start``, ``end``.
 
-    The empty answer stands nowhere: its places are None.
+    The empty answer has no place: ``start`` and ``end`` are None.
     """
     spans = spans or [NO_SPAN]
     return [

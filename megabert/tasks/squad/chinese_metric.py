@@ -1,8 +1,8 @@
 """Exact match and F1 of CMRC 2018, for Chinese text.
 
-Source: Cui et al. 2019, "A AnswerSpan-Extraction Dataset for Chinese Machine Reading Comprehension", section
+Source: Cui et al. 2019, "A Span-Extraction Dataset for Chinese Machine Reading Comprehension", section
 3.3, and its official evaluation script. Chinese has no white space between words, so each Chinese
-character is a unit, and so is each word of what stands between them. F1 counts the units of the
+character is a unit, and so is each word between such characters. F1 counts the units of the
 longest run that both texts share; exact match compares the texts without punctuation.
 """
 
@@ -28,14 +28,14 @@ _SHORT = re.compile(r"^(.+)(n't|'(?:s|m|d|ll|re|ve))$")
 
 
 def without_punctuation(text: str) -> str:
-    """Lower case, without the punctuation that CMRC 2018's script removes; white space stays."""
+    """Lower case, without the punctuation that CMRC 2018's script removes; white space is not removed."""
     return "".join(char for char in text.lower().strip() if char not in _PUNCTUATION)
 
 
 def units(text: str) -> list[str]:
     """The units of a text: Chinese characters, and the words, numbers and signs between them.
 
-    Between Chinese characters the rules are those of the Penn Treebank's tokenizer: signs stand apart,
+    Between Chinese characters the rules are those of the Penn Treebank's tokenizer: signs are units of their own,
     except points and commas within words and numbers; "don't" and "it's" are two words each.
     """
     found: list[str] = []
@@ -47,7 +47,7 @@ def units(text: str) -> list[str]:
 
 
 def longest_common_run(left: Sequence[str], right: Sequence[str]) -> int:
-    """Units of the longest run that stands in both sequences."""
+    """Units of the longest run that occurs in both sequences."""
     best = 0
     above = [0] * (len(right) + 1)
     for unit in left:
@@ -70,7 +70,7 @@ CHINESE = Metric("CMRC 2018", without_punctuation, chinese_f1)
 
 
 def metric_for(language: str, texts: Iterable[str]) -> Metric:
-    """The metric of a language: ``en``, ``zh``, or ``auto``, which goes by the letters of the texts.
+    """The metric of a language: ``en``, ``zh``, or ``auto``, which is decided by the letters of the texts.
 
     A Chinese character is a word of its own, so a third of all letters is enough to be Chinese text.
     """

@@ -3,7 +3,7 @@
 Layout: ``{"data": [{"paragraphs": [{"context": str, "qas": [{"id": str, "question": str,
 "answers": [{"text": str, "answer_start": int}], "is_impossible": bool}]}]}]}``; ``answer_start``
 counts characters. In v2.0 (Rajpurkar et al. 2018) a question that its context does not answer is
-marked impossible and has no answers; v1.1 knows no such mark. Further keys are not read.
+marked impossible and has no answers; v1.1 has no such mark. Further keys are not read.
 A file that is not of this layout is an error. A single bad entry inside a good file is not: it is
 left out, counted by kind, and the first of each kind is named.
 """
@@ -103,7 +103,7 @@ def read_squad(path: Path) -> SquadData:
             questions.append(question)
     if not questions:
         detail = f" ({problems})" if problems.counts else ""
-        raise UserError(f"{path} is not a SQuAD file: no question in it{detail}; {_LAYOUT}")
+        raise UserError(f"{path} is not a SQuAD file: it has no question{detail}; {_LAYOUT}")
     return SquadData(path, contexts, questions, problems)
 
 
@@ -130,7 +130,7 @@ def _load_json(path: Path) -> Any:
         where = f"line {error.lineno} column {error.colno}"
         raise UserError(f"{path} is not JSON ({error.msg}, {where}); {_LAYOUT}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is not a SQuAD file: nested too deep; {_LAYOUT}") from error
+        raise UserError(f"{path} is not a SQuAD file: nested too deeply; {_LAYOUT}") from error
 
 
 def _mappings(
@@ -146,7 +146,7 @@ def _mappings(
         if isinstance(item, Mapping):
             yield inner, item
         else:
-            problems.add(f"entry of {key!r} that is no object", inner)
+            problems.add(f"entry of {key!r} that is not an object", inner)
 
 
 def _paragraphs(articles: list[Any], problems: Problems) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -155,7 +155,7 @@ def _paragraphs(articles: list[Any], problems: Problems) -> Iterator[tuple[str, 
         if isinstance(article, Mapping):
             yield from _mappings(article, "paragraphs", place, problems)
         else:
-            problems.add("article that is no object", place)
+            problems.add("article that is not an object", place)
 
 
 def _question(
@@ -186,19 +186,19 @@ def _question(
 
 
 def squad_items(items: list[dict[str, Any]]) -> SquadData:
-    """Questions that come one by one: objects with the texts ``question`` and ``context``.
+    """Questions given one by one: objects with the texts ``question`` and ``context``.
 
-    A question's id is its place in the list; equal contexts are kept once.
+    A question's id is its place in the list; equal contexts are stored once.
 
     Raises:
-        UserError: one of the two is missing or no text; the message names the item from 1.
+        UserError: one of the two is missing or not a text; the message names the item from 1.
     """
     contexts: dict[str, int] = {}
     questions = []
     for number, item in enumerate(items, start=1):
         for key in ("question", "context"):
             if not isinstance(item.get(key), str):
-                raise UserError(f"item {number}: no text '{key}'; give {_ITEM}")
+                raise UserError(f"item {number}: '{key}' is missing or not a text; give {_ITEM}")
         place = contexts.setdefault(_valid_text(item["context"]), len(contexts))
         questions.append(Question(str(number - 1), place, _valid_text(item["question"]), ()))
     return SquadData(Path("items"), list(contexts), questions, Problems())

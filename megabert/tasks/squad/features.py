@@ -1,12 +1,12 @@
 """Question-answering features: sequences ``[CLS] question [SEP] part of the context [SEP]``.
 
-A context longer than what is left beside its question is cut into windows whose starts are
-``doc_stride`` tokens apart (Devlin et al. 2019 and its public run_squad: a stride is the step between
-windows, not their overlap). A token that stands in several windows may start an answer only in the
+A context that does not fit next to its question is cut into windows whose starts are ``doc_stride``
+tokens apart (Devlin et al. 2019 and its public run_squad: a stride is the step between
+windows, not their overlap). A token in several windows may start an answer only in the
 window that gives it the most context on its poorer side.
 
-Each paragraph and question is tokenised once; rows are put together when a batch asks for them, so
-that memory holds every token once, whatever the stride.
+Each paragraph and question is tokenized once, and rows are assembled when a batch needs them. So
+every token is in memory once, whatever the stride.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SquadFeatures:
     ) -> None:
         if max_length < settings.max_query_length + _SPECIAL + 1:
             raise UserError(
-                f"--max-length {max_length} leaves no room for a context beside a "
+                f"--max-length {max_length} leaves no room for a context next to a "
                 f"question of --max-query-length {settings.max_query_length} and {_SPECIAL} special "
                 "tokens; raise the first or lower the second"
             )
@@ -82,7 +82,7 @@ class SquadFeatures:
         self._lay_out()
 
     def _wanted(self, question: Question) -> bool:
-        """Whether a question is kept; one that is not is counted."""
+        """Whether a question is used; others are counted."""
         if question.answers or (self.no_answer and self.data.labelled):
             return True
         if not (self.training or self.data.labelled):
@@ -105,8 +105,8 @@ class SquadFeatures:
         ]
 
     def _lay_out(self) -> None:
-        """Cut every question's context into rows; ``questions`` keeps those that have rows."""
-        kept: list[int] = []
+        """Cut every question's context into rows; ``questions`` becomes those that have rows."""
+        with_rows: list[int] = []
         queries: list[np.ndarray] = []
         rows: list[_Row] = []
         spans: list[tuple[int, int]] = []
@@ -126,14 +126,14 @@ class SquadFeatures:
             room = self.max_length - len(query) - _SPECIAL
             pieces = windows(len(context.ids), room, self.settings.doc_stride)
             for number, (start, length) in enumerate(pieces):
-                rows.append(_Row(len(kept), number, start, length))
+                rows.append(_Row(len(with_rows), number, start, length))
                 spans.append(_span_in(answer, start, length, len(query) + 2))
-            kept.append(int(index))
+            with_rows.append(int(index))
             queries.append(query)
-        if not kept:
+        if not with_rows:
             detail = f" ({self.problems})" if self.problems.counts else ""
             raise UserError(f"{self.data.path}: no question with a usable answer{detail}")
-        self.questions = np.asarray(kept, dtype=np.int64)
+        self.questions = np.asarray(with_rows, dtype=np.int64)
         self._queries, self._rows = queries, rows
         self._spans = np.asarray(spans, dtype=np.int64)
         self._lengths = np.asarray(
@@ -159,7 +159,7 @@ class SquadFeatures:
         return self._text_of(row)[first:last]
 
     def characters(self, row: int, start: int, end: int) -> tuple[int, int]:
-        """Where that text stands in its context, the end exclusive; no white space at its edges.
+        """The place of that text in its context, the end exclusive; without white space at its edges.
 
         Marks that combine with its last character belong to it: a tokenizer that strips accents drops
         those of decomposed text (NFD), and no token reaches over them.
@@ -215,7 +215,7 @@ class SquadFeatures:
         )
 
     def _owned(self, row: _Row) -> np.ndarray:
-        """Tokens of the window that have their best context in it, bool [length]."""
+        """Tokens that have their best context in this window, bool [length]."""
         question = self.question(row.question)
         tokens = len(self._contexts[question.context].ids)
         if row.length == tokens:
@@ -230,7 +230,7 @@ class SquadFeatures:
         return {q.id: tuple(answer.text for answer in q.answers) for q in chosen}
 
     def describe(self) -> str:
-        """One line: questions, rows, tokens, and what was left out."""
+        """One line: questions, rows, tokens, and what is left out."""
         text = f"{self.data.path.name}: {len(self.questions):,} questions"
         if self.no_answer and self.data.labelled:
             text += (
@@ -245,7 +245,7 @@ class SquadFeatures:
         return f"{text}; left out: {self.problems}" if self.problems.counts else text
 
     def sizes(self) -> dict[str, int]:
-        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if kept."""
+        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if they are used."""
         sizes = {
             "questions": len(self.questions),
             "rows": len(self._rows),
@@ -256,7 +256,7 @@ class SquadFeatures:
 
     @property
     def impossible(self) -> int:
-        """Questions without an answer among those kept."""
+        """Questions without an answer among those used."""
         return sum(not self.data.questions[index].answers for index in self.questions)
 
 

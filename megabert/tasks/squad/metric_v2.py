@@ -50,7 +50,7 @@ def answer_values(
 def best_threshold(
     odds: np.ndarray, answered: np.ndarray, unanswered: np.ndarray
 ) -> tuple[float, float]:
-    """The threshold with the greatest sum of values, and that sum; the smallest of equal ones.
+    """The threshold with the greatest sum of values, and that sum; the smallest of equally good ones.
 
     Args:
         odds: float64 [Q], Q > 0; a question is left unanswered where they exceed the threshold.

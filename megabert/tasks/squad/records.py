@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class RecordedSquad:
-    """The rows of one file, as they are: there is no text beside them, so they are for training only.
+    """The rows of one file, as they are. They come without text, so they are for training only.
 
     Args:
         path: the file.
         tokenizer: whose ids the rows hold.
-        max_length: tokens of a row at most.
-        max_examples, seed: keep at most so many rows, drawn by the seed.
+        max_length: tokens per row at most.
+        max_examples, seed: use at most this many rows, drawn by the seed.
 
     Raises:
         UserError: the file is damaged, or its rows do not fit; the message names the record.
@@ -56,7 +56,7 @@ class RecordedSquad:
         return self.records.rows.batch(chosen, max_length, labels)
 
     def describe(self) -> str:
-        """One line: rows and tokens, and how many rows hold no answer."""
+        """One line: rows and tokens, and how many rows do not hold their answer."""
         sizes = self.sizes()
         return (
             f"{self.path.name}: {sizes['rows']:,} rows of run_squad ({sizes['without_answer']:,} "

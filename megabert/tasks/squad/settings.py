@@ -12,7 +12,7 @@ from megabert.config.flags import setting
 
 
 def _threshold(value: object) -> object:
-    """A finite number as one, "auto" as it is."""
+    """A finite number as a float, "auto" unchanged."""
     if value == "auto":
         return value
     try:
@@ -31,16 +31,18 @@ NullThreshold = Annotated[float | str, BeforeValidator(_threshold)]
 class SquadSettings:
     """Question answering (SQuAD)"""
 
-    doc_stride: PositiveInt = setting(128, "tokens from one window of a long context to the next")
-    max_query_length: PositiveInt = setting(64, "tokens of a question; the rest is cut off")
-    max_answer_length: PositiveInt = setting(30, "tokens of an answer at most")
-    n_best: PositiveInt = setting(20, "answers a question in nbest_predictions.json")
+    doc_stride: PositiveInt = setting(
+        128, "distance in tokens between the windows of a long context"
+    )
+    max_query_length: PositiveInt = setting(64, "tokens per question at most; the rest is cut off")
+    max_answer_length: PositiveInt = setting(30, "tokens per answer at most")
+    n_best: PositiveInt = setting(20, "answers per question in nbest_predictions.json")
     null_threshold: NullThreshold | None = setting(
         None,
-        "squad2: answer nothing where that scores so much more than the best span; auto: the best F1 on "
-        "--eval decides (the checkpoint's, else 0)",
+        "squad2: give the empty answer where its score exceeds the best span's by more than this; auto: "
+        "chosen for the best F1 on --eval (the checkpoint's, else 0)",
     )
     metric_language: Literal["auto", "en", "zh"] = setting(
         "auto",
-        "rules of exact match and F1: SQuAD's, or CMRC 2018's for Chinese (auto: by the truths)",
+        "rules of exact match and F1: SQuAD's, or CMRC 2018's for Chinese (auto: by the language of the ground truths)",
     )

@@ -69,7 +69,7 @@ class Squad(Task):
 
     @classmethod
     def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
-        """Spans without an empty answer are what any such head gives."""
+        """Any such head gives spans."""
         return cls.name
 
     @classmethod
@@ -85,7 +85,7 @@ class Squad(Task):
         return settings
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Nothing to take over: a span has no labels."""
+        """Nothing to load: spans have no labels."""
 
     def record(self) -> dict[str, Any]:
         """How contexts were cut into rows."""
@@ -98,20 +98,20 @@ class Squad(Task):
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> SquadFeatures | RecordedSquad:
-        """Rows of the questions with a sound answer; ``max_examples`` counts questions.
+        """Rows of the questions with a valid answer; ``max_examples`` counts questions.
 
-        TFRecord features of run_squad are taken as they are; of these, it counts rows.
+        TFRecord features of run_squad are used as they are; there ``max_examples`` counts rows.
         """
         if is_features_file(path):
             return RecordedSquad(path, tokenizer, self.max_length, max_examples, seed)
         return self._features(read_squad(path), tokenizer, ExampleChoice(True, max_examples, seed))
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> SquadFeatures:
-        """Rows of all questions that have a ground truth; of all where none has one."""
+        """Rows of the questions that have a ground truth, or of all if none has one."""
         if is_features_file(path):
             raise UserError(
-                f"--eval {path}: TFRecord features hold no text to cut answers from; give the SQuAD "
-                "JSON file that they were made of"
+                f"--eval {path}: TFRecord features do not hold the text of the answers; give the "
+                "SQuAD JSON file that they were made from"
             )
         return self._features(read_squad(path), tokenizer, ExampleChoice(False))
 
@@ -183,8 +183,8 @@ class Squad(Task):
     ) -> dict[str, float]:
         """Write both prediction files; ``exact_match`` and ``f1`` in per cent.
 
-        Of Chinese text these are CMRC 2018's, and there are its ``average`` of both, and SQuAD's scores
-        of the same answers, ``squad_exact_match`` and ``squad_f1``. ``{}`` without ground truths.
+        For Chinese text these are CMRC 2018's; its ``average`` of both is added, and SQuAD's scores of
+        the same answers, ``squad_exact_match`` and ``squad_f1``. ``{}`` without ground truths.
         """
         made = own_features(features)
         ranked = ranked_spans(made, outputs, self.settings.n_best)
@@ -209,7 +209,7 @@ class Squad(Task):
         }
 
     def metric_of(self, features: SquadFeatures) -> Metric:
-        """How answers are compared with these ground truths; says so where it is not SQuAD's way."""
+        """How answers are compared with these ground truths; logged where it is not SQuAD's way."""
         texts = (text for answers in features.truths().values() for text in answers)
         metric = metric_for(self.settings.metric_language, texts)
         if metric is not ENGLISH:

@@ -1,7 +1,7 @@
 """SQuAD v2.0: question answering where some questions have no answer (Rajpurkar et al. 2018).
 
 As in Devlin et al. 2019, section 4.3, the answer of such a question is the span of [CLS] in training.
-Afterwards the empty answer's score is the least start + end logit of [CLS] over a question's rows; the
+Afterwards the empty answer's score is the smallest start + end logit of [CLS] over a question's rows; the
 answer is empty where that exceeds the best span's score by more than a threshold.
 """
 
@@ -66,14 +66,16 @@ class Squad2(Squad):
 
     @classmethod
     def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
-        """Not at all: a foreign head was not trained on empty answers as far as one knows."""
+        """Not at all: a foreign head may not have been trained on empty answers."""
         return None
 
     @classmethod
     def check_settings(cls, settings: SquadSettings, evaluates: bool) -> None:
         """``--null-threshold auto`` is chosen on the file of --eval."""
         if settings.null_threshold == "auto" and not evaluates:
-            raise UserError("--null-threshold auto needs --eval: its best F1 tells the threshold")
+            raise UserError(
+                "--null-threshold auto needs --eval: the threshold is the one with the best F1 on that file"
+            )
 
     @property
     def threshold(self) -> float:
@@ -85,7 +87,7 @@ class Squad2(Squad):
         """The threshold that the checkpoint was scored with."""
         threshold = record.get("null_threshold")
         if threshold is not None and not isinstance(threshold, int | float):
-            raise UserError(f"the checkpoint's null_threshold is no number: {threshold!r}")
+            raise UserError(f"the checkpoint's null_threshold is not a number: {threshold!r}")
         self._chosen = None if threshold is None else float(threshold)
 
     def record(self) -> dict[str, Any]:
@@ -99,9 +101,9 @@ class Squad2(Squad):
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> SquadFeatures | RecordedSquad:
-        """Rows of the questions with a sound answer or none; ``max_examples`` counts questions.
+        """Rows of the questions with a valid answer or none; ``max_examples`` counts questions.
 
-        A checkpoint's threshold does not outlast training.
+        Training discards a checkpoint's threshold.
         """
         self._chosen = None
         return super().train_features(path, tokenizer, max_examples, seed)
@@ -145,7 +147,7 @@ class Squad2(Squad):
         return scores
 
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """As of :meth:`Squad.answers`, ``answer`` "" where there is none, and ``null_odds``."""
+        """As of :meth:`Squad.answers`, with ``answer`` "" for the empty answer, and ``null_odds``."""
         result = []
         for spans, null in zip(*self._ranked(own_features(features), outputs, SHOWN_ANSWERS)):
             odds = null_odds(spans, null)

@@ -1,4 +1,4 @@
-"""Windows over a long context, and where in it an answer stands.
+"""Windows over a long context, and the place of an answer in it.
 
 The rules are those of Devlin et al. 2019 and its public run_squad: windows start ``doc_stride`` tokens
 apart, and a token counts in the window that gives it the most context on its poorer side.
@@ -12,9 +12,9 @@ from megabert.tasks.squad.data import Answer
 
 
 def windows(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """(start, length) of the windows over ``tokens`` tokens, ``room`` at most in each.
+    """(start, length) of the windows over ``tokens`` tokens, at most ``room`` in each.
 
-    At least one window, also for no token; the last one ends with the last token.
+    There is at least one window, even without tokens; the last one ends with the last token.
     """
     spans, start = [], 0
     while True:
@@ -39,9 +39,9 @@ def best_window(spans: list[tuple[int, int]], tokens: int) -> np.ndarray:
 
 
 def token_span(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token that touch the characters ``[start, end)``; None if there is none.
+    """First and last token that touch the characters ``[start, end)``; None if no token does.
 
-    ``offsets``: int [n, 2], first character and the one after the last of each token.
+    ``offsets``: int [n, 2], first character and the end (exclusive) of each token.
     """
     first = int(np.searchsorted(offsets[:, 1], start, side="right"))
     last = int(np.searchsorted(offsets[:, 0], end, side="left")) - 1
@@ -51,7 +51,7 @@ def token_span(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | N
 def locate_answer(
     context: str, offsets: np.ndarray, answers: tuple[Answer, ...]
 ) -> tuple[int, int] | str:
-    """Token span of the first sound answer, or what is wrong with the first of them."""
+    """Token span of the first valid answer, or what is wrong with the first answer."""
     fault = "question without an answer"
     for number, answer in enumerate(answers):
         text = answer.text.strip()

@@ -33,7 +33,7 @@ LabelPositions = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]
 def read_cluener(path: Path) -> TaggedTexts:
     """Read a file of CLUENER2020's form.
 
-    Entities whose characters are not what the text has there are left out and counted.
+    Entities whose text is not at the stated place are left out and counted.
 
     Raises:
         UserError: unreadable, empty, a line of another form, or labels in some lines only.
@@ -50,7 +50,7 @@ def read_cluener(path: Path) -> TaggedTexts:
             raise UserError(f"{place}: {content}; expected {_FORM}")
         text = content.get("text")
         if not isinstance(text, str):
-            raise UserError(f"{place}: no text 'text'; expected {_FORM}")
+            raise UserError(f"{place}: 'text' is missing or not a text; expected {_FORM}")
         if labelled is None:
             labelled = "label" in content
         elif labelled != ("label" in content):
@@ -65,13 +65,13 @@ def read_cluener(path: Path) -> TaggedTexts:
             listed = _entities(content["label"], place)
             entities.append(_standing(text, listed, f"line {number}", problems))
     if not texts:
-        raise UserError(f"{path}: no line in it; expected lines {_FORM}")
+        raise UserError(f"{path}: it has no line; expected lines {_FORM}")
     return TaggedTexts(path, texts, entities if labelled else None, lines, ids, problems)
 
 
 def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
     """(type, text, first, last) of each entity of a ``label``."""
-    wrong = UserError(f"{place}: 'label' is of another form; expected {_FORM}")
+    wrong = UserError(f"{place}: 'label' has another form; expected {_FORM}")
     if not isinstance(label, dict):
         raise wrong
     for kind, named in label.items():
@@ -89,13 +89,13 @@ def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
 def _standing(
     text: str, listed: Iterator[tuple[str, str, int, int]], place: str, problems: Problems
 ) -> list[Entity]:
-    """The entities that stand in the text where they say; others are counted."""
+    """The entities whose text is at the stated place; others are counted."""
     found = []
     for kind, name, first, last in listed:
         if not 0 <= first <= last < len(text):
             problems.add("entity outside its text", f"{place}, {name}")
         elif text[first : last + 1] != name:
-            problems.add("entity that is not what stands in its place", f"{place}, {name}")
+            problems.add("entity whose text is not at its place", f"{place}, {name}")
         else:
             found.append(Entity(kind, first, last + 1))
     return found
@@ -112,7 +112,7 @@ def as_label(text: str, entities: Sequence[Entity]) -> dict[str, dict[str, list[
 def clue_f1(gold: Sequence[LabelPositions], predicted: Sequence[LabelPositions]) -> float:
     """The score of the benchmark's own script, in per cent.
 
-    Of each type the F1 over the distinct texts of the entities of a line, wherever they stand; the
+    For each type the F1 over the distinct texts of the entities of a line, wherever they are; then the
     mean over the types of ``gold``.
     """
     types = {kind for label in gold for kind in label}

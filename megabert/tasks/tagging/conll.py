@@ -1,8 +1,8 @@
-"""Named entities in CoNLL's column form: a token and its tag a line, a blank line behind a sentence.
+"""Named entities in CoNLL's column form: a token and its tag per line, a blank line after a sentence.
 
 The first column is the token (for Chinese, as in ChineseNER, a character), the last one the tag;
-columns are parted by tabs or, in a file without any, by spaces. Lines ``-DOCSTART- ...`` part
-documents and are no tokens. A file of one column has no tags.
+columns are separated by tabs or, in a file without any, by spaces. Lines ``-DOCSTART- ...`` separate
+documents and are not tokens. A file of one column has no tags.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.txt"
 _DOCUMENT = "-DOCSTART-"
 _EXPECTED = (
-    "expected a token and its tag a line, as 'Berlin B-LOC', and a blank line behind a sentence"
+    "expected a token and its tag per line, as 'Berlin B-LOC', and a blank line after a sentence"
 )
 NumberedLines = list[tuple[int, list[str]]]
 
@@ -56,11 +56,11 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
 
     Raises:
         UserError: unreadable, empty, a line with another number of columns than the first, a tag
-            that is none or is not of the scheme.
+            that is invalid or not of the scheme.
     """
     sentences, separator = _sentences(path)
     if not sentences:
-        raise UserError(f"{path}: no token in it; {_EXPECTED}")
+        raise UserError(f"{path}: it has no token; {_EXPECTED}")
     texts = [[columns[0] for _, columns in rows] for rows in sentences]
     lines = [rows[0][0] for rows in sentences]
     ids = list(range(len(texts)))
@@ -78,7 +78,7 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
 
 
 def _sentences(path: Path) -> tuple[list[NumberedLines], str]:
-    """The file's sentences, each line's number and columns; and what parts the columns."""
+    """The file's sentences, each line's number and columns; and the separator of the columns."""
     sentences: list[NumberedLines] = [[]]
     separator, columns = "", 0
     for number, line in read_lines(path):
@@ -108,7 +108,7 @@ def _tag(path: Path, number: int, text: str) -> Tag:
     tag = parse_tag(text)
     if tag is None:
         raise UserError(
-            f"{path} line {number}: {text!r} is no tag; expected O, or B, I, M, E or S with '-' and "
+            f"{path} line {number}: {text!r} is not a tag; expected O, or B, I, M, E or S with '-' and "
             "a type, as B-LOC"
         )
     return tag
@@ -133,7 +133,7 @@ def _scheme(
 
 
 def _is_iob1(tags: list[list[Tag]], scheme: str) -> bool:
-    """Whether B stands only between neighbours of a type, so that I begins entities (IOB1)."""
+    """Whether B occurs only between neighbours of one type, so that I begins entities (IOB1)."""
     stray = False
     for sentence in tags if scheme == "bio" else []:
         for before, tag in zip([None, *sentence], sentence):
@@ -145,7 +145,7 @@ def _is_iob1(tags: list[list[Tag]], scheme: str) -> bool:
 
 
 def _out_of_order(tags: Sequence[Tag], scheme: str) -> Iterator[int]:
-    """Places of the tags that may not stand behind the one before them, or at the end."""
+    """Places of the tags that may not follow the one before them, or may not be the last."""
     for place, (before, tag) in enumerate(zip([None, *tags], [*tags, None])):
         if not follows(before, tag, scheme):
             yield min(place, len(tags) - 1)
@@ -158,7 +158,7 @@ class Conll(Tagging):
 
     @classmethod
     def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
-        """Tags of words are what most published token heads give."""
+        """Most published token heads tag words."""
         return cls.name
 
     def read(self, path: Path, scheme: str | None) -> TaggedTexts:
@@ -166,7 +166,7 @@ class Conll(Tagging):
         return read_conll(path, scheme)
 
     def pieces(self, corpus: TaggedTexts, tokenizer: Tokenizer) -> list[Pieces]:
-        """Tokens, each cut by itself; of a text the characters that they stand for."""
+        """Tokens, each tokenized by itself; for a text, with the characters that they cover."""
         spans = [
             self._split(text, tokenizer) if isinstance(text, str) else [] for text in corpus.texts
         ]
@@ -208,15 +208,15 @@ class Conll(Tagging):
             elif isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
                 texts.append([*without_surrogates(tokens)])
             else:
-                raise UserError(f"item {number}: 'tokens' is no list of texts")
+                raise UserError(f"item {number}: 'tokens' is not a list of texts")
         return TaggedTexts(Path("input"), texts, None, list(range(1, len(texts) + 1)))
 
     def write(
         self, features: TaggingFeatures, found: list[list[Entity]], folder: Path
     ) -> dict[str, float]:
-        """Token, tag of the file if it has any, and predicted tag a line, as conlleval reads them.
+        """Token, tag of the file if it has any, and predicted tag per line, as conlleval reads them.
 
-        Both tags are written in BIO, whatever the file's scheme, since conlleval knows no M and no S.
+        Both tags are written in BIO, whatever the file's scheme, since conlleval has neither M nor S.
         """
         corpus = features.corpus
         sides = [found]

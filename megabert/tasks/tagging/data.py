@@ -1,8 +1,8 @@
-"""Texts with entities, and how a tokenizer cuts them.
+"""Texts with entities, and how a tokenizer splits them.
 
 *Positions* are what entities are counted in: the characters of a text, or the tokens of a file that
-brings its own. A *piece* is a token of the model. Pieces that carry a tag are *scored*: of a text all
-that stand for a character, of a file's token the first.
+brings its own. A *piece* is a token of the model. Pieces that carry a tag are *scored*: in a text all
+that cover a character, in a file's token the first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TaggedTexts:
         entities: of each text, in characters or in tokens; None for a file without labels.
         lines: line of the file, from 1, at which each text begins.
         ids: names of the texts in a prediction file.
-        problems: what was found wrong in them.
+        problems: bad entries, which are left out.
         scheme: of the file's tags; None where it has none.
         separator: between the file's columns.
     """
@@ -46,12 +46,12 @@ class TaggedTexts:
     separator: str = " "
 
     def place(self, text: int, position: int = 0) -> str:
-        """Where in the file a position of a text stands, for messages."""
+        """The place in the file of a position of a text, for messages."""
         in_tokens = not isinstance(self.texts[text], str)
         return f"line {self.lines[text] + (position if in_tokens else 0)}"
 
     def types(self) -> dict[str, str]:
-        """Each type of entity and where it is met first."""
+        """Each type of entity and its first place."""
         first: dict[str, str] = {}
         for text, entities in enumerate(self.entities or ()):
             for entity in entities:
@@ -65,7 +65,7 @@ class Pieces:
     """A text for the model.
 
     ``ids`` int32 [n]; ``scored`` int64 [k], places in ``ids``, rising; ``spans`` int [k, 2], the first
-    position that a scored piece stands for and the one behind the last.
+    position that a scored piece covers and the end (exclusive).
     """
 
     ids: np.ndarray
@@ -74,7 +74,7 @@ class Pieces:
 
 
 def character_pieces(texts: Sequence[str], tokenizer: Tokenizer) -> list[Pieces]:
-    """Texts as the tokenizer cuts them; positions are characters."""
+    """Texts as the tokenizer splits them; positions are characters."""
     result = []
     for text, encoded in zip(texts, tokenizer.encode_sentences(list(texts))):
         spans = encoded.offsets.astype(np.int64)
@@ -89,7 +89,7 @@ def character_pieces(texts: Sequence[str], tokenizer: Tokenizer) -> list[Pieces]
 
 
 def token_pieces(texts: Sequence[list[str]], tokenizer: Tokenizer) -> list[Pieces]:
-    """Each token cut by itself; positions are tokens. A token without a piece is read as [UNK]."""
+    """Each token tokenized by itself; positions are tokens. A token without a piece is read as [UNK]."""
     words = sorted({token for tokens in texts for token in tokens})
     cut = {
         word: encoded.ids if len(encoded.ids) else np.array([tokenizer.special.unk], np.int32)

@@ -1,13 +1,13 @@
-"""Entities as spans, tags of a scheme for them, and the score of one set of spans against another.
+"""Entities as spans, tags of a scheme for them, and the score of predicted spans against reference spans.
 
 A tag is ``O`` or a prefix and a type, ``B-LOC`` (``B_LOC`` is read too). Schemes:
 
-    bio     B first, I further tokens (read too: IOB1, where B stands only between neighbours)
+    bio     B first, I further tokens (IOB1 is read too: there B occurs only between neighbours)
     bioes   B first, I inner, E last, S single
     bmes    B first, M inner, E last, S single
 
 Tags in an order that the scheme does not allow are read as conlleval of CoNLL-2000 reads them: an
-entity begins at a B or S, behind an E or S, behind O, and where the type changes; so a stray ``I-LOC``
+entity begins at a B or S, after an E or S, after O, and where the type changes; so a stray ``I-LOC``
 begins an entity. Reference and prediction are read by the same rule.
 """
 
@@ -38,7 +38,7 @@ OUTSIDE = Tag("O", "")
 
 
 class Entity(NamedTuple):
-    """A type and the half-open range of positions (characters or tokens) it stands for."""
+    """A type and the half-open range of positions (characters or tokens) it covers."""
 
     type: str
     start: int
@@ -46,7 +46,7 @@ class Entity(NamedTuple):
 
 
 def parse_tag(text: str) -> Tag | None:
-    """The tag that ``text`` writes, None if it is none of any scheme."""
+    """The tag that ``text`` writes, None if it is not a tag of any scheme."""
     if text == "O":
         return OUTSIDE
     known = text[:1] in tuple("BIMES") and text[1:2] in ("-", "_")
@@ -54,7 +54,7 @@ def parse_tag(text: str) -> Tag | None:
 
 
 def find_scheme(prefixes: Collection[str]) -> str | None:
-    """The scheme that has all these prefixes (``O`` aside), None if none has."""
+    """The scheme that has all these prefixes (``O`` aside), or None."""
     wanted = set(prefixes) - {"O"}
     return next((name for name, known in SCHEMES.items() if wanted <= set(known)), None)
 
@@ -66,7 +66,7 @@ def labels_of(types: Iterable[str], scheme: str) -> tuple[str, ...]:
 
 
 def follows(previous: Tag | None, tag: Tag | None, scheme: str) -> bool:
-    """Whether the scheme allows ``tag`` behind ``previous`` (None: beginning, or end, of the text)."""
+    """Whether the scheme allows ``tag`` after ``previous`` (None: beginning, or end, of the text)."""
     inside = previous is not None and previous.prefix in "BIM"
     if tag is not None and tag.prefix in "IME":
         return inside and previous is not None and previous.type == tag.type
@@ -74,7 +74,7 @@ def follows(previous: Tag | None, tag: Tag | None, scheme: str) -> bool:
 
 
 def allowed_steps(labels: Sequence[str], scheme: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What :func:`follows` says of labels: bool beginning [L], end [L], steps [L, L] (from, to)."""
+    """:func:`follows` for all labels: bool beginning [L], end [L], steps [L, L] (from, to)."""
     tags = [parse_tag(label) for label in labels]
     start = np.array([follows(None, tag, scheme) for tag in tags], np.bool_)
     end = np.array([follows(tag, None, scheme) for tag in tags], np.bool_)
@@ -109,7 +109,7 @@ def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[Tag]:
 
 
 def precision_recall_f1(correct: int, predicted: int, gold: int) -> tuple[float, float, float]:
-    """Precision, recall and F1 in per cent; 0 where nothing is predicted or nothing is there."""
+    """Precision, recall and F1 in per cent; 0 where nothing is predicted or there is nothing to find."""
     precision = 100.0 * correct / predicted if predicted else 0.0
     recall = 100.0 * correct / gold if gold else 0.0
     total = precision + recall

@@ -34,13 +34,13 @@ UNLABELLED = -100
 def onto_pieces(
     entities: Sequence[Entity], spans: np.ndarray
 ) -> tuple[list[Entity], list[tuple[str, Entity]]]:
-    """Entities in scored pieces instead of positions, and those of which something is lost.
+    """Entities in scored pieces instead of positions, and those that are not represented exactly.
 
     An entity takes every piece that touches it. Where two want a piece, the longer one has it (of
     equals the earlier), and the other is left out.
     """
     taken = np.zeros(len(spans), np.bool_)
-    kept: list[Entity] = []
+    placed: list[Entity] = []
     lost: list[tuple[str, Entity]] = []
     for entity in sorted(set(entities), key=lambda e: (e.start - e.end, e.start, e.type)):
         touched = token_span(spans, entity.start, entity.end)
@@ -54,8 +54,8 @@ def onto_pieces(
         if (spans[first, 0], spans[last - 1, 1]) != (entity.start, entity.end):
             lost.append(("entity that ends inside a token", entity))
         taken[first:last] = True
-        kept.append(Entity(entity.type, first, last))
-    return kept, lost
+        placed.append(Entity(entity.type, first, last))
+    return placed, lost
 
 
 def overlaps(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -97,7 +97,9 @@ class TaggingFeatures:
     ) -> None:
         self.room = max_length - SPECIAL
         if self.room < 1:
-            raise UserError(f"--max-length {max_length} leaves no room beside [CLS] and [SEP]")
+            raise UserError(
+                f"--max-length {max_length} leaves no room for text between [CLS] and [SEP]"
+            )
         self.corpus, self.special, self.scheme = corpus, special, tag_set.scheme
         self.problems = Problems(dict(corpus.problems.counts), dict(corpus.problems.first))
         usable = np.arange(len(pieces), dtype=np.int64)
@@ -106,7 +108,7 @@ class TaggingFeatures:
             for text in sorted(set(range(len(pieces))) - set(usable.tolist())):
                 self.problems.add("text without a token", corpus.place(text))
         self.texts = usable[choice.drawn(len(usable))]
-        """The corpus' numbers of the texts that rows are made of."""
+        """Numbers in the corpus of the texts that rows are made of."""
         if choice.training and not len(self.texts):
             raise UserError(f"{corpus.path}: no text to train on ({self.problems})")
         self._pieces = [pieces[text] for text in self.texts]
@@ -121,17 +123,17 @@ class TaggingFeatures:
         """Numbers of the labels of each text's scored pieces, int64."""
         result = []
         for text, pieces in zip(self.texts, self._pieces):
-            kept, lost = onto_pieces(entities[text], pieces.spans)
+            placed, lost = onto_pieces(entities[text], pieces.spans)
             for kind, entity in lost:
                 self.problems.add(kind, self.corpus.place(int(text), entity.start))
-            tags = tags_of(kept, len(pieces.scored), self.scheme)
+            tags = tags_of(placed, len(pieces.scored), self.scheme)
             result.append(
                 np.array([self._number.get(str(tag), UNLABELLED) for tag in tags], np.int64)
             )
         return result
 
     def _lay_out(self) -> None:
-        """Cut every text into rows: (text, first piece, pieces, first scored piece, the one behind)."""
+        """Cut every text into rows: (text, first piece, pieces, first scored piece, end of the scored pieces)."""
         rows: list[tuple[int, int, int, int, int]] = []
         for number, pieces in enumerate(self._pieces):
             spans = windows(len(pieces.ids), self.room, max(1, self.room // 2))
@@ -152,7 +154,7 @@ class TaggingFeatures:
 
     @property
     def labelled(self) -> bool:
-        """Whether the file says what the entities are."""
+        """Whether the file has labels."""
         return self._gold is not None
 
     @property
@@ -161,7 +163,7 @@ class TaggingFeatures:
         return self._inputs.lengths
 
     def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
-        """The rows, and what their chains of tags are.
+        """The rows, and their chains of tags.
 
         ``tag_positions`` int64 [B, U], places of the scored pieces, 0 behind the last; ``tag_counts``
         int64 [B]; ``begins``, ``ends`` bool [B], whether the text's first and last scored piece are

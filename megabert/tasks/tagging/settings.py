@@ -13,12 +13,12 @@ from megabert.config.flags import setting
 class TaggingSettings:
     """Tagging (CLUENER, CoNLL)"""
 
-    crf: bool = setting(False, "a conditional random field on the linear head (on|off)")
+    crf: bool = setting(False, "add a conditional random field to the linear head (on|off)")
     crf_constraints: Literal["none", "decode", "always"] = setting(
         "decode",
-        "tags out of the scheme's order are ruled out: never, in predictions, in the loss too",
+        "where tag sequences that the scheme forbids are ruled out: nowhere, in predictions, in the loss too",
     )
     tag_scheme: Literal["auto", "bio", "bioes", "bmes"] = setting(
         "auto",
-        "tags: of the files of conll (auto: what --train has); of cluener's labels (auto: bio)",
+        "scheme of the tags in conll's files (auto: that of --train), or of cluener's labels (auto: bio)",
     )

@@ -1,8 +1,8 @@
-"""Named entities by tagging tokens (Devlin et al. 2019, section 5.3): what ``cluener`` and ``conll`` share.
+"""Named entities by tagging tokens (Devlin et al. 2019, section 5.3): the common part of ``cluener`` and ``conll``.
 
-The head gives each scored token one score a label. Without ``--crf`` a token's label is the one of
-the highest score; with it the labels of a text are the best sequence of a conditional random field.
-Entities are read off the labels by conlleval's rule (:mod:`megabert.tasks.tagging.entity_spans`).
+The head gives each scored token one score per label. Without ``--crf`` a token's label is the one of
+the highest score; with it the labels of a text are the most likely sequence of a conditional random field.
+Entities are read from the labels by conlleval's rule (:mod:`megabert.tasks.tagging.entity_spans`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Tagging(Task):
     section, settings_class = "tagging", TaggingSettings
     settings: TaggingSettings
     characters = False
-    """Whether the tokens that the training file brings are characters."""
+    """Whether the tokens of the training file are characters."""
 
     def __init__(self, settings: TaggingSettings, max_length: int | None = None) -> None:
         super().__init__(settings, max_length)
@@ -83,19 +83,19 @@ class Tagging(Task):
         """Write the predictions; scores of this task alone, if the file has labels."""
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Labels, scheme and field of the checkpoint; ``--crf on`` adds a field to one without."""
+        """Load labels, scheme and random field; ``--crf on`` adds a field to a checkpoint without one."""
         tags = [parse_tag(label) for label in labels]
         prefixes = {tag.prefix for tag in tags if tag is not None}
         scheme = record.get("tag_scheme") or find_scheme(prefixes)
         if self.scheme not in (None, scheme):
             raise UserError(
-                f"--tag-scheme {self.scheme}: the labels of the checkpoint are of the scheme {scheme}; "
-                "leave it out"
+                f"--tag-scheme {self.scheme}: the labels of the checkpoint use the scheme {scheme}; "
+                "leave the flag out"
             )
         if None in tags or "O" not in labels or scheme not in SCHEMES:
             raise UserError(
-                f"the labels of the checkpoint ({', '.join(labels[:5]) or 'without names'}) are no tags of one "
-                f"scheme, as O, B-LOC, I-LOC; --task {self.name} cannot go on with them"
+                f"the labels of the checkpoint ({', '.join(labels[:5]) or 'without names'}) are not tags of one "
+                f"scheme, as O, B-LOC, I-LOC; --task {self.name} cannot use them"
             )
         self.labels, self.scheme = labels, scheme
         self.characters = bool(record.get("characters", False))
@@ -118,10 +118,10 @@ class Tagging(Task):
         """Rows of the texts of a file with labels; ``max_examples`` counts texts."""
         corpus = self.read(path, self.scheme)
         if corpus.entities is None:
-            raise UserError(f"{path} has no labels: it can be scored, not trained on")
+            raise UserError(f"{path} has no labels, so it cannot be trained on")
         types = corpus.types()
         if not types:
-            raise UserError(f"{path}: no entity in it to train on")
+            raise UserError(f"{path}: it has no entity to train on")
         self.scheme = self.scheme or corpus.scheme or "bio"
         self.labels = self.labels or labels_of(types, self.scheme)
         self._check(corpus, labels_of(types, self.scheme))
@@ -144,7 +144,7 @@ class Tagging(Task):
         """The ``text`` of an input."""
         text = item.get("text")
         if not isinstance(text, str):
-            raise UserError(f"item {number}: no text 'text'")
+            raise UserError(f"item {number}: 'text' is missing or not a text")
         return without_surrogates([text])[0]
 
     def _need_labels(self) -> None:
@@ -155,7 +155,7 @@ class Tagging(Task):
             )
 
     def _check(self, corpus: TaggedTexts, wanted: Sequence[str]) -> None:
-        """Raise UserError for a type that no label has, and for a label wanted that is not there."""
+        """Raise UserError for a type without a label, and for a wanted label that is missing."""
         tags = [tag for tag in map(parse_tag, self.labels) if tag is not None]
         known = {tag.type for tag in tags}
         for kind, place in corpus.types().items():
@@ -163,7 +163,7 @@ class Tagging(Task):
                 raise UserError(
                     f"{corpus.path} {place}: {kind!r} is not among the labels of the training file "
                     f"or checkpoint ({', '.join(sorted(known - {''}))}); correct it, or train with it "
-                    "(--new-head on goes on from a checkpoint with other labels)"
+                    "(--new-head on starts from a checkpoint with other labels)"
                 )
         for label in wanted:
             if label not in set(map(str, tags)):
@@ -194,7 +194,7 @@ class Tagging(Task):
         dropout_seeds: DropoutSeeds | None,
         activation_checkpointing: bool,
     ) -> torch.nn.Module:
-        """The encoder and one output row a label, with a conditional random field if asked for."""
+        """The encoder and one output row per label, with a conditional random field if ``--crf`` is on."""
         self._need_labels()
         shared = (tensor_parallel, dropout_seeds, activation_checkpointing)
         if not self.crf:
@@ -208,8 +208,8 @@ class Tagging(Task):
         """Mean over the rows of a row's negative log-likelihood over the mean tags of a training row.
 
         Without a field a row's is the sum of its tags' cross-entropies. Dividing by the training
-        file's mean, not by the batch's count, makes the loss a mean over rows, so that it is the same
-        however a batch is cut up; over an epoch it is the mean over tags.
+        file's mean, not by the batch's count, makes the loss a mean over rows, so that it does not
+        depend on how a batch is divided; over an epoch it is the mean over tags.
         """
         tags = batch.labels["tags"]
         if self.crf:
@@ -223,7 +223,7 @@ class Tagging(Task):
         return (loss * batch.labels["row_weights"]).mean()
 
     def predict(self, model: Forward, batch: PackedBatch[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Of each tag of a row its ``labels`` int32 and its probability, ``scores``, float32 [B, room].
+        """For each tag of a row its label, ``labels`` int32, and probability, ``scores`` float32, [B, room].
 
         The probability is the label's softmax, or with a field its marginal.
         """
@@ -259,8 +259,8 @@ class Tagging(Task):
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """``{"entities": [{"type", "text", "start", "end", "score"}]}`` of each input.
 
-        ``start`` and ``end`` (the one behind the last) count characters of a text, or tokens where
-        those were given; ``score`` is the mean probability of the entity's tags.
+        ``start`` and ``end`` (exclusive) count characters of a text, or tokens where
+        tokens were given; ``score`` is the mean probability of the entity's tags.
         """
         tagged = _own(features)
         labels, scores = tagged.gather(outputs["labels"]), tagged.gather(outputs["scores"])

@@ -153,16 +153,16 @@ def test_byte_order_mark_crlf_packing_and_quotes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
-        ("sst2", "", "no line in it"),
-        ("sst2", "\n\n", "no line in it"),
-        ("sst2", "sentence\tlabel\n", "no line behind its header"),
+        ("sst2", "", "it has no line"),
+        ("sst2", "\n\n", "it has no line"),
+        ("sst2", "sentence\tlabel\n", "it has no line after its header"),
         ("sst2", "sentence\tlabel\na\t1\nb\n", "line 3: wrong number of columns: 1, not 2"),
         ("sst2", "sentence\tlabel\na\t2\n", "line 2: unknown label: '2', not one of 0, 1"),
         ("sst2", "sentence\tlabel\na\t\n", "line 2: unknown label: ''"),
         (
             "sst2",
             "sentence\tlabel\tsentence\na\t1\tb\n",
-            "line 1: two columns are named 'sentence'",
+            "line 1: two columns have the name 'sentence'",
         ),
         ("cola", "x\t1\t\ta\nx\t1\t*\tb\tc\n", "line 2: wrong number of columns: 5, not 4"),
         ("rte", "0\ta\tb\tneutral\n", "line 1: unknown label: 'neutral'"),
@@ -194,7 +194,7 @@ def test_skipped_lines_are_counted_by_kind(tmp_path: Path) -> None:
     assert examples.faults.problems.counts == {"wrong number of columns": 1, "unknown label": 2}
     assert examples.faults.problems.first["unknown label"] == "line 4"
     path.write_text("sentence\tlabel\nc\t7\n", encoding="utf-8")
-    with pytest.raises(UserError, match="no usable line"):
+    with pytest.raises(UserError, match="no line can be used"):
         GLUE["sst2"].read(path, "skip")
 
 
@@ -263,7 +263,7 @@ def test_any_cells_come_back(rows: list[list[str]], end: str, mark: bool, last: 
         kept = [cells for cells in rows if "".join(cells).strip()]
         read = lambda: read_table(path, lambda _: False, (3, 2), Faults(path, "error"))  # noqa: E731
         if not kept:
-            with pytest.raises(UserError, match="no line in it"):
+            with pytest.raises(UserError, match="it has no line"):
                 read()
             return
         table = read()

@@ -211,7 +211,7 @@ def test_items_take_the_names_of_the_files(tokenizer: Tokenizer) -> None:
         assert found["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]]
     with pytest.raises(UserError, match=r"item 2 has no 'sentence2' \(or .*\): sentence1"):
         pair.item_features([{"sentence1": "a", "sentence2": "b"}, {"sentence1": "a"}], tokenizer)
-    with pytest.raises(UserError, match=r"item 1: 'text' is no text"):
+    with pytest.raises(UserError, match=r"item 1: 'text' is not a text"):
         single.item_features([{"text": 3}], tokenizer)
 
 
@@ -286,7 +286,7 @@ def test_features_of_run_classifier_are_the_rows_of_the_text(
 
 def test_labels_that_nobody_names_are_an_error(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write(tmp_path / "dev.json", '{"sentence": "a", "label": "5"}\n')
-    with pytest.raises(UserError, match=r"the labels of tnews are not known: .*; give --train"):
+    with pytest.raises(UserError, match=r"the labels of tnews are unknown: .*; give --train"):
         task("tnews").eval_features(path, tokenizer)
     trained = task("tnews")
     trained.train_features(path, tokenizer, None, 0)

@@ -69,7 +69,7 @@ def test_labels_are_sorted_by_code_and_completed_from_the_list(tmp_path: Path) -
     )
     assert words.labels_of(path) == ("a10", "a9", "b")
     assert Tnews().read(write(tmp_path / "c.json", line("x", id=7)), "error").ids == [7]
-    with pytest.raises(UserError, match=r"names no labels; put labels.json beside it"):
+    with pytest.raises(UserError, match=r"names no labels; put labels.json next to it"):
         Tnews().labels_of(path)
 
 
@@ -98,13 +98,13 @@ def test_codes_with_and_without_names_meet(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[1]", "no JSON object"),
         ("[" * 100_000, "not JSON"),
-        ('{"sentence": "a", "label": "1", "label": "2"}', "the key 'label' stands there twice"),
-        ('{"label": "1"}', "no text 'sentence'"),
-        (line(5, "1"), "no text 'sentence'"),
+        ('{"sentence": "a", "label": "1", "label": "2"}', "the key 'label' occurs twice"),
+        ('{"label": "1"}', "'sentence' is missing or not a text"),
+        (line(5, "1"), "'sentence' is missing or not a text"),
         (line("a"), "no 'label', unlike the lines before"),
-        (line("a", 1.5), "no text or whole number 'label'"),
-        (line("a", True), "no text or whole number 'label'"),
-        (line("a", "1", 3), "'label_desc' is no text"),
+        (line("a", 1.5), "'label' is not a text or whole number"),
+        (line("a", True), "'label' is not a text or whole number"),
+        (line("a", "1", 3), "'label_desc' is not a text"),
         (line("a", "1", "uno"), "label '1' is named 'uno', before 'one'"),
     ],
 )
@@ -121,16 +121,18 @@ def test_faults_are_named_or_counted(tmp_path: Path, bad: str, message: str) -> 
 
 def test_empty_files_and_wrong_lists_are_named(tmp_path: Path) -> None:
     for content in ((), ("", " ")):
-        with pytest.raises(UserError, match="no example in it; expected lines"):
+        with pytest.raises(UserError, match="it has no example; expected lines"):
             Tnews().read(write(tmp_path / "a.json", *content), "error")
-    with pytest.raises(UserError, match=r"no example in it \(2 x unusable line"):
+    with pytest.raises(UserError, match=r"it has no example \(2 x unusable line"):
         Tnews().read(write(tmp_path / "a.json", "{", "{"), "skip")
     source, path = Tnews(), write(tmp_path / "a.json", line("x", "1", "one"), line("y", "2", "one"))
     source.read(path, "error")
     with pytest.raises(UserError, match="labels '1' and '2' are both named 'one'"):
         source.labels_of(path)
     write(tmp_path / "labels.json", '{"label_desc": "x"}')
-    with pytest.raises(UserError, match=r"labels.json line 1: no text or whole number 'label'"):
+    with pytest.raises(
+        UserError, match=r"labels.json line 1: 'label' is not a text or whole number"
+    ):
         source.labels_of(path)
 
 

@@ -68,13 +68,13 @@ def test_bad_entries_are_counted_and_left_out(tmp_path: Path) -> None:
     assert data.questions[2].answers == (Answer("Ann", 0),)
     assert data.problems.counts == {
         "answer without 'text' or 'answer_start'": 1,
-        "entry of 'qas' that is no object": 1,
+        "entry of 'qas' that is not an object": 1,
         "repeated question id": 1,
         "question without 'id' or 'question'": 2,
         "paragraph without a text 'context'": 1,
-        "entry of 'paragraphs' that is no object": 1,
+        "entry of 'paragraphs' that is not an object": 1,
         "missing list 'qas'": 1,
-        "article that is no object": 1,
+        "article that is not an object": 1,
         "missing list 'paragraphs'": 1,
     }
     assert "data[0].paragraphs[1].qas[0], id 1" in str(data.problems)
@@ -89,11 +89,11 @@ def test_bad_entries_are_counted_and_left_out(tmp_path: Path) -> None:
         (b"[]", "is not a SQuAD file"),
         (b"{}", "no list 'data'"),
         (b'{"data": {}}', "no list 'data'"),
-        (b'{"data": []}', "no question in it"),
+        (b'{"data": []}', "it has no question"),
         (b'{"data": [{"sentence": "x", "label": 1}]}', "missing list 'paragraphs'"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (lzma.compress(b"{}" * 2000)[:-40], "damaged archive"),
-        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_not_squad_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:

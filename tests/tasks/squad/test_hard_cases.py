@@ -248,7 +248,7 @@ def test_rows_of_run_squad_are_taken_as_they_are(tmp_path: Path, kind: type[Squa
         "3 rows of run_squad (1 without their answer, 1 of them impossible)" in features.describe()
     )
     assert len(task.train_features(path, tokenizer, 2, 0).lengths) == 2
-    with pytest.raises(UserError, match="TFRecord features hold no text"):
+    with pytest.raises(UserError, match="TFRecord features do not hold the text"):
         task.eval_features(path, tokenizer)
 
 

@@ -158,7 +158,7 @@ def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path)
     assert again.score(features, found, tmp_path)["f1"] == scores[2]["f1"]
     again.train_features(path, TOKENIZER, None, 0)
     assert again.record()["null_threshold"] == 0.0, "training makes another model"
-    with pytest.raises(UserError, match="null_threshold is no number"):
+    with pytest.raises(UserError, match="null_threshold is not a number"):
         again.load_labels((), {"null_threshold": "high"})
 
 
@@ -282,8 +282,8 @@ def test_items_are_answered_with_places_or_nothing() -> None:
     assert plain["answer"] == first["answer"]
     assert "null_odds" not in plain
     for wrong, says in (
-        ({"question": "x"}, "item 2: no text 'context'"),
-        ({"question": 1}, "item 2: no text 'question'"),
+        ({"question": "x"}, "item 2: 'context' is missing or not a text"),
+        ({"question": 1}, "item 2: 'question' is missing or not a text"),
     ):
         with pytest.raises(UserError, match=says):
             usual.item_features([items[0], wrong], TOKENIZER)

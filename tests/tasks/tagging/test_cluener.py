@@ -59,7 +59,7 @@ def test_entities_that_do_not_stand_there_are_counted(tmp_path: Path) -> None:
     corpus = read_cluener(write(tmp_path / "f.json", line("上海", ("a", 0, 1)), broken))
     assert corpus.entities == [[entity("a", 0, 2)], [entity("name", 1, 2)]]
     assert corpus.problems.counts == {
-        "entity that is not what stands in its place": 1,
+        "entity whose text is not at its place": 1,
         "entity outside its text": 2,
     }
     assert "line 2" in str(corpus.problems)
@@ -68,21 +68,21 @@ def test_entities_that_do_not_stand_there_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "no line in it"),
+        ([], "it has no line"),
         (["{"], "line 1: not JSON"),
         ([line("a"), "[1]"], "line 2: no JSON object"),
-        ([{"label": {}}], "line 1: no text 'text'"),
-        ([{"text": 7}], "line 1: no text 'text'"),
+        ([{"label": {}}], "line 1: 'text' is missing or not a text"),
+        ([{"text": 7}], "line 1: 'text' is missing or not a text"),
         ([line("a"), {"text": "b"}], "line 2: no 'label', unlike"),
         ([{"text": "b"}, line("a")], "line 2: a 'label', unlike"),
-        (['{"text": "a", "text": "b"}'], "line 1: the key 'text' stands there twice"),
-        (['{"text": "a", "label": {"x": {"a": [[0, 0]], "a": []}}}'], "the key 'a' stands"),
-        ([{"text": "a", "label": []}], "line 1: 'label' is of another form"),
-        ([{"text": "a", "label": {"x": ["a"]}}], "of another form"),
-        ([{"text": "a", "label": {"x": {"a": [0, 0]}}}], "of another form"),
-        ([{"text": "a", "label": {"x": {"a": [[0]]}}}], "of another form"),
-        ([{"text": "a", "label": {"x": {"a": [[0, 0.0]]}}}], "of another form"),
-        ([{"text": "a", "label": {"x": {"a": [[False, 0]]}}}], "of another form"),
+        (['{"text": "a", "text": "b"}'], "line 1: the key 'text' occurs twice"),
+        (['{"text": "a", "label": {"x": {"a": [[0, 0]], "a": []}}}'], "the key 'a' occurs"),
+        ([{"text": "a", "label": []}], "line 1: 'label' has another form"),
+        ([{"text": "a", "label": {"x": ["a"]}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [0, 0]}}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [[0]]}}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [[0, 0.0]]}}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [[False, 0]]}}}], "has another form"),
     ],
 )
 def test_wrong_files_name_the_line(tmp_path: Path, lines: list[Any], message: str) -> None:
@@ -187,7 +187,7 @@ def test_items_and_answers(tmp_path: Path) -> None:
         "entities": [{"type": "name", "text": "iPhone6", "start": 2, "end": 9, "score": 0.25}]
     }
     assert second == {"entities": []}
-    with pytest.raises(UserError, match="item 2: no text 'text'"):
+    with pytest.raises(UserError, match="item 2: 'text' is missing or not a text"):
         task.item_features([{"text": "a"}, {"sentence": "b"}], words)
 
 

@@ -109,14 +109,14 @@ def test_iob1_follows_its_own_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no token in it"),
-        ("\n \n-DOCSTART- O\n", "no token in it"),
+        ("", "it has no token"),
+        ("\n \n-DOCSTART- O\n", "it has no token"),
         ("a O\nb\n", "line 2 has 1 columns, the first line 2"),
         ("a O\n\nb x O\n", "line 3 has 3 columns, the first line 2"),
         ("a\tO\nb O\n", "line 2 has 1 columns"),
         ("a\tO\n\tO\n", "line 2 begins with a tab"),
-        ("a B-X\nb Q-X\n", "line 2: 'Q-X' is no tag"),
-        ("a B\n", "line 1: 'B' is no tag"),
+        ("a B-X\nb Q-X\n", "line 2: 'Q-X' is not a tag"),
+        ("a B\n", "line 1: 'B' is not a tag"),
     ],
 )
 def test_wrong_files_name_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -202,7 +202,10 @@ def test_items_and_answers(
 def test_wrong_items(tmp_path: Path) -> None:
     words, task = tokenizer(tmp_path), make("conll")
     task.train_features(write(tmp_path / "f", "王 B-X\n"), words, None, 0)
-    for item, message in (({}, "no text 'text'"), ({"tokens": ["a", 1]}, "'tokens' is no list")):
+    for item, message in (
+        ({}, "'text' is missing or not a text"),
+        ({"tokens": ["a", 1]}, "'tokens' is not a list"),
+    ):
         with pytest.raises(UserError, match=f"item 2: {message}"):
             task.item_features([{"tokens": ["a"]}, item], words)
 

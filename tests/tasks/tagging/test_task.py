@@ -450,7 +450,7 @@ def test_labels_are_adopted_from_a_checkpoint(tmp_path: Path) -> None:
     foreign = make("conll")
     foreign.load_labels(("B-X", "I-X", "O"), {})
     assert (foreign.scheme, foreign.crf) == ("bio", False)
-    with pytest.raises(UserError, match="are no tags"):
+    with pytest.raises(UserError, match="are not tags"):
         make("cluener").load_labels(("LABEL_0", "LABEL_1"), {})
     with pytest.raises(UserError, match="--tag-scheme bio"):
         make("conll", tag_scheme="bio").load_labels(trained.labels, trained.record())
