@@ -1,4 +1,4 @@
-"""Documentation names only what exists, says for whom it is, and keeps measurements in one place."""
+"""Docs name only what exists, say for whom they are, and keep measurements in one place."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _prose(page: str) -> str:
 
 
 def _commands(page: str) -> Iterator[list[str]]:
-    """The words of each command line of a page, in fenced blocks and in lines indented by four spaces."""
+    """The words of each line of a page's code blocks, fenced or indented by four spaces."""
     text = _text(page)
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
     blocks += re.findall(r"(?:^ {4}.*\n)+", text, flags=re.MULTILINE)
