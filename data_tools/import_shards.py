@@ -22,8 +22,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
+from megabert.config.model import Probability
+from megabert.config.values import ValueReader
 from megabert.data.foreign.importing import ImportOptions, ImportReport, import_shards
 
 
@@ -48,20 +52,24 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     content = parser.add_argument_group("selection and division of the documents")
     content.add_argument(
-        "--shards", type=int, metavar="N",
+        "--shards", type=ValueReader(PositiveInt), metavar="N",
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
-        "--eval-fraction", type=float, metavar="F",
+        "--eval-fraction", type=ValueReader(Probability), metavar="F",
         help="fraction of documents in the evaluation split, chosen by a hash; 0 for none "
         "(default: 0.01, or 0 if there are files for evaluation)",
     )  # fmt: skip
     content.add_argument(
-        "--min-document-tokens", type=int, default=8, metavar="N",
+        "--min-document-tokens", type=ValueReader(NonNegativeInt), default=8, metavar="N",
         help="drop documents with fewer tokens; 0 keeps all (default: 8)",
     )  # fmt: skip
     content.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the evaluation split (default: 0)"
+        "--seed",
+        type=ValueReader(NonNegativeInt),
+        default=0,
+        metavar="N",
+        help="seed of the evaluation split (default: 0)",
     )
     return parser
 

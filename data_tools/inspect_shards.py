@@ -21,11 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from megabert.common import names
-from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.common.progress import Progress
 from megabert.config.flags import plain_parser
+from megabert.config.values import ValueReader
 from megabert.data.foreign.files import is_foreign
 from megabert.data.inspect.findings import (
     Findings,
@@ -73,19 +75,27 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     articles = parser.add_argument_group("articles")
     articles.add_argument(
-        "--show", type=int, default=0, metavar="N", help="print the text of N random articles"
+        "--show",
+        type=ValueReader(NonNegativeInt),
+        default=0,
+        metavar="N",
+        help="print the text of N random articles",
     )
     articles.add_argument(
-        "--sentences", type=int, default=8, metavar="N",
+        "--sentences", type=ValueReader(NonNegativeInt), default=8, metavar="N",
         help="at most N sentences per article, 0 for all (default: 8)",
     )  # fmt: skip
     training = parser.add_argument_group("training samples")
     training.add_argument(
-        "--samples", type=int, default=0, metavar="N",
+        "--samples", type=ValueReader(NonNegativeInt), default=0, metavar="N",
         help="print the first N samples of a run, with the predicted tokens marked",
     )  # fmt: skip
     training.add_argument(
-        "--seq-length", type=int, default=128, metavar="N", help="tokens per sample (default: 128)"
+        "--seq-length",
+        type=ValueReader(PositiveInt),
+        default=128,
+        metavar="N",
+        help="tokens per sample (default: 128)",
     )
     training.add_argument(
         "--masking", choices=get_args(Masking), default="token",
@@ -96,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="sentence task that pairs the segments; also for --statistics (default: nsp)",
     )  # fmt: skip
     training.add_argument(
-        "--seed", type=int, default=0, metavar="N",
+        "--seed", type=ValueReader(NonNegativeInt), default=0, metavar="N",
         help="seed of the run; with --show, of the choice of articles (default: 0)",
     )  # fmt: skip
     return parser
@@ -105,9 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = build_parser().parse_args(argv)
-    for name in ("show", "sentences", "samples", "seed"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name} {getattr(args, name)}: expected 0 or more")
     sample_settings = SampleSettings(args.seq_length, args.sentence_task, seed=args.seed)
     if args.plot is not None:
         check_plot(args.plot)

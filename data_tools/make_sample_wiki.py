@@ -9,11 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from megabert.common.errors import UserError
 from megabert.common.files import rename, sync
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
+from megabert.config.values import ValueReader
 from megabert.data.demo_wiki.dump import dump_xml
 from megabert.data.demo_wiki.questions import question_set
 from megabert.data.demo_wiki.world import InventedWorld, build_world
@@ -32,18 +36,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--articles", type=int, default=2000, help="number of articles, at least 20 (default 2000)"
+        "--articles",
+        type=ValueReader(Annotated[int, Field(ge=20)]),
+        default=2000,
+        help="number of articles, at least 20 (default 2000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the world (default 0)")
+    parser.add_argument(
+        "--seed", type=ValueReader(NonNegativeInt), default=0, help="seed of the world (default 0)"
+    )
     parser.add_argument(
         "--train-questions",
-        type=int,
+        type=ValueReader(PositiveInt),
         default=600,
         help="maximum number of training questions (default 600)",
     )
     parser.add_argument(
         "--dev-questions",
-        type=int,
+        type=ValueReader(PositiveInt),
         default=300,
         help="maximum number of development questions (default 300)",
     )
@@ -62,9 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: a wrong argument, or a file of the output folder has other content.
     """
     args = _parser().parse_args(argv)
-    for name, least in (("articles", 20), ("train_questions", 1), ("dev_questions", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
     # an entity gives a question if the value asked for and two others are in the split's half
     unpublished = min(3 * args.dev_questions + 8, args.articles)
     world = build_world(args.articles, unpublished, args.seed)

@@ -20,8 +20,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
+from megabert.config.model import Probability
+from megabert.config.values import ValueReader
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 
 FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
@@ -59,20 +63,20 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     content = parser.add_argument_group("selection and division of the articles")
     content.add_argument(
-        "--shards", type=int, metavar="N",
+        "--shards", type=ValueReader(PositiveInt), metavar="N",
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
-        "--eval-fraction", type=float, default=0.01, metavar="F",
+        "--eval-fraction", type=ValueReader(Probability), default=0.01, metavar="F",
         help="fraction of articles in the evaluation split, chosen by a hash; 0 for none "
         "(default: 0.01)",
     )  # fmt: skip
     content.add_argument(
-        "--min-document-tokens", type=int, default=32, metavar="N",
+        "--min-document-tokens", type=ValueReader(NonNegativeInt), default=32, metavar="N",
         help="drop articles with fewer tokens; 0 keeps all (default: 32)",
     )  # fmt: skip
     content.add_argument(
-        "--max-pages", type=int, metavar="N",
+        "--max-pages", type=ValueReader(PositiveInt), metavar="N",
         help="stop after N pages of the input, for a trial run (default: read all)",
     )  # fmt: skip
     content.add_argument(
@@ -81,11 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
         "found by jieba (default: auto, which is jieba for zh)",
     )  # fmt: skip
     content.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the evaluation split (default: 0)"
+        "--seed",
+        type=ValueReader(NonNegativeInt),
+        default=0,
+        metavar="N",
+        help="seed of the evaluation split (default: 0)",
     )
     work = parser.add_argument_group("execution (no flag here changes a byte of the result)")
     work.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers", type=ValueReader(PositiveInt), metavar="N",
         help="worker processes, per rank under mpirun, with less than 1 GiB of memory each "
         "(default: one per core; the ranks of a host share its cores)",
     )  # fmt: skip

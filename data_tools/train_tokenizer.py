@@ -17,9 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
+from megabert.config.training import Fraction
+from megabert.config.values import ValueReader
 from megabert.data.prepare.train_tokenizer import (
     KINDS,
     TrainingSettings,
@@ -51,29 +55,29 @@ def build_parser() -> argparse.ArgumentParser:
         help="BERT's wordpiece, or SentencePiece unigram or bpe (default: wordpiece)",
     )  # fmt: skip
     kind.add_argument(
-        "--vocab-size", type=int, default=30522, metavar="N",
+        "--vocab-size", type=ValueReader(PositiveInt), default=30522, metavar="N",
         help="number of entries, including special tokens (default: 30522)",
     )  # fmt: skip
     kind.add_argument(
         "--cased", action="store_true", help="keep capital letters (default: lower-case the text)"
     )
     kind.add_argument(
-        "--alphabet", type=int, metavar="N",
+        "--alphabet", type=ValueReader(PositiveInt), metavar="N",
         help="wordpiece: number of characters that get an entry (default: 1000; for Chinese and "
         "Japanese a third of the vocabulary)",
     )  # fmt: skip
     kind.add_argument(
-        "--coverage", type=float, default=0.9995, metavar="F",
+        "--coverage", type=ValueReader(Fraction), default=0.9995, metavar="F",
         help="unigram, bpe: fraction of the text whose characters get an entry (default: 0.9995)",
     )  # fmt: skip
     work = parser.add_argument_group("amount of text and processes")
     work.add_argument(
-        "--max-characters", type=int, default=200_000_000, metavar="N",
+        "--max-characters", type=ValueReader(NonNegativeInt), default=200_000_000, metavar="N",
         help="use the first N characters of text, 0 for all; takes about 3 bytes of memory per "
         "character (default: 200,000,000)",
     )  # fmt: skip
     work.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        "--workers", type=ValueReader(PositiveInt), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes that clean text; the result does not depend on it (default: one per core)",
     )  # fmt: skip
     return parser

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = flags.make_parser(PlanFlags, "plan.py", DESCRIPTION, hidden=hidden_flags())
     output = parser.add_argument_group("Output")
     for name, words in SWITCHES.items():
-        flags.add_switch(output, f"--{name}", words)
+        output.add_argument(f"--{name}", action="store_true", help=words)
     given = flags.parse_with(parser, PlanFlags, argv)
     chosen, switches = read_flags(given), given.options
     if given.print_config:

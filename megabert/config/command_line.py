@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from megabert import __version__
 from megabert.common.errors import UserError
-from megabert.config.values import SWITCH_WORDS, ValueReader, WrongValue, one_of, suggestion
+from megabert.config.values import SWITCH_WORDS, ValueReader, WrongValue, one_of, read, suggestion
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
@@ -44,9 +45,11 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self.register("action", "store_true", SwitchAction)
+        self.register("action", "store_false", _OppositeSwitchAction)
         self.add_argument(
             "--version", action="version", version=f"{prog} (megabert {__version__})",
             help="show the version and exit",
@@ -165,7 +168,7 @@ class CommandParser(argparse.ArgumentParser):
             word = words_left.pop(0)
             if word == "--":
                 return [*made, word, *words_left]
-            if getattr(self._option_string_actions.get(word), "is_switch", False):
+            if isinstance(self._option_string_actions.get(word), SwitchAction):
                 following = words_left[0] if words_left else "-"
                 is_value = following.lower() in SWITCH_WORDS or (
                     not self._takes_positionals and not following.startswith("-")
@@ -176,23 +179,46 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class SwitchAction(argparse.Action):
-    """Stores the value of a switch; the flag alone means on."""
+    """A switch, as ``action="store_true"`` makes it: ``--verify``, ``--verify on``, ``--verify=off``.
 
-    is_switch = True
+    ``action="store_false"`` makes one that stores the opposite.
+    """
+
+    stored: typing.ClassVar = True
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
+        given.setdefault("default", not self.stored)
+        given.setdefault("metavar", "[on|off]")
+        super().__init__(option_strings, dest, type=self._read, **given)
+
+    def _read(self, text: str) -> bool:
+        return bool(read(bool, text)) is self.stored
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         """Store the text; it is read with all other values."""
-        setattr(namespace, self.dest, values)
+        setattr(namespace, self.dest, _SwitchText(values, self))
 
 
-def add_switch(
-    group: Any, flag: str, help: str, *, dest: str | None = None, default: Any = False
-) -> None:
-    """Add a switch of a command: ``--verify``, ``--verify on``, ``--verify=off``."""
-    group.add_argument(
-        flag, dest=dest or flag.strip("-").replace("-", "_"), action=SwitchAction, type=ValueReader(bool),
-        default=default, metavar="on|off", help=help,
-    )  # fmt: skip
+class _SwitchText(str):
+    """The text given for a switch, and the switch: two of them may have one destination."""
+
+    action: SwitchAction
+
+    def __new__(cls, text: str, action: SwitchAction) -> _SwitchText:
+        made = super().__new__(cls, text)
+        made.action = action
+        return made
+
+
+class _OppositeSwitchAction(SwitchAction):
+    stored = False
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps names such as ``nezha-base`` on one line."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class _Reader(typing.NamedTuple):
@@ -236,6 +262,8 @@ def _read_values(found: argparse.Namespace, readers: Sequence[_Reader]) -> list[
         name = reader.action.dest
         given = getattr(found, name, None)
         if given is None or given is reader.action.default:
+            continue
+        if isinstance(given, _SwitchText) and given.action is not reader.action:
             continue
         texts = given if isinstance(given, list) else [given]
         made = []

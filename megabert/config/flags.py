@@ -22,7 +22,7 @@ import yaml
 
 from megabert.common.errors import UserError
 from megabert.config import values as types
-from megabert.config.command_line import CommandParser, SwitchAction, add_switch
+from megabert.config.command_line import CommandParser, SwitchAction
 from megabert.config.values import WrongValue, suggestion
 
 Settings = TypeVar("Settings")
@@ -143,8 +143,11 @@ def make_parser(
         hidden: settings whose flags are accepted and not listed by ``--help``.
     """
     parser = CommandParser(prog, description)
+    parser.usage = f"{prog} [--FLAG VALUE]..."
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")
-    add_switch(parser, "--print-config", "print the resolved settings as YAML and exit")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved settings as YAML and exit"
+    )
     for dest in parser.repeatable:  # launchers put one of these in front
         parser.add_argument(dest, dest="_local_rank", help=argparse.SUPPRESS)
     for name, section in sections(cls).items():

@@ -68,12 +68,14 @@ class ModelSettings:
     """Model"""
 
     model: str = setting("bert-large", "preset", choices=preset_names)
-    hidden_size: PositiveInt | None = setting(
-        None, "width of the encoder (default: the preset's, as for the next four)"
+    hidden_size: PositiveInt | None = setting(None, "width of the encoder (default: the preset's)")
+    num_hidden_layers: PositiveInt | None = setting(None, "encoder layers (default: the preset's)")
+    num_attention_heads: PositiveInt | None = setting(
+        None, "attention heads per layer (default: the preset's)"
     )
-    num_hidden_layers: PositiveInt | None = setting(None, "encoder layers")
-    num_attention_heads: PositiveInt | None = setting(None, "attention heads per layer")
-    intermediate_size: PositiveInt | None = setting(None, "width of each layer's MLP")
+    intermediate_size: PositiveInt | None = setting(
+        None, "width of each layer's MLP (default: the preset's)"
+    )
     max_position_embeddings: PositiveInt | None = setting(
         None,
         "rows of the position table, which limit --seq-length; keep 512 in phase 1 if phase 2 follows",
