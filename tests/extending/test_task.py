@@ -67,8 +67,8 @@ def run(place: Path) -> Path:
 def test_settings_have_flags_and_a_section() -> None:
     assert task_names()[-1] == "numbers"
     tree = finetune_settings()
-    given, _ = flags.parse(tree, ["--task", "numbers", "--scale", "4"], "finetune.py", "")
-    settings = flags.build(tree, given)
+    given = flags.parse(tree, ["--task", "numbers", "--scale", "4"], "finetune.py", "")
+    settings = flags.build(tree, given.flags)
     assert settings.of_task("numbers") == NumberSettings(scale=4.0)
     assert list(flags.to_values(settings))[:5] == [
         *("task", "squad", "classification", "tagging", "numbers"),
@@ -127,6 +127,6 @@ def test_an_installed_package_brings_it(root: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert "conll|numbers" in told
+    assert "conll, numbers (default: squad)" in " ".join(told.split())
     assert "Numbers of texts:" in told
     assert "--scale" in told

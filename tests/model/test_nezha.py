@@ -494,6 +494,6 @@ def test_checkpoints_from_before_are_gone_on_with(shards: Path, tmp_path: Path) 
         resume.find_source(run, relative, record["tokenizer_sha256"])
     other = {**record, "model": relative.to_dict()}
     with pytest.raises(UserError, match="position_embeddings 'absolute' -> 'relative'"):
-        run_folder.require_same(Checkpoint(folder, record), other)
+        run_folder.require_same_run(Checkpoint(folder, record), other)
     lines = train(shards, run, "--resume", "auto")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]

@@ -137,9 +137,9 @@ def opened(arguments: list[str]) -> Any:
 
 
 WRONG = [
-    ([], "carry no vocabulary: give the tokenizer"),
+    ([], "contain no vocabulary; give the tokenizer"),
     (["--tokenizer", "nowhere.txt"], "nowhere.txt: no such tokenizer"),
-    (["--masking", "whole-word"], "--masking: no effect on .* cut and masked already"),
+    (["--masking", "whole-word"], "--masking: no effect on .* already cut and masked"),
     (["--mask-fraction", "0.15", "--max-predictions", "5"], "--mask-fraction, --max-predictions"),
     (["--short-sequence-fraction", "0"], "--short-sequence-fraction: no effect"),
     (["--sentence-task", "sop"], "sop is not possible"),
@@ -175,7 +175,7 @@ def test_without_sentence_labels(ours: Path, theirs: Path) -> None:
 
 
 def test_tokenizer_of_our_own_shards(ours: Path) -> None:
-    with pytest.raises(UserError, match="megabert's own carry their tokenizer"):
+    with pytest.raises(UserError, match="megabert's own shards contain their tokenizer"):
         opened(["--data", str(ours), *vocabulary(ours)])
 
 
