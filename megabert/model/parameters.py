@@ -21,8 +21,10 @@ from megabert.config.model import ModelConfig
 from megabert.model.heads import BertForPreTraining
 from megabert.parallel.layers import split_dim
 
-LAYERS = "bert.layers."
-"""What names of parameters of the encoder's layers begin with; the layer's number follows."""
+ENCODER = "bert"
+"""Name of the encoder's module in every model, whatever its variant."""
+LAYERS = f"{ENCODER}.layers."
+"""Beginning of the names of the layers' parameters; the layer's number follows."""
 VOCABULARY_TENSORS = ("bert.embeddings.word_embeddings.weight", "mlm.bias")
 """The tensors whose first dimension is the vocabulary."""
 

@@ -23,7 +23,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import head_modules
-from megabert.model.parameters import VOCABULARY_TENSORS, whole_parameter
+from megabert.model.parameters import ENCODER, VOCABULARY_TENSORS, whole_parameter
 from megabert.model.weight_files import copy_tokenizer, read_tensors, write_tensors
 from megabert.parallel.layers import TensorParallel
 
@@ -121,7 +121,7 @@ def is_weights_folder(folder: Path) -> bool:
     return f'"{WEIGHTS_FORMAT}"' in record.read_text(encoding="utf-8", errors="replace")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_weights_record(folder: Path) -> dict[str, Any]:
     """The checked ``megabert.json`` of a megabert folder.
 
     Raises:
@@ -166,7 +166,7 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
     Raises:
         UserError: this is not a megabert folder, or one of its files is damaged.
     """
-    record = read_record(folder)
+    record = read_weights_record(folder)
     try:
         config = ModelConfig.from_dict(record["model"])
     except (UserError, TypeError, ValueError) as error:
@@ -232,8 +232,11 @@ def load_into(
     absent = [name for name in parameters if name not in tensors]
     missing = [name for name in absent if not name.startswith(prefixes)] if prefixes else absent
     extra = [name for name in tensors if name not in parameters]
-    unexpected = [n for n in extra if n.startswith("bert.") and not n.startswith("bert.pooler.")]
-    unexpected += [n for n in extra if n.split(".")[0] not in ("bert", *head_modules())]
+    known = {ENCODER, *head_modules()}
+    unexpected = [
+        n for n in extra if n.startswith(f"{ENCODER}.") and not n.startswith(f"{ENCODER}.pooler.")
+    ]
+    unexpected += [n for n in extra if n.split(".")[0] not in known]
     problems = []
     if missing:
         problems.append(f"{len(missing)} missing ({_first(missing)})")

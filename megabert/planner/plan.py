@@ -19,14 +19,14 @@ from megabert.planner.machine import Machine
 from megabert.planner.memory import rank_memory
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.rank import Rank
-from megabert.planner.recipe import Recipe, make_recipe
+from megabert.planner.recipe import PlannedRun, planned_run
 from megabert.planner.settings import LayoutSettings, PlanSettings
 from megabert.planner.states import Buckets, Parts, Sharding
 from megabert.planner.timing import update_times
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayoutPlan:
     """One layout with everything that follows from it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan:
     devices: int
     layout: LayoutSettings
     precision: str
-    recipe: Recipe
+    recipe: PlannedRun
     parameters: LocalParameters
     batch: BatchSizes
     largest: int
@@ -106,7 +106,7 @@ class Planner:
     def __init__(self, settings: PlanSettings, machine: Machine) -> None:
         self.settings, self.machine = settings, machine
         self.devices = settings.machine.gpus
-        self.recipe = make_recipe(settings)
+        self.recipe = planned_run(settings)
         self.model = settings.model.resolve(
             settings.recipe.vocab_size or model_config(settings.model.model).vocab_size
         )
@@ -200,7 +200,7 @@ class Planner:
         )
         return resolve_batch(sizes, ranks, max(1, largest))
 
-    def plan(self, layout: LayoutSettings) -> Plan:
+    def plan(self, layout: LayoutSettings) -> LayoutPlan:
         """One layout, whether it fits or not.
 
         Raises:
@@ -213,7 +213,7 @@ class Planner:
         micro = self.recipe.micro_batch(batch.micro_size, packed=packed)
         exchanges = self._exchanges(rank, micro, batch.accumulation)
         peak = self.machine.peak["bf16" if self.precision == "fp8" else self.precision]
-        return Plan(
+        return LayoutPlan(
             model=self.model,
             machine=self.machine,
             devices=self.devices,
@@ -243,7 +243,7 @@ class Planner:
             ),
         ]
 
-    def candidates(self) -> list[Plan]:
+    def candidates(self) -> list[LayoutPlan]:
         """All layouts that fit, the best first.
 
         Layouts that sum gradients in fp32 come first, then faster ones, then simpler ones among those
@@ -252,7 +252,7 @@ class Planner:
         found = [plan for plan in map(self._try, self._layouts()) if plan is not None and plan.fits]
         best = min((plan.step_seconds for plan in found), default=0.0)
 
-        def order(plan: Plan) -> tuple[bool, int, int, bool, int]:
+        def order(plan: LayoutPlan) -> tuple[bool, int, int, bool, int]:
             layout, slower = plan.layout, plan.step_seconds / best
             step = math.floor(math.log(slower, 1.02))
             checkpointing = layout.activation_checkpointing
@@ -276,7 +276,7 @@ class Planner:
             for t, zero, checkpointing in itertools.product(degrees, stages, (False, True))
         ]
 
-    def _try(self, layout: LayoutSettings) -> Plan | None:
+    def _try(self, layout: LayoutSettings) -> LayoutPlan | None:
         """The plan of a layout; None if a degree does not divide the model or the batch."""
         try:
             return self.plan(layout)

@@ -17,7 +17,7 @@ PACKED_BALANCE = 1.03
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PlannedRun:
     """A run's sizes.
 
     Attributes:
@@ -64,14 +64,14 @@ class Recipe:
         return pretraining_flops(model, tokens, squares, predicted)
 
 
-def make_recipe(settings: PlanSettings) -> Recipe:
+def planned_run(settings: PlanSettings) -> PlannedRun:
     """The phase's recipe, with the settings that the user gave."""
     asked, published = settings.recipe, RECIPES[settings.recipe.phase]
     length = asked.seq_length or published.seq_length
     padding = asked.padding
     if padding is None:
         padding = PADDING_SHORT if length <= 256 else PADDING_LONG
-    return Recipe(
+    return PlannedRun(
         asked.phase,
         length,
         1.0 - padding,

@@ -9,7 +9,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.encoder import variant_of
 from megabert.optim.registry import optimizer_specs
 from megabert.planner import activations, machine, recipe, timing
-from megabert.planner.plan import Plan
+from megabert.planner.plan import LayoutPlan
 from megabert.planner.states import INSTANTS
 
 GB = 1e9
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h"
 
 
-def layout_words(of: Plan) -> str:
+def layout_words(of: LayoutPlan) -> str:
     """``ZeRO 1, tensor parallel 2 with sequence parallelism``."""
     layout = of.layout
     words = [f"ZeRO {layout.zero}"]
@@ -42,7 +42,7 @@ def layout_words(of: Plan) -> str:
     return ", ".join(words)
 
 
-def as_json(of: Plan, best: Plan | None) -> dict[str, Any]:
+def as_json(of: LayoutPlan, best: LayoutPlan | None) -> dict[str, Any]:
     """The whole plan as plain values; sizes in bytes, times in seconds."""
     layout, recipe = of.layout, of.recipe
     return {
@@ -107,7 +107,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _memory(of: Plan) -> list[str]:
+def _memory(of: LayoutPlan) -> list[str]:
     names = list(dict.fromkeys(name for instant in INSTANTS for name in of.memory[instant]))
     rows = [["memory per rank", *INSTANTS]]
     for name in names:
@@ -119,7 +119,7 @@ def _memory(of: Plan) -> list[str]:
     return _columns(rows)
 
 
-def _exchanges(of: Plan) -> list[str]:
+def _exchanges(of: LayoutPlan) -> list[str]:
     if not of.exchanges:
         return []
     rows = [["communication per update", "ranks", "times", "tensors", "sent per rank", "time"]]
@@ -137,7 +137,7 @@ def _exchanges(of: Plan) -> list[str]:
     return ["", *_columns(rows)]
 
 
-def _times(of: Plan) -> list[str]:
+def _times(of: LayoutPlan) -> list[str]:
     rows = [["time per update", "", "fraction"]]
     for name, seconds in of.times.items():
         if seconds:
@@ -146,7 +146,7 @@ def _times(of: Plan) -> list[str]:
     return _columns(rows)
 
 
-def as_text(of: Plan, best: Plan | None) -> str:
+def as_text(of: LayoutPlan, best: LayoutPlan | None) -> str:
     """The plan as tables of plain text."""
     recipe, batch = of.recipe, of.batch
     verdict = "fits" if of.fits else "DOES NOT FIT"
@@ -171,7 +171,7 @@ def as_text(of: Plan, best: Plan | None) -> str:
     return "\n".join(lines)
 
 
-def advice(of: Plan, best: Plan | None) -> str:
+def advice(of: LayoutPlan, best: LayoutPlan | None) -> str:
     """One line: what to change, and what it gains."""
     if best is None:
         held = {k: v for k, v in of.memory["update"].items() if v}

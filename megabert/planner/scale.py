@@ -7,7 +7,7 @@ from typing import Literal
 
 from megabert.config.training import ModelSettings
 from megabert.planner.machine import make_machine
-from megabert.planner.plan import Plan, Planner
+from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.report import GB
 from megabert.planner.settings import PlanSettings
 
@@ -30,7 +30,7 @@ PHASES: tuple[Literal[1, 2], ...] = (1, 2)
 
 def best_plan(
     settings: PlanSettings, model: ModelSettings, device: str, count: int, phase: Literal[1, 2]
-) -> Plan | None:
+) -> LayoutPlan | None:
     """The recommended layout; None if no layout fits."""
     asked = replace(
         settings,
@@ -47,7 +47,7 @@ def number(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _wire(plan: Plan, group: str) -> str:
+def _wire(plan: LayoutPlan, group: str) -> str:
     chosen = [exchange for exchange in plan.exchanges if exchange.group == group]
     if not chosen:
         return "-"
@@ -55,7 +55,7 @@ def _wire(plan: Plan, group: str) -> str:
     return f"{number(wire / GB)} GB, {number(seconds)} s"
 
 
-def row(device: str, count: int, plan: Plan | None) -> str:
+def row(device: str, count: int, plan: LayoutPlan | None) -> str:
     """One line of a table; ``plan`` None: no layout fits."""
     cells = [device, f"{count:,}"]
     if plan is None:

@@ -21,7 +21,7 @@ from megabert.optim.registry import optimizer_spec
 from megabert.planner.collectives import Exchange
 from megabert.planner.machine import MEMORY_EFFICIENCY, Machine
 from megabert.planner.rank import Rank
-from megabert.planner.recipe import Recipe
+from megabert.planner.recipe import PlannedRun
 from megabert.planner.states import FP32, compute_bytes
 
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
@@ -31,7 +31,7 @@ LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
 def update_times(
     machine: Machine,
     rank: Rank,
-    recipe: Recipe,
+    recipe: PlannedRun,
     batch: BatchSizes,
     exchanges: Sequence[Exchange],
     *,

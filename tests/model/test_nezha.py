@@ -35,7 +35,7 @@ from megabert.parallel.rng import DropoutSeeds, MicroStepDropout
 from megabert.parallel.topology import ProcessGroups, Topology
 from megabert.planner.machine import make_machine
 from megabert.planner.parameters import local_parameters
-from megabert.planner.plan import Plan, Planner
+from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.settings import PlanFlags, plan_settings, read_flags
 from megabert.planner.states import BEGINS
 from megabert.pretrain import run_folder
@@ -389,7 +389,7 @@ def test_flops_by_hand() -> None:
 def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
     """Scores are in a GPU's memory; twice the length, four times the pairs."""
 
-    def made(model: str, length: int) -> Plan:
+    def made(model: str, length: int) -> LayoutPlan:
         argv = ["--model", model, "--gpu", "h100", "--seq-length", str(length)]
         settings = plan_settings(read_flags(flags.parse(PlanFlags, argv, "plan.py", "")))
         planner = Planner(settings, make_machine(settings.machine))

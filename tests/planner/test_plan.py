@@ -26,7 +26,7 @@ from megabert.planner.activations import Division, MicroBatch, activation_blocks
 from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor_exchanges
 from megabert.planner.machine import LINK_EFFICIENCY, Machine, make_machine, memory_total
 from megabert.planner.parameters import LocalParameters, local_parameters
-from megabert.planner.plan import Plan, Planner
+from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.settings import MachineSettings, PlanFlags, plan_settings, read_flags
 from megabert.planner.states import (
     BEGINS,
@@ -50,7 +50,7 @@ def planner(*argv: str) -> Planner:
     return Planner(asked, make_machine(asked.machine))
 
 
-def plan(*argv: str) -> Plan:
+def plan(*argv: str) -> LayoutPlan:
     """The plan of a command line."""
     made = planner(*argv)
     return made.plan(made.settings.layout)
