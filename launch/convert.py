@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Convert a checkpoint to another format, and verify that the result computes the same.
 
-    python launch/convert.py --from megabert --input runs/bert-large-phase2 --to huggingface
-    --output hf python launch/convert.py --from huggingface --input hf --to megabert --output
-    megabert-folder python launch/convert.py --from google-tf --input bert_model.ckpt --to
-    huggingface --output hf
+    python launch/convert.py --from megabert --input runs/phase2 --to huggingface --output hf
+    python launch/convert.py --from huggingface --input hf --to megabert --output megabert-folder
+    python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
 
 The output folder appears only after it has been read back, its tensors have been compared with the
 input's bit for bit, and the outputs of both models have been compared on sample text.
