@@ -14,6 +14,7 @@ from benchmarks.steps.plain_bert import plain_bert
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface import model as huggingface
+from megabert.convert.huggingface.families import family_of
 from megabert.convert.huggingface.names import with_heads
 from megabert.convert.name_table import to_theirs
 from megabert.convert.whole_model import WholeModel
@@ -66,7 +67,7 @@ def whole_tensors(model: nn.Module, config: ModelConfig) -> dict[str, Tensor]:
 def transformers_bert(config: ModelConfig, tensors: dict[str, Tensor], head: Head) -> nn.Module:
     """transformers' model with these whole tensors under our names, in training mode."""
     whole = WholeModel(config, tensors, None, config.max_position_embeddings, config.name)
-    family = huggingface.family_of(config)
+    family = family_of(config)
     theirs, unmapped = to_theirs(with_heads(family.table, head), tensors, config.num_hidden_layers)
     if unmapped:
         raise UserError(f"transformers has no place for {unmapped[0]}")

@@ -6,7 +6,8 @@ from megabert.convert.check import Side, our_side
 from megabert.convert.foreign_files import WEIGHT_FILES
 from megabert.convert.format import Format, ModelSource
 from megabert.convert.huggingface.config import CONFIG_FILES
-from megabert.convert.huggingface.model import config_file, family_of, model_folder, read, write
+from megabert.convert.huggingface.families import family_of
+from megabert.convert.huggingface.model import config_file, model_folder, read, write
 from megabert.convert.huggingface.transformers_model import transformers_side
 from megabert.convert.whole_model import WholeModel
 

@@ -10,8 +10,8 @@ import torch
 from megabert.common.errors import UserError
 from megabert.convert.check import Outputs, Side
 from megabert.convert.huggingface.config import read_object
+from megabert.convert.huggingface.families import class_name, family_of
 from megabert.convert.huggingface.labels import label_values
-from megabert.convert.huggingface.model import class_name, family_of
 from megabert.convert.probe_inputs import ProbeInputs, same_ids
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer

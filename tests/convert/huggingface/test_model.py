@@ -212,7 +212,7 @@ def test_truncated_and_absent_files(pretraining: Path, tmp_path: Path) -> None:
     folder, _ = copy_of(pretraining, tmp_path / "half")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"model\.safetensors is not a whole"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not a complete"):
         huggingface.read(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model\.safetensors"):

@@ -1,0 +1,84 @@
+"""The kinds of encoders in transformers, and the names of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.config.model import ModelConfig
+from megabert.convert.huggingface import names
+from megabert.convert.name_table import NameTable
+from megabert.convert.whole_model import WholeModel
+from megabert.model.encoder import variant_of
+
+
+def _position_table(config: ModelConfig) -> dict[str, Any]:
+    return {"position_embedding_type": "absolute"}
+
+
+def _relative_positions(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "max_relative_position": config.max_relative_position,
+        "classifier_dropout": config.hidden_dropout_prob,
+    }
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of encoder of transformers.
+
+    Attributes:
+        model_type: as in config.json, and as :meth:`EncoderVariant.transformers_type` gives it.
+        class_prefix: beginning of the names of its classes.
+        norm: of :class:`ModelConfig`.
+        table: its tensors' names.
+        own_fields: fields of config.json that not all families have.
+        runnable: whether transformers still has its classes.
+    """
+
+    model_type: str
+    class_prefix: str
+    norm: str
+    table: NameTable
+    own_fields: Callable[[ModelConfig], dict[str, Any]] = _position_table
+    runnable: bool = True
+
+
+FAMILIES = (
+    Family("bert", "Bert", "post", names.BERT),
+    Family("megatron-bert", "MegatronBert", "pre", names.MEGATRON_BERT),
+    Family("nezha", "Nezha", "post", names.NEZHA, _relative_positions, runnable=False),
+)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The transformers family that computes the same as this encoder.
+
+    Raises:
+        UserError: transformers has no such family.
+    """
+    model_type = variant_of(config).transformers_type(config)
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    raise UserError(
+        f"model {config.name}: transformers has no encoder like this one ({config.encoder}, norm "
+        f"{config.norm!r}); use the megabert folder (--to megabert)"
+    )
+
+
+def class_name(model: WholeModel) -> str:
+    """Name of the transformers class, as ``BertForPreTraining``.
+
+    Raises:
+        UserError: transformers has no such class.
+    """
+    suffix = model.head.transformers_suffix
+    if suffix is None:
+        raise UserError(
+            f"{model.origin}: transformers has no class with a head for {model.head}; convert the "
+            "pretrained checkpoint instead"
+        )
+    return family_of(model.config).class_prefix + suffix
