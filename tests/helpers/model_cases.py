@@ -34,7 +34,7 @@ def tiny_batch(
 ) -> dict[str, Tensor]:
     """The arrays of a padded micro batch (see `batch_of`): the last sequence is full, the others shorter.
 
-    Word 0 is the padding and stands nowhere else.
+    Word 0 is the padding and occurs nowhere else.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -334,7 +334,7 @@ STAGES = ["1", "2", "3"]
 
 @pytest.fixture(scope="module")
 def pairs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on two ranks with two micro steps an update: each stage with a spike, and without."""
+    """Runs on two ranks with two micro steps per update: each stage with a spike, and without."""
     base = tmp_path_factory.mktemp("pairs")
     jobs = [
         Job("overflow", ["--zero-stage", "1"], "gradient"),
@@ -362,7 +362,7 @@ class Singles:
 def singles(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Singles:
     base = tmp_path_factory.mktemp("singles")
     plain = ["--zero-stage", "0"]
-    # DeepSpeed leaves out updates that are not finite, unless it is told not to look
+    # DeepSpeed leaves out updates that are not finite, unless the check is switched off
     (base / "blind.json").write_text(
         '{"bf16": {"enabled": true, "check_grad_overflow": false},'
         ' "zero_optimization": {"stage": 2}}'
