@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 
 from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.shards.spans import Ints
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NEEDED = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")

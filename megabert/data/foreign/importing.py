@@ -32,7 +32,7 @@ from megabert.data.foreign.static import ForeignFile
 from megabert.data.prepare.batch_files import EncodedPages, save_batch
 from megabert.data.prepare.encode import SHORT, in_eval_split
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
-from megabert.data.prepare.plan import Plan, as_splits, header_of, make_plan, write_planned
+from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan, write_planned
 from megabert.data.shards.layout import token_dtype
 from megabert.data.shards.manifest import (
     InputInfo,
@@ -272,7 +272,7 @@ def _as_batch(
 
 def _write(
     options: ImportOptions,
-    plan: Plan,
+    plan: CorpusPlan,
     batches: Sequence[Path],
     tokenizer: Tokenizer,
     inputs: Sequence[InputInfo],
@@ -285,7 +285,7 @@ def _write(
     return as_splits(written)
 
 
-def _require_text(plan: Plan, options: ImportOptions) -> None:
+def _require_text(plan: CorpusPlan, options: ImportOptions) -> None:
     if not any(piece.split == names.TRAIN for piece in plan.shards):
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
         raise UserError(

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.data.foreign.static import ForeignFile, StaticSample
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.shards.spans import Ints
 from megabert.data.text.sentences import split_sentences
 from megabert.data.tokenizers.base import Tokenizer, WordFinder, is_ideograph, starts_word_alone
 from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer

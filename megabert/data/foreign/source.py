@@ -15,10 +15,11 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
-from megabert.data.samples.counter_rng import Ints, Purpose
+from megabert.data.samples.counter_rng import Purpose
 from megabert.data.samples.index import SampleSettings, permute
 from megabert.data.samples.source import SampleArrays
 from megabert.data.shards.manifest import TokenizerInfo
+from megabert.data.shards.spans import Ints
 
 OPEN_FILES = 128
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.shards.spans import Ints
 
 NO_LABEL = -1
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
-from megabert.data.foreign.tfrecord import index_records, read_record
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.foreign.tfrecord import index_records, read_framed_record
+from megabert.data.shards.spans import Ints
 from megabert.data.tokenizers.protobuf import fields, packed_varints
 
 Feature = npt.NDArray[Any] | list[bytes]
@@ -85,7 +85,7 @@ class TFRecordFile(ForeignFile):
         return self._without_padding(row, self._numbers(example, "input_mask", row))
 
     def _example(self, row: int) -> dict[str, Feature]:
-        record = read_record(self._descriptor(), int(self._offsets[row]), self.path, row)
+        record = read_framed_record(self._descriptor(), int(self._offsets[row]), self.path, row)
         try:
             return parse_example(record)
         except ValueError as error:

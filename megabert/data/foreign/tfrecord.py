@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 
 from megabert.data.foreign.static import ForeignShardError
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.shards.spans import Ints
 
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")
@@ -79,7 +79,7 @@ def index_records(path: Path) -> Ints:
     return np.array(offsets, np.int64)
 
 
-def read_record(handle: int, offset: int, path: Path, row: int) -> bytes:
+def read_framed_record(handle: int, offset: int, path: Path, row: int) -> bytes:
     """The data of the record at ``offset`` of an open file descriptor.
 
     Raises:

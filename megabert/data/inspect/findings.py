@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from megabert.data.inspect.report import statistics_lines, total_lines, totals_as_json
-from megabert.data.inspect.shown_samples import Kind, ShownSample
+from megabert.data.inspect.shown_samples import ShownSample, TokenKind
 from megabert.data.inspect.statistics import Statistics
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest
 from megabert.data.tokenizers.base import Tokenizer
 
-COLOURS: dict[Kind, str] = {"mask": "33", "random": "31", "kept": "32"}
+COLOURS: dict[TokenKind, str] = {"mask": "33", "random": "31", "kept": "32"}
 """ANSI colours of predicted tokens."""
 
 
@@ -103,7 +103,7 @@ def findings_lines(folder: Path, manifest: Manifest, found: Findings, colour: bo
 
 
 def _sample_lines(sample: ShownSample, colour: bool) -> list[str]:
-    def paint(text: str, kind: Kind) -> str:
+    def paint(text: str, kind: TokenKind) -> str:
         return f"\x1b[{COLOURS[kind]}m{text}\x1b[0m" if colour else text
 
     head = (

@@ -19,7 +19,7 @@ from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
 from megabert.data.tokenizers.base import Tokenizer
 
-Kind = Literal["text", "mask", "random", "kept"]
+TokenKind = Literal["text", "mask", "random", "kept"]
 LABELS = {
     ("nsp", 0): "B follows A",
     ("nsp", 1): "B is from another document",
@@ -29,11 +29,11 @@ LABELS = {
 _WORDPIECE_INSIDE = "##"
 _SENTENCEPIECE_BEGIN = "▁"
 
-Paint = Callable[[str, Kind], str]
+Paint = Callable[[str, TokenKind], str]
 """Colours a marked token for a terminal."""
 
 
-def _plain(text: str, kind: Kind) -> str:
+def _plain(text: str, kind: TokenKind) -> str:
     return text
 
 
@@ -47,7 +47,7 @@ class ShownToken:
     position: int
     seen: str
     label: str
-    kind: Kind
+    kind: TokenKind
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _token(
     label = labels.get(position)
     if label is None:
         return ShownToken(position, tokenizer.tokens([seen])[0], "", "text")
-    kind: Kind = "mask" if seen == mask else "kept" if seen == label else "random"
+    kind: TokenKind = "mask" if seen == mask else "kept" if seen == label else "random"
     shown, predicted = tokenizer.tokens([seen, label])
     return ShownToken(position, shown, predicted, kind)
 

@@ -47,7 +47,7 @@ class InputFile:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class DigestedInputs:
     """All inputs, in order: their descriptions and their files."""
 
     infos: tuple[InputInfo, ...]
@@ -59,7 +59,7 @@ class Inputs:
         return sum(file.form.size for files in self.files for file in files)
 
 
-def survey_inputs(options: ShardingOptions, pool: TaskPool) -> Inputs:
+def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     """Digest all files and detect how each is to be read.
 
     Raises:
@@ -89,7 +89,7 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> Inputs:
         infos.append(InputInfo(path.resolve().name, input_bytes(path), digest))
         before = np.cumsum([0, *(survey.numbered for survey in own)]).tolist()
         groups.append(tuple(InputFile(s.form, before[i]) for i, s in enumerate(own)))
-    return Inputs(tuple(infos), tuple(groups))
+    return DigestedInputs(tuple(infos), tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ class Units:
                 raise no_text(path)
 
 
-def cut_inputs(options: ShardingOptions, inputs: Inputs, work: Path, pool: TaskPool) -> Units:
+def cut_inputs(
+    options: ShardingOptions, inputs: DigestedInputs, work: Path, pool: TaskPool
+) -> Units:
     """Cut the inputs into units. The tables of bzip2 blocks are written into the folder ``work``.
 
     With ``max_pages`` all inputs together are one stream.
@@ -164,7 +166,7 @@ def _cut_file(
     return []
 
 
-def _block_tables(inputs: Inputs, work: Path, pool: TaskPool) -> dict[Path, Path]:
+def _block_tables(inputs: DigestedInputs, work: Path, pool: TaskPool) -> dict[Path, Path]:
     """Find the blocks of all bzip2 dumps; return the file that holds each dump's table."""
     forms = {file.form.path: file.form for files in inputs.files for file in files}
     dumps = [form for form in forms.values() if form.kind == "blocks"]

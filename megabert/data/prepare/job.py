@@ -24,21 +24,21 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.data.prepare.batch_files import batch_path
-from megabert.data.prepare.inputs import Inputs, Units, cut_inputs, survey_inputs
+from megabert.data.prepare.inputs import DigestedInputs, Units, cut_inputs, survey_inputs
 from megabert.data.prepare.mpi_ranks import task_pool
 from megabert.data.prepare.options import ShardingOptions, ShardingReport, job_record
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
 from megabert.data.prepare.page_streams import PageStreams
-from megabert.data.prepare.plan import Plan, as_splits, header_of, make_plan
+from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan
 from megabert.data.prepare.worker import (
     Done,
     EncodingTask,
     encode,
-    prepare,
+    prepare_worker,
     reused,
     write_shard,
 )
-from megabert.data.prepare.worker_pool import TaskPool, peak_memory
+from megabert.data.prepare.worker_pool import TaskPool, process_peak_memory
 from megabert.data.shards.manifest import (
     InputInfo,
     Manifest,
@@ -66,7 +66,9 @@ def shard(options: ShardingOptions) -> ShardingReport | None:
     options.check()
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    with task_pool(options.workers, prepare, (options,), start_method=options.start_method) as pool:
+    with task_pool(
+        options.workers, prepare_worker, (options,), start_method=options.start_method
+    ) as pool:
         return None if pool is None else _lead(options, tokenizer, pool, started)
 
 
@@ -107,7 +109,7 @@ def _lead(
         reused=encoding.reused,
         workers=pool.count,
         worker_memory=pool.peak_memory,
-        main_memory=peak_memory(),
+        main_memory=process_peak_memory(),
     )
 
 
@@ -120,7 +122,7 @@ class _Encoding:
     def __init__(
         self,
         options: ShardingOptions,
-        inputs: Inputs,
+        inputs: DigestedInputs,
         units: Units,
         work: Path,
         pool: TaskPool,
@@ -211,7 +213,7 @@ class _Encoding:
 
 def _write_shards(
     options: ShardingOptions,
-    plan: Plan,
+    plan: CorpusPlan,
     batches: Sequence[Path],
     tokenizer: TokenizerInfo,
     inputs: Sequence[InputInfo],
@@ -235,7 +237,7 @@ def _write_shards(
     return as_splits(written)
 
 
-def _require_articles(plan: Plan, options: ShardingOptions) -> None:
+def _require_articles(plan: CorpusPlan, options: ShardingOptions) -> None:
     if not plan.shards:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
         raise UserError(

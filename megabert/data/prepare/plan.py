@@ -42,7 +42,7 @@ class ShardPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CorpusPlan:
     """All shards of both splits, and the job's counts over all batches."""
 
     shards: tuple[ShardPlan, ...]
@@ -63,7 +63,7 @@ class _Table:
     digest: npt.NDArray[np.uint64]
 
 
-def make_plan(batches: Sequence[Path], shards: int | None) -> Plan:
+def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
     """Plan the shards of all batch files, in order.
 
     The evaluation split gets shards of the same size as the training split, and at least one if it
@@ -92,7 +92,7 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> Plan:
         ratio = int(table.tokens[evaluation].sum()) / max(1, train_tokens)
         wanted = max(1, min(round(count * ratio), len(evaluation)))
         plans += _cut(table, names.EVAL, evaluation, wanted)
-    return Plan(tuple(plans), pages, dict(sorted(dropped.items())), repeated)
+    return CorpusPlan(tuple(plans), pages, dict(sorted(dropped.items())), repeated)
 
 
 def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:

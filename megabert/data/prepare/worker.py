@@ -42,7 +42,7 @@ class _Worker:
     rules: EncodingRules
 
 
-def prepare(options: ShardingOptions) -> None:
+def prepare_worker(options: ShardingOptions) -> None:
     """Set up a worker process."""
     _Worker.options = options
     _Worker.work = options.output / WORK_FOLDER

@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 from megabert.common.errors import UserError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 POLL = 0.01
 """Seconds between two requests to a source of tasks that has none yet."""
@@ -34,7 +34,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def peak_memory() -> int:
+def process_peak_memory() -> int:
     """Peak memory of this process so far, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
@@ -80,8 +80,8 @@ class TaskPool(ABC):
         """Stop all work; when this returns, no task is running."""
 
     def run_unordered(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task | None]
-    ) -> Generator[Result, None, None]:
+        self, function: Callable[[_Task], _Result], tasks: Iterable[_Task | None]
+    ) -> Generator[_Result, None, None]:
         """Yield results as they arrive.
 
         A task is taken from ``tasks`` when a worker is idle; the value None means that no task is
@@ -111,21 +111,21 @@ class TaskPool(ABC):
                 self.kill()
 
     def run(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task]
-    ) -> Generator[Result, None, None]:
+        self, function: Callable[[_Task], _Result], tasks: Iterable[_Task]
+    ) -> Generator[_Result, None, None]:
         """Yield results in the order of the tasks; raises as :meth:`run_unordered`.
 
         At most two tasks per worker are running or wait for an earlier one.
         """
         done = 0
 
-        def numbered() -> Iterator[tuple[int, Task] | None]:
+        def numbered() -> Iterator[tuple[int, _Task] | None]:
             for number, task in enumerate(tasks):
                 while number >= done + 2 * self.count:
                     yield None
                 yield number, task
 
-        early: dict[int, Result] = {}
+        early: dict[int, _Result] = {}
         for number, result in self.run_unordered(partial(_numbered, function), numbered()):
             early[number] = result
             while done in early:
@@ -136,7 +136,9 @@ class TaskPool(ABC):
 _END = object()
 
 
-def _numbered(function: Callable[[Task], Result], numbered: tuple[int, Task]) -> tuple[int, Result]:
+def _numbered(
+    function: Callable[[_Task], _Result], numbered: tuple[int, _Task]
+) -> tuple[int, _Result]:
     number, task = numbered
     return number, function(task)
 
@@ -289,9 +291,9 @@ def _work(connection: Connection, prepare: Callable[..., None], arguments: tuple
     while True:
         answer: tuple[Exception | None, Any, int]
         try:
-            answer = (None, function(task), peak_memory())
+            answer = (None, function(task), process_peak_memory())
         except Exception as error:  # raised in the parent
-            answer = (portable(error), None, peak_memory())
+            answer = (portable(error), None, process_peak_memory())
         connection.send(answer)
         try:
             message = connection.recv()

@@ -23,8 +23,8 @@ from megabert.data.shards.manifest import Manifest, ShardError, ShardInfo
 from megabert.data.shards.reader import ShardFile
 from megabert.data.shards.spans import Ints
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _OPENING_THREADS = 16
 """Files opened at once: on a network file system each takes a few round trips."""
@@ -58,7 +58,7 @@ class ShardSet:
         parts = self.each(_document_ends)
         return np.concatenate([e + t for e, t in zip(parts, self.first_tokens.tolist())])
 
-    def each(self, function: Callable[[Path, ShardInfo], Result]) -> list[Result]:
+    def each(self, function: Callable[[Path, ShardInfo], _Result]) -> list[_Result]:
         """Results of a function for each shard, in threads, since it mostly waits for files."""
         return _in_threads(lambda info: function(self.folder, info), self.infos)
 
@@ -221,7 +221,7 @@ def _files_allowed(wanted: int) -> int:
     return wanted
 
 
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def _in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """``function`` of each item, in order; several at once, since they wait for files."""
     if len(items) == 1:
         return [function(items[0])]

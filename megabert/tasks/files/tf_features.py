@@ -23,7 +23,12 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.tf_example import Feature, parse_example
-from megabert.data.foreign.tfrecord import HEAD_BYTES, index_records, is_tfrecord, read_record
+from megabert.data.foreign.tfrecord import (
+    HEAD_BYTES,
+    index_records,
+    is_tfrecord,
+    read_framed_record,
+)
 from megabert.tasks.files.rows import Rows
 
 if TYPE_CHECKING:
@@ -147,7 +152,7 @@ def _examples(path: Path) -> Iterator[tuple[int, dict[str, Feature]]]:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for number, offset in enumerate(offsets.tolist()):
-            data = read_record(handle, offset, path, number)
+            data = read_framed_record(handle, offset, path, number)
             try:
                 yield number, parse_example(data)
             except ValueError as error:
