@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.registry import Registry
 from megabert.config import flags
-from megabert.config.model import ModelConfig, model_config, preset_names
+from megabert.config.model import EncoderDeclaration, ModelConfig, model_config, preset_names
 from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.encoder import variant_of
@@ -37,6 +38,20 @@ def test_it_is_known_by_name() -> None:
         ModelConfig.from_dict(stored | {"encoder": "rope-swiglu"})
     with pytest.raises(UserError, match=r"unknown fields \['rope_base'\]"):
         ModelConfig.from_dict(stored | {"rope_base": 1.0})
+
+
+def test_an_entry_point_makes_it_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is installed needs no import."""
+    installed = tmp_path / "theirs-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    line = "rope-geglu = tests.extending.rope_geglu:RopeGeglu"
+    (installed / "entry_points.txt").write_text(f"[megabert.encoders]\n{line}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    encoders: Registry[type[EncoderDeclaration]] = Registry("encoder", {}, "megabert.encoders")
+    monkeypatch.setattr("megabert.config.model.ENCODERS", encoders)
+    assert encoders.names() == ("rope-geglu",)
+    assert model_config("rope-geglu-tiny").encoder == "rope-geglu"
 
 
 def test_what_has_no_effect_is_refused() -> None:

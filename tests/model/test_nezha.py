@@ -46,7 +46,7 @@ from tests.helpers.training_runs import losses, make_shards, train, whole_weight
 
 CPU = torch.device("cpu")
 LENGTHS = (150, 1, 40, 9)
-"""With 64 distances told apart, the first sequence has pairs beyond them on both sides."""
+"""With 64 separate distances, the first sequence has pairs beyond them on both sides."""
 
 
 def nezha_config(**changes: Any) -> ModelConfig:
@@ -80,11 +80,17 @@ def padded(batch: dict[str, Any], begins: tuple[int, ...] = (0, 0, 0, 0)) -> dic
 
 
 def close(
-    found: Tensor, expected: Tensor, tolerance: float, what: str = "", beside: Tensor | None = None
+    found: Tensor,
+    expected: Tensor,
+    tolerance: float,
+    what: str = "",
+    relative_to: Tensor | None = None,
 ) -> None:
-    """Within a share of the largest value of `expected`, or of `beside`."""
+    """Within ``tolerance`` of the largest value of ``expected``, or of ``relative_to``."""
     found, expected = found.detach().double(), expected.detach().double()
-    bound = tolerance * max(1.0, float((expected if beside is None else beside).abs().max()))
+    bound = tolerance * max(
+        1.0, float((expected if relative_to is None else relative_to).abs().max())
+    )
     difference = float((found - expected).abs().max())
     assert difference <= bound, f"{what}: {difference} > {bound}"
 
@@ -435,7 +441,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Phase 1 of NEZHA on one rank, stopped after two of four updates, and gone on with."""
+    """Phase 1 of NEZHA on one rank, stopped after two of four updates and resumed."""
     run = tmp_path_factory.mktemp("runs") / "first"
     train(shards, run, *NEZHA, "--stop-after", "2")
     train(shards, run, *NEZHA, "--resume", "auto")
@@ -476,7 +482,7 @@ def test_phase_2_may_have_longer_sequences(shards: Path, first: Path, tmp_path: 
     assert not (tmp_path / "third").exists()
 
 
-def test_checkpoints_from_before_are_gone_on_with(shards: Path, tmp_path: Path) -> None:
+def test_checkpoints_from_before_are_resumed(shards: Path, tmp_path: Path) -> None:
     """BERT's records did not have the fields of the positions."""
     run = tmp_path / "run"
     train(shards, run, "--stop-after", "2")
