@@ -108,14 +108,10 @@ def make_engine(
     return build_engine(
         Gradients(BertForPreTraining(model_config(model))),
         world,
-        OptimizerSettings(),
+        OptimizerSettings(schedule="constant", steps=10**6, lr=1e-4, warmup_fraction=0.0),
         ParallelSettings(zero_stage=stage, precision=arguments.precision),
         BatchSizes(arguments.accumulation * ranks, 1, arguments.accumulation, ranks),
-        "constant",
-        steps=10**6,
-        lr=1e-4,
-        warmup_fraction=0.0,
-        raw_deepspeed={"zero_optimization": {"reduce_bucket_size": bucket}},
+        {"zero_optimization": {"reduce_bucket_size": bucket}},
     )
 
 

@@ -50,13 +50,11 @@ def our_updates(
     engine: TrainingEngine = build_engine(
         model,
         world,
-        OptimizerSettings(optimizer="lamb", gradient_clipping=CLIP),
+        OptimizerSettings(
+            gradient_clipping=CLIP, schedule="constant", steps=10**6, lr=LR, warmup_fraction=0.0
+        ),
         ParallelSettings(precision=precision, zero_stage=1),
         batch,
-        "constant",
-        10**6,
-        LR,
-        0.0,
     )
 
     def update(micro_batches: Sequence[PackedBatch[Tensor]], work: Work) -> Tensor:

@@ -50,41 +50,42 @@ def _optimizer(
     return spec.make(groups, settings, layout)
 
 
+def _schedule(optimizer: ShardedOptimizer, settings: OptimizerSettings) -> Schedule:
+    lr, steps, warmup = settings.lr, settings.steps, settings.warmup_fraction
+    if lr is None or steps is None or warmup is None:
+        raise ValueError("an engine needs settings with lr, steps and warmup_fraction")
+    return Schedule(optimizer, settings.schedule, steps, lr, warmup)
+
+
 def build_engine(
     model: nn.Module,
     world: World,
-    optimizer_settings: OptimizerSettings,
+    settings: OptimizerSettings,
     parallel: ParallelSettings,
     batch: BatchSizes,
-    schedule_name: str,
-    steps: int,
-    lr: float,
-    warmup_fraction: float,
-    raw_deepspeed: dict[str, Any] | None = None,
+    deepspeed_sections: dict[str, Any] | None = None,
 ) -> TrainingEngine:
     """Wrap ``model`` (weights already initialized, fp32) for training in ``world``.
 
-    ``steps``: updates of the whole schedule. ``raw_deepspeed``: a user's DeepSpeed sections.
+    Args:
+        settings: with ``lr``, ``steps`` and ``warmup_fraction`` of the whole schedule.
+        deepspeed_sections: a user's DeepSpeed file.
 
     Raises:
         UserError: fp16 without a GPU, a configuration that cannot be exact, or an optimizer backend
             that cannot be used here.
+        ValueError: settings without a schedule.
     """
     import deepspeed
 
     precision = resolve_precision(parallel.precision, world.device.type == "cuda")
-    config = make_deepspeed_config(
-        raw_deepspeed or {}, batch, optimizer_settings, parallel, precision
-    )
+    config = make_deepspeed_config(deepspeed_sections or {}, batch, settings, parallel, precision)
     check_zero_config(config)
     model.to(world.device)
     if precision == "fp8":
         use_float8(model, by_row=parallel.fp8_scaling == "row")
-    layout = StateLayout(parallel.zero_stage, world.tp.size)
-    optimizer = _optimizer(model, optimizer_settings, layout)
-    schedule = Schedule(
-        optimizer, schedule_name, steps=steps, peak=lr, warmup_fraction=warmup_fraction
-    )
+    optimizer = _optimizer(model, settings, StateLayout(parallel.zero_stage, world.tp.size))
+    schedule = _schedule(optimizer, settings)
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,

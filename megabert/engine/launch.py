@@ -8,20 +8,21 @@ that mpi4py is never needed for training; a bare ``python`` becomes a world of o
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import socket
 import time
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 
 from megabert.common.errors import TrainingStopped, UserError
-from megabert.engine.cpu import prepare_cpu
+from megabert.common.log import get_logger
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
 from megabert.parallel.topology import ProcessGroups, Topology
@@ -208,3 +209,49 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b.*")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+# ---------------------------------------------------------------- CPU
+
+# Torch gives every process as many threads as the machine has cores, so that the threads of several
+# ranks compete; and glibc returns large tensors to the kernel each time one is freed, which then
+# clears the pages again for the next. Measurements: docs/results/performance.md.
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
+_FREE_BYTES = 1 << 30
+"""Free memory at the end of the heap that is not returned to the kernel."""
+
+
+def own_cores(cores: Sequence[int], local_rank: int, local_ranks: int) -> list[int]:
+    """The cores of one of a machine's ranks: equal runs of neighbours; all of them if there are more
+    ranks than cores."""
+    count = len(cores) // local_ranks
+    if count == 0:
+        return list(cores)
+    return list(cores[local_rank * count : (local_rank + 1) * count])
+
+
+def prepare_cpu(environment: Mapping[str, str]) -> None:
+    """Give this process its cores, a thread on each, and memory that stays mapped.
+
+    Call it before the first parallel computation. Cores and threads are not changed where
+    OMP_NUM_THREADS is set: the user has chosen them.
+    """
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" in environment or not hasattr(os, "sched_setaffinity"):
+        return
+    ranks = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)
+    cores = own_cores(sorted(os.sched_getaffinity(0)), int(environment["LOCAL_RANK"]), ranks)
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    get_logger().info("this rank's cores: %s", ", ".join(map(str, cores)))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc serve large tensors from the heap and keep freed memory; no effect elsewhere."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, _FREE_BYTES)

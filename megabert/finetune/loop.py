@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,9 @@ def build(given: ResolvedFinetuning, world: World, task: Task, inputs: Inputs) -
     model, config = build_model(settings, task, inputs, world)
     claim_output(place.output, world)
     log_deepspeed_to(place.output / RUN_DEEPSPEED_LOG, world)
+    schedule = replace(optimizer, steps=max(1, steps))
     engine = build_engine(
-        model,
-        world,
-        optimizer,
-        settings.parallel,
-        division,
-        optimizer.schedule,
-        max(1, steps),
-        optimizer.lr,
-        optimizer.warmup_fraction,
-        settings.deepspeed_sections,
+        model, world, schedule, settings.parallel, division, settings.deepspeed_sections
     )
     if world.is_main:
         write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))

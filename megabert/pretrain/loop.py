@@ -113,10 +113,6 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         optimizer,
         settings.parallel,
         batch,
-        optimizer.schedule,
-        optimizer.steps,
-        optimizer.lr,
-        optimizer.warmup_fraction,
         settings.deepspeed_sections,
     )
     if checkpoint is not None:

@@ -80,13 +80,9 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
         engine = build_engine(
             model,
             world,
-            OptimizerSettings(),
+            OptimizerSettings(schedule="constant", steps=10, lr=0.01, warmup_fraction=0.0),
             replace(ParallelSettings(), zero_stage=stage, precision=precision, tensor_parallel=tp),
             BatchSizes(4 * world.topology.data_parallel, 4, 1, world.topology.data_parallel),
-            "constant",
-            10,
-            0.01,
-            0.0,
         )
         for _ in range(3):
             out = engine(_batch())

@@ -44,13 +44,9 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
     engine = build_engine(
         model,
         world,
-        replace(OptimizerSettings(), lr=lr),
+        OptimizerSettings(schedule="constant", steps=10, lr=lr, warmup_fraction=0.0),
         replace(ParallelSettings(), zero_stage=1, precision="fp32", tensor_parallel=world_size),
         BatchSizes(2, 2, 1, 1),
-        "constant",
-        10,
-        lr,
-        0.0,
     )
     ids = torch.arange(5, 29).view(2, 12)
     batch = batch_of(

@@ -93,14 +93,12 @@ def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any
     engine = build_engine(
         model,
         world,
-        OptimizerSettings(gradient_clipping=0.1),
+        OptimizerSettings(
+            gradient_clipping=0.1, schedule="constant", steps=10, lr=0.01, warmup_fraction=0.0
+        ),
         ParallelSettings(zero_stage=stage, precision=precision),
         BatchSizes(3 * MICRO_STEPS * RANKS, 3, MICRO_STEPS, RANKS),
-        "constant",
-        steps=10,
-        lr=0.01,
-        warmup_fraction=0.0,
-        raw_deepspeed={"zero_optimization": zero},
+        {"zero_optimization": zero},
     )
     values: list[float] = []
     sent: list[dict[str, Sent]] = []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabert.engine.cpu import own_cores
+from megabert.engine.launch import own_cores
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -31,7 +31,7 @@ def test_a_rank_keeps_to_its_cores(chosen: bool) -> None:
     if len(cores) < 2:
         pytest.skip("needs two cores")
     code = (
-        "import os, torch; from megabert.engine.cpu import prepare_cpu; prepare_cpu(os.environ); "
+        "import os, torch; from megabert.engine.launch import prepare_cpu; prepare_cpu(os.environ); "
         "print(sorted(os.sched_getaffinity(0)), torch.get_num_threads())"
     )
     place = {"LOCAL_RANK": "1", "LOCAL_SIZE": "2"}

@@ -19,7 +19,6 @@ KNOWN = frozenset(
         "megabert/data/samples/loader.py MicroBatches.__init__ has 12 parameters",
         "megabert/data/samples/loader.py evaluation_batches has 7 parameters",
         "megabert/data/shards/writer.py write_corpus has 7 parameters",
-        "megabert/engine/build.py build_engine has 10 parameters",
         "megabert/finetune/loop.py Loop.__init__ has 7 parameters",
         "data/foreign: its docstring lacks 'May import:'",
         "data/foreign: its docstring lacks 'Owns:'",

@@ -23,7 +23,7 @@ from megabert.parallel.rng import DropoutSeeds
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import batch_of, tiny_batch
 
-SETTINGS = OptimizerSettings()
+SETTINGS = OptimizerSettings(schedule="constant", steps=10, lr=1e-3, warmup_fraction=0.0)
 
 
 def one_update(
@@ -38,7 +38,7 @@ def one_update(
     replicas = world.topology.data_parallel
     engine = build_engine(
         model, world, SETTINGS, ParallelSettings(tensor_parallel=2, zero_stage=stage),
-        BatchSizes(4 * replicas, 4, 1, replicas), "constant", 10, 1e-3, 0.0,
+        BatchSizes(4 * replicas, 4, 1, replicas),
     )  # fmt: skip
     before = dict(engine.whole_tensors(("weight",)))
     batch = tiny_batch(
