@@ -1,7 +1,7 @@
-"""The files of a DeepSpeed checkpoint, opened with care.
+"""The files of a DeepSpeed checkpoint, opened only after a check.
 
-They are pickles. Before they are opened, the names of all the code they refer to are read
-(:func:`check_pickles`) and must be among those that DeepSpeed itself writes.
+They are pickles. Before they are opened, :func:`check_pickles` reads the names of all code that they
+refer to; these must be among those that DeepSpeed itself writes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def zero_stage(folder: Path) -> int:
         return int(state.get("zero_stage", 1))
     if any(folder.glob("mp_rank_*_model_states.pt")):
         return 0
-    raise UserError(f"{folder} is not a DeepSpeed checkpoint: it holds no *_model_states.pt")
+    raise UserError(f"{folder} is not a DeepSpeed checkpoint: it has no *_model_states.pt")
 
 
 def check_pickles(folder: Path) -> None:
-    """Refuse a checkpoint whose files refer to code that DeepSpeed does not write.
+    """Check that a checkpoint's files refer only to code that DeepSpeed writes.
 
     Raises:
-        UserError: such a file, or one that is damaged.
+        UserError: a file refers to other code, or is damaged.
     """
     for path in sorted(folder.glob("*.pt")):
         try:
@@ -61,15 +61,15 @@ def check_pickles(folder: Path) -> None:
             zipfile.BadZipFile,
         ) as error:
             raise UserError(f"{path} is damaged: {error}") from error
-        strange = [name for name in used if not _KNOWN_CODE.fullmatch(name)]
-        if strange:
+        unknown = [name for name in used if not _KNOWN_CODE.fullmatch(name)]
+        if unknown:
             raise UserError(
-                f"{path} is not opened: it refers to {strange[0]}, which no megabert checkpoint does"
+                f"{path} is not opened: it refers to {unknown[0]}, which a megabert checkpoint never does"
             )
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One of DeepSpeed's files, memory-mapped. Its code references have been checked."""
+    """One of DeepSpeed's files, memory-mapped; :func:`check_pickles` must have passed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
@@ -77,13 +77,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def base_optimizer(content: dict[str, Any]) -> dict[str, Any]:
-    """State and groups of the optimizer itself, in a rank's optimizer file of stages 1 to 3."""
+    """State and groups of the optimizer itself in a rank's optimizer file of stages 1 to 3."""
     state = content["optimizer_state_dict"]
     return state.get("base_optimizer_state") or state.get("optimizer_state_dict") or {}
 
 
 def slice_lengths(content: dict[str, Any]) -> list[int]:
-    """Lengths of the rank's flat moments, by the same file (its fp32 weights may lack padding)."""
+    """Lengths of the rank's flat moments, from the same file (its fp32 weights may lack padding)."""
     state = content["optimizer_state_dict"]
     flats = state.get("fp32_flat_groups") or state["single_partition_of_fp32_groups"]
     paddings = state.get("group_paddings") or [0] * len(flats)

@@ -1,7 +1,7 @@
 """How weights and moments are divided among ranks and files, and an engine's own counters.
 
-Where a checkpoint's layout is the engine's, DeepSpeed's files load as they are, bit for bit; else
-the state goes through whole tensors (``phases.resume``).
+Where a checkpoint's layout equals the engine's, DeepSpeed loads its own files, bit for bit; otherwise
+the state goes through whole tensors (``resume.resume``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from megabert.engine.zero.partitions import is_split, local_shape
 class Layout:
     """What must be equal for DeepSpeed's files to fit.
 
-    ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of
-    each of a rank's flat slices, and a sum over the names of the tensors in it (stage 0: of all in
-    one); they tell parameter groups and stage 3's sub-groups apart. The last three are None in
-    records of version 1, and then not compared.
+    ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of each
+    of a rank's partitions, and a hash of the names of the tensors in it (stage 0: of all in one), which
+    identify parameter groups and stage 3's sub-groups. The last three are None in records of version
+    1, and then not compared.
     """
 
     world_size: int
@@ -44,12 +44,12 @@ class Layout:
             engine.precision,
             engine.optimizer.record_name,
             engine.optimizer_wrapper,
-            _slices(engine),
+            _partition_ids(engine),
         )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Layout:
-        """The layout that a checkpoint's record tells."""
+        """The layout in a checkpoint's record."""
         values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(cls)}
         return cls(**values)
 
@@ -58,7 +58,7 @@ class Layout:
         return {**asdict(self), "data_parallel": self.world_size // self.tensor_parallel}
 
     def fits(self, other: Layout) -> bool:
-        """True if DeepSpeed's files of the one load into an engine of the other."""
+        """True if DeepSpeed's files of one layout load into an engine of the other."""
         return not self._differing(other)
 
     def _differing(self, other: Layout) -> list[str]:
@@ -78,14 +78,14 @@ class Layout:
         )
 
     def describe_change(self, other: Layout) -> str:
-        """``(TP 2 x DP 2, ...) on TP 1 x DP 4, ...``, and what these words do not tell."""
-        spoken = {"world_size", "tensor_parallel", "zero_stage", "precision"}
+        """``(TP 2 x DP 2, ...) on TP 1 x DP 4, ...``, and differences that these words do not show."""
+        described = {"world_size", "tensor_parallel", "zero_stage", "precision"}
         differing = self._differing(other)
         if not differing:
             return f"({self.describe()})"
-        hidden = [name for name in differing if name not in spoken]
-        if set(differing) & spoken and "optimizer" not in hidden:
-            hidden = []  # other slices and wrappers are a matter of course
+        hidden = [name for name in differing if name not in described]
+        if set(differing) & described and "optimizer" not in hidden:
+            hidden = []  # then other partitions and wrappers are expected
         words = {
             "optimizer": f"optimizer {self.optimizer} -> {other.optimizer}",
             "wrapper": f"DeepSpeed's {self.wrapper} -> {other.wrapper}",
@@ -95,9 +95,8 @@ class Layout:
         return f"({self.describe()}) on {other.describe()}{more}"
 
 
-def _slices(engine: TrainingEngine) -> list[str]:
-    slices = engine.partitions()
-    parts = [(item.flat.numel(), item.partition.names) for item in slices]
+def _partition_ids(engine: TrainingEngine) -> list[str]:
+    parts = [(item.flat.numel(), item.partition.names) for item in engine.partitions()]
     if engine.zero_stage == 0:
         names = tuple(name for _, one in parts for name in one)
         parts = [(sum(numel for numel, _ in parts), names)]
@@ -123,7 +122,7 @@ def restore_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
 
 
 def checkpoint_bytes(engine: TrainingEngine) -> int:
-    """About how large a checkpoint of ``engine`` is (all ranks' files together)."""
+    """Approximate bytes of a checkpoint of ``engine``, all ranks' files together."""
     tensor_parallel = engine.world.tp.size
     fp32_bytes = 4 * (1 + len(engine.optimizer.state_names))  # master weight and state
     total = 0

@@ -1,10 +1,10 @@
-"""A checkpoint's record, ``megabert.json``: written last, read first, believed if its sums agree.
+"""A checkpoint's record, ``megabert.json``: written last, read first, used if its sums agree.
 
     {"version": 2, "step": 500, "consumed_samples": ..., "model": {...}, ...,
      "files": {"mp_rank_00_model_states.pt": {"bytes": ..., "sha256": ...}, ...},
      "record_sha256": SHA-256 of all the rest as canonical JSON}
 
-Version 1 had no sum over itself and said less about the layout; it is still read.
+Version 1 had no sum over itself and fewer fields of the layout; it is still read.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ def _record_sum(record: Mapping[str, Any]) -> str:
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` as JSON gives it back."""
+    """``record`` as it is after a round trip through JSON."""
     return json.loads(json.dumps(record))
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` (plain values, ``files`` among them) into ``folder``, with its own sum."""
+def write_checkpoint_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` (plain values, including ``files``) into ``folder``, with its own sum."""
     content = plain({**record, "version": RECORD_VERSION})
     write_json(folder / CHECKPOINT_RECORD, {**content, _RECORD_SUM: _record_sum(content)})
 
 
-def read_record(folder: Path) -> Checkpoint:
+def read_checkpoint_record(folder: Path) -> Checkpoint:
     """The record of a checkpoint folder.
 
     Raises:
@@ -93,23 +93,23 @@ def read_record(folder: Path) -> Checkpoint:
 
 
 def step_of_tag(name: str) -> int:
-    """The step in a checkpoint's folder name; -1 for another name (a copy that somebody made)."""
+    """The step in a checkpoint's folder name; -1 for another name (such as a user's copy)."""
     match = _TAG.fullmatch(name)
     return int(match[1]) if match else -1
 
 
 def tagged_folders(base: Path) -> list[Path]:
-    """Folders that are named as checkpoints are, whole or not, the newest first."""
+    """Folders with names of checkpoints, whole or not, the newest first."""
     folders = [p for p in base.glob("step-*") if step_of_tag(p.name) >= 0 and p.is_dir()]
     return sorted(folders, key=lambda folder: step_of_tag(folder.name), reverse=True)
 
 
 def whole_checkpoints(base: Path) -> list[Checkpoint]:
-    """Checkpoints whose record is there and sound, the newest first; nothing is said of others."""
+    """Checkpoints with a sound record, the newest first; others are not reported."""
     found = []
     for folder in tagged_folders(base):
         try:
-            found.append(read_record(folder))
+            found.append(read_checkpoint_record(folder))
         except UserError:
             continue
     return found
@@ -117,16 +117,16 @@ def whole_checkpoints(base: Path) -> list[Checkpoint]:
 
 def damaged_file(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str | None:
     """The first fault among every ``parts``-th file (missing, short, flipped byte), or None."""
-    for number, (name, facts) in enumerate(sorted(checkpoint.record["files"].items())):
+    for number, (name, entry) in enumerate(sorted(checkpoint.record["files"].items())):
         if number % parts != part:
             continue
         path = checkpoint.folder / name
         try:
             if not path.is_file():
                 return f"{path} is missing"
-            if path.stat().st_size != facts["bytes"]:
-                return f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}"
-            if sha256_of_file(path) != facts["sha256"]:
+            if path.stat().st_size != entry["bytes"]:
+                return f"{path} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+            if sha256_of_file(path) != entry["sha256"]:
                 return f"{path} has changed since it was written (SHA-256 differs)"
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"

@@ -1,10 +1,10 @@
-"""Where a run's first weights come from: an earlier run (phase change) or its own checkpoint.
+"""A run's first weights: from an earlier run (phase change) or from its own checkpoint.
 
-    transfer    weights and moments of another run; step and schedule stay at 0
-    resume       everything of the run's own checkpoint. Where the layout is the same, DeepSpeed
-                 loads its files as they are, bit for bit; else (other ranks, ZeRO stage,
-                 precision...) the state goes through whole tensors, as in a phase change, and the
-                 counters follow
+    transfer     weights and moments of another run; step and schedule stay at 0
+    resume       everything from the run's own checkpoint. Where the layout is the same, DeepSpeed
+                 loads its own files, bit for bit; otherwise (other ranks, ZeRO stage, precision...)
+                 the state goes through whole tensors, as in a phase change, and then the counters
+                 are set
 
 Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank takes its own parts.
 """
@@ -57,11 +57,11 @@ def find_source(
 ) -> Checkpoint:
     """The checkpoint that ``--init-from`` names, if this run's model can take its tensors.
 
-    ``world``: its ranks share the reading of the files (all call); None: this process reads all.
+    ``world``: its ranks divide the reading of the files (all call); None: this process reads all.
 
     Raises:
-        UserError: no checkpoint there, another tokenizer, another shape (positions included), or
-            damaged files.
+        UserError: ``path`` has no checkpoint, or it has another tokenizer, another shape (positions
+            included) or damaged files.
     """
     source = newest_checkpoint(path)
     if source.record["tokenizer_sha256"] != tokenizer_sha256:
@@ -88,7 +88,7 @@ def find_source(
 def transfer(
     engine: TrainingEngine, model: nn.Module, source: Checkpoint, run: Path, *, moments: bool
 ) -> None:
-    """Put ``source``'s weights (and moments) into a fresh engine; step and schedule stay at 0.
+    """Load ``source``'s weights (and moments) into a new engine; step and schedule stay at 0.
 
     Works from any ZeRO stage, data and tensor parallel degree to any other.
     """
@@ -104,7 +104,7 @@ def _write_whole(
     moments: bool,
     step: int,
 ) -> int:
-    """Put ``source`` into ``engine`` by way of whole tensors; the optimizer's step there."""
+    """Load ``source`` into ``engine`` through whole tensors; returns the optimizer's step in it."""
     world = engine.world
 
     def merge() -> None:
@@ -138,7 +138,7 @@ def _write_whole(
 
 
 class _WeightsOnly(Mapping[str, Mapping[str, torch.Tensor]]):
-    """A checkpoint's whole tensors without their moments, read when asked for."""
+    """A checkpoint's whole tensors without their moments, read on access."""
 
     def __init__(self, whole: WholeCheckpoint) -> None:
         self._whole = whole
@@ -154,10 +154,10 @@ class _WeightsOnly(Mapping[str, Mapping[str, torch.Tensor]]):
 
 
 def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
-    """Go on from the run's own checkpoint, whatever topology, ZeRO stage and precision wrote it.
+    """Resume from the run's own checkpoint, written by any topology, ZeRO stage and precision.
 
     Raises:
-        UserError: it is not sound.
+        UserError: the checkpoint is not consistent.
     """
     before, now = Layout.from_record(checkpoint.record), Layout.of(engine)
     if before.fits(now):
@@ -183,6 +183,6 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
 def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:
     if step != checkpoint.step:
         raise UserError(
-            f"{checkpoint.folder}: its {what} stands at update {step}, its record at "
-            f"{checkpoint.step}; the checkpoint is not sound"
+            f"{checkpoint.folder}: its {what} is at update {step}, its record at {checkpoint.step}; "
+            "the checkpoint is not consistent: resume from another one (--resume TAG)"
         )

@@ -1,4 +1,4 @@
-"""Back to a checkpoint while a run is going: the engine keeps living, its state is replaced."""
+"""Return to a checkpoint during a run: the engine stays, its state is replaced."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from megabert.engine.training_engine import TrainingEngine
 
 
 def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkpoint | None:
-    """Put the newest undamaged checkpoint of the run, of ``step`` or before, into its live engine.
+    """Load the run's newest undamaged checkpoint of ``step`` or before into its live engine.
 
-    Call it between two updates, on all ranks. None, and nothing is changed, if there is none.
-    Checkpoints after ``step`` are left alone: a run that was resumed from an older one may still
-    have them, and they are not its own.
+    Call it between two updates, on all ranks. Returns None and changes nothing if no such checkpoint
+    exists. Checkpoints after ``step`` are not used: a run that was resumed from an older one may still
+    have them, but they are not its own.
     """
     base = run / RUN_CHECKPOINTS
     tags = broadcast_object(
@@ -29,7 +29,7 @@ def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkp
         try:
             checkpoint = find_checkpoint(run, tag, engine.world)
         except UserError as error:
-            get_logger().warning("passed over: %s", error)
+            get_logger().warning("skipped: %s", error)
             continue
         if checkpoint is not None:
             resume.resume(engine, checkpoint)

@@ -1,14 +1,14 @@
 """Checkpoints of a run: written whole or not at all, found again, and checked before they are used.
 
-    RUN/checkpoints/step-0000500/      DeepSpeed's files, and megabert.json: what the run was, with
+    RUN/checkpoints/step-0000500/      DeepSpeed's files, and megabert.json: the run's settings, with
                                        the size and SHA-256 of every file and of itself
     RUN/checkpoints/latest             name of the newest whole checkpoint
 
-A checkpoint is written under ``<tag>.partial``. Each rank's failures (a full disk) are collected
-instead of raised inside DeepSpeed's own barriers, all ranks then agree, and only if every file is
-on disk does rank 0 write the record, rename the folder and move ``latest``. Files, names and
-folders are synced in this order, so a run killed at any moment, or a power cut, leaves the
-checkpoint before it in force.
+A checkpoint is written under ``<tag>.partial``. Failures of a rank (a full disk) are collected instead
+of raised between DeepSpeed's own barriers. The ranks then exchange them, and only if every file is on
+disk does rank 0 write the record, rename the folder and update ``latest``. Files, names and folders
+are synced in this order, so that a kill or a power cut at any moment leaves the previous checkpoint
+in use.
 
 DeepSpeed's files are pickles: load only checkpoints that you trust.
 """
@@ -30,11 +30,11 @@ from megabert.checkpoint.record import (
     Checkpoint,
     damaged_file,
     plain,
-    read_record,
+    read_checkpoint_record,
     step_of_tag,
     tagged_folders,
     whole_checkpoints,
-    write_record,
+    write_checkpoint_record,
 )
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder, rename, sha256_of_file, sync, write_text
@@ -46,7 +46,7 @@ from megabert.engine.training_engine import TrainingEngine
 
 
 class _RecordingEngine(TorchCheckpointEngine):
-    """Writes files durably, and keeps failures until all ranks can speak of them."""
+    """Writes files durably, and stores failures until all ranks can report them."""
 
     def __init__(self) -> None:
         self.name = "megabert"
@@ -65,7 +65,7 @@ class _RecordingEngine(TorchCheckpointEngine):
                 "sha256": sha256_of_file(Path(path)),
             }
         except (OSError, RuntimeError) as error:
-            # torch's writer says only that it is not where it should be in the file
+            # on a full disk torch's writer reports only an unexpected position in the file
             full = "unexpected pos" in str(error) or "file write failed" in str(error)
             reason = os.strerror(errno.ENOSPC) if full else str(error)
             self.failure = f"{Path(path).name}: {reason}"
@@ -83,13 +83,13 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint of ``engine`` (all ranks call) and return its folder.
 
-    ``record``: plain values; holds ``step`` and ``consumed_samples``. Layout and counters of the
-    engine are added. Checkpoints of later steps are of a course that the run has left (it was
-    resumed from an older one): they are removed.
+    ``record``: plain values, with ``step`` and ``consumed_samples``. The engine's layout and counters
+    are added. Checkpoints of later steps are removed: they exist if the run was resumed from an older
+    one, and do not belong to it any longer.
 
     Raises:
-        UserError: the disk is full or not writable; the partial folder is removed, the checkpoint
-            before this one and ``latest`` are untouched.
+        UserError: the disk is full or not writable; the partial folder is removed, the previous
+            checkpoint and ``latest`` are unchanged.
     """
     world = engine.world
     base = run / RUN_CHECKPOINTS
@@ -115,7 +115,7 @@ def save_checkpoint(
         world.barrier()
         raise UserError(
             f"checkpoint {final} could not be written ({outcome[0][0]}); "
-            f"{_kept(base)}; free some space and run again with --resume auto"
+            f"{_previous(base)}; free some space and run again with --resume auto"
         )
     if world.is_main:
         for old in whole_checkpoints(base)[keep_last:]:
@@ -129,7 +129,7 @@ def _write_files(
     record: dict[str, Any],
     universal_info: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
-    """Have DeepSpeed write all ranks' files; size and sum of each, and what failed on any rank."""
+    """Have DeepSpeed write all ranks' files; returns size and SHA-256 of each, and the ranks' failures."""
     writer = _RecordingEngine()
     client_state = {"megabert": record, "universal_checkpoint_info": universal_info}
     try:
@@ -139,15 +139,15 @@ def _write_files(
     everyone: list[Any] = [None] * engine.world.topology.world_size
     torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
     failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
-    return {name: facts for _, files in everyone for name, facts in files.items()}, failures
+    return {name: entry for _, files in everyone for name, entry in files.items()}, failures
 
 
 def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
-    """Make a folder a checkpoint: record, rename, ``latest``, each on disk before the next."""
-    write_record(partial, record)
+    """Turn a folder into a checkpoint: record, rename, ``latest``, each synced before the next."""
+    write_checkpoint_record(partial, record)
     for later in tagged_folders(final.parent):
         if step_of_tag(later.name) > step_of_tag(final.name):
-            get_logger().info("removing %s: this run went on from before it", later.name)
+            get_logger().info("removing %s: this run was resumed from an earlier step", later.name)
             remove_folder(later)
     if final.exists():
         remove_folder(final)
@@ -156,11 +156,11 @@ def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
 
 
 def check_space(folder: Path, wanted: float, what: str) -> None:
-    """Warn before something of about ``wanted`` bytes would fill the disk."""
+    """Warn if the disk of ``folder`` has less than ``wanted`` free bytes."""
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if free < wanted:
         get_logger().warning(
-            "%s has %.1f GB free, but %s takes about %.1f GB",
+            "%s has %.1f GB free, but %s needs about %.1f GB",
             folder,
             free / 1e9,
             what,
@@ -169,13 +169,13 @@ def check_space(folder: Path, wanted: float, what: str) -> None:
 
 
 def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
-    """Warn at a run's start if its checkpoints (``keep_last`` and one) will not find room."""
+    """Warn at a run's start if the disk has no space for its checkpoints (``keep_last`` and one)."""
     base = run / RUN_CHECKPOINTS
     more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
     check_space(base, more * checkpoint_bytes(engine), f"this run, with {more} more checkpoints,")
 
 
-def _kept(base: Path) -> str:
+def _previous(base: Path) -> str:
     whole = whole_checkpoints(base)
     return f"checkpoint {whole[0].folder.name} is kept" if whole else "no earlier checkpoint exists"
 
@@ -192,13 +192,13 @@ def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
 
 
 def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
-    """The checkpoint to go on from (all ranks call, all get the same one).
+    """The checkpoint to resume from (all ranks call, all get the same one).
 
-    ``wanted``: "auto" takes the newest undamaged one and says which it passed over (None if there
-    is none yet); a tag takes exactly that one.
+    ``wanted``: "auto" takes the newest undamaged one and reports those that it skips (None if the
+    run has no checkpoint yet); a tag takes exactly that one.
 
     Raises:
-        UserError: a checkpoint asked for by tag is missing or damaged; or all that there are.
+        UserError: the checkpoint of that tag is missing or damaged, or all checkpoints are damaged.
     """
     base = run / RUN_CHECKPOINTS
     first_fault = None
@@ -211,30 +211,30 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
         first_fault = first_fault or fault
         if world.is_main:
             name = "a checkpoint" if isinstance(found, str) else f"checkpoint {found.folder.name}"
-            get_logger().warning("%s is damaged and passed over: %s", name, fault)
+            get_logger().warning("%s is damaged and is skipped: %s", name, fault)
     if first_fault is not None:
         raise UserError(
-            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); put back what "
-            "is missing, or remove that folder to begin again at step 0"
+            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); restore what is "
+            "missing, or remove that folder to start again at step 0"
         )
     return None
 
 
 def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
-    """What ``wanted`` may mean, the best first: a checkpoint, or what is wrong with its record."""
+    """Checkpoints that ``wanted`` can mean, the newest first, or what is wrong with their records."""
     if wanted != "auto":
         if wanted.endswith(PARTIAL) or not (base / wanted).is_dir():
-            have = ", ".join(checkpoint.folder.name for checkpoint in whole_checkpoints(base))
+            found_tags = ", ".join(checkpoint.folder.name for checkpoint in whole_checkpoints(base))
             raise UserError(
-                f"--resume {wanted}: no such checkpoint in {base} (there: {have or 'none'})"
+                f"--resume {wanted}: no such checkpoint in {base} (there: {found_tags or 'none'})"
             )
-        return [read_record(base / wanted)]
+        return [read_checkpoint_record(base / wanted)]
     for partial in sorted(base.glob("*" + PARTIAL)):
-        get_logger().info("left aside: %s was not written to its end", partial)
+        get_logger().info("ignored: %s was not written completely", partial)
     found: list[Checkpoint | str] = []
     for folder in tagged_folders(base):
         try:
-            found.append(read_record(folder))
+            found.append(read_checkpoint_record(folder))
         except UserError as error:
             found.append(str(error))
     return found
@@ -243,24 +243,24 @@ def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
 def newest_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
 
-    A ``latest`` that is missing, or names no whole one, is passed over for the newest whole one.
+    Where ``latest`` is missing or does not name a whole checkpoint, it is the newest whole one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no whole checkpoint.
     """
     if (path / CHECKPOINT_RECORD).is_file():
-        return read_record(path)
+        return read_checkpoint_record(path)
     base = path / RUN_CHECKPOINTS
     pointer = base / LATEST
     try:
-        return read_record(base / pointer.read_text(encoding="utf-8").strip())
+        return read_checkpoint_record(base / pointer.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
         fault = f"{pointer} cannot be read"
     except UserError as error:
-        fault = f"{pointer} names no whole checkpoint ({error})"
+        fault = f"{pointer} does not name a whole checkpoint ({error})"
     whole = whole_checkpoints(base)
     if whole:
-        get_logger().info("%s: taking %s", fault, whole[0].folder.name)
+        get_logger().info("%s: %s is used", fault, whole[0].folder.name)
         return whole[0]
     if tagged_folders(base):
         raise UserError(f"{path} holds no whole checkpoint: {fault}")

@@ -1,13 +1,13 @@
 """Whole tensors out of a DeepSpeed checkpoint of any ZeRO stage, data and tensor parallel degree.
 
-Stages 1 to 3 go through DeepSpeed's universal checkpoint: its converter takes the ranks' flat
-partitions apart into fragments a tensor, joins the fragments of the data-parallel ranks, and then the
-tensor parallel parts, one tensor at a time. How each tensor was split, it learns from the patterns that
+Stages 1 to 3 go through DeepSpeed's universal checkpoint: its converter splits the ranks' flat
+partitions into fragments per tensor, joins the fragments of the data-parallel ranks, and then the
+tensor parallel parts, one tensor at a time. It finds how each tensor was split from the patterns that
 :func:`universal_checkpoint_info` makes from the model and every save stores. Stage 0 has no partitions,
-and DeepSpeed no converter for it: its ``mp_rank`` files hold tensor parallel parts, which
+and DeepSpeed has no converter for it: its ``mp_rank`` files hold tensor parallel parts, which
 ``model.parameters`` joins here.
 
-Nothing is believed: names, shapes and element counts are compared with those of the unsplit model.
+Nothing is trusted: names, shapes and element counts are compared with those of the unsplit model.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def universal_checkpoint_info(parameters: Mapping[str, WholeParameter]) -> dict[
     """How DeepSpeed's converter must join each parameter of a model over tensor parallel ranks.
 
     Goes into the ``client_state`` of every save under the key ``universal_checkpoint_info``. Each
-    pattern is anchored and stands for at least one of the given names: DeepSpeed joins on dimension 0
-    whatever no pattern matches, and refuses patterns that match nothing.
+    pattern is anchored and matches at least one of the given names: DeepSpeed joins on dimension 0
+    any tensor that no pattern matches, and refuses patterns that match nothing.
 
     The padding of the vocabulary is the same for every tensor parallel degree, so no vocabulary
     pattern is needed: padding rows stay with the tensor.
@@ -81,7 +81,7 @@ def universal_checkpoint_info(parameters: Mapping[str, WholeParameter]) -> dict[
 
 
 class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
-    """Whole tensors by parameter name, read when asked for (``items()``: one at a time).
+    """Whole tensors by parameter name, read on access (``items()``: one at a time).
 
     Attributes:
         step: updates that the optimizer has made.
@@ -119,7 +119,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         return {kind: self.read(name, kind) for kind in ("weight", *self.states)}
 
     def read(self, name: str, kind: str) -> Tensor:
-        """One of the three values of a parameter.
+        """The weight or one state tensor of a parameter.
 
         Raises:
             UserError: it has another shape than in the unsplit model.
@@ -167,7 +167,7 @@ class _Universal(WholeCheckpoint):
 
 
 class _Plain(WholeCheckpoint):
-    """Stage 0: one file a tensor parallel rank, each with whole optimizer states of its part."""
+    """Stage 0: one file per tensor parallel rank, each with the whole optimizer state of its part."""
 
     def __init__(self, folder: Path, parameters: Mapping[str, WholeParameter]) -> None:
         files = sorted(folder.glob("mp_rank_*_model_states.pt"))
@@ -209,7 +209,7 @@ def _parts_by_name(state: dict[str, Any], folder: Path) -> dict[str, dict[str, A
     """Weight, moments and step of each parameter in one stage-0 file."""
     optimizer = state["optimizer"]
     masters: list[Tensor] | None = None
-    if "fp32_groups" in optimizer:  # half precision: the fp32 masters stand beside the state
+    if "fp32_groups" in optimizer:  # half precision: the fp32 masters are stored next to the state
         masters = [tensor for group in optimizer["fp32_groups"] for tensor in group]
         optimizer = optimizer["optimizer_state_dict"]
     elif "optimizer_state_dict" in optimizer:
@@ -235,7 +235,7 @@ def _compare_names(found: set[str], parameters: Mapping[str, WholeParameter], so
     if missing or unexpected:
         first = (missing or unexpected)[0]
         raise UserError(
-            f"{source} is of another model: {len(missing)} tensors missing, {len(unexpected)} "
+            f"{source} belongs to another model: {len(missing)} tensors missing, {len(unexpected)} "
             f"unexpected (first: {first})"
         )
 
@@ -249,12 +249,12 @@ def _one_step(steps: set[int], source: Path) -> int:
 def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     """Stages 1 to 3: have DeepSpeed write the whole tensors under ``output`` (one process does this).
 
-    Stage 0 needs none of it and leaves ``output`` empty.
+    Stage 0 needs no merging and leaves ``output`` empty.
 
     Args:
         folder: a checkpoint folder (``checkpoints/<tag>``).
-        output: a folder of its own, on a disk with room for twice the optimizer state (24 bytes a
-            parameter); its parent receives nothing.
+        output: a new folder on a disk with room for twice the optimizer state (24 bytes per parameter);
+            nothing is written next to it.
         workers: processes that extract and merge.
 
     Raises:
@@ -277,9 +277,9 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         strict=True,
         inject_missing_state=False,
     )
-    said = io.StringIO()
+    output_text = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output_text), contextlib.redirect_stderr(output_text):
             ds_to_universal.main(arguments)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -323,7 +323,7 @@ def _with_moments(folder: Path, copy: Path, states: Sequence[str]) -> Path:
     """``folder``, or a copy whose state has the names that DeepSpeed's converter expects.
 
     The converter requires ``exp_avg`` and ``exp_avg_sq``. A checkpoint from before the first update
-    has no state, and an optimizer may have one tensor or other names: zeros stand in for what is missing.
+    has no state, and an optimizer may have one tensor or other names: zeros replace what is missing.
     """
     paths = sorted(folder.glob("*_optim_states.pt"))
     empty = not any(base_optimizer(load(path))["state"] for path in paths)
@@ -348,7 +348,7 @@ def _with_moments(folder: Path, copy: Path, states: Sequence[str]) -> Path:
 
 
 def _explain(error: Exception) -> str:
-    """DeepSpeed's complaint in one line; its check of replicated tensors says nothing at all."""
+    """DeepSpeed's error in one line; its check of replicated tensors raises one without a text."""
     text = str(error).strip()
     if isinstance(error, AssertionError) and not text:
         return "a tensor that is the same on all tensor parallel ranks in a sound checkpoint differs here"
@@ -362,7 +362,7 @@ def _explain(error: Exception) -> str:
 def open_merged(
     folder: Path, merged: Path, parameters: Mapping[str, WholeParameter]
 ) -> WholeCheckpoint:
-    """Read what :func:`merge_partitions` made; any number of processes may do so at a time.
+    """Read what :func:`merge_partitions` wrote; several processes may do so at the same time.
 
     Args:
         folder: the checkpoint folder (stage 0 is read from it directly).
@@ -385,11 +385,11 @@ def whole_checkpoint(
     scratch: Path | None = None,
     workers: int = 1,
 ) -> Iterator[WholeCheckpoint]:
-    """Merge and read a checkpoint in one process; the merged copy goes when the block ends.
+    """Merge and read a checkpoint in one process; the merged copy is removed when the block ends.
 
     Args:
         folder, parameters, workers: as above.
-        scratch: where to put the merged copy meanwhile (the system's temporary folder).
+        scratch: folder for the merged copy (the system's temporary folder).
     """
     with tempfile.TemporaryDirectory(prefix="megabert-merge-", dir=scratch) as temporary:
         merge_partitions(folder, Path(temporary), workers=workers)

@@ -1,11 +1,11 @@
 """DeepSpeed: launching ranks, the joined configuration, the engine and its metrics.
 
-Owns: everything that talks to DeepSpeed, except checkpoint files (``megabert.checkpoint``).
+Owns: everything that uses DeepSpeed, except checkpoint files (``megabert.checkpoint``).
 May import: kernels, model, parallel, optim, data, config, common.
-Start reading: ``build.py``, then ``zero/partitions.py``.
+Start reading: ``training_engine.py``, then ``build.py`` and ``zero/partitions.py``.
 
-DeepSpeed chooses its accelerator when it is first imported, and guesses if nothing is set. Therefore it is set
-here, before any module of this package imports DeepSpeed.
+DeepSpeed chooses its accelerator when it is first imported, and guesses if none is set. Therefore it
+is set here, before any module of this package imports DeepSpeed.
 """
 
 import os

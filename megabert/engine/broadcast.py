@@ -1,4 +1,4 @@
-"""What ranks hand to each other outside of training steps: inputs read once, outputs put together."""
+"""What ranks send each other outside training steps: inputs read once, outputs gathered."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def broadcast_object(world: World, make: Callable[[], Value]) -> Value:
         dist.broadcast_object_list(outcome, src=0, device=world.device)
     if outcome[1] is not None:
         if world.topology.world_size > 1:
-            # The main rank must not leave before all have read its message; once one has
-            # read it, it does not matter who is gone.
+            # The main rank must not exit before all ranks have read its message; a rank that has
+            # read it may exit before the others.
             with contextlib.suppress(RuntimeError):
                 dist.barrier()
         raise UserError(outcome[1])
@@ -47,9 +47,9 @@ def broadcast_tensors(
     held = dict(tensors or {})
     if world.topology.world_size == 1:
         return held
-    facts = broadcast_object(world, lambda: [(n, t.shape, t.dtype) for n, t in held.items()])
+    headers = broadcast_object(world, lambda: [(n, t.shape, t.dtype) for n, t in held.items()])
     received = {}
-    for name, shape, dtype in facts:
+    for name, shape, dtype in headers:
         if world.is_main:
             buffer = held[name].to(world.device).contiguous()
         else:
@@ -59,14 +59,14 @@ def broadcast_tensors(
     return received
 
 
-def partition(
+def rank_batches(
     lengths: np.ndarray, batch_size: int, rank: int, ranks: int
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """This rank's batches of rows, of similar length, longest first: (rows, whether they count).
 
-    The batches of all ranks that count hold every row once. Every rank gets the same number of
-    batches, as collective forwards need; a rank without one of its own repeats the last batch, which
-    then does not count.
+    The batches that count, over all ranks, hold every row once. Every rank gets the same number of
+    batches, because a forward pass can be collective; a rank that runs out repeats the last batch,
+    which then does not count.
     """
     order = np.argsort(-lengths, kind="stable")
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
@@ -80,7 +80,7 @@ def gather_rows(
 ) -> dict[str, np.ndarray]:
     """Outputs of all data-parallel ranks as arrays over rows 0 ... ``total`` - 1 (a collective).
 
-    ``rows[i]`` are the rows that ``outputs[i]``, arrays [len(rows[i]), ...], belong to.
+    ``outputs[i]``, arrays [len(rows[i]), ...], are the outputs of the rows ``rows[i]``.
     """
     everything: list[Any] = [(rows, outputs)]
     if world.topology.data_parallel > 1:

@@ -38,27 +38,31 @@ class BatchSizes:
 
 
 def resolve_batch(
-    settings: BatchSettings, data_parallel: int, micro_limit: int, *, kept: int | None = None
+    settings: BatchSettings,
+    data_parallel: int,
+    micro_limit: int,
+    *,
+    resumed_global_batch: int | None = None,
 ) -> BatchSizes:
-    """Derive what is not given; check that the factors multiply out.
+    """Derive the sizes that are not given; check that their product is the global batch.
 
-    ``kept``: global batch of the checkpoint that a run goes on from. It stays the same on any
-    number of ranks, so a given micro batch and accumulation give way to it where they do not fit.
+    ``resumed_global_batch``: global batch of the checkpoint that a run resumes from. It is the same
+    on any number of ranks; a given micro batch and accumulation are changed where they do not fit it.
 
     Raises:
-        UserError: they don't; the line shows the arithmetic.
+        UserError: the product is another; the message shows the arithmetic.
     """
     micro, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
     total = settings.global_batch_size
-    if kept is not None:
-        return _redivide(total or kept, micro, accumulation, data_parallel, micro_limit)
+    if resumed_global_batch is not None:
+        total = total or resumed_global_batch
+        return _redivide(total, micro, accumulation, data_parallel, micro_limit)
     if total is None:
         if micro is None:
             raise UserError("no batch size given: set --global-batch-size")
         total = micro * (accumulation or 1) * data_parallel
     if micro is None:
-        share = total // (data_parallel * (accumulation or 1))
-        micro = max((n for n in range(1, min(share, micro_limit) + 1) if share % n == 0), default=1)
+        micro = _largest_divisor(total // (data_parallel * (accumulation or 1)), micro_limit)
     if accumulation is None:
         accumulation = max(1, total // (micro * data_parallel))
     product = micro * accumulation * data_parallel
@@ -71,19 +75,24 @@ def resolve_batch(
     return BatchSizes(total, micro, accumulation, data_parallel)
 
 
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` up to ``limit``; 1 if ``number`` is 0."""
+    return max((n for n in range(1, min(number, limit) + 1) if number % n == 0), default=1)
+
+
 def _redivide(
     total: int, micro: int | None, accumulation: int | None, data_parallel: int, micro_limit: int
 ) -> BatchSizes:
-    """A resumed run's batch: the micro batch given if it divides a rank's share, else smaller."""
-    share, rest = divmod(total, data_parallel)
+    """A resumed run's batch: the micro batch given if it divides a rank's part, else a smaller one."""
+    per_rank, rest = divmod(total, data_parallel)
     if rest:
         raise UserError(
             f"the run's global batch {total} cannot be divided among {data_parallel} data-parallel "
             "ranks; resume with a number of ranks that divides it"
         )
-    most = micro or min(micro_limit, share // (accumulation or 1))
-    fitting = max((n for n in range(1, min(share, most) + 1) if share % n == 0), default=1)
-    batch = BatchSizes(total, fitting, share // fitting, data_parallel)
+    most = micro or min(micro_limit, per_rank // (accumulation or 1))
+    fitting = _largest_divisor(per_rank, most)
+    batch = BatchSizes(total, fitting, per_rank // fitting, data_parallel)
     given = (micro or batch.micro_size, accumulation or batch.accumulation)
     if given != (batch.micro_size, batch.accumulation):
         get_logger().info(
@@ -99,7 +108,7 @@ def _redivide(
 
 
 def resolve_precision(precision: str, cuda: bool) -> str:
-    """ "auto" made definite.
+    """The precision that "auto" stands for here, or the one given.
 
     Raises:
         UserError: fp16 without a GPU, which DeepSpeed cannot do; fp8 on a GPU without float8 units.
@@ -107,7 +116,7 @@ def resolve_precision(precision: str, cuda: bool) -> str:
     if precision == "auto":
         return "bf16" if cuda else "fp32"
     if precision == "fp16" and not cuda:
-        raise UserError("DeepSpeed has no fp16 on CPU; use --precision bf16 or fp32")
+        raise UserError("DeepSpeed does not support fp16 on CPUs; use --precision bf16 or fp32")
     if precision == "fp8" and cuda:
         check_device(torch.device("cuda"))
     return precision
@@ -119,9 +128,9 @@ def storage_precision(precision: str) -> str:
 
 
 def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> None:
-    """Leave a DeepSpeed file's ``grad_accum_dtype`` out where DeepSpeed knows no such mixture.
+    """Remove a DeepSpeed file's ``grad_accum_dtype`` where DeepSpeed does not support the combination.
 
-    So a run can go on from its checkpoint in another precision or stage with the file that it has.
+    A run can then resume in another precision or stage with the same file.
     """
     types = dict(config.get("data_types") or {})
     wanted = types.get("grad_accum_dtype") or precision
@@ -129,7 +138,7 @@ def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> Non
         del types["grad_accum_dtype"]
         config["data_types"] = types
         get_logger().warning(
-            "data_types.grad_accum_dtype %s has no effect: %s at ZeRO %d sums gradients up in %s",
+            "data_types.grad_accum_dtype %s has no effect: %s at ZeRO %d sums gradients in %s",
             wanted,
             precision,
             stage,
@@ -146,12 +155,12 @@ def make_deepspeed_config(
 ) -> dict[str, Any]:
     """The configuration for ``deepspeed.initialize``; the optimizer is ours and not in it.
 
-    ``precision``: as :func:`resolve_precision` gives it.
+    ``precision``: as :func:`resolve_precision` returns it.
     """
     precision = storage_precision(precision)
     config = {key: value for key, value in raw.items() if key in PASSED_THROUGH}
     zero = {
-        # overlap_comm has changed gradient norms in releases of DeepSpeed: off unless asked for
+        # overlap_comm changed gradient norms in some releases of DeepSpeed: off unless requested
         "overlap_comm": False,
         "contiguous_gradients": True,
         **config.get("zero_optimization", {}),

@@ -1,8 +1,8 @@
-"""Start of a distributed run, whatever launched it: deepspeed, torchrun, srun, mpirun or nothing.
+"""Start of a distributed run under any launcher: deepspeed, torchrun, srun, mpirun or none.
 
-The only ways in are environment variables. DeepSpeed and torchrun set RANK, LOCAL_RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT; Slurm and MPI name the same facts otherwise and are translated here, so
-that mpi4py is never needed for training; a bare ``python`` becomes a world of one rank.
+Launchers pass their information in environment variables. DeepSpeed and torchrun set RANK,
+LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; Slurm and MPI use other names, which are
+translated here, so that training never needs mpi4py. A bare ``python`` becomes a world of one rank.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _LAUNCHERS = (
 
 
 def fill_environment(environment: MutableMapping[str, str]) -> None:
-    """Give RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT a value where they lack one.
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT where they are missing.
 
     Raises:
-        UserError: several ranks, and nobody said where rank 0 listens.
+        UserError: several ranks, without the address of rank 0.
     """
     if "RANK" not in environment:
         for rank, local_rank, size in _LAUNCHERS:
@@ -73,7 +73,7 @@ def fill_environment(environment: MutableMapping[str, str]) -> None:
     elif "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
         raise UserError(
             f"{world_size} ranks were started, but MASTER_ADDR and MASTER_PORT are not set; "
-            "export the host name of rank 0 and a free port of it"
+            "export the host name of rank 0 and a free port on it"
         )
 
 
@@ -108,11 +108,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on the one rank that speaks and writes common files."""
+        """True on the one rank that prints messages and writes common files."""
         return self.topology.rank == 0
 
     def barrier(self) -> None:
-        """Wait for every rank."""
+        """Wait for all ranks."""
         torch.distributed.barrier()
 
     def sum_over_data_parallel(self, values: torch.Tensor) -> torch.Tensor:
@@ -153,10 +153,10 @@ def start(tensor_parallel: int = 1) -> World:
     _quiet_libraries()
     check_versions()
     if not cuda:
-        # DeepSpeed compiles a shared-memory all-reduce for inference at start-up on CPU. Training
+        # On a CPU DeepSpeed compiles a shared-memory all-reduce for inference at start-up. Training
         # never calls it, the build needs a compiler, and a killed build leaves a lock on which later
         # runs hang. Its table of buildable operators is read for this one only; filling it here
-        # also spares the probing of all the others.
+        # also avoids probing all the others.
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     device = torch.device("cpu")
     if cuda:
@@ -173,7 +173,7 @@ def start(tensor_parallel: int = 1) -> World:
         if "EADDRINUSE" not in str(error):
             raise
         raise UserError(
-            f"port {os.environ['MASTER_PORT']} is taken, probably by another run on this machine: "
+            f"port {os.environ['MASTER_PORT']} is in use, probably by another run on this machine: "
             "choose another one (deepspeed --master_port N, torchrun --master-port N)"
         ) from error
     groups = ProcessGroups.create(topology)
@@ -182,11 +182,11 @@ def start(tensor_parallel: int = 1) -> World:
 
 @contextlib.contextmanager
 def lost_ranks_named() -> Iterator[None]:
-    """Turn a collective that broke because a peer is gone into one line.
+    """Report a collective that failed because another rank has exited, in one line.
 
-    The rank that failed has said why and left with its own exit status. A launcher ends the others
-    then; they wait for that, so that neither its message nor its status is drowned by theirs, and
-    speak only if nobody ends them.
+    The rank that failed first has printed its reason and exited with its own status. A launcher then
+    ends the others; they wait for that, so that their messages and statuses do not hide the first
+    one's, and report only if nobody ends them.
 
     Raises:
         TrainingStopped: instead of the backend's error.
@@ -199,13 +199,13 @@ def lost_ranks_named() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_SECONDS_FOR_THE_LAUNCHER)
         raise TrainingStopped(
-            f"another rank of this run is gone ({str(error).strip().splitlines()[0][-120:]}); its own "
-            "message says why; go on from the last checkpoint with --resume auto"
+            f"another rank of this run has exited ({str(error).strip().splitlines()[0][-120:]}); see its "
+            "own message for the reason; continue from the last checkpoint with --resume auto"
         ) from error
 
 
 def _quiet_libraries() -> None:
-    """Leave warnings about others' internals out of the log; errors stay."""
+    """Hide warnings about other libraries' internals; errors stay."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b.*")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)

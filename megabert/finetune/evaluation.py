@@ -13,7 +13,7 @@ import torch
 
 from megabert.common.files import rename
 from megabert.common.progress import Progress
-from megabert.engine.broadcast import broadcast_object, gather_rows, partition
+from megabert.engine.broadcast import broadcast_object, gather_rows, rank_batches
 from megabert.engine.training_engine import TrainingEngine
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import batch_on_device
@@ -55,7 +55,7 @@ def predict(
     rows, outputs, seen = [], [], 0
     engine.module.eval()
     with torch.no_grad():
-        for mine, counts in partition(
+        for mine, counts in rank_batches(
             lengths, batch_size, topology.data_parallel_rank, topology.data_parallel
         ):
             batch = batch_on_device(features, mine, task.max_length, world.device)

@@ -28,7 +28,7 @@ from megabert.config.model import ModelConfig
 from megabert.engine.build import build_engine
 from megabert.engine.launch import World
 from megabert.engine.library_log import log_deepspeed_to
-from megabert.engine.metrics.devices import peak_memory
+from megabert.engine.metrics.devices import peak_rank_memory
 from megabert.engine.metrics.throughput import each_rank
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
@@ -263,7 +263,7 @@ class Loop:
         log.info("predictions of --test: %s %s", self.output / TEST, shown(scores))
 
     def _finish(self) -> None:
-        memory = each_rank(self.world, [peak_memory(self.world.device)])
+        memory = each_rank(self.world, [peak_rank_memory(self.world.device)])
         topology = self.world.topology
         self.results |= {
             "model": self.config.to_dict(),

@@ -1,4 +1,4 @@
-"""Checkpoints that are not whole: found when they are looked for, named, and passed over."""
+"""Checkpoints that are not whole are found, reported and skipped."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from megabert.checkpoint import record as checkpoint_record
 from megabert.checkpoint.record import (
     PARTIAL,
     damaged_file,
-    read_record,
+    read_checkpoint_record,
     whole_checkpoints,
-    write_record,
+    write_checkpoint_record,
 )
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
@@ -143,7 +143,7 @@ def _replace(path: Path, before: str, after: str) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_found_and_passed_over(name: str, run: Path) -> None:
+def test_damage_is_found_and_skipped(name: str, run: Path) -> None:
     damage, message = DAMAGES[name]
     damage(run / "checkpoints" / NEWEST)
     found, said = find(run)
@@ -161,7 +161,7 @@ def test_two_damaged_ones(run: Path) -> None:
     (run / "checkpoints" / BEFORE / "megabert.json").unlink()
     found, said = find(run)
     assert found == OLDEST
-    assert [line.count("passed over") for line in said.splitlines()] == [1, 1]
+    assert [line.count("skipped") for line in said.splitlines()] == [1, 1]
 
 
 def test_all_damaged(run: Path) -> None:
@@ -196,15 +196,15 @@ def test_copies_are_left_alone(run: Path) -> None:
 def test_goes_on_from_the_one_before(
     run: Path, original: Path, shards: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole way: passed over, trained again, and replaced by a sound one."""
+    """A damaged checkpoint is skipped, trained again, and replaced by a sound one."""
     _flip(_rank_file(run / "checkpoints" / NEWEST))
     arguments = ["--steps", "6", "--dropout", "0", "--keep-last", "9", "--resume", "auto"]
     lines = train(shards, run, *arguments, ranks=RANKS)
     said = capfd.readouterr().err
-    assert f"checkpoint {NEWEST} is damaged and passed over: {run}" in said
+    assert f"checkpoint {NEWEST} is damaged and is skipped: {run}" in said
     assert f"resumed from {BEFORE} (" in said
     assert losses(lines) == losses(metrics(original))
-    assert damaged_file(read_record(run / "checkpoints" / NEWEST)) is None
+    assert damaged_file(read_checkpoint_record(run / "checkpoints" / NEWEST)) is None
 
 
 def test_exit_status(run: Path, shards: Path, root: Path) -> None:
@@ -232,7 +232,7 @@ def test_flipped_bits_of_a_record(original: Path, tmp_path: Path) -> None:
     """Found, or without meaning (E for e in a number)."""
     folder = Path(shutil.copytree(original / "checkpoints" / NEWEST, tmp_path / NEWEST))
     path = folder / "megabert.json"
-    content, expected = path.read_bytes(), read_record(folder).record
+    content, expected = path.read_bytes(), read_checkpoint_record(folder).record
     rng = random.Random(0)
     found = 0
     places = range(0, len(content), 3)
@@ -241,7 +241,7 @@ def test_flipped_bits_of_a_record(original: Path, tmp_path: Path) -> None:
         flipped[place] ^= 1 << rng.randrange(8)
         path.write_bytes(bytes(flipped))
         try:
-            assert read_record(folder).record == expected, f"byte {place}"
+            assert read_checkpoint_record(folder).record == expected, f"byte {place}"
         except UserError:
             found += 1
     assert found > 0.99 * len(places)
@@ -249,16 +249,16 @@ def test_flipped_bits_of_a_record(original: Path, tmp_path: Path) -> None:
 
 def test_versions_of_the_record(original: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(original / "checkpoints" / NEWEST, tmp_path / NEWEST))
-    record = dict(read_record(folder).record)
+    record = dict(read_checkpoint_record(folder).record)
     assert record["version"] == checkpoint_record.RECORD_VERSION == 2
     for name in ("record_sha256", "optimizer", "wrapper", "slices", "skipped_steps"):
         del record[name]
     (folder / "megabert.json").write_text(json.dumps({**record, "version": 1}))
-    assert read_record(folder).step == 6
-    assert damaged_file(read_record(folder)) is None
+    assert read_checkpoint_record(folder).step == 6
+    assert damaged_file(read_checkpoint_record(folder)) is None
     (folder / "megabert.json").write_text(json.dumps({**record, "version": 3}))
     with pytest.raises(UserError, match="version 3 is newer than this program"):
-        read_record(folder)
+        read_checkpoint_record(folder)
 
 
 def test_run_of_an_older_version_goes_on(run: Path, original: Path, shards: Path) -> None:
@@ -266,7 +266,7 @@ def test_run_of_an_older_version_goes_on(run: Path, original: Path, shards: Path
     base = run / "checkpoints"
     for tag in (NEWEST, BEFORE):
         shutil.rmtree(base / tag)
-    record = dict(read_record(base / OLDEST).record)
+    record = dict(read_checkpoint_record(base / OLDEST).record)
     for name in ("record_sha256", "optimizer", "wrapper", "slices", "skipped_steps"):
         del record[name]
     (base / OLDEST / "megabert.json").write_text(json.dumps({**record, "version": 1}))
@@ -340,14 +340,14 @@ def test_order_of_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("rename to", "checkpoints/latest"),
         ("sync", "checkpoints"),
     ]
-    assert read_record(final).step == 6
+    assert read_checkpoint_record(final).step == 6
 
 
 def test_removal_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that is half removed is not found any more."""
     folder = tmp_path / NEWEST
     folder.mkdir()
-    write_record(folder, {"step": 6, "consumed_samples": 48, "files": {}, "model": {}})
+    write_checkpoint_record(folder, {"step": 6, "consumed_samples": 48, "files": {}, "model": {}})
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     remove_folder(folder)
     assert whole_checkpoints(tmp_path) == []
@@ -385,7 +385,7 @@ def test_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_load.check_space(tmp_path / "not" / "there", 2.9e9, "a checkpoint")
     assert not said
     save_load.check_space(tmp_path, 4e9, "a checkpoint")
-    assert said == [f"{tmp_path} has 3.0 GB free, but a checkpoint takes about 4.0 GB"]
+    assert said == [f"{tmp_path} has 3.0 GB free, but a checkpoint needs about 4.0 GB"]
 
 
 def _estimate(rank: int, world_size: int, argv: list[str]) -> int:
@@ -409,6 +409,6 @@ def test_size_is_foreseen(original: Path, shards: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     estimate = run_ranks(_estimate, RANKS, argv, initialize=False)[0]
     train(shards, tmp_path / "same", "--hidden-size", "256", "--steps", "1")
-    record = read_record(tmp_path / "same" / "checkpoints" / "step-0000001").record
+    record = read_checkpoint_record(tmp_path / "same" / "checkpoints" / "step-0000001").record
     size = sum(facts["bytes"] for facts in record["files"].values())
     assert 0.8 * size < estimate < 1.5 * size

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megabert.engine.broadcast import partition
+from megabert.engine.broadcast import rank_batches
 from tests.helpers.distributed import run_ranks
 from tests.helpers.finetune_runs import WORDS, in_world, losses, make_inputs, run, values, weights
 
@@ -156,7 +156,7 @@ def test_a_wrong_input_of_the_main_rank_reaches_every_rank(place: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_portions_hold_every_row_once(ranks: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 23)
-    parts = [list(partition(lengths, 4, rank, ranks)) for rank in range(ranks)]
+    parts = [list(rank_batches(lengths, 4, rank, ranks)) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
     rows = np.concatenate([rows for part in parts for rows, counts in part if counts])
     assert sorted(rows.tolist()) == list(range(23))

@@ -1,16 +1,16 @@
-"""Where the time of an update goes, without waiting for a device.
+"""Time of each part of an update, measured without waiting for a device.
 
-An update passes through phases, in the order that the loop enters them: ``data`` (from its beginning
-on), ``forward``, ``backward``, ``optimizer`` (DeepSpeed's step: at the last micro step clipping, the
-optimizer and their collectives), and ``other`` for what lies between.  A clock is told of each change:
+An update passes through phases, in the order that the loop enters them: ``data`` (from its start),
+``forward``, ``backward``, ``optimizer`` (DeepSpeed's step: at the last micro step clipping, the
+optimizer and their collectives), and ``other`` for the rest. The loop reports each change to a clock:
 
     clock.begin(sampled); ...; clock.enter("forward"); ...; clock.enter("backward"); ...; clock.end()
 
-:class:`HostClock` reads the host's clock: right where the host computes (CPU).  There collectives
-block their caller, so the time spent in them is counted too; it is a part of the phases they
-happen in.  :class:`DeviceClock` records events in the device's stream, those of the phases in sampled
-updates only; they are read when the device has been waited for anyway.  Collectives run beside other
-kernels there, and no event of this stream tells how long: ``communication`` is None.
+:class:`HostClock` reads the host's clock, which is right where the host computes (CPU). There
+collectives block their caller, so their time is counted too, as a part of the phases in which they
+run. :class:`DeviceClock` records events in the device's stream, those of the phases only in sampled
+updates; it reads them when the program has waited for the device anyway. Collectives overlap with
+other kernels there, and events of this stream do not show their time: ``communication`` is None.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.profiler import record_function
 PHASES = ("data", "forward", "backward", "optimizer")
 OTHER = "other"
 
-# methods of ProcessGroup that start a collective; which there are depends on torch's release
+# methods of ProcessGroup that start a collective; which of them exist depends on torch's release
 _COLLECTIVES = (
     "allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier",
     "allgather", "_allgather_base", "all_gather_single", "all_gather_single_coalesced",
@@ -42,13 +42,13 @@ _COLLECTIVES = (
 
 @dataclass
 class Times:
-    """What a clock has seen since it was last read.
+    """What a clock has measured since it was last read.
 
     Attributes:
         updates: seconds of each update from ``begin`` to ``end``.
         phases: seconds in each phase, over the updates whose phases were timed.
         timed: seconds of these updates.
-        communication: seconds of ``timed`` spent in collectives; None where that is unknown.
+        communication: seconds of ``timed`` spent in collectives; None where this is unknown.
     """
 
     updates: list[float] = field(default_factory=list)
@@ -56,8 +56,8 @@ class Times:
     timed: float = 0.0
     communication: float | None = None
 
-    def share(self, phase: str) -> float:
-        """A phase's share of the timed updates."""
+    def fraction(self, phase: str) -> float:
+        """A phase's fraction of the timed updates."""
         return self.phases.get(phase, 0.0) / self.timed if self.timed else 0.0
 
 
@@ -81,7 +81,7 @@ class UpdateClock(ABC):
         return 0.0
 
     def begin(self, sampled: bool) -> None:
-        """An update begins, in phase ``data``; ``sampled``: its phases are wanted."""
+        """An update begins, in phase ``data``; ``sampled``: time its phases."""
         self._show(PHASES[0])
         self._begin(sampled)
 
@@ -99,7 +99,7 @@ class UpdateClock(ABC):
 
     @abstractmethod
     def read(self) -> Times:
-        """What was seen since the last reading; all updates must be finished on the device."""
+        """What was measured since the last reading; all updates must be finished on the device."""
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Must surround the updates."""
@@ -127,7 +127,7 @@ class UpdateClock(ABC):
 
 
 class HostClock(UpdateClock):
-    """Times by the host's clock, every update; and that of collectives."""
+    """Times every update, and the collectives in it, by the host's clock."""
 
     def __init__(self) -> None:
         self._times = Times(communication=0.0)
@@ -141,13 +141,13 @@ class HostClock(UpdateClock):
         return self._in_collectives
 
     def read(self) -> Times:
-        """What was seen since the last reading."""
+        """What was measured since the last reading."""
         times, self._times = self._times, Times(communication=0.0)
         return times
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time in collectives meanwhile.
+        """Count the time in collectives during the block.
 
         Every collective of torch.distributed, ours or DeepSpeed's, is started by a method of
         ``ProcessGroup``, and every blocking one ends in ``Work.wait``, as do those started with
@@ -195,7 +195,7 @@ class HostClock(UpdateClock):
 
 
 class DeviceClock(UpdateClock):
-    """Times by events in the current stream: each update's ends, and the phases of sampled ones.
+    """Times by events in the current stream: start and end of each update, phases of sampled ones.
 
     Args:
         device: whose stream it is.
@@ -210,7 +210,7 @@ class DeviceClock(UpdateClock):
         self._sampled = False
 
     def read(self) -> Times:
-        """What was seen since the last reading; all updates must be finished on the device."""
+        """What was measured since the last reading; all updates must be finished on the device."""
         times = Times()
         for marks in self._updates:
             seconds = marks[0][1].elapsed_time(marks[-1][1]) / 1000
@@ -243,7 +243,7 @@ class DeviceClock(UpdateClock):
 
 
 def update_clock(device: torch.device) -> UpdateClock:
-    """The clock that is right for ``device``."""
+    """The clock that suits ``device``."""
     if device.type == "cuda":
         return DeviceClock(device, lambda: torch.cuda.Event(enable_timing=True))
     return HostClock()

@@ -1,13 +1,13 @@
-"""``--profile N``: a trace of N updates, its costliest operators, and where their time went.
+"""``--profile N``: a trace of N updates, its most expensive operators, and the time by kind of work.
 
-The profiler begins after some warm-up updates and writes, on the main rank,
+The profiler starts after some warm-up updates and writes, on the main rank,
 
     RUN/profile/rank0.json.gz     the trace, for chrome://tracing or ui.perfetto.dev
-    RUN/profile/operators.txt     shares by kind of work, then the operators, the costliest first
+    RUN/profile/operators.txt     fractions by kind of work, then the operators, most expensive first
 
-Each operator is counted with its own time only, without that of operators inside it.  On a GPU it is
-the kernels' time; on a CPU that of the thread that trains.  The profiler slows small operators
-down: its figures are for comparing parts, not for throughput.
+The time of an operator does not include that of operators inside it. On a GPU it is the kernels' time;
+on a CPU that of the training thread. The profiler slows down small operators: use its figures to
+compare parts, not to measure throughput.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from megabert.engine.metrics.clock import OTHER
 from megabert.engine.metrics.throughput import Meter
 
 FOLDER = "profile"
-"""Where in the run's folder."""
+"""Name of the folder in the run's folder."""
 WARM_UP = 3
-"""Updates before the first recorded one; the profiler itself runs, and forgets, in the last of them."""
+"""Updates before the first recorded one; the profiler runs in the last of them and discards it."""
 _ROWS = 60
 
 GEMM, ATTENTION, ELEMENTWISE = "gemm", "attention", "elementwise"
 OPTIMIZER, COMMUNICATION = "optimizer", "communication"
 KINDS = (GEMM, ATTENTION, ELEMENTWISE, OPTIMIZER, COMMUNICATION, OTHER)
 
-# operators of torch, and kernels of cuBLAS, CUTLASS, cuDNN, NCCL; the first that fits
+# operators of torch, and kernels of cuBLAS, CUTLASS, cuDNN, NCCL; the first match counts
 _NAMES = (
     (COMMUNICATION, re.compile(r"nccl|gloo|c10d", re.IGNORECASE)),
     (ATTENTION, re.compile(r"attention|attn|fmha|flash", re.IGNORECASE)),
@@ -54,30 +54,32 @@ _NAMES = (
 )
 
 
-class Span(NamedTuple):
-    """Own time of an operator or a kernel."""
+class OperatorTime(NamedTuple):
+    """Time of an operator or kernel, without that of operators inside it."""
 
     name: str
     seconds: float
     in_optimizer: bool
 
 
-def kind(span: Span) -> str:
+def kind(operator: OperatorTime) -> str:
     """Which of :data:`KINDS` an operator or kernel belongs to."""
-    named = next((kind for kind, pattern in _NAMES if pattern.search(span.name)), ELEMENTWISE)
-    return OPTIMIZER if span.in_optimizer and named != COMMUNICATION else named
+    named = next((kind for kind, pattern in _NAMES if pattern.search(operator.name)), ELEMENTWISE)
+    return OPTIMIZER if operator.in_optimizer and named != COMMUNICATION else named
 
 
-def shares(spans: Iterable[Span], wall: float, in_collectives: float = 0.0) -> dict[str, float]:
-    """Shares of ``wall`` seconds by kind.
+def time_fractions(
+    operators: Iterable[OperatorTime], wall: float, in_collectives: float = 0.0
+) -> dict[str, float]:
+    """Fractions of ``wall`` seconds by kind.
 
-    ``in_collectives``: seconds of the wall spent in collectives, where these are no kernels (CPU).
-    ``other`` is what remains: idle time, the interpreter, copies. Where kernels overlap (collectives
-    beside computation) all are counted, and the sum may pass 1.
+    ``in_collectives``: seconds spent in collectives where these are not kernels (CPU). ``other`` is the
+    rest: idle time, the interpreter, copies. Where kernels overlap (collectives with computation) all
+    are counted, and the sum can exceed 1.
     """
     totals = dict.fromkeys(KINDS, 0.0)
-    for span in spans:
-        totals[kind(span)] += span.seconds
+    for operator in operators:
+        totals[kind(operator)] += operator.seconds
     totals[COMMUNICATION] += in_collectives
     known = sum(seconds for name, seconds in totals.items() if name != OTHER)
     totals[OTHER] = max(0.0, wall - known)
@@ -85,15 +87,15 @@ def shares(spans: Iterable[Span], wall: float, in_collectives: float = 0.0) -> d
 
 
 def require_room(updates: int, left: int) -> None:
-    """Refuse a profile that a new run of ``left`` updates is too short for.
+    """Check that a new run of ``left`` updates is long enough for the profile.
 
     Raises:
-        UserError: it is.
+        UserError: it is not.
     """
     if updates + WARM_UP > left:
         raise UserError(
-            f"--profile {updates}: the run has {left} updates, and {WARM_UP} of them warm up; profile "
-            f"at most {max(0, left - WARM_UP)}, or train for more (--steps, --stop-after)"
+            f"--profile {updates}: the run has {left} updates, of which {WARM_UP} are for warm-up; "
+            f"profile at most {max(0, left - WARM_UP)}, or train longer (--steps, --stop-after)"
         )
 
 
@@ -105,14 +107,14 @@ def profiled(
     meter: Meter,
     done: Callable[[dict[str, Any]], None],
 ) -> Iterator[None]:
-    """Profile ``updates`` of the updates that the meter's clock sees meanwhile (None: nothing).
+    """Profile ``updates`` of the updates that the meter's clock times in the block (None: nothing).
 
-    All ranks take part: they wait until the main one has written, and that time is not training. A
-    run that ends before the profile is complete writes nothing but a warning.
+    All ranks take part: they wait until the main one has written, and that time does not count as
+    training. A run that ends before the profile is complete only logs a warning.
 
     Args:
         run: the run's folder.
-        done: gets the profile's line for the metrics, on the main rank.
+        done: called with the profile's line for the metrics, on the main rank.
     """
     if updates is None:
         yield
@@ -154,12 +156,14 @@ class _UpdateProfiler:
             self._clock.show_ranges = True
 
     def close(self) -> None:
-        """Stop; a profile that is not complete is not written."""
+        """Stop; an incomplete profile is not written."""
         self._clock.show_ranges, self._clock.after_update = False, None
         if self._profile is None:
             return
         if self._steps < WARM_UP + self._updates:
-            get_logger().warning("--profile: the run ended before %d updates", self._updates)
+            get_logger().warning(
+                "--profile: the run ended before %d updates; no profile is written", self._updates
+            )
         self._profile.on_trace_ready = None
         self._profile.stop()
         self._profile = None
@@ -188,8 +192,8 @@ class _UpdateProfiler:
 
     def _write(self, recorded: profile) -> None:
         wall = self._wall
-        spans = _kernels(recorded) if self._cuda else _operators(recorded)
-        found = shares(spans, wall, self._in_collectives)
+        operators = _kernels(recorded) if self._cuda else _operators(recorded)
+        found = time_fractions(operators, wall, self._in_collectives)
         self._folder.mkdir(exist_ok=True)
         recorded.export_chrome_trace(str(self._folder / "rank0.json.gz"))
         order = "self_device_time_total" if self._cuda else "self_cpu_time_total"
@@ -197,7 +201,7 @@ class _UpdateProfiler:
             sort_by=order, row_limit=_ROWS, max_name_column_width=70
         )
         heads = [f"{self._updates} updates in {wall:.3f} s", ""]
-        heads += [f"{name:15s}{100 * share:6.1f} %" for name, share in found.items()]
+        heads += [f"{name:15s}{100 * fraction:6.1f} %" for name, fraction in found.items()]
         text = "\n".join([*heads, "", table, ""])
         (self._folder / "operators.txt").write_text(text, encoding="utf-8")
         get_logger().info("profile of %d updates: %s", self._updates, self._folder)
@@ -206,23 +210,23 @@ class _UpdateProfiler:
                 "event": "profile",
                 "updates": self._updates,
                 "seconds": round(wall, 6),
-                "shares": {name: round(share, 6) for name, share in found.items()},
+                "shares": {name: round(fraction, 6) for name, fraction in found.items()},
             }
         )
 
 
-def _operators(recorded: profile) -> Iterable[Span]:
-    """Own CPU time of every operator ("namespace::name"), without the collectives."""
+def _operators(recorded: profile) -> Iterable[OperatorTime]:
+    """CPU time of every operator ("namespace::name"), without the collectives."""
     for event in recorded.events() or ():
         if not event.is_async and "::" in event.name and "c10d" not in event.name:
-            yield Span(event.name, event.self_cpu_time_total / 1e6, _in_optimizer(event))
+            yield OperatorTime(event.name, event.self_cpu_time_total / 1e6, _in_optimizer(event))
 
 
-def _kernels(recorded: profile) -> Iterable[Span]:
+def _kernels(recorded: profile) -> Iterable[OperatorTime]:
     """Device time of every kernel."""
     for event in recorded.events() or ():
         for kernel in event.kernels:
-            yield Span(kernel.name, kernel.duration / 1e6, _in_optimizer(event))
+            yield OperatorTime(kernel.name, kernel.duration / 1e6, _in_optimizer(event))
 
 
 def _in_optimizer(event: Any) -> bool:

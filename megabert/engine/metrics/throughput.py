@@ -1,10 +1,10 @@
 """Throughput of a run: since the last line of metrics, and over the whole run.
 
-Work is counted over all ranks, from the batches; time is that of training: evaluations and checkpoints
-are left out.  FLOPs are the model's, of real tokens and real numbers of predictions, a rank (GPU): all
-ranks count, those that share a layer's weights too.
+Work is counted over all ranks, from the batches. Time is training time, without evaluations and
+checkpoints. FLOPs are the model's, for real tokens and predictions, per rank (GPU): all ranks count,
+also those that split a layer's weights among them.
 
-A checkpoint keeps what has been counted so far; a resumed run goes on counting.
+A checkpoint stores the counts; a resumed run continues counting.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.engine.launch import World
 from megabert.engine.metrics.clock import update_clock
-from megabert.engine.metrics.devices import peak_flops, peak_memory
+from megabert.engine.metrics.devices import peak_flops, peak_rank_memory
 from megabert.engine.metrics.token_counts import Workload
 
-_SHARES = ("forward", "backward", "optimizer")
+_PHASES = ("forward", "backward", "optimizer")
 
 
 def each_rank(world: World, values: Sequence[float]) -> np.ndarray:
@@ -38,7 +38,7 @@ def each_rank(world: World, values: Sequence[float]) -> np.ndarray:
 
 
 class Meter:
-    """Counts work and time of a run; all ranks call all of it together.
+    """Counts work and time of a run; all ranks call every method together.
 
     Args:
         model: what is trained.
@@ -46,7 +46,7 @@ class Meter:
         peak: FLOP/s of a rank's device; None: the published or measured peak.
 
     Attributes:
-        clock: to be told of each update and its phases.
+        clock: the caller reports each update and its phases to it.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class Meter:
         self.restore({}, 0.0)
 
     def restore(self, record: Mapping[str, Any], data_waited: float) -> None:
-        """Go on from what :meth:`record` gave (an empty one: from nothing).
+        """Continue from what :meth:`record` returned (an empty one: start at zero).
 
-        ``data_waited``: seconds that this rank has waited for data up to now.
+        ``data_waited``: seconds that this rank has waited for data so far.
         """
         counts = record.get("work", {})
         clock = record.get("clock", {})
@@ -73,7 +73,7 @@ class Meter:
         self._begin(data_waited)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps. ``work`` is a function of the samples; ``clock`` is not."""
+        """What a checkpoint stores. ``work`` is a function of the samples; ``clock`` is not."""
         return {
             "work": {"before_line": self._before, "since_line": self._since},
             "clock": {
@@ -88,24 +88,24 @@ class Meter:
         self._since = self._since.plus(work)
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that is not training (evaluation, checkpoints)."""
+        """Do not count this time, which is not training (evaluation, checkpoints)."""
         self._paused += seconds
 
     def line(self, data_waited: float) -> dict[str, Any]:
-        """The measurements since the last line; the device must have been waited for.
+        """The measurements since the last line; the caller has waited for the device.
 
         A collective. ``data_waited``: as in :meth:`restore`.
         """
         seconds, times = self._training_seconds(), self.clock.read()
-        here = max(1e-9, seconds - self._seconds_since)  # what this process has seen of them
+        here = max(1e-9, seconds - self._seconds_since)  # the part of them in this process
         fast, slow = np.percentile(times.updates, (50, 95)) if times.updates else (0.0, 0.0)
         mine = [
             min(1.0, (data_waited - self._data_waited) / here),
-            *(times.share(phase) for phase in _SHARES),
+            *(times.fraction(phase) for phase in _PHASES),
             times.communication / times.timed if times.communication and times.timed else 0.0,
             float(fast),
             float(slow),
-            peak_memory(self._world.device),
+            peak_rank_memory(self._world.device),
         ]
         ranks = each_rank(self._world, mine)
         wait, forward, backward, optimizer, communication, fast, slow, _ = ranks.mean(0).tolist()
@@ -129,7 +129,7 @@ class Meter:
         return line
 
     def whole_run(self) -> dict[str, Any]:
-        """The run up to the last line: training time and the means over it."""
+        """The run up to the last line: training time and means over it."""
         return {
             "train_seconds": round(self._seconds_before, 3),
             **self._rates(self._before, self._seconds_before),
@@ -157,12 +157,12 @@ class Meter:
 
 
 def _peak(world: World, precision: str, given: float | None) -> float | None:
-    """FLOP/s of a rank's device, the mean over ranks, and a line about it."""
+    """FLOP/s of a rank's device, the mean over ranks; logs it."""
     peak, source = (given, "--peak-tflops") if given else peak_flops(world.device, precision)
     ranks = each_rank(world, [peak or 0.0])
     if not ranks.all():
-        get_logger().info("no MFU: %s; --peak-tflops sets a peak", source)
+        get_logger().info("MFU is not reported: %s; --peak-tflops sets a peak", source)
         return None
     mean = float(ranks.mean())
-    get_logger().info("peak a rank for MFU: %.4g TFLOP/s (%s)", mean / 1e12, source)
+    get_logger().info("peak per rank for MFU: %.4g TFLOP/s (%s)", mean / 1e12, source)
     return mean

@@ -1,4 +1,4 @@
-"""What updates had to compute, counted on the host from the batches themselves."""
+"""What updates compute, counted on the host from the batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Workload(NamedTuple):
 
     @property
     def padding_fraction(self) -> float:
-        """Share of the computed tokens that are padding."""
+        """Fraction of the computed tokens that are padding."""
         return 1.0 - self.tokens / max(1.0, self.padded_tokens)
 
     def flops(self, config: ModelConfig) -> float:

@@ -14,9 +14,9 @@ from megabert.optim.base import TensorNorms
 
 
 class MetricsWriter:
-    """One JSON object a line, and the same numbers to TensorBoard; only the main rank writes.
+    """One JSON object per line, and the same numbers to TensorBoard; only the main rank writes.
 
-    On resume, lines of steps after the checkpoint are dropped: the file reads like that of an
+    On resume, lines of steps after the checkpoint are removed: the file equals that of an
     uninterrupted run.
     """
 
@@ -27,7 +27,7 @@ class MetricsWriter:
             return
         path = folder / RUN_METRICS
         if resumed_step is not None and path.exists():
-            _keep_until(path, resumed_step)
+            _remove_lines_after(path, resumed_step)
         self._file = path.open("a" if resumed_step is not None else "w", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter
 
@@ -37,9 +37,9 @@ class MetricsWriter:
         )
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append ``record`` (it holds ``step``); None values are left out.
+        """Append ``record`` (it holds ``step``), without its None values.
 
-        A record with an ``event`` is a remark, not a measurement: TensorBoard does not get it.
+        A record with an ``event`` is a remark, not a measurement: it is not sent to TensorBoard.
         """
         if self._file is None or self._board is None:
             return
@@ -55,7 +55,7 @@ class MetricsWriter:
         """Append a line with each tensor's trust ratio and norms after update ``step``.
 
         ``{"step", "trust_ratio": {name: r}, "weight_norm": {...}, "update_norm": {...}, "clamped": n}``
-        and, for TensorBoard, one curve a tensor and quantity. Nothing where no tensor adapts.
+        and, for TensorBoard, one curve per tensor and quantity. Nothing if no tensor is adapted.
         """
         if self._file is None or self._board is None or not rows:
             return
@@ -77,19 +77,19 @@ class MetricsWriter:
             self._board.close()
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _remove_lines_after(path: Path, step: int) -> None:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 lines.append(line + "\n")
         except (ValueError, KeyError):
-            continue  # the line that a killed run was writing
+            continue  # a line that a killed run did not finish
     write_text(path, "".join(lines))
 
 
 def progress_text(line: Mapping[str, Any]) -> str:
-    """What a status line shows of a line of metrics."""
+    """The part of a line of metrics that the status line shows."""
     mfu = line["mfu"]
     parts = [
         f"loss {line['loss']:.4f}",
@@ -104,7 +104,7 @@ def progress_text(line: Mapping[str, Any]) -> str:
 
 
 class Throughput:
-    """Real tokens and sequences a second since the last reading, and the time spent waiting."""
+    """Real tokens and sequences per second since the last reading, and the time spent waiting."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -114,12 +114,12 @@ class Throughput:
         self._paused = 0.0
 
     def add(self, tokens: int, samples: int) -> None:
-        """Count what this rank's micro step fed."""
+        """Count the tokens and samples of one of this rank's micro steps."""
         self.tokens += tokens
         self.samples += samples
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that is not training (evaluation, checkpoints)."""
+        """Do not count this time, which is not training (evaluation, checkpoints)."""
         self._paused += seconds
 
     def read(self, data_wait: float) -> dict[str, float]:

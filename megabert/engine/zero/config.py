@@ -1,4 +1,4 @@
-"""DeepSpeed settings under which LAMB or a checkpoint would not be exact: refused, with the reason."""
+"""Refuses DeepSpeed settings under which LAMB or a checkpoint would not be exact, with the reason."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from typing import Any
 
 from megabert.common.errors import UserError
 
-# Settings of zero_optimization under which ratios, norms or checkpoints are not exact, or could not be
-# checked: the values that are harmless, and why others are refused.
+# Settings of zero_optimization under which ratios, norms or checkpoints are not exact, or were not
+# tested: the values that are harmless, and why others are refused.
 _INEXACT: dict[str, tuple[tuple[Any, ...], str]] = {
     "round_robin_gradients": ((False,), "DeepSpeed's checkpoints then name the wrong tensors"),
     "mics_shard_size": (
         (-1, 0),
-        "MiCS keeps several copies of each slice, which norms would count",
+        "MiCS keeps several copies of each partition, which norms would count",
     ),
     "mics_hierarchical_params_gather": ((False,), "it belongs to MiCS"),
-    "zero_hpz_partition_size": ((0, 1), "hpZ has a second partition that was never checked"),
-    "zero_quantized_weights": ((False,), "the weights would be rounded to 8 bits on their way"),
+    "zero_hpz_partition_size": ((0, 1), "hpZ has a second partition, which is not tested"),
+    "zero_quantized_weights": (
+        (False,),
+        "the weights would be rounded to 8 bits when they are gathered",
+    ),
     "zero_quantized_nontrainable_weights": ((False,), "weights would be rounded to 8 bits"),
     "zero_quantized_gradients": ((False,), "the gradients would be rounded to 4 bits"),
     "zenflow": (
         (None,),
         "ZenFlow updates parts of a tensor at different steps, so it has no ratio",
     ),
-    "compute_grad_norm": ((True,), "gradients would not be clipped, and no norm reported"),
-    "legacy_stage1": ((False,), "DeepSpeed has retired it"),
+    "compute_grad_norm": ((True,), "gradients would not be clipped, and no norm would be reported"),
+    "legacy_stage1": ((False,), "DeepSpeed has removed it"),
 }
 
 
@@ -52,14 +55,14 @@ def check_zero_config(config: Mapping[str, Any]) -> None:
     if parameters != "none":
         raise UserError(
             f"zero_optimization.offload_param on {parameters} is not supported: weights that leave "
-            "the device between uses were never checked; remove it, or use more ranks"
+            "the device between uses are not tested; remove it, or use more ranks"
         )
     states = zero.get("offload_optimizer") or {}
     device = states.get("device", "none")
     if device == "nvme":
         raise UserError(
-            "zero_optimization.offload_optimizer on nvme is not supported: masters that are on disk "
-            'have no address to check; use "device": "cpu"'
+            "zero_optimization.offload_optimizer on nvme is not supported: masters on disk have no "
+            'address to check; use "device": "cpu"'
         )
     if device != "none" and zero.get("stage", 0) == 0:
         raise UserError(
@@ -67,8 +70,8 @@ def check_zero_config(config: Mapping[str, Any]) -> None:
         )
     if states.get("super_offload") or states.get("ratio", 1.0) != 1.0:
         raise UserError(
-            "zero_optimization.offload_optimizer: super_offload and ratio are not supported: they "
-            "update parts of the state elsewhere, by another optimizer; remove them"
+            "zero_optimization.offload_optimizer: super_offload and ratio are not supported, because "
+            "another optimizer then updates parts of the state; remove them"
         )
     for section, key in (
         ("fp16", "fp16_master_weights_and_grads"),

@@ -1,13 +1,16 @@
-"""A fresh DeepSpeed engine made exact: LAMB's segment table, and what DeepSpeed gets wrong put right.
+"""Make a new DeepSpeed engine exact: the optimizer's table of partitions, and DeepSpeed's bugs.
 
-Mended here (all seen in DeepSpeed 0.19.8, each with a test in tests/engine/zero/test_lamb_zero.py):
+These faults of DeepSpeed 0.19.8 are worked around here, each with a test in
+tests/engine/zero/test_lamb_zero.py:
 
-    stage 0, half precision      an update while it sets up; split gradients left out of the norm;
-                                 fp16's loss scale divided out of gradients that never had it, and
-                                 the wrong one where it grows
-    stage 0, fp32                no gradient norm; gradients that are not finite are applied
-    stages 1 and 2, offloaded,   the sums of a skipped update are kept, so that every later update
+    stage 0, half precision      applies an update during setup; leaves split gradients out of the
+                                 norm; divides gradients by fp16's loss scale although they were not
+                                 multiplied by it, and by the wrong scale where it grows
+    stage 0, fp32                has no gradient norm; applies gradients that are not finite
+    stages 1 and 2, offloaded,   keeps the sums of a skipped update, so that every later update
       fp32 sums                  overflows too
+    all                          copies a recovery script next to each checkpoint that does not know
+                                 tensor parallelism
 """
 
 from __future__ import annotations
@@ -35,21 +38,21 @@ from megabert.optim.flat_segments import PartitionTable, squared_norms
 from megabert.parallel.topology import TensorParallel
 
 _UNSCALED_STAGE_0 = "0.19.8"
-"""The DeepSpeed whose fp16 stage 0 is known, and mended in :func:`_scale_loss_once`."""
+"""The DeepSpeed release whose fp16 stage 0 :func:`_scale_loss_once` works around."""
 
 
 def prepare_engine(engine: Any, tp: TensorParallel) -> None:
-    """Make a fresh engine's optimizer exact: call once, between initialize and anything else.
+    """Make a new engine exact: call it once, directly after ``deepspeed.initialize``.
 
-    Returns where the optimizer's state is.
-
-    Gives a :class:`~megabert.optim.lamb.Lamb` its segment table and collective; undoes the update
-    that DeepSpeed makes while it sets up stage 0 in half precision (weights back, no state); has
-    stage 0 measure its gradient norm rightly, and in fp32 skip an update whose gradient is not finite,
-    as all other modes do. All but the first serve other optimizers as well.
+    It gives a :class:`~megabert.optim.base.ShardedOptimizer` its table of partitions and its
+    collective; undoes the update that DeepSpeed makes during setup at stage 0 in half precision
+    (weights restored, no state); and corrects stage 0's gradient norm. In fp32 stage 0 then also skips
+    an update whose gradient is not finite, as all other modes do. All but the table serves torch's own
+    optimizers too.
 
     Raises:
-        UserError: a DeepSpeed too old or changed; a topology under which it would not be exact.
+        UserError: a DeepSpeed release that is too old or has changed; a topology under which an update
+            would not be exact; an optimizer backend that cannot be used here.
     """
     check_versions()
     optimizer, base = engine.optimizer, engine.basic_optimizer
@@ -59,8 +62,8 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
             f"{engine.dp_world_size} data-parallel x {tp.size} tensor-parallel ranks are not the "
             f"{world_size} ranks of the run: was the mpu given to DeepSpeed?"
         )
-    slices = partitions_of(engine)
-    for item in slices:
+    partitions = partitions_of(engine)
+    for item in partitions:
         if item.flat.dtype != torch.float32:
             raise UserError(
                 f"the weights that the optimizer updates are {item.flat.dtype}, not fp32: remove the "
@@ -69,7 +72,7 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
     if isinstance(base, ShardedOptimizer):
         # DeepSpeed drops the gradients as soon as the step is done
         base.overwrite_gradients = True
-        table = [(item.flat, item.partition) for item in slices]
+        table = [(item.flat, item.partition) for item in partitions]
         listed = {id(flat) for flat, _ in table}
         if not all(id(p) in listed for group in base.param_groups for p in group["params"]):
             raise UserError(
@@ -86,10 +89,10 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
         )
     if type(optimizer).__name__ == "FP16_UnfusedOptimizer" and engine.global_steps == 0:
         base.state.clear()
-        for item in slices:
+        for item in partitions:
             item.flat.data.copy_(item.parameters[0].data)
     if engine.zero_optimization_stage() == 0:
-        _record_norm(engine, tp, slices)
+        _measure_norm(engine, tp, partitions)
     elif getattr(optimizer, "cpu_offload", False):
         _forget_overflow(optimizer)
     # DeepSpeed copies a script next to each checkpoint that does not know tensor parallelism;
@@ -101,7 +104,7 @@ def _forget_overflow(optimizer: Any) -> None:
     """Stages 1 and 2 with ZeRO-Offload: drop the summed gradients of a skipped update.
 
     DeepSpeed 0.19.8 keeps those that are summed in fp32, so that one NaN makes every later update
-    overflow. The method wrapped here ends each update, skipped or not.
+    overflow. DeepSpeed calls the method wrapped here at the end of each update, skipped or not.
     """
     reset, sums = (
         private(optimizer, "reset_cpu_buffers"),
@@ -116,13 +119,13 @@ def _forget_overflow(optimizer: Any) -> None:
     optimizer.reset_cpu_buffers = reset_all
 
 
-def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[FlatPartition]) -> None:
-    """Stage 0: have the norm measured here, before clipping, and clip by it.
+def _measure_norm(engine: Any, tp: TensorParallel, partitions: Sequence[FlatPartition]) -> None:
+    """Stage 0: measure the norm before clipping, and clip by it.
 
-    DeepSpeed 0.19.8 keeps no norm in fp32, and applies a gradient that is not finite there
-    (``overflow`` is what its engine asks an optimizer for). In half precision it leaves out the split
-    tensors of all tensor-parallel ranks but the first (it looks for their mark on the gradients), and
-    reports the fp16 norm times the loss scale.
+    In fp32 DeepSpeed 0.19.8 stores no norm and applies a gradient that is not finite (its engine reads
+    the optimizer's ``overflow``). In half precision it leaves out the split tensors of all
+    tensor-parallel ranks except the first (it looks for their mark on the gradients), and reports the
+    fp16 norm multiplied by the loss scale.
     """
     all_reduce = sum_over_holders(engine, tp)
     optimizer = engine.optimizer
@@ -131,7 +134,7 @@ def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[FlatPartition
     def norm() -> Tensor:
         counted = [
             item.flat.grad
-            for item in slices
+            for item in partitions
             if item.flat.grad is not None and (is_split(item.parameters[0]) or tp.rank == 0)
         ]
         square = torch.zeros((), dtype=torch.float64, device=engine.device)
@@ -147,7 +150,7 @@ def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[FlatPartition
         if optimizer.overflow:
             engine._global_grad_norm = math.inf
             return
-        gradients = [item.flat.grad for item in slices if item.flat.grad is not None]
+        gradients = [item.flat.grad for item in partitions if item.flat.grad is not None]
         if max_norm > 0.0 and gradients:
             scale = (max_norm / (engine._global_grad_norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
@@ -168,13 +171,13 @@ def _record_norm(engine: Any, tp: TensorParallel, slices: Sequence[FlatPartition
 
 
 def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
-    """Stage 0 in half precision: have each gradient carry the loss scale that it is divided by.
+    """Stage 0 in half precision: multiply the loss by the scale that the gradients are divided by.
 
     DeepSpeed 0.19.8 divides the gradients by fp16's loss scale here, but its ``backward`` multiplies
-    the loss by it under ZeRO only; and it divides by the scale of the *next* update where that grows.
+    the loss by it only under ZeRO; and where the scale grows, it divides by that of the *next* update.
 
     Raises:
-        UserError: fp16 with another DeepSpeed, which may have been mended.
+        UserError: fp16 with another DeepSpeed release, which may have fixed this.
     """
     optimizer = engine.optimizer
     scales = private(optimizer, "loss_scale_config")
@@ -197,11 +200,11 @@ def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
     def measure_and_clip(_: Any, apply_scale: bool = True) -> Any:
         scaled = norm()
         optimizer._global_grad_norm = scaled / used[0]
-        following, scales.cur_scale = scales.cur_scale, used[0]
+        next_scale, scales.cur_scale = scales.cur_scale, used[0]
         try:
             return clip(scaled, apply_scale)
         finally:
-            scales.cur_scale = following
+            scales.cur_scale = next_scale
 
     optimizer.unscale_and_clip_grads = measure_and_clip
 
@@ -209,8 +212,8 @@ def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
 def grad_norm(engine: Any) -> float:
     """Global norm of the last step's gradients before clipping, at every stage.
 
-    Split tensors count whole, copies once. inf after a skipped step; nan before the first one.
-    Waits for the device: call it on logging steps only.
+    Split tensors count whole, copies count once. inf after a skipped step; nan before the first one.
+    Waits for the device, so call it only on logging steps.
     """
     norm = engine.get_global_grad_norm()
     return float("nan") if norm is None else float(norm)

@@ -1,26 +1,26 @@
-"""The only reader of DeepSpeed's partition tables: whole tensors <-> ZeRO's flat fp32 slices.
+"""The only reader of DeepSpeed's partition tables: whole tensors <-> ZeRO's flat fp32 partitions.
 
-Every ZeRO stage keeps its fp32 weights and moments in another shape and under other private names:
+Each ZeRO stage stores its fp32 weights and moments in another form, under other private names:
 
     stage 0, fp32            the model's own parameters; no wrapper around the optimizer
-    stage 0, half precision  FP16_UnfusedOptimizer: one fp32 master a parameter
-    stages 1, 2              DeepSpeedZeroOptimizer: one slice a parameter group, 1/DP of all its
+    stage 0, half precision  FP16_UnfusedOptimizer: one fp32 master per parameter
+    stages 1, 2              DeepSpeedZeroOptimizer: one partition per parameter group, 1/DP of all its
                              tensors end to end
-    stage 1, bf16 summed up  BF16_Optimizer: the same, other names
+    stage 1, bf16 summed     BF16_Optimizer: the same, other names
       in fp32
-    stage 3                  DeepSpeedZeroOptimizer_Stage3: one slice a sub-group, in it 1/DP of each
-                             tensor, each with padding of its own
+    stage 3                  DeepSpeedZeroOptimizer_Stage3: one partition per sub-group, with 1/DP of
+                             each of its tensors, each padded
 
 :func:`partitions_of` turns all of them into one form, a list of flat tensors and the
-:class:`~megabert.optim.flat_segments.Partition` of each; the rest of the file knows no stages. Private
-names are read through :func:`private`, so that a DeepSpeed release that renames one is named in
-one line, and places are compared with the addresses of the model's tensors, so that one that
-orders them otherwise is found at start.
+:class:`~megabert.optim.flat_segments.Partition` of each; the rest of the file does not depend on the
+stage. Private names are read through :func:`private`, so that a DeepSpeed release that renames one is
+reported in one line. Places are compared with the addresses of the model's tensors, so that a release
+that orders them differently is found at start.
 
-Communication of LAMB's norms: one all-reduce over all ranks of the run (stages 1 to 3: data and
-tensor parallel together are everybody) or over the tensor-parallel group (stage 0, where every
-data-parallel rank has everything; none if there is one rank). Copies that tensor-parallel ranks hold
-of one tensor are added by tensor-parallel rank 0 only.
+Communication of norms: one all-reduce over all ranks of the run (stages 1 to 3: data and tensor
+parallel together are all ranks) or over the tensor-parallel group (stage 0, where every data-parallel
+rank has everything; none if there is one rank). Where tensor-parallel ranks hold copies of one tensor,
+only tensor-parallel rank 0 adds it.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def is_split(parameter: nn.Parameter) -> bool:
 
 
 def local_shape(parameter: nn.Parameter) -> torch.Size:
-    """This tensor-parallel rank's shape, also of a parameter that stage 3 has taken away."""
+    """This tensor-parallel rank's shape, also of a parameter that stage 3 has released."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def partitions_of(engine: Any) -> list[FlatPartition]:
-    """This rank's slices, in the same order on every rank."""
+    """This rank's partitions, in the same order on every rank."""
     optimizer = engine.optimizer
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     readers: dict[str, Callable[[Any, dict[int, str]], list[FlatPartition]]] = {
@@ -93,7 +93,7 @@ def partitions_of(engine: Any) -> list[FlatPartition]:
     kind = type(optimizer).__name__
     if kind not in readers:
         raise UserError(
-            f"DeepSpeed wrapped the optimizer in {kind}, whose slices megabert cannot read: use "
+            f"DeepSpeed wrapped the optimizer in {kind}, whose partitions megabert cannot read: use "
             "ZeRO stage 0, 1, 2 or 3 without further options"
         )
     return readers[kind](optimizer, names)
@@ -128,11 +128,11 @@ def _partitions_of_bf16(optimizer: Any, names: dict[int, str]) -> list[FlatParti
     buffers = private(optimizer, "bf16_groups_flat")
     flats = private(optimizer, "fp32_groups_flat_partition")
     ranks = [dist.get_rank(group) for group in private(optimizer, "real_dp_process_group")]
-    slices = []
+    found = []
     for group, buffer, flat, rank in zip(groups, buffers, flats, ranks):
         starts = [sum(p.numel() for p in group[:number]) for number in range(len(group))]
-        slices.append(_part_of_group(group, starts, buffer, flat, rank, names))
-    return slices
+        found.append(_part_of_group(group, starts, buffer, flat, rank, names))
+    return found
 
 
 def _part_of_group(
@@ -143,11 +143,11 @@ def _part_of_group(
     rank: int,
     names: dict[int, str],
 ) -> FlatPartition:
-    """The slice of data-parallel rank ``rank`` of a group that lies end to end in ``buffer``."""
+    """The partition of data-parallel rank ``rank``, of a group that lies end to end in ``buffer``."""
     for parameter, start in zip(group, starts):
         if parameter.data_ptr() != buffer.data_ptr() + start * buffer.element_size():
             raise UserError(
-                f"DeepSpeed {version('deepspeed')} keeps {names[id(parameter)]} elsewhere than its "
+                f"DeepSpeed {version('deepspeed')} stores {names[id(parameter)]} elsewhere than its "
                 "table says; install the tested release: pip install deepspeed==0.19.8"
             )
     tensors = [_local_tensor(parameter, names) for parameter in group]
@@ -189,7 +189,7 @@ def sum_over_holders(engine: Any, tp: TensorParallel) -> AllReduce | None:
     def all_reduce(tensor: Tensor) -> None:
         if tensor.device.type == device.type:
             dist.all_reduce(tensor, group=group)
-        else:  # ZeRO-Offload: the state is in host memory, the ranks meet on their devices
+        else:  # ZeRO-Offload: the state is in host memory, the collective runs on the devices
             moved = tensor.to(device)
             dist.all_reduce(moved, group=group)
             tensor.copy_(moved)

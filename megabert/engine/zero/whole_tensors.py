@@ -1,7 +1,7 @@
-"""Weights and moments as whole tensors, out of and into an engine of any ZeRO stage and topology.
+"""Weights and optimizer state as whole tensors, from and to an engine of any ZeRO stage and topology.
 
-A whole tensor is the logical one: all tensor-parallel parts joined, no partition, no padding of
-ZeRO's, fp32. This is the form in which state passes from one topology to another.
+A whole tensor is the logical one: fp32, all tensor-parallel parts joined, not partitioned, without
+ZeRO's padding. State moves from one topology to another in this form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
 
 
 def optimizer_step(engine: Any) -> int:
-    """Updates that the optimizer has applied since its state was new (0 if it has none)."""
+    """Updates that the optimizer's state has received (0 if there is no state)."""
     for state in engine.basic_optimizer.state.values():
         if "step" in state:
             return int(state["step"])
@@ -100,10 +100,10 @@ def write_state(
     full: Mapping[str, Mapping[str, Tensor]],
     step: int,
 ) -> None:
-    """Put whole tensors into this engine: fp32 masters, moments, and the model's own weights.
+    """Load whole tensors into this engine: fp32 masters, optimizer state, and the model's own weights.
 
     Every rank passes the same tensors and takes its parts; nothing is communicated. A mapping that
-    loads a tensor when asked for it keeps memory low.
+    loads each tensor on access saves memory.
 
     Args:
         full: by parameter name ``weight`` and the optimizer's state tensors, of the full shape (padded
@@ -133,7 +133,7 @@ def write_state(
             tensors = full[name]
             local = _own_part(name, tensors["weight"], parameter, tp)
             _fill(item.flat, segment, local)
-            if parameter.numel() == local.numel():  # stage 3: only small ones are there
+            if parameter.numel() == local.numel():  # at stage 3 only small ones are present
                 parameter.data.copy_(local.view(parameter.shape))
             for key in states:
                 value = tensors.get(key)
@@ -152,8 +152,8 @@ def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParal
         part = tp.cut(whole, split_dim(parameter))
     if part.shape != shape:
         raise UserError(
-            f"tensor {name} of the checkpoint is {tuple(whole.shape)}; cut for {tp.size} "
-            f"tensor-parallel ranks this model needs parts of {tuple(shape)}"
+            f"tensor {name} of the checkpoint has shape {tuple(whole.shape)}; split over {tp.size} "
+            f"tensor-parallel ranks this model needs parts of shape {tuple(shape)}"
         )
     return part.reshape(-1)
 

@@ -83,7 +83,7 @@ def test_host_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     times = clock.read()
     assert times.updates == [10.0, 0.5]
     assert times.phases == {"data": 1.5, "forward": 2.0, "backward": 3.0, "optimizer": 4.0}
-    assert times.share("forward") == pytest.approx(2.0 / 10.5)
+    assert times.fraction("forward") == pytest.approx(2.0 / 10.5)
     assert clock.read().updates == []
 
 
@@ -171,9 +171,9 @@ def test_peak_of_a_cpu_is_measured() -> None:
 
 
 def test_peak_memory_grows_with_the_process() -> None:
-    before = devices.peak_memory(torch.device("cpu"))
+    before = devices.peak_rank_memory(torch.device("cpu"))
     held = torch.ones(int(before) // 4 + 1000)  # as much again, whatever the peak was
-    assert devices.peak_memory(torch.device("cpu")) >= before + held.numel()
+    assert devices.peak_rank_memory(torch.device("cpu")) >= before + held.numel()
 
 
 # ---------------------------------------------------------------- runs

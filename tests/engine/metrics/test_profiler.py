@@ -20,10 +20,10 @@ from megabert.engine.metrics.profiler import (
     KINDS,
     OPTIMIZER,
     WARM_UP,
-    Span,
+    OperatorTime,
     kind,
     require_room,
-    shares,
+    time_fractions,
 )
 from tests.helpers.training_runs import TINY, make_shards, train
 
@@ -46,18 +46,18 @@ from tests.helpers.training_runs import TINY, make_shards, train
     ],
 )
 def test_kinds_of_operators(name: str, expected: str) -> None:
-    assert kind(Span(name, 1.0, False)) == expected
+    assert kind(OperatorTime(name, 1.0, False)) == expected
     inside = COMMUNICATION if expected == COMMUNICATION else OPTIMIZER
-    assert kind(Span(name, 1.0, True)) == inside
+    assert kind(OperatorTime(name, 1.0, True)) == inside
 
 
 def test_shares_of_the_wall() -> None:
     spans = [
-        Span("aten::mm", 2.0, False),
-        Span("aten::mm", 1.0, True),
-        Span("aten::add", 1.0, False),
+        OperatorTime("aten::mm", 2.0, False),
+        OperatorTime("aten::mm", 1.0, True),
+        OperatorTime("aten::add", 1.0, False),
     ]
-    found = shares(spans, 10.0, in_collectives=2.0)
+    found = time_fractions(spans, 10.0, in_collectives=2.0)
     assert list(found) == list(KINDS)
     assert found == pytest.approx(
         {GEMM: 0.2, ATTENTION: 0, ELEMENTWISE: 0.1, OPTIMIZER: 0.1, COMMUNICATION: 0.2, OTHER: 0.4}
