@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megabert.checkpoint.merged import whole_checkpoint
 from megabert.checkpoint.resume import recorded_parameters
 from megabert.checkpoint.save_load import newest_checkpoint
-from megabert.checkpoint.universal import whole_checkpoint
 from megabert.config.model import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent

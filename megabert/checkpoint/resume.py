@@ -20,14 +20,10 @@ import torch
 from torch import nn
 
 from megabert.checkpoint.layout import Layout, checkpoint_bytes, restore_counters
+from megabert.checkpoint.merged import WholeCheckpoint, open_merged
 from megabert.checkpoint.record import Checkpoint, damaged_file
 from megabert.checkpoint.save_load import check_space, newest_checkpoint, shared_fault
-from megabert.checkpoint.universal import (
-    WholeCheckpoint,
-    merge_partitions,
-    open_merged,
-    universal_checkpoint_info,
-)
+from megabert.checkpoint.universal import merge_partitions, universal_checkpoint_info
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING

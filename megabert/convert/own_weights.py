@@ -69,9 +69,9 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
 
 def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -> WholeModel:
     # imported here, so that other conversions do not wait for DeepSpeed
+    from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.save_load import damaged_file, newest_checkpoint
-    from megabert.checkpoint.universal import whole_checkpoint
 
     checkpoint = newest_checkpoint(path)
     fault = damaged_file(checkpoint)

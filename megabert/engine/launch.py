@@ -15,9 +15,10 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -209,6 +210,39 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|deepspeed)\b.*")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+
+
+# ---------------------------------------------------------------- collectives
+
+# methods of ProcessGroup that start a collective; which of them exist depends on torch's release
+_COLLECTIVES = (
+    "allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier",
+    "allgather", "_allgather_base", "all_gather_single", "all_gather_single_coalesced",
+    "allgather_coalesced", "allgather_into_tensor_coalesced",
+    "reduce_scatter", "_reduce_scatter_base", "reduce_scatter_single",
+    "reduce_scatter_single_coalesced", "reduce_scatter_tensor_coalesced",
+    "alltoall", "alltoall_base", "all_to_all_single", "gather", "scatter", "send", "recv",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def wrapped_collectives(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Replace every function that starts or ends a collective by ``wrap`` of it, during the block.
+
+    Every collective of torch.distributed, ours or DeepSpeed's, is started by a method of
+    ``ProcessGroup``, and every blocking one ends in ``Work.wait``, as do those started with
+    ``async_op``.
+    """
+    group, work = torch.distributed.ProcessGroup, torch.distributed.Work
+    places = [(work, "wait"), *((group, name) for name in _COLLECTIVES if name in vars(group))]
+    plain = [(owner, name, vars(owner)[name]) for owner, name in places]  # unbound descriptors
+    try:
+        for owner, name, _ in plain:
+            setattr(owner, name, wrap(getattr(owner, name)))
+        yield
+    finally:
+        for owner, name, method in plain:
+            setattr(owner, name, method)
 
 
 # ---------------------------------------------------------------- CPU

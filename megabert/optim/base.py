@@ -98,7 +98,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return loss
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
-        """The parameter's state, made (zeros, step 0) if there is none yet."""
+        """The parameter's state; made (zeros, step 0) on the first call."""
         state = self.state[parameter]
         if "step" not in state:
             state["step"] = 0

@@ -1,4 +1,4 @@
-"""Which parameters decay and adapt: all but biases and norm parameters, told by name."""
+"""Which parameters decay and adapt: all except biases and norm parameters, recognised by name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from megabert.common.errors import UserError
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class GroupRule:
-    """A parameter group of the user's own.
+    """A parameter group that the user defines.
 
     Attributes:
         match: regular expression, searched for in parameter names.
         lr_scale: factor of the learning rate.
-        weight_decay: of all the group's parameters (None: as without the rule).
+        weight_decay: for all the group's parameters (None: as without the rule).
         adapt: whether they have trust ratios (None: as without the rule).
     """
 
@@ -35,7 +35,7 @@ class GroupRule:
         try:
             re.compile(self.match)
         except re.error as error:
-            raise ValueError(f"{self.match!r} is no regular expression ({error})") from error
+            raise ValueError(f"{self.match!r} is not a regular expression ({error})") from error
 
 
 def read_parameter_groups(path: Path) -> list[GroupRule]:
@@ -71,15 +71,15 @@ def is_bias_or_norm(name: str) -> bool:
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, adapt_all: bool = False, own: Sequence[GroupRule] = ()
 ) -> list[dict[str, Any]]:
-    """The model's trainable parameters as optimizer groups; a tied tensor is there once.
+    """The model's trainable parameters as optimizer groups; a tied tensor occurs once.
 
-    Two groups at most: weights (``weight_decay`` as given, ``adapt`` True), and biases and norm
-    parameters (0, ``adapt_all``), and as many again for each rule of ``own``, whose first match
-    takes a parameter. Each has its parameters' names, in order, under ``names``, and the factor of
-    its learning rate under ``lr_scale``.
+    There are at most two groups: weights (``weight_decay`` as given, ``adapt`` True), and biases and
+    norm parameters (0, ``adapt_all``). Each rule of ``own`` adds at most two more; a parameter belongs
+    to the first rule that matches it. A group has its parameters' names, in order, under ``names``, and
+    the factor of its learning rate under ``lr_scale``.
 
     Raises:
-        UserError: nothing to train; a rule that no parameter is left for.
+        UserError: the model has no trainable parameter, or no parameter is left for a rule.
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     matched: set[int] = set()

@@ -8,9 +8,9 @@ With x = update / steps, w = warmup_fraction, and updates counted from 1:
     cosine     peak (1 + cos(pi (x - w) / (1 - w))) / 2
     constant   peak
 
-``poly`` is the published BERT-LAMB schedule. Its decay runs over the whole run's progress, not over
-what is left after warm-up, so the rate *drops* from peak to peak (1 - w)^0.5 when warm-up ends: with
-the published w = 0.2843, from 6e-3 to 5.08e-3. This is reproduced on purpose. The other decays are
+``poly`` is the published BERT-LAMB schedule. Its decay depends on the progress of the whole
+run, not on the part after warm-up, so the rate *drops* from peak to peak (1 - w)^0.5 when warm-up
+ends: with the published w = 0.2843, from 6e-3 to 5.08e-3. This is reproduced intentionally. The other decays are
 continuous. The last update of poly, linear and cosine has rate 0, as published.
 """
 
@@ -38,7 +38,7 @@ SCHEDULES = tuple(_DECAYS)
 def learning_rate(name: str, step: int, steps: int, peak: float, warmup_fraction: float) -> float:
     """Learning rate of update ``step`` (1 ... ``steps``) of a run of ``steps`` updates.
 
-    Below 1 it is the rate of update 1, beyond ``steps`` that of the last.
+    A ``step`` below 1 has the rate of update 1, one beyond ``steps`` that of the last.
 
     Raises:
         UserError: an unknown name, ``steps`` below 1, ``warmup_fraction`` outside [0, 1).
@@ -46,7 +46,7 @@ def learning_rate(name: str, step: int, steps: int, peak: float, warmup_fraction
     if name not in _DECAYS:
         raise UserError(f"schedule {name!r} is unknown: use one of {', '.join(SCHEDULES)}")
     if steps < 1:
-        raise UserError(f"a schedule over {steps} steps is empty: give at least 1 step")
+        raise UserError(f"a schedule of {steps} steps is empty: set --steps to 1 or more")
     if not 0.0 <= warmup_fraction < 1.0:
         raise UserError(f"warm-up fraction {warmup_fraction} must be at least 0 and below 1")
     progress = min(max(step, 1), steps) / steps
@@ -60,11 +60,11 @@ class Schedule:
 
     DeepSpeed calls :meth:`step` after each *applied* update, so updates skipped for overflow do not
     count. The rate is also written at the start of each optimizer step, so that the update always
-    uses ``lr(applied_steps + 1)``, whatever a loaded checkpoint left in the groups.
+    uses ``lr(applied_steps + 1)``, not a rate that a loaded checkpoint put into the groups.
 
     Args:
-        optimizer: the optimizer given to DeepSpeed; all its groups get the same rate, times the
-            ``lr_scale`` of a group that has one.
+        optimizer: the optimizer given to DeepSpeed; all its groups get the same rate, multiplied by the
+            group's ``lr_scale`` if it has one.
         name, steps, peak, warmup_fraction: see :func:`learning_rate`.
 
     Raises:
@@ -98,18 +98,18 @@ class Schedule:
         self._write()
 
     def get_last_lr(self) -> list[float]:
-        """Rate of the coming update, one value a group."""
+        """Rate of the next update, one value per group."""
         rate = self.lr(self.applied_steps + 1)
         return [rate * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
 
     get_lr = get_last_lr
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of applied updates; the rest is settings."""
+        """The number of applied updates; everything else is settings."""
         return {"applied_steps": self.applied_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after ``state["applied_steps"]`` updates, with this object's own settings."""
+        """Continue after ``state["applied_steps"]`` updates, with this object's own settings."""
         self.applied_steps = int(state["applied_steps"])
         self._write()
 

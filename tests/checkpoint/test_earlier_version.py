@@ -19,7 +19,7 @@ from tests.helpers.resume_runs import go_on
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
 ROUNDING = 1e-5
-"""Relative difference of another CPU's losses; on the machine that wrote them there is none."""
+"""Relative difference of losses on another CPU; on the machine that wrote them they are equal."""
 
 
 @pytest.mark.parametrize(

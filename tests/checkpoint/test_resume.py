@@ -181,7 +181,7 @@ def test_offloaded_state(stage: int, shards: Path, tmp_path: Path) -> None:
 
 
 def test_settings_given_on_resume_are_in_force(shards: Path, tmp_path: Path) -> None:
-    """DeepSpeed would silently go on with the checkpoint's weight decay and clipping."""
+    """DeepSpeed would silently continue with the checkpoint's weight decay and clipping."""
     run = tmp_path / "run"
     train(shards, run, "--dropout", "0", "--stop-after", "2")
     native = stopped(run, tmp_path / "native", 2)

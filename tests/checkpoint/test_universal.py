@@ -127,8 +127,8 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_merged_state_is_the_live_state(saved: Any) -> None:
     """Weights and moments of every parameter, bit for bit, in the shapes of the unsplit model."""
+    from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.resume import recorded_parameters
-    from megabert.checkpoint.universal import whole_checkpoint
 
     folder, live = saved
     parameters = recorded_parameters(CONFIG, ["mlm", "nsp"])
@@ -164,8 +164,9 @@ def test_damage_is_named(saved: Any) -> None:
     """A flipped byte, a missing file, a wrong model: one line each."""
     import shutil
 
+    from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.resume import recorded_parameters
-    from megabert.checkpoint.universal import merge_partitions, whole_checkpoint
+    from megabert.checkpoint.universal import merge_partitions
     from megabert.convert.own_weights import read
 
     folder, live = saved

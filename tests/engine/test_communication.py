@@ -1,4 +1,4 @@
-"""What data-parallel training sends and when, by ZeRO stage; DeepSpeed's promises held to account."""
+"""What data-parallel training sends and when, by ZeRO stage, counted in DeepSpeed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _bytes(value: Any) -> int:
 
 @contextmanager
 def collectives() -> Iterator[Callable[[], Sent]]:
-    """Count every collective of every process group; the yielded function reports and starts anew."""
+    """Count every collective of every process group; the yielded function reports and starts again at zero."""
     calls: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
 
@@ -158,7 +158,7 @@ def of_gradients(found: dict[str, Any], name: str) -> list[Sent]:
 
 
 def near(value: int, elements: int, size: int) -> bool:
-    """Is it so many elements of so many bytes, up to ZeRO's padding of each group's slices?"""
+    """Whether it is ``elements`` of ``size`` bytes, up to ZeRO's padding of each group's partitions."""
     return elements * size <= value <= elements * size + 1024
 
 
@@ -184,15 +184,15 @@ def test_stages_2_and_3_reduce_in_every_micro_step(found: dict[str, Any]) -> Non
 
 
 def test_when_weights_are_gathered(found: dict[str, Any]) -> None:
-    for name in ("1", "1 bf16", "2", "2 bf16"):  # once an update
+    for name in ("1", "1 bf16", "2", "2 bf16"):  # once per update
         step = found[name]["sent"][-1]["step"]
         size = 2 if "bf16" in name else 4
         assert near(step["all-gather"][1], found[name]["parameters"], size), name
         assert step["all-reduce"][1] < 4096, name  # norms and trust ratios
-    for micro in found["3"]["sent"]:  # once a micro step, and kept until backward
+    for micro in found["3"]["sent"]:  # once per micro step, and kept until backward
         assert micro["forward"]["all-gather"][1] <= 4 * found["3"]["parameters"] + 1024
         assert "all-gather" not in micro["backward"]
-    for micro in found["3 overlap, freed"]["sent"]:  # twice a micro step
+    for micro in found["3 overlap, freed"]["sent"]:  # twice per micro step
         for part in ("forward", "backward"):
             assert near(micro[part]["all-gather"][1], found["3"]["parameters"], 4), part
 

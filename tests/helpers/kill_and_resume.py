@@ -160,12 +160,12 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
     def lines(self) -> str:
-        """For people."""
+        """A summary to print."""
         return (
             f"seed {self.seed}: {self.starts} starts, {len(self.kills)} kills, "
             f"{self.while_saving} of them while a checkpoint was being written, "
             f"{self.latest_behind} between its rename and latest, "
-            f"{self.updates_lost} updates done twice; checkpoints to go on from: {self.kills}; "
+            f"{self.updates_lost} updates done twice; steps resumed from: {self.kills}; "
             f"differences: {self.faults or 'none'}"
         )
 
@@ -252,7 +252,7 @@ def kill_and_resume(folder: Path, kills: int = 20, steps: int = 200, seed: int =
     else:
         report.faults += checkpoint_differences(last.folder, wanted[steps])
     if losses(metrics(run)) != losses(metrics(folder / "undisturbed")):
-        report.faults.append("metrics.jsonl tells other losses")
+        report.faults.append("metrics.jsonl has other losses")
     if _steps(run) != list(range(1, steps + 1)):
         report.faults.append("metrics.jsonl does not hold every update once")
     return report

@@ -116,9 +116,9 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 def whole_weights(run: Path) -> dict[str, dict[str, Any]]:
     """Whole weights and moments of a run's newest checkpoint."""
+    from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.resume import recorded_parameters
     from megabert.checkpoint.save_load import newest_checkpoint
-    from megabert.checkpoint.universal import whole_checkpoint
     from megabert.config.model import ModelConfig
 
     checkpoint = newest_checkpoint(run)

@@ -26,18 +26,10 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
+from megabert.engine.launch import wrapped_collectives
+
 PHASES = ("data", "forward", "backward", "optimizer")
 OTHER = "other"
-
-# methods of ProcessGroup that start a collective; which of them exist depends on torch's release
-_COLLECTIVES = (
-    "allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier",
-    "allgather", "_allgather_base", "all_gather_single", "all_gather_single_coalesced",
-    "allgather_coalesced", "allgather_into_tensor_coalesced",
-    "reduce_scatter", "_reduce_scatter_base", "reduce_scatter_single",
-    "reduce_scatter_single_coalesced", "reduce_scatter_tensor_coalesced",
-    "alltoall", "alltoall_base", "all_to_all_single", "gather", "scatter", "send", "recv",
-)  # fmt: skip
 
 
 @dataclass
@@ -147,22 +139,9 @@ class HostClock(UpdateClock):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time in collectives during the block.
-
-        Every collective of torch.distributed, ours or DeepSpeed's, is started by a method of
-        ``ProcessGroup``, and every blocking one ends in ``Work.wait``, as do those started with
-        ``async_op``.
-        """
-        group, work = torch.distributed.ProcessGroup, torch.distributed.Work
-        places = [(work, "wait"), *((group, name) for name in _COLLECTIVES if name in vars(group))]
-        plain = [(owner, name, vars(owner)[name]) for owner, name in places]  # unbound descriptors
-        try:
-            for owner, name, _ in plain:
-                setattr(owner, name, self._timed(getattr(owner, name)))
+        """Count the time in collectives during the block."""
+        with wrapped_collectives(self._timed):
             yield
-        finally:
-            for owner, name, method in plain:
-                setattr(owner, name, method)
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **named: Any) -> Any:

@@ -20,7 +20,7 @@ _NO_CLIP = 1e30
 
 
 def wrong_apex() -> str | None:
-    """One line about an installed package that is not NVIDIA's apex; None if there is none."""
+    """One line about an installed package that is not NVIDIA's apex; None if that is not the case."""
     if importlib.util.find_spec("apex") is None or importlib.util.find_spec("amp_C") is not None:
         return None
     try:
@@ -40,7 +40,7 @@ def _fused_lamb() -> Any:
     """NVIDIA's class.
 
     Raises:
-        UserError: why there is none.
+        UserError: it is not installed; the message says why.
     """
     fault = wrong_apex()
     if fault is None and importlib.util.find_spec("apex") is None:

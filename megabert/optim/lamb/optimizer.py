@@ -133,7 +133,7 @@ class Lamb(ShardedOptimizer):
         return f"Lamb ({self.rule})"
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
-        """The parameter's state, made (zero moments, step 0) if there is none yet."""
+        """The parameter's state; made (zero moments, step 0) on the first call."""
         state = self.state[parameter]
         if "exp_avg" not in state:
             state["step"] = 0

@@ -1,9 +1,9 @@
-"""LAMB's and LANS's passes as Triton kernels over whole flat partitions (CUDA).
+"""The passes of LAMB and LANS as Triton kernels over whole flat partitions (CUDA).
 
 Layout: a partition is cut into *blocks* of at most ``BLOCK`` elements, none of which holds parts of
 two segments; one program updates one block. A block's first element is a multiple of ``ALIGN`` from
 the start of the flat tensor: the blocks of a segment begin at its start rounded down to that, so
-that only its first and last block need a mask, and all between move in vectors of 16 bytes wherever
+that only its first and last block need a mask, and the others move in vectors of 16 bytes wherever
 the segment begins. Per partition and device a table is made once:
 
     table [blocks, 4] int64: aligned start in the flat tensor; first and (exclusive) last element of
@@ -13,8 +13,8 @@ the segment begins. Per partition and device a table is made once:
 Padding belongs to no block and is never read or written.
 
 Algorithm: the first pass advances both moments and writes, per block, the sums of squares of p and
-of each u_k in the master's precision; a reduction, one program a segment and sum, adds them up in
-float64. Every order of addition is fixed and nothing is atomic: results repeat bit for bit. u is not
+of each u_k in the master's precision; a reduction, one program per segment and sum, adds them up in
+float64. Every order of addition is fixed and nothing is atomic, so results repeat bit for bit. u is not
 stored: the second pass computes it again from m, v and p (LANS: and g).
 
 Memory traffic in fp32, bytes per parameter (a half-precision gradient is 2 less each time it is
@@ -25,7 +25,7 @@ read, a half-precision copy of the weights 2 more):
     second pass             16   m, v, p in; p out (LANS: 20, with g)
     single pass             28   g, p, m, v in; m, v, p out
 
-An adapted tensor thus moves 40 bytes a parameter; 28 would be the floor, were no norm needed first.
+An adapted tensor thus moves 40 bytes per parameter; without the norms the floor would be 28.
 
 Environment: the kernels run on CUDA tensors, or on CPU tensors in Triton's interpreter, if
 TRITON_INTERPRET=1 was set before Triton was first imported.
@@ -58,7 +58,7 @@ WARPS = 8
 
 @triton.jit
 def _load(pointer, where, mask):
-    """Elements at ``where``, 0 outside ``mask``; None: all of them, in vectors."""
+    """Elements at ``where``, 0 outside ``mask``; with None all of them, in vectors."""
     if mask is None:
         value = tl.load(pointer + where)
     else:
@@ -102,7 +102,7 @@ def _block(
     gain1, gain2, eps, decay, inverse1, inverse2, rate1, rate2,
     MOMENTS: tl.constexpr, LANS: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`_update_kernel` does to one block; ``mask`` None where it is a full one."""
+    """The work of :func:`_update_kernel` on one block; ``mask`` is None for a full block."""
     p = _load(weights, where, mask)
     m = _load(exp_avg, where, mask)
     v = _load(exp_avg_sq, where, mask)
@@ -143,7 +143,8 @@ def _update_kernel(
     weights, exp_avg, exp_avg_sq [n] fp32 or fp64; gradients [n] and half_copy [n] or None as in ``Work``;
     scales [segments] or None; factors [segments, k] or None (1); partials [blocks, 1 + k] like
     weights, or None. gain1, gain2: 1 - b1, 1 - b2; inverse1, inverse2: 1 / c1, 1 / root of c2;
-    rate1, rate2: lr times what factors do not hold. Numbers come in fp64 and are rounded here.
+    rate1, rate2: lr times the weights that factors do not contain. Numbers are passed in fp64 and
+    rounded here.
     """
     number = tl.program_id(0).to(tl.int64)
     row = table + 4 * number

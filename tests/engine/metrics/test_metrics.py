@@ -235,7 +235,7 @@ def test_lines_of_a_run(whole: Path) -> None:
 
 
 def test_flops_are_those_of_the_samples(whole: Path, shards: Path) -> None:
-    """Recounted from the shards; the rate a sample does not depend on the clock."""
+    """Recounted from the shards; the rate per sample does not depend on the clock."""
     argv = [*TINY, "--data", str(shards), *OPTIONS]
     settings = settings_of(argv)
     inputs = open_inputs(settings)

@@ -1,4 +1,4 @@
-"""``--profile N``: its files, what it says, and what it refuses."""
+"""``--profile N``: its files, its messages, and its errors."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def test_profile_of_a_run(shards: Path, tmp_path: Path) -> None:
     with gzip.open(run / "profile" / "rank0.json.gz", "rt", encoding="utf-8") as file:
         names = [event.get("name") for event in json.load(file)["traceEvents"]]
     for phase in ("forward", "backward", "optimizer"):
-        assert names.count(phase) == 2 * 2  # two micro steps an update
+        assert names.count(phase) == 2 * 2  # two micro steps per update
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
 
 
 def test_a_short_run_is_refused_before_it_begins(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--profile 2: the run has 4 updates, and 3 of them warm up"
+        UserError, match=r"--profile 2: the run has 4 updates, of which 3 are for warm-up"
     ):
         train(shards, tmp_path / "run", "--profile", "2")
     assert not (tmp_path / "run").exists()

@@ -59,7 +59,7 @@ CASES = [
 
 
 def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] | None) -> Any:
-    """Train from the start; then go on from the state that another stage ended with."""
+    """Train from the start; then continue from the state that another stage ended with."""
     run = Run(world, case)
     reference = case.reference()
     run.check(reference, f"{case} at start")
@@ -84,7 +84,7 @@ def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] |
 
 
 def check_collectives(run: Run) -> None:
-    """One all-reduce an adapted group (a sub-group in stage 3) and step, on every rank; one more in
+    """One all-reduce per adapted group (sub-group in stage 3) and step, on every rank; one more in
     every group for LANS."""
     case, topology = run.case, run.world.topology
     groups = case.groups(run.model)
@@ -127,7 +127,7 @@ def exact_everywhere(
 
 
 def check_resume(world: World, cases: list[Case], folder: Path) -> None:
-    """DeepSpeed's own checkpoint keeps Lamb's state and schedule: going on is bit-equal."""
+    """DeepSpeed's own checkpoint keeps Lamb's state and schedule: a resumed run is bit-equal."""
     for case in cases:
         ended = []
         first, second = Run(world, case), Run(world, case)
@@ -152,10 +152,10 @@ def check_refusals(world: World) -> None:
     with pytest.raises(UserError, match=r"no tensor up\.bias"):
         write_state(run.engine, world.tp, missing, 0)
     state["down.weight"]["weight"] = torch.zeros(11, 28)
-    with pytest.raises(UserError, match=r"down\.weight .* is \(11, 28\)"):
+    with pytest.raises(UserError, match=r"down\.weight .* has shape \(11, 28\)"):
         write_state(run.engine, world.tp, state, 0)
     with pytest.raises(UserError, match="are not the"):
-        # as if tensor parallelism had not been told to DeepSpeed, or the other way round
+        # as if DeepSpeed did not know of tensor parallelism, or the reverse
         prepare_engine(
             run.engine, replace(world.tp, size=world.tp.size + 1, group=dist.group.WORLD)
         )

@@ -42,7 +42,7 @@ def build(sentence: bool, recompute: bool, dropout: float) -> nn.Module:
 
 
 def step_batch(step: int, rank: int, sentence: bool) -> PackedBatch[torch.Tensor]:
-    masked = 0 if (step, rank) == (1, 1) else 7  # once a rank has nothing to predict
+    masked = 0 if (step, rank) == (1, 1) else 7  # in one update a rank has nothing to predict
     batch = tiny_batch(tiny_config(), masked=masked, seed=10 * step + rank)
     batch["sample_numbers"] = 100 * step + 10 * rank + torch.arange(3)
     if not sentence:

@@ -1,4 +1,4 @@
-"""Who computes the step: the choice, NVIDIA's apex where it is exact, and its namesake told apart."""
+"""Which backend computes the step; NVIDIA's apex where it is exact; the unrelated package apex."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_apex_is_refused_where_inexact(packages: Path, changes: dict, message: s
 
 
 def test_the_other_apex_is_named(packages: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Asked for, it is an error; otherwise one line, and training goes on without it."""
+    """With --lamb-backend apex it is an error; otherwise one line, and training does not use it."""
     write_apex(packages, nvidia=False)
     with pytest.raises(UserError, match=r"not NVIDIA's apex but an unrelated one.*pip uninstall"):
         make_apex()

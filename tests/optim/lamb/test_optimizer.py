@@ -103,7 +103,7 @@ def test_equals_reference(options: dict, block: int) -> None:
         optimizer.step()
         reference.step({name: g.double().numpy() for name, g in gradients.items()}, 0.02)
     for name, parameter in parameters.items():
-        # fused AdamW rounds weights twice an update, for decay and for the step
+        # fused AdamW rounds weights twice per update, for decay and for the step
         limit = 1e-6 if options.get("rule") == "adamw" else 5e-7
         assert difference(parameter, reference.weights[name]) < limit, name
         state = optimizer.state[parameter]
@@ -124,7 +124,7 @@ def named_optimizer(parameters: dict[str, Tensor], **options: Any) -> Lamb:
 
 
 def test_norms_of_the_last_update() -> None:
-    """The telemetry is what the formula gives, and says which ratios stood at a bound."""
+    """The telemetry equals the formula, and shows which ratios were limited by a bound."""
     parameters = make_tensors()
     options: dict[str, Any] = {"min_trust_ratio": 0.5, "max_trust_ratio": 1.0}
     reference = LambReference({n: p.numpy() for n, p in parameters.items()}, bounds=(0.5, 1.0))
@@ -217,7 +217,7 @@ def test_zero_weight_or_update_has_ratio_one() -> None:
 def flat_optimizer(
     tensors: dict[str, Tensor], size: int, rank: int, total: int, all_reduce
 ) -> tuple[Lamb, Tensor]:
-    """What ZeRO hands out: rank's slice of all tensors end to end, padded to size * ranks."""
+    """As ZeRO does it: the rank's part of all tensors end to end, padded to size * ranks."""
     adapted = {name: t for name, t in tensors.items() if not is_bias_or_norm(name)}
     flat = torch.zeros(total)
     numels = [t.numel() for t in adapted.values()]
@@ -280,7 +280,7 @@ def test_slices_equal_reference(ranks: int, padding: int) -> None:
 
 
 def test_slice_without_table_is_wrong() -> None:
-    """The fault that the table mends: one ratio for the whole slice."""
+    """The error that the table prevents: one ratio for the whole partition."""
     tensors = make_tensors()
     tensors["b.weight"] *= 30
     total = sum(t.numel() for name, t in tensors.items() if not is_bias_or_norm(name))
@@ -509,7 +509,7 @@ def test_parameter_groups_file(tmp_path: Path) -> None:
     [
         ("- {match: a, rate: 2}", "0.rate"),
         ("- {lr_scale: 2}", "0.match"),
-        ("- {match: '('}", "no regular expression"),
+        ("- {match: '('}", "not a regular expression"),
         ("- {match: a, lr_scale: -1}", "0.lr_scale"),
         ("match: a", "valid list"),
         ("[", "not YAML"),
