@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from megabert.convert.run import Request, convert
+from megabert.convert.run import ConversionRequest, convert
 from megabert.data.inspect.verify import verify_folder
 from megabert.data.shards.corpus import Corpus
 from tests.helpers.resume_runs import go_on
@@ -44,7 +44,7 @@ def test_resumes_with_the_same_losses(name: str, ranks: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["run_zero0", "run_zero1_dp2"])
 def test_converts_to_the_same_tensors(name: str, tmp_path: Path) -> None:
-    convert(Request("megabert", FIXTURES / name, "huggingface", tmp_path / "hf"))
+    convert(ConversionRequest("megabert", FIXTURES / name, "huggingface", tmp_path / "hf"))
     with safe_open(tmp_path / "hf" / "model.safetensors", "pt") as content:
         found = {
             tensor: hashlib.sha256(content.get_tensor(tensor).numpy().tobytes()).hexdigest()
