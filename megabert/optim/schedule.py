@@ -46,7 +46,7 @@ def learning_rate(name: str, step: int, steps: int, peak: float, warmup_fraction
     if name not in _DECAYS:
         raise UserError(f"schedule {name!r} is unknown: use one of {', '.join(SCHEDULES)}")
     if steps < 1:
-        raise UserError(f"a schedule of {steps} steps is empty: set --steps to 1 or more")
+        raise UserError(f"a schedule of {steps} steps is empty: give at least 1 step")
     if not 0.0 <= warmup_fraction < 1.0:
         raise UserError(f"warm-up fraction {warmup_fraction} must be at least 0 and below 1")
     progress = min(max(step, 1), steps) / steps
