@@ -1,8 +1,8 @@
 """Our settings and a user's DeepSpeed JSON, joined into one DeepSpeed configuration.
 
-A DeepSpeed file is one layer of the settings (:mod:`megabert.config.deepspeed_file`). The configuration
-handed to DeepSpeed is then made from the settings, so that the two never disagree; sections that have
-no setting of ours (buckets, communication, profiling...) pass through unchanged.
+A DeepSpeed file is one layer of the settings (:mod:`megabert.config.deepspeed_file`). The
+configuration for DeepSpeed is then made from the settings, so that the two always agree; sections
+without a setting of ours (buckets, communication, profiling...) pass through unchanged.
 """
 
 from __future__ import annotations
