@@ -40,7 +40,7 @@ def divide_batch(
         settings.batch,
         data_parallel,
         micro_batch_limit(settings.data.seq_length),
-        kept=resumed_size,
+        resumed_global_batch=resumed_size,
     )
     batch = ResolvedBatch(
         global_batch_size=sizes.global_size,
