@@ -249,7 +249,7 @@ def wrapped_collectives(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # Torch gives every process as many threads as the machine has cores, so that the threads of several
 # ranks compete; and glibc returns large tensors to the kernel each time one is freed, which then
-# clears the pages again for the next. Measurements: docs/results/performance.md.
+# clears the pages again for the next. Measurements: docs/results/2026-11/speed.md.
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
 _FREE_BYTES = 1 << 30
