@@ -86,9 +86,10 @@ class Preamble:
     def block_crc32(self, content: bytes, block: int) -> int:
         """CRC-32 of a block, given its bytes; bytes of the table itself count as zeros."""
         start, stop = self.block_range(block)
-        low, high = max(start, self.checksums_offset), min(stop, self.checksums_end)
-        if low < high:
-            content = content[: low - start] + bytes(high - low) + content[high - start :]
+        first = max(start, self.checksums_offset) - start
+        last = min(stop, self.checksums_end) - start
+        if first < last:
+            content = content[:first] + bytes(last - first) + content[last:]
         return zlib.crc32(content)
 
     def place(self, start: int, stop: int) -> str:
