@@ -181,15 +181,18 @@ class CommandParser(argparse.ArgumentParser):
 class SwitchAction(argparse.Action):
     """A switch, as ``action="store_true"`` makes it: ``--verify``, ``--verify on``, ``--verify=off``.
 
-    ``action="store_false"`` makes one that stores the opposite.
+    ``action="store_false"`` makes one that stores the opposite. With ``keep_text`` the value stays the
+    text that was given.
     """
 
     stored: typing.ClassVar = True
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, *, keep_text: bool = False, **given: Any
+    ) -> None:
         given.setdefault("default", not self.stored)
         given.setdefault("metavar", "[on|off]")
-        super().__init__(option_strings, dest, type=self._read, **given)
+        super().__init__(option_strings, dest, type=None if keep_text else self._read, **given)
 
     def _read(self, text: str) -> bool:
         return bool(read(bool, text)) is self.stored

@@ -163,7 +163,7 @@ def _add_flag(
 ) -> None:
     more: dict[str, Any] = {}
     if types.is_switch(kind):
-        more["action"] = SwitchAction
+        more |= {"action": SwitchAction, "keep_text": True}
     elif types.list_item(kind) is not None:
         more["nargs"] = "+"
     group.add_argument(
