@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
+from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
 from megabert.convert.formats import input_help, read_formats, written_formats
 
@@ -38,17 +39,20 @@ def parser() -> argparse.ArgumentParser:
         "--input",
         type=Path,
         required=True,
+        metavar="PATH",
         help=input_help(),
     )
     source.add_argument(
         "--tokenizer",
         type=Path,
+        metavar="PATH",
         help="folder of tokenizer files, or vocab.txt (default: the files next to the input); its "
         "size determines the true vocabulary of a checkpoint with padding rows",
     )
     source.add_argument(
         "--model-config",
         type=Path,
+        metavar="FILE",
         help="JSON with the encoder's shape, with the field names of bert_config.json, for weights "
         "that have none (default: the file next to the input)",
     )
@@ -60,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="format of the output",
     )
-    target.add_argument("--output", type=Path, required=True, help="folder to create")
+    target.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder to create"
+    )
     target.add_argument(
         "--force",
         action="store_true",
@@ -72,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
+    if not any(given.input.parent.glob(f"{given.input.name}.*")):  # a prefix of file names
+        require_path("--input", given.input)
+    for flag, path in (("--tokenizer", given.tokenizer), ("--model-config", given.model_config)):
+        if path is not None:
+            require_path(flag, path)
+    # torch is imported only now
     from megabert.convert.run import ConversionRequest, convert
 
     result = convert(

@@ -6,10 +6,11 @@
     python launch/predict.py --checkpoint runs/sst2 --input reviews.txt --output labels.jsonl
     python launch/predict.py --checkpoint runs/cluener --text "..."
     python launch/predict.py --checkpoint runs/bert-large-phase2 --text "The capital of France is [MASK]." --top-k 3
-    python launch/predict.py --checkpoint runs/squad            (on a terminal: asks)
+    python launch/predict.py --checkpoint runs/squad            (interactive on a terminal; Ctrl-D exits)
 
-The task, its labels and its lengths come from the checkpoint. One JSON line an input, in their order; inputs
-are all checked before the first is answered. One process, on a GPU if there is one.
+The task, its labels and its lengths come from the checkpoint. The output has one JSON line per input, in the
+same order. All inputs are checked before the first one is answered. It runs in one process, on a GPU if there
+is one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pydantic import PositiveInt
 
 from megabert.common.log import run_command
+from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
 from megabert.config.values import ValueReader
 
@@ -36,63 +38,86 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         required=True,
-        help="run or final/ of a fine-tuning, a pretraining run or checkpoint, a megabert folder, or a "
-        "Hugging Face BERT folder with a head",
+        metavar="DIR",
+        help="fine-tuning run or its final/, pretraining run or checkpoint, megabert folder, or Hugging "
+        "Face BERT folder with a head",
     )
     model.add_argument(
         "--task",
         metavar="NAME",
-        help="task to answer for (default: the checkpoint's; of a Hugging Face folder: by its head and "
-        "labels)",
+        help="task of the model (default: the checkpoint's; for a Hugging Face folder, the one that fits "
+        "its head and labels)",
     )
     model.add_argument(
-        "--max-length", type=ValueReader(PositiveInt), metavar="N", help="tokens of a row at most"
+        "--max-length",
+        type=ValueReader(PositiveInt),
+        metavar="N",
+        help="tokens per row, at most (default: the checkpoint's)",
     )
     model.add_argument(
         "--null-threshold",
         type=ValueReader(float),
         metavar="X",
-        help="squad2: answer nothing where that scores so much more (default: the checkpoint's)",
+        help="squad2: give no answer where no answer scores this much more than the best one (default: the "
+        "checkpoint's)",
     )
-    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="[auto]")
-    model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="[fp32]")
+    model.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device to compute on; auto is a GPU if there is one (default: auto)",
+    )
+    model.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="precision of the computation (default: fp32)",
+    )
     model.add_argument(
         "--batch-size",
         type=ValueReader(PositiveInt),
         default=32,
         metavar="N",
-        help="rows at once [32]",
+        help="rows that are computed at once (default: 32)",
     )
     inputs = made.add_argument_group("input")
     inputs.add_argument(
-        "--input", type=Path, metavar="FILE", help="file of inputs; - is standard input, to its end"
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="file of inputs; - reads standard input to its end",
     )
     inputs.add_argument(
         "--input-format",
         choices=("auto", "jsonl", "text", "tsv", "squad"),
         default="auto",
-        help="jsonl: objects with the field names of the task's files; text: one a line; tsv: one column "
-        "a text, or columns named in the first line; squad: a SQuAD file [auto: by name and content]",
+        help="jsonl: objects with the field names of the task's files; text: one text per line; tsv: one "
+        "column per text, or columns named in the first line; squad: a SQuAD file (default: auto, "
+        "detected from name and content)",
     )
-    inputs.add_argument("--text", help="one text")
+    inputs.add_argument("--text", metavar="TEXT", help="one text")
     inputs.add_argument("--text-b", metavar="TEXT", help="the second text of a pair")
-    inputs.add_argument("--question", metavar="TEXT", help="a question, goes with --context")
-    inputs.add_argument("--context", metavar="TEXT", help="where its answer stands")
+    inputs.add_argument("--question", metavar="TEXT", help="a question; needs --context")
+    inputs.add_argument("--context", metavar="TEXT", help="the text that contains the answer")
     output = made.add_argument_group("output")
     output.add_argument(
-        "--output", type=Path, default=Path("-"), metavar="FILE", help="[- : standard output]"
+        "--output",
+        type=Path,
+        default=Path("-"),
+        metavar="FILE",
+        help="file to write (default: -, standard output)",
     )
     output.add_argument(
         "--format",
         choices=("jsonl", "squad"),
         default="jsonl",
-        help="squad: one object of question ids and answers, as evaluation scripts take it [jsonl]",
+        help="squad: one object of question ids and answers, as evaluation scripts read it (default: jsonl)",
     )
     output.add_argument(
         "--top-k",
         type=ValueReader(PositiveInt),
         metavar="N",
-        help="list so many answers, labels or words (default: the best answer, all labels, 5 words)",
+        help="number of answers, labels or words to list (default: the best answer, all labels, 5 words)",
     )
     return made
 
@@ -100,6 +125,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
+    require_path("--checkpoint", given.checkpoint)
+    if given.input is not None and str(given.input) != "-":
+        require_path("--input", given.input)
+    # torch is imported only now
     from megabert.predict.command import Request, predict
     from megabert.predict.predictor import AnswerOptions
 

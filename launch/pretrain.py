@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pretrain a BERT encoder on shards of text. Started by deepspeed, torchrun, srun, mpirun or alone."""
+"""Pretrain a BERT encoder on shards of text; started by deepspeed, torchrun, srun, mpirun or alone."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
   deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 2 --init-from runs/p1 --output runs/p2
 
 Precedence: flag > --config > DeepSpeed file > the phase's published recipe > default.
-The run folder holds config.yaml (itself a --config), metrics.jsonl, tensorboard/, checkpoints/, results.json."""
+The run folder holds config.yaml (a valid --config), metrics.jsonl, tensorboard/, checkpoints/, results.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,8 +16,8 @@ from megabert.config.flags import plain_parser
 from megabert.finetune.summary import table as table_of_seeds
 
 DESCRIPTION = """\
-Draw the loss curves of one or more runs, one after the other (phase 1, phase 2), and print tables: held-out
-figures of pretraining, scores of fine-tuning, mean and standard deviation of a run with --seeds or --lrs.
+Draw the loss curves of one or more runs, one after the other (phase 1, phase 2), and print tables: evaluation
+results of pretraining, scores of fine-tuning, mean and standard deviation of a run with --seeds or --lrs.
 
   python launch/report.py runs/p1 runs/p2 --output curves.png
   python launch/report.py runs/squad runs/rte-5-seeds"""
@@ -44,9 +44,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def table(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
-    """Held-out figures of every evaluation as a Markdown table."""
+    """Results of every evaluation as a Markdown table."""
     rows = [
-        "| run | update | held-out MLM loss | MLM accuracy | NSP accuracy |",
+        "| run | update | evaluation MLM loss | MLM accuracy | NSP accuracy |",
         "|---|---|---|---|---|",
     ]
     for name, lines in runs:
@@ -87,7 +87,7 @@ def seeds_of(run: Path) -> dict[str, Any] | None:
 
 
 def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None:
-    """Training loss (pretraining: of the MLM, also held out) and learning rate, over updates."""
+    """Training loss (pretraining: of the MLM, with its evaluations) and learning rate, over updates."""
     try:
         import matplotlib
     except ImportError as error:
@@ -101,7 +101,7 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
     start = 0
     for name, lines in runs:
         training = [line for line in lines if "loss" in line]
-        held_out = [line for line in lines if "eval_mlm_loss" in line]
+        evaluations = [line for line in lines if "eval_mlm_loss" in line]
         steps = [start + line["step"] for line in training]
         (curve,) = losses.plot(
             steps,
@@ -111,9 +111,9 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
             label=f"{name}, training",
         )
         losses.plot(
-            [start + line["step"] for line in held_out],
-            [line["eval_mlm_loss"] for line in held_out],
-            marker="o", markersize=3, color=curve.get_color(), label=f"{name}, held out",
+            [start + line["step"] for line in evaluations],
+            [line["eval_mlm_loss"] for line in evaluations],
+            marker="o", markersize=3, color=curve.get_color(), label=f"{name}, evaluation",
         )  # fmt: skip
         rates.plot(steps, [line["lr"] for line in training], color=curve.get_color())
         start += lines[-1]["step"]
@@ -134,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, draw, print."""
     parser = plain_parser("report.py", DESCRIPTION)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, in order")
-    parser.add_argument("--output", type=Path, help="picture to write (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="plot to write (.png, .svg or .pdf)"
+    )
     arguments = parser.parse_args(argv)
     seeds = {run: results for run in arguments.runs if (results := seeds_of(run)) is not None}
     runs = [(run.name, read_metrics(run)) for run in arguments.runs if run not in seeds]

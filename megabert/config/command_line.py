@@ -224,6 +224,12 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
+def require_path(flag: str, path: Path) -> None:
+    """Raise UserError if ``path``, the value of ``flag``, does not exist."""
+    if not path.exists():
+        raise UserError(f"{flag} {path}: no such file or folder")
+
+
 class _Reader(typing.NamedTuple):
     """How the text of a flag is read."""
 
