@@ -6,6 +6,7 @@ stay fast.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from functools import cached_property
@@ -117,9 +118,17 @@ def _modules(package: str) -> list[str]:
 
 def _any_package_has(group: str) -> bool:
     """Whether the metadata of an installed package mentions a group of entry points (1 ms)."""
-    for folder in map(Path, sys.path):
-        for kind in ("*.dist-info", "*.egg-info"):
-            for file in folder.glob(f"{kind}/entry_points.txt"):
-                if group in file.read_text(encoding="utf-8", errors="replace"):
-                    return True
+    for folder in sys.path:
+        try:
+            with os.scandir(folder or ".") as entries:
+                packages = [e.path for e in entries if e.name.endswith((".dist-info", ".egg-info"))]
+        except OSError:  # a zip file, or a folder that does not exist
+            continue
+        for package in packages:
+            try:
+                content = Path(package, "entry_points.txt").read_bytes()
+            except OSError:
+                continue
+            if group.encode() in content:
+                return True
     return False
