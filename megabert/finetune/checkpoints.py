@@ -1,4 +1,4 @@
-"""The model of a fine-tuning run: out of a checkpoint, into ``final``, and back from there."""
+"""The model of a fine-tuning run: from a checkpoint, into ``final``, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object, broadcast_tensors
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
-from megabert.finetune.inputs import Inputs
+from megabert.finetune.inputs import FinetuneInputs
 from megabert.finetune.settings import DividedFinetuning
 from megabert.model.init import initialize_weights
 from megabert.model.weights import load_into, load_weights, padded_vocabulary, write_weights
@@ -25,7 +25,7 @@ log = get_logger()
 
 
 def build_model(
-    settings: DividedFinetuning, task: Task, inputs: Inputs, world: World
+    settings: DividedFinetuning, task: Task, inputs: FinetuneInputs, world: World
 ) -> tuple[torch.nn.Module, ModelConfig]:
     """The task's model with the checkpoint's weights (or random ones), and its configuration.
 
@@ -53,14 +53,19 @@ def build_model(
 
 
 class Final:
-    """The megabert folder ``final`` of a run: the model that is kept.
+    """The megabert folder ``final`` of a run: the selected model.
 
     Attributes:
-        step: update after which the model in the folder stood; None: nothing is saved.
+        step: update after which the model in the folder was saved; None: nothing is saved.
     """
 
     def __init__(
-        self, folder: Path, config: ModelConfig, task: Task, inputs: Inputs, engine: TrainingEngine
+        self,
+        folder: Path,
+        config: ModelConfig,
+        task: Task,
+        inputs: FinetuneInputs,
+        engine: TrainingEngine,
     ) -> None:
         self.folder, self.config, self.task = folder, config, task
         self.inputs, self.engine, self.world = inputs, engine, engine.world
@@ -68,9 +73,9 @@ class Final:
         self._record: dict[str, Any] = {}
 
     def save(self) -> None:
-        """Write the model as it is now, in place of an earlier one (a collective).
+        """Write the present model, replacing an earlier one (a collective).
 
-        Nothing is written if the folder holds this model already, with all that its task knows.
+        Nothing is written if the folder already holds this model with the same record of its task.
         """
         step, record = self.engine.steps_done, self.task.record()  # scoring adds to the main rank's
         if broadcast_object(self.world, lambda: (self.step, self._record) == (step, record)):
@@ -101,7 +106,7 @@ class Final:
         self.step, self._record = step, record
 
     def restore(self) -> None:
-        """Put the saved weights into the engine again, to predict with (a collective).
+        """Load the saved weights into the engine again, for predictions (a collective).
 
         The optimizer's moments become zero: training is over.
         """

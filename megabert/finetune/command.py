@@ -27,7 +27,7 @@ from megabert.finetune.inputs import (
     open_checkpoint,
     read_features,
 )
-from megabert.finetune.loop import Loop, build
+from megabert.finetune.loop import FinetuneLoop, build_loop
 from megabert.finetune.resume import finished
 from megabert.finetune.settings import ResolvedFinetuning
 from megabert.finetune.sweep import combinations, sweep
@@ -60,12 +60,12 @@ def run_all(settings: ResolvedFinetuning, world: World) -> dict[str, Any]:
         results = broadcast_object(world, partial(finished, settings.task.output, divided))
         if results is not None:
             return results
-    return prepare(settings, world).run()
+    return prepare_run(settings, world).run()
 
 
-def prepare(settings: ResolvedFinetuning, world: World) -> Loop:
+def prepare_run(settings: ResolvedFinetuning, world: World) -> FinetuneLoop:
     """Read the inputs, claim the run folder, and build model and engine of one run."""
     broadcast_object(world, partial(check_free, settings.task.output))  # before long reading
     task = make_task_of(settings)
     inputs = read_features(settings, task, open_checkpoint(settings, task, world))
-    return build(settings, world, task, inputs)
+    return build_loop(settings, world, task, inputs)

@@ -1,4 +1,4 @@
-"""Predictions and scores of a file, shared out over the ranks of a run."""
+"""Predictions and scores of a file, computed by all ranks of a run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import batch_on_device
 
 TEST = "test"
-"""Folder in a run's with the predictions of ``--test``."""
+"""Folder in a run folder with the predictions of ``--test``."""
 SCORING = "scoring.tmp"
-"""Folder in a run's for predictions whose model may not be kept."""
+"""Folder in a run folder for predictions whose model may not be selected."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What scoring a file gave: scores by name ({} for a file without labels), and its time."""
+    """Outcome of scoring a file: scores by name ({} for a file without labels), and its time."""
 
     scores: dict[str, float]
     rows: int
@@ -42,7 +42,7 @@ class Scored:
         }
 
 
-def predict(
+def predict_rows(
     engine: TrainingEngine, task: Task, features: Features, batch_size: int
 ) -> dict[str, np.ndarray]:
     """The task's output for every row, each computed once (a collective).
@@ -70,7 +70,7 @@ def predict(
     return gather_rows(world, rows, outputs, len(lengths))
 
 
-def score(
+def score_file(
     engine: TrainingEngine, task: Task, features: Features, batch_size: int, folder: Path
 ) -> Scored:
     """Predict every row, write the predictions into ``folder``, and score them (a collective).
@@ -78,7 +78,7 @@ def score(
     The main rank scores; every rank gets the scores.
     """
     began, world = time.monotonic(), engine.world
-    whole = predict(engine, task, features, batch_size)
+    whole = predict_rows(engine, task, features, batch_size)
 
     def on_main() -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,13 +89,13 @@ def score(
     return Scored(scores, len(lengths), int(lengths.sum()), time.monotonic() - began)
 
 
-def publish(scoring: Path, folder: Path, kept: bool) -> None:
-    """Move the files of ``scoring`` into ``folder``, over those of earlier ones, if ``kept``."""
-    for path in scoring.iterdir() if kept else ():
+def publish(scoring: Path, folder: Path, selected: bool) -> None:
+    """Move the files of ``scoring`` into ``folder``, over earlier ones, if ``selected``; delete ``scoring``."""
+    for path in scoring.iterdir() if selected else ():
         rename(path, folder / path.name)
     shutil.rmtree(scoring)
 
 
 def shown(scores: dict[str, Any]) -> str:
-    """Scores on a line."""
+    """Scores in one line."""
     return "  ".join(f"{name} {value:.2f}" for name, value in scores.items())

@@ -43,7 +43,7 @@ def log_unused(given: Given, task: str) -> None:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class FinetuneInputs:
     """What a run starts from."""
 
     model: WholeModel
@@ -98,10 +98,10 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
     return model, model.tokenizer_sha256
 
 
-def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> Inputs:
-    """Read checkpoint and tokenizer, and check that they fit (a collective); no file of the task yet.
+def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> FinetuneInputs:
+    """Read checkpoint and tokenizer, and check that they fit (a collective); the task's files come later.
 
-    The main rank reads the weights and hands them to the others. The task takes over the labels of a
+    The main rank reads the weights and sends them to the others. The task loads the labels of a
     checkpoint that was fine-tuned for it.
 
     Raises:
@@ -120,7 +120,7 @@ def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> I
     model.tensors = broadcast_tensors(world, tensors)
     if model.tokenizer is None:
         raise UserError(
-            f"--checkpoint {path} holds no tokenizer; put its vocab.txt or tokenizer.json there"
+            f"--checkpoint {path} has no tokenizer; put its vocab.txt or tokenizer.json there"
         )
     tokenizer = load_tokenizer(model.tokenizer)
     if trained_with is not None and tokenizer.sha256 != trained_with:
@@ -135,10 +135,12 @@ def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> I
         )
     _check_length(task.max_length, model, path)
     model = _load_head(settings, task, model)
-    return Inputs(model, tokenizer, None, None, None)
+    return FinetuneInputs(model, tokenizer, None, None, None)
 
 
-def read_features(settings: ResolvedFinetuning, task: Task, inputs: Inputs) -> Inputs:
+def read_features(
+    settings: ResolvedFinetuning, task: Task, inputs: FinetuneInputs
+) -> FinetuneInputs:
     """The files of the settings, read for a task that knows its checkpoint's labels.
 
     Raises:
@@ -164,7 +166,7 @@ def read_features(settings: ResolvedFinetuning, task: Task, inputs: Inputs) -> I
 
 
 def _load_head(settings: ResolvedFinetuning, task: Task, model: WholeModel) -> WholeModel:
-    """Let the task take over labels and head of a fine-tuned checkpoint, or leave that head out.
+    """Let the task load the labels of a fine-tuned checkpoint, or leave out its head.
 
     Raises:
         UserError: there is no head, it is of another task, or has other labels, and there is nothing to
@@ -196,17 +198,17 @@ def _load_head(settings: ResolvedFinetuning, task: Task, model: WholeModel) -> W
         if place.train is None:
             raise
         return _without_head(model, task, str(error))
-    log.info("the head of %s is taken over", model.origin)
+    log.info("the head of %s is used", model.origin)
     return model
 
 
 def _has_head(model: WholeModel, task: Task) -> bool:
-    """Whether the checkpoint has a head as the task's."""
+    """Whether the checkpoint has the task's kind of head."""
     return not set(task.head.modules).isdisjoint(name.split(".")[0] for name in model.tensors)
 
 
 def _without_head(model: WholeModel, task: Task, reason: str) -> WholeModel:
-    """The model without the task's head; a pooler stays."""
+    """The model without the task's head; it keeps a pooler."""
     modules = tuple(f"{module}." for module in task.head.modules)
     log.info("a new head is drawn instead of that of %s: %s", model.origin, reason)
     others = {name: t for name, t in model.tensors.items() if not name.startswith(modules)}
@@ -220,25 +222,27 @@ def _check_length(length: int, model: WholeModel, path: Path) -> None:
         )
     if length > model.trained_positions:
         log.warning(
-            "pretraining saw positions up to %d only; those up to --max-length %d start untrained",
+            "pretraining saw positions up to %d only; those up to --max-length %d are untrained",
             model.trained_positions,
             length,
         )
 
 
 def check_free(output: Path) -> None:
-    """Raise UserError if the run folder is there and not empty."""
+    """Raise UserError if the run folder exists and is not empty."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a new folder")
     if output.is_dir() and any(path.name != RUN_DEEPSPEED_LOG for path in output.iterdir()):
-        raise UserError(f"{output} is not empty: it may be another run's; choose another --output")
+        raise UserError(
+            f"{output} is not empty: it may belong to another run; choose another --output"
+        )
 
 
 def claim_output(output: Path, world: World) -> None:
     """Make the run folder (a collective).
 
     Raises:
-        UserError: it is there and not empty, or cannot be made.
+        UserError: it exists and is not empty, or cannot be created.
     """
 
     def make() -> None:
@@ -246,6 +250,6 @@ def claim_output(output: Path, world: World) -> None:
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
+            raise UserError(f"--output {output} cannot be created: {error.strerror}") from error
 
     broadcast_object(world, make)

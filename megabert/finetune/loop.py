@@ -1,4 +1,4 @@
-"""One fine-tuning run: all updates of a model, the scorings between them, the model that is kept."""
+"""One fine-tuning run: all updates of a model, the evaluations in between, the selected model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ from megabert.engine.metrics.throughput import each_rank
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
 from megabert.finetune.checkpoints import Final, build_model
-from megabert.finetune.evaluation import SCORING, TEST, publish, score, shown
-from megabert.finetune.inputs import Inputs, claim_output, divide_rows
+from megabert.finetune.evaluation import SCORING, TEST, publish, score_file, shown
+from megabert.finetune.inputs import FinetuneInputs, claim_output, divide_rows
 from megabert.finetune.selection import Selection, evaluation_steps
 from megabert.finetune.settings import END, DividedFinetuning, ResolvedFinetuning
 from megabert.tasks.base import Features, Task
@@ -43,7 +43,9 @@ from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 log = get_logger()
 
 
-def build(given: ResolvedFinetuning, world: World, task: Task, inputs: Inputs) -> Loop:
+def build_loop(
+    given: ResolvedFinetuning, world: World, task: Task, inputs: FinetuneInputs
+) -> FinetuneLoop:
     """Claim the run folder, and build model and engine.
 
     Args:
@@ -74,25 +76,32 @@ def build(given: ResolvedFinetuning, world: World, task: Task, inputs: Inputs) -
         write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
         write_json(place.output / RUN_DEEPSPEED_CONFIG, engine.config)
     log.info("%s", engine.describe())
-    return Loop(settings, task, inputs, config, engine, steps, scored_after)
+    return FinetuneLoop(settings, task, inputs, config, engine, UpdatePlan(steps, scored_after))
 
 
-class Loop:
-    """One run: all updates, the scorings between them, then the file to test."""
+@dataclass(frozen=True)
+class UpdatePlan:
+    """Number of updates of a run, and those after which the model is evaluated."""
+
+    steps: int
+    scored_after: frozenset[int]
+
+
+class FinetuneLoop:
+    """One run: all updates, the evaluations in between, then the test file."""
 
     def __init__(
         self,
         settings: DividedFinetuning,
         task: Task,
-        inputs: Inputs,
+        inputs: FinetuneInputs,
         config: ModelConfig,
         engine: TrainingEngine,
-        steps: int,
-        scored_after: frozenset[int],
+        plan: UpdatePlan,
     ) -> None:
         self.settings, self.task, self.inputs, self.config = settings, task, inputs, config
         self.engine, self.world = engine, engine.world
-        self.steps, self.scored_after = steps, scored_after
+        self.steps, self.scored_after = plan.steps, plan.scored_after
         self.output = settings.task.output
         self.metrics = MetricsWriter(self.output, enabled=self.world.is_main)
         self.meter = Throughput()
@@ -110,10 +119,10 @@ class Loop:
         }
 
     def run(self) -> dict[str, Any]:
-        """Train, score, keep; returns the results, which are also in ``results.json``.
+        """Train, evaluate, select; returns the results, which are also in ``results.json``.
 
         Raises:
-            TrainingStopped: the loss is not finite any more; what was kept so far is in ``final``.
+            TrainingStopped: the loss is no longer finite; the model selected so far is in ``final``.
         """
         try:
             if self.inputs.train is not None:
@@ -129,7 +138,7 @@ class Loop:
         return self.results
 
     def _train(self, features: Features) -> None:
-        """Update until the last step, or until ``--patience`` is spent."""
+        """Update until the last step, or until ``--patience`` runs out."""
         batch, every = self.engine.batch, self.settings.task.log_interval
         plan = BatchPlan(features.lengths, batch.global_size, self.steps, self.settings.task.seed)
         progress = Progress(self.task.name, self.steps, interval=30.0)
@@ -175,7 +184,7 @@ class Loop:
             self.final.save()
 
     def _update(self, features: Features, rows: np.ndarray, attempt: int) -> torch.Tensor:
-        """One update; this rank's share of its loss."""
+        """One update; this rank's part of its loss."""
         batch, topology = self.engine.batch, self.world.topology
         total = torch.zeros((), device=self.world.device)
         for micro in range(batch.accumulation):
@@ -191,15 +200,15 @@ class Loop:
                 first_sample=attempt * batch.global_size + first,
             )
             loss = self.task.loss(self.engine, micro_batch)
-            share = loss / (batch.accumulation * batch.data_parallel)
-            self.engine.backward(share)
+            part = loss / (batch.accumulation * batch.data_parallel)
+            self.engine.backward(part)
             self.engine.step()
-            total += share.detach()
+            total += part.detach()
             self.meter.add(int(features.lengths[mine].sum()), len(mine))
         return total
 
     def _log(self, total: torch.Tensor, updates: int, began: float) -> dict[str, Any]:
-        """Write a metrics line; apart from scoring the only place where a GPU waits for the host."""
+        """Write a metrics line. Except for evaluation, only here does the host wait for a GPU."""
         loss = float(self.world.sum_over_data_parallel(total)) / updates
         norm, step = self.engine.grad_norm(), self.engine.steps_done
         rates, ranks = self.meter.read(0.0), self.world.topology.data_parallel
@@ -220,43 +229,45 @@ class Loop:
         return line
 
     def _evaluate(self, features: Features) -> bool:
-        """Score the model and keep it if it is the best so far; whether training is to stop."""
+        """Evaluate the model and save it if it is selected; returns whether to stop training."""
         began, step, train = time.monotonic(), self.engine.steps_done, self.inputs.train
         if train is not None and step == self.steps and self.final.step is None:
             self.final.save()  # scoring may fail
         only = len(self.scored_after) == 1
         folder = self.output if only else self.output / SCORING
         size = self.settings.batch.eval_batch_size
-        scored = score(self.engine, self.task, features, size, folder)
+        scored = score_file(self.engine, self.task, features, size, folder)
         epoch = 0.0
         if train is not None:
             epoch = step * self.engine.batch.global_size / len(train.lengths)
-        kept = self.selection.add(step, epoch, scored.scores)
-        if train is not None and kept:
+        selected = self.selection.add(step, epoch, scored.scores)
+        if train is not None and selected:
             self.final.save()
         if self.world.is_main and not only:
-            publish(folder, self.output, kept)
+            publish(folder, self.output, selected)
         self.results |= {"eval": features.sizes(), **scored.rates("eval")}
         self.metrics.write(
             {"step": step, "epoch": self.selection.last["epoch"]}
             | {f"eval_{name}": value for name, value in scored.scores.items()}
         )
         if scored.scores:
-            log.info("step %d  %s%s", step, shown(scored.scores), "" if kept else "  (not kept)")
+            log.info(
+                "step %d  %s%s", step, shown(scored.scores), "" if selected else "  (not selected)"
+            )
         else:
-            log.info("--eval gives no scores: the predictions are the last model's")
+            log.info("--eval has no labels: the predictions are the last model's")
             self.scored_after = frozenset([self.steps])
         self.meter.pause(time.monotonic() - began)
         self.paused += time.monotonic() - began
         return self.selection.out_of_patience
 
     def _test(self, features: Features) -> None:
-        """Predict ``--test`` with the kept model."""
+        """Predict ``--test`` with the selected model."""
         if self.final.step not in (None, self.engine.steps_done):
             self.final.restore()
         self.task.freeze_thresholds()
         size = self.settings.batch.eval_batch_size
-        scored = score(self.engine, self.task, features, size, self.output / TEST)
+        scored = score_file(self.engine, self.task, features, size, self.output / TEST)
         scores = {f"test_{name}": value for name, value in scored.scores.items()}
         self.results |= {"test": features.sizes(), **scored.rates("test"), **scores}
         self.results["scores"] = {**self.results["scores"], **scores}
@@ -280,7 +291,7 @@ class Loop:
         self.world.barrier()
 
     def release(self) -> None:
-        """Give model and optimizer back, so that another run can follow in the same process."""
+        """Free model and optimizer, so that another run can follow in the same process."""
         self.engine.close()
         del self.engine, self.final
         gc.collect()

@@ -1,4 +1,4 @@
-"""Which runs of an output folder are finished, and whether they are those asked for."""
+"""Which runs of an output folder are finished, and whether they have the wanted settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megabert.finetune.settings import DividedFinetuning, finetune_settings
 
 
 def difference(settings: DividedFinetuning, config: Path) -> str | None:
-    """The first setting that would give another result than those of ``config``, in words.
+    """The first setting that differs from ``config`` and changes results, in words.
 
     Settings whose ``resume`` is "free" change no result.
     """
@@ -34,7 +34,7 @@ def is_this_run(folder: Path, settings: DividedFinetuning) -> bool:
     """Whether there is a run of these settings in ``folder``, finished or not.
 
     Raises:
-        UserError: there is something else.
+        UserError: the folder holds something else.
     """
     config = folder / RUN_CONFIG
     if not config.is_file():
@@ -42,7 +42,7 @@ def is_this_run(folder: Path, settings: DividedFinetuning) -> bool:
         return False
     other = difference(settings, config)
     if other is not None:
-        raise UserError(f"--resume auto: {folder} was made with {other}; choose another --output")
+        raise UserError(f"--resume auto: {folder} was run with {other}; choose another --output")
     return True
 
 
@@ -50,17 +50,17 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     """The results of the finished run in ``folder``; an unfinished one of these settings is removed.
 
     Raises:
-        UserError: there is something else.
+        UserError: the folder holds something else.
     """
     if not is_this_run(folder, settings):
         return None
     try:
         results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        get_logger().info("%s is unfinished: it starts again", folder)
+        get_logger().info("%s is unfinished: it is run again", folder)
         remove_folder(folder)
         return None
     except ValueError as error:
         raise UserError(f"{folder / RUN_RESULTS} is not JSON: {error}; remove {folder}") from error
-    get_logger().info("%s is finished: kept", folder)
+    get_logger().info("%s is finished: its results are used", folder)
     return results

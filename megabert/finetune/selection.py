@@ -1,4 +1,4 @@
-"""When a fine-tuning run scores its model, which model it keeps, and when it stops early."""
+"""When a fine-tuning run is evaluated, which model is selected, and when it stops early."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = get_logger()
 
 
 def evaluation_steps(interval: int | str, rows: int, batch_size: int, steps: int) -> frozenset[int]:
-    """The updates after which the model is scored; always the last one.
+    """The updates after which the model is evaluated; the last one is always among them.
 
     Args:
         interval: updates from one to the next; "epoch": the first update by which all rows were seen
@@ -43,9 +43,9 @@ def evaluation_steps(interval: int | str, rows: int, batch_size: int, steps: int
 
 @dataclass
 class Selection:
-    """The scores of a run so far, and which of them is kept.
+    """The scores of a run so far, and the selected ones.
 
-    A score that is no number is worse than any other; of equal scores the first is the best.
+    A score that is not a number is worse than any other; of equal scores the first is the best.
 
     Attributes:
         metric: the score that decides, larger is better.
@@ -60,9 +60,9 @@ class Selection:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, step: int, epoch: float, scores: Mapping[str, float]) -> bool:
-        """Note the scores after an update; whether its model is the one to keep so far."""
+        """Note the scores after an update; whether its model is the selected one so far."""
         self.evaluations.append({"step": step, "epoch": round(epoch, 4), **scores})
-        return self.kept is self.evaluations[-1]
+        return self.selected is self.evaluations[-1]
 
     @property
     def last(self) -> dict[str, Any]:
@@ -77,8 +77,8 @@ class Selection:
         return max(self.evaluations, key=self._value)  # the first of equals
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """The evaluation whose model is kept."""
+    def selected(self) -> dict[str, Any]:
+        """The evaluation whose model is selected."""
         return self.best if self.keep == "best" else self.last
 
     @property
@@ -90,18 +90,18 @@ class Selection:
         return len(self.evaluations) - 1 - best >= self.patience
 
     def report(self) -> dict[str, Any]:
-        """For results.json: the kept scores, and which evaluations were the best and the last."""
+        """For results.json: the selected scores, and which evaluations were the best and the last."""
         if not self.evaluations:
             return {"scores": {}}
-        scores = {k: v for k, v in self.kept.items() if k not in ("step", "epoch")}
+        scores = {k: v for k, v in self.selected.items() if k not in ("step", "epoch")}
         report = {"metric": self.metric, **scores, "scores": scores}
         if not scores or self.last["step"] == 0:  # nothing was trained
             return report
         log.info(
-            "%s %.2f of step %d is kept (best: step %d, last: step %d)",
+            "%s %.2f of step %d is selected (best: step %d, last: step %d)",
             self.metric,
-            self.kept[self.metric],
-            self.kept["step"],
+            self.selected[self.metric],
+            self.selected["step"],
             self.best["step"],
             self.last["step"],
         )

@@ -123,7 +123,9 @@ def finetune_settings() -> type[FinetuneSettings]:
 def _tree(sections: tuple[tuple[str, type], ...]) -> type[FinetuneSettings]:
     taken = {field.name for field in fields(FinetuneSettings)} & {name for name, _ in sections}
     if taken:
-        raise UserError(f"a task's settings section is called {min(taken)!r}; rename it")
+        raise UserError(
+            f"a task's settings section has the reserved name {min(taken)!r}; rename it"
+        )
     # Fields come in the order of the bases, the last one first.
     of_tasks = make_dataclass("_TaskSections", sections, bases=(_FirstSection,), frozen=True)
     body = {"__doc__": FinetuneSettings.__doc__, "__module__": __name__}

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Of each score that all runs have ``mean``, ``std``, ``min`` and ``max``.
+    """For each score that all runs have: ``mean``, ``std``, ``min`` and ``max``.
 
     ``std`` is the sample's standard deviation (n - 1); None for a single run.
     """
@@ -32,7 +32,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def collect(metric: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all runs gave together: ``runs``, ``by_lr``, ``best_lr``, ``best_run``, ``scores``.
+    """The results of all runs: ``runs``, ``by_lr``, ``best_lr``, ``best_run``, ``scores``.
 
     Args:
         metric: the score that decides; a rate is as good as its mean over the seeds. Rates with a

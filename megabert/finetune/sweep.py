@@ -1,7 +1,7 @@
 """Several fine-tuning runs in one process: seeds and learning rates, their mean and deviation.
 
 Checkpoint and files are read once. Each run is what ``launch/finetune.py`` with its seed and rate
-alone would be, bit for bit, in a run folder of its own.
+alone would do, bit for bit, in its own run folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megabert.config import flags
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.finetune.inputs import (
-    Inputs,
+    FinetuneInputs,
     check_free,
     claim_output,
     divide_rows,
@@ -28,7 +28,7 @@ from megabert.finetune.inputs import (
     open_checkpoint,
     read_features,
 )
-from megabert.finetune.loop import build
+from megabert.finetune.loop import build_loop
 from megabert.finetune.resume import finished, is_this_run
 from megabert.finetune.settings import DividedFinetuning, ResolvedFinetuning
 from megabert.finetune.summary import collect, table
@@ -50,7 +50,7 @@ class Combination:
         return f"{self.lr!r}".replace("e-0", "e-") + f"-seed-{self.seed}"
 
     def settings(self, whole: DividedFinetuning) -> DividedFinetuning:
-        """Those of this run alone."""
+        """The settings of this run alone."""
         return replace(
             whole,
             task=replace(whole.task, seed=self.seed, output=whole.task.output / self.name),
@@ -70,7 +70,7 @@ def combinations(settings: ResolvedFinetuning) -> list[Combination]:
 
 
 def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
-    """Make every run of the settings; the results, which are also in ``results.json``.
+    """Do every run of the settings; the results, which are also in ``results.json``.
 
     Raises:
         UserError: a wrong input, before anything is written.
@@ -83,7 +83,7 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
     results: dict[Combination, Any] = {one: _entry(one, found) for one, found in done.items()}
     todo = {one: own for one, own in chosen.items() if one not in done}
     if todo:
-        reader = _Reader(settings, world)
+        reader = _InputReader(settings, world)
         if not (output / RUN_CONFIG).is_file():
             claim_output(output, world)
         if world.is_main:
@@ -113,7 +113,7 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
 def _finished_runs(
     settings: DividedFinetuning, chosen: Mapping[Combination, DividedFinetuning]
 ) -> dict[Combination, dict[str, Any]]:
-    """Results of the runs that ``--resume auto`` finds; the output must be free without it."""
+    """Results of the runs that ``--resume auto`` finds; without the flag the output must be free."""
     output = settings.task.output
     if settings.selection.resume == "never":
         check_free(output)
@@ -124,18 +124,18 @@ def _finished_runs(
     return {one: results for one, results in found.items() if results is not None}
 
 
-class _Reader:
+class _InputReader:
     """Checkpoint and files, read once; again only where the seed draws other training examples."""
 
     def __init__(self, settings: DividedFinetuning, world: World) -> None:
         self._task = make_task_of(settings)
         self._checkpoint = open_checkpoint(settings, self._task, world)
-        self._read: tuple[Task, Inputs] | None = None
+        self._read: tuple[Task, FinetuneInputs] | None = None
         self._seed: int | None = None
         self.read(settings)
 
-    def read(self, settings: DividedFinetuning) -> tuple[Task, Inputs]:
-        """The task with what it learnt from the files, and the inputs of a run."""
+    def read(self, settings: DividedFinetuning) -> tuple[Task, FinetuneInputs]:
+        """The task with the labels found in the files, and the inputs of a run."""
         place = settings.task
         if self._read is None or (place.max_train_examples and place.seed != self._seed):
             task = deepcopy(self._task)
@@ -149,10 +149,10 @@ def _run(
     settings: DividedFinetuning,
     world: World,
     task: Task,
-    inputs: Inputs,
+    inputs: FinetuneInputs,
 ) -> dict[str, Any]:
-    """One run, and its engine given back; a diverging one is told, not raised."""
-    loop = build(settings, world, task, inputs)
+    """One run; its engine is freed. If it diverges, the result says so; no error is raised."""
+    loop = build_loop(settings, world, task, inputs)
     try:
         entry = _entry(one, loop.run())
     except TrainingStopped as error:
@@ -164,7 +164,7 @@ def _run(
 
 
 def _entry(one: Combination, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What the common results say of a run."""
+    """A run's entry in the common results."""
     entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "scores": results["scores"]}
     copied: Iterable[str] = (
         "best",

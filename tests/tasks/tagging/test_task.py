@@ -329,7 +329,7 @@ def run(rank: int, world_size: int, runs: list[dict[str, Any]]) -> list[Any]:
     """Several runs in one world; a wrong input gives its message."""
     from megabert.config import flags
     from megabert.engine.launch import start
-    from megabert.finetune.command import prepare
+    from megabert.finetune.command import prepare_run
     from megabert.finetune.settings import resolve_finetuning
 
     world = start(runs[0].get("parallel", {}).get("tensor_parallel", 1))
@@ -337,7 +337,7 @@ def run(rank: int, world_size: int, runs: list[dict[str, Any]]) -> list[Any]:
     for given_values in runs:
         try:
             settings = resolve_finetuning(flags.Given(flags.SettingsLayer(given_values)))
-            results.append(prepare(settings, world).run())
+            results.append(prepare_run(settings, world).run())
         except UserError as error:
             results.append(str(error))
     world.close()
