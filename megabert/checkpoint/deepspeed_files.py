@@ -36,7 +36,7 @@ def zero_stage(folder: Path) -> int:
         return 3
     partitions = sorted(folder.glob("*zero_pp_rank_*_optim_states.pt"))
     if partitions:
-        state = load(partitions[0])["optimizer_state_dict"]
+        state = read_deepspeed_file(partitions[0])["optimizer_state_dict"]
         return int(state.get("zero_stage", 1))
     if any(folder.glob("mp_rank_*_model_states.pt")):
         return 0
@@ -68,7 +68,7 @@ def check_pickles(folder: Path) -> None:
             )
 
 
-def load(path: Path) -> dict[str, Any]:
+def read_deepspeed_file(path: Path) -> dict[str, Any]:
     """One of DeepSpeed's files, memory-mapped; :func:`check_pickles` must have passed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
@@ -94,7 +94,7 @@ def partition_steps(folder: Path) -> set[int]:
     """The step counters in the ranks' optimizer files of stages 1 to 3."""
     steps = set()
     for path in sorted(folder.glob("*zero_pp_rank_*_optim_states.pt")):
-        base = base_optimizer(load(path))
+        base = base_optimizer(read_deepspeed_file(path))
         holders = [*base.get("state", {}).values(), *base.get("param_groups", ())]
         steps |= {int(holder["step"]) for holder in holders if "step" in holder}
     return steps

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.checkpoint.deepspeed_files import load
+from megabert.checkpoint.deepspeed_files import read_deepspeed_file
 from megabert.checkpoint.universal import (
     CONVERTED,
     STATE_FILE,
@@ -122,7 +122,7 @@ class _Plain(WholeCheckpoint):
 
     def __init__(self, folder: Path, parameters: Mapping[str, WholeParameter]) -> None:
         files = sorted(folder.glob("mp_rank_*_model_states.pt"))
-        loaded = [load(path) for path in files]
+        loaded = [read_deepspeed_file(path) for path in files]
         for path, state in zip(files, loaded):
             if state.get("mp_world_size", len(files)) != len(files):
                 raise UserError(

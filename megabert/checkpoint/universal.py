@@ -29,8 +29,8 @@ from torch import Tensor
 from megabert.checkpoint.deepspeed_files import (
     base_optimizer,
     check_pickles,
-    load,
     partition_steps,
+    read_deepspeed_file,
     slice_lengths,
     zero_stage,
 )
@@ -151,7 +151,7 @@ def _state_names(folder: Path) -> list[str]:
     """
     names: dict[str, None] = {}
     for path in sorted(folder.glob("*_optim_states.pt")):
-        for state in base_optimizer(load(path))["state"].values():
+        for state in base_optimizer(read_deepspeed_file(path))["state"].values():
             names |= dict.fromkeys(key for key, value in state.items() if is_state(key, value))
     if len(names) > len(CONVERTED):
         raise UserError(
@@ -168,7 +168,7 @@ def _with_moments(folder: Path, copy: Path, states: Sequence[str]) -> Path:
     has no state, and an optimizer may have one tensor or other names: zeros replace what is missing.
     """
     paths = sorted(folder.glob("*_optim_states.pt"))
-    empty = not any(base_optimizer(load(path))["state"] for path in paths)
+    empty = not any(base_optimizer(read_deepspeed_file(path))["state"] for path in paths)
     if tuple(states) == CONVERTED and not empty:
         return folder
     copy.mkdir()
@@ -176,7 +176,7 @@ def _with_moments(folder: Path, copy: Path, states: Sequence[str]) -> Path:
         if path not in paths:
             (copy / path.name).symlink_to(path.resolve())
     for path in paths:
-        content = load(path)
+        content = read_deepspeed_file(path)
         found = base_optimizer(content)["state"]
         for number, size in enumerate(slice_lengths(content)):
             own = found.get(number, {})

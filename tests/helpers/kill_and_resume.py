@@ -31,7 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megabert.checkpoint.deepspeed_files import load
+from megabert.checkpoint.deepspeed_files import read_deepspeed_file
 from megabert.checkpoint.record import Checkpoint, damaged_file, whole_checkpoints
 from tests.helpers.distributed import _free_port
 from tests.helpers.training_runs import TINY, last_given, losses, make_shards, metrics
@@ -73,7 +73,9 @@ def checkpoint_differences(left: Path, right: Path) -> list[str]:
         return [f"files: {names[0]}, {names[1]}"]
     found = []
     for name in names[0]:
-        found += differences(load(left / name), load(right / name), name)
+        found += differences(
+            read_deepspeed_file(left / name), read_deepspeed_file(right / name), name
+        )
     return found
 
 

@@ -2,17 +2,9 @@
 
 KNOWN = frozenset(
     {
-        "state_bytes",
-        "sync_folder",
-        "write_json",
-        "read_record",
         "build",
-        "resolve",
         "Inputs",
         "prepare",
-        "peak_memory",
-        "file_sha256",
-        "cut",
         "megabert/data/samples/loader.py MicroBatches.__init__ has 12 parameters",
         "megabert/data/samples/loader.py evaluation_batches has 7 parameters",
         "megabert/data/shards/writer.py write_corpus has 7 parameters",
