@@ -2,7 +2,7 @@
 
 open       checkpoint -> task, tokenizer, model on one device, without DeepSpeed
 read       flags, file or terminal -> items; all are checked before the first answer is written
-answer     chunks of items: rows of like length share a packed batch; one JSON line an item, in order
+answer     chunks of items: rows of similar length share a packed batch; one JSON line per item, in order
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from megabert.predict.predictor import AnswerOptions, Predictor, open_predictor
 from megabert.tasks.base import Features, ItemFormat
 
 CHUNK = 16
-"""Batches of items whose rows are sorted by length together."""
+"""Number of batches whose items are sorted by length together."""
 PROMPT = ">>> "
 LINES = "jsonl"
 """The format of answers that every task has: one JSON object per line."""
@@ -64,7 +64,7 @@ def predict(request: Request) -> None:
         UserError: a wrong input, before anything is written.
     """
     if request.input is not None and _has_texts(request):
-        raise UserError("--input and texts on the command line: give one of them")
+        raise UserError("--input and texts on the command line are both given; keep one")
     if request.input is None and not _has_texts(request) and not sys.stdin.isatty():
         request = replace(request, input=STANDARD_INPUT)
     _check_output(request)
@@ -87,7 +87,7 @@ def predict(request: Request) -> None:
 
 
 def _check_output(request: Request) -> None:
-    """Raise UserError where the output cannot be a file, or nothing would be written to it."""
+    """Raise UserError if the output cannot be a file, or nothing would be written to it."""
     output = request.output
     if output == STANDARD_INPUT:
         return
@@ -100,7 +100,7 @@ def _check_output(request: Request) -> None:
         raise UserError(f"--output {output} is the file of --input; name another")
     if given is None and not _has_texts(request):
         raise UserError(
-            "--output is for inputs of --input or of flags; what is typed is answered here"
+            "--output needs inputs from --input or flags; typed inputs are answered on the terminal"
         )
 
 
@@ -141,11 +141,11 @@ def _checked(predictor: Predictor, found: Items, part: slice, name: str) -> Feat
     try:
         return predictor.features(found.items[part])
     except UserError as error:
-        told = re.match(r"item (\d+)\b:?\s*", str(error))
-        if told is None:
+        numbered = re.match(r"item (\d+)\b:?\s*", str(error))
+        if numbered is None:
             raise
-        place = f"{name} {found.places[part][int(told[1]) - 1]}".strip()
-        text = str(error)[told.end() :]
+        place = f"{name} {found.places[part][int(numbered[1]) - 1]}".strip()
+        text = str(error)[numbered.end() :]
         raise UserError(f"{place}: {text}" if place else text) from error
 
 
@@ -181,7 +181,7 @@ def _document_writer(stream: TextIO, own: ItemFormat) -> AnswerWriter:
 
 @contextmanager
 def _opened(output: Path) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when it is whole."""
+    """Standard output, or a file that appears once it is complete."""
     if output == STANDARD_INPUT:
         yield sys.stdout
         return
@@ -198,7 +198,7 @@ def _report(found: Items, chunks: list[Features], reading: float, seconds: float
     rows = sum(len(chunk.lengths) for chunk in chunks)
     tokens = sum(int(chunk.lengths.sum()) for chunk in chunks)
     log.info(
-        "%s inputs, %s rows, %s tokens: %.2f s to tokenise, %.2f s to answer, %.1f inputs/s, "
+        "%s inputs, %s rows, %s tokens: %.2f s to tokenize, %.2f s to answer, %.1f inputs/s, "
         "%s tokens/s",
         *(f"{count:,}" for count in (len(found.items), rows, tokens)),
         reading,
@@ -209,14 +209,14 @@ def _report(found: Items, chunks: list[Features], reading: float, seconds: float
 
 
 def converse(predictor: Predictor, fields: tuple[tuple[str, ...], ...]) -> None:
-    """Answer what is typed until the end of input or Ctrl-C; an error is shown, and it goes on.
+    """Answer typed inputs until the end of input or Ctrl-C; an error is printed and the prompt returns.
 
-    A task of two texts asks for one after the other; an empty second one is the one before again.
+    A task of two texts asks for one after the other; an empty second one repeats the previous one.
     """
     import readline  # noqa: F401  (input() edits lines with it)
 
     names = [some[0] for some in fields]
-    print(f"{predictor.task.name}: {' and '.join(names)}; Ctrl-D ends", file=sys.stderr)
+    print(f"{predictor.task.name}: {' and '.join(names)}; Ctrl-D exits", file=sys.stderr)
     before: dict[str, str] = {}
     while True:
         try:

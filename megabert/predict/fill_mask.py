@@ -44,7 +44,7 @@ class MaskedTexts:
         return self.rows.lengths
 
     def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
-        """The rows, and ``mask_places`` int64 [B, M], 0 behind a row's last mask, with M the masks of the
+        """The rows, and ``mask_places`` int64 [B, M], 0 after a row's last mask, with M the masks of the
         text that has most.
         """
         most = max(map(len, self.masks))
@@ -85,7 +85,7 @@ class FillMask:
 
     @classmethod
     def used_settings(cls) -> frozenset[str]:
-        """None: the settings are those of fine-tuning tasks."""
+        """None: settings are for fine-tuned tasks."""
         return frozenset()
 
     def build_model(self, config: ModelConfig) -> torch.nn.Module:
@@ -106,7 +106,7 @@ class FillMask:
                 raise UserError(f"item {number}: 'text' is missing or not a text")
             parts = text.split(mask)
             if len(parts) == 1:
-                raise UserError(f"item {number}: no {mask} in it to fill: {text[:60]!r}")
+                raise UserError(f"item {number}: it has no {mask} to fill: {text[:60]!r}")
             pieces = [encoded.ids for encoded in tokenizer.encode_sentences(parts)]
             row = [np.asarray([special.cls])]
             found = []
@@ -128,17 +128,17 @@ class FillMask:
     def predict(
         self, model: torch.nn.Module, batch: PackedBatch[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Of each mask the best ``words`` int32 [B, M, K] and their probabilities, ``shares``, float32."""
+        """The best ``words`` int32 [B, M, K] for each mask and their ``probabilities``, float32."""
         assert isinstance(model, BertForPreTraining)
         places = batch.labels["mask_places"]
         selected_positions = (batch.first_tokens[:, None] + places).flatten().long()
         hidden = model.bert(batch, selected_positions)
         logits = model.mlm(hidden, model.bert.embeddings.word_embeddings.weight)  # [B*M, Vp]
-        shares = logits[:, : model.config.vocab_size].float().softmax(dim=-1)
-        best, words = shares.topk(min(self.top_k, shares.size(1)))
+        probabilities = logits[:, : model.config.vocab_size].float().softmax(dim=-1)
+        best, words = probabilities.topk(min(self.top_k, probabilities.size(1)))
         return {
             "words": words.to(torch.int32).unflatten(0, places.shape),
-            "shares": best.unflatten(0, places.shape),
+            "probabilities": best.unflatten(0, places.shape),
         }
 
     def answers(
@@ -154,11 +154,11 @@ class FillMask:
             listed = []
             for place in range(len(features.masks[row])):
                 ids = outputs["words"][row, place].tolist()
-                shares = outputs["shares"][row, place].tolist()
+                scores = outputs["probabilities"][row, place].tolist()
                 listed.append(
                     [
-                        {"word": word, "score": share, "token": token}
-                        for word, share, token in zip(tokenizer.tokens(ids), shares, ids)
+                        {"word": word, "score": score, "token": token}
+                        for word, score, token in zip(tokenizer.tokens(ids), scores, ids)
                     ]
                 )
             parts = text.split(mask)
@@ -170,7 +170,7 @@ class FillMask:
 
 
 def _joined(text: str, word: str) -> str:
-    """``text`` with a vocabulary's entry behind it; a continuation ("##s") touches the word before."""
+    """``text`` followed by a vocabulary entry; a continuation ("##s") joins the word before it."""
     if word.startswith("##"):
         return text.rstrip() + word[2:]
     return text + word.replace("\u2581", "")

@@ -28,7 +28,7 @@ _IDS = ("id", "index")
 
 @dataclass(frozen=True)
 class Items:
-    """Inputs in their order, and where each one stands ("line 3")."""
+    """Inputs in their order, and the place of each ("line 3")."""
 
     items: list[dict[str, Any]]
     places: list[str]
@@ -76,7 +76,7 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
     else:
         items = _texts(path, fields)
     if not items.items:
-        raise UserError(f"{path}: no input in it")
+        raise UserError(f"{path}: it has no input")
     return items
 
 
@@ -112,16 +112,18 @@ def _json_lines(path: Path) -> Items:
 
 
 def _texts(path: Path, fields: Fields) -> Items:
-    """One text a line; empty lines at the end are none."""
+    """One text per line; empty lines at the end are ignored."""
     if len(fields) > 1:
         names = " and ".join(names[0] for names in fields)
-        raise UserError(f"{path}: plain lines, but an input is {names}; give JSON lines or columns")
+        raise UserError(
+            f"{path}: plain lines, but an input needs {names}; give JSON lines or columns"
+        )
     lines = [line for _, line in read_lines(path)]
     while lines and not lines[-1].strip():
         lines.pop()
     empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     if empty is not None:
-        raise UserError(f"{path} line {empty} is empty; take it out, or give JSON lines")
+        raise UserError(f"{path} line {empty} is empty; remove it, or give JSON lines")
     return Items(
         [{fields[0][0]: line} for line in lines],
         [f"line {number + 1}" for number in range(len(lines))],
@@ -129,7 +131,7 @@ def _texts(path: Path, fields: Fields) -> Items:
 
 
 def _columns(path: Path, fields: Fields) -> Items:
-    """Tab-separated columns, found by their names in a first line, or as many as there are texts."""
+    """Tab-separated columns, found by their names in a first line, or in the order of the texts."""
     lines = [(number, line.split("\t")) for number, line in read_lines(path) if line.strip()]
     names = [name.strip().lower() for name in lines[0][1]] if lines else []
     known = [next((name for name in some if name in names), None) for some in fields]
@@ -142,7 +144,7 @@ def _columns(path: Path, fields: Fields) -> Items:
     found = Items([], [])
     for number, cells in lines[1:] if titled else lines:
         if len(cells) != width:
-            hint = "" if titled else " (or a first line that names them)"
+            hint = "" if titled else " (or add a first line that names them)"
             raise UserError(
                 f"{path} line {number}: columns: {len(cells)}, expected {width}: "
                 f"{', '.join(names if titled else [some[0] for some in fields])}{hint}"
@@ -154,7 +156,7 @@ def _columns(path: Path, fields: Fields) -> Items:
 
 
 def item_of(texts: Mapping[str, str | None], fields: Fields) -> dict[str, Any] | None:
-    """One input from the texts of flags; None where no flag is given.
+    """One input from the texts of flags; None if no flag is given.
 
     ``texts``: ``text``, ``text_b``, ``question``, ``context``.
 

@@ -70,7 +70,7 @@ class Answering(Protocol):
         """Tensors [B, ...]."""
 
     def answers(self, features: Any, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """One object an item."""
+        """One object per item."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class Predictor:
     top_k: int | None
 
     def features(self, items: list[dict[str, Any]]) -> Features:
-        """Rows of the items; UserError for one that is not as it should be."""
+        """Rows of the items; UserError for an invalid one."""
         made: Features = self.task.item_features(items, self.tokenizer)
         return made
 
     def answers(self, features: Features) -> list[dict[str, Any]]:
-        """One object an item, in order. Rows of like length share a batch."""
+        """One object per item, in order. Rows of similar length share a batch."""
         outputs: dict[str, np.ndarray] = {}
         order = np.argsort(-features.lengths, kind="stable")
         for first in range(0, len(order), self.batch_size):
@@ -109,13 +109,13 @@ class Predictor:
 
     @torch.inference_mode()
     def _predicted(self, features: Features, rows: np.ndarray) -> dict[str, np.ndarray]:
-        longest = int(features.lengths[rows].max())
-        batch = batch_on_device(features, rows, longest, self.device)
+        max_length = int(features.lengths[rows].max())
+        batch = batch_on_device(features, rows, max_length, self.device)
         found = self.task.predict(self.model, batch)
         return {name: value.cpu().numpy() for name, value in found.items()}
 
     def _shown(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """An answer with so many alternatives as are asked for."""
+        """An answer with the requested number of alternatives."""
         shown = dict(answer)
         if "n_best" in shown:
             shown["n_best"] = shown["n_best"][: self.top_k]
@@ -136,7 +136,7 @@ def open_predictor(checkpoint: Path, choices: AnswerOptions) -> Predictor:
     source, trained_with = read_weights(checkpoint)
     if source.tokenizer is None:
         raise UserError(
-            f"--checkpoint {checkpoint} holds no tokenizer; put its vocab.txt or tokenizer.json there"
+            f"--checkpoint {checkpoint} has no tokenizer; put its vocab.txt or tokenizer.json there"
         )
     tokenizer = open_tokenizer(
         source.tokenizer, source.config.vocab_size, str(checkpoint), trained_with
@@ -162,7 +162,7 @@ def open_predictor(checkpoint: Path, choices: AnswerOptions) -> Predictor:
 def _fine_tuned(
     source: WholeModel, name: str, config: ModelConfig, choices: AnswerOptions
 ) -> tuple[Answering, torch.nn.Module]:
-    """The task as it was fine-tuned, and its model."""
+    """The task with the settings of its fine-tuning, and its model."""
     known = task_class(name)
     record = source.task_record if source.task in tasks_with(source.head) else {}
     usual = record.get("max_length") or known.default_max_length
@@ -174,7 +174,7 @@ def _fine_tuned(
 
 
 def _task_name(source: WholeModel, wanted: str | None) -> str:
-    """The task asked for, or that the checkpoint was trained for, or that its head suggests."""
+    """The task that is given, or that the checkpoint was trained for, or that its head implies."""
     if source.head is ENCODER_ONLY:
         raise UserError(
             f"{source.origin} is a bare encoder: it has no head to answer with; fine-tune it with "
@@ -192,11 +192,14 @@ def _task_name(source: WholeModel, wanted: str | None) -> str:
     name = next((name for name in implied if name is not None), None)
     if name is None:
         raise UserError(
-            f"{source.origin} names no task: give --task"
+            f"{source.origin} does not name a task: give --task"
             + (f", one of {', '.join(fitting)}" if fitting else "")
         )
     log.info(
-        "%s names no task: taken as %s (or --task %s)", source.origin, name, ", ".join(fitting)
+        "%s does not name a task; using %s (--task chooses: %s)",
+        source.origin,
+        name,
+        ", ".join(fitting),
     )
     return name
 
@@ -204,7 +207,7 @@ def _task_name(source: WholeModel, wanted: str | None) -> str:
 def _check_wanted(source: WholeModel, wanted: str, fitting: tuple[str, ...]) -> None:
     known = (*task_names(), FillMask.name)
     if wanted not in known:
-        raise UserError(f"--task {wanted} is not known; there are {', '.join(known)}")
+        raise UserError(f"--task {wanted} is unknown; known tasks: {', '.join(known)}")
     if wanted not in fitting:
         head = FillMask.heads[-1] if wanted == FillMask.name else task_class(wanted).head
         raise UserError(
@@ -214,7 +217,7 @@ def _check_wanted(source: WholeModel, wanted: str, fitting: tuple[str, ...]) -> 
 
 
 def _tell_unused(task: Answering, choices: AnswerOptions) -> None:
-    """Name the choices that change nothing for this task."""
+    """Log the options that have no effect on this task."""
     for name in choices.settings.keys() - task.used_settings():
         log.warning("--%s has no effect on %s", name.replace("_", "-"), task.name)
     if choices.top_k is not None and not task.ranks_answers:

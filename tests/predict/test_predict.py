@@ -290,10 +290,10 @@ def test_order_and_answers_do_not_depend_on_the_batches(
 @pytest.mark.parametrize(
     ("head", "name", "content", "says"),
     [
-        ("mlm", "a.txt", "the [MASK]\nno mask\n", r"a.txt line 2: no \[MASK\]"),
+        ("mlm", "a.txt", "the [MASK]\nno mask\n", r"a.txt line 2: it has no \[MASK\]"),
         ("mlm", "a.txt", "the [MASK]\n\nthe [MASK]\n", "a.txt line 2 is empty"),
         ("mlm", "a.txt", "[MASK] " + "the " * 50, "line 1: 53 tokens with .CLS. and .SEP., but"),
-        ("mlm", "a.txt", "", "a.txt: no input in it"),
+        ("mlm", "a.txt", "", "a.txt: it has no input"),
         (
             "mlm",
             "a.jsonl",
@@ -313,7 +313,7 @@ def test_order_and_answers_do_not_depend_on_the_batches(
             "pair",
             "a.txt",
             "one text\n",
-            "line 1: columns: 1, expected 2: sentence1, sentence2 .or a first",
+            "line 1: columns: 1, expected 2: sentence1, sentence2 .or add a first",
         ),
         (
             "pair",
@@ -352,7 +352,7 @@ def test_a_wrong_line_is_named_before_anything_is_written(
         (
             "mlm",
             {"text": "x", "choices": AnswerOptions(task="colour")},
-            "--task colour is not known",
+            "--task colour is unknown",
         ),
         ("mlm", {"question": "x"}, "takes --text:"),
         ("qa", {"question": "x"}, "takes --question and --context"),
@@ -385,7 +385,7 @@ def test_an_output_is_neither_the_input_nor_of_a_terminal(
         ask(folders / "mlm", file, output=tmp_path / ".." / tmp_path.name / "a.txt")
     assert file.read_text(encoding="utf-8") == "the [MASK]\n"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    with pytest.raises(UserError, match="--output is for inputs of"):
+    with pytest.raises(UserError, match="--output needs inputs from"):
         ask(folders / "mlm", output=tmp_path / "out.jsonl")
 
 
@@ -415,7 +415,7 @@ def test_on_a_terminal_it_asks_goes_on_after_an_error_and_ends_cleanly(
     assert process.returncode == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
     assert [len(answer["masks"]) for answer in answers] == [1, 2]
-    assert err.count("error: no [MASK] in it") == 1
+    assert err.count("error: it has no [MASK]") == 1
     assert "Traceback" not in err
 
 
