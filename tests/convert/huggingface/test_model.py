@@ -394,7 +394,7 @@ def test_command(pretraining: Path, tmp_path: Path, root: Path) -> None:
         *("--from", "google-tf", "--input", "none", "--to", "huggingface", "--output", out + "2")
     )
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: none does not exist")
+    assert refused.stderr.startswith("error: --input none: no such file or folder")
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "out2").exists()
 
