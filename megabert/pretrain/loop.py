@@ -10,9 +10,9 @@ all its pairs. Micro batches hold different numbers of masked positions, so thei
 the counts of the whole global batch: the update is the same for any division into ranks and micro
 batches, and with packing as without.
 
-What an update came to stays on the device until a line of metrics, an evaluation or a checkpoint is
-due. Then every update since is judged, in order (:mod:`megabert.pretrain.loss_guard`), so that no checkpoint is
-written behind a bad one.
+The sums of an update stay on the device until a line of metrics, an evaluation or a checkpoint is due.
+Then every update since is judged, in order (:mod:`megabert.pretrain.loss_guard`), so that no checkpoint
+is written after a bad update.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
 
 
 def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
-    """Build model and engine, and put fresh, handed-over or resumed weights into them."""
+    """Build model and engine, and load fresh, transferred or resumed weights into them."""
     run, optimizer = settings.run, settings.optimizer
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
@@ -170,7 +170,7 @@ class Loop:
         self._restore_position(checkpoint)
 
     def _restore_position(self, checkpoint: Checkpoint | None) -> None:
-        """Be where the run was when it wrote ``checkpoint``; None: at its beginning."""
+        """Restore the loop's state from ``checkpoint``; None: that of the start of the run."""
         record = checkpoint.record if checkpoint else {}
         self.batches.move(checkpoint.consumed_samples if checkpoint else 0, self.skipped)
         self.guard.restore(record.get("guard", []))
@@ -268,13 +268,13 @@ class Loop:
         return applied
 
     def _all_finite(self, *, weights: bool = False) -> bool:
-        """Look at all updates since the last look; False if the run went back to a checkpoint.
+        """Judge all updates since the last call; False if the run returned to a checkpoint.
 
-        The only place of the loop where a GPU waits for the host. ``weights``: look at the weights
-        too, which are about to be saved.
+        This is the only place in the loop where a GPU waits for the host. ``weights``: also check the
+        weights, which are about to be saved.
 
         Raises:
-            TrainingStopped: one of them is bad, and the run is not to go back, or cannot.
+            TrainingStopped: an update is bad, and the run may not or cannot return to a checkpoint.
         """
         fault, ranks = None, self.world.topology.data_parallel
         for row, (_, _, update) in zip(self._summed(), self.pending):
@@ -300,7 +300,7 @@ class Loop:
         return False
 
     def _summed(self) -> list[list[float]]:
-        """Of each pending update its sums, norm and work, summed over the data-parallel ranks."""
+        """Sums, norm and work of each pending update, summed over the data-parallel ranks."""
         work = torch.tensor([work for _, work, _ in self.pending], dtype=torch.float64)
         sums = torch.stack([sums for sums, _, _ in self.pending])
         table = torch.cat([sums, work.to(sums.device)], dim=1)  # [updates, 7 + 5]
@@ -308,10 +308,10 @@ class Loop:
         return rows
 
     def _go_back(self, fault: Fault) -> None:
-        """Return to the last checkpoint, and leave the bad update's samples out from now on.
+        """Return to the last checkpoint, and skip the bad update's samples from now on.
 
         Raises:
-            TrainingStopped: the run is not to go back, or cannot.
+            TrainingStopped: the run may not or cannot return to a checkpoint.
         """
         self.skipped = skip.merge_ranges([*self.skipped, fault.samples])
         checkpoint = None
@@ -323,7 +323,9 @@ class Loop:
         self.metrics.close()
         self._restore_position(checkpoint)
         self.metrics.write(rollback_event(fault, checkpoint.step))
-        log.warning("%s; back at %s, to go on without them", fault, checkpoint.folder.name)
+        log.warning(
+            "%s; returned to %s, continuing without these samples", fault, checkpoint.folder.name
+        )
 
     def _log(self) -> None:
         """Write a metrics line of the updates since the last one."""

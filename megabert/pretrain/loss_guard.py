@@ -1,13 +1,13 @@
-"""Is the training still sound? Every update is judged, in order: not finite, or a loss that jumps.
+"""Judges every update, in order: a loss that is not finite, or one that jumps, is a fault.
 
     LossGuard    the losses of the last good updates, and how far above them the next one is
-    RunGuard     what a run does about a bad update: why it stops, how often it may go back
+    RunGuard     what a run does about a bad update: when it stops, how often it may roll back
 
-A loss is a spike if it lies more than a threshold of robust standard deviations above the median of
-the last good losses. Bad losses do not enter that window, so one spike does not hide the next. The
-window is the guard's whole state: a resumed run that gets it back judges as an undisturbed one.
+A loss is a spike if it is more than a threshold of robust standard deviations above the median of the
+last good losses. Bad losses do not enter that window, so one spike does not hide the next. The window
+is the guard's whole state: a resumed run that restores it judges like an uninterrupted run.
 
-No torch in here: the loop brings numbers.
+This module does not use torch; the loop passes numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALLEST_SCALE = 0.02
 
 
 class Sums(NamedTuple):
-    """What an update, or several, came to over the whole global batch."""
+    """Sums of one or more updates over the whole global batch."""
 
     mlm_loss: float = 0.0
     mlm_correct: float = 0.0
@@ -50,7 +50,7 @@ class Sums(NamedTuple):
         return self.mlm_loss / max(1.0, self.masked) + self.nsp_loss / max(1.0, self.pairs)
 
     def plus(self, other: Sums) -> Sums:
-        """Both together; of an update whose losses are not finite only the tokens count."""
+        """The sum of both; if the losses of ``other`` are not finite, only its tokens count."""
         if not math.isfinite(other.mlm_loss + other.nsp_loss):
             other = Sums(tokens=other.tokens, clip_hits=other.clip_hits)
         return Sums(*(mine + its for mine, its in zip(self, other)))
@@ -68,7 +68,7 @@ class Sums(NamedTuple):
 
 
 class LossGuard:
-    """Tells spikes from noise by the losses of the last good updates.
+    """Distinguishes spikes from noise by the losses of the last good updates.
 
     Args:
         threshold: robust standard deviations above the median that make a spike; None: no spikes.
@@ -92,7 +92,7 @@ class LossGuard:
         return (loss - median) / scale
 
     def spike(self, loss: float) -> str | None:
-        """Why the next update's finite ``loss`` is a spike; None, and remembered, if it is none."""
+        """Why the next update's finite ``loss`` is a spike; if it is not one, None, and it is recorded."""
         if self._threshold is not None and len(self._losses) >= ACTIVE_AFTER:
             score = self.score(loss)
             if score > self._threshold:
@@ -108,7 +108,7 @@ class LossGuard:
 class Update:
     """An update's number, its first sample and the one after its last, and whether it was applied.
 
-    DeepSpeed leaves out those with a gradient that is not finite.
+    DeepSpeed does not apply updates with a gradient that is not finite.
     """
 
     step: int
@@ -130,10 +130,11 @@ class Fault:
 
 
 class RunGuard:
-    """Judges a run's updates, and keeps it from going back for ever.
+    """Judges a run's updates, and limits how often it rolls back.
 
-    A loss that is not finite is a fault always. A gradient that is not finite, under a finite loss, is
-    one if DeepSpeed applied it: otherwise it has changed nothing (fp16's scale was too large, say).
+    A loss that is not finite is always a fault. A gradient that is not finite, with a finite loss, is a
+    fault only if DeepSpeed applied it: otherwise it changed nothing (for example fp16's loss scale was
+    too large).
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -144,11 +145,11 @@ class RunGuard:
 
     @property
     def window(self) -> list[float]:
-        """The losses that the next update is judged by; goes into the checkpoint."""
+        """The losses that the next update is compared with; they are saved in the checkpoint."""
         return self._losses.window
 
     def restore(self, window: Iterable[float]) -> None:
-        """Judge as at the time when :attr:`window` was this."""
+        """Judge as when :attr:`window` had these values."""
         self._losses = LossGuard(self._threshold, window)
 
     def fault(self, update: Update, loss: float, grad_norm: float) -> Fault | None:
@@ -174,7 +175,7 @@ class RunGuard:
         )
 
     def may_go_back(self, fault: Fault) -> bool:
-        """Shall the run return to a checkpoint? Only so often before it has got past a fault."""
+        """Whether the run may return to a checkpoint; limited until it gets past the fault."""
         self._worst_step = max(self._worst_step, fault.step)
         self._returns += 1
         return self._settings.on_spike == "rollback" and not self._returned_too_often
@@ -183,32 +184,34 @@ class RunGuard:
     def _returned_too_often(self) -> bool:
         return self._returns > self._settings.max_rollbacks
 
-    def stopped(self, fault: Fault, kept: str | None, left_out: str) -> TrainingStopped:
-        """The end of the run: what happened, what is kept, how to go on; in one line.
+    def stopped(self, fault: Fault, last_checkpoint: str | None, skip: str) -> TrainingStopped:
+        """The error that ends the run: what happened, which checkpoint there is, how to continue.
 
         Args:
-            kept: name of the last checkpoint, if there is one.
-            left_out: what ``--skip-samples`` has to be to pass over the bad update.
+            last_checkpoint: its name, if there is one.
+            skip: value of ``--skip-samples`` that skips the bad update.
         """
         rollback = self._settings.on_spike == "rollback"
         if rollback and self._returned_too_often:
             why = (
                 f"{self._settings.max_rollbacks} returns to a checkpoint (--max-rollbacks) did not "
-                f"get past step {self._worst_step}; checkpoint {kept} is kept"
+                f"get past step {self._worst_step}; the last checkpoint is {last_checkpoint}"
             )
         elif rollback:
-            why = "there is no whole checkpoint to go back to"
+            why = "there is no complete checkpoint to return to"
         else:
-            why = f"checkpoint {kept} is kept" if kept else "no checkpoint was written yet"
+            why = "no checkpoint was written yet"
+            if last_checkpoint:
+                why = f"the last checkpoint is {last_checkpoint}"
         itself = "" if rollback else " (--on-spike rollback does both)"
         return TrainingStopped(
-            f"{fault}; {why}; go on with --resume auto and --skip-samples {left_out}{itself}, or "
-            "with a lower --lr or more warm-up"
+            f"{fault}; {why}; continue with --resume auto and --skip-samples {skip}{itself}, or with a "
+            "lower --lr or more warm-up"
         )
 
 
 def rollback_event(fault: Fault, step: int) -> dict[str, Any]:
-    """The line of ``metrics.jsonl`` for a return to the checkpoint of ``step``."""
+    """The line of ``metrics.jsonl`` for a rollback to the checkpoint of ``step``."""
     first, stop = fault.samples
     return {
         "step": step,

@@ -1,4 +1,4 @@
-"""The run folder: whose it is, what is written into it at the start, and what a checkpoint must match."""
+"""The run folder: who may use it, what is written into it at the start, what a checkpoint must match."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_identity(
 
 
 def _taken(output: Path) -> bool:
-    """True if ``output`` holds more than a run leaves that was killed before its first update."""
+    """True if ``output`` holds more than what a run killed before its first update leaves there."""
     if not output.is_dir():
         return output.exists()
     worthless = {
@@ -77,7 +77,7 @@ def open_run(
     world: World,
     find_checkpoint: Callable[[Path, str, World], Checkpoint | None],
 ) -> Checkpoint | None:
-    """Check the output folder, make it, and return the checkpoint to go on from (all ranks call).
+    """Check and create the output folder; the checkpoint to resume from (all ranks call).
 
     Raises:
         UserError: the folder is another run's, or its checkpoints are damaged.
@@ -86,7 +86,7 @@ def open_run(
     if taken and resume == "never":
         raise UserError(
             f"{output} is not empty: it may be another run's; choose another --output, "
-            "or go on with that run by --resume auto"
+            "or resume that run with --resume auto"
         )
     if taken and not (output / RUN_CONFIG).is_file():
         raise UserError(f"{output} is not a run folder (no {RUN_CONFIG}); choose another --output")
@@ -94,7 +94,7 @@ def open_run(
     if resume != "never":
         checkpoint = find_checkpoint(output, resume, world)
         if checkpoint is None:
-            get_logger().info("no whole checkpoint in %s: starting at step 0", output)
+            get_logger().info("no complete checkpoint in %s: starting at step 0", output)
     world.barrier()
     if world.is_main:
         shutil.rmtree(output / RUN_MERGING, ignore_errors=True)
@@ -103,16 +103,16 @@ def open_run(
         except OSError as error:
             if error.errno == 28:
                 raise
-            raise UserError(f"--output {output} cannot be made: {error.strerror}") from error
+            raise UserError(f"--output {output} cannot be created: {error.strerror}") from error
     world.barrier()
     return checkpoint
 
 
 @contextlib.contextmanager
 def nothing_left_behind(output: Path) -> Iterator[None]:
-    """Remove a run folder that did not exist before, if a wrong input ends the run without a checkpoint.
+    """Remove a new run folder if a wrong input ends the run before it has a checkpoint.
 
-    Such a run cannot be gone on with, and its folder would only be in the way of the next try.
+    Such a run cannot be resumed, and its folder would only block the next attempt.
     """
     new = not _taken(output)
     try:
@@ -145,7 +145,7 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
         raise UserError(
-            f"{checkpoint.folder} belongs to other settings: {'; '.join(differing)}; give the run's own "
+            f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; give the run's own "
             "settings (--config RUN/config.yaml), or another --output"
         )
 
@@ -173,7 +173,7 @@ def write_settings(
     """Write ``config.yaml``, ``ds_config.json`` and the tokenizer (main rank only).
 
     ``save_tokenizer`` writes the tokenizer's files into a folder.
-    ``stop_after`` is left out: it ends a job, and the file serves to go on with the run.
+    ``stop_after`` is not written: it ends one job, and the file is used to resume the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
     write_text(output / RUN_CONFIG, flags.to_yaml(lasting))

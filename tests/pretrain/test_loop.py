@@ -384,7 +384,7 @@ def test_topology_errors(shards: Path, tmp_path: Path) -> None:
 def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="may be another run's"):
         train(shards, reference)
-    with pytest.raises(UserError, match="belongs to other settings: seed 42 -> 7"):
+    with pytest.raises(UserError, match="was made with other settings: seed 42 -> 7"):
         train(
             shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0.1",
             "--zero-stage", "0", "--micro-batch-size", "8",

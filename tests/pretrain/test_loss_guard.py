@@ -482,7 +482,7 @@ def test_a_spike_stops_the_run(singles: Singles) -> None:
     for part in (
         "at step 12, a spike: ",
         "robust standard deviations above the median of the last 11 updates",
-        "(samples 88 to 95); checkpoint step-0000010 is kept; ",
+        "(samples 88 to 95); the last checkpoint is step-0000010; ",
         "--resume auto and --skip-samples 88:96 (--on-spike rollback does both)",
     ):
         assert part in message
@@ -493,9 +493,9 @@ def test_a_spike_stops_the_run(singles: Singles) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("stop-nan", "loss is nan at step 12 (samples 88 to 95); checkpoint step-0000010 is kept"),
-        ("stop-gradient", "grad_norm is inf at step 12 (samples 88 to 95); checkpoint"),
-        ("rollback-early", "at step 1 (samples 0 to 7); there is no whole checkpoint"),
+        ("stop-nan", "loss is nan at step 12 (samples 88 to 95); the last checkpoint is step-0000010"),
+        ("stop-gradient", "grad_norm is inf at step 12 (samples 88 to 95); the last checkpoint"),
+        ("rollback-early", "at step 1 (samples 0 to 7); there is no complete checkpoint"),
     ],
 )
 def test_what_is_not_finite_stops_the_run(name: str, what: str, singles: Singles) -> None:
