@@ -339,7 +339,7 @@ WRONG = [
     ((["--data", "nowhere"]), "no such folder.*shard_wiki.py"),
     ((["--seq-length", "128"]), "longer than the position table of 64"),
     ((["--global-batch-size", "7"]), "don't multiply out: global batch 7"),
-    ((["--precision", "fp16"]), "no fp16 on CPU"),
+    ((["--precision", "fp16"]), "not support fp16 on CPU"),
     ((["--resume", "step-0000009"]), "no such checkpoint|not a run folder"),
     ((["--init-from", "nowhere"]), "holds no checkpoint"),
     ((["--parameter-groups", "nowhere.yaml"]), "nowhere.yaml: No such file"),

@@ -346,7 +346,10 @@ def pairs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(Job(f"skip-{stage}", ["--zero-stage", stage, *SKIP]))
     stopped = run_ranks(_run_jobs, 2, shards, base, jobs, initialize=False, timeout=240.0)[0]
     assert set(stopped) == {"nan"}
-    assert "loss is nan at step 12 (samples 88 to 95); checkpoint step-0000010" in stopped["nan"]
+    assert (
+        "loss is nan at step 12 (samples 88 to 95); the last checkpoint is step-0000010"
+        in stopped["nan"]
+    )
     return base
 
 
@@ -493,7 +496,10 @@ def test_a_spike_stops_the_run(singles: Singles) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("stop-nan", "loss is nan at step 12 (samples 88 to 95); the last checkpoint is step-0000010"),
+        (
+            "stop-nan",
+            "loss is nan at step 12 (samples 88 to 95); the last checkpoint is step-0000010",
+        ),
         ("stop-gradient", "grad_norm is inf at step 12 (samples 88 to 95); the last checkpoint"),
         ("rollback-early", "at step 1 (samples 0 to 7); there is no complete checkpoint"),
     ],
