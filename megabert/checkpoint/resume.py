@@ -27,7 +27,7 @@ from megabert.checkpoint.universal import merge_partitions, universal_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING
-from megabert.config.model import ModelConfig
+from megabert.config.model import ModelConfig, changed_fields
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
@@ -66,12 +66,10 @@ def find_source(
             f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
         )
     # a field that the record's program did not know has its default
-    theirs, ours = ModelConfig.from_dict(source.record["model"]).to_dict(), model.to_dict()
+    changed = changed_fields(ModelConfig.from_dict(source.record["model"]), model)
     free = _FREE if variant_of(model).position_rows(model) else _FREE | {"max_position_embeddings"}
     differing = [
-        f"{name} {theirs[name]} -> {value}"
-        for name, value in ours.items()
-        if name not in free and theirs[name] != value
+        f"{name} {before} -> {now}" for name, (before, now) in changed.items() if name not in free
     ]
     if differing:
         raise UserError(f"--init-from {path}: another model ({'; '.join(differing)})")

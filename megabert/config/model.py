@@ -97,6 +97,16 @@ class ModelConfig:
         return kind(**values)
 
 
+def changed_fields(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields with different values, as (before, after); None for a field that one of them lacks."""
+    old, new = before.to_dict(), after.to_dict()
+    if type(before) is not type(after):
+        old["encoder"], new["encoder"] = before.encoder, after.encoder
+    return {
+        name: (old.get(name), new.get(name)) for name in new | old if old.get(name) != new.get(name)
+    }
+
+
 # what published configurations of NEZHA share
 _NEZHA = {"position_embeddings": "relative", "max_relative_position": 64}
 

@@ -26,7 +26,7 @@ from megabert.common.names import (
     TOKENIZER_FOLDER,
 )
 from megabert.config import flags
-from megabert.config.model import ModelConfig
+from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import Manifest
 from megabert.engine.launch import World
@@ -135,11 +135,10 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
     differing = []
     for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
-            theirs = ModelConfig.from_dict(record[key]).to_dict()
+            models = ModelConfig.from_dict(record[key]), ModelConfig.from_dict(identity[key])
             differing += [
-                f"{name} {theirs[name]!r} -> {value!r}"
-                for name, value in identity[key].items()
-                if theirs[name] != value
+                f"{name} {before!r} -> {now!r}"
+                for name, (before, now) in changed_fields(*models).items()
             ]
         elif record.get(key) != identity[key]:
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ import torch
 from megabert.common.errors import UserError
 from megabert.common.registry import Registry
 from megabert.config import flags
-from megabert.config.model import EncoderDeclaration, ModelConfig, model_config, preset_names
+from megabert.config.model import (
+    EncoderDeclaration,
+    ModelConfig,
+    changed_fields,
+    model_config,
+    preset_names,
+)
 from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.encoder import variant_of
@@ -52,6 +59,16 @@ def test_an_entry_point_makes_it_known(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("megabert.config.model.ENCODERS", encoders)
     assert encoders.names() == ("rope-geglu",)
     assert model_config("rope-geglu-tiny").encoder == "rope-geglu"
+
+
+def test_changed_fields() -> None:
+    bert, rope = model_config("bert-tiny"), model_config("rope-geglu-tiny")
+    changed = changed_fields(bert, rope)
+    assert changed["encoder"] == ("bert", "rope-geglu")
+    assert changed["rope_theta"] == (None, 10000.0)
+    assert changed_fields(rope, bert)["rope_theta"] == (10000.0, None)
+    longer = replace(rope, max_position_embeddings=1024)
+    assert changed_fields(rope, longer) == {"max_position_embeddings": (512, 1024)}
 
 
 def test_what_has_no_effect_is_refused() -> None:
@@ -113,6 +130,8 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_tensor_parallel_ranks_train_the_same(shards: Path, run: Path, tmp_path: Path) -> None:
     argv = [*ROPE, "--tensor-parallel", "2", "--sequence-parallel", "on"]
     lines = train(shards, tmp_path / "two", *argv, ranks=2)
+    with pytest.raises(UserError, match="encoder rope-geglu -> bert"):
+        train(shards, tmp_path / "three", "--init-from", str(run))
     before = losses(metrics(run))
     assert len(before) == 4
     assert before[0] > before[-1]

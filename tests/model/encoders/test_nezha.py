@@ -14,7 +14,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megabert.checkpoint import resume
-from megabert.checkpoint.record import Checkpoint, read_record, write_record
+from megabert.checkpoint.record import (
+    Checkpoint,
+    read_checkpoint_record,
+    write_checkpoint_record,
+)
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.model import MODELS, ModelConfig, model_config
@@ -487,11 +491,11 @@ def test_checkpoints_from_before_are_resumed(shards: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     train(shards, run, "--stop-after", "2")
     (folder,) = (run / "checkpoints").glob("step-0000002")
-    checkpoint = read_record(folder)
+    checkpoint = read_checkpoint_record(folder)
     record = {name: value for name, value in checkpoint.record.items() if name != "record_sha256"}
     for name in ("position_embeddings", "max_relative_position"):
         del record["model"][name]
-    write_record(folder, record)
+    write_checkpoint_record(folder, record)
     model = ModelConfig.from_dict(record["model"])
     found = resume.find_source(run, model, record["tokenizer_sha256"])
     assert found.step == 2
