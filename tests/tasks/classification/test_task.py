@@ -396,7 +396,7 @@ def test_small_trainings_reach_full_scores(place: Path, runs: list[Any]) -> None
 def test_wrong_inputs_leave_nothing(place: Path, runs: list[Any]) -> None:
     messages = (
         "bad.tsv line 3: unknown label: 'yes', not one of 0, 1",
-        "sst2-test.tsv has no labels to learn",
+        "sst2-test.tsv has no labels to train on",
         "no head for --task tnews",
         "stsb has no classes",
         "no head for --task mnli",
