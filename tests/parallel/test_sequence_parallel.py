@@ -377,5 +377,5 @@ def test_choice_of_products(instructions: bool, monkeypatch: pytest.MonkeyPatch)
 def test_setting() -> None:
     assert ParallelSettings(tensor_parallel=2, sequence_parallel=True).sequence_parallel
     assert not ParallelSettings(tensor_parallel=2).sequence_parallel
-    with pytest.raises(UserError, match="set --tensor-parallel to 2 or more"):
+    with pytest.raises(UserError, match="--tensor-parallel is 1: set it to 2 or more"):
         ParallelSettings(sequence_parallel=True)
