@@ -68,9 +68,9 @@ def compilations() -> Iterator[Callable[[], Counter[str]]]:
         found["native"] += 1
         return real_build(*inputs, **named)
 
-    real_build = cpu.build
+    real_build = cpu.build_library
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(cpu, "build", build))
+        stack.enter_context(mock.patch.object(cpu, "build_library", build))
         with contextlib.suppress(
             ImportError
         ):  # Triton: on CUDA machines, and where it is installed

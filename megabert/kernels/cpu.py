@@ -59,7 +59,7 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(relevant)}))
 
 
-def build(compiler: str, folder: Path) -> Path:
+def build_library(compiler: str, folder: Path) -> Path:
     """The library for this machine in ``folder``, compiled unless it is there.
 
     Raises:
@@ -81,7 +81,7 @@ def build(compiler: str, folder: Path) -> Path:
 def _library() -> ctypes.CDLL | None:
     log = get_logger()
     try:
-        library = ctypes.CDLL(str(build(os.environ.get("CXX", "g++"), _cache())))
+        library = ctypes.CDLL(str(build_library(os.environ.get("CXX", "g++"), _cache())))
     except OSError as error:
         log.warning(
             "no compiled CPU operators (%s): using plain torch operators, which are slower", error

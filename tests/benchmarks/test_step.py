@@ -189,7 +189,7 @@ def test_compilations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled(torch.zeros(2))
         assert counts() - before == {"torch.compile": 1}
         compiled(torch.zeros(3))
-        cpu.build("g++", Path())
+        cpu.build_library("g++", Path())
         assert counts() - before == {"torch.compile": 2, "native": 1}
         knobs = pytest.importorskip("triton").knobs
         knobs.runtime.jit_post_compile_hook(key="", repr="", fn=None)

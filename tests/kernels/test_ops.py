@@ -347,14 +347,14 @@ def test_padded_rows_with_holes_in_their_mask() -> None:
 
 
 def test_a_build_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = cpu.build("g++", tmp_path)
+    path = cpu.build_library("g++", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     before = path.stat().st_mtime_ns
-    assert cpu.build("g++", tmp_path) == path
+    assert cpu.build_library("g++", tmp_path) == path
     assert path.stat().st_mtime_ns == before
     monkeypatch.setattr(cpu, "_FLAGS", ("-no-such-flag",))
     with pytest.raises(subprocess.CalledProcessError):
-        cpu.build("g++", tmp_path)
+        cpu.build_library("g++", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
