@@ -25,7 +25,7 @@ from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.model import ModelConfig, Probability, model_config, preset_names
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.values import OnOff
+from megabert.config.values import DEFERRED, OnOff
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -45,7 +45,7 @@ SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
 """``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class Recipe:
     """Published settings of one phase (BERT-large with LAMB: You et al. 2020, and its public scripts)."""
 
@@ -63,7 +63,7 @@ RECIPES: dict[int, Recipe] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class ModelSettings:
     """Model"""
 
@@ -114,7 +114,7 @@ class ModelSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class DataSettings:
     """Data"""
 
@@ -161,7 +161,7 @@ class DataSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class BatchSettings:
     """Batch"""
 
@@ -182,7 +182,7 @@ class BatchSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class OptimizerSettings:
     """Optimizer and schedule"""
 
@@ -233,7 +233,7 @@ class OptimizerSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class ParallelSettings:
     """Parallelism and precision"""
 
@@ -273,7 +273,7 @@ class ParallelSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class RunSettings:
     """Run"""
 
@@ -340,7 +340,7 @@ class RunSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class PretrainSettings:
     """All settings of ``launch/pretrain.py``, as flags and files give them."""
 
@@ -356,7 +356,7 @@ class PretrainSettings:
 # set. ``optional_inputs`` are the fields that a run may really be without.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedData(DataSettings):
     """Data"""
 
@@ -365,7 +365,7 @@ class ResolvedData(DataSettings):
     optional_inputs: ClassVar = ("tokenizer",)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedBatch(BatchSettings):
     """Batch"""
 
@@ -375,7 +375,7 @@ class ResolvedBatch(BatchSettings):
     optional_inputs: ClassVar = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedOptimizer(OptimizerSettings):
     """Optimizer and schedule"""
 
@@ -385,7 +385,7 @@ class ResolvedOptimizer(OptimizerSettings):
     optional_inputs: ClassVar = ("max_trust_ratio", "min_trust_ratio", "parameter_groups")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedRun(RunSettings):
     """Run"""
 
@@ -395,7 +395,7 @@ class ResolvedRun(RunSettings):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedSettings(PretrainSettings):
     """All settings of a pretraining run.
 
@@ -410,7 +410,7 @@ class ResolvedSettings(PretrainSettings):
     deepspeed_sections: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class DividedSettings(ResolvedSettings):
     """The settings of a run on a number of ranks, as ``config.yaml`` records them."""
 

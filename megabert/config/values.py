@@ -17,8 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
+DEFERRED = ConfigDict(defer_build=True)
+"""Configuration of settings dataclasses: pydantic prepares one when it is first made, not for --help."""
 SWITCH_WORDS = {"on": True, "true": True, "off": False, "false": False}
 """What a switch may be set to, in any case."""
 

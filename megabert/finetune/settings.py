@@ -25,6 +25,7 @@ from megabert.config.training import (
     ParallelSettings,
     ResolvedOptimizer,
 )
+from megabert.config.values import DEFERRED
 from megabert.tasks.registry import settings_sections, task_class
 from megabert.tasks.settings import TaskSettings
 
@@ -32,7 +33,7 @@ EPOCH, END = "epoch", "end"
 """Values of ``--eval-interval`` other than a number of updates."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class SelectionSettings:
     """Evaluation, seeds and choice of the best model"""
 
@@ -62,7 +63,7 @@ class SelectionSettings:
             raise UserError(f"--lrs {rates}: a learning rate is given twice; keep one")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class FinetuneBatchSettings(BatchSettings):
     """Batch"""
 
@@ -74,7 +75,7 @@ class FinetuneBatchSettings(BatchSettings):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class FinetuneOptimizerSettings(OptimizerSettings):
     """Optimizer and schedule"""
 
@@ -92,12 +93,12 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class _FirstSection:
     task: TaskSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class FinetuneSettings(_FirstSection):
     """The settings of ``launch/finetune.py`` for any task.
 
@@ -129,12 +130,14 @@ def _tree(sections: tuple[tuple[str, type], ...]) -> type[FinetuneSettings]:
     # Fields come in the order of the bases, the last one first.
     of_tasks = make_dataclass("_TaskSections", sections, bases=(_FirstSection,), frozen=True)
     body = {"__doc__": FinetuneSettings.__doc__, "__module__": __name__}
-    made: Any = dataclass(frozen=True)(type("FinetuneSettings", (FinetuneSettings, of_tasks), body))
+    made: Any = dataclass(frozen=True, config=DEFERRED)(
+        type("FinetuneSettings", (FinetuneSettings, of_tasks), body)
+    )
     tree: type[FinetuneSettings] = made
     return tree
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedTask(TaskSettings):
     """Task and files"""
 
@@ -145,7 +148,7 @@ class ResolvedTask(TaskSettings):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedFinetuneBatch(FinetuneBatchSettings):
     """Batch"""
 
@@ -155,7 +158,7 @@ class ResolvedFinetuneBatch(FinetuneBatchSettings):
     optional_inputs: ClassVar = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedFinetuneOptimizer(FinetuneOptimizerSettings):
     """Optimizer and schedule; ``steps`` of None follows from the training file."""
 
@@ -170,7 +173,7 @@ class ResolvedFinetuneOptimizer(FinetuneOptimizerSettings):
         return flags.narrow_section(ResolvedOptimizer, self, steps=steps)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class ResolvedFinetuning:
     """All settings of a fine-tuning run, or of several with seeds and learning rates.
 
@@ -198,7 +201,7 @@ class ResolvedFinetuning:
         return DividedFinetuning(**(parts | {"batch": batch}))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=DEFERRED)
 class DividedFinetuning(ResolvedFinetuning):
     """The settings of a run on a number of ranks, as ``config.yaml`` records them."""
 

@@ -22,6 +22,7 @@ from megabert.config.training import (
     PretrainSettings,
     RunSettings,
 )
+from megabert.config.values import DEFERRED
 
 CPU = "cpu"
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -29,7 +30,7 @@ Padding = Annotated[float, Field(ge=0.0, lt=0.75)]
 Margin = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class MachineSettings:
     """Machine"""
 
@@ -52,7 +53,7 @@ class MachineSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class PlannedParallelSettings(ParallelSettings):
     """Parallelism and precision"""
 
@@ -61,7 +62,7 @@ class PlannedParallelSettings(ParallelSettings):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class AssumptionSettings:
     """Data that the plan does not read"""
 
@@ -75,7 +76,7 @@ class AssumptionSettings:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class PlanFlags(PretrainSettings):
     """All settings of ``launch/plan.py``: those of ``launch/pretrain.py``, the machine, assumptions."""
 
@@ -103,7 +104,7 @@ def hidden_flags() -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class LayoutSettings:
     """How the run is divided; see :class:`~megabert.config.training.ParallelSettings`."""
 
@@ -116,7 +117,7 @@ class LayoutSettings:
     deepspeed_config: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class RecipeSettings:
     """What the run computes; None: the phase's published value, the preset's, or the largest that fits."""
 
@@ -132,7 +133,7 @@ class RecipeSettings:
     optimizer: str = "lamb"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class PlanSettings:
     """What is planned: a model on a machine, in a layout, for a recipe."""
 
