@@ -46,9 +46,11 @@ def get_logger(name: str = "megabert") -> logging.Logger:
 _displays: list[Callable[[], None]] = []
 
 
-def stop_at_exit(stop: Callable[[], None]) -> None:
-    """Have :func:`run_command` call ``stop`` before it prints an error: a display ends first."""
-    _displays.append(stop)
+def show_alone(stop: Callable[[], None] | None) -> None:
+    """End the display on the terminal, if there is one; ``stop`` ends the one that starts now."""
+    for end in _displays:
+        end()
+    _displays[:] = [] if stop is None else [stop]
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
@@ -79,6 +81,7 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
         _say_error("interrupted")
+    show_alone(None)
     sys.stdout.flush()
     sys.stderr.flush()
     if status and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
@@ -87,8 +90,7 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
 
 
 def _say_error(message: str, all_ranks: bool = False) -> None:
-    for stop in _displays:
-        stop()
+    show_alone(None)
     rank = process_rank()
     if rank == 0 or all_ranks:
         prefix = "" if rank == 0 else f"[rank {rank}] "

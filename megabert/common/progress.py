@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from megabert.common.log import human_duration, stop_at_exit
+from megabert.common.log import human_duration, show_alone
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -21,7 +21,7 @@ class Progress:
     """One line of progress: label, share done, remaining time, and a text of the caller.
 
     On a terminal the line redraws itself, fits the terminal's width, and log messages appear above it.
-    Elsewhere each update is a plain line, at most one every ``interval`` seconds, so that a long job
+    A new bar ends the one before it. Elsewhere each update is a plain line, at most one every ``interval`` seconds, so that a long job
     does not fill its log. Both go to standard error. No thread is started.
     """
 
@@ -79,11 +79,11 @@ class Progress:
             transient=True,
             expand=True,
         )
+        show_alone(self._stop)
         bar.start()
         bar.console.show_cursor(True)  # a killed process must not leave the cursor hidden
         task = bar.add_task(self.label, total=self.total, status="")
         self._bar = bar, task
-        stop_at_exit(self._stop)
         return self._bar
 
     def _stop(self) -> None:
