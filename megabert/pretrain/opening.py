@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD, TRAIN
-from megabert.config.model import ModelConfig
+from megabert.common.names import RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
@@ -19,43 +18,33 @@ def opening_lines(
 
     ``consumed``: samples that the run has trained on before (0 for a new run).
     """
-    optimizer, run = settings.optimizer, settings.run
-    yield f"model     {_model(inputs.model, settings.data.sentence_task != 'none')}"
-    yield f"data      {settings.data.data}: {_corpus(inputs)}"
-    updates = min(optimizer.steps, run.stop_after or optimizer.steps)
-    left = max(0, updates * engine.batch.global_size - consumed)
-    yield (
-        f"samples   {inputs.train.samples_per_epoch:,} per epoch; this job trains on {left:,} of "
-        f"{settings.data.seq_length} tokens = {left / inputs.train.samples_per_epoch:.2f} epochs"
-    )
-    batch = engine.batch
-    yield (
-        f"batch     global batch {batch.global_size:,} = micro batch {batch.micro_size} x accumulation "
-        f"{batch.accumulation} x data parallel {batch.data_parallel}"
-    )
-    yield (
-        f"ranks     {engine.world.topology.describe()}; ZeRO {engine.zero_stage}, {engine.precision}, "
-        f"{engine.optimizer.describe()}"
-    )
-    yield (
-        f"training  {optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
-        f"warm-up {100 * optimizer.warmup_fraction:g} %)"
-        + (f"; stops after update {updates:,}" if updates < optimizer.steps else "")
-    )
-    yield (
-        f"results   {run.output} ({RUN_METRICS}, checkpoints every {run.save_interval} updates); "
-        f"watch: tensorboard --logdir {run.output / RUN_TENSORBOARD}"
-    )
-
-
-def _model(config: ModelConfig, sentence_task: bool) -> str:
-    whole = pretraining_parameters(config, sentence_task)
+    optimizer, run, batch = settings.optimizer, settings.run, engine.batch
+    config, topology = inputs.model, engine.world.topology
+    whole = pretraining_parameters(config, settings.data.sentence_task != "none")
     count = sum(parameter.numel for parameter in whole.values())
-    return (
-        f"{config.name}: {config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, vocabulary {config.vocab_size:,}; "
-        f"{count / 1e6:,.1f} million parameters"
-    )
+    updates = min(optimizer.steps, run.stop_after or optimizer.steps)
+    left = max(0, updates * batch.global_size - consumed)
+    epochs = left / inputs.train.samples_per_epoch
+    stop = f"; stops after update {updates:,}" if updates < optimizer.steps else ""
+    lines = {
+        "model": f"{config.name}: {count / 1e6:,.1f} million parameters",
+        "shape": f"{config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, vocabulary {config.vocab_size:,}",
+        "data": f"{settings.data.data}: {_corpus(inputs)}",
+        "samples": f"{inputs.train.samples_per_epoch:,} per epoch; this job: {left:,} of "
+        f"{settings.data.seq_length} tokens ({epochs:.2f} epochs)",
+        "batch": f"{batch.global_size:,} = micro batch {batch.micro_size} x accumulation "
+        f"{batch.accumulation} x data parallel {batch.data_parallel}",
+        "ranks": f"{topology.world_size} = data parallel {topology.data_parallel} x tensor parallel "
+        f"{topology.tensor_parallel}",
+        "engine": f"ZeRO {engine.zero_stage}, {engine.precision}, {engine.optimizer.describe()}",
+        "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
+        f"warm-up {100 * optimizer.warmup_fraction:g} %){stop}",
+        "results": f"{run.output}",
+        "watch": f"tensorboard --logdir {run.output / RUN_TENSORBOARD}",
+    }
+    for topic, text in lines.items():
+        yield f"{topic:<10}{text}"
 
 
 def _corpus(inputs: Inputs) -> str:

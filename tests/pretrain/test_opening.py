@@ -22,17 +22,18 @@ def test_the_first_lines_of_a_run(
     train(shards, run, "--steps", "4", "--stop-after", "2")
     printed = capfd.readouterr()
     lines = re.findall(r"^\d\d:\d\d:\d\d (.*)$", printed.err, flags=re.MULTILINE)
-    topics = [line.split()[0] for line in lines[:7]]
-    assert topics == ["model", "data", "samples", "batch", "ranks", "training", "results"]
-    text = "\n".join(lines[:7])
-    assert re.search(r"layers, hidden_size \d+, \d+ heads, vocabulary [\d,]+; [\d.]+ million", text)
-    assert re.search(r"[\d,]+ documents, [\d,]+ tokens", text)
-    assert re.search(
-        r"[\d,]+ per epoch; this job trains on [\d,]+ of \d+ tokens = [\d.]+ epochs", text
-    )
-    assert "4 updates" in text
-    assert "stops after update 2" in text
-    assert str(run) in lines[6]
-    assert "tensorboard --logdir" in lines[6]
+    topics = {line.split()[0]: line for line in lines[:10]}
+    assert list(topics) == [
+        *("model", "shape", "data", "samples", "batch", "ranks", "engine", "training", "results"),
+        "watch",
+    ]
+    assert re.search(r": [\d.]+ million parameters$", topics["model"])
+    assert re.search(r"\d+ layers, hidden_size \d+, \d+ heads, vocabulary [\d,]+$", topics["shape"])
+    assert re.search(r"[\d,]+ documents, [\d,]+ tokens$", topics["data"])
+    assert re.search(r"per epoch; this job: 16 of 32 tokens \(0\.\d\d epochs\)$", topics["samples"])
+    assert topics["batch"].endswith("8 = micro batch 2 x accumulation 4 x data parallel 1")
+    assert topics["training"].endswith("; stops after update 2")
+    assert topics["results"].endswith(str(run))
+    assert "tensorboard --logdir" in topics["watch"]
     assert "untested optimizer" not in printed.out + printed.err
     assert "untested optimizer" in (run / "deepspeed.log").read_text()
