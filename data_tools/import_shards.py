@@ -21,12 +21,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
 from megabert.data.foreign.importing import ImportOptions, ImportReport, import_shards
 
@@ -56,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
-        "--eval-fraction", type=ValueReader(Annotated[float, Field(ge=0.0, lt=1.0)]), metavar="F",
+        "--eval-fraction", type=ValueReader(Probability), metavar="F",
         help="fraction of documents in the evaluation split, chosen by a hash; 0 for none "
         "(default: 0.01, or 0 if there are files for evaluation)",
     )  # fmt: skip

@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from pydantic import NonNegativeInt, PositiveInt
-
 from megabert.common import names
 from megabert.common.log import run_command
 from megabert.common.progress import Progress
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import NonNegativeInt, PositiveInt
 from megabert.config.values import ValueReader
 from megabert.data.foreign.files import is_foreign
 from megabert.data.inspect.findings import (

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-
 from megabert.common.errors import UserError
 from megabert.common.files import rename, sync
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import Limits, NonNegativeInt, PositiveInt
 from megabert.config.values import ValueReader
 from megabert.data.demo_wiki.dump import dump_xml
 from megabert.data.demo_wiki.questions import question_set
@@ -37,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--articles",
-        type=ValueReader(Annotated[int, Field(ge=20)]),
+        type=ValueReader(Annotated[int, Limits(ge=20)]),
         default=2000,
         help="number of articles, at least 20 (default 2000)",
     )

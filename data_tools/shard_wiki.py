@@ -19,12 +19,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 
@@ -67,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
-        "--eval-fraction", type=ValueReader(Annotated[float, Field(ge=0.0, lt=1.0)]), default=0.01, metavar="F",
+        "--eval-fraction", type=ValueReader(Probability), default=0.01, metavar="F",
         help="fraction of articles in the evaluation split, chosen by a hash; 0 for none "
         "(default: 0.01)",
     )  # fmt: skip

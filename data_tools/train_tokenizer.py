@@ -16,13 +16,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import Fraction, NonNegativeInt, PositiveInt
 from megabert.config.values import ValueReader
 from megabert.data.prepare.train_tokenizer import (
     KINDS,
@@ -67,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Japanese a third of the vocabulary)",
     )  # fmt: skip
     kind.add_argument(
-        "--coverage", type=ValueReader(Annotated[float, Field(ge=0.0, le=1.0)]), default=0.9995, metavar="F",
+        "--coverage", type=ValueReader(Fraction), default=0.9995, metavar="F",
         help="unigram, bpe: fraction of the text whose characters get an entry (default: 0.9995)",
     )  # fmt: skip
     work = parser.add_argument_group("amount of text and processes")

@@ -22,11 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pydantic import PositiveInt
-
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
+from megabert.config.numbers import PositiveInt
 from megabert.config.values import ValueReader
 
 

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from megabert.common.errors import UserError
 from megabert.config import values as types
 from megabert.config.command_line import CommandParser, SwitchAction
@@ -198,6 +196,8 @@ def _shown(value: Any) -> str:
 
 def read_yaml(path: Path, cls: type) -> SettingsLayer:
     """Settings of a YAML file; an unknown section or setting is an error that names it."""
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -356,4 +356,6 @@ def _plain(value: Any) -> Any:
 
 def to_yaml(settings: Any) -> str:
     """The settings as YAML, in the order of the dataclasses; a valid ``--config``."""
+    import yaml
+
     return yaml.safe_dump(to_values(settings), sort_keys=False, allow_unicode=True)

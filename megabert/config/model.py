@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.common.registry import Registry
-
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+from megabert.config.numbers import PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,32 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
-from megabert.config.model import ModelConfig, Probability, model_config, preset_names
+from megabert.config.model import ModelConfig, model_config, preset_names
+from megabert.config.numbers import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.values import DEFERRED, OnOff
+from megabert.config.values import DEFERRED, SWITCH_WORDS
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+def _on_or_off(value: object) -> object:
+    """YAML reads a bare ``on`` as a boolean; the setting keeps the word."""
+    switch = SWITCH_WORDS.get(value.lower()) if isinstance(value, str) else value
+    return ("on" if switch else "off") if isinstance(switch, bool) else value
+
+
+OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
+"""A switch that files record as the word ``on`` or ``off``."""
 
 
 def _sample_ranges(value: object) -> object:

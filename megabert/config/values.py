@@ -15,24 +15,15 @@ import typing
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+if TYPE_CHECKING:  # pydantic takes half of the time of --help, which reads no value
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-DEFERRED = ConfigDict(defer_build=True)
+DEFERRED: ConfigDict = {"defer_build": True}
 """Configuration of settings dataclasses: pydantic prepares one when it is first made, not for --help."""
 SWITCH_WORDS = {"on": True, "true": True, "off": False, "false": False}
 """What a switch may be set to, in any case."""
-
-
-def _on_or_off(value: object) -> object:
-    """YAML reads a bare ``on`` as a boolean; the setting keeps the word."""
-    switch = SWITCH_WORDS.get(value.lower()) if isinstance(value, str) else value
-    return ("on" if switch else "off") if isinstance(switch, bool) else value
-
-
-OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
-"""A switch that files record as the word ``on`` or ``off``."""
 
 
 class WrongValue(ValueError):
@@ -139,6 +130,8 @@ def _bounds(bare: type, notes: list[Any]) -> str:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -148,6 +141,8 @@ def read(kind: Any, value: Any) -> Any:
     Raises:
         WrongValue: it is not one; the message says what was expected.
     """
+    from pydantic import ValidationError
+
     if value is None and type(None) in get_args(_parts(kind)[0]):
         return None
     if list_item(kind) is not None:

@@ -10,17 +10,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer, setting
+from megabert.config.numbers import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import (
     BatchSettings,
-    Fraction,
     OptimizerSettings,
     ParallelSettings,
     ResolvedOptimizer,

@@ -6,13 +6,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.common.hardware import ACCELERATORS
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, setting
+from megabert.config.numbers import Limits, PositiveFloat, PositiveInt, Probability
 from megabert.config.training import (
     BatchSettings,
     DataSettings,
@@ -25,9 +25,8 @@ from megabert.config.training import (
 from megabert.config.values import DEFERRED
 
 CPU = "cpu"
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Padding = Annotated[float, Field(ge=0.0, lt=0.75)]
-Margin = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Limits(gt=0.0, le=1.0)]
+Padding = Annotated[float, Limits(ge=0.0, lt=0.75)]
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -48,7 +47,7 @@ class MachineSettings:
         None,
         "fraction of the precision's peak that forward and backward reach (default: see --verbose)",
     )
-    memory_margin: Margin = setting(
+    memory_margin: Probability = setting(
         0.1, "fraction of the device's memory to leave free (fragmentation, other programs)"
     )
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.model import Probability
+from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.tasks.registry import DEFAULT_TASK, task_names
 
 

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from megabert.config import values
-from megabert.config.model import Probability
-from megabert.config.training import Fraction
-from megabert.config.values import OnOff, WrongValue
+from megabert.config.numbers import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from megabert.config.training import OnOff
+from megabert.config.values import WrongValue
 
 
 @pytest.mark.parametrize(

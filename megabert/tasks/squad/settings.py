@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PositiveInt
+from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
+from megabert.config.numbers import PositiveInt
 
 
 def _threshold(value: object) -> object:
