@@ -37,7 +37,7 @@ from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.engine.broadcast import partition
+from megabert.engine.broadcast import rank_batches
 from megabert.engine.config import micro_batch_limit, resolve_batch, resolve_precision
 from megabert.finetune.inputs import make_task_of
 from megabert.finetune.settings import ResolvedFinetuning, finetune_settings, resolve_finetuning
@@ -166,7 +166,7 @@ def predict(side: SideBySide, task: Task, features: Features, size: int) -> dict
     total = len(features.lengths)
     progress, seen = Progress("score", total, interval=30.0), 0
     whole: dict[str, np.ndarray] = {}
-    for rows, _ in partition(features.lengths, size, 0, 1):
+    for rows, _ in rank_batches(features.lengths, size, 0, 1):
         for name, value in task.predict(
             side, batch_on_device(features, rows, task.max_length, side.device)
         ).items():

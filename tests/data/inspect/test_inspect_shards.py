@@ -282,7 +282,7 @@ def test_wrong_flags_are_refused(
         with pytest.raises(UserError, match=match):
             inspect_shards.main([str(folder), *map(str, arguments)])
 
-    refused("--samples -1: expected 0 or more", "--samples", -1)
+    refused("--samples -1: expected a whole number of 0 or more", "--samples", -1)
     refused("sequence length 4 is too short", "--samples", 1, "--seq-length", 4)
     refused("the split 'eval' has no documents", "--statistics", "--split", "eval")
     refused(r"must end in \.png", "--plot", tmp_path / "figure.pdf")
