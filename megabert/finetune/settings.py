@@ -28,7 +28,6 @@ from megabert.config.training import (
     BatchSettings,
     OptimizerSettings,
     ParallelSettings,
-    ResolvedOptimizer,
 )
 from megabert.config.values import DEFERRED
 from megabert.tasks.registry import settings_sections, task_class
@@ -172,10 +171,6 @@ class ResolvedFinetuneOptimizer(FinetuneOptimizerSettings):
     optional_inputs: ClassVar = (
         "steps", "max_trust_ratio", "min_trust_ratio", "parameter_groups",
     )  # fmt: skip
-
-    def for_steps(self, steps: int) -> ResolvedOptimizer:
-        """The optimizer's settings for a run of this many updates."""
-        return flags.narrow_section(ResolvedOptimizer, self, steps=steps)
 
 
 @dataclass(frozen=True, kw_only=True, config=DEFERRED)
