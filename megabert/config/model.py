@@ -7,7 +7,7 @@ subclass with its own fields; it is stored with the encoder's name under the key
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -16,9 +16,10 @@ from pydantic.dataclasses import dataclass
 from megabert.common.errors import UserError
 from megabert.common.registry import Registry
 from megabert.config.numbers import PositiveFloat, PositiveInt, Probability
+from megabert.config.values import DEFERRED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class ModelConfig:
     """Shape of an encoder, in the field names of transformers' ``BertConfig``.
 
@@ -109,41 +110,38 @@ def changed_fields(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[A
 _NEZHA = {"position_embeddings": "relative", "max_relative_position": 64}
 
 
-def _bert(name: str, layers: int, hidden: int, heads: int, **more: Any) -> ModelConfig:
-    return ModelConfig(
-        name=name,
-        num_hidden_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
+def _bert(layers: int, hidden: int, heads: int, **more: Any) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
         **more,
-    )
+    }
 
 
 # Sizes of BERT: Devlin et al. 2019 (base, large) and Turc et al. 2019 (tiny to medium);
 # the billion-parameter ones are those of Shoeybi et al. 2019, which need LayerNorm in front.
 # NEZHA: Wei et al. 2019, section 3.1 (base, large); the narrow ones are BERT's sizes.
-MODELS: dict[str, ModelConfig] = {
-    config.name: config
-    for config in (
-        _bert("bert-tiny", 2, 128, 2),
-        _bert("bert-mini", 4, 256, 4),
-        _bert("bert-small", 4, 512, 8),
-        _bert("bert-medium", 8, 512, 8),
-        _bert("bert-base", 12, 768, 12),
-        _bert("bert-large", 24, 1024, 16),
-        _bert("bert-base-zh", 12, 768, 12, vocab_size=21128),
-        _bert("bert-large-zh", 24, 1024, 16, vocab_size=21128),
-        _bert("bert-1.3b", 24, 2048, 32, norm="pre"),
-        _bert("bert-3.9b", 48, 2560, 40, norm="pre"),
-        _bert("nezha-tiny", 2, 128, 2, **_NEZHA),
-        _bert("nezha-mini", 4, 256, 4, **_NEZHA),
-        _bert("nezha-base", 12, 768, 12, **_NEZHA),
-        _bert("nezha-large", 24, 1024, 16, **_NEZHA),
-        _bert("nezha-base-zh", 12, 768, 12, vocab_size=21128, **_NEZHA),
-        _bert("nezha-large-zh", 24, 1024, 16, vocab_size=21128, **_NEZHA),
-    )
+MODELS: dict[str, dict[str, Any]] = {
+    "bert-tiny": _bert(2, 128, 2),
+    "bert-mini": _bert(4, 256, 4),
+    "bert-small": _bert(4, 512, 8),
+    "bert-medium": _bert(8, 512, 8),
+    "bert-base": _bert(12, 768, 12),
+    "bert-large": _bert(24, 1024, 16),
+    "bert-base-zh": _bert(12, 768, 12, vocab_size=21128),
+    "bert-large-zh": _bert(24, 1024, 16, vocab_size=21128),
+    "bert-1.3b": _bert(24, 2048, 32, norm="pre"),
+    "bert-3.9b": _bert(48, 2560, 40, norm="pre"),
+    "nezha-tiny": _bert(2, 128, 2, **_NEZHA),
+    "nezha-mini": _bert(4, 256, 4, **_NEZHA),
+    "nezha-base": _bert(12, 768, 12, **_NEZHA),
+    "nezha-large": _bert(24, 1024, 16, **_NEZHA),
+    "nezha-base-zh": _bert(12, 768, 12, vocab_size=21128, **_NEZHA),
+    "nezha-large-zh": _bert(24, 1024, 16, vocab_size=21128, **_NEZHA),
 }
+"""Name -> fields of the built-in presets. ``--help`` lists the names and makes no configuration."""
 
 
 class EncoderDeclaration:
@@ -175,11 +173,12 @@ without importing torch."""
 _ENCODER_WITH = {"absolute": "bert", "relative": "nezha"}
 
 
-def _presets() -> Mapping[str, ModelConfig]:
-    found = dict(MODELS)
+def _added_presets() -> dict[str, ModelConfig]:
+    """The presets of the encoders that are not built in, which this imports."""
+    found: dict[str, ModelConfig] = {}
     for encoder in sorted(set(ENCODERS.names()) - set(_ENCODER_WITH.values())):
         for preset in ENCODERS.get(encoder).presets:
-            if preset.name in found:
+            if preset.name in found or preset.name in MODELS:
                 raise UserError(
                     f"the encoder {encoder!r} has a preset {preset.name!r}, which is there already: "
                     "rename it"
@@ -190,7 +189,7 @@ def _presets() -> Mapping[str, ModelConfig]:
 
 def preset_names() -> Iterable[str]:
     """What ``--model`` takes; imports the encoders whose presets are not in MODELS."""
-    return _presets()
+    return (*MODELS, *_added_presets())
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
@@ -199,7 +198,11 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     Raises:
         UserError: there is no such preset, or a field is wrong.
     """
-    presets = _presets()
-    if name not in presets:
-        raise UserError(f"unknown model {name!r}; --model takes one of {', '.join(presets)}")
-    return replace(presets[name], **{k: v for k, v in overrides.items() if v is not None})
+    changed = {key: value for key, value in overrides.items() if value is not None}
+    added = _added_presets()
+    if name in added:
+        return replace(added[name], **changed)
+    if name not in MODELS:
+        known = ", ".join(preset_names())
+        raise UserError(f"unknown model {name!r}; --model takes one of {known}")
+    return ModelConfig(**{"name": name, **MODELS[name], **changed})

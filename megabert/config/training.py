@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -54,8 +54,7 @@ SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
 """``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
 
-@dataclass(frozen=True, config=DEFERRED)
-class Recipe:
+class Recipe(NamedTuple):
     """Published settings of one phase (BERT-large with LAMB: You et al. 2020, and its public scripts)."""
 
     seq_length: int

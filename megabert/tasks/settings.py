@@ -8,10 +8,11 @@ from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
+from megabert.config.values import DEFERRED
 from megabert.tasks.registry import DEFAULT_TASK, task_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class TaskSettings:
     """Task and files"""
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
-from megabert.config.model import MODELS, model_config
+from megabert.config.model import model_config
 from megabert.config.training import RECIPES, BatchSettings, PretrainSettings
 from megabert.engine.config import make_deepspeed_config, resolve_batch
 from megabert.engine.launch import fill_environment
@@ -210,7 +210,7 @@ def test_deepspeed_values_without_sections() -> None:
 
 
 def test_models() -> None:
-    assert MODELS["bert-large"].head_size == 64
+    assert model_config("bert-large").head_size == 64
     assert model_config("bert-base", vocab_size=101).padded_vocab_size == 128
     assert model_config("bert-base").padded_vocab_size == 30592
     with pytest.raises(UserError, match="unknown model 'bert-huge'"):

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
 from megabert.config.numbers import PositiveInt
+from megabert.config.values import DEFERRED
 
 
 def _threshold(value: object) -> object:
@@ -28,7 +29,7 @@ def _threshold(value: object) -> object:
 NullThreshold = Annotated[float | str, BeforeValidator(_threshold)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class SquadSettings:
     """Question answering (SQuAD)"""
 

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
+from megabert.config.values import DEFERRED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=DEFERRED)
 class TaggingSettings:
     """Tagging (CLUENER, CoNLL)"""
 

@@ -21,7 +21,7 @@ from megabert.checkpoint.record import (
 )
 from megabert.common.errors import UserError
 from megabert.config import flags
-from megabert.config.model import MODELS, ModelConfig, model_config
+from megabert.config.model import ModelConfig, model_config
 from megabert.kernels import cpu
 from megabert.kernels.attention import relative as relative_attention
 from megabert.kernels.attention.dispatch import Sequences, attention
@@ -365,14 +365,14 @@ def test_tensor_parallel() -> None:
 
 def test_presets() -> None:
     for name in ("tiny", "mini", "base", "large"):
-        nezha, bert = MODELS[f"nezha-{name}"], MODELS[f"bert-{name}"]
+        nezha, bert = model_config(f"nezha-{name}"), model_config(f"bert-{name}")
         same = {"name": bert.name, "position_embeddings": "absolute"}
         assert replace(nezha, **same) == bert  # type: ignore[arg-type]
         assert variant_of(nezha).position_rows(nezha) == 0
         assert variant_of(bert).position_rows(bert) == 512
     for name in ("nezha-base-zh", "nezha-large-zh"):
-        assert MODELS[name].vocab_size == 21128
-        assert MODELS[name].max_relative_position == 64
+        assert model_config(name).vocab_size == 21128
+        assert model_config(name).max_relative_position == 64
 
 
 @pytest.mark.parametrize("degree", [1, 4])
