@@ -127,7 +127,7 @@ class _Plain(WholeCheckpoint):
             if state.get("mp_world_size", len(files)) != len(files):
                 raise UserError(
                     f"{folder} holds {len(files)} mp_rank files of {state['mp_world_size']}: "
-                    "the checkpoint is not whole"
+                    "the checkpoint is incomplete"
                 )
             if state.get("optimizer") is None:
                 raise UserError(f"{path} holds no optimizer state")

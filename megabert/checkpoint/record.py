@@ -86,7 +86,7 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
         for name in ("step", "consumed_samples", "files", "model"):
             record[name]
     except OSError as error:
-        raise UserError(f"{folder} is not a whole checkpoint: no {CHECKPOINT_RECORD}") from error
+        raise UserError(f"{folder} is not a complete checkpoint: no {CHECKPOINT_RECORD}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
     return Checkpoint(folder, record)

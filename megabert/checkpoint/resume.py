@@ -72,7 +72,10 @@ def find_source(
         f"{name} {before} -> {now}" for name, (before, now) in changed.items() if name not in free
     ]
     if differing:
-        raise UserError(f"--init-from {path}: another model ({'; '.join(differing)})")
+        raise UserError(
+            f"--init-from {path} is a run of another model "
+            f"({'; '.join(differing)}); set --model and its flags to match"
+        )
     fault = damaged_file(source) if world is None else shared_fault(source, world)
     if fault is not None:
         raise UserError(f"--init-from {path}: {fault}")
@@ -108,7 +111,7 @@ def _write_whole(
             merge_partitions(source.folder, merged)
         except OSError as error:
             raise UserError(
-                f"{source.folder} could not be merged in {merged} ({error.strerror}); it needs "
+                f"{source.folder} could not be merged in {merged} ({error.strerror}); this needs "
                 f"about {2 * checkpoint_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
             ) from error
 

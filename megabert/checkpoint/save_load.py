@@ -214,8 +214,8 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
             get_logger().warning("%s is damaged and is skipped: %s", name, fault)
     if first_fault is not None:
         raise UserError(
-            f"--resume {wanted}: no checkpoint in {base} is whole ({first_fault}); restore what is "
-            "missing, or remove that folder to start again at step 0"
+            f"--resume {wanted}: no checkpoint in {base} is complete ({first_fault}); restore what "
+            "is missing, or remove that folder to start again at step 0"
         )
     return None
 
@@ -243,7 +243,7 @@ def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
 def newest_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
 
-    Where ``latest`` is missing or does not name a whole checkpoint, it is the newest whole one.
+    Where ``latest`` is missing or does not name a complete checkpoint, it is the newest that is complete.
 
     Raises:
         UserError: there is no whole checkpoint.
@@ -257,13 +257,13 @@ def newest_checkpoint(path: Path) -> Checkpoint:
     except (OSError, UnicodeDecodeError):
         fault = f"{pointer} cannot be read"
     except UserError as error:
-        fault = f"{pointer} does not name a whole checkpoint ({error})"
+        fault = f"{pointer} does not name a complete checkpoint ({error})"
     whole = whole_checkpoints(base)
     if whole:
         get_logger().info("%s: %s is used", fault, whole[0].folder.name)
         return whole[0]
     if tagged_folders(base):
-        raise UserError(f"{path} holds no whole checkpoint: {fault}")
+        raise UserError(f"{path} holds no complete checkpoint: {fault}")
     raise UserError(
         f"{path} holds no checkpoint: expected a run folder with {RUN_CHECKPOINTS}/{LATEST}, "
         f"or a checkpoint folder with {CHECKPOINT_RECORD}"

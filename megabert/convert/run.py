@@ -90,7 +90,7 @@ def convert(request: ConversionRequest) -> ConversionResult:
     if target.write is None:
         others = [name for name in written_formats() if name != request.target]
         raise UserError(
-            f"{request.target} is only read, not written; --to takes one of {', '.join(others)}"
+            f"{request.target} can be read but not written; --to takes one of {', '.join(others)}"
         )
     old = _existing(request)
     model = _read(source, request)

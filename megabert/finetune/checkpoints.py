@@ -44,7 +44,7 @@ def build_model(
     model = task.build_model(config, world.tp, DropoutSeeds(place.seed), checkpointing)
     initialize_weights(model, config, place.seed)
     if place.random_init:
-        log.info("random weights in the shape of %s", source.origin)
+        log.info("random weights with the shapes of %s", source.origin)
     else:
         # Scoring without training needs every weight from the checkpoint.
         new = task.head.new_modules if place.train is not None else ()

@@ -255,7 +255,7 @@ class FinetuneLoop:
                 "step %d  %s%s", step, shown(scored.scores), "" if selected else "  (not selected)"
             )
         else:
-            log.info("--eval has no labels: the predictions are the last model's")
+            log.info("--eval has no labels: its predictions are those of the last model")
             self.scored_after = frozenset([self.steps])
         self.meter.pause(time.monotonic() - began)
         self.paused += time.monotonic() - began

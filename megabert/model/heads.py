@@ -130,7 +130,7 @@ class BertForPreTraining(nn.Module):
         next_sentence_labels = batch.labels.get("next_sentence_labels")
         if (self.nsp is None) != (next_sentence_labels is None):
             raise ValueError(
-                "a batch has next_sentence_labels exactly for a model with sentence_task"
+                "a batch needs next_sentence_labels if and only if the model has a sentence_task"
             )
         selected = masked_positions
         if self.nsp is not None:

@@ -108,7 +108,8 @@ def parameter_groups(
     for number, rule in enumerate(own):
         if number not in matched:
             raise UserError(
-                f"parameter group {number + 1}: no parameter is left that {rule.match!r} matches; "
+                f"parameter group {number + 1}: {rule.match!r} matches no parameter that "
+                "earlier groups left; "
                 "see the names in docs/design/architecture.md"
             )
     return [groups[key] for key in sorted(groups)]

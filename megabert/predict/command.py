@@ -73,7 +73,8 @@ def predict(request: Request) -> None:
     own = predictor.task.item_format
     if request.format != LINES and (own is None or own.name != request.format):
         raise UserError(
-            f"--format {request.format} is not for the task {predictor.task.name}; leave it out"
+            f"--format {request.format} does not apply to the task {predictor.task.name}; "
+            "leave it out"
         )
     item = item_of(request.texts, fields)
     if item is not None:

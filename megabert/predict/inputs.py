@@ -76,7 +76,7 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
     else:
         items = _texts(path, fields)
     if not items.items:
-        raise UserError(f"{path}: it has no input")
+        raise UserError(f"{path} has no input")
     return items
 
 

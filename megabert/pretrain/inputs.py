@@ -107,7 +107,7 @@ def _open_foreign(settings: ResolvedSettings) -> Inputs:
     if shards.evaluation:
         evaluation = ForeignSource(shards.evaluation, evaluation_settings(samples), info)
     get_logger().info(
-        "%s: %s, %d files, %d samples for training and %d for evaluation, masks as they are",
+        "%s: %s, %d files, %d samples for training and %d for evaluation, masked as stored",
         settings.data.data,
         shards.layout,
         len(shards.files),

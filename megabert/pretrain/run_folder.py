@@ -85,7 +85,7 @@ def open_run(
     taken = _taken(output)
     if taken and resume == "never":
         raise UserError(
-            f"{output} is not empty: it may be another run's; choose another --output, "
+            f"{output} is not empty: it may belong to another run; choose another --output, "
             "or resume that run with --resume auto"
         )
     if taken and not (output / RUN_CONFIG).is_file():

@@ -158,6 +158,6 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
     if idle:
         names = ", ".join("--" + name.replace("_", "-") for name in idle)
         raise UserError(
-            f"{names}: no effect on {data.data}, whose samples are already cut and masked; leave it "
-            "out, or convert the shards with data_tools/import_shards.py"
+            f"{names} has no effect on {data.data}, whose samples are already cut and masked; leave "
+            "it out, or convert the shards with data_tools/import_shards.py"
         )

@@ -168,7 +168,7 @@ def test_all_damaged(run: Path) -> None:
     """A run never silently starts again where a checkpoint exists."""
     for tag in (NEWEST, BEFORE, OLDEST):
         _flip(_rank_file(run / "checkpoints" / tag))
-    with pytest.raises(UserError, match=r"no checkpoint in \S+ is whole .*zero_pp_rank_1"):
+    with pytest.raises(UserError, match=r"no checkpoint in \S+ is complete .*zero_pp_rank_1"):
         find(run)
 
 
@@ -300,7 +300,7 @@ def test_latest_that_points_nowhere(
     assert f"{BEFORE} is used" in said[0]
     for tag in (BEFORE, OLDEST):
         (run / "checkpoints" / tag / "megabert.json").unlink()
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
+    with pytest.raises(UserError, match="holds no complete checkpoint"):
         save_load.newest_checkpoint(run)
 
 

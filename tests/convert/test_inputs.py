@@ -142,7 +142,9 @@ def test_formats_by_name(tmp_path: Path) -> None:
         assert (find_format(name).write is not None) == (name in written_formats())
     choices = {action.dest: action.choices for action in parser()._actions}
     assert (choices["source"], choices["target"]) == (read_formats(), written_formats())
-    with pytest.raises(UserError, match="nvidia is only read, not written; --to takes one of mega"):
+    with pytest.raises(
+        UserError, match="nvidia can be read but not written; --to takes one of mega"
+    ):
         convert(ConversionRequest("megabert", tmp_path, "nvidia", tmp_path / "out"))
     with pytest.raises(UserError, match="unknown format 'onnx'"):
         convert(ConversionRequest("onnx", tmp_path, "megabert", tmp_path / "out"))

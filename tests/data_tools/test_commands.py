@@ -124,7 +124,7 @@ def test_wrong_inputs_of_shard_wiki(
     refused("not a vocabulary", dump, "--tokenizer", dump, "--output", tmp_path / "out")
     again = ("--tokenizer", vocabulary, "--output", output)
     refused("already holds finished shards", dump, *again)
-    refused(r"another job \(other tokenizer\)", dump, *again, "--resume", "--cased")
+    refused(r"another job \(its tokenizer differs\)", dump, *again, "--resume", "--cased")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="required: --tokenizer, --output"):
         shard_wiki.main(["--input", str(dump)])

@@ -293,7 +293,7 @@ def test_order_and_answers_do_not_depend_on_the_batches(
         ("mlm", "a.txt", "the [MASK]\nno mask\n", r"a.txt line 2: it has no \[MASK\]"),
         ("mlm", "a.txt", "the [MASK]\n\nthe [MASK]\n", "a.txt line 2 is empty"),
         ("mlm", "a.txt", "[MASK] " + "the " * 50, "line 1: 53 tokens with .CLS. and .SEP., but"),
-        ("mlm", "a.txt", "", "a.txt: it has no input"),
+        ("mlm", "a.txt", "", "a.txt has no input"),
         (
             "mlm",
             "a.jsonl",
@@ -360,7 +360,7 @@ def test_a_wrong_line_is_named_before_anything_is_written(
         (
             "mlm",
             {"text": "[MASK]", "format": "squad"},
-            "--format squad is not for the task fill-mask",
+            "--format squad does not apply to the task fill-mask",
         ),
         ("mlm", {"text": "[MASK]", "choices": AnswerOptions(max_length=41)}, "longer than"),
         ("mlm", {"text": "[MASK]", "output": Path("no/such/file")}, "its folder does not exist"),

@@ -382,7 +382,7 @@ def test_topology_errors(shards: Path, tmp_path: Path) -> None:
 
 
 def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="may be another run's"):
+    with pytest.raises(UserError, match="may belong to another run"):
         train(shards, reference)
     with pytest.raises(UserError, match="was made with other settings: seed 42 -> 7"):
         train(

@@ -129,7 +129,7 @@ def _require_same(folder: Path, there: Job, here: Job) -> None:
     for name in ("inputs", "tokenizer", "version", "segment_bytes"):
         if name in here and there.get(name) != here[name]:
             raise UserError(
-                f"{folder}: holds the work of another job (other {name}); "
+                f"{folder}: holds the work of another job (its {name} differs); "
                 "choose another --output or remove it"
             )
     for name, value in here["options"].items():

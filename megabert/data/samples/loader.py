@@ -60,7 +60,7 @@ class LoaderOptions:
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
-            raise UserError(f"number of data workers {self.num_workers} is negative: 0 or more")
+            raise UserError(f"number of data workers {self.num_workers} is negative; use 0 or more")
 
 
 class MicroBatches:
@@ -97,7 +97,8 @@ class MicroBatches:
         window, workers = options.window, options.num_workers
         if window is not None and steps.data_parallel_size % window.ranks:
             raise ValueError(
-                f"{steps.data_parallel_size} ranks are not whole windows of {window.ranks}"
+                f"{steps.data_parallel_size} ranks are not a multiple of "
+                f"the window's {window.ranks}"
             )
         _check_multiple(options.token_multiple, source, window is not None)
         self.seconds_waited = 0.0

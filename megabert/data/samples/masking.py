@@ -68,7 +68,7 @@ class MaskSettings:
             known = ", ".join(get_args(Masking))
             raise UserError(f"masking {self.masking!r} is not known: use one of {known}")
         if not 0 < self.fraction <= 1:
-            raise UserError(f"mask fraction {self.fraction} is not over 0 and up to 1")
+            raise UserError(f"mask fraction {self.fraction} must be above 0 and at most 1")
         if self.max_predictions is not None and self.max_predictions < 1:
             raise UserError(f"max predictions {self.max_predictions} is below 1")
 
@@ -113,7 +113,7 @@ class Masker:
         self._mask_id = mask_id
         self._ordinary = np.setdiff1d(np.arange(vocab_size), np.array(sorted(special_ids)))
         if not len(self._ordinary):
-            raise UserError(f"a vocabulary of {vocab_size} special tokens leaves none to train on")
+            raise UserError(f"a vocabulary of {vocab_size} special tokens has no token to train on")
         self._places = CounterRng(seed, Purpose.MASK_PLACE)
         self._kinds = CounterRng(seed, Purpose.MASK_KIND)
 

@@ -111,7 +111,7 @@ class PairMaker:
         self.corpus, self.settings = corpus, settings
         self.index = SampleIndex(corpus.document_ends, settings)
         if self.index.num_samples == 0:
-            raise UserError(f"{_name(corpus)} holds no text to make samples of: shard more text")
+            raise UserError(f"{_name(corpus)} holds no text to make samples from; shard more text")
         if settings.sentence_task == "nsp" and not _several_documents(corpus.document_ends):
             raise UserError(
                 f"{_name(corpus)} holds one document only: next sentence prediction needs a "

@@ -186,8 +186,8 @@ def _scale_loss_once(engine: Any, norm: Callable[[], Tensor]) -> None:
     if scales.use_grad_scaling:
         if version("deepspeed") != _UNSCALED_STAGE_0:
             raise UserError(
-                f"fp16 at ZeRO stage 0 was checked with DeepSpeed {_UNSCALED_STAGE_0} only, this is "
-                f"{version('deepspeed')}: use --zero-stage 1, or bf16"
+                f"fp16 at ZeRO stage 0 was tested only with DeepSpeed {_UNSCALED_STAGE_0}, and this "
+                f"is {version('deepspeed')}: use --zero-stage 1, or bf16"
             )
         backward = engine.backward
 

@@ -46,5 +46,5 @@ def choose_backend(name: BackendName, device: torch.device, *, flat: bool = True
         return TritonBackend()
     fault = wrong_apex() if name == "auto" else None
     if fault is not None:
-        get_logger().info("%s. It is not used.", fault)
+        get_logger().info("not used: %s", fault)
     return TorchBackend()

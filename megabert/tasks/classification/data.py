@@ -56,7 +56,7 @@ class Examples:
                 self.faults.add(line, "unknown label", f"{label!r}, not one of {listed}")
         found = np.array([number.get(str(label), -1) for label in self.labels], np.int64)
         if (found < 0).all():
-            raise UserError(f"{self.faults.path}: no usable example in it ({self.faults.problems})")
+            raise UserError(f"{self.faults.path} has no usable example ({self.faults.problems})")
         return order[found >= 0], found[found >= 0]
 
 

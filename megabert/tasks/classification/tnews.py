@@ -68,7 +68,7 @@ class Tnews:
             ids.append(content.get("id", len(ids)))
         if not texts:
             detail = f" ({faults.problems})" if faults.problems.counts else ""
-            raise UserError(f"{path}: it has no example{detail}; expected lines {_FORM}")
+            raise UserError(f"{path} has no example{detail}; expected lines {_FORM}")
         return Examples((texts,), labels if labelled else None, lines, ids, faults)
 
     def _fault(self, content: dict[str, Any] | str, labelled: bool | None) -> str | None:

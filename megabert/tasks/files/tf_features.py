@@ -124,7 +124,7 @@ def read_squad_records(path: Path, tokenizer: Tokenizer, max_length: int) -> Squ
         found.number = number
         if "unique_ids" in example and "start_positions" not in example:
             raise found.error(
-                "features for prediction, without start_positions: no answer to learn"
+                "features for prediction, without start_positions, so there is no answer to learn"
             )
         size = found.add(example)
         start, end = (found.whole(example, f"{side}_positions") for side in ("start", "end"))

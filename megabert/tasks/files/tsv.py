@@ -77,7 +77,7 @@ def read_table(
     header = read[0][1] if read and is_header(read[0][1]) else None
     body = read[1:] if header is not None else read
     if not body:
-        raise UserError(f"{path}: it has no line{' after its header' if read else ''}")
+        raise UserError(f"{path} has no line{' after its header' if read else ''}")
     width = len(header) if header is not None else _width(widths, [cells for _, cells in body])
     usable = []
     for number, cells in body:

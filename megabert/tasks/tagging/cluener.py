@@ -65,7 +65,7 @@ def read_cluener(path: Path) -> TaggedTexts:
             listed = _entities(content["label"], place)
             entities.append(_standing(text, listed, f"line {number}", problems))
     if not texts:
-        raise UserError(f"{path}: it has no line; expected lines {_FORM}")
+        raise UserError(f"{path} has no line; expected lines {_FORM}")
     return TaggedTexts(path, texts, entities if labelled else None, lines, ids, problems)
 
 

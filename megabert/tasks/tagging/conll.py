@@ -60,7 +60,7 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
     """
     sentences, separator = _sentences(path)
     if not sentences:
-        raise UserError(f"{path}: it has no token; {_EXPECTED}")
+        raise UserError(f"{path} has no token; {_EXPECTED}")
     texts = [[columns[0] for _, columns in rows] for rows in sentences]
     lines = [rows[0][0] for rows in sentences]
     ids = list(range(len(texts)))
@@ -125,8 +125,8 @@ def _scheme(
             if tag.prefix not in known | {"O"}:
                 among = f"the scheme {scheme}" if scheme else "a scheme with the tags before it"
                 raise UserError(
-                    f"{path} line {number}: the tag {columns[-1]} is not of {among}; correct it, or "
-                    "name the scheme with --tag-scheme"
+                    f"{path} line {number}: the tag {columns[-1]} is not a tag of {among}; correct it, "
+                    "or name the scheme with --tag-scheme"
                 )
     assert scheme is not None
     return scheme

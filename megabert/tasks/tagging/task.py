@@ -121,7 +121,7 @@ class Tagging(Task):
             raise UserError(f"{path} has no labels, so it cannot be trained on")
         types = corpus.types()
         if not types:
-            raise UserError(f"{path}: it has no entity to train on")
+            raise UserError(f"{path} has no entity to train on")
         self.scheme = self.scheme or corpus.scheme or "bio"
         self.labels = self.labels or labels_of(types, self.scheme)
         self._check(corpus, labels_of(types, self.scheme))

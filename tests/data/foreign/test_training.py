@@ -139,7 +139,7 @@ def opened(arguments: list[str]) -> Any:
 WRONG = [
     ([], "contain no vocabulary; give the tokenizer"),
     (["--tokenizer", "nowhere.txt"], "nowhere.txt: no such tokenizer"),
-    (["--masking", "whole-word"], "--masking: no effect on .* already cut and masked"),
+    (["--masking", "whole-word"], "--masking has no effect on .* already cut and masked"),
     (["--mask-fraction", "0.15", "--max-predictions", "5"], "--mask-fraction, --max-predictions"),
     (["--short-sequence-fraction", "0"], "--short-sequence-fraction: no effect"),
     (["--sentence-task", "sop"], "sop is not possible"),

@@ -333,7 +333,7 @@ def test_workers_change_nothing(workers: int, method: str | None) -> None:
 
 
 def test_whole_windows_only() -> None:
-    with pytest.raises(ValueError, match="3 ranks are not whole windows of 2"):
+    with pytest.raises(ValueError, match="3 ranks are not a multiple of the window's 2"):
         MicroBatches(source_of(), MicroSteps(4, 0, 3), LoaderOptions(window=Window(1, 2)))
     assert (
         len(

@@ -153,9 +153,9 @@ def test_byte_order_mark_crlf_packing_and_quotes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
-        ("sst2", "", "it has no line"),
-        ("sst2", "\n\n", "it has no line"),
-        ("sst2", "sentence\tlabel\n", "it has no line after its header"),
+        ("sst2", "", "has no line"),
+        ("sst2", "\n\n", "has no line"),
+        ("sst2", "sentence\tlabel\n", "has no line after its header"),
         ("sst2", "sentence\tlabel\na\t1\nb\n", "line 3: wrong number of columns: 1, not 2"),
         ("sst2", "sentence\tlabel\na\t2\n", "line 2: unknown label: '2', not one of 0, 1"),
         ("sst2", "sentence\tlabel\na\t\n", "line 2: unknown label: ''"),
@@ -263,7 +263,7 @@ def test_any_cells_come_back(rows: list[list[str]], end: str, mark: bool, last: 
         kept = [cells for cells in rows if "".join(cells).strip()]
         read = lambda: read_table(path, lambda _: False, (3, 2), Faults(path, "error"))  # noqa: E731
         if not kept:
-            with pytest.raises(UserError, match="it has no line"):
+            with pytest.raises(UserError, match="has no line"):
                 read()
             return
         table = read()

@@ -121,9 +121,9 @@ def test_faults_are_named_or_counted(tmp_path: Path, bad: str, message: str) -> 
 
 def test_empty_files_and_wrong_lists_are_named(tmp_path: Path) -> None:
     for content in ((), ("", " ")):
-        with pytest.raises(UserError, match="it has no example; expected lines"):
+        with pytest.raises(UserError, match="has no example; expected lines"):
             Tnews().read(write(tmp_path / "a.json", *content), "error")
-    with pytest.raises(UserError, match=r"it has no example \(2 x unusable line"):
+    with pytest.raises(UserError, match=r"has no example \(2 x unusable line"):
         Tnews().read(write(tmp_path / "a.json", "{", "{"), "skip")
     source, path = Tnews(), write(tmp_path / "a.json", line("x", "1", "one"), line("y", "2", "one"))
     source.read(path, "error")

@@ -68,7 +68,7 @@ def test_entities_that_do_not_stand_there_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "it has no line"),
+        ([], "has no line"),
         (["{"], "line 1: not JSON"),
         ([line("a"), "[1]"], "line 2: no JSON object"),
         ([{"label": {}}], "line 1: 'text' is missing or not a text"),

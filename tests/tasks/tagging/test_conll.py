@@ -84,9 +84,9 @@ def test_schemes_are_found_and_followed(tmp_path: Path) -> None:
     assert read_conll(write(path, "a B-X\nb E-X\n")).scheme == "bioes"
     assert read_conll(write(path, "a B_X\nb M_X\nc E_X\nd S_X\n")).scheme == "bmes"
     assert read_conll(write(path, "a B-X\n"), "bmes").scheme == "bmes"
-    with pytest.raises(UserError, match=r"f line 2: the tag E-X is not of the scheme bio"):
+    with pytest.raises(UserError, match=r"f line 2: the tag E-X is not a tag of the scheme bio"):
         read_conll(write(path, "a B-X\nb E-X\n"), "bio")
-    with pytest.raises(UserError, match=r"f line 3: the tag M-X is not of a scheme with"):
+    with pytest.raises(UserError, match=r"f line 3: the tag M-X is not a tag of a scheme with"):
         read_conll(write(path, "a B-X\nb I-X\nc M-X\n"))
 
 
@@ -109,8 +109,8 @@ def test_iob1_follows_its_own_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it has no token"),
-        ("\n \n-DOCSTART- O\n", "it has no token"),
+        ("", "has no token"),
+        ("\n \n-DOCSTART- O\n", "has no token"),
         ("a O\nb\n", "line 2 has 1 columns, the first line 2"),
         ("a O\n\nb x O\n", "line 3 has 3 columns, the first line 2"),
         ("a\tO\nb O\n", "line 2 has 1 columns"),

@@ -142,7 +142,7 @@ def _bytes(value: int | bytes) -> bytes:
 
 def _int(value: int | bytes) -> int:
     if not isinstance(value, int) or value >= 1 << 63:
-        raise ValueError("no number of 0 or more where one is expected")
+        raise ValueError("expected a number of 0 or more")
     return value
 
 

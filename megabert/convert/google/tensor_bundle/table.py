@@ -165,7 +165,7 @@ def _entries(block: bytes) -> Iterator[Entry]:
         if shared > len(key) or position + unshared + size > end:
             raise ValueError("an entry exceeds its end")
         if shared + unshared > LONGEST_KEY:
-            raise ValueError(f"a name of {shared + unshared:,} bytes")
+            raise ValueError(f"it holds a name of {shared + unshared:,} bytes")
         key = key[:shared] + block[position : position + unshared]
         position += unshared
         yield key, block[position : position + size]
