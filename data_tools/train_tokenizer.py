@@ -29,6 +29,7 @@ from megabert.data.prepare.train_tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from megabert.data.text.input.sources import FORMATS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
-        "--input-format", default="auto",
-        help="auto, mediawiki, wikiextractor, text or jsonl (default: auto, from the content)",
+        "--input-format", default="auto", metavar="|".join(("auto", *FORMATS)),
+        help="format of the input (default: auto, detected from its content)",
     )  # fmt: skip
     what.add_argument(
         "--language", default="en", metavar="CODE", help="language of the text (default: en)"

@@ -16,20 +16,20 @@ from megabert.finetune.settings import (
 )
 
 DESCRIPTION = """\
-Fine-tune a pretrained encoder for a task, evaluate it while it trains, and keep its best model.
+Fine-tune a pretrained encoder for a task, evaluate it during training, and save its best model.
 
   python launch/finetune.py --task squad --checkpoint runs/p2 --train train-v1.1.json --eval dev-v1.1.json --output runs/squad
   deepspeed --num_gpus 8 launch/finetune.py --task mnli --checkpoint bert-base-uncased/ --train ... --eval ... --test ... --output ...
   python launch/finetune.py --checkpoint runs/squad/final --eval dev-v1.1.json --output runs/scored     (no training)
   python launch/finetune.py --task rte ... --epochs 10 --eval-interval 50 --patience 4                (early stopping)
   python launch/finetune.py --task rte ... --seeds 5 --lrs 2e-5,3e-5,5e-5 --output runs/rte          (15 runs and a table)
-  The last command with --resume auto continues after an interruption; finished runs are kept.
+  The last command with --resume auto continues after an interruption; it reuses finished runs.
 
 Precedence: flag > --config > DeepSpeed file > default. The run folder holds config.yaml (a valid --config),
 metrics.jsonl, tensorboard/, final/ (the best model), its predictions, results.json, and test/ (predictions of
 --test). With --seeds or --lrs each run has such a folder in RUN, for example RUN/2e-5-seed-42, and RUN/results.json
-has the mean and standard deviation for each learning rate. If a run diverges, it is named, the other runs are made,
-and the exit status is 1."""
+has the mean and standard deviation for each learning rate. If a run diverges, the command reports it,
+continues with the other runs, and exits with status 1."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

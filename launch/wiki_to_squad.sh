@@ -9,6 +9,10 @@
 # repeat its stage. The first stage that fails ends the script with that stage's exit status.
 # About ten minutes on two cores; no GPU and no network are needed.
 set -euo pipefail
+if (($#)); then # no arguments are known: print the comment above
+  sed -n '2,/^set/{s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+  [[ $1 == -h || $1 == --help ]] && exit 0 || exit 2
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # --- settings -----------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class CommandParser(argparse.ArgumentParser):
         message = message.removeprefix("argument ").replace(
             "expected one argument", "expected a value"
         )
+        message = message.replace("not allowed with argument", "not allowed with")
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -143,7 +144,8 @@ class CommandParser(argparse.ArgumentParser):
             elif id(action) in given and flag not in self.repeatable:
                 first = given[id(action)]
                 same = "" if first == flag else f" (the same as {first})"
-                problems.append(f"{flag}{same} is given twice; keep one")
+                cure = f"give all values after one {flag}" if action.nargs == "+" else "keep one"
+                problems.append(f"{flag}{same} is given twice; {cure}")
             else:
                 given[id(action)] = flag
         return list(dict.fromkeys(problems))

@@ -42,7 +42,8 @@ class SelectionSettings:
     """Evaluation, seeds and choice of the best model"""
 
     eval_interval: PositiveInt | Literal["epoch", "end"] = setting(
-        "epoch", "updates between evaluations of --eval; or once per epoch; or only at the end"
+        "epoch",
+        "updates between evaluations of --eval; epoch: once per epoch; end: only at the end",
     )
     keep: Literal["best", "last"] = setting(
         "best", "model to save in final/, which the predictions and --test use"
@@ -52,13 +53,13 @@ class SelectionSettings:
     )
     seeds: PositiveInt = setting(
         1,
-        "number of runs, with --seed, --seed + 1, ...; results.json has mean and standard deviation",
+        "number of runs, with --seed, --seed + 1, ...; results.json has their mean and standard deviation",
     )
     lrs: tuple[NonNegativeFloat, ...] = setting(
         (), "learning rates to try instead of --lr, each with every seed", metavar="X"
     )
     resume: Literal["never", "auto"] = setting(
-        "never", "auto: keep the finished runs of --output and make the others", resume="free"
+        "never", "auto: keep the finished runs of --output and do the others", resume="free"
     )
 
     def __post_init__(self) -> None:

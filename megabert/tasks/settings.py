@@ -21,25 +21,27 @@ class TaskSettings:
         None, "megabert folder, pretraining run, or Hugging Face BERT folder to start from"
     )
     train: Path | None = setting(
-        None, "training file (without it, --eval and --test are only scored)"
+        None, "training file; without it, --eval and --test are only scored"
     )
     eval: Path | None = setting(None, "file to score during and after training")
     test: Path | None = setting(
         None, "file to predict with the selected model into RUN/test; scored if it has labels"
     )
-    output: Path | None = setting(None, "new run folder (runs/TASK)", resume="free")
+    output: Path | None = setting(None, "run folder (default: runs/TASK)", resume="free")
     max_length: PositiveInt | None = setting(
-        None, "tokens per row at most (squad, squad2: 384; other tasks: 128)"
+        None, "tokens per row, at most (default: 384 for squad and squad2, 128 for other tasks)"
     )
     max_train_examples: PositiveInt | None = setting(
-        None, "training examples to use at most, drawn by --seed"
+        None, "training examples to use, at most; a random choice by --seed (default: all)"
     )
     random_init: bool = setting(
-        False, "use shape and tokenizer of --checkpoint, but random weights (on|off)"
+        False, "use shape and tokenizer of --checkpoint, but random weights"
     )
     new_head: bool = setting(
-        False, "draw a new head even if --checkpoint was fine-tuned for this task (on|off)"
+        False, "draw a new head even if --checkpoint was fine-tuned for this task"
     )
     seed: NonNegativeInt = setting(42, "seed of new weights, order of examples and dropout")
     log_interval: PositiveInt = setting(10, "updates between lines of metrics", resume="free")
-    dropout: Probability | None = setting(None, "hidden and attention dropout (the checkpoint's)")
+    dropout: Probability | None = setting(
+        None, "dropout probability of hidden states and of attention (default: the checkpoint's)"
+    )

@@ -122,7 +122,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda f: _cut(_rank_file(f), 0.0), r"rank_1\S* has 0 bytes instead of \d+"),
     "missing rank file": (lambda f: _rank_file(f).unlink(), r"zero_pp_rank_1\S* is missing"),
     "missing model file": (lambda f: _model_file(f).unlink(), r"model_states\S* is missing"),
-    "no record": (lambda f: (f / "megabert.json").unlink(), r"not a whole.* no megabert\.json"),
+    "no record": (lambda f: (f / "megabert.json").unlink(), r"not a complete.* no megabert\.json"),
     "empty record": (lambda f: _cut(f / "megabert.json", 0.0), r"json is not a checkpoint record"),
     "half a record": (lambda f: _cut(f / "megabert.json", 0.5), r"json is not a checkpoint record"),
     "number in the record": (

@@ -63,7 +63,10 @@ def test_all_errors_come_at_once_and_name_the_flag() -> None:
     [
         (["--count", "1", "--count=2"], "--count is given twice; keep one"),
         (["--kind", "a", "--sort", "b"], "--sort (the same as --kind) is given twice"),
-        (["--rates", "1", "--rates", "2"], "--rates is given twice"),
+        (
+            ["--rates", "1", "--rates", "2"],
+            "--rates is given twice; give all values after one --rates",
+        ),
         (["--count"], "--count: expected a value"),
         (["count", "2"], "unexpected argument 'count'; did you mean --count?"),
         (["--cou", "2"], "unknown flag --cou"),

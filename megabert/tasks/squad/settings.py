@@ -36,15 +36,16 @@ class SquadSettings:
     doc_stride: PositiveInt = setting(
         128, "distance in tokens between the windows of a long context"
     )
-    max_query_length: PositiveInt = setting(64, "tokens per question at most; the rest is cut off")
-    max_answer_length: PositiveInt = setting(30, "tokens per answer at most")
+    max_query_length: PositiveInt = setting(64, "tokens per question, at most; the rest is cut off")
+    max_answer_length: PositiveInt = setting(30, "tokens per answer, at most")
     n_best: PositiveInt = setting(20, "answers per question in nbest_predictions.json")
     null_threshold: NullThreshold | None = setting(
         None,
         "squad2: give the empty answer where its score exceeds the best span's by more than this; auto: "
-        "chosen for the best F1 on --eval (the checkpoint's, else 0)",
+        "the value with the best F1 on --eval (default: the checkpoint's, else 0)",
+        metavar="X|auto",
     )
     metric_language: Literal["auto", "en", "zh"] = setting(
         "auto",
-        "rules of exact match and F1: SQuAD's, or CMRC 2018's for Chinese (auto: by the language of the ground truths)",
+        "rules of exact match and F1: SQuAD's, or CMRC 2018's for Chinese; auto: by the language of the answers in --eval",
     )

@@ -14,12 +14,12 @@ from megabert.config.values import DEFERRED
 class TaggingSettings:
     """Tagging (CLUENER, CoNLL)"""
 
-    crf: bool = setting(False, "add a conditional random field to the linear head (on|off)")
+    crf: bool = setting(False, "add a conditional random field to the linear head")
     crf_constraints: Literal["none", "decode", "always"] = setting(
         "decode",
-        "where tag sequences that the scheme forbids are ruled out: nowhere, in predictions, in the loss too",
+        "where to exclude tag sequences that the scheme forbids: nowhere, in predictions, or also in the loss",
     )
     tag_scheme: Literal["auto", "bio", "bioes", "bmes"] = setting(
         "auto",
-        "scheme of the tags in conll's files (auto: that of --train), or of cluener's labels (auto: bio)",
+        "scheme of the tags in conll's files (auto: detected from --train), or of cluener's labels (auto: bio)",
     )

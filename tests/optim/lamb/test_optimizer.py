@@ -476,7 +476,7 @@ def test_own_parameter_groups() -> None:
     assert schedule.get_last_lr() == pytest.approx([0.3, 0.3, 0.15, 0.15, 0.03])
     assert [group["lr"] for group in schedule.optimizer.param_groups] == schedule.get_last_lr()
     with pytest.raises(
-        UserError, match="group 3: '.*' matches no parameter that earlier groups left"
+        UserError, match=r"group 3: '.*' matches no parameter that earlier groups left"
     ):
         parameter_groups(model, 0.01, own=[*own, GroupRule("dense.bias")])
 
