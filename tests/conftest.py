@@ -23,7 +23,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real data beside the checkout; the test is skipped where it is missing."""
+    """Folder of real data next to the checkout; the test is skipped where it is missing."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("real data not found: expected the folder ../shared/data beside the checkout")
+        pytest.skip("real data not found: expected the folder ../shared/data next to the checkout")
     return SHARED_DATA

@@ -1,4 +1,4 @@
-"""A checkpoint's record, ``megabert.json``: written last, read first, used if its sums agree.
+"""A checkpoint's record, ``megabert.json``: written last, read first, used if checksums match.
 
     {"version": 2, "step": 500, "consumed_samples": ..., "model": {...}, ...,
      "files": {"mp_rank_00_model_states.pt": {"bytes": ..., "sha256": ...}, ...},

@@ -1,4 +1,4 @@
-"""Merges a DeepSpeed checkpoint of any ZeRO stage, data and tensor parallel degree to whole tensors.
+"""Merges a DeepSpeed checkpoint of any ZeRO stage and parallel degrees into whole tensors.
 
 Stages 1 to 3 go through DeepSpeed's universal checkpoint: its converter splits the ranks' flat
 partitions into fragments per tensor, joins the fragments of the data-parallel ranks, and then the

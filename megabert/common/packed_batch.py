@@ -1,4 +1,4 @@
-"""One micro batch: tokens of whole sequences, laid end to end, and what a loss reads of them.
+"""One micro batch: packed tokens of whole sequences, and what a loss reads of them.
 
 The loader and the tasks make a batch of numpy arrays, once. It passes whole through the engine to the
 model:

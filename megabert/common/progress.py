@@ -18,7 +18,7 @@ REDRAW_SECONDS = 0.2
 
 
 class Progress:
-    """One line of progress: label, share done, remaining time, and a text of the caller.
+    """One line of progress: label, fraction done, remaining time, and a text of the caller.
 
     On a terminal the line redraws itself, fits the terminal's width, and log messages appear above it.
     A new bar ends the one before it. Elsewhere each update is a plain line, at most one every ``interval`` seconds, so that a long job

@@ -1,4 +1,4 @@
-"""The shape of an encoder, the published shapes by name, and the encoders that there are.
+"""The shape of an encoder, the published shapes by name, and the known encoders.
 
 :class:`ModelConfig` describes BERT and NEZHA, in the form that is stored. Another encoder has a
 subclass with its own fields; it is stored with the encoder's name under the key ``encoder``.

@@ -1,4 +1,4 @@
-"""DeepSpeed's own messages: into a file of the run folder instead of between a run's lines."""
+"""Sends DeepSpeed's own messages to a file of the run folder, not between a run's lines."""
 
 from __future__ import annotations
 

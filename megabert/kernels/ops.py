@@ -1,4 +1,4 @@
-"""The fused operators as differentiable functions: each goes to the implementation for its tensors.
+"""The fused operators as differentiable functions: each dispatches on the device of its tensors.
 
     CPU, float32 and bfloat16          native      compiled C++ (reference without a compiler)
     CUDA, half precision and float32   triton      (reference where triton is not installed)

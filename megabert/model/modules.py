@@ -99,7 +99,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A linear layer that every tensor parallel rank computes alike."""
+    """A linear layer that every tensor parallel rank computes identically."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class ColumnParallelLinear(nn.Module):
 
 
 class RowParallelLinear(nn.Module):
-    """``[..., in/t] -> [..., out]``, the same on all ranks; the exit is inside, before the bias.
+    """``[..., in/t] -> [..., out]``, the same on all ranks, summed over them before the bias.
 
     With sequence parallelism ``[T, in/t] -> [T/t, out]``, this rank's own tokens; the bias is then used
     on own tokens only.

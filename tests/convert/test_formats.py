@@ -103,7 +103,7 @@ def test_a_format_from_outside_converts_both_ways(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("empty_registry")
 def test_a_name_is_given_once() -> None:
     register_format("numpy", NUMPY)
-    register_format("numpy", NUMPY)  # importing twice is no error
+    register_format("numpy", NUMPY)  # importing twice is not an error
     with pytest.raises(UserError, match="two objects are registered as format 'numpy'"):
         register_format("numpy", Format(read=NUMPY.read))
     with pytest.raises(UserError, match="'nvidia'"):

@@ -41,7 +41,7 @@ def padded(folder: Path, rows: int) -> Path:
 
 @pytest.mark.parametrize("target", ["megabert", "huggingface"])
 def test_padding_rows_are_taken_off(tmp_path: Path, target: str) -> None:
-    """101 words in 104 rows: 101 rows are written, and what went is told by name."""
+    """101 words in 104 rows: 101 rows are written, and the report names what was left out."""
     source = padded(tmp_path / "hf", 104)
     result = convert(ConversionRequest("huggingface", source, target, tmp_path / "out"))
     assert result.model.config.vocab_size == 101
@@ -57,7 +57,7 @@ def test_padding_rows_are_taken_off(tmp_path: Path, target: str) -> None:
 
 
 def test_other_surplus_rows_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """103 rows are no rounding up of 101 words: kept, and said so."""
+    """103 rows are not 101 words rounded up: all are kept, and the log says so."""
     result = convert(
         ConversionRequest("huggingface", padded(tmp_path / "hf", 103), "megabert", tmp_path / "o")
     )
@@ -83,7 +83,7 @@ def test_rows_of_added_tokens_are_no_padding(tmp_path: Path, where: str) -> None
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 60_000), st.sampled_from([8, 64, 128, 1024]))
 def test_what_padding_is(words: int, multiple: int) -> None:
-    """Exactly the roundings up; a surplus of the next multiple and more is none."""
+    """Only rounding up to a multiple is padding; a larger surplus is not."""
     rows = -(-words // multiple) * multiple
     assert vocabulary.is_padding(rows, words) == (rows > words)
     assert not vocabulary.is_padding(rows + 1025, words)
@@ -106,7 +106,7 @@ def test_a_vocabulary_file_given_by_hand(pretraining: Path, tmp_path: Path) -> N
 
 
 def test_the_older_name_of_the_configuration(pretraining: Path, tmp_path: Path) -> None:
-    """bert_config.json stands in for config.json; --model-config for both."""
+    """bert_config.json replaces a missing config.json; --model-config replaces both."""
     good = huggingface.read(pretraining)
     folder, _ = copy_of(pretraining, tmp_path / "old")
     values = {n: getattr(good.config, n) for n in bert_config.SHARED_FIELDS}
@@ -256,7 +256,7 @@ def test_reading_back_is_exact(pretraining: Path) -> None:
     )
 )
 def test_any_configuration_is_read_or_refused_in_a_line(given_values: dict[str, Any]) -> None:
-    """Whatever stands in the fields: a model, or one line with the file."""
+    """Whatever the fields hold, the result is a model or a one-line error that names the file."""
     message = "x/config.json: "
     try:
         bert_config.config_from({**SIZES, **given_values}, Path("x/config.json"))

@@ -112,7 +112,7 @@ def of_the_authors(folder: Path, **more: torch.Tensor) -> Path:
 
 
 def test_both_layouts_are_one_model(tmp_path: Path) -> None:
-    """The same tensors from transformers' and from the authors' files; their extras are told."""
+    """The same tensors from transformers' and the authors' files; extra tensors are reported."""
     buffers = {
         f"nezha.encoder.layer.{i}.attention.self.relative_positions_encoding.positions_encoding": (
             position_buffer()

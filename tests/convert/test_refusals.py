@@ -70,7 +70,7 @@ def stated(source: Path, folder: Path, **values: Any) -> Path:
 
 
 def refusal(source: str, folder: Path) -> str:
-    """What a conversion of the folder is refused with; nothing may stand beside it afterwards."""
+    """The error of converting the folder; no other file may be next to it afterwards."""
     before = sorted(folder.parent.iterdir())
     with pytest.raises(UserError) as caught:
         convert(ConversionRequest(source, folder, "huggingface", folder.parent / "new" / "out"))
@@ -95,7 +95,7 @@ def test_values_that_are_not_finite(
 
 
 def test_numbers_out_of_all_bounds(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Ten million layers, or a width of 10**12, are told before any list or tensor is made of them."""
+    """Ten million layers, or a width of 10**12, are refused before anything of that size is made."""
     deep = {"num_hidden_layers": 10_000_000}
     said = refusal("huggingface", stated(folders["huggingface"], tmp_path / "a", **deep))
     assert "states 10,000,000 layers" in said
@@ -198,7 +198,7 @@ def test_a_safetensors_file_is_not_nvidias(folders: dict[str, Path], tmp_path: P
 def test_what_else_a_pickle_holds(
     folders: dict[str, Path], tmp_path: Path, source: str, entry: dict[Any, Any], words: str
 ) -> None:
-    """Tensors that are no arrays, and names that are no text."""
+    """Tensors that are not arrays, and names that are not text."""
     folder = tmp_path / "in"
     shutil.copytree(folders["huggingface"], folder)
     tensors = load_file(folder / "model.safetensors")
@@ -208,7 +208,7 @@ def test_what_else_a_pickle_holds(
 
 
 def test_a_kernel_of_three_dimensions(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A matrix that would be turned is named with its shape when it is none."""
+    """If a tensor that must be transposed is not a matrix, the error gives its name and shape."""
     shutil.copytree(folders["google-tf"], tmp_path / "in")
     bundle = Bundle(tmp_path / "in" / "bert_model.ckpt")
     tensors = {name: bundle.read(name) for name in bundle.names}
@@ -282,7 +282,7 @@ def same_line(name: Name, ours: str, theirs: str) -> bool:
     ids=["huggingface", "google", "nvidia", "mindspore"],
 )
 def test_documented_names(root: Path, column: int, tables: tuple[NameTable, ...]) -> None:
-    """Each row of the documentation stands in the code's table, and each line there has a row."""
+    """Each row of the documentation is in the code's table, and each line there has a row."""
     names = {name for table in tables for name in table.expand(1) if name.part != CRF}
     rows = [row for row in documented(root, column) if not row[0].startswith("crf.")]
     assert len(rows) >= 19

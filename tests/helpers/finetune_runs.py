@@ -100,7 +100,7 @@ def run(rank: int, world_size: int, runs: list[dict[str, Any]]) -> list[Any]:
 
 
 def in_world(ranks: int, *runs: dict[str, Any]) -> list[Any]:
-    """``run`` on so many ranks; the main rank's results."""
+    """The main rank's results of ``run`` on ``ranks`` ranks."""
     import_once()
     return run_ranks(run, ranks, list(runs), initialize=False, timeout=240)[0]
 

@@ -39,7 +39,7 @@ def random_samples(
 
 
 def samples_of(source: SampleSource, count: int) -> list[StaticSample]:
-    """The first samples of a run over our shards, in the order in which they must stand in a file so
+    """The first samples of a run over our shards, in the order in which a file must hold them so
     that a run of ``count`` foreign samples with the same seed reads them in the same order."""
     numbers = np.arange(count)
     arrays = source.samples(numbers)

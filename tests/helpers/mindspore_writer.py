@@ -60,7 +60,7 @@ def one(name: str, kind: str, dims: Iterable[int], content: bytes) -> bytes:
 
 
 def encode(name: str, tensor: Tensor, pieces: int = 1) -> bytes:
-    """A tensor in so many pieces of whole values."""
+    """A tensor in ``pieces`` pieces of whole values."""
     kind = {
         torch.float32: "Float32",
         torch.float16: "Float16",

@@ -34,7 +34,7 @@ def process(**environment: str) -> Iterator[Run]:
 
 
 def start() -> None:
-    """Set a worker up. The interpreter cuts bf16 off where a GPU rounds to nearest: mended here."""
+    """Set a worker up. The interpreter truncates to bf16 where a GPU rounds to nearest; this is fixed here."""
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
         from triton.runtime import interpreter

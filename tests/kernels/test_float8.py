@@ -312,7 +312,7 @@ def test_deepspeed_sees_bf16(zero: int) -> None:
 
 
 def test_a_deepspeed_file_of_bf16_may_be_run_in_fp8(tmp_path: Path) -> None:
-    """The file's section sets bf16; the flag that names fp8 stands above it."""
+    """The file's section sets bf16; the flag that names fp8 takes precedence."""
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"bf16": {"enabled": True}}), encoding="utf-8")
     values = deepspeed_layer({"bf16": {"enabled": True}}, path).values

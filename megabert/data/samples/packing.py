@@ -1,4 +1,4 @@
-"""Samples as micro batches: packed end to end without padding, or padded (numpy only).
+"""Samples as micro batches: packed without padding, or padded (numpy only).
 
     choose_window       which micro steps of which ranks share their samples
     distribute          sizes -> which bin gets which of them: equal counts, nearly equal sums

@@ -223,12 +223,12 @@ def padded(
     scale: float,
     dropout_probability: float,
 ) -> Tensor:
-    """By padding; arguments as in :func:`flash_attention`. Memory: P max_seqlen N D a tensor."""
+    """By padding; arguments as in :func:`flash_attention`. Memory: P max_seqlen N D per tensor."""
     tokens, heads, head_size = query.shape
     begins, lengths = cu_seqlens.long().narrow(0, 0, len(cu_seqlens) - 1), cu_seqlens.diff()
     sequences, device = len(lengths), query.device
     places = torch.arange(max_seqlen, device=device)
-    # an empty sequence sees one key of padding, since a softmax needs something to be of
+    # an empty sequence sees one key of padding, since a softmax needs at least one
     visible = (places < lengths.unsqueeze(1)) | (places == 0)  # [P, S]
     numbers = torch.repeat_interleave(
         torch.arange(sequences, device=device), lengths, output_size=tokens
@@ -236,15 +236,15 @@ def padded(
     within = torch.arange(tokens, device=device) - begins.index_select(0, numbers)
     rows = numbers * max_seqlen + within
 
-    def spread(x: Tensor) -> Tensor:
+    def padded(x: Tensor) -> Tensor:
         """[T, N, D] -> [P, N, S, D], zeros for padding."""
         whole = x.new_zeros(sequences * max_seqlen, heads, head_size).index_copy(0, rows, x)
         return whole.view(sequences, max_seqlen, heads, head_size).transpose(1, 2)
 
     context = scaled_dot_product_attention(
-        spread(query),
-        spread(key),
-        spread(value),
+        padded(query),
+        padded(key),
+        padded(value),
         attn_mask=visible.view(sequences, 1, 1, max_seqlen),
         dropout_p=dropout_probability,
         scale=scale,

@@ -83,7 +83,7 @@ def _place(ids: np.ndarray, starts: np.ndarray, texts: EncodedBatch, used: np.nd
 
 @dataclass(frozen=True)
 class ClassificationFeatures:
-    """Rows of a file, one an example: see :class:`megabert.tasks.base.Features`.
+    """Rows of a file, one per example: see :class:`megabert.tasks.base.Features`.
 
     Attributes:
         path: the file.

@@ -53,7 +53,7 @@ class ClassifierRecords:
 
 @dataclass(frozen=True)
 class SquadRecords:
-    """What a training file of ``run_squad.py`` holds; all int64 [F] but ``impossible``, bool [F].
+    """What a training file of ``run_squad.py`` holds; int64 [F], except ``impossible``: bool [F].
 
     ``starts`` and ``ends``: first and last token of the answer in its row, 0 ([CLS]) where the row has
     none; ``impossible``: the row was made without an answer.

@@ -40,7 +40,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of equally many cells.
+    """Lines with the same number of cells.
 
     Attributes:
         header: names of the columns, None where the file has no header.

@@ -145,7 +145,7 @@ def test_the_real_checkpoint_computes_the_same(toy: Path) -> None:
 
 
 def test_the_real_checkpoint_with_large_weights(toy: Path, tmp_path: Path) -> None:
-    """The toy's own weights hardly move a logit; 30 times as large, each of them counts."""
+    """The toy's own weights barely change a logit; 30 times larger, each of them matters."""
     values = arrays(toy)
     write_bundle(
         tmp_path / "bert_model.ckpt",

@@ -79,7 +79,7 @@ def test_there_and_back(
 
 
 def test_labels_without_names(tmp_path: Path) -> None:
-    """LABEL_0, LABEL_1, ... are no names; what they stand in for is written again."""
+    """LABEL_0, LABEL_1, ... do not count as names; they are written again as placeholders."""
     source = make(tmp_path / "hf", "BertForSequenceClassification", num_labels=4)
     result = convert(ConversionRequest("huggingface", source, "huggingface", tmp_path / "out"))
     assert result.model.labels == ()
@@ -97,7 +97,7 @@ def test_labels_without_names(tmp_path: Path) -> None:
 def test_a_head_without_a_class_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], class_name: str, head: Head, why: str
 ) -> None:
-    """A pooler makes it a head on sequences; which one it is, and why, is told."""
+    """A pooler makes it a head on sequences; the log says which head it is, and why."""
     source = make(tmp_path / "hf", class_name, **named(TAGS))
     change(source, architectures=None)
     assert huggingface.read(source).head == head

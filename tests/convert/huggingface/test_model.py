@@ -229,7 +229,7 @@ def test_truncated_and_absent_files(pretraining: Path, tmp_path: Path) -> None:
     ["attention.self.query.weight", "attention.self.value.bias", "output.dense.weight"],
 )
 def test_check_sees_permuted_heads(pretraining: Path, name: str) -> None:
-    """Weights whose rows or columns stand in another order do not pass for the same model."""
+    """Weights whose rows or columns are in another order are not accepted as the same model."""
     model = huggingface.read(pretraining)
     theirs = transformers_side(pretraining, model)
     table = {n.theirs: n.ours for n in names.BERT.expand(2)}

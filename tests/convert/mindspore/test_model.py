@@ -164,7 +164,7 @@ def test_pretraining(tmp_path: Path, checksum: bool, pieces: int) -> None:
 
 
 def test_epsilon_counts(tmp_path: Path) -> None:
-    """With an epsilon of another size the outputs differ: it is not lost on the way."""
+    """With another epsilon the outputs differ: the conversion preserves it."""
     model = reference(hidden_act="gelu_new", layer_norm_eps=0.3)
     path = write(tmp_path / "a.ckpt", parameters_of(model))
     said = tmp_path / "bert_config.json"

@@ -298,7 +298,7 @@ def test_code_does_not_run(tmp_path: Path, pretrained: dict[str, Tensor], zipped
 
 
 def test_saved_anew(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
-    """The two lines of docs/reference/conversion.md make a file that is read, and still tells its version."""
+    """The two lines of docs/reference/conversion.md make a file that is read and still shows its version."""
     path, weights = tmp_path / "ckpt_7038.pt", tmp_path / "weights.pt"
     torch.save(checkpoint(pretrained) | {"args": argparse.Namespace(lr=1)}, path)
     content = torch.load(path, map_location="cpu", weights_only=False)
@@ -309,7 +309,7 @@ def test_saved_anew(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
 
 
 def test_other_files(tmp_path: Path) -> None:
-    """What is no checkpoint of this kind is said in one line."""
+    """A file that is not a checkpoint of this kind gives a one-line error."""
     path = tmp_path / "ckpt_1.pt"
     for content, words in (
         ([torch.zeros(1)], "holds a list"),
@@ -331,7 +331,7 @@ def test_other_files(tmp_path: Path) -> None:
 
 
 def test_unknown_heads(tmp_path: Path) -> None:
-    """A width that is no multiple of 64 needs a configuration."""
+    """A width that is not a multiple of 64 needs a configuration."""
     model = reference(hidden_size=96, num_attention_heads=4)
     torch.save(checkpoint(state_of(model)), tmp_path / "ckpt_1.pt")
     with pytest.raises(UserError, match=r"width 96 .* --model-config"):

@@ -89,7 +89,7 @@ def as_row(sample: StaticSample) -> tuple[Any, ...]:
 
 @LAYOUT
 def test_samples_are_kept(layout: str, tmp_path: Path) -> None:
-    """Every sample once an epoch, with its own masks in each epoch, in another order."""
+    """Each epoch has every sample once, with the sample's own masks, in another order."""
     samples = random_samples(50)
     read = source(write(tmp_path, layout, samples))
     assert read.samples_per_epoch == 50

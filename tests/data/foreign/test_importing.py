@@ -230,7 +230,7 @@ def test_repeated_text_that_was_cut() -> None:
 
 
 def test_copies_under_other_masks(vocabulary: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Five epochs over the same documents, cut and masked anew: about the text of one comes back."""
+    """Five epochs of the same documents, cut and masked differently, give about the text of one."""
     pages = documents(50)
     numbered = enumerate(tokenizer.encode_sentences(page) for page in pages)
     content = [

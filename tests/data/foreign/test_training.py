@@ -42,7 +42,7 @@ def reference(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def theirs(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first samples of that run in each foreign layout; one held-out file beside the first."""
+    """The first samples of that run in each foreign layout, and one evaluation file."""
     folder = tmp_path_factory.mktemp("foreign")
     source = SampleSource(
         Corpus.open(ours, "train"), SampleSettings(32, seed=SEED), MaskSettings(max_predictions=5)
@@ -78,7 +78,7 @@ def test_losses_are_those_of_our_shards(
 
 
 def test_stop_and_resume(ours: Path, theirs: Path, reference: Path, tmp_path: Path) -> None:
-    """On two ranks; other data is refused, and the run's own config suffices to go on."""
+    """On two ranks: other data is refused, and the run's own config is enough to resume."""
     run, words = tmp_path / "run", vocabulary(ours)
     train(theirs / "variable", run, *words, "--stop-after", "2", ranks=2)
     with pytest.raises(UserError, match="was made with other settings: data_fingerprint"):
@@ -157,7 +157,7 @@ def test_wrong_flags(arguments: list[str], message: str, ours: Path, theirs: Pat
 
 
 def test_settings_in_a_file(ours: Path, theirs: Path, tmp_path: Path) -> None:
-    """Defaults are passed over there, since a run's own file names every setting."""
+    """Defaults in a file are ignored, since a run's own file names every setting."""
     data = ["--data", str(theirs / "fixed"), *vocabulary(ours)]
     file = tmp_path / "settings.yaml"
     file.write_text("data: {masking: token, mask_fraction: 0.15, max_predictions: 7}\n")

@@ -117,7 +117,7 @@ def test_same_bytes_for_any_workers(
 
 
 def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]:
-    """The job in its own process, slowed down by ``delay`` seconds a batch."""
+    """The job in its own process, slowed down by ``delay`` seconds per batch."""
     script = (
         "import time, pathlib\n"
         "from pathlib import PosixPath\n"

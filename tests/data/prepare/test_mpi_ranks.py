@@ -20,7 +20,7 @@ TOOL = "data_tools/shard_wiki.py"
 MPIRUN = Path(sys.executable).parent / "mpirun"
 
 pytestmark = pytest.mark.skipif(
-    not MPIRUN.is_file(), reason="no mpirun beside the interpreter: pip install 'megabert[mpi]'"
+    not MPIRUN.is_file(), reason="no mpirun next to the interpreter: pip install 'megabert[mpi]'"
 )
 
 

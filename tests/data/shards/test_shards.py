@@ -53,7 +53,7 @@ def make_document(number: int, seed: int = 0, sentences: int = 30) -> Document:
 
 
 def make_folder(folder: Path, sizes: tuple[int, ...] = (40, 25)) -> list[Document]:
-    """A training split of shards with so many documents, and three evaluation documents."""
+    """A training split of shards with ``sizes`` documents, and three evaluation documents."""
     numbers = iter(range(10_000))
     shards = [[make_document(next(numbers)) for _ in range(size)] for size in sizes]
     evaluation = [make_document(9000 + i) for i in range(3)]

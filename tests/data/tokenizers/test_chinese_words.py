@@ -58,7 +58,7 @@ def articles(shared_data: Path) -> list[str]:
 
 
 def cut(words: ChineseWords, text: str) -> list[str]:
-    """The text, parted where no ideograph continues a word."""
+    """The text, split where no ideograph continues a word."""
     return _parts(text, ~words.continues(text))
 
 

@@ -107,7 +107,7 @@ def check_json(path: Path, texts: list[str]) -> Tokenizer:
 
 
 def wrongly_normalised(folder: Path, texts: list[str]) -> list[str]:
-    """Texts that the tokenizer.json beside a model normalises in another way than the model."""
+    """Texts that the tokenizer.json next to a model normalises differently from the model."""
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
     normalizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).normalizer
     return [
@@ -119,7 +119,7 @@ def wrongly_normalised(folder: Path, texts: list[str]) -> list[str]:
 
 
 def share_of_json(folder: Path, texts: list[str]) -> float:
-    """Share of texts whose ids by the tokenizer.json beside a model are the model's."""
+    """Fraction of texts for which the tokenizer.json next to a model gives the model's ids."""
     json_ids = batch_ids(load_tokenizer(folder / "tokenizer.json"), texts)
     pairs = zip(batch_ids(load_tokenizer(folder), texts), json_ids)
     return float(np.mean([a == b for a, b in pairs]))

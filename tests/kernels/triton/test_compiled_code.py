@@ -61,7 +61,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 def test_steps_share_compiled_kernels(compiler: Run) -> None:
-    """Rows, seeds, probabilities and parts of the vocabulary that change compile nothing anew."""
+    """Rows, seeds, probabilities and parts of the vocabulary that change do not cause recompilation."""
     first = compiler(keys_of, 16, 2**62, 0.1)
     assert len(first) == 7
     for rows, seed, chance in itertools.product((1, 17, 64), (0, 1, 2**33 + 1), (0.5, 1e-9)):

@@ -121,7 +121,7 @@ def test_answers_of_long_contexts_come_back_from_some_window(tmp_path: Path) -> 
             assert made.text(row, start, end) == words[number * 13]
             found.add(number)
         else:
-            assert end == 0  # [CLS]: the answer stands in another window
+            assert end == 0  # [CLS]: the answer is in another window
     assert found == set(range(len(questions)))
     assert int(made.lengths.max()) <= 64
 

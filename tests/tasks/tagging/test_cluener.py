@@ -22,7 +22,7 @@ from tests.helpers.tagging_files import entity, gold_labels, make, outputs_for, 
 
 
 def write(path: Path, *lines: Any) -> Path:
-    """One JSON value a line; a str stands as it is."""
+    """One JSON value per line; a str is written as it is."""
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
     return path

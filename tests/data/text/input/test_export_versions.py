@@ -2,8 +2,8 @@
 
 Source: https://www.mediawiki.org/xml/export-0.3.xsd to export-0.11.xsd. What differs for a reader:
 0.4 brings ``<redirect>``, 0.6 ``<ns>``, 0.8 ``<model>`` and ``<format>`` behind the text, 0.10
-puts them in front of it, 0.11 adds ``<origin>`` and one ``<content>`` for each slot beside the
-main one.
+puts them in front of it, 0.11 adds ``<origin>`` and one ``<content>`` for each slot other than
+the main one.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_content_model(version: int, tmp_path: Path) -> None:
 
 
 def test_other_slots_are_not_the_text(tmp_path: Path) -> None:
-    """Schema 0.11: ``<content>`` holds the slots beside the main one."""
+    """Schema 0.11: ``<content>`` holds the slots other than the main one."""
     slot = (
         "<content><role>mediainfo</role><origin>5</origin><model>wikibase-mediainfo</model>"
         '<format>application/json</format><text bytes="2" xml:space="preserve">{}</text></content>'
