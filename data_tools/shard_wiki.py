@@ -138,7 +138,7 @@ def summary(report: ShardingReport, output: Path) -> str:
     ]
     lines += [
         f"{name}: {split.documents} documents, {split.sentences} sentences, "
-        f"{split.tokens} tokens in {len(split.shards)} shards"
+        f"{split.tokens} tokens in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"
         for name, split in manifest.splits.items()
     ]
     if report.batches:

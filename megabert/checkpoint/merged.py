@@ -150,8 +150,8 @@ class _Plain(WholeCheckpoint):
             return merge(parts, dim)
         if any(not torch.equal(parts[0], part) for part in parts[1:]):
             raise UserError(
-                f"{self._source}: {name} ({kind}) is the same on all tensor parallel ranks in a sound "
-                "checkpoint, and differs here"
+                f"{self._source}: {name} ({kind}) differs between tensor parallel ranks, but must be "
+                "the same on all; use another checkpoint"
             )
         return parts[0]
 

@@ -193,7 +193,7 @@ def _explain(error: Exception) -> str:
     """DeepSpeed's error in one line; its check of replicated tensors raises one without a text."""
     text = str(error).strip()
     if isinstance(error, AssertionError) and not text:
-        return "a tensor that is the same on all tensor parallel ranks in a sound checkpoint differs here"
+        return "a tensor that must be the same on all tensor parallel ranks differs between them"
     if isinstance(error, IndexError):
         return "a part of a tensor is in none of its files"
     if isinstance(error, KeyError) and text in ("'exp_avg'", "'exp_avg_sq'", "0"):

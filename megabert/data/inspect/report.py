@@ -65,7 +65,7 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
     for name, split in manifest.splits.items():
         lines.append(
             f"{name}: {split.documents} documents, {split.sentences} sentences, "
-            f"{split.tokens} tokens in {len(split.shards)} shards"
+            f"{split.tokens} tokens in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"
         )
         if len(split.shards) > 1:
             sizes = [info.tokens for info in split.shards]
@@ -124,7 +124,7 @@ def _vocabulary_lines(vocabulary: Vocabulary) -> list[str]:
         f"{entries - seen:,} do not",
         f"  unknown: {100 * vocabulary.unknown_fraction:.4f} % of {vocabulary.tokens:,} tokens",
         f"  words: {vocabulary.words:,}, {vocabulary.tokens_per_word:.3f} tokens per word",
-        f"  entries that cover this part of all tokens  {covering}",
+        f"  entries that cover  {covering} (of all tokens)",
         "  most frequent (% of all tokens):",
     ]
     cells = [
@@ -146,5 +146,5 @@ def _epoch_line(epoch: EpochStatistics) -> str:
         return f"{head}no samples ({epoch.reason})"
     return (
         f"{head}{epoch.samples:,} samples, {100 * epoch.padding:.1f} % padding "
-        f"(of {epoch.measured_on:,})"
+        f"(measured on {epoch.measured_on:,})"
     )

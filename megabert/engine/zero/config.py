@@ -25,7 +25,7 @@ _INEXACT: dict[str, tuple[tuple[Any, ...], str]] = {
     "zero_quantized_gradients": ((False,), "the gradients would be rounded to 4 bits"),
     "zenflow": (
         (None,),
-        "ZenFlow updates parts of a tensor at different steps, so it has no ratio",
+        "ZenFlow updates parts of a tensor at different steps, so no ratio is exact",
     ),
     "compute_grad_norm": ((True,), "gradients would not be clipped, and no norm would be reported"),
     "legacy_stage1": ((False,), "DeepSpeed has removed it"),
@@ -61,8 +61,8 @@ def check_zero_config(config: Mapping[str, Any]) -> None:
     device = states.get("device", "none")
     if device == "nvme":
         raise UserError(
-            "zero_optimization.offload_optimizer on nvme is not supported: masters on disk have no "
-            'address to check; use "device": "cpu"'
+            "zero_optimization.offload_optimizer on nvme is not supported: the place of "
+            'masters on disk cannot be checked; use "device": "cpu"'
         )
     if device != "none" and zero.get("stage", 0) == 0:
         raise UserError(
