@@ -21,8 +21,9 @@ class Progress:
     """One line of progress: label, fraction done, remaining time, and a text of the caller.
 
     On a terminal the line redraws itself, fits the terminal's width, and log messages appear above it.
-    A new bar ends the one before it. Elsewhere each update is a plain line, at most one every ``interval`` seconds, so that a long job
-    does not fill its log. Both go to standard error. No thread is started.
+    A new bar ends the one before it. Elsewhere each update is a plain line, at most one every
+    ``interval`` seconds, so that a long job does not fill its log. Both go to standard error. No thread
+    is started.
     """
 
     def __init__(self, label: str, total: float | None = None, *, interval: float = 10.0) -> None:
@@ -40,11 +41,11 @@ class Progress:
             return
         self._last = now
         if not sys.stderr.isatty() and self._bar is None:
-            parts = [self.label, *self._share(done, now), text]
+            parts = [self.label, *self._fraction_and_eta(done, now), text]
             print("  ".join(parts), file=sys.stderr, flush=True)
             return
         bar, task = self._bar or self._start()
-        status = "  ".join([*self._share(done, now)[1:], text])
+        status = "  ".join([*self._fraction_and_eta(done, now)[1:], text])
         bar.update(task, completed=done, status=status, refresh=True)
 
     def close(self, text: str) -> None:
@@ -52,14 +53,14 @@ class Progress:
         self._stop()
         print(f"{self.label}  {text}", file=sys.stderr, flush=True)
 
-    def _share(self, done: float, now: float) -> list[str]:
-        """Share done and remaining time; nothing if the total is unknown."""
+    def _fraction_and_eta(self, done: float, now: float) -> list[str]:
+        """Fraction done and remaining time; nothing if the total is unknown."""
         if not self.total:
             return []
-        share = min(1.0, done / self.total)
+        fraction = min(1.0, done / self.total)
         elapsed = now - self.started
-        left = human_duration(elapsed / share - elapsed) if share > 0 else "?"
-        return [f"{100 * share:5.1f} %", f"ETA {left}"]
+        left = human_duration(elapsed / fraction - elapsed) if fraction > 0 else "?"
+        return [f"{100 * fraction:5.1f} %", f"ETA {left}"]
 
     def _start(self) -> tuple[Bar, TaskID]:
         # imported only on a terminal: rich takes a tenth of a second

@@ -102,7 +102,7 @@ class TrainingEngine:
         """Free DeepSpeed's buffers and hooks; the engine cannot be used afterwards."""
         self._deepspeed.destroy()
 
-    # ---------------------------------------------------------------- settings in force
+    # ---------------------------------------------------------------- current settings
 
     @property
     def zero_stage(self) -> int:
@@ -130,7 +130,7 @@ class TrainingEngine:
         return 0.0 < limit < norm
 
     def describe(self) -> str:
-        """The settings in force, in one line."""
+        """The current settings, in one line."""
         inner = type(self._deepspeed.optimizer).__name__
         own = self.optimizer.describe()
         return (

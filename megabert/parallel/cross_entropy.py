@@ -112,7 +112,7 @@ def linear_cross_entropy(
     """Summed loss of ``x W^T + b`` and how many labels are the most probable word.
 
     Args:
-        x: ``[M, H]``, the same on all ranks; its gradient is this rank's part of a sum (f is before).
+        x: ``[M, H]``, the same on all ranks; its gradient is this rank's part of a sum.
         weight, bias: ``[Vp/t, H]`` and ``[Vp/t]``, this rank's columns of the padded vocabulary.
         labels: int64 ``[M]``, each in ``0..vocab_size-1``.
         vocab_size: V, the true vocabulary; columns from V on are padding.

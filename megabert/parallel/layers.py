@@ -132,7 +132,7 @@ class VocabParallelEmbedding(nn.Module):
         self.weight = mark_split(nn.Parameter(torch.zeros(self.last - self.first, width)), 0)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of this rank, zeros for the others' rows, summed by the exit."""
+        """Rows of this rank, zeros for the others' rows, summed over ranks."""
         first = self.first if self.tp.size > 1 else None
         return reduce_scatter_to_sequence_parallel_region(
             embedding(ids, self.weight, first), self.tp

@@ -113,7 +113,7 @@ def column_linear(
     tp: TensorParallel,
     products: Products | None = None,
 ) -> tuple[Tensor, ...]:
-    """``x W_i^T + b_i`` for weights split by output rows; including the communication of f.
+    """``x W_i^T + b_i`` for weights split by output rows, with the all-reduce of the inputs' gradients.
 
     Args:
         x: ``[..., in]``, the same on all ranks; with sequence parallelism this rank's own tokens
@@ -136,7 +136,7 @@ def column_linear(
 def row_linear(
     x: Tensor, weight: Tensor, tp: TensorParallel, products: Products | None = None
 ) -> Tensor:
-    """Sum over ranks of ``x W^T`` for a weight split by input columns; including the communication of g.
+    """Sum over ranks of ``x W^T`` for a weight split by input columns, with its communication.
 
     Args:
         x: ``[..., in/t]``, this rank's columns of all tokens.

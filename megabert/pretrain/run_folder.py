@@ -152,10 +152,9 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
 def trained_positions(
     settings: ResolvedSettings, model: ModelConfig, before: Checkpoint | None
 ) -> int:
-    """Positions that are as they should be once this run has ended.
+    """Number of positions that can be used once this run has ended.
 
-    Those of the table that have had gradients; all where there is no table, as nothing of them is
-    trained.
+    With a position table these are its rows that have had gradients; without one, all positions.
     """
     if not variant_of(model).position_rows(model):
         return model.max_position_embeddings

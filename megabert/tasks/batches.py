@@ -36,7 +36,7 @@ class ExampleChoice:
     Attributes:
         training: the rows are to be trained on, so that examples without a target are left out.
         max_examples: at most this many, drawn by ``seed``; None: all.
-        seed: of the drawing.
+        seed: seed of the random choice.
     """
 
     training: bool

@@ -12,7 +12,7 @@ micro steps have without packing, so that an update reads the same global batch.
 are distributed to its q g micro batches. Each gets as many samples as without packing, and all get
 nearly equal numbers of tokens. The micro batches are then distributed to the ranks in the same way, so
 that the ranks have nearly equal work at each micro step and over the window. Samples are never split.
-The result is a pure function of the lengths, which each rank of the window computes alike.
+The result is a pure function of the lengths, which each rank of the window computes identically.
 """
 
 import dataclasses

@@ -236,15 +236,15 @@ def padded(
     within = torch.arange(tokens, device=device) - begins.index_select(0, numbers)
     rows = numbers * max_seqlen + within
 
-    def padded(x: Tensor) -> Tensor:
+    def in_rows(x: Tensor) -> Tensor:
         """[T, N, D] -> [P, N, S, D], zeros for padding."""
         whole = x.new_zeros(sequences * max_seqlen, heads, head_size).index_copy(0, rows, x)
         return whole.view(sequences, max_seqlen, heads, head_size).transpose(1, 2)
 
     context = scaled_dot_product_attention(
-        padded(query),
-        padded(key),
-        padded(value),
+        in_rows(query),
+        in_rows(key),
+        in_rows(value),
         attn_mask=visible.view(sequences, 1, 1, max_seqlen),
         dropout_p=dropout_probability,
         scale=scale,

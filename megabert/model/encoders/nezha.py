@@ -36,7 +36,7 @@ def relative_table(
     """The table ``[2m + 1, D]``, made once per combination of arguments and never changed.
 
     Args:
-        max_distance: m, from which on all distances are alike (``max_relative_position``).
+        max_distance: m, from which all distances count as m (``max_relative_position``).
         head_size: D, even.
         dtype: of the attention's arithmetic, float32 or float64.
         device: where the table is to be.

@@ -81,7 +81,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
         saved_for_backward: tensors that a layer saves, for the memory of a plan.
         backward_hidden, backward_inner: gradients that exist at the same time in a layer's backward,
             values per token in units of H and of I/t.
-        gpu_workspace: (name, bytes) of attention's temporary memory on a GPU, if it needs a plan.
+        gpu_workspace: (name, bytes) of attention's temporary memory on a GPU, if plans must count it.
         gpu_pair_traffic: (name, bytes) that attention moves on a GPU per pair of tokens, head and
             layer in forward and backward; None: it holds no pairs in memory.
     """

@@ -121,7 +121,7 @@ class Source(Protocol):
 def texts_of_items(
     items: Sequence[dict[str, Any]], fields: tuple[tuple[str, ...], ...]
 ) -> tuple[list[str], ...]:
-    """The texts of items, one list a field.
+    """The texts of items, one list per field.
 
     Raises:
         UserError: an item has none of a field's names, or no text there; it is named from 1.

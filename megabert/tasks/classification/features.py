@@ -1,6 +1,6 @@
 """Classification features: sequences ``[CLS] text [SEP]`` or ``[CLS] text [SEP] text [SEP]``.
 
-A pair that is too long loses tokens at the end of its longer text, of equals the second, until it fits
+A pair that is too long loses tokens at the end of its longer text, of equal ones the second, until it fits
 (Google BERT's public ``run_classifier.py``); a second text without a token leaves its ``[SEP]`` out, as
 there.
 """
@@ -28,7 +28,7 @@ def truncated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens that pairs of ``first`` and ``second`` tokens keep in ``room``; int64 [N] each.
 
-    The longer text is cut down to the shorter one at most; from there both lose tokens by turns, the
+    The longer text is cut down to the shorter one at most; from there both lose tokens in turn, the
     second one first.
     """
     used = np.minimum(first, np.maximum(room - second, (room + 1) // 2))

@@ -1,6 +1,6 @@
 """Scores of classifications and regressions, in per cent, as GLUE defines them (Wang et al. 2019).
 
-    accuracy                share of right answers
+    accuracy                fraction of correct answers
     f1                      F1 of class 1 of two (MRPC, QQP)
     matthews_correlation    Matthews 1975; of more classes Gorodkin 2004, R_K (CoLA, diagnostics)
     pearson, spearmanr      correlation of scores, of their ranks (STS-B)
@@ -19,7 +19,7 @@ SCORE = "score"
 
 
 def accuracy(truth: np.ndarray, found: np.ndarray) -> float:
-    """Share of equal elements of two int [N]."""
+    """Fraction of equal elements of two int [N]."""
     return float((truth == found).mean())
 
 

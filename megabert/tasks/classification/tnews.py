@@ -150,7 +150,7 @@ class Tnews:
     def write_predictions(
         self, folder: Path, part: str, ids: Sequence[Any], answers: Sequence[Label]
     ) -> Path:
-        """Write JSON lines ``{"id", "label", "label_desc"}``; a label without a code is its own."""
+        """Write JSON lines ``{"id", "label", "label_desc"}``; a label without a code is its own code."""
         codes = {name: self._code(name) for name in map(str, set(answers))}
         lines = [
             {"id": identity, "label": codes[name], "label_desc": name}

@@ -63,7 +63,7 @@ def read_cluener(path: Path) -> TaggedTexts:
         ids.append(content.get("id", len(ids)))
         if labelled:
             listed = _entities(content["label"], place)
-            entities.append(_standing(text, listed, f"line {number}", problems))
+            entities.append(_in_place(text, listed, f"line {number}", problems))
     if not texts:
         raise UserError(f"{path} has no line; expected lines {_FORM}")
     return TaggedTexts(path, texts, entities if labelled else None, lines, ids, problems)
@@ -86,7 +86,7 @@ def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
                 yield kind, name, pair[0], pair[1]
 
 
-def _standing(
+def _in_place(
     text: str, listed: Iterator[tuple[str, str, int, int]], place: str, problems: Problems
 ) -> list[Entity]:
     """The entities whose text is at the stated place; others are counted."""

@@ -165,9 +165,9 @@ class TaggingFeatures:
     def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
         """The rows, and their chains of tags.
 
-        ``tag_positions`` int64 [B, U], places of the scored pieces, 0 behind the last; ``tag_counts``
+        ``tag_positions`` int64 [B, U], places of the scored pieces, 0 after the last; ``tag_counts``
         int64 [B]; ``begins``, ``ends`` bool [B], whether the text's first and last scored piece are
-        among them; in labelled files ``tags`` int64 [B, U], ``UNLABELLED`` behind the last, and
+        among them; in labelled files ``tags`` int64 [B, U], ``UNLABELLED`` after the last, and
         ``row_weights`` float32 [B], 1 / mean tags of a row of this file.
         """
         places, labels = [], []
