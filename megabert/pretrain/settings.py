@@ -157,7 +157,8 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
     ]
     if idle:
         names = ", ".join("--" + name.replace("_", "-") for name in idle)
+        has, it = ("has", "it") if len(idle) == 1 else ("have", "them")
         raise UserError(
-            f"{names} has no effect on {data.data}, whose samples are already cut and masked; leave "
-            "it out, or convert the shards with data_tools/import_shards.py"
+            f"{names} {has} no effect on {data.data}, whose samples are already cut and masked; leave "
+            f"{it} out, or convert the shards with data_tools/import_shards.py"
         )

@@ -141,7 +141,7 @@ WRONG = [
     (["--tokenizer", "nowhere.txt"], "nowhere.txt: no such tokenizer"),
     (["--masking", "whole-word"], "--masking has no effect on .* already cut and masked"),
     (["--mask-fraction", "0.15", "--max-predictions", "5"], "--mask-fraction, --max-predictions"),
-    (["--short-sequence-fraction", "0"], "--short-sequence-fraction: no effect"),
+    (["--short-sequence-fraction", "0"], "--short-sequence-fraction has no effect"),
     (["--sentence-task", "sop"], "sop is not possible"),
     (["--seq-length", "16"], "samples of 32 tokens are longer than --seq-length 16"),
     (["--seq-length", "128"], "longer than the position table of 64"),
@@ -163,7 +163,7 @@ def test_settings_in_a_file(ours: Path, theirs: Path, tmp_path: Path) -> None:
     file.write_text("data: {masking: token, mask_fraction: 0.15, max_predictions: 7}\n")
     assert opened([*data, "--config", str(file)]).evaluation.samples_per_epoch == 20
     file.write_text("data: {masking: ngram}\n")
-    with pytest.raises(UserError, match="--masking: no effect"):
+    with pytest.raises(UserError, match="--masking has no effect"):
         opened([*data, "--config", str(file)])
 
 
