@@ -175,7 +175,7 @@ def whole_model(
     *,
     config: ModelConfig | None,
     vocab_size: int | None,
-    not_inferred: Mapping[str, Any],
+    unsaid: Mapping[str, Any],
 ) -> WholeModel:
     """Rename a checkpoint's tensors, complete its configuration and cut the vocabulary's padding.
 
@@ -186,7 +186,7 @@ def whole_model(
         config: the encoder; None to infer it from the tensors.
         vocab_size: number of entries of the tokenizer; if None, the configuration's is the true
             one.
-        not_inferred: fields of an inferred configuration that cannot be inferred from tensors.
+        unsaid: fields of an inferred configuration that cannot be inferred from tensors.
 
     Returns:
         the model, not yet compared with its configuration (:func:`check_tensors`).
@@ -197,7 +197,7 @@ def whole_model(
     layers = config.num_hidden_layers if config else layer_count(table, found, source)
     renamed = to_ours(table, found, layers, source)
     tensors, kinds = in_float32(renamed.tensors, source)
-    config = config or inferred_config(tensors, layers, source, **not_inferred)
+    config = config or inferred_config(tensors, layers, source, **unsaid)
     rows, words = _matrix(tensors, _WORDS, source)[0], config.vocab_size
     if vocab_size is None and words >= rows:
         log.info(

@@ -48,7 +48,7 @@ def _read(path: Path, vocab_size: int | None, model_config: Path | None) -> Whol
         path / "model.npz",
         config=config_from(read_object(shape), shape),
         vocab_size=vocab_size,
-        not_inferred={},
+        unsaid={},
     )
     check_tensors(model)
     return model

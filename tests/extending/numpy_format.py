@@ -44,7 +44,7 @@ def read(path: Path, vocab_size: int | None, model_config: Path | None) -> Whole
         path / WEIGHTS,
         config=config_from(read_object(shape), shape),
         vocab_size=vocab_size,
-        not_inferred={},
+        unsaid={},
     )
     check_tensors(model)
     return model

@@ -19,7 +19,7 @@ from megabert.config.model import ModelConfig
 from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
 
 YAML_SUFFIXES = (".yaml", ".yml")
-NOT_INFERRED: dict[str, Any] = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-7}
+UNSAID: dict[str, Any] = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-7}
 """MindSpore's values of fields that its configuration lacks."""
 _RELATIVE = ("use_relative_positions", "use_relative_position")
 
@@ -80,8 +80,8 @@ def encoder_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
     """
     said = {key: value for key, value in values.items() if key not in _RELATIVE}
     if said.get("hidden_act", "gelu") == "gelu":
-        said["hidden_act"] = NOT_INFERRED["hidden_act"]
-    said.setdefault("layer_norm_eps", NOT_INFERRED["layer_norm_eps"])
+        said["hidden_act"] = UNSAID["hidden_act"]
+    said.setdefault("layer_norm_eps", UNSAID["layer_norm_eps"])
     return config_from(said, path)
 
 

@@ -26,7 +26,7 @@ from megabert.convert.foreign_model import foreign_reader, one_file, whole_model
 from megabert.convert.format import Format
 from megabert.convert.mindspore import names
 from megabert.convert.mindspore.config import (
-    NOT_INFERRED,
+    UNSAID,
     config_beside,
     encoder_config,
     read_settings,
@@ -75,7 +75,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         file,
         config=config,
         vocab_size=vocab_size,
-        not_inferred=NOT_INFERRED | relative,
+        unsaid=UNSAID | relative,
     )
     model.left_out += strings + tables
     if "sequence.classifier.weight" in model.tensors:

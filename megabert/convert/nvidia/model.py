@@ -73,7 +73,7 @@ def read(path: Path, vocab_size: int | None = None, model_config: Path | None = 
         file,
         config=config,
         vocab_size=vocab_size,
-        not_inferred={"hidden_act": act},
+        unsaid={"hidden_act": act},
     )
     if f"{SEQUENCE}.classifier.weight" in model.tensors:
         log.info("%s: classifier is the head of sequence classification, as in run_glue.py", file)
