@@ -259,7 +259,7 @@ def test_the_suite_names_commands_that_exist(small: bool, root: Path, shards: Pa
             assert parser.parse([*flags, "--json", "x.json"]).json == Path("x.json")
 
 
-def test_the_suite_goes_on_after_failures(
+def test_the_suite_continues_after_failures(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def part(name: str, code: str, limit: float = 20.0) -> Part:

@@ -193,7 +193,7 @@ def test_copies_are_left_alone(run: Path) -> None:
     assert find(run, f"{NEWEST}-mine")[0] == f"{NEWEST}-mine"
 
 
-def test_goes_on_from_the_one_before(
+def test_continues_from_the_previous_one(
     run: Path, original: Path, shards: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A damaged checkpoint is skipped, trained again, and replaced by a sound one."""
@@ -261,7 +261,7 @@ def test_versions_of_the_record(original: Path, tmp_path: Path) -> None:
         read_checkpoint_record(folder)
 
 
-def test_run_of_an_older_version_goes_on(run: Path, original: Path, shards: Path) -> None:
+def test_run_of_an_older_version_resumes(run: Path, original: Path, shards: Path) -> None:
     """Records of version 1 said less; natively, and on another topology."""
     base = run / "checkpoints"
     for tag in (NEWEST, BEFORE):

@@ -213,7 +213,7 @@ def test_strange_code_is_refused(tmp_path: Path) -> None:
         check_pickles(tmp_path)
 
 
-def test_patterns_stand_for_parameters() -> None:
+def test_patterns_match_parameters() -> None:
     """Each pattern is anchored, matches something, and none is in two lists."""
     import re
 

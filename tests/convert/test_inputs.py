@@ -67,7 +67,7 @@ def test_other_surplus_rows_stay(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json"])
-def test_rows_of_added_tokens_are_no_padding(tmp_path: Path, where: str) -> None:
+def test_rows_of_added_tokens_are_not_padding(tmp_path: Path, where: str) -> None:
     """Three added tokens fill the rows up to 104: they stay."""
     source = padded(tmp_path / "hf", 104)
     ids = {f"[extra{i}]": 101 + i for i in range(3)}

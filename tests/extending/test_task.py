@@ -96,7 +96,7 @@ def test_it_answers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answers == pytest.approx(json.loads((run / "numbers.json").read_text()), rel=1e-4)
 
 
-def test_its_head_goes_on_or_is_drawn_again(place: Path, run: Path) -> None:
+def test_its_head_is_reused_or_initialized_again(place: Path, run: Path) -> None:
     task = {"checkpoint": str(run), "task": "numbers", "eval": str(place / "numbers.tsv")}
     again = wanted(place, "again")
     again["task"] |= {"checkpoint": str(run), "train": None}

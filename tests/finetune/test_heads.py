@@ -79,7 +79,7 @@ def test_what_is_scored_again_is_what_was_trained(place: Path) -> None:
     assert not (place / "scored" / "final").exists()
 
 
-def test_training_goes_on_with_the_same_head_and_else_with_a_new_one(place: Path) -> None:
+def test_training_continues_with_the_same_head_or_a_new_one(place: Path) -> None:
     still = {"lr": 0.0, "steps": 1}
     cases = [("cola", {}), ("cola", {"new_head": True}), ("sst2", {}), ("mnli", {})]
     runs = [

@@ -114,7 +114,7 @@ def test_evaluation_steps(rows: int, batch: int, steps: int, every: int) -> None
         assert evaluation_steps(every, rows, batch, steps) == {*range(every, steps, every), steps}
 
 
-def test_the_first_of_the_best_is_kept_and_no_number_is_the_worst() -> None:
+def test_the_first_of_equal_scores_is_best_and_nan_is_worst() -> None:
     selection = Selection("f1", "best", 2)
     kept = [selection.add(n, n / 2, {"f1": f1}) for n, f1 in enumerate((math.nan, 3.0, 3.0), 1)]
     assert kept == [True, True, False]
@@ -180,7 +180,9 @@ def test_wrong_settings_are_one_line(arguments: list[str], message: str) -> None
     assert "\n" not in str(raised.value)
 
 
-def test_flags_of_other_tasks_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_flags_of_other_tasks_are_reported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     files = ["--checkpoint", str(tmp_path / "empty"), "--train", str(tmp_path)]
     given = {"--crf": "on", "--bad-lines": "skip", "--n-best": "3", "--null-threshold": "1"}
@@ -206,7 +208,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 # ---------------------------------------------------------------- one run
 
 
-def test_the_best_model_is_kept_and_patience_ends_a_run(place: Path) -> None:
+def test_the_best_model_is_saved_and_patience_ends_a_run(place: Path) -> None:
     tested = {"test": str(place / "train.json")}
     last = {"keep": "last", "patience": 1}
     jobs = [

@@ -307,7 +307,7 @@ def _orders(rank: int, world_size: int) -> tuple[list[str], list[str]]:
     return _order(rank, world_size, False), _order(rank, world_size, True)
 
 
-def test_collectives_run_beside_products() -> None:
+def test_collectives_overlap_with_products() -> None:
     for tensor_only, sequence in run_ranks(_orders, 2):
         assert tensor_only == [
             "grad_x of 2", "start all_reduce", "grad_weight", "grad_weight", "wait all_reduce",

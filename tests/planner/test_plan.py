@@ -323,7 +323,7 @@ def test_memory_is_monotone(
 
 @given(micro=st.integers(0, 8), batch=st.integers(9, 13))
 @settings(max_examples=20, deadline=None)
-def test_the_batch_multiplies_out(micro: int, batch: int) -> None:
+def test_the_batch_sizes_multiply_to_the_global_batch(micro: int, batch: int) -> None:
     made = plan(
         "--global-batch-size", str(2**batch), "--micro-batch-size", str(2 ** min(micro, batch - 3))
     )

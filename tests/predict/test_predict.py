@@ -389,7 +389,9 @@ def test_an_output_is_neither_the_input_nor_of_a_terminal(
         ask(folders / "mlm", output=tmp_path / "out.jsonl")
 
 
-def test_choices_without_effect_are_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_without_effect_are_reported(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     open_predictor(folders / "polarity", AnswerOptions(settings={"null_threshold": 1.0}))
     open_predictor(folders / "tags", AnswerOptions(top_k=2))
     told = capsys.readouterr().err
@@ -397,7 +399,7 @@ def test_choices_without_effect_are_told(folders: Path, capsys: pytest.CaptureFi
     assert "--top-k has no effect on conll" in told
 
 
-def test_on_a_terminal_it_asks_goes_on_after_an_error_and_ends_cleanly(
+def test_interactive_mode_continues_after_an_error_and_ends_cleanly(
     folders: Path, root: Path
 ) -> None:
     ours, theirs = pty.openpty()

@@ -222,7 +222,7 @@ def test_bf16_trains(shards: Path, tmp_path: Path) -> None:
     assert losses(lines)[-1] < losses(lines)[0]
 
 
-def test_damaged_checkpoint_is_passed_over(
+def test_damaged_checkpoint_is_skipped(
     shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

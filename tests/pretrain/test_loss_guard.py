@@ -52,7 +52,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     st.floats(0.0, 5.0),
     st.lists(st.floats(-1.0, 1.0), min_size=40, max_size=300),
 )
-def test_noise_around_a_falling_loss_is_no_spike(
+def test_noise_around_a_falling_loss_is_not_a_spike(
     floor: float, height: float, noise: list[float]
 ) -> None:
     """Up to 9 % of noise either way, however arranged: 24 % above the median are never reached."""
@@ -467,7 +467,7 @@ def test_rollback_of_a_nan_that_was_not_applied(pairs: Path) -> None:
     same_state(pairs / "rollback-nan", pairs / "skip-1")
 
 
-def test_an_update_that_was_not_applied_is_no_fault(pairs: Path) -> None:
+def test_an_update_that_was_not_applied_is_not_a_fault(pairs: Path) -> None:
     """ZeRO leaves out the update of an infinite gradient: the same course as without its samples."""
     run = pairs / "overflow"
     same_state(run, pairs / "skip-1")

@@ -339,7 +339,7 @@ def test_checkpoints_that_are_not_this_bert(
         google_tf.read(folder)
 
 
-def test_a_position_table_is_no_part_of_nezha(tmp_path: Path) -> None:
+def test_a_position_table_is_not_part_of_nezha(tmp_path: Path) -> None:
     folder = written(tmp_path / "x", whole(PRETRAINING))
     config = folder / "bert_config.json"
     values = json.loads(config.read_text()) | {"use_relative_position": True}
@@ -359,7 +359,7 @@ def test_the_old_format(tmp_path: Path) -> None:
             google_tf.read(given)
 
 
-def test_where_the_configuration_lies(tmp_path: Path) -> None:
+def test_where_the_configuration_is_found(tmp_path: Path) -> None:
     folder = written(tmp_path / "x", whole(ENCODER_ONLY))
     elsewhere = (folder / "bert_config.json").rename(tmp_path / "my_config.json")
     with pytest.raises(UserError, match=r"bert_config.json is not a file.*--model-config"):

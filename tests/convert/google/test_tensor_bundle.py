@@ -437,7 +437,7 @@ def _parts(*places: tuple[tuple[int, int], ...], shape: tuple[int, ...] = (4,)) 
         (_parts(((0, 2), (0, 1)), ((2, 2),)), "differ in their number of dimensions"),
     ],
 )
-def test_an_index_that_lies(tmp_path: Path, lie: Lie, message: str) -> None:
+def test_an_index_with_wrong_entries(tmp_path: Path, lie: Lie, message: str) -> None:
     """Right checksums around wrong statements: refused, and nothing of the stated size is made."""
     shards = [bytearray()]
     entries = {
@@ -480,7 +480,7 @@ def test_headers(tmp_path: Path, header: Header, message: str) -> None:
         ([[(b"a" * 5000, b"")]], "a name of 5,000 bytes"),
     ],
 )
-def test_tables_that_are_no_index(
+def test_tables_that_are_not_an_index(
     tmp_path: Path, blocks: list[list[tuple[bytes, bytes]]], message: str
 ) -> None:
     (tmp_path / "x.index").write_bytes(hand_table(blocks))

@@ -111,7 +111,7 @@ def test_a_head_without_a_class_name(
     ]
 
 
-def test_settings_of_the_head_are_told(tmp_path: Path) -> None:
+def test_settings_of_the_head_are_reported(tmp_path: Path) -> None:
     """Another dropout than the encoder's, labels that do not exclude each other."""
     source = make(
         tmp_path / "hf",

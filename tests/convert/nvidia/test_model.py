@@ -203,7 +203,7 @@ def test_true_vocabulary_of_the_configuration(file: Path) -> None:
         nvidia.read(file, None, given_file)
 
 
-def test_unsaid_gelu_is_told(
+def test_a_missing_gelu_is_reported(
     tmp_path: Path, pretrained: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file with nothing but weights says nothing of its version."""
@@ -297,7 +297,7 @@ def test_code_does_not_run(tmp_path: Path, pretrained: dict[str, Tensor], zipped
     assert not witness.exists()
 
 
-def test_saved_anew(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
+def test_saved_again(tmp_path: Path, pretrained: dict[str, Tensor]) -> None:
     """The two lines of docs/reference/conversion.md make a file that is read and still shows its version."""
     path, weights = tmp_path / "ckpt_7038.pt", tmp_path / "weights.pt"
     torch.save(checkpoint(pretrained) | {"args": argparse.Namespace(lr=1)}, path)

@@ -169,7 +169,7 @@ def test_order_is_that_of_our_shards() -> None:
     assert flat.tolist() == permute(np.arange(100), 100, [5, 2, 1]).tolist()
 
 
-def test_filling_is_told_from_predictions(tmp_path: Path) -> None:
+def test_filling_is_distinguished_from_predictions(tmp_path: Path) -> None:
     """Of the fixed layout: a prediction of the first token, one of id 0, one behind a gap; not (0, 0)."""
     sample = random_samples(1)[0]
     path = write_fixed(tmp_path / "a.hdf5", [sample], 32)
@@ -332,7 +332,7 @@ def test_mixed_layouts(tmp_path: Path) -> None:
         open_foreign([tmp_path])
 
 
-def test_what_is_no_shard(tmp_path: Path) -> None:
+def test_files_that_are_not_shards(tmp_path: Path) -> None:
     path = tmp_path / "a.hdf5"
     for content, message in (
         (b"", "an empty file"),

@@ -292,7 +292,7 @@ def test_wrong_flags_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_foreign_and_unfinished_folders_are_told_apart(tmp_path: Path) -> None:
+def test_foreign_and_unfinished_folders_give_different_errors(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no such folder"):
         inspect_shards.main([str(tmp_path / "none")])
     (tmp_path / "train-00000-of-00001.h5").touch()

@@ -298,7 +298,7 @@ def test_foreign_tokenizer_json(tmp_path: Path) -> None:
         ("tokenizer.json", "[1", "not a tokenizer.json"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused(
+def test_files_that_are_not_tokenizers_are_refused(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     raw = content.encode() if isinstance(content, str) else content

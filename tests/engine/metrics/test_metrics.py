@@ -252,7 +252,7 @@ def test_flops_are_those_of_the_samples(whole: Path, shards: Path) -> None:
     assert totals["mfu"] == pytest.approx(totals["model_tflops_per_second"] / PEAK)
 
 
-def test_a_resumed_run_goes_on_counting(whole: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_counting(whole: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped between two lines: counts and times of both parts add up."""
     run = tmp_path / "run"
     train(shards, run, *OPTIONS, "--stop-after", "2", ranks=2)

@@ -178,7 +178,7 @@ def test_a_file_of_filling_or_of_other_messages_is_refused(tmp_path: Path) -> No
         read_squad_records(path, TOKENIZER, WIDTH)
 
 
-def test_files_are_told_by_content_or_by_name(tmp_path: Path) -> None:
+def test_file_type_is_detected_by_content_or_by_name(tmp_path: Path) -> None:
     assert is_features_file(write(tmp_path / "anything", classified()))
     text = tmp_path / "train.tsv"
     text.write_text("sentence\tlabel\na\t1\n", encoding="utf-8")

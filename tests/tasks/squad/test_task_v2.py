@@ -137,7 +137,7 @@ def test_null_score_is_the_least_of_the_windows_and_decides(path: Path, tmp_path
     assert len({predictions[name] == "" for name in predictions}) == 2, "both kinds are tested"
 
 
-def test_a_threshold_is_given_found_kept_and_adopted(path: Path, tmp_path: Path) -> None:
+def test_a_threshold_is_given_found_saved_and_loaded(path: Path, tmp_path: Path) -> None:
     usual, given_one, auto = squad2(), squad2(null_threshold=1000), squad2(null_threshold="auto")
     features = usual.eval_features(path, TOKENIZER)
     found = outputs(usual, features)

@@ -51,7 +51,7 @@ def test_reads_plain_and_packed(
     assert (corpus.ids, corpus.lines) == ([0, 1], [1, 2])
 
 
-def test_entities_that_do_not_stand_there_are_counted(tmp_path: Path) -> None:
+def test_entities_not_at_their_place_are_counted(tmp_path: Path) -> None:
     broken = {
         "text": "王明去",
         "label": {"name": {"李明": [[0, 1]], "明": [[1, 1], [3, 3], [2, 1]]}},

@@ -117,7 +117,7 @@ def test_tags_read_by_hand(tags: str, expected: list[tuple[str, int, int]]) -> N
 
 
 @pytest.mark.parametrize("text", ["", "B", "B-", "-X", "X-LOC", "BLOC", "b-LOC", "o", "OO", "O-"])
-def test_what_is_no_tag(text: str) -> None:
+def test_invalid_tags(text: str) -> None:
     assert parse_tag(text) is None
 
 
@@ -176,7 +176,7 @@ def test_scores_equal_counting_one_by_one(pairs: list[tuple[list[Entity], list[E
     assert scores["f1"] == pytest.approx(200 * right / total if total else 0)
 
 
-def test_entities_share_no_piece() -> None:
+def test_entities_do_not_share_pieces() -> None:
     spans = np.array([[0, 1], [1, 4], [4, 5], [6, 7]])
     entities = [
         Entity("a", 0, 2), Entity("b", 2, 5), Entity("c", 5, 6), Entity("d", 6, 7), Entity("e", 4, 7),

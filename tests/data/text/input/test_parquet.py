@@ -58,7 +58,7 @@ def test_only_text_is_needed(tmp_path: Path) -> None:
     ]
 
 
-def test_ids_that_are_no_numbers(tmp_path: Path) -> None:
+def test_ids_that_are_not_numbers(tmp_path: Path) -> None:
     ids = ["Q42", " 7 ", None, "1" * 30, "-5", "²"]
     path = write(tmp_path / "a.parquet", {"id": ids, "text": ["x"] * 6}, row_group_size=1)
     assert [page.page_id for page in read(path)] == [1, 7, 3, 4, 5, 6]

@@ -191,7 +191,7 @@ def test_extracted_text() -> None:
     ]
 
 
-def test_short_lines_of_other_text_are_no_headings() -> None:
+def test_short_lines_of_other_text_are_not_headings() -> None:
     assert plain("Come here.\nAmen.", title="") == [["Come here."], ["Amen."]]
 
 

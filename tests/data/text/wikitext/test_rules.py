@@ -93,7 +93,7 @@ def test_an_address_made_by_a_template_goes() -> None:
     ]
 
 
-def test_a_list_beside_a_broken_link_stays_a_list() -> None:
+def test_a_list_next_to_a_broken_link_stays_a_list() -> None:
     wikitext = "* The first of the items]]\n* The second of the items\n* The third of the items"
     assert lines_of(wikitext)[1:] == ["The second of the items", "The third of the items"]
 
