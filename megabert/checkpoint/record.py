@@ -18,7 +18,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file, write_json
-from megabert.common.names import CHECKPOINT_RECORD
+from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
 
 PARTIAL = ".partial"
 """Ending of a folder that is being written, or removed."""
@@ -76,6 +76,11 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
     path = folder / CHECKPOINT_RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.get("format") == WEIGHTS_FORMAT:
+            raise UserError(
+                f"{folder} is a megabert folder: it has weights but no training state; name a run or "
+                "one of its checkpoints"
+            )
         if _RECORD_SUM in record and record[_RECORD_SUM] != _record_sum(record):
             raise UserError(f"{path} has changed since it was written (SHA-256 differs)")
         version = record["version"]

@@ -24,6 +24,7 @@ from megabert.checkpoint.record import (
     whole_checkpoints,
     write_checkpoint_record,
 )
+from megabert.checkpoint.save_load import newest_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
 from tests.helpers.distributed import run_ranks
@@ -412,3 +413,9 @@ def test_size_is_foreseen(original: Path, shards: Path, tmp_path: Path) -> None:
     record = read_checkpoint_record(tmp_path / "same" / "checkpoints" / "step-0000001").record
     size = sum(facts["bytes"] for facts in record["files"].values())
     assert 0.8 * size < estimate < 1.5 * size
+
+
+def test_a_megabert_folder_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "megabert.json").write_text('{"format": "megabert-weights", "version": 1}')
+    with pytest.raises(UserError, match="is a megabert folder: .* name a run or one of its check"):
+        newest_checkpoint(tmp_path)
