@@ -417,5 +417,5 @@ def test_size_is_foreseen(original: Path, shards: Path, tmp_path: Path) -> None:
 
 def test_a_megabert_folder_is_named_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "megabert.json").write_text('{"format": "megabert-weights", "version": 1}')
-    with pytest.raises(UserError, match="is a megabert folder: .* name a run or one of its check"):
+    with pytest.raises(UserError, match=r"is a megabert folder: .* name a run or one of its check"):
         newest_checkpoint(tmp_path)
