@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -35,12 +36,19 @@ class Registry(Generic[T]):
             package adds its own.
         folder: a package in whose folder every file ``some_name.py`` adds the object "some-name", its
             attribute :data:`ATTRIBUTE`; no other file has to name it.
+        check: raises UserError for an object of another package that is not what the kind asks for.
     """
 
     def __init__(
-        self, kind: str, built_in: Mapping[str, str], group: str, folder: str | None = None
+        self,
+        kind: str,
+        built_in: Mapping[str, str],
+        group: str,
+        folder: str | None = None,
+        check: Callable[[str, object], None] | None = None,
     ) -> None:
-        self.kind, self.group, self.folder = kind, group, folder
+        self.kind, self.group, self.folder, self._check = kind, group, folder, check
+        self._reported: set[str] = set()
         self._built_in = dict(built_in)
         self._registered: dict[str, T] = {}
 
@@ -91,16 +99,33 @@ class Registry(Generic[T]):
         if name not in self._installed:
             known = ", ".join(self.names())
             raise UserError(f"unknown {self.kind} {name!r}; known: {known}")
-        self.register(name, self._load(self._installed[name]))
+        loaded = self._load(self._installed[name])
+        if self._check is not None:
+            self._check(name, loaded)
+        self.register(name, loaded)
         return self._registered[name]
+
+    def usable(self, names: Iterable[str]) -> Iterator[tuple[str, T]]:
+        """(name, object) of those that can be had; the others are logged once and left out.
+
+        A package that is broken must not stop runs that do not ask for what it brings.
+        """
+        for name in names:
+            try:
+                yield name, self.get(name)
+            except UserError as error:
+                if name not in self._reported:
+                    self._reported.add(name)
+                    get_logger().warning("%s", error)
 
     def _load(self, point: EntryPoint) -> T:
         try:
             thing: T = point.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever another package's module raises when it is imported
             package = point.dist.name if point.dist is not None else point.value
+            reason = error if isinstance(error, ImportError | AttributeError) else repr(error)
             raise UserError(
-                f"{self.kind} {point.name!r} of the package {package} cannot be imported: {error}; "
+                f"{self.kind} {point.name!r} of the package {package} cannot be imported: {reason}; "
                 "repair or uninstall the package"
             ) from error
         return thing

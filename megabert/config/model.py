@@ -176,8 +176,9 @@ _ENCODER_WITH = {"absolute": "bert", "relative": "nezha"}
 def _added_presets() -> dict[str, ModelConfig]:
     """The presets of the encoders that are not built in, which this imports."""
     found: dict[str, ModelConfig] = {}
-    for encoder in sorted(set(ENCODERS.names()) - set(_ENCODER_WITH.values())):
-        for preset in ENCODERS.get(encoder).presets:
+    others = sorted(set(ENCODERS.names()) - set(_ENCODER_WITH.values()))
+    for encoder, declaration in ENCODERS.usable(others):
+        for preset in declaration.presets:
             if preset.name in found or preset.name in MODELS:
                 raise UserError(
                     f"the encoder {encoder!r} has a preset {preset.name!r}, which is there already: "

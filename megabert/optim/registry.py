@@ -77,7 +77,7 @@ def optimizer_spec(name: str) -> OptimizerSpec:
     spec = OPTIMIZERS.get(name)
     if not isinstance(spec, OptimizerSpec):
         raise UserError(
-            f"optimizer {name!r} is a {type(spec).__name__}; the entry point of the group "
+            f"optimizer {name!r} is of type {type(spec).__name__}; the entry point of the group "
             "megabert.optimizers must name an OptimizerSpec"
         )
     return spec

@@ -15,6 +15,7 @@ importing torch.
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isabstract
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from megabert.common.errors import UserError
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=Task)
 
 DEFAULT_TASK = "squad"
+
+
+def _check_task(name: str, task: object) -> None:
+    from megabert.tasks.base import Task
+
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise UserError(
+            f"task {name!r} is of type {type(task).__name__}; its entry point must name a subclass of "
+            "megabert.tasks.base.Task"
+        )
+    if isabstract(task):
+        missing = ", ".join(sorted(task.__abstractmethods__))
+        raise UserError(f"task {name!r} ({task.__name__}) lacks the methods {missing}")
+
 
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 _TASKS: Registry[type[Task]] = Registry(
@@ -41,6 +56,7 @@ _TASKS: Registry[type[Task]] = Registry(
     },
     "megabert.tasks",
     folder="megabert.tasks.single_file",
+    check=_check_task,
 )
 _SECTIONS = {
     "squad": "megabert.tasks.squad.settings:SquadSettings",
@@ -70,19 +86,19 @@ def task_class(name: str) -> type[Task]:
     """The class of a task.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is none of this name, or its package does not give a complete task.
     """
     return _TASKS.get(name)
 
 
 def tasks_with(head: Head) -> tuple[str, ...]:
     """Names of the tasks whose models have this head."""
-    return tuple(name for name in task_names() if task_class(name).head is head)
+    return tuple(name for name, task in _TASKS.usable(task_names()) if task.head is head)
 
 
 def item_formats() -> dict[str, ItemFormat]:
     """The document formats of all tasks by name."""
-    found = (task_class(name).item_format for name in task_names())
+    found = (task.item_format for _, task in _TASKS.usable(task_names()))
     return {form.name: form for form in found if form is not None}
 
 
@@ -96,8 +112,7 @@ def settings_sections() -> dict[str, type]:
     for section, place in _SECTIONS.items():
         module, attribute = place.split(":")
         sections[section] = getattr(import_module(module), attribute)
-    for name in _TASKS.own_names():
-        task = task_class(name)
+    for name, task in _TASKS.usable(_TASKS.own_names()):
         if task.section is None or task.settings_class is None:
             continue
         if sections.setdefault(task.section, task.settings_class) is not task.settings_class:

@@ -179,7 +179,7 @@ def test_wrong_flags_of_step(flags: list[str], message: str) -> None:
 
 
 def test_compilations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "build", lambda *_: Path("library.so"))
+    monkeypatch.setattr(cpu, "build_library", lambda *_: Path("library.so"))
     with jitter.compilations() as counts:
         before = counts()
         compiled: Callable[..., Any] = torch.compile(

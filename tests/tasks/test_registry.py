@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +84,39 @@ def test_names_and_settings_need_no_torch() -> None:
         "task_names(), settings_sections(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BROKEN = {
+    "1 / 0": r"task 'broken' of the package broken cannot be imported: ZeroDivisionError",
+    "import no_such_module_at_all": "cannot be imported: No module named 'no_such_module_at_all'",
+    "X = 3": "task 'broken' is of type int; its entry point must name a subclass of megabert.tasks",
+    "from megabert.tasks.base import Task\nclass X(Task): name = 'broken'": (
+        r"task 'broken' \(X\) lacks the methods answers, build_model, "
+    ),
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_broken_package_stops_its_own_task_only(code: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken_task.py").write_text(code)
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[megabert.tasks]\nbroken = broken_task:X\n")
+    path = os.pathsep.join([str(tmp_path), str(root), os.environ.get("PYTHONPATH", "")])
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, root / "launch" / "finetune.py", *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+
+    shown = command("--help")
+    assert shown.returncode == 0
+    assert re.search(BROKEN[code], shown.stderr)
+    asked = command("--task", "broken", "--checkpoint", str(tmp_path), "--train", __file__)
+    assert asked.returncode == 2
+    assert re.search(r"error: .*" + BROKEN[code], asked.stderr)
+    assert "Traceback" not in asked.stderr
