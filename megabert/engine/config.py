@@ -66,6 +66,12 @@ def resolve_batch(
     if accumulation is None:
         accumulation = max(1, total // (micro * data_parallel))
     product = micro * accumulation * data_parallel
+    if total % data_parallel:
+        raise UserError(
+            f"batch sizes don't multiply out: global batch {total} cannot be divided among "
+            f"{data_parallel} data-parallel ranks; use a number of ranks that divides it, or change "
+            "--global-batch-size"
+        )
     if product != total:
         raise UserError(
             f"batch sizes don't multiply out: global batch {total} is not micro batch {micro} x "

@@ -76,7 +76,11 @@ def _window(batch: BatchSizes) -> Window:
     window = choose_window(batch.micro_size, batch.accumulation, batch.data_parallel)
     samples = window.micro_batches * batch.micro_size
     get_logger().info(
-        "packing windows of %d samples: micro steps %d x data-parallel ranks %d", samples, *window
+        "%-10swindows of %d samples = micro steps %d x data-parallel ranks %d x micro batch %d",
+        "packing",
+        samples,
+        *window,
+        batch.micro_size,
     )
     return window
 

@@ -129,7 +129,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         log.info("%s", line)
     trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
     if variant_of(inputs.model).position_rows(inputs.model):
-        log.info("position rows trained at the end of this run: %d", trained)
+        log.info("%-10s%d are trained when this run ends", "positions", trained)
     identity = {**identity, "trained_positions": trained}
     return Loop(divided, inputs, engine, checkpoint, identity, skipped)
 

@@ -31,8 +31,8 @@ def opening_lines(
         "shape": f"{config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size:,}",
         "data": f"{settings.data.data}: {_corpus(inputs)}",
-        "samples": f"{inputs.train.samples_per_epoch:,} per epoch; this job: {left:,} of "
-        f"{settings.data.seq_length} tokens ({epochs:.2f} epochs)",
+        "samples": f"{inputs.train.samples_per_epoch:,} per epoch; this job: {left:,} samples "
+        f"of {settings.data.seq_length} tokens ({epochs:.2f} epochs)",
         "batch": f"{batch.global_size:,} = micro batch {batch.micro_size} x accumulation "
         f"{batch.accumulation} x data parallel {batch.data_parallel}",
         "ranks": f"{topology.world_size} = data parallel {topology.data_parallel} x tensor parallel "

@@ -82,14 +82,16 @@ def open_run(
     Raises:
         UserError: the folder is another run's, or its checkpoints are damaged.
     """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a new folder")
     taken = _taken(output)
+    if taken and not (output / RUN_CONFIG).is_file():
+        raise UserError(f"{output} is not a run folder (no {RUN_CONFIG}); choose another --output")
     if taken and resume == "never":
         raise UserError(
             f"{output} is not empty: it may belong to another run; choose another --output, "
             "or resume that run with --resume auto"
         )
-    if taken and not (output / RUN_CONFIG).is_file():
-        raise UserError(f"{output} is not a run folder (no {RUN_CONFIG}); choose another --output")
     checkpoint = None
     if resume != "never":
         checkpoint = find_checkpoint(output, resume, world)

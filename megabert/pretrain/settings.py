@@ -19,7 +19,7 @@ from megabert.config.training import (
     PretrainSettings,
     ResolvedSettings,
 )
-from megabert.data.foreign.files import is_foreign
+from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
 
@@ -139,6 +139,11 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
                 "--tokenizer is only for these: megabert's own shards contain their tokenizer"
             )
         return
+    if data.data.is_file() and not is_shard_file(data.data):
+        raise UserError(
+            f"--data {data.data} is a file of another kind than shards; make shards of text with: python "
+            "data_tools/shard_wiki.py --input FILE --tokenizer FILE --output DIR"
+        )
     if data.tokenizer is None:
         raise UserError(
             f"--data {data.data}: these shards contain no vocabulary; give the tokenizer that made "

@@ -198,9 +198,11 @@ def test_batch_arithmetic(micro: int, accumulation: int, ranks: int, left_out: i
 
 def test_batch_that_does_not_multiply_out() -> None:
     with pytest.raises(
-        UserError, match=r"100 is not micro batch 8 x accumulation 4 x .*ranks 3 = 96"
+        UserError, match=r"99 is not micro batch 8 x accumulation 4 x .*ranks 3 = 96"
     ):
-        resolve_batch(BatchSettings(100, 8, None), 3, 64)
+        resolve_batch(BatchSettings(99, 8, None), 3, 64)
+    with pytest.raises(UserError, match=r"100 cannot be divided among 3 .*number of ranks that"):
+        resolve_batch(BatchSettings(100, None, None), 3, 64)
 
 
 def test_deepspeed_values_without_sections() -> None:
@@ -229,3 +231,10 @@ def test_environment_of_other_launchers() -> None:
     assert (slurm["RANK"], slurm["LOCAL_RANK"], slurm["WORLD_SIZE"]) == ("3", "1", "4")
     with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT are not set"):
         fill_environment({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
+
+
+def test_a_key_twice_in_a_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("run: {seed: 42, seed: 43}\nbatch: {}\nrun: {seed: 1}\n")
+    with pytest.raises(UserError, match=r"run\.seed is given twice; keep one; run is given twice"):
+        settings("--config", str(path))

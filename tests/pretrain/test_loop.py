@@ -339,6 +339,8 @@ WRONG = [
     ((["--data", "nowhere"]), "no such folder.*shard_wiki.py"),
     ((["--seq-length", "128"]), "longer than the position table of 64"),
     ((["--global-batch-size", "7"]), "don't multiply out: global batch 7"),
+    ((["--data", __file__]), "is a file of another kind than shards.*shard_wiki"),
+    ((["--output", __file__]), "is a file; name a new folder"),
     ((["--precision", "fp16"]), "not support fp16 on CPU"),
     ((["--resume", "step-0000009"]), "no such checkpoint|not a run folder"),
     ((["--init-from", "nowhere"]), "holds no checkpoint"),

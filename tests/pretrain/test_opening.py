@@ -30,7 +30,9 @@ def test_the_first_lines_of_a_run(
     assert re.search(r": [\d.]+ million parameters$", topics["model"])
     assert re.search(r"\d+ layers, hidden_size \d+, \d+ heads, vocabulary [\d,]+$", topics["shape"])
     assert re.search(r"[\d,]+ documents, [\d,]+ tokens$", topics["data"])
-    assert re.search(r"per epoch; this job: 16 of 32 tokens \(0\.\d\d epochs\)$", topics["samples"])
+    assert re.search(
+        r"per epoch; this job: 16 samples of 32 tokens \(0\.\d\d epochs\)$", topics["samples"]
+    )
     assert topics["batch"].endswith("8 = micro batch 2 x accumulation 4 x data parallel 1")
     assert topics["training"].endswith("; stops after update 2")
     assert topics["results"].endswith(str(run))

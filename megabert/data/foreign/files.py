@@ -150,6 +150,11 @@ def _head(path: Path) -> bytes:
         raise ForeignShardError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def is_shard_file(path: Path) -> bool:
+    """Whether a file looks like a shard of another project, or like a compressed one, by its start."""
+    return _kind(path) is not None or _head(path).startswith(_GZIP)
+
+
 def _kind(path: Path) -> type[ForeignFile] | None:
     head = _head(path)
     if head.startswith(SIGNATURE):
