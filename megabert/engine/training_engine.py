@@ -129,15 +129,16 @@ class TrainingEngine:
         limit = float(self._deepspeed.gradient_clipping())
         return 0.0 < limit < norm
 
-    def describe(self) -> str:
-        """The current settings, in one line."""
-        inner = type(self._deepspeed.optimizer).__name__
-        own = self.optimizer.describe()
-        return (
-            f"{self.world.topology.describe()}; ZeRO {self.zero_stage}, {self.precision}, {inner}, {own}; "
-            f"global batch {self.batch.global_size} = micro {self.batch.micro_size} x accumulation "
-            f"{self.batch.accumulation} x data parallel {self.batch.data_parallel}"
-        )
+    def describe(self) -> dict[str, str]:
+        """The division of the work in a few words per topic, for the first lines of a run."""
+        batch, topology = self.batch, self.world.topology
+        return {
+            "batch": f"{batch.global_size:,} = micro batch {batch.micro_size} x accumulation "
+            f"{batch.accumulation} x data parallel {batch.data_parallel}",
+            "ranks": f"{topology.world_size} = data parallel {topology.data_parallel} x tensor parallel "
+            f"{topology.tensor_parallel}",
+            "engine": f"ZeRO {self.zero_stage}, {self.precision}, {self.optimizer.describe()}",
+        }
 
     # ---------------------------------------------------------------- norms
 

@@ -75,7 +75,8 @@ def build_loop(
     if world.is_main:
         write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
         write_json(place.output / RUN_DEEPSPEED_CONFIG, engine.config)
-    log.info("%s", engine.describe())
+    for topic, text in engine.describe().items():
+        log.info("%-10s%s", topic, text)
     return FinetuneLoop(settings, task, inputs, config, engine, UpdatePlan(steps, scored_after))
 
 

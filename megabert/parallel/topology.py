@@ -144,13 +144,6 @@ class Topology:
         """Ranks of this rank's data-parallel group."""
         return self.data_groups()[self.tensor_parallel_rank]
 
-    def describe(self) -> str:
-        """One line for the log: ``8 ranks = data parallel 4 x tensor parallel 2``."""
-        return (
-            f"{self.world_size} ranks = data parallel {self.data_parallel} "
-            f"x tensor parallel {self.tensor_parallel}"
-        )
-
 
 @dataclass(frozen=True)
 class ProcessGroups:

@@ -18,12 +18,11 @@ def opening_lines(
 
     ``consumed``: samples that the run has trained on before (0 for a new run).
     """
-    optimizer, run, batch = settings.optimizer, settings.run, engine.batch
-    config, topology = inputs.model, engine.world.topology
+    optimizer, run, config = settings.optimizer, settings.run, inputs.model
     whole = pretraining_parameters(config, settings.data.sentence_task != "none")
     count = sum(parameter.numel for parameter in whole.values())
     updates = min(optimizer.steps, run.stop_after or optimizer.steps)
-    left = max(0, updates * batch.global_size - consumed)
+    left = max(0, updates * engine.batch.global_size - consumed)
     epochs = left / inputs.train.samples_per_epoch
     stop = f"; stops after update {updates:,}" if updates < optimizer.steps else ""
     lines = {
@@ -33,11 +32,7 @@ def opening_lines(
         "data": f"{settings.data.data}: {_corpus(inputs)}",
         "samples": f"{inputs.train.samples_per_epoch:,} per epoch; this job: {left:,} samples "
         f"of {settings.data.seq_length} tokens ({epochs:.2f} epochs)",
-        "batch": f"{batch.global_size:,} = micro batch {batch.micro_size} x accumulation "
-        f"{batch.accumulation} x data parallel {batch.data_parallel}",
-        "ranks": f"{topology.world_size} = data parallel {topology.data_parallel} x tensor parallel "
-        f"{topology.tensor_parallel}",
-        "engine": f"ZeRO {engine.zero_stage}, {engine.precision}, {engine.optimizer.describe()}",
+        **engine.describe(),
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
         f"warm-up {100 * optimizer.warmup_fraction:g} %){stop}",
         "results": f"{run.output}",
