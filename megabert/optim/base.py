@@ -74,7 +74,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
         ``state`` holds the tensors of ``state_names`` and ``step``, this update's number from 1.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines neither update nor step")
 
     @overload
     def step(self, closure: None = None) -> None: ...
