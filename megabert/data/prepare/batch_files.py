@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class EncodedPages:
             itself.
         pages: pages read.
         dropped: pages dropped, by reason.
+        counts: what became of the markup of all pages (``Cleaned.counts``).
     """
 
     tokens: npt.NDArray[Any]
@@ -54,6 +55,7 @@ class EncodedPages:
     sentence_sample: npt.NDArray[np.uint64]
     pages: int
     dropped: Mapping[str, int]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def piece(self, documents: npt.NDArray[np.int64]) -> Piece:
         """The documents with these indices (ascending), for a shard writer."""
@@ -101,12 +103,17 @@ def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
         for name in _ARRAYS
         if name != "word_bits"
     }
-    dropped = sum((Counter(part.dropped) for part in parts), Counter())
+    dropped: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for part in parts:
+        dropped.update(part.dropped)
+        counts.update(part.counts)
     return EncodedPages(
         **arrays,
         word_bits=np.packbits(np.concatenate(words), bitorder="little"),
         pages=sum(part.pages for part in parts),
         dropped=dict(sorted(dropped.items())),
+        counts=dict(sorted(counts.items())),
     )
 
 
@@ -126,7 +133,12 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
     ]
     layout = [[name, a.dtype.str, list(a.shape)] for name, a in zip(_ARRAYS, arrays)]
     head = json.dumps(
-        {"arrays": layout, "pages": batch.pages, "dropped": dict(batch.dropped)}
+        {
+            "arrays": layout,
+            "pages": batch.pages,
+            "dropped": dict(batch.dropped),
+            "counts": dict(batch.counts),
+        }
     ).encode()
     body = b"".join([head, *(a.tobytes() for a in arrays)])
     with (
@@ -159,7 +171,9 @@ def load_batch(path: Path) -> EncodedPages:
         stop = position + int(np.prod(shape)) * np.dtype(dtype).itemsize
         arrays[name] = content[position:stop].view(dtype).reshape(shape)
         position = stop
-    return EncodedPages(**arrays, pages=head["pages"], dropped=head["dropped"])
+    return EncodedPages(
+        **arrays, pages=head["pages"], dropped=head["dropped"], counts=head["counts"]
+    )
 
 
 def _unpack(bits: npt.NDArray[np.uint8], start: int, stop: int) -> npt.NDArray[np.bool_]:

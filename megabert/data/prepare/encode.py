@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,11 +69,13 @@ def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
 def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> EncodedPages:
     """Clean, split into sentences and encode; drop pages that are not articles or are too short."""
     dropped: Counter[str] = Counter()
+    markup: Counter[str] = Counter()
     articles: list[Page] = []
     sentences: list[str] = []
     counts: list[int] = []
     for page in pages:
         cleaned = page_to_sentences(page, rules.language)
+        markup.update(cleaned.counts)
         if cleaned.drop_reason is not None:
             dropped[cleaned.drop_reason] += 1
             continue
@@ -98,7 +101,8 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
         np.bincount(article_of[encoded.lengths > 0], minlength=len(articles))[selected],
         tokens[selected],
     )
-    return _as_batch(documents, tokenizer.vocab_size, rules, len(pages), dropped)
+    batch = _as_batch(documents, tokenizer.vocab_size, rules, len(pages), dropped)
+    return dataclasses.replace(batch, counts=dict(sorted(markup.items())))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ from megabert.data.shards.manifest import (
     TokenizerInfo,
     save_manifest,
 )
+from megabert.data.text.counts import split_unknown
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 
@@ -87,6 +88,7 @@ def _lead(
         _require_articles(plan, options)
         splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
+        markup, unknown = split_unknown(plan.counts)
         manifest = Manifest(
             tokenizer=tokenizer.info(),
             language=options.language,
@@ -97,6 +99,8 @@ def _lead(
             articles_read=plan.pages,
             dropped=plan.dropped,
             repeated_sentence_share=plan.repeated_sentence_share,
+            markup=markup,
+            unknown_templates=unknown,
         )
         save_manifest(options.output, manifest)
     return ShardingReport(

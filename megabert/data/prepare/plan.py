@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class CorpusPlan:
     shards: tuple[ShardPlan, ...]
     pages: int
     dropped: Mapping[str, int]
+    counts: Mapping[str, int]
     repeated_sentence_share: float
 
 
@@ -76,7 +77,8 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
     Raises:
         UserError: more shards than documents.
     """
-    table, pages, dropped, repeated = _read(batches)
+    table, totals = _read(batches)
+    dropped = totals.dropped
     duplicate = _is_repeated(table.digest)
     if duplicates := int(duplicate.sum()):
         dropped[DUPLICATE] += duplicates
@@ -92,14 +94,29 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
         ratio = int(table.tokens[evaluation].sum()) / max(1, train_tokens)
         wanted = max(1, min(round(count * ratio), len(evaluation)))
         plans += _cut(table, names.EVAL, evaluation, wanted)
-    return CorpusPlan(tuple(plans), pages, dict(sorted(dropped.items())), repeated)
+    return CorpusPlan(
+        tuple(plans),
+        totals.pages,
+        dict(sorted(dropped.items())),
+        dict(sorted(totals.counts.items())),
+        totals.repeated,
+    )
 
 
-def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:
+@dataclass
+class _Totals:
+    """Sums over all batches; ``repeated`` is the share of repeated sentences in the sample."""
+
+    pages: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    repeated: float = 0.0
+
+
+def _read(batches: Sequence[Path]) -> tuple[_Table, _Totals]:
     columns: list[list[npt.NDArray]] = [[] for _ in range(6)]
     samples: list[npt.NDArray[np.uint64]] = []
-    dropped: Counter[str] = Counter()
-    pages = 0
+    totals = _Totals()
     for number, path in enumerate(batches):
         batch = load_batch(path)
         size = len(batch.document_ids)
@@ -114,12 +131,14 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, int, Counter[str], float]:
         for column, value in zip(columns, values):
             column.append(value)
         samples.append(np.array(batch.sentence_sample))
-        dropped.update(batch.dropped)
-        pages += batch.pages
+        totals.dropped.update(batch.dropped)
+        totals.counts.update(batch.counts)
+        totals.pages += batch.pages
     sample = np.concatenate(samples)
-    repeated = 1 - len(np.unique(sample)) / len(sample) if len(sample) else 0.0
+    if len(sample):
+        totals.repeated = round(1 - len(np.unique(sample)) / len(sample), 6)
     table = _Table(*(np.concatenate(columns.pop(0)) for _ in range(6)))  # one at a time
-    return table, pages, dropped, round(repeated, 6)
+    return table, totals
 
 
 def _is_repeated(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

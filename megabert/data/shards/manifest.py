@@ -114,7 +114,13 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``manifest.json``. ``dropped`` counts articles by reason."""
+    """The content of ``manifest.json``.
+
+    Attributes:
+        dropped: documents dropped, by reason.
+        markup: what became of wikitext: template calls, sentences left out, list items.
+        unknown_templates: the most frequent templates for which sentences were left out.
+    """
 
     tokenizer: TokenizerInfo
     language: str
@@ -125,6 +131,8 @@ class Manifest:
     articles_read: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     repeated_sentence_share: float = 0.0
+    markup: Mapping[str, int] = field(default_factory=dict)
+    unknown_templates: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -138,6 +146,9 @@ class Manifest:
 
     def content(self) -> dict[str, Any]:
         """The manifest as JSON values, without its fingerprint."""
+        # absent where empty, so that older folders keep their fingerprint
+        markup = {"markup": dict(self.markup)} if self.markup else {}
+        unknown = {"unknown_templates": dict(self.unknown_templates)} if self.markup else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -149,6 +160,8 @@ class Manifest:
             "articles": {"read": self.articles_read, "kept": self.articles_kept},
             "dropped": dict(sorted(self.dropped.items())),
             "repeated_sentence_share": self.repeated_sentence_share,
+            **markup,
+            **unknown,
             "splits": {name: _split_as_json(split) for name, split in self.splits.items()},
         }
 
@@ -229,4 +242,6 @@ def _from_json(body: Mapping[str, Any]) -> Manifest:
         articles_read=body["articles"]["read"],
         dropped=body["dropped"],
         repeated_sentence_share=body["repeated_sentence_share"],
+        markup=body.get("markup", {}),
+        unknown_templates=body.get("unknown_templates", {}),
     )

@@ -2,7 +2,8 @@
 
 import html
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.sentences import split_sentences
@@ -29,10 +30,15 @@ _WIDE_STOP = re.compile(r"[。！？，；：]")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Paragraphs of sentences in page order, or ``drop_reason`` (one of DROP_REASONS)."""
+    """Paragraphs of sentences in page order, or ``drop_reason`` (one of DROP_REASONS).
+
+    ``counts`` says what became of the page's markup: template calls, sentences left out, list items
+    (the keys are those of docs/reference/text.md).
+    """
 
     paragraphs: list[list[str]]
     drop_reason: str | None = None
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 def page_to_sentences(page: Page, language: str) -> Cleaned:
