@@ -45,8 +45,8 @@ class Features(Protocol):
     def describe(self) -> str:
         """One line for the log: what it holds and what is left out."""
 
-    def sizes(self) -> dict[str, int]:
-        """The same as numbers, for results.json."""
+    def sizes(self) -> dict[str, Any]:
+        """The same as plain values, mostly numbers, for results.json."""
 
 
 class ItemFormat(Protocol):

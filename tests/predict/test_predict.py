@@ -148,7 +148,7 @@ def test_spans_are_those_of_transformers_model(shared_data: Path, tmp_path: Path
     tokenizer = BertTokenizerFast.from_pretrained(source)
     tokenizer.save_pretrained(tmp_path / "hf")
     predictor = open_predictor(tmp_path / "hf", AnswerOptions(batch_size=4))
-    from megabert.tasks.squad.data import read_squad
+    from megabert.tasks.squad.reading import read_squad
 
     data = read_squad(shared_data / "squad" / "dev-v1.1.json.xz")
     questions = [q for q in data.questions[::900] if len(data.contexts[q.context]) < 800][:8]

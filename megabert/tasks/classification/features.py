@@ -144,12 +144,17 @@ class ClassificationFeatures:
             text += f"; {self.empty:,} with an empty text"
         return f"{text}; left out: {self.problems}" if self.problems.counts else text
 
-    def sizes(self) -> dict[str, int]:
-        """Numbers of examples, tokens, cut examples, those with an empty text, and left-out ones."""
-        return {
+    def sizes(self) -> dict[str, Any]:
+        """Numbers of examples, tokens, cut examples, those with an empty text, and left-out ones, which
+        are listed by kind.
+        """
+        sizes: dict[str, Any] = {
             "examples": len(self.lengths),
             "tokens": int(self.lengths.sum()),
             "cut": self.cut,
             "empty": self.empty,
-            "left_out": sum(self.problems.counts.values()),
+            "left_out": self.problems.total,
         }
+        if self.problems.counts:
+            sizes["left_out_by_kind"] = self.problems.by_kind()
+        return sizes

@@ -20,22 +20,27 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line, object_pairs_hook=_once)
+            content = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             yield number, f"not JSON ({error})"
-        except _Twice as error:
+        except RepeatedKey as error:
             yield number, f"the key {error} occurs twice"
         else:
             yield number, content if isinstance(content, dict) else "no JSON object"
 
 
-class _Twice(Exception):
+class RepeatedKey(Exception):
     """A key that an object has twice."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values (an ``object_pairs_hook`` of :mod:`json`).
+
+    Raises:
+        RepeatedKey: a key occurs twice; its message is the key.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(repr(next(name for name in names if names.count(name) > 1)))
+        raise RepeatedKey(repr(next(name for name in names if names.count(name) > 1)))
     return content

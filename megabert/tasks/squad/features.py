@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import ExampleChoice, pad_rows
-from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData
 from megabert.tasks.squad.windows import best_window, locate_answer, windows
 
@@ -51,7 +50,7 @@ class SquadFeatures:
             have the masks that ``best_spans`` needs, and every question that has a ground truth is
             used, or all questions where none has one.
         max_length: tokens per row at most.
-        no_answer: use questions without an answer too; they point at [CLS].
+        no_answer: use questions marked impossible too; they point at [CLS].
 
     Raises:
         UserError: the lengths leave no room for a context, or no question is left.
@@ -75,7 +74,7 @@ class SquadFeatures:
         self.data, self.settings, self.training = data, settings, choice.training
         self.max_length, self.no_answer = max_length, no_answer
         self.special = tokenizer.special
-        self.problems = Problems(dict(data.problems.counts), dict(data.problems.first))
+        self.problems = data.problems.with_more(data.bad_answers)
         asked = [index for index, question in enumerate(data.questions) if self._wanted(question)]
         self.questions = np.asarray(asked, np.int64)[choice.drawn(len(asked))]
         self._tokenise(tokenizer)
@@ -83,13 +82,17 @@ class SquadFeatures:
 
     def _wanted(self, question: Question) -> bool:
         """Whether a question is used; others are counted."""
-        if question.answers or (self.no_answer and self.data.labelled):
-            return True
         if not (self.training or self.data.labelled):
             return True
-        kind = "question without an answer"
+        if not question.fault and (
+            question.answers or (self.no_answer and question.marked_impossible)
+        ):
+            return True
+        kind = question.fault or "question without an answer"
         if question.marked_impossible:
             kind = "question marked impossible, which is for --task squad2"
+        elif self.no_answer and not question.fault:
+            kind += " that is not marked impossible"
         self.problems.add(kind, f"id {question.id}")
         return False
 
@@ -244,14 +247,19 @@ class SquadFeatures:
             text += "; without ground truths: predictions, no scores"
         return f"{text}; left out: {self.problems}" if self.problems.counts else text
 
-    def sizes(self) -> dict[str, int]:
-        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if they are used."""
-        sizes = {
+    def sizes(self) -> dict[str, Any]:
+        """Numbers of questions, rows, tokens and left-out entries; of impossible ones if they are used.
+
+        What is left out is listed by kind.
+        """
+        sizes: dict[str, Any] = {
             "questions": len(self.questions),
             "rows": len(self._rows),
             "tokens": int(self._lengths.sum()),
-            "left_out": sum(self.problems.counts.values()),
+            "left_out": self.problems.total,
         }
+        if self.problems.counts:
+            sizes["left_out_by_kind"] = self.problems.by_kind()
         return {**sizes, "impossible": self.impossible} if self.no_answer else sizes
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.log import get_logger
-from megabert.tasks.squad.data import read_squad
+from megabert.tasks.squad.reading import read_squad
 
 
 class SquadItemFormat:

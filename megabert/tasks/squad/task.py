@@ -30,10 +30,11 @@ from megabert.tasks.squad.answers import (
     write_answers,
 )
 from megabert.tasks.squad.chinese_metric import metric_for
-from megabert.tasks.squad.data import SquadData, read_squad, squad_items
+from megabert.tasks.squad.data import SquadData, squad_items
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.item_file import SquadItemFormat
 from megabert.tasks.squad.metric import ENGLISH, Metric, squad_score
+from megabert.tasks.squad.reading import read_squad
 from megabert.tasks.squad.records import RecordedSquad
 from megabert.tasks.squad.settings import SquadSettings
 

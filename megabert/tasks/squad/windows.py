@@ -55,9 +55,11 @@ def locate_answer(
     fault = "question without an answer"
     for number, answer in enumerate(answers):
         text = answer.text.strip()
-        start = answer.start + len(answer.text) - len(answer.text.lstrip())
+        start = (answer.start or 0) + len(answer.text) - len(answer.text.lstrip())
         if not text:
             problem = "empty answer"
+        elif answer.start is None:
+            problem = "answer without a usable answer_start"
         elif text not in context:
             problem = "answer that is not in its context"
         elif start < 0 or context[start : start + len(text)] != text:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import ExampleChoice, pad_rows
-from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.rows import Rows
 from megabert.tasks.squad.windows import token_span, windows
 from megabert.tasks.tagging.data import Pieces, TaggedTexts
@@ -101,7 +100,7 @@ class TaggingFeatures:
                 f"--max-length {max_length} leaves no room for text between [CLS] and [SEP]"
             )
         self.corpus, self.special, self.scheme = corpus, special, tag_set.scheme
-        self.problems = Problems(dict(corpus.problems.counts), dict(corpus.problems.first))
+        self.problems = corpus.problems.with_more()
         usable = np.arange(len(pieces), dtype=np.int64)
         if choice.training:
             usable = np.array([i for i, p in enumerate(pieces) if len(p.scored)], np.int64)
@@ -227,19 +226,24 @@ class TaggingFeatures:
             "all_o_accuracy": 100.0 * float((gold == self._number["O"]).sum()) / total,
         }
 
-    def sizes(self) -> dict[str, int]:
-        """Numbers of texts, rows, tokens, tags, entities, texts cut into rows, and problems."""
+    def sizes(self) -> dict[str, Any]:
+        """Numbers of texts, rows, tokens, tags, entities, texts cut into rows, and problems, which are
+        listed by kind.
+        """
         entities = sum(map(len, self.truths())) if self.labelled else 0
         rows_of = np.bincount(self._rows[:, 0], minlength=len(self._pieces))
-        return {
+        sizes: dict[str, Any] = {
             "texts": len(self.texts),
             "rows": len(self._rows),
             "tokens": int(self.lengths.sum()),
             "tags": sum(len(pieces.scored) for pieces in self._pieces),
             "entities": entities,
             "cut_texts": int((rows_of > 1).sum()),
-            "problems": sum(self.problems.counts.values()),
+            "problems": self.problems.total,
         }
+        if self.problems.counts:
+            sizes["problems_by_kind"] = self.problems.by_kind()
+        return sizes
 
     def describe(self) -> str:
         """One line: texts, rows, tokens, entities, what was cut and what is wrong."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.batches import ExampleChoice
 from megabert.tasks.squad.answers import best_spans, rank_answers, write_json
-from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.reading import read_squad
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from tests.helpers.batch_rows import rows_of

@@ -20,9 +20,9 @@ from megabert.tasks.squad.chinese_metric import (
     units,
     without_punctuation,
 )
-from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import ENGLISH
+from megabert.tasks.squad.reading import read_squad
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from tests.helpers.batch_rows import rows_of

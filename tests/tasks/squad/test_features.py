@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.tasks.batches import WINDOW_BATCHES, BatchPlan, ExampleChoice, draw_subset, steps_for
-from megabert.tasks.squad.data import Answer, read_squad
+from megabert.tasks.squad.data import Answer
 from megabert.tasks.squad.features import SquadFeatures
+from megabert.tasks.squad.reading import read_squad
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.windows import best_window, locate_answer, token_span, windows
 from tests.helpers.batch_rows import rows_of

@@ -16,9 +16,9 @@ from megabert.data.foreign.tfrecord import frame
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.tasks.batches import ExampleChoice
-from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.features import SquadFeatures
 from megabert.tasks.squad.metric import exact_match
+from megabert.tasks.squad.reading import read_squad
 from megabert.tasks.squad.settings import SquadSettings
 from megabert.tasks.squad.task import Squad
 from megabert.tasks.squad.task_v2 import Squad2

@@ -18,7 +18,6 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.config import flags
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.finetune.settings import finetune_settings
-from megabert.tasks.squad.data import read_squad
 from megabert.tasks.squad.metric import exact_match, normalize_answer, word_f1
 from megabert.tasks.squad.metric_v2 import Prediction, best_threshold, squad2_score
 from megabert.tasks.squad.settings import SquadSettings
@@ -102,13 +101,17 @@ def test_marks_that_contradict_the_answers_are_left_out(tmp_path: Path) -> None:
     odd = {**qa("c", "q", ("Ann", 0)), "is_impossible": "no"}
     plain = {**qa("d", "q"), "is_impossible": False}
     path = write_squad(tmp_path / "f.json", ("Ann", [qa("a", "q", ("Ann", 0)), wrong, odd, plain]))
-    data = read_squad(path)
-    assert [q.id for q in data.questions] == ["a", "d"]
-    assert set(data.problems.counts) == {
-        "impossible question with answers",
-        "'is_impossible' that is neither true nor false",
-    }
-    assert squad2().eval_features(path, TOKENIZER).sizes()["impossible"] == 1
+    for features in (
+        squad2().eval_features(path, TOKENIZER),
+        squad2().train_features(path, TOKENIZER, None, 0),
+    ):
+        assert set(features.sizes()["left_out_by_kind"]) == {
+            "impossible question with answers",
+            "'is_impossible' that is neither true nor false",
+            "question without an answer that is not marked impossible",
+        }
+        assert features.sizes()["impossible"] == 0
+        assert features.sizes()["questions"] == 1
 
 
 def test_null_score_is_the_least_of_the_windows_and_decides(path: Path, tmp_path: Path) -> None:
