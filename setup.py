@@ -57,7 +57,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megabert", "megabert.*"]),
-    package_data={"megabert.kernels": ["cpu.cpp"]},
+    package_data={
+        "megabert.kernels": ["cpu.cpp"],
+        "megabert.data.text.wikitext.tables": ["*.toml"],
+    },
     install_requires=requires,
     extras_require=extras,
 )

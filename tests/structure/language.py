@@ -20,7 +20,6 @@ CHECKED = ("megabert", "launch", "data_tools", "benchmarks", "docs", "README.md"
 WORD_LISTS = (
     "megabert/data/demo_wiki",
     "megabert/data/text/pages.py",
-    "megabert/data/text/wikitext/template_names.py",
 )
 """Strings of these files are data, in the words of encyclopedias."""
 

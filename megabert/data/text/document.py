@@ -5,9 +5,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from megabert.data.text.counts import HOLES
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
+from megabert.data.text.wikitext.holes import HOLE
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.sections import PageLimitError, clean
@@ -53,20 +55,27 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
         return Cleaned([], "redirect")
     if page.model != "wikitext":
         return Cleaned([], "model")
+    counts: Counter[str] = Counter()
     if page.markup == "plain":
         groups = [[line] for line in _plain_lines(page, language)]
     else:
         try:
-            sections = clean(page.text, language=language, title=page.title, site=page.site)
+            sections = clean(
+                page.text, language=language, title=page.title, site=page.site, counts=counts
+            )
         except PageLimitError:
             return Cleaned([], "too long")
         groups = [list(p.lines) for section in sections for p in section.paragraphs]
     paragraphs = []
     for lines in groups:
         sentences = [s for line in lines for s in split_sentences(line, language)]
+        if any(HOLE in line for line in lines):
+            whole = [sentence for sentence in sentences if HOLE not in sentence]
+            counts[HOLES] += len(sentences) - len(whole)
+            sentences = whole
         if sentences:
             paragraphs.append(sentences)
-    return Cleaned(paragraphs) if paragraphs else Cleaned([], "empty")
+    return Cleaned(paragraphs, None if paragraphs else "empty", counts)
 
 
 def _plain_lines(page: Page, language: str) -> list[str]:

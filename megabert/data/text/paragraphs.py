@@ -1,6 +1,7 @@
 """From a section's lines to paragraphs of prose and lists."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from megabert.data.text.wikitext.links import EXTERNAL
@@ -28,17 +29,21 @@ class Paragraph:
     lines: tuple[str, ...]
 
 
-def paragraphs(body: str) -> list[Paragraph]:
+def paragraphs(body: str, settle: Callable[[str], str]) -> list[Paragraph]:
     """Paragraphs of a section without markup: runs of prose lines and runs of list items.
 
     An item of a discussion (``:``) is prose.
+
+    Args:
+        body: text without links and tags.
+        settle: removes from a line the holes that are no part of a sentence.
     """
     found: list[Paragraph] = []
     prose: list[str] = []
     items: list[str] = []
 
     def add_prose(raw: str) -> None:
-        line = tidy_line(raw.replace(EXTERNAL, ""))
+        line = tidy_line(settle(raw.replace(EXTERNAL, "")))
         if has_word(line):
             found.append(Paragraph("text", (line,)))
 
@@ -74,7 +79,7 @@ def paragraphs(body: str) -> list[Paragraph]:
             elif (
                 EXTERNAL not in text
             ):  # an item with a web link is a citation or part of a link list
-                line = tidy_line(text)
+                line = tidy_line(settle(text))
                 if _keeps_item(line):
                     items.append(line)
     if prose:

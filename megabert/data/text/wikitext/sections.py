@@ -6,20 +6,27 @@ cleaner, and the result depends only on the page.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
+from megabert.data.text.counts import TEMPLATES, UNDERSTOOD
 from megabert.data.text.pages import Site
 from megabert.data.text.paragraphs import Paragraph, paragraphs, reads_as_prose
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
+from megabert.data.text.wikitext.extension_tags import strip_extension_tags
+from megabert.data.text.wikitext.holes import settle_line, settle_lines
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.links import LinkRules
-from megabert.data.text.wikitext.templates import strip_extension_tags, strip_templates
+from megabert.data.text.wikitext.rows import strip_rows
+from megabert.data.text.wikitext.templates.expand import Calls, strip_templates
+from megabert.data.text.wikitext.templates.table import template_table
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _SWITCH = re.compile(r"__[^\W\d_a-z]{2,40}__")  # not "__init__"
+_MARKS = re.compile("[\ue000-\ue00f]")  # the cleaner uses these characters itself
 _RULE = re.compile(r"\n-{4,}")
 
 
@@ -36,7 +43,14 @@ class Section:
     paragraphs: tuple[Paragraph, ...]
 
 
-def clean(text: str, *, language: str, title: str = "", site: Site | None = None) -> list[Section]:
+def clean(
+    text: str,
+    *,
+    language: str,
+    title: str = "",
+    site: Site | None = None,
+    counts: Counter[str] | None = None,
+) -> list[Section]:
     """Sections of plain text, in the page's order, without empty ones.
 
     Sections at the end of a page that only list works, links or names (see also, references,
@@ -48,6 +62,8 @@ def clean(text: str, *, language: str, title: str = "", site: Site | None = None
             resolved.
         title: value of ``{{PAGENAME}}``.
         site: local namespace names.
+        counts: receives what became of templates and list items
+            (:mod:`megabert.data.text.counts`).
 
     Raises:
         PageLimitError: more than MAX_CHARACTERS.
@@ -55,21 +71,29 @@ def clean(text: str, *, language: str, title: str = "", site: Site | None = None
     if len(text) > MAX_CHARACTERS:
         raise PageLimitError
     rules = LinkRules.of(site or Site(), language)
+    calls = Calls(template_table(language), title)
+    counts = Counter() if counts is None else counts
     sections, bodies = [], []
-    for heading, level, body in _sections(_prepare(text, language, title)):
-        found = paragraphs(strip_inline(body, rules))
+    for heading, level, body in _sections(_prepare(text, language, calls)):
+        found = paragraphs(
+            strip_inline(body, rules), lambda line: settle_line(line, calls.names, counts)
+        )
         sections.append(Section(heading, level, tuple(found)))
         bodies.append(body)
+    counts[TEMPLATES] += calls.met
+    counts[UNDERSTOOD] += calls.understood
     return _without_tail(sections, bodies)
 
 
-def _prepare(text: str, language: str, title: str) -> str:
+def _prepare(text: str, language: str, calls: Calls) -> str:
     """Remove markup that spans lines; the result begins with a line feed."""
     if "<!--" in text:
         text = _COMMENT.sub("", text)
+    text = _MARKS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = strip_templates(strip_extension_tags(text), title)
+    text = strip_templates(strip_extension_tags(text, calls.names), calls)
+    text = settle_lines(strip_rows(text))
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
     if "__" in text:

@@ -1,23 +1,13 @@
-"""Removes extension tags, templates and tables, in one pass each."""
+"""Replaces template calls by what a reader sees, and removes tables, in linear time."""
 
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from megabert.data.text.wikitext.template_rules import template_text
+from megabert.data.text.wikitext.holes import hole
+from megabert.data.text.wikitext.rows import TABLE_END
+from megabert.data.text.wikitext.templates.table import TemplateTable
 from megabert.data.text.wikitext.tidy import gap
 
-# tags whose content is not running text
-_DROPPED = (
-    "ref references math chem ce gallery timeline score source syntaxhighlight imagemap hiero "
-    "templatedata graph mapframe maplink inputbox categorytree templatestyles indicator style "
-    "script pre table section dynamicpagelist choose quiz rss includeonly video audio"
-)
-# as in MediaWiki, a tag ends at the first ">"
-_TAG = re.compile(rf"<({_DROPPED.replace(' ', '|')}|nowiki)\b([^<>]*)>", re.IGNORECASE)
-_SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
-_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
-_ESCAPES[ord("\n")] = " "
 # a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
 _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
 # each alternative begins with a plain character, so that the engine can skip ahead
@@ -26,54 +16,42 @@ _INDENT = " \t:*#"
 MAX_TEMPLATE_DEPTH = 60
 _PASSES = 8
 MAX_INDENT = 40
+_MAX_NAME = 60
 
 
-def strip_extension_tags(text: str) -> str:
-    """Remove ``<ref>``, ``<math>``, ``<gallery>`` and similar; make ``<nowiki>`` inert.
+@dataclass
+class Calls:
+    """The template calls of one page, and how they are replaced.
 
-    Of a tag that is never closed, only the tag itself is removed. The text inside ``<nowiki>``
-    remains, with its special characters as entities; so does a formula that is a plain symbol ("x",
-    "n+1").
+    Attributes:
+        table: what is known of templates.
+        title: title of the page.
+        met, understood: calls so far, and those of which the table knows what a reader sees.
+        names: what each hole stands for (:func:`megabert.data.text.wikitext.holes.hole`).
     """
-    if "<" not in text:
-        return text
-    parts: list[str] = []
-    position = 0
-    no_more: set[str] = set()  # names without another closing tag
-    while match := _TAG.search(text, position):
-        name = match.group(1).lower()
-        if position < match.start():
-            parts.append(text[position : match.start()])
-        position = match.end()
-        shown = ""
-        if not match.group(2).endswith("/") and name not in no_more:
-            closing = _closing(name).search(text, position)
-            if closing is None:
-                no_more.add(name)
-            else:
-                shown = _shown_text(name, text[position : closing.start()])
-                position = closing.end()
-        if shown:
-            parts.append(shown)
-        elif name != "nowiki" and parts:
-            parts.append(gap(parts[-1], text[position : position + 1]))
-            if not parts[-1]:
-                parts.pop()
-    parts.append(text[position:])
-    return "".join(parts)
 
+    table: TemplateTable
+    title: str = ""
+    met: int = 0
+    understood: int = 0
+    names: list[str] = field(default_factory=list)
 
-@lru_cache(maxsize=256)
-def _closing(name: str) -> re.Pattern[str]:
-    return re.compile(rf"</{name}\s*>", re.IGNORECASE)
+    def replacement(self, body: str, before: str, after: str) -> str:
+        """What stands for ``{{body}}`` between two texts, of which the nearest characters count.
 
-
-def _shown_text(name: str, inside: str) -> str:
-    if name == "nowiki":
-        return inside.translate(_ESCAPES)
-    if name == "math" and _SIMPLE_MATH.fullmatch(inside.strip()):
-        return inside.strip().translate(_ESCAPES)
-    return ""
+        A call that shows nothing leaves a gap between words; an unknown one leaves a hole.
+        """
+        self.met += 1
+        shown = self.table.text_of(body, self.title)
+        if shown is not None:
+            self.understood += 1
+            if shown:
+                return shown
+        if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
+            return "//"  # the address of "[{{x}} label]"
+        if shown is None:
+            return hole(self.names, body.partition("|")[0].strip()[:_MAX_NAME])
+        return gap(before, after)
 
 
 @dataclass
@@ -89,8 +67,8 @@ class _Frame:
             self.parts.append(text)
 
 
-def strip_templates(text: str, title: str) -> str:
-    """Remove nested templates and tables; template_rules decides which text remains.
+def strip_templates(text: str, calls: Calls) -> str:
+    """Replace nested template calls, as ``calls`` decides, and remove tables.
 
     Braces that are never closed remove the text up to the next blank line or heading.
     """
@@ -100,23 +78,16 @@ def strip_templates(text: str, title: str) -> str:
             break
         before = pieces[0]
         for index in range(1, len(pieces), 2):
-            shown = template_text(pieces[index], title) or _left(before, pieces[index + 1])
+            shown = calls.replacement(pieces[index], before, pieces[index + 1])
             pieces[index] = shown
             before = pieces[index + 1] or shown or before
         text = "".join(pieces)
     if "{{" not in text and "{|" not in text and "}}" not in text and "|}" not in text:
         return text
-    return _strip_nested(text, title)
+    return _strip_nested(text, calls)
 
 
-def _left(before: str, after: str) -> str:
-    """What a dropped template leaves: a gap between words, an address in ``[{{x}} label]``."""
-    if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
-        return "//"
-    return gap(before, after)
-
-
-def _strip_nested(text: str, title: str) -> str:
+def _strip_nested(text: str, calls: Calls) -> str:
     """The same with a stack, for tables, deep nesting and unpaired braces."""
     stack = [_Frame(False)]
     position = 0
@@ -136,7 +107,7 @@ def _strip_nested(text: str, title: str) -> str:
             stack.extend(_Frame(False) for _ in range(len(token) // 2))
         else:
             after = text[position : position + 1]
-            _close(stack, token, title, after)
+            _close(stack, token, calls, after)
             if token[0] == "}" and len(token) % 2 and after == "-":
                 stack[-1].add("}")
         if len(stack) > MAX_TEMPLATE_DEPTH:
@@ -153,15 +124,18 @@ def _starts_line(text: str, place: int) -> bool:
     return (bool(newline) or place <= MAX_INDENT) and not line.strip(_INDENT)
 
 
-def _close(stack: list[_Frame], token: str, title: str, after: str) -> None:
+def _close(stack: list[_Frame], token: str, calls: Calls, after: str) -> None:
     """Close the frames that a run of closing marks closes; unpaired marks are dropped.
 
     ``after`` is the character after the marks.
     """
     braces = len(token.lstrip("|"))
-    if "|" in token and any(frame.table for frame in stack) and braces in (1, 3, 5):
-        while not stack.pop().table:
-            pass
+    if "|" in token and braces in (1, 3, 5):
+        if any(frame.table for frame in stack):
+            while not stack.pop().table:
+                pass
+        else:
+            stack[-1].add(TABLE_END)  # of a table that a template begins
         braces -= 1
     for left in range(braces // 2, 0, -1):
         if len(stack) == 1:
@@ -173,7 +147,7 @@ def _close(stack: list[_Frame], token: str, title: str, after: str) -> None:
         body = "".join(stack.pop().parts)
         frame = stack[-1]
         before = frame.parts[-1] if frame.parts else ""
-        frame.add(template_text(body, title) or _left(before, after if left == 1 else ""))
+        frame.add(calls.replacement(body, before, after if left == 1 else ""))
 
 
 def _unwind(stack: list[_Frame]) -> None:

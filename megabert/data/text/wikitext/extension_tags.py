@@ -1,0 +1,119 @@
+"""Removes ``<ref>``, ``<math>``, ``<gallery>``, ``<table>`` and similar tags with their content."""
+
+import re
+from functools import lru_cache
+
+from megabert.data.text.wikitext.holes import hole
+from megabert.data.text.wikitext.tidy import gap
+
+# a reader sees nothing of their content in running text
+_NOTES = (
+    "ref references gallery timeline imagemap templatedata graph mapframe inputbox categorytree "
+    "templatestyles indicator style script pre table section dynamicpagelist choose quiz rss "
+    "includeonly video audio score"
+)
+# a reader sees a formula, code or a sign, which has no words
+_FORMULAS = "math chem ce source syntaxhighlight hiero maplink"
+# as in MediaWiki, a tag ends at the first ">"; one without it is never closed
+_TAG = re.compile(
+    rf"<({f'{_NOTES} {_FORMULAS}'.replace(' ', '|')}|nowiki)(?![\w-])([^<>]*)(>?)", re.IGNORECASE
+)
+_TABLE = re.compile(r"<(/?)table(?![\w-])[^<>]*>", re.IGNORECASE)
+_CELL = re.compile(
+    r"<t([rdh])(?![\w-])[^<>]*>.*?(?:</t\1\s*>|(?=<t[rdh](?![\w-])|\n[ \t]*\n)|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
+_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
+_ESCAPES[ord("\n")] = " "
+
+
+def strip_extension_tags(text: str, names: list[str]) -> str:
+    """Remove the tags whose content is not running text; make ``<nowiki>`` inert.
+
+    A formula, code or sign leaves a hole, which is added to ``names``; a formula that is a plain
+    symbol ("x", "n+1") remains. The text inside ``<nowiki>`` remains, with its special characters
+    as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
+    hole; of other tags that are never closed, only the tag itself is removed.
+    """
+    if "<" not in text:
+        return text
+    parts: list[str] = []
+    position = 0
+    no_more: set[str] = set()  # names without another closing tag
+    while match := _TAG.search(text, position):
+        name = match.group(1).lower()
+        if position < match.start():
+            parts.append(text[position : match.start()])
+        position = match.end()
+        shown = ""
+        if not match.group(3):
+            position = match.start() + 1  # not a tag
+            if name == "ref":
+                position = _line_end(text, match.start())
+                shown = hole(names, "<ref>") + _closers(text[match.start() : position])
+            else:
+                parts.append("<")
+                continue
+        elif not match.group(2).endswith("/"):
+            end = None if name in no_more else _content_end(text, name, position)
+            if end is not None:
+                shown = _shown_text(name, text[position : end[0]], names)
+                position = end[1]
+            elif name == "ref":
+                position = _line_end(text, position)
+                shown = hole(names, "<ref>") + _closers(text[match.end() : position])
+            else:
+                no_more.add(name)
+        if shown:
+            parts.append(shown)
+        elif name != "nowiki" and parts:
+            parts.append(gap(parts[-1], text[position : position + 1]))
+            if not parts[-1]:
+                parts.pop()
+    parts.append(text[position:])
+    text = "".join(parts)
+    # rows of a table that a template begins
+    return _CELL.sub("\n\n", text) if "<t" in text or "<T" in text else text
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
+
+
+def _closers(dropped: str) -> str:
+    """The closing braces in dropped text that belong to calls outside it."""
+    return "}}" * max(0, dropped.count("}}") - dropped.count("{{"))
+
+
+def _content_end(text: str, name: str, position: int) -> tuple[int, int] | None:
+    """Where the content of a tag ends, and where its closing tag does; None if it is not closed."""
+    if name == "table":
+        depth = 1
+        for match in _TABLE.finditer(text, position):
+            depth += -1 if match.group(1) else 1
+            if depth == 0:
+                return match.start(), match.end()
+        return None
+    closing = _closing(name).search(text, position)
+    if closing is None or closing.group()[1] != "/":
+        return None
+    return closing.start(), closing.end()
+
+
+@lru_cache(maxsize=256)
+def _closing(name: str) -> re.Pattern[str]:
+    # a footnote does not hold another one: if one begins, the closing tag was forgotten
+    another = r"|<ref(?:\s[^<>]*[^<>/])?>" if name == "ref" else ""
+    return re.compile(rf"</{name}\s*>{another}", re.IGNORECASE)
+
+
+def _shown_text(name: str, inside: str, names: list[str]) -> str:
+    if name == "nowiki":
+        return inside.translate(_ESCAPES)
+    if name in ("math", "chem", "ce") and _SIMPLE_MATH.fullmatch(inside.strip()):
+        return inside.strip().translate(_ESCAPES)
+    if name in _FORMULAS.split() and inside.strip():
+        return hole(names, f"<{name}>")
+    return ""

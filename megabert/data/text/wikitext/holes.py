@@ -1,0 +1,102 @@
+"""Holes: the places from which something was taken that a reader sees.
+
+An unknown template, a formula or a bare address leaves a hole. The text around it decides: on a
+line of its own it was no part of a sentence, inside brackets the whole remark is left out, directly
+after a full stop it was a note, and in any other place the sentence is left out
+(:func:`megabert.data.text.document.page_to_sentences`).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from megabert.data.text.counts import BRACKETS, unknown_template
+from megabert.data.text.wikitext.tidy import gap
+
+HOLE = "\ue001"
+"""Marks a hole; the character behind it says what was taken."""
+_FIRST_NAME, _NAMES = 0xF0000, 0xFFFD
+_MARK = HOLE + "[\U000f0000-\U000ffffd]"
+_STOPS = ".!?。！？…؟۔।"
+_CLOSING = "\"'”’»)）」』】]"
+_OWN_LINE = re.compile(rf"(?<![^\n])[ \t:*#;]*(?:{_MARK}[ \t]*)+(?![^\n])\n?")
+_BEFORE_BOLD = re.compile(rf"(?<![^\n])[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
+_IN_BRACKETS = re.compile(
+    rf"(?<![^\W\d_])\((?=[^()]*{HOLE})[^()]*\)|（(?=[^（）]*{HOLE})[^（）]*）"
+    rf"|(?<!\w)\[(?=[^\[\]]*{HOLE})[^\[\]]*\]|【(?=[^【】]*{HOLE})[^【】]*】"
+)
+_NOTE = re.compile(rf"(?<=[{_STOPS}{re.escape(_CLOSING)}])(?:{_MARK})+(?=\s|$)")
+_LAST = re.compile(rf"(?<=[{_STOPS}])([{re.escape(_CLOSING)}]*)\s*(?:{_MARK}\s*)+$")
+_FIRST = re.compile(rf"^\s*(?:{_MARK})+(?=[^\W\d_])")
+_GLUED = re.compile(rf"(?<=[{_STOPS}])(?:{_MARK})+(?=[^\W\d_])")
+_ANY = re.compile(_MARK)
+_NO_PROSE = "=|!{<*#:;"  # begin a heading, a row, a tag or a list item
+_ENDS = (*_STOPS, ":", "：", "")
+
+
+def hole(names: list[str], name: str) -> str:
+    """The mark of a new hole; ``name`` says what was taken and is added to ``names``."""
+    names.append(name)
+    return HOLE + chr(_FIRST_NAME + min(len(names) - 1, _NAMES))
+
+
+def settle_lines(text: str) -> str:
+    """Remove the holes that are no part of a sentence by their place in the wikitext.
+
+    On a line of its own, a hole goes, except between the halves of a sentence ("is given by / HOLE /
+    where"); before bold text at the beginning of a line (the title of an article) it goes too.
+    """
+    if HOLE not in text:
+        return text
+    return _BEFORE_BOLD.sub("", _OWN_LINE.sub(_own_line, text))
+
+
+def _own_line(match: re.Match[str]) -> str:
+    text = match.string
+    start = text.rfind("\n", 0, max(0, match.start() - 1)) + 1
+    before = text[start : match.start()].strip()
+    goes_on = text[match.end() : match.end() + 1].islower()
+    if not goes_on and (not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:])):
+        return "\n"
+    if not goes_on and before.rstrip(_CLOSING)[-1:] in _ENDS:
+        return "\n"
+    return "".join(_ANY.findall(match.group())) + "\n"
+
+
+def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
+    """Remove the holes of a line that are no part of a sentence; the others become a bare HOLE.
+
+    Args:
+        line: text without links and tags.
+        names: what the marks stand for.
+        counts: receives the remarks in brackets left out, and the names of what remains.
+    """
+    if HOLE not in line:
+        return line
+    for _ in range(4):
+        line, left_out = _IN_BRACKETS.subn("", line)
+        if not left_out:
+            break
+        counts[BRACKETS] += left_out
+    line = _LAST.sub(r"\1", _NOTE.sub("", line))
+    line = _GLUED.sub(_between_sentences, _FIRST.sub(_at_beginning, line))
+    if HOLE not in line:
+        return line
+    counts.update(
+        unknown_template(names[min(ord(mark[1]) - _FIRST_NAME, len(names) - 1)])
+        for mark in _ANY.findall(line)
+    )
+    return _ANY.sub(HOLE, line)
+
+
+def _at_beginning(match: re.Match[str]) -> str:
+    """A box directly before a capital goes: ``{{Infobox}}The town``."""
+    return "" if match.string[match.end()].isupper() else match.group()
+
+
+def _between_sentences(match: re.Match[str]) -> str:
+    """A note between a full stop and a capital goes: ``end.{{note}}The``."""
+    after = match.string[match.end()]
+    if not after.isupper():
+        return match.group()
+    return gap(match.string[: match.start()], after)

@@ -1,0 +1,1 @@
+"""Tables of templates per language, as TOML; docs/reference/text.md describes their format."""

@@ -1,0 +1,209 @@
+"""Patterns: what a template call shows, written as text with places for its arguments.
+
+====================  =====================================================================
+``{key}``             the value of argument ``key``, which must be given and not be empty
+``{text|1}``          the first of several arguments that is given
+``{key:filter}``      the value, changed by a filter (``FILTERS``) or refused by it
+``{key=value}``       the argument must be given with this value; shows nothing
+``{key=*}``           the argument may be given; shows nothing
+``{2..=*}``           positional arguments from the second may be given; shows nothing
+``{..=*}``            any other argument may be given; shows nothing
+``{*, }``, ``{2*, }`` all positional arguments (from the second), joined by ", "
+``[...]``             shown if all arguments inside are given
+``\\{``               a plain brace, bracket or bar
+====================  =====================================================================
+
+A call with an argument that the pattern does not use does not fit the pattern.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+_NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
+_CODE = re.compile("[A-Z]{2,3}")  # of a country, which a flag template prints as its name
+_PLAIN_MARK = re.compile(r"\\(.)")
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be read."""
+
+
+def _month(value: str, months: Sequence[str]) -> str | None:
+    if value.isascii() and value.isdigit():
+        return months[int(value) - 1] if 1 <= int(value) <= len(months) else None
+    return value if value.lower() in (month.lower() for month in months) else None
+
+
+def _int(value: str, _: Sequence[str]) -> str | None:
+    return str(int(value)) if value.isascii() and value.isdigit() else None
+
+
+Filter = Callable[[str, Sequence[str]], str | None]
+FILTERS: dict[str, Filter] = {
+    "lower": lambda value, _: value.lower(),
+    "upper": lambda value, _: value.upper(),
+    "first-upper": lambda value, _: value[:1].upper() + value[1:],
+    "first-lower": lambda value, _: value[:1].lower() + value[1:],
+    "number": lambda value, _: value if _NUMBER.fullmatch(value) else None,
+    "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
+    "int": _int,
+    "month": _month,
+}
+
+
+@dataclass(frozen=True)
+class _Field:
+    keys: tuple[str, ...]
+    filter: str
+
+
+@dataclass(frozen=True)
+class _Check:
+    key: str
+    value: str | None  # None: any value, or none
+
+    def allowed(self, arguments: Mapping[str, str]) -> Iterable[str]:
+        """The arguments that this place allows: ``key`` is a name, "2..", or ".." for any."""
+        if not self.key.endswith(".."):
+            return [self.key] if self.key in arguments else []
+        first = self.key[:-2]
+        if not first:
+            return arguments
+        return [key for key in arguments if key.isdigit() and int(key) >= int(first)]
+
+
+@dataclass(frozen=True)
+class _Rest:
+    first: int
+    separator: str
+
+
+@dataclass(frozen=True)
+class _Group:
+    parts: tuple["_Part", ...]
+
+
+_Part = str | _Field | _Check | _Rest | _Group
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern, ready for use; ``months`` are the names for the filter ``month``."""
+
+    parts: tuple[_Part, ...]
+    months: tuple[str, ...] = ()
+
+    def shown(self, arguments: Mapping[str, str]) -> str | None:
+        """The text of a call, or None if the call does not fit.
+
+        Args:
+            arguments: values that are not empty, by name; positional ones are "1", "2", ...
+        """
+        used: set[str] = set()
+        text = self._text(self.parts, arguments, used)
+        return text if text is not None and len(used) == len(arguments) else None
+
+    def _text(
+        self, parts: Sequence[_Part], arguments: Mapping[str, str], used: set[str]
+    ) -> str | None:
+        found: list[str] = []
+        for part in parts:
+            if isinstance(part, str):
+                found.append(part)
+            elif isinstance(part, _Group):
+                inside: set[str] = set()
+                text = self._text(part.parts, arguments, inside)
+                if text is not None:
+                    used |= inside
+                    found.append(text)
+            elif isinstance(part, _Check):
+                used.update(part.allowed(arguments))
+                if part.value is not None and arguments.get(part.key) != part.value:
+                    return None
+            else:
+                text = self._values(part, arguments, used)
+                if text is None:
+                    return None
+                found.append(text)
+        return "".join(found)
+
+    def _values(
+        self, part: _Field | _Rest, arguments: Mapping[str, str], used: set[str]
+    ) -> str | None:
+        if isinstance(part, _Rest):
+            count = part.first
+            while str(count) in arguments:
+                count += 1
+            keys = [str(number) for number in range(part.first, count)]
+            used.update(keys)
+            return part.separator.join(arguments[key] for key in keys) if keys else None
+        for key in part.keys:
+            if key in arguments:
+                used.add(key)
+                value = arguments[key]
+                return FILTERS[part.filter](value, self.months) if part.filter else value
+        return None
+
+
+def read_pattern(text: str, months: Sequence[str] = ()) -> Pattern:
+    """Read a pattern.
+
+    Raises:
+        PatternError: a brace or bracket without its partner, or an unknown filter.
+    """
+    parts, end = _read(text, 0, False)
+    assert end == len(text)
+    return Pattern(parts, tuple(months))
+
+
+def _read(text: str, position: int, inside: bool) -> tuple[tuple[_Part, ...], int]:
+    parts: list[_Part] = []
+    plain: list[str] = []
+
+    def close() -> None:
+        if plain:
+            parts.append("".join(plain))
+            plain.clear()
+
+    while position < len(text):
+        character = text[position]
+        if character == "\\" and position + 1 < len(text):
+            plain.append(text[position + 1])
+            position += 2
+        elif character == "[":
+            close()
+            group, position = _read(text, position + 1, True)
+            parts.append(_Group(group))
+        elif character == "]" and inside:
+            close()
+            return tuple(parts), position + 1
+        elif character == "{":
+            close()
+            end = text.find("}", position)
+            if end < 0:
+                raise PatternError(f"{text!r}: a brace is not closed")
+            parts.append(_place(text[position + 1 : end], text))
+            position = end + 1
+        elif character in "}]":
+            raise PatternError(f"{text!r}: {character!r} without its partner")
+        else:
+            plain.append(character)
+            position += 1
+    if inside:
+        raise PatternError(f"{text!r}: a bracket is not closed")
+    close()
+    return tuple(parts), position
+
+
+def _place(inside: str, text: str) -> _Part:
+    rest = re.fullmatch(r"(\d*)\*(.*)", inside, re.DOTALL)
+    if rest:
+        return _Rest(int(rest.group(1) or "1"), _PLAIN_MARK.sub(r"\1", rest.group(2)))
+    key, equals, value = inside.partition("=")
+    if equals:
+        return _Check(key, None if value == "*" else value)
+    names, _, name = inside.partition(":")
+    if not names or (name and name not in FILTERS):
+        raise PatternError(f"{text!r}: {{{inside}}} cannot be read; filters: {', '.join(FILTERS)}")
+    return _Field(tuple(names.split("|")), name)

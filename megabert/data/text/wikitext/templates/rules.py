@@ -1,0 +1,312 @@
+"""Templates whose text a pattern cannot describe: units, figures, conditions.
+
+Each rule returns what a reader sees, or None if the call has an argument that the rule does not
+understand: a part of a figure is never shown. Conversions into other units are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Protocol
+
+from megabert.data.text.wikitext.templates import units
+
+
+class Language(Protocol):
+    """What a rule needs of a table."""
+
+    language: str
+
+
+class Call:
+    """A template call: its arguments, the title of its page, the table it was looked up in."""
+
+    def __init__(self, parts: Sequence[str], title: str, table: Language) -> None:
+        self.parts, self.title, self.table = parts, title, table
+
+    @cached_property
+    def arguments(self) -> Mapping[str, str]:
+        """Values that are not empty, by name; positional ones are "1", "2", ...
+
+        As in MediaWiki, any ``=`` outside a link makes an argument a named one, and of two with
+        the same name the later counts.
+        """
+        found: dict[str, str] = {}
+        position = 0
+        for part in self.parts:
+            key, equals, value = part.partition("=")
+            if equals and "[[" not in key:
+                key = key.strip()
+                if key.isdigit():
+                    key = str(int(key))
+            else:
+                position += 1
+                key, value = str(position), part
+            value = value.strip()
+            if value:
+                found[key] = value
+            else:
+                found.pop(key, None)
+        return found
+
+    @property
+    def positional(self) -> list[str]:
+        """The positional arguments up to the first that is missing or empty."""
+        values: list[str] = []
+        while (value := self.arguments.get(str(len(values) + 1))) is not None:
+            values.append(value)
+        return values
+
+    def named(self) -> dict[str, str]:
+        """The arguments that :attr:`positional` does not have."""
+        count = len(self.positional)
+        return {
+            key: value
+            for key, value in self.arguments.items()
+            if not (key.isdigit() and 1 <= int(key) <= count)
+        }
+
+
+Rule = Callable[[Call], str | None]
+
+_NUMBER = re.compile(r"[-+−–]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+−]?\d+)?")
+_MIXED = re.compile(r"([-+−–]?\d+)[+ ](\d+)//?(\d+)|([-+−–]?\d+)//?(\d+)")
+_HARMLESS = frozenset(
+    [
+        "abbr",
+        "sp",
+        "lk",
+        "sigfig",
+        "round",
+        "sortable",
+        "sort",
+        "order",
+        "comma",
+        "disp",
+        "adj",
+        "debug",
+        "cache",
+    ]
+)
+_SHOWN_AS_USUAL = {
+    "disp": frozenset(
+        ["or", "sqbr", "comma", "flip", "b", "br", "br()", "slash", "/", "semicolon", "x"]
+    ),
+    "adj": frozenset(["on", "off", "ri0", "ri1", "ri2", "ri3", "nocat"]),
+    "abbr": frozenset(["on", "off", "in", "out", "none", "~", "comma", "comma5", "h0", "hh"]),
+    "comma": frozenset(["off", "5", "gaps"]),
+}
+
+
+def grouped(number: str) -> str:
+    """A figure with commas as English templates print it: "1234.5" -> "1,234.5"."""
+    match = re.fullmatch(r"([-+−–]?)(\d{4,})(\.\d+)?", number)
+    if match is None:
+        return number
+    sign, whole, rest = match.groups()
+    return f"{sign}{int(whole):,}{rest or ''}" if whole[0] != "0" else number
+
+
+def _figure(value: str) -> str | None:
+    """A figure as ``{{convert}}`` prints it; None if the value is not one."""
+    if _NUMBER.fullmatch(value):
+        base, exponent, power = value.partition("e")
+        return f"{grouped(base)}×10^{power}" if exponent else grouped(base)
+    mixed = _MIXED.fullmatch(value)
+    if mixed is None:
+        return None
+    whole, top, bottom, plain_top, plain_bottom = mixed.groups()
+    return f"{whole} {top}/{bottom}" if whole else f"{plain_top}/{plain_bottom}"
+
+
+def _convert(call: Call) -> str | None:
+    """``{{convert|6|ft|2|in|m}}``: the figures and units that are given, not the conversion."""
+    for key, value in call.named().items():
+        if key not in _HARMLESS or value not in _SHOWN_AS_USUAL.get(key, (value,)):
+            return None
+    values = call.positional
+    words: list[str] = []
+    place = 0
+    expected = 1  # figures before the next unit
+    while place < len(values):
+        figure = _figure(values[place])
+        if figure is None:
+            break
+        words.append(figure)
+        place += 1
+        if place == len(values):
+            return None  # a figure without a unit
+        join = units.RANGES.get(values[place].lower())
+        if join is not None and expected < 4:
+            words.append(join)
+            expected += 1
+            place += 1
+            continue
+        unit = units.shown_unit(values[place])
+        if unit is None:
+            return None
+        words.append(unit)
+        place += 1
+        expected = 1
+        if not (values[place - 1] in units.LARGE_PARTS and _is_part(values[place:])):
+            break
+    if not words or words[-1] in units.RANGES.values():
+        return None
+    return " ".join(words).replace(" – ", "–") if _is_output(values[place:]) else None
+
+
+def _is_part(rest: Sequence[str]) -> bool:
+    """Whether a smaller unit follows, as in 6 ft 2 in."""
+    return len(rest) > 1 and _figure(rest[0]) is not None and rest[1] in units.SMALL_PARTS
+
+
+def _is_output(rest: Sequence[str]) -> bool:
+    """Whether the rest is a unit to convert into and a precision, both optional."""
+    rest = list(rest)
+    if rest and _figure(rest[0]) is None:
+        if not all(units.shown_unit(word) for word in rest[0].split()):
+            return False
+        rest = rest[1:]
+    return not rest or (len(rest) == 1 and re.fullmatch(r"[-+−]?\d+", rest[0]) is not None)
+
+
+def _value(call: Call) -> str | None:
+    """``{{val|1.5|0.2|e=3|u=m}}``: a figure, its uncertainty, a power of ten and a unit."""
+    values, named = call.positional, call.named()
+    prefix, suffix = named.pop("p", ""), named.pop("s", "")
+    power, end = named.pop("e", ""), named.pop("end", "")
+    unit = named.pop("u", "") or named.pop("ul", "")
+    named.pop("fmt", "")
+    if named or not 1 <= len(values) <= 2 or not _NUMBER.fullmatch(values[0]) or "e" in values[0]:
+        return None
+    number, error = values[0], ""
+    if len(values) == 2:
+        if re.fullmatch(r"\(\d+\)", values[1]):
+            number += values[1]
+        elif _NUMBER.fullmatch(values[1]):
+            error = f"±{values[1]}"
+        else:
+            return None
+    if power:
+        if not re.fullmatch(r"[-+−]?\d+", power):
+            return None
+        number = f"({number}{error})×10^{power}" if error else f"{number}×10^{power}"
+    elif error:
+        number = f"({number}{error})" if unit else number + error
+    gap = "" if unit in ("°", "%", "'", '"') or not unit else " "
+    return f"{prefix}{number}{end}{gap}{unit}{suffix}"
+
+
+def _fraction(call: Call) -> str | None:
+    values = call.positional
+    if call.named() or not 1 <= len(values) <= 3:
+        return None
+    if len(values) == 3:
+        return f"{values[0]} {values[1]}/{values[2]}"
+    return "/".join(values) if len(values) == 2 else f"1/{values[0]}"
+
+
+def _circa(call: Call) -> str | None:
+    values, named = call.positional, call.named()
+    named.pop("lk", "")
+    if named or len(values) > 2:
+        return None
+    return "c. " + " – c. ".join(values) if values else "c."
+
+
+def _as_of(call: Call) -> str | None:
+    values, named = call.positional, call.named()
+    alternative, lower = named.pop("alt", ""), named.pop("lc", "")
+    for key in ("since", "url", "post", "pre", "df"):
+        if key in ("url", "df"):
+            named.pop(key, "")
+    if named or not 1 <= len(values) <= 3:
+        return None
+    if alternative:
+        return alternative
+    if len(values) > 1:
+        return None  # months and days have several forms
+    return f"{'as' if lower else 'As'} of {values[0]}"
+
+
+def _formula(call: Call) -> str | None:
+    """``{{chem|H|2|O}}`` and ``{{chem2|H2O}}``; charges are superscripts, which are not shown so."""
+    values = call.positional
+    text = "".join(values)
+    if call.named() or not values or re.search(r"[+−^*/\-]", text):
+        return None
+    return text.replace("'", "")
+
+
+def _power(call: Call) -> str | None:
+    values = call.positional
+    if len(values) != 1 or call.named() or not re.fullmatch(r"[-+−]?\d+", values[0]):
+        return None
+    return f"×10^{values[0]}"
+
+
+def _number(call: Call) -> str | None:
+    """``{{formatnum:1234.5}}``, grouped in English only."""
+    values = call.positional
+    if not values or len(values) > 2 or call.named():
+        return None
+    if len(values) == 2 or call.table.language not in ("en", "simple"):
+        return values[0]
+    return grouped(values[0])
+
+
+def _title(call: Call) -> str | None:
+    return call.title
+
+
+def _spaces(call: Call) -> str | None:
+    return " "
+
+
+def _if(call: Call) -> str | None:
+    """``{{#if: condition | then | else}}`` with the value of its first argument known."""
+    condition, *branches = (part.strip() for part in call.parts)
+    return "".join(branches[0 if condition else 1 :][:1])
+
+
+def _if_equal(call: Call) -> str | None:
+    parts = [part.strip() for part in call.parts]
+    if len(parts) < 2:
+        return None
+    return "".join(parts[2 if parts[0] == parts[1] else 3 :][:1])
+
+
+def _tag(call: Call) -> str | None:
+    """``{{#tag:ref|...}}`` is a footnote; other tags are not understood."""
+    return "" if call.parts[0].strip().lower() in ("ref", "references", "gallery") else None
+
+
+def _plural(call: Call) -> str | None:
+    """``{{plural:3|year|years}}`` in languages with one plural."""
+    number, *forms = (part.strip() for part in call.parts)
+    if not re.fullmatch(r"\d+", number) or len(forms) != 2 or "=" in "".join(forms):
+        return None
+    if call.table.language not in ("en", "de", "es", "it", "nl", "sv", "simple"):
+        return None
+    return forms[0] if number == "1" else forms[1]
+
+
+RULES: dict[str, Rule] = {
+    "convert": _convert,
+    "value": _value,
+    "fraction": _fraction,
+    "circa": _circa,
+    "as of": _as_of,
+    "formula": _formula,
+    "power": _power,
+    "number": _number,
+    "title": _title,
+    "spaces": _spaces,
+    "if": _if,
+    "ifeq": _if_equal,
+    "tag": _tag,
+    "plural": _plural,
+}
+"""Rules by the name that a table uses for them, after "@"."""

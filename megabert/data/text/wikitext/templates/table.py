@@ -1,0 +1,169 @@
+"""Looks template calls up in the tables of a language."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from megabert.data.text.wikitext.templates.pattern import Pattern, PatternError, read_pattern
+from megabert.data.text.wikitext.templates.rules import RULES, Call, Rule
+
+_FOLDER = "megabert.data.text.wikitext.tables"
+_COMMON = "common"
+_SPACES = re.compile(r"[\s_]+")
+# what may stand before the name of a template in a call
+_PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
+_KEYS = {"months", "nothing", "namespace", "show", "prefix", "function"}
+
+
+@dataclass
+class TemplateTable:
+    """What is known of the templates of one language.
+
+    Attributes:
+        calls: patterns (the first that fits counts) or a rule by name; an empty tuple stands for
+            "shows nothing".
+        functions: the same for parser functions (``{{lc:X}}``), whose operand is argument "1".
+        prefixes: the same for names that begin with a text.
+        namespaces: names of the template namespace, lower case.
+    """
+
+    language: str
+    calls: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
+    functions: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
+    prefixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
+    namespaces: set[str] = field(default_factory=set)
+    prefix_names: tuple[str, ...] = ()
+
+    def text_of(self, body: str, title: str = "") -> str | None:
+        """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
+
+        Args:
+            body: the call's content, without inner templates.
+            title: title of the page.
+        """
+        head, bar, rest = body.partition("|")
+        name = _name(head)
+        entry = self.calls.get(name)
+        if entry is None and ":" in name:
+            prefix, _, after = name.partition(":")
+            prefix = prefix.strip()
+            function = self.functions.get(prefix)
+            if function is not None:
+                operand = head.partition(":")[2]
+                return self._shown(function, Call([operand, *_split(rest, bar)], title, self))
+            if prefix in self.namespaces and after:
+                return self.text_of(body.partition(":")[2], title)
+        if entry is None and name.startswith(self.prefix_names):
+            prefix = max((p for p in self.prefix_names if name.startswith(p)), key=len)
+            entry = self.prefixes[prefix]
+        if entry is None:
+            return None
+        return self._shown(entry, Call(_split(rest, bar), title, self)) if entry else ""
+
+    @staticmethod
+    def _shown(entry: tuple[Pattern, ...] | Rule, call: Call) -> str | None:
+        if not isinstance(entry, tuple):
+            return entry(call)
+        if not entry:
+            return ""
+        for pattern in entry:
+            text = pattern.shown(call.arguments)
+            if text is not None:
+                return text
+        return None
+
+
+def _name(head: str) -> str:
+    name = head.strip().lower()
+    return _SPACES.sub(" ", name) if "_" in name or "  " in name or "\n" in name else name
+
+
+def _split(rest: str, bar: str) -> list[str]:
+    return split_arguments(rest) if bar else []
+
+
+def split_arguments(body: str) -> list[str]:
+    """Split at every ``|`` outside ``[[links]]`` and ``-{conversions}-``."""
+    if "[[" not in body and "-{" not in body:
+        return body.split("|")
+    parts, depth, start = [], 0, 0
+    for match in re.finditer(r"\[\[|\]\]|-\{|\}-|\|", body):
+        token = match.group()
+        if token == "|":
+            if depth == 0:
+                parts.append(body[start : match.start()])
+                start = match.end()
+        elif token in ("[[", "-{"):
+            depth += 1
+        else:
+            depth = max(0, depth - 1)
+    parts.append(body[start:])
+    return parts
+
+
+@lru_cache(maxsize=64)
+def template_table(language: str) -> TemplateTable:
+    """The table of a language: the common one and, where there is one, the language's own.
+
+    Args:
+        language: a code such as "fr" or "zh-tw", of which the part before "-" counts.
+
+    Raises:
+        PatternError: a table cannot be read (an error in the program's own data).
+    """
+    code = re.split("[-_]", language.lower())[0]
+    table = TemplateTable(code, namespaces=set(_PREFIXES))
+    for name in (_COMMON, code):
+        file = resources.files(_FOLDER) / f"{name}.toml"
+        if re.fullmatch("[a-z]+", name) and file.is_file():
+            try:
+                _add(table, tomllib.loads(file.read_text(encoding="utf-8")))
+            except (tomllib.TOMLDecodeError, PatternError) as error:
+                raise PatternError(f"{file}: {error}") from None
+    table.prefix_names = tuple(table.prefixes)
+    return table
+
+
+def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
+    if unknown := content.keys() - _KEYS:
+        raise PatternError(f"unknown key {', '.join(sorted(unknown))}")
+    months = content.get("months", ())
+    for name in content.get("nothing", ()):
+        known = table.calls
+        if name.endswith(":"):
+            known = table.functions
+        elif name.endswith("*"):
+            known = table.prefixes
+        known[name.rstrip(":*")] = ()
+    table.namespaces.update(content.get("namespace", ()))
+    for section, known in (
+        ("show", table.calls),
+        ("prefix", table.prefixes),
+        ("function", table.functions),
+    ):
+        for names, entry in content.get(section, {}).items():
+            read = _entry(entry, months)
+            for name in _names(names):
+                known[name] = read
+
+
+def _names(text: str) -> Iterator[str]:
+    for name in text.split(" | "):
+        if name != name.lower() or "_" in name or "  " in name:
+            raise PatternError(f"{name!r}: a name is written in lower case, with single spaces")
+        yield name
+
+
+def _entry(entry: str | Sequence[str], months: Sequence[str]) -> tuple[Pattern, ...] | Rule:
+    if isinstance(entry, str) and entry.startswith("@"):
+        if entry[1:] not in RULES:
+            raise PatternError(f"{entry!r}: no such rule; there are {', '.join(sorted(RULES))}")
+        return RULES[entry[1:]]
+    patterns = [entry] if isinstance(entry, str) else entry
+    return tuple(read_pattern(text, months) for text in patterns)
