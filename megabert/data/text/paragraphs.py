@@ -36,7 +36,7 @@ def paragraphs(body: str, settle: Callable[[str], str]) -> list[Paragraph]:
 
     Args:
         body: text without links and tags.
-        settle: removes from a line the holes that are no part of a sentence.
+        settle: removes from a line the holes outside sentences.
     """
     found: list[Paragraph] = []
     prose: list[str] = []

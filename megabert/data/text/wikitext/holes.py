@@ -1,7 +1,7 @@
 """Holes: the places from which something was taken that a reader sees.
 
 An unknown template, a formula or a bare address leaves a hole. The text around it decides: on a
-line of its own it was no part of a sentence, inside brackets the whole remark is left out, directly
+line of its own it was not part of a sentence, inside brackets the whole remark is left out, directly
 after a full stop it was a note, and in any other place the sentence is left out
 (:func:`megabert.data.text.document.page_to_sentences`).
 """
@@ -31,7 +31,7 @@ _FIRST = re.compile(rf"^\s*(?:{_MARK})+(?=[^\W\d_])")
 _GLUED = re.compile(rf"(?<=[{_STOPS}])(?:{_MARK})+(?=[^\W\d_])")
 _ANY = re.compile(_MARK)
 _NO_PROSE = "=|!{<*#:;"  # begin a heading, a row, a tag or a list item
-_ENDS = (*_STOPS, ":", "：", "")
+_ENDS = (*_STOPS, ":", "：", ">", "")
 
 
 def hole(names: list[str], name: str) -> str:
@@ -41,7 +41,7 @@ def hole(names: list[str], name: str) -> str:
 
 
 def settle_lines(text: str) -> str:
-    """Remove the holes that are no part of a sentence by their place in the wikitext.
+    """Remove the holes whose place in the wikitext shows that they are outside sentences.
 
     On a line of its own, a hole goes, except between the halves of a sentence ("is given by / HOLE /
     where"); before bold text at the beginning of a line (the title of an article) it goes too.
@@ -56,7 +56,8 @@ def _own_line(match: re.Match[str]) -> str:
     start = text.rfind("\n", 0, max(0, match.start() - 1)) + 1
     before = text[start : match.start()].strip()
     goes_on = text[match.end() : match.end() + 1].islower()
-    if not goes_on and (not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:])):
+    alone = not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:])
+    if not goes_on and (alone or (before[:2] == "[[" and before[-2:] == "]]")):
         return "\n"
     if not goes_on and before.rstrip(_CLOSING)[-1:] in _ENDS:
         return "\n"
@@ -64,7 +65,7 @@ def _own_line(match: re.Match[str]) -> str:
 
 
 def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
-    """Remove the holes of a line that are no part of a sentence; the others become a bare HOLE.
+    """Remove the holes of a line that are outside sentences; the others become a bare HOLE.
 
     Args:
         line: text without links and tags.

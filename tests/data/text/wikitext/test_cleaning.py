@@ -39,7 +39,7 @@ def text_of(wikitext: str, language: str = "en", site: Site | None = None, title
         ("a<ref name=x>no {{cite}} [[b]]</ref> b<ref name=x /> c<!-- no --> d", "a b c d"),
         ("A.<ref>never closed b\n\nC.", "A.\nC."),
         ("The {{convert|12|km|mi}} river, {{convert|5|to|7|C}}.", "The 12 km river, 5 to 7 °C."),
-        ("X ({{lang-la|terra}}) is ({{IPA|y}}) Y ({{a}}, {{b}}).", "X (terra) is Y."),
+        ("X ({{lang-la|terra}}) is ({{Audio|y}}) Y ({{a}}, {{b}}).", "X (terra) is Y."),
         ("X {{fact|{{b|{{c}}}}|{{d}}}} Y {{lang|fr|[[Eau|l'eau]]}}.", "X Y l'eau."),
         ("{{PAGENAME}} is {{nowrap|a {{nowrap|b}}}}.", "T is a b."),
         ("A\n\n{| class=x\n| a || [[b]]\n{|\n|c\n|}\n|}\n\nB {{cn|\n|}} C", "A\nB C"),

@@ -164,10 +164,7 @@ def _is_part(rest: Sequence[str]) -> bool:
 
 def _is_output(rest: Sequence[str]) -> bool:
     """Whether the rest is a unit to convert into and a precision, both optional."""
-    rest = list(rest)
     if rest and _figure(rest[0]) is None:
-        if not all(units.shown_unit(word) for word in rest[0].split()):
-            return False
         rest = rest[1:]
     return not rest or (len(rest) == 1 and re.fullmatch(r"[-+−]?\d+", rest[0]) is not None)
 
@@ -217,25 +214,47 @@ def _circa(call: Call) -> str | None:
 
 
 def _as_of(call: Call) -> str | None:
+    """``{{as of|2010|6|30}}``: "As of 30 June 2010"; month and day are optional."""
     values, named = call.positional, call.named()
     alternative, lower = named.pop("alt", ""), named.pop("lc", "")
-    for key in ("since", "url", "post", "pre", "df"):
-        if key in ("url", "df"):
-            named.pop(key, "")
-    if named or not 1 <= len(values) <= 3:
+    american = named.pop("df", "").lower() in ("us", "mdy", "y")
+    before, after = named.pop("pre", ""), named.pop("post", "")
+    named.pop("url", "")
+    if named or not 1 <= len(values) <= 3 or not values[0].isdigit():
         return None
     if alternative:
-        return alternative
+        return alternative + after
+    date = values[0]
     if len(values) > 1:
-        return None  # months and days have several forms
-    return f"{'as' if lower else 'As'} of {values[0]}"
+        month = _month(values[1])
+        if month is None or not all(value.isdigit() for value in values[2:]):
+            return None
+        day = str(int(values[2])) if len(values) > 2 else ""
+        if day and american:
+            date = f"{month} {day}, {date}"
+        else:
+            date = f"{day} {month} {date}".lstrip()
+    words = [f"{'as' if lower else 'As'} of", *([before] if before else []), date]
+    return " ".join(words) + after
+
+
+def _month(value: str) -> str | None:
+    """An English month from its number or name."""
+    if value.isdigit():
+        return units.MONTHS[int(value) - 1] if 1 <= int(value) <= 12 else None
+    found = [month for month in units.MONTHS if month.lower().startswith(value.lower()[:3])]
+    return found[0] if len(value) >= 3 and found else None
 
 
 def _formula(call: Call) -> str | None:
-    """``{{chem|H|2|O}}`` and ``{{chem2|H2O}}``; charges are superscripts, which are not shown so."""
+    """``{{chem|H|2|O}}`` and ``{{chem|NH|4|+}}``; not with a charge of several units."""
     values = call.positional
     text = "".join(values)
-    if call.named() or not values or re.search(r"[+−^*/\-]", text):
+    if (
+        call.named()
+        or not values
+        or re.search(r"\d[+−-]|[\^*/]|[+−-]\d|\d ?[+−-]", "|".join(values))
+    ):
         return None
     return text.replace("'", "")
 

@@ -26,7 +26,7 @@ class TemplateTable:
     """What is known of the templates of one language.
 
     Attributes:
-        calls: patterns (the first that fits counts) or a rule by name; an empty tuple stands for
+        calls: patterns (the first that fits counts) or a rule by name; an empty tuple means
             "shows nothing".
         functions: the same for parser functions (``{{lc:X}}``), whose operand is argument "1".
         prefixes: the same for names that begin with a text.

@@ -1,4 +1,4 @@
-"""Units and ranges of ``{{convert}}``, as data: the code in wikitext and what is shown."""
+"""Units and ranges of ``{{convert}}`` and English months, as data."""
 
 _SAME = frozenset(
     [
@@ -156,6 +156,10 @@ _SHOWN = {
     "hours": "hours", "days": "days", "um": "μm", "µm": "μm", "kgm": "kg⋅m", "inHg": "inHg",
     "mmHg": "mmHg", "stone": "st", "nautical mile": "nmi", "oilbbl": "bbl",
 }  # fmt: skip
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
+)  # fmt: skip
 _POWERS = {"e3": "thousand", "e6": "million", "e9": "billion", "e12": "trillion"}
 RANGES = {
     "to": "to", "-": "–", "–": "–", "to(-)": "to", "and": "and", "and(-)": "and", "or": "or",

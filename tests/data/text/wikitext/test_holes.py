@@ -1,0 +1,145 @@
+"""Nothing broken: unknown templates, formulas, notes without an end, tables without a beginning."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megabert.data.text.counts import BRACKETS, HOLES, TEMPLATES, UNDERSTOOD
+from megabert.data.text.document import Cleaned, page_to_sentences
+from megabert.data.text.pages import Page
+
+
+def cleaned(wikitext: str, language: str = "en") -> Cleaned:
+    return page_to_sentences(Page(1, "T", 0, False, "wikitext", wikitext, "wikitext"), language)
+
+
+def sentences(wikitext: str, language: str = "en") -> list[str]:
+    return [s for paragraph in cleaned(wikitext, language).paragraphs for s in paragraph]
+
+
+AROUND = "It is old. {} It is big."
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "The town has {{unknown|5}} people.",
+        "{{unknown|5}} people live there.",
+        "Its height is {{unknown|5}}.",
+        "The area is {{convert|5|parrots}} in all.",
+        "The {{lang|fr|mot {{unknown}}}} is French.",
+        "The value of <math>\\alpha^2</math> is small.",
+        "The function f({{unknown}}) is even.",
+        "The town<ref>Smith, A book of 1999",
+        "See [[Town|the {{unknown}} town]] there.",
+        "The {{nowrap|5|kilo=m}} road is old.",
+    ],
+)
+def test_a_sentence_with_a_hole_is_left_out_and_counted(broken: str) -> None:
+    text = "It is old. " + broken + "\n\nIt is big."
+    assert sentences(text) == ["It is old.", "It is big."]
+    assert cleaned(text).counts[HOLES] == 1
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "kept"),
+    [
+        ("{{Infobox\n| a = b\n}}\n'''Town''' is old.", ["Town is old."]),
+        ("{{Infobox|a={{b}}}}'''Town''' is old.", ["Town is old."]),
+        ("{{Infobox}}Town is old.", ["Town is old."]),
+        ("{{Hatnote}}\n{{Box}}\n\nTown is old.\n{{Navbox}}", ["Town is old."]),
+        ("Town ({{unknown}}) is old.", ["Town is old."]),
+        ("Town (born {{unknown}}, in May) is old.", ["Town is old."]),
+        ("Town is old.{{note|a}} It is big.", ["Town is old.", "It is big."]),
+        ("Town is old.{{note|a}}It is big.", ["Town is old.", "It is big."]),
+        ("Town is old. {{note|a}}", ["Town is old."]),
+        ("Town{{fact}} is old{{sfn|a}}.", ["Town is old."]),
+        ("[[File:a.png|thumb|b]]\n{{Box}}\nTown is old.", ["Town is old."]),
+        ("It is:\n:<math>a^2</math>\nIt is old.", ["It is:", "It is old."]),
+        ("It is given by\n:<math>a^2</math>\nwhere a is big. It is old.", ["It is old."]),
+        ("It is old. It is given by\n:<math>a^2</math>\n\nTown.", ["It is old.", "Town."]),
+    ],
+)  # fmt: skip
+def test_what_is_no_part_of_a_sentence_leaves_no_hole(wikitext: str, kept: list[str]) -> None:
+    assert sentences(wikitext) == kept
+
+
+def test_chinese() -> None:
+    assert sentences("{{Infobox}}\n'''城'''是古老的。", "zh") == ["城是古老的。"]
+    assert sentences("{{Infobox}}'''城'''是古老的。", "zh") == ["城是古老的。"]
+    assert sentences("城有{{unknown}}人。它很大。", "zh") == ["它很大。"]
+    assert sentences("城（{{unknown}}）是古老的。", "zh") == ["城是古老的。"]
+
+
+def test_counts() -> None:
+    counts = cleaned("{{Box|{{nowrap|a}}}}\nTown ({{unknown}}) is {{nowrap|old}}.").counts
+    assert (counts[TEMPLATES], counts[UNDERSTOOD], counts[BRACKETS]) == (4, 2, 1)
+    counts = cleaned("Town is {{unknown|a}} and {{unknown|b}} and {{other}}.").counts
+    assert {k: n for k, n in counts.items() if k.startswith("unknown")} == {
+        "unknown: unknown": 2,
+        "unknown: other": 1,
+    }
+
+
+ROWS = "! Year !! Team\n|-\n| 1999 || North\n|-\n| 2000\n249||24||0"
+CELLS = "<tr><th>Year</th><td>North 1999</td></tr>\n<tr><td>South\n2000</td></tr>"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "{{table top|x}}\n" + ROWS + "\n{{table end}}",
+        "{{table top|x}}\n" + ROWS + "\n|}",
+        "{{table top|x}}\n|-\n! scope=row | North\n|\n\nLong cell\n\n|-\n| 5\n|}",
+        "{| class=x\n" + ROWS + "\n{{end of the table}}",
+        "{| class=x\n" + ROWS + "\n\n| 5 || 6\n{{end of the table}}",
+        "<table>" + CELLS + "</table>",
+        "<table><tr><td><table>" + CELLS + "</table> 1999</td></tr></table>",
+        "<table>\n{|\n" + ROWS + "\n|}\n</table>",
+        "{|\n" + ROWS + "\n|\n<table>" + CELLS + "</table>\n|}",
+        "{{table top}}\n" + CELLS + "\n</table>",
+        "<table>" + CELLS,
+        ":{| class=x\n" + ROWS + "\n|}",
+    ],
+)
+def test_no_cell_of_a_table_becomes_text(table: str) -> None:
+    text = f"The town is old.\n\n{table}\n\nIt is big."
+    assert sentences(text) == ["The town is old.", "It is big."]
+
+
+def test_prose_directly_after_a_table_stays() -> None:
+    assert sentences("Old.\n{{top}}\n" + ROWS + "\n|}\nIt is big.") == ["Old.", "It is big."]
+    assert sentences("Old.\n{{top}}\n" + ROWS + "\n{{end}}\nIt is big.") == ["Old.", "It is big."]
+    text = sentences("Old.\n!Kung people live there.\n\nIt is big.")
+    assert " ".join(text).replace("!", "") == "Old. Kung people live there. It is big."
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "kept"),
+    [
+        ("Old.<ref>Smith, 1999\n\nBig.", ["Old.", "Big."]),
+        ("Old.<ref name=a>Smith <ref>Jones</ref> It is big.", ["Old."]),
+        ("Old.<ref name=a Smith, 1999\n\nBig.", ["Old.", "Big."]),
+        ("Old.<ref name=a/> Big.<ref name=b/>", ["Old.", "Big."]),
+        ("{{Box|a=b<ref>{{cite|c}}}}\nOld.", ["Old."]),
+        ("a <refrigerator> b.", ["a b."]),
+        ("If a <math or b is. Old.", ["If a <math or b is.", "Old."]),
+    ],
+)
+def test_notes_without_an_end(wikitext: str, kept: list[str]) -> None:
+    assert sentences(wikitext) == kept
+
+
+pieces = st.sampled_from(
+    ["{{u}}", "{{nowrap|a}}", "Town", " is ", ".", "\n", "\n\n", "(", ")", "|", "!", "|-\n", "|}",
+     "{|", "<ref>", "</ref>", "<table>", "<td>", "'''", "[[", "]]", "中。", ":", "* ", "\ue001", "= a ="]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(pieces, max_size=14).map("".join))
+def test_no_mark_of_the_cleaner_is_left(text: str) -> None:
+    for language in ("en", "zh"):
+        result = cleaned(text, language)
+        joined = "".join(s for paragraph in result.paragraphs for s in paragraph)
+        assert not any("\ue000" <= c <= "\ue00f" or c >= "\U000f0000" for c in joined)
