@@ -16,7 +16,7 @@ from megabert.data.text.wikitext.templates.rules import RULES, Call, Rule
 _FOLDER = "megabert.data.text.wikitext.tables"
 _COMMON = "common"
 _SPACES = re.compile(r"[\s_]+")
-# what may stand before the name of a template in a call
+# what may precede the name of a template in a call
 _PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {"months", "nothing", "namespace", "show", "prefix", "function"}
 
