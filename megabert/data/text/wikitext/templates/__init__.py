@@ -1,5 +1,6 @@
-"""Template calls: what a reader sees of them, from tables per language.
+"""Template calls: what a reader sees of them.
 
-``expand`` walks over the wikitext, ``table`` looks a call up, ``pattern`` and ``rules`` make its
-text. The tables are data: ``wikitext/tables/*.toml``.
+Owns: the walk over nested calls, patterns, rules for figures and units, the reading of tables.
+May import: data.text, common.
+Start reading: expand.py, then table.py.
 """
