@@ -19,8 +19,8 @@ _FIRST_NAME, _NAMES = 0xF0000, 0xFFFD
 _MARK = HOLE + "[\U000f0000-\U000ffffd]"
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
-_OWN_LINE = re.compile(rf"(?<![^\n])[ \t:*#;]*(?:{_MARK}[ \t]*)+(?![^\n])\n?")
-_BEFORE_BOLD = re.compile(rf"(?<![^\n])[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
+_OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+")
+_BEFORE_BOLD = re.compile(rf"[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
 _IN_BRACKETS = re.compile(
     rf"(?<![^\W\d_])\((?=[^()]*{HOLE})[^()]*\)|（(?=[^（）]*{HOLE})[^（）]*）"
     rf"|(?<!\w)\[(?=[^\[\]]*{HOLE})[^\[\]]*\]|【(?=[^【】]*{HOLE})[^【】]*】"
@@ -48,20 +48,35 @@ def settle_lines(text: str) -> str:
     """
     if HOLE not in text:
         return text
-    return _BEFORE_BOLD.sub("", _OWN_LINE.sub(_own_line, text))
+    parts: list[str] = []
+    done = 0
+    place = text.find(HOLE)
+    while place >= 0:
+        start = text.rfind("\n", 0, place) + 1
+        end = text.find("\n", place)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        if _OWN_LINE.fullmatch(line):
+            parts.append(text[done:start])
+            if _is_inside_sentence(text, start, end):
+                parts.append("".join(_ANY.findall(line)))
+            done = end
+        elif bold := _BEFORE_BOLD.match(line):
+            parts.append(text[done:start])
+            done = start + bold.end()
+        place = text.find(HOLE, end)
+    return "".join(parts) + text[done:]
 
 
-def _own_line(match: re.Match[str]) -> str:
-    text = match.string
-    start = text.rfind("\n", 0, max(0, match.start() - 1)) + 1
-    before = text[start : match.start()].strip()
-    goes_on = text[match.end() : match.end() + 1].islower()
-    alone = not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:])
-    if not goes_on and (alone or (before[:2] == "[[" and before[-2:] == "]]")):
-        return "\n"
-    if not goes_on and before.rstrip(_CLOSING)[-1:] in _ENDS:
-        return "\n"
-    return "".join(_ANY.findall(match.group())) + "\n"
+def _is_inside_sentence(text: str, start: int, end: int) -> bool:
+    """Whether a line of holes is between the halves of a sentence."""
+    if text[end + 1 : end + 2].islower():
+        return True
+    before = text[text.rfind("\n", 0, max(0, start - 1)) + 1 : start].strip()
+    if not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:]):
+        return False
+    link = before[:2] == "[[" and before[-2:] == "]]"
+    return not link and before.rstrip(_CLOSING)[-1:] not in _ENDS
 
 
 def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:

@@ -14,10 +14,10 @@ from megabert.data.text.pages import Site
 from megabert.data.text.paragraphs import Paragraph, paragraphs, reads_as_prose
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
-from megabert.data.text.wikitext.holes import settle_line, settle_lines
+from megabert.data.text.wikitext.holes import HOLE, settle_line, settle_lines
 from megabert.data.text.wikitext.inline import strip_inline
-from megabert.data.text.wikitext.links import LinkRules
-from megabert.data.text.wikitext.rows import strip_rows
+from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
+from megabert.data.text.wikitext.rows import TABLE_END, strip_rows
 from megabert.data.text.wikitext.templates.expand import Calls, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
 
@@ -26,7 +26,7 @@ MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _SWITCH = re.compile(r"__[^\W\d_a-z]{2,40}__")  # not "__init__"
-_MARKS = re.compile("[\ue000-\ue00f]")  # the cleaner uses these characters itself
+_MARKS = re.compile(f"[{EXTERNAL}{HOLE}{TABLE_END}]")  # the cleaner uses these characters itself
 _RULE = re.compile(r"\n-{4,}")
 
 
@@ -89,7 +89,8 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     """Remove markup that spans lines; the result begins with a line feed."""
     if "<!--" in text:
         text = _COMMENT.sub("", text)
-    text = _MARKS.sub("", text)
+    if HOLE in text or EXTERNAL in text or TABLE_END in text:
+        text = _MARKS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
