@@ -4,6 +4,7 @@
 ``{key}``             the value of argument ``key``, which must be given and not be empty
 ``{text|1}``          the first of several arguments that is given
 ``{key:filter}``      the value, changed by a filter (``FILTERS``) or refused by it
+``{key:name}``        what the table's map ``name`` has for the value; refused if it has nothing
 ``{key=value}``       the argument must be given with this value; shows nothing
 ``{key=*}``           the argument may be given; shows nothing
 ``{2..=*}``           positional arguments from the second may be given; shows nothing
@@ -17,8 +18,8 @@ A call with an argument that the pattern does not use does not fit the pattern.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 _NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
 _CODE = re.compile("[A-Z]{2,3}")  # of a country, which a flag template prints as its name
@@ -39,7 +40,14 @@ def _int(value: str, _: Sequence[str]) -> str | None:
     return str(int(value)) if value.isascii() and value.isdigit() else None
 
 
+def _day(value: str, _: Sequence[str]) -> str | None:
+    """A day of the month; so a year does not pass for one."""
+    number = _int(value, _)
+    return number if number is not None and 1 <= int(number) <= 31 else None
+
+
 Filter = Callable[[str, Sequence[str]], str | None]
+Maps = Mapping[str, Mapping[str, str]]
 FILTERS: dict[str, Filter] = {
     "lower": lambda value, _: value.lower(),
     "upper": lambda value, _: value.upper(),
@@ -48,6 +56,7 @@ FILTERS: dict[str, Filter] = {
     "number": lambda value, _: value if _NUMBER.fullmatch(value) else None,
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
     "int": _int,
+    "day": _day,
     "month": _month,
 }
 
@@ -89,18 +98,25 @@ _Part = str | _Field | _Check | _Rest | _Group
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern, ready for use; ``months`` are the names for the filter ``month``."""
+    """A pattern, ready for use.
+
+    Attributes:
+        months: names for the filter ``month``.
+        maps: other filters: values and what is shown for them.
+    """
 
     parts: tuple[_Part, ...]
     months: tuple[str, ...] = ()
+    maps: Maps = field(default_factory=dict)
 
-    def shown(self, arguments: Mapping[str, str]) -> str | None:
+    def shown(self, arguments: Mapping[str, str], optional: Collection[str] = ()) -> str | None:
         """The text of a call, or None if the call does not fit.
 
         Args:
             arguments: values that are not empty, by name; positional ones are "1", "2", ...
+            optional: arguments that the pattern need not use.
         """
-        used: set[str] = set()
+        used = set(optional)
         text = self._text(self.parts, arguments, used)
         return text if text is not None and len(used) == len(arguments) else None
 
@@ -142,19 +158,38 @@ class Pattern:
             if key in arguments:
                 used.add(key)
                 value = arguments[key]
+                if part.filter in self.maps:
+                    return self.maps[part.filter].get(value)
                 return FILTERS[part.filter](value, self.months) if part.filter else value
         return None
 
 
-def read_pattern(text: str, months: Sequence[str] = ()) -> Pattern:
+def read_pattern(text: str, months: Sequence[str] = (), maps: Maps | None = None) -> Pattern:
     """Read a pattern.
+
+    Args:
+        months: names for the filter ``month``.
+        maps: further filters.
 
     Raises:
         PatternError: a brace or bracket without its partner, or an unknown filter.
     """
+    maps = maps or {}
     parts, end = _read(text, 0, False)
     assert end == len(text)
-    return Pattern(parts, tuple(months))
+    known = {"", *FILTERS, *maps}
+    for part in _fields(parts):
+        if part.filter not in known:
+            raise PatternError(f"{text!r}: no filter {part.filter!r}; known: {', '.join(known)}")
+    return Pattern(parts, tuple(months), maps)
+
+
+def _fields(parts: Sequence[_Part]) -> Iterator[_Field]:
+    for part in parts:
+        if isinstance(part, _Field):
+            yield part
+        elif isinstance(part, _Group):
+            yield from _fields(part.parts)
 
 
 def _read(text: str, position: int, inside: bool) -> tuple[tuple[_Part, ...], int]:
@@ -204,6 +239,6 @@ def _place(inside: str, text: str) -> _Part:
     if equals:
         return _Check(key, None if value == "*" else value)
     names, _, name = inside.partition(":")
-    if not names or (name and name not in FILTERS):
-        raise PatternError(f"{text!r}: {{{inside}}} cannot be read; filters: {', '.join(FILTERS)}")
+    if not names:
+        raise PatternError(f"{text!r}: {{{inside}}} cannot be read")
     return _Field(tuple(names.split("|")), name)

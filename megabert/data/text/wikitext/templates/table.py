@@ -10,15 +10,18 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from megabert.data.text.wikitext.templates.pattern import Pattern, PatternError, read_pattern
+from megabert.data.text.wikitext.templates.pattern import Maps, Pattern, PatternError, read_pattern
 from megabert.data.text.wikitext.templates.rules import RULES, Call, Rule
 
 _FOLDER = "megabert.data.text.wikitext.tables"
 _COMMON = "common"
 _SPACES = re.compile(r"[\s_]+")
+_INNER = "rest"
 # what may precede the name of a template in a call
 _PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
-_KEYS = {"months", "nothing", "namespace", "show", "prefix", "function"}
+_KEYS = {
+    "months", "nothing", "unknown", "namespace", "called", "show", "prefix", "suffix", "function", "map",
+}  # fmt: skip
 
 
 @dataclass
@@ -29,7 +32,8 @@ class TemplateTable:
         calls: patterns (the first that fits counts) or a rule by name; an empty tuple means
             "shows nothing".
         functions: the same for parser functions (``{{lc:X}}``), whose operand is argument "1".
-        prefixes: the same for names that begin with a text.
+        prefixes, suffixes: the same for names that begin or end with a text; the rest of the name
+            is the argument "rest".
         namespaces: names of the template namespace, lower case.
     """
 
@@ -38,7 +42,9 @@ class TemplateTable:
     functions: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     namespaces: set[str] = field(default_factory=set)
+    suffixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefix_names: tuple[str, ...] = ()
+    suffix_names: tuple[str, ...] = ()
 
     def text_of(self, body: str, title: str = "") -> str | None:
         """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
@@ -59,21 +65,32 @@ class TemplateTable:
                 return self._shown(function, Call([operand, *_split(rest, bar)], title, self))
             if prefix in self.namespaces and after:
                 return self.text_of(body.partition(":")[2], title)
-        if entry is None and name.startswith(self.prefix_names):
-            prefix = max((p for p in self.prefix_names if name.startswith(p)), key=len)
-            entry = self.prefixes[prefix]
+        inner = ""
+        if entry is None:
+            entry, inner = self._by_part(name)
         if entry is None:
             return None
-        return self._shown(entry, Call(_split(rest, bar), title, self)) if entry else ""
+        return self._shown(entry, Call(_split(rest, bar), title, self), inner) if entry else ""
+
+    def _by_part(self, name: str) -> tuple[tuple[Pattern, ...] | Rule | None, str]:
+        """The entry for the beginning or the end of a name, and the rest of the name."""
+        if name.startswith(self.prefix_names):
+            part = max((p for p in self.prefix_names if name.startswith(p)), key=len)
+            return self.prefixes[part], name[len(part) :]
+        if name.endswith(self.suffix_names):
+            part = max((p for p in self.suffix_names if name.endswith(p)), key=len)
+            return self.suffixes[part], name[: -len(part)]
+        return None, ""
 
     @staticmethod
-    def _shown(entry: tuple[Pattern, ...] | Rule, call: Call) -> str | None:
+    def _shown(entry: tuple[Pattern, ...] | Rule, call: Call, inner: str = "") -> str | None:
         if not isinstance(entry, tuple):
             return entry(call)
         if not entry:
             return ""
+        arguments = {**call.arguments, _INNER: inner} if inner else call.arguments
         for pattern in entry:
-            text = pattern.shown(call.arguments)
+            text = pattern.shown(arguments, (_INNER,) if inner else ())
             if text is not None:
                 return text
         return None
@@ -127,13 +144,21 @@ def template_table(language: str) -> TemplateTable:
             except (tomllib.TOMLDecodeError, PatternError) as error:
                 raise PatternError(f"{file}: {error}") from None
     table.prefix_names = tuple(table.prefixes)
+    table.suffix_names = tuple(table.suffixes)
     return table
 
 
 def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
     if unknown := content.keys() - _KEYS:
         raise PatternError(f"unknown key {', '.join(sorted(unknown))}")
-    months = content.get("months", ())
+    months, maps = content.get("months", ()), content.get("map", {})
+    for name in content.get("unknown", ()):
+        table.calls.pop(name, None)
+    for name in content.get("called", ()):
+        if name not in maps:
+            raise PatternError(f"no map {name!r}")
+        for code, value in maps[name].items():
+            table.calls[code.lower()] = (Pattern((value,)),)
     for name in content.get("nothing", ()):
         known = table.calls
         if name.endswith(":"):
@@ -145,10 +170,11 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
     for section, known in (
         ("show", table.calls),
         ("prefix", table.prefixes),
+        ("suffix", table.suffixes),
         ("function", table.functions),
     ):
         for names, entry in content.get(section, {}).items():
-            read = _entry(entry, months)
+            read = _entry(entry, months, maps)
             for name in _names(names):
                 known[name] = read
 
@@ -160,10 +186,12 @@ def _names(text: str) -> Iterator[str]:
         yield name
 
 
-def _entry(entry: str | Sequence[str], months: Sequence[str]) -> tuple[Pattern, ...] | Rule:
+def _entry(
+    entry: str | Sequence[str], months: Sequence[str], maps: Maps
+) -> tuple[Pattern, ...] | Rule:
     if isinstance(entry, str) and entry.startswith("@"):
         if entry[1:] not in RULES:
             raise PatternError(f"{entry!r}: no such rule; there are {', '.join(sorted(RULES))}")
         return RULES[entry[1:]]
     patterns = [entry] if isinstance(entry, str) else entry
-    return tuple(read_pattern(text, months) for text in patterns)
+    return tuple(read_pattern(text, months, maps) for text in patterns)

@@ -95,10 +95,15 @@ def test_calls(body: str, shown: str | None) -> None:
         (r"\{{1}\|\]", {"1": "a"}, "{a|]"),
         ("{1:number}", {"1": "1.234,5"}, "1.234,5"),
         ("{1:number}", {"1": "many"}, None),
+        ("{1:day}", {"1": "07"}, "7"),
+        ("{1:day}", {"1": "1973"}, None),
+        ("{1:country}", {"1": "JPN"}, "日本"),
+        ("{1:country}", {"1": "XYZ"}, None),
     ],
 )
 def test_patterns(pattern: str, arguments: dict[str, str], shown: str | None) -> None:
-    assert read_pattern(pattern, ["I", "II", "III"]).shown(arguments) == shown
+    maps = {"country": {"JPN": "日本"}}
+    assert read_pattern(pattern, ["I", "II", "III"], maps).shown(arguments) == shown
 
 
 @pytest.mark.parametrize("pattern", ["{1", "[{1}", "{1:nothing}", "}", "a]", "{}"])
