@@ -24,16 +24,8 @@ from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
+from megabert.data.inspect.report import markup_lines
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
-from megabert.data.shards.manifest import Manifest
-from megabert.data.text.counts import (
-    BRACKETS,
-    DROPPED_ITEMS,
-    HOLES,
-    KEPT_ITEMS,
-    TEMPLATES,
-    UNDERSTOOD,
-)
 
 FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
 
@@ -165,26 +157,6 @@ def summary(report: ShardingReport, output: Path) -> str:
     else:
         lines.append("the job was already finished: nothing to do")
     return "\n".join(lines)
-
-
-def markup_lines(manifest: Manifest) -> list[str]:
-    """What became of the templates and lists of wikitext, where there were any."""
-    counts, lines = manifest.markup, []
-    if met := counts.get(TEMPLATES, 0):
-        lines.append(
-            f"templates: {met} calls, {100 * counts.get(UNDERSTOOD, 0) / met:.1f} % understood; "
-            f"left out for the others: {counts.get(HOLES, 0)} sentences, "
-            f"{counts.get(BRACKETS, 0)} remarks in brackets"
-        )
-    if manifest.unknown_templates:
-        first = list(manifest.unknown_templates.items())[:5]
-        lines.append(
-            "most frequent of those not understood: "
-            + ", ".join(f"{name} ({count})" for name, count in first)
-        )
-    if items := counts.get(KEPT_ITEMS, 0) + counts.get(DROPPED_ITEMS, 0):
-        lines.append(f"list items: {counts.get(KEPT_ITEMS, 0)} kept of {items}")
-    return lines
 
 
 if __name__ == "__main__":

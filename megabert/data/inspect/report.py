@@ -15,6 +15,14 @@ from megabert.data.inspect.statistics import (
     Vocabulary,
 )
 from megabert.data.shards.manifest import Manifest
+from megabert.data.text.counts import (
+    BRACKETS,
+    DROPPED_ITEMS,
+    HOLES,
+    KEPT_ITEMS,
+    TEMPLATES,
+    UNDERSTOOD,
+)
 
 WIDTH = 80
 
@@ -38,6 +46,8 @@ def totals_as_json(manifest: Manifest) -> dict[str, Any]:
             for name, split in splits.items()
         },
         "dropped": dict(manifest.dropped),
+        "markup": dict(manifest.markup),
+        "unknown_templates": dict(manifest.unknown_templates),
         "tokenizer": content["tokenizer"],
         "articles_read": manifest.articles_read,
         "repeated_sentence_share": manifest.repeated_sentence_share,
@@ -61,6 +71,7 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
         f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
     ]
+    lines += markup_lines(manifest)
     lines += [f"input: {i.name}, {i.bytes} bytes, {i.sha256[:16]}" for i in manifest.inputs]
     for name, split in manifest.splits.items():
         lines.append(
@@ -70,6 +81,26 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         if len(split.shards) > 1:
             sizes = [info.tokens for info in split.shards]
             lines.append(f"  tokens per shard: {min(sizes)} to {max(sizes)}")
+    return lines
+
+
+def markup_lines(manifest: Manifest) -> list[str]:
+    """What became of the templates and lists of wikitext, where there were any."""
+    counts, lines = manifest.markup, []
+    if met := counts.get(TEMPLATES, 0):
+        lines.append(
+            f"templates: {met} calls, {100 * counts.get(UNDERSTOOD, 0) / met:.1f} % understood; "
+            f"left out for the others: {counts.get(HOLES, 0)} sentences, "
+            f"{counts.get(BRACKETS, 0)} remarks in brackets"
+        )
+    if manifest.unknown_templates:
+        first = list(manifest.unknown_templates.items())[:5]
+        lines.append(
+            "most frequent of those not understood: "
+            + ", ".join(f"{name} ({count})" for name, count in first)
+        )
+    if items := counts.get(KEPT_ITEMS, 0) + counts.get(DROPPED_ITEMS, 0):
+        lines.append(f"list items: {counts.get(KEPT_ITEMS, 0)} kept of {items}")
     return lines
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from megabert.data.text.wikitext.holes import hole
+from megabert.data.text.wikitext.holes import HOLE, hole
 from megabert.data.text.wikitext.rows import TABLE_END
 from megabert.data.text.wikitext.templates.table import TemplateTable
 from megabert.data.text.wikitext.tidy import gap
@@ -50,8 +50,16 @@ class Calls:
         if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
             return "//"  # the address of "[{{x}} label]"
         if shown is None:
-            return hole(self.names, body.partition("|")[0].strip()[:_MAX_NAME])
+            return hole(self.names, _called(body))
         return gap(before, after)
+
+
+def _called(body: str) -> str:
+    """The name of a template or parser function, for the report."""
+    name = body.partition("|")[0].strip()
+    if name[:1] == "#":
+        name = name.partition(":")[0]
+    return name.partition(HOLE)[0][:_MAX_NAME] or "?"
 
 
 @dataclass
