@@ -6,6 +6,8 @@
 ``{key:filter}``      the value, changed by a filter (``FILTERS``) or refused by it
 ``{key:name}``        what the table's map ``name`` has for the value; refused if it has nothing
 ``{key=value}``       the argument must be given with this value; shows nothing
+``{key=y|yes|on}``    the same with one of several values
+``{0}``               the name of the template as the call writes it
 ``{key=*}``           the argument may be given; shows nothing
 ``{2..=*}``           positional arguments from the second may be given; shows nothing
 ``{..=*}``            any other argument may be given; shows nothing
@@ -70,7 +72,7 @@ class _Field:
 @dataclass(frozen=True)
 class _Check:
     key: str
-    value: str | None  # None: any value, or none
+    values: tuple[str, ...]  # empty: any value, or none
 
     def allowed(self, arguments: Mapping[str, str]) -> Iterable[str]:
         """The arguments that this place allows: ``key`` is a name, "2..", or ".." for any."""
@@ -103,11 +105,13 @@ class Pattern:
     Attributes:
         months: names for the filter ``month``.
         maps: other filters: values and what is shown for them.
+        named: whether the pattern shows the name of the template, ``{0}``.
     """
 
     parts: tuple[_Part, ...]
     months: tuple[str, ...] = ()
     maps: Maps = field(default_factory=dict)
+    named: bool = False
 
     def shown(self, arguments: Mapping[str, str], optional: Collection[str] = ()) -> str | None:
         """The text of a call, or None if the call does not fit.
@@ -135,7 +139,7 @@ class Pattern:
                     found.append(text)
             elif isinstance(part, _Check):
                 used.update(part.allowed(arguments))
-                if part.value is not None and arguments.get(part.key) != part.value:
+                if part.values and arguments.get(part.key) not in part.values:
                     return None
             else:
                 text = self._values(part, arguments, used)
@@ -181,7 +185,8 @@ def read_pattern(text: str, months: Sequence[str] = (), maps: Maps | None = None
     for part in _fields(parts):
         if part.filter not in known:
             raise PatternError(f"{text!r}: no filter {part.filter!r}; known: {', '.join(known)}")
-    return Pattern(parts, tuple(months), maps)
+    named = any("0" in part.keys for part in _fields(parts))
+    return Pattern(parts, tuple(months), maps, named)
 
 
 def _fields(parts: Sequence[_Part]) -> Iterator[_Field]:
@@ -237,7 +242,7 @@ def _place(inside: str, text: str) -> _Part:
         return _Rest(int(rest.group(1) or "1"), _PLAIN_MARK.sub(r"\1", rest.group(2)))
     key, equals, value = inside.partition("=")
     if equals:
-        return _Check(key, None if value == "*" else value)
+        return _Check(key, () if value == "*" else tuple(value.split("|")))
     names, _, name = inside.partition(":")
     if not names:
         raise PatternError(f"{text!r}: {{{inside}}} cannot be read")

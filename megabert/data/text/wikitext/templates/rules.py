@@ -12,19 +12,26 @@ from functools import cached_property
 from typing import Protocol
 
 from megabert.data.text.wikitext.templates import units
+from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
 
 
 class Language(Protocol):
     """What a rule needs of a table."""
 
     language: str
+    months: tuple[str, ...]
+    first_day: str
 
 
 class Call:
-    """A template call: its arguments, the title of its page, the table it was looked up in."""
+    """A template call: its arguments, the title of its page, the table it was looked up in.
 
-    def __init__(self, parts: Sequence[str], title: str, table: Language) -> None:
-        self.parts, self.title, self.table = parts, title, table
+    Attributes:
+        name: as the call writes it.
+    """
+
+    def __init__(self, parts: Sequence[str], title: str, table: Language, name: str = "") -> None:
+        self.parts, self.title, self.table, self.name = parts, title, table, name
 
     @cached_property
     def arguments(self) -> Mapping[str, str]:
@@ -214,36 +221,12 @@ def _circa(call: Call) -> str | None:
 
 
 def _as_of(call: Call) -> str | None:
-    """``{{as of|2010|6|30}}``: "As of 30 June 2010"; month and day are optional."""
-    values, named = call.positional, call.named()
-    alternative, lower = named.pop("alt", ""), named.pop("lc", "")
-    american = named.pop("df", "").lower() in ("us", "mdy", "y")
-    before, after = named.pop("pre", ""), named.pop("post", "")
-    named.pop("url", "")
-    if named or not 1 <= len(values) <= 3 or not values[0].isdigit():
-        return None
-    if alternative:
-        return alternative + after
-    date = values[0]
-    if len(values) > 1:
-        month = _month(values[1])
-        if month is None or not all(value.isdigit() for value in values[2:]):
-            return None
-        day = str(int(values[2])) if len(values) > 2 else ""
-        if day and american:
-            date = f"{month} {day}, {date}"
-        else:
-            date = f"{day} {month} {date}".lstrip()
-    words = [f"{'as' if lower else 'As'} of", *([before] if before else []), date]
-    return " ".join(words) + after
+    return as_of(call.positional, call.named())
 
 
-def _month(value: str) -> str | None:
-    """An English month from its number or name."""
-    if value.isdigit():
-        return units.MONTHS[int(value) - 1] if 1 <= int(value) <= 12 else None
-    found = [month for month in units.MONTHS if month.lower().startswith(value.lower()[:3])]
-    return found[0] if len(value) >= 3 and found else None
+def _spaced_date(call: Call) -> str | None:
+    """``{{date|1|5|1990}}`` of French: "1er mai 1990"."""
+    return spaced_date(call.arguments, call.table.months, call.table.first_day)
 
 
 def _formula(call: Call) -> str | None:
@@ -327,5 +310,6 @@ RULES: dict[str, Rule] = {
     "ifeq": _if_equal,
     "tag": _tag,
     "plural": _plural,
+    "spaced date": _spaced_date,
 }
 """Rules by the name that a table uses for them, after "@"."""

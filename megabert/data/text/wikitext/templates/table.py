@@ -20,7 +20,8 @@ _INNER = "rest"
 # what may precede the name of a template in a call
 _PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
-    "months", "nothing", "unknown", "namespace", "called", "show", "prefix", "suffix", "function", "map",
+    "months", "first_day", "nothing", "unknown", "namespace", "called", "show", "alike", "prefix",
+    "suffix", "function", "map",
 }  # fmt: skip
 
 
@@ -35,6 +36,8 @@ class TemplateTable:
         prefixes, suffixes: the same for names that begin or end with a text; the rest of the name
             is the argument "rest".
         namespaces: names of the template namespace, lower case.
+        months: names of the months.
+        first_day: what a date prints for the first day of a month, if not the figure.
     """
 
     language: str
@@ -45,6 +48,8 @@ class TemplateTable:
     suffixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefix_names: tuple[str, ...] = ()
     suffix_names: tuple[str, ...] = ()
+    months: tuple[str, ...] = ()
+    first_day: str = ""
 
     def text_of(self, body: str, title: str = "") -> str | None:
         """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
@@ -62,7 +67,9 @@ class TemplateTable:
             function = self.functions.get(prefix)
             if function is not None:
                 operand = head.partition(":")[2]
-                return self._shown(function, Call([operand, *_split(rest, bar)], title, self))
+                return self._shown(
+                    function, Call([operand, *_split(rest, bar)], title, self, prefix)
+                )
             if prefix in self.namespaces and after:
                 return self.text_of(body.partition(":")[2], title)
         inner = ""
@@ -70,7 +77,9 @@ class TemplateTable:
             entry, inner = self._by_part(name)
         if entry is None:
             return None
-        return self._shown(entry, Call(_split(rest, bar), title, self), inner) if entry else ""
+        return (
+            self._shown(entry, Call(_split(rest, bar), title, self, head), inner) if entry else ""
+        )
 
     def _by_part(self, name: str) -> tuple[tuple[Pattern, ...] | Rule | None, str]:
         """The entry for the beginning or the end of a name, and the rest of the name."""
@@ -88,9 +97,16 @@ class TemplateTable:
             return entry(call)
         if not entry:
             return ""
-        arguments = {**call.arguments, _INNER: inner} if inner else call.arguments
+        arguments = call.arguments
+        extra: dict[str, str] = {}
+        if inner:
+            extra[_INNER] = inner
+        if any(pattern.named for pattern in entry):
+            extra["0"] = _SPACES.sub(" ", call.name.strip())
+        if extra:
+            arguments = {**arguments, **extra}
         for pattern in entry:
-            text = pattern.shown(arguments, (_INNER,) if inner else ())
+            text = pattern.shown(arguments, extra)
             if text is not None:
                 return text
         return None
@@ -151,7 +167,9 @@ def template_table(language: str) -> TemplateTable:
 def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
     if unknown := content.keys() - _KEYS:
         raise PatternError(f"unknown key {', '.join(sorted(unknown))}")
-    months, maps = content.get("months", ()), content.get("map", {})
+    months = table.months = tuple(content.get("months", ()))
+    table.first_day = content.get("first_day", "")
+    maps = content.get("map", {})
     for name in content.get("unknown", ()):
         table.calls.pop(name, None)
     for name in content.get("called", ()):
@@ -177,6 +195,10 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
             read = _entry(entry, months, maps)
             for name in _names(names):
                 known[name] = read
+    for group in content.get("alike", ()):
+        read = _entry(group["shows"], months, maps)
+        for name in group["names"]:
+            table.calls.update(dict.fromkeys(_names(name), read))
 
 
 def _names(text: str) -> Iterator[str]:

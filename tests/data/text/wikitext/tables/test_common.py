@@ -51,7 +51,7 @@ CALLS = [
     ("spaces|2", " "),
     ("gaps|1|234", "1234"),
     ("resize|70%|small", "small"),
-    ("USS|Enterprise|6=2", "USS Enterprise"),
+    ("USS|Enterprise|CVN-65|6", "USS Enterprise"),
     ("US$|5", "US$5"),
     ("flag|France", "France"),
     ("flag|FRA", None),
@@ -85,6 +85,10 @@ def test_calls(body: str, shown: str | None) -> None:
         ("{text|1}{1=*}", {"text": "a", "1": "b"}, "a"),
         ("{1}{df=yes}", {"1": "a"}, None),
         ("{1}{df=yes}", {"1": "a", "df": "yes"}, "a"),
+        ("{1}{df=y|yes}", {"1": "a", "df": "y"}, "a"),
+        ("{1}{df=y|yes}", {"1": "a", "df": "no"}, None),
+        ("{0:first-upper}[ {1}]", {"1": "a"}, "Old name a"),
+        ("{0}", {"1": "a"}, None),
         ("{*, }", {"1": "a", "2": "b"}, "a, b"),
         ("{1}: {2*–}", {"1": "a", "2": "b", "3": "c"}, "a: b–c"),
         ("{1}{2..=*}", {"1": "a", "2": "b", "9": "c"}, "a"),
@@ -103,7 +107,8 @@ def test_calls(body: str, shown: str | None) -> None:
 )
 def test_patterns(pattern: str, arguments: dict[str, str], shown: str | None) -> None:
     maps = {"country": {"JPN": "日本"}}
-    assert read_pattern(pattern, ["I", "II", "III"], maps).shown(arguments) == shown
+    read = read_pattern(pattern, ["I", "II", "III"], maps)
+    assert read.shown({**arguments, "0": "Old name"}, ("0",)) == shown
 
 
 @pytest.mark.parametrize("pattern", ["{1", "[{1}", "{1:nothing}", "}", "a]", "{}"])
