@@ -60,6 +60,7 @@ setup(
     package_data={
         "megabert.kernels": ["cpu.cpp"],
         "megabert.data.text.wikitext.tables": ["*.toml"],
+        "megabert.data.text": ["namespace_names.tsv"],
     },
     install_requires=requires,
     extras_require=extras,

@@ -27,3 +27,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("real data not found: expected the folder ../shared/data next to the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def shared_faults(shared_data: Path) -> Path:
+    """Folder of small inputs with what is right for them; the test is skipped where it is missing."""
+    folder = shared_data.parent / "faults"
+    if not folder.is_dir():
+        pytest.skip("inputs not found: expected the folder ../shared/faults next to the checkout")
+    return folder

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megabert.common.errors import UserError
-from megabert.data.text.pages import Page, canonical_namespace
+from megabert.data.text.namespaces import canonical_namespace
+from megabert.data.text.pages import Page
 
 MAX_LINE = 1 << 26  # bytes
 MAX_TAG = 1 << 13  # characters

@@ -1,14 +1,11 @@
 """MediaWiki XML export (schemas 0.3 to 0.11), read page by page with expat.
 
-Source of the element names: https://www.mediawiki.org/xml/export-0.11.xsd and its predecessors.
-Of a page with several revisions, the last one in the file is used. External entities are never
-fetched, and a document type definition is an error.
+External entities are never fetched, and a document type definition is an error.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,155 +13,12 @@ from itertools import chain
 from xml.parsers import expat
 
 from megabert.common.errors import UserError
+from megabert.data.text.input.export_reader import FEED, ExportReader, no_texts
 from megabert.data.text.input.segment_xml import segment_xml
 from megabert.data.text.pages import Page, Site
 
-FEED = 1 << 18
-MAX_TEXT = 1 << 26  # characters of one revision; MediaWiki itself stops at 2 MiB
-# "#REDIRECT [[X]]" in any language; only used for schemas without a <redirect> element
-_REDIRECT = re.compile(r"\s*#[^\W\d]\w*\s*:?\s*\[\[")
-
-_PAGE_FIELDS = {
-    "mediawiki/page/title": "title",
-    "mediawiki/page/ns": "ns",
-    "mediawiki/page/id": "id",
-    "mediawiki/page/revision/model": "model",
-    "mediawiki/page/revision/text": "text",
-}
-
-
-@dataclass
-class _Reader:
-    """Expat callbacks; finished pages are collected in ``pages`` until they are taken.
-
-    Attributes:
-        base: added to the place of a page that has no number of its own.
-        count: number of pages so far.
-        title: title of the last page.
-    """
-
-    name: str
-    base: int = 0
-    site: Site = field(default_factory=Site)
-    head_is_read: bool = False
-    pages: list[Page] = field(default_factory=list)
-    count: int = 0
-    title: str = ""
-    _path: list[str] = field(default_factory=list)
-    _language: str = ""
-    _namespaces: list[tuple[int, str]] = field(default_factory=list)
-    _namespace_key: int = 0
-    _values: dict[str, str] = field(default_factory=dict)
-    _redirect: bool = False
-    _parts: list[str] | None = None
-    _size: int = 0
-
-    def parser(self) -> expat.XMLParserType:
-        """A parser that calls this reader."""
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.buffer_size = FEED
-        parser.StartElementHandler = self.start
-        parser.EndElementHandler = self.end
-        parser.CharacterDataHandler = self.data
-        parser.StartDoctypeDeclHandler = self.refuse_doctype
-        return parser
-
-    @property
-    def started(self) -> bool:
-        """Whether the outermost element is open."""
-        return bool(self._path)
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if not self._path and tag != "mediawiki":
-            raise UserError(
-                f"{self.name}: XML, but not a MediaWiki export: the outermost element is "
-                f"<{tag}>, not <mediawiki>"
-            )
-        self._path.append(tag)
-        depth = len(self._path)
-        if depth == 1:
-            self._language = attributes.get("xml:lang", "")
-        elif depth == 2 and tag == "page":
-            self._values, self._redirect = {}, False
-            self.head_is_read = True
-        elif depth == 3 and tag == "redirect":
-            self._redirect = True
-        elif depth == 4 and tag == "namespace":
-            self._namespace_key = int(attributes.get("key", "0"))
-            self._listen()
-        elif depth >= 3 and "/".join(self._path) in _PAGE_FIELDS:
-            self._listen()
-
-    def _listen(self) -> None:
-        self._parts, self._size = [], 0
-
-    def data(self, text: str) -> None:
-        if self._parts is not None:
-            self._parts.append(text)
-            self._size += len(text)
-            if self._size > MAX_TEXT:
-                raise UserError(
-                    f"{self.name}: page {self._values.get('title', '?')!r} is longer than "
-                    f"{MAX_TEXT:,} characters; the dump is damaged"
-                )
-
-    def end(self, tag: str) -> None:
-        depth = len(self._path)
-        if self._parts is not None:
-            value = "".join(self._parts)
-            self._parts = None
-            if tag == "namespace":
-                self._namespaces.append((self._namespace_key, value))
-            else:
-                self._values[_PAGE_FIELDS["/".join(self._path)]] = value
-        elif depth == 2 and tag == "siteinfo":
-            self.site = Site(tuple(self._namespaces), self._language)
-            self.head_is_read = True
-        self._path.pop()
-        if depth == 2 and tag == "page":
-            self._finish()
-
-    def _finish(self) -> None:
-        values = self._values
-        self.count += 1
-        self.title = title = values.get("title", "")
-        text = values.get("text", "")
-        if "ns" in values:
-            namespace = int(values["ns"])
-            redirect = self._redirect
-        else:
-            prefix, colon, _ = title.partition(":")
-            namespace = (self.site.number(prefix) or 0) if colon else 0
-            redirect = self._redirect or _REDIRECT.match(text) is not None
-        number = values.get("id", "")
-        self.pages.append(
-            Page(
-                page_id=int(number) if number.strip().isdigit() else self.base + self.count,
-                title=title,
-                namespace=namespace,
-                redirect=redirect,
-                model=values.get("model", "wikitext"),
-                text=text,
-                markup="wikitext",
-                site=self.site,
-            )
-        )
-        self._values = {}
-
-    def refuse_doctype(self, *_: object) -> None:
-        raise UserError(
-            f"{self.name}: the XML declares a document type; a MediaWiki export has none"
-        )
-
-    def refuse_section(self, *_: object) -> None:
-        if self.head_is_read:
-            raise UserError(
-                f"{self.name}: a comment, a CDATA section or a processing instruction after page "
-                f"{self.title!r}, which MediaWiki never writes; compress the dump with gzip to "
-                "have it read in one piece"
-            )
-
+HEAD_PIECES = 4
+"""Pieces of ``FEED`` bytes in which the head of an export and its first pages are looked at."""
 
 Place = Callable[[expat.ExpatError, int], str]
 """Describes the place of an error, given expat's error and the byte at which it stopped."""
@@ -177,10 +31,12 @@ def read_mediawiki(stream: io.BufferedReader, name: str) -> Iterator[Page]:
         UserError: the input is not well-formed XML, ends too early, has another outermost element,
             or holds no page; the message names file, line and byte.
     """
-    reader = _Reader(name)
+    reader = ExportReader(name)
     yield from _parse(reader, _pieces(stream), reader.parser(), line_and_byte)
     if reader.count == 0:
         raise no_page(name)
+    if reader.stubs == reader.count:
+        raise no_texts(name)
 
 
 def no_page(name: str) -> UserError:
@@ -188,20 +44,40 @@ def no_page(name: str) -> UserError:
     return UserError(f"{name}: an empty dump: it has no <page>")
 
 
-def read_site(stream: io.BufferedReader, name: str) -> Site:
-    """The site that the head of an export describes; reads up to the first page.
+@dataclass(frozen=True)
+class DumpHead:
+    """What the beginning of an export says.
+
+    Attributes:
+        site: the wiki.
+        declared: ``xml:lang`` as it is written, or "".
+        database: name of the wiki's database ("enwiki"), or "".
+        history: one of the first pages has several revisions.
+    """
+
+    site: Site = field(default=Site(), repr=False)
+    declared: str = ""
+    database: str = ""
+    history: bool = False
+
+
+def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
+    """The head of an export, and what its first pages show; reads at most 1 MiB.
 
     Raises:
-        UserError: as :func:`read_mediawiki`, except that the input may end too early.
+        UserError: as :func:`read_mediawiki`, except that the input may end too early; also for a
+            dump whose first pages have no text.
     """
-    reader = _Reader(name)
+    reader = ExportReader(name)
     parser = reader.parser()
     with _explained(reader, parser, line_and_byte):
-        for piece in _pieces(stream):
+        for place, piece in enumerate(_pieces(stream), 1):
             parser.Parse(piece, False)
-            if reader.head_is_read:
+            if reader.head_is_read and place >= HEAD_PIECES:
                 break
-    return reader.site
+    if reader.count and reader.stubs == reader.count:
+        raise no_texts(name)
+    return DumpHead(reader.site, reader.declared, reader.database, reader.history)
 
 
 def read_segment(
@@ -232,7 +108,7 @@ def read_segment(
             instructions after the head, because they could contain text that looks like a page's
             tag.
     """
-    reader = _Reader(name, base=base, site=site, head_is_read=base > 0)
+    reader = ExportReader(name, base=base, site=site, head_is_read=base > 0)
     parser = reader.parser()
     parser.CommentHandler = reader.refuse_section
     parser.StartCdataSectionHandler = reader.refuse_section
@@ -254,7 +130,7 @@ def _pieces(stream: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _parse(
-    reader: _Reader, pieces: Iterable[bytes], parser: expat.XMLParserType, place: Place
+    reader: ExportReader, pieces: Iterable[bytes], parser: expat.XMLParserType, place: Place
 ) -> Iterator[Page]:
     with _explained(reader, parser, place):
         for piece in pieces:
@@ -267,7 +143,7 @@ def _parse(
 
 
 @contextmanager
-def _explained(reader: _Reader, parser: expat.XMLParserType, place: Place) -> Iterator[None]:
+def _explained(reader: ExportReader, parser: expat.XMLParserType, place: Place) -> Iterator[None]:
     """Turn expat's errors into a UserError."""
     try:
         yield
@@ -278,7 +154,7 @@ def _explained(reader: _Reader, parser: expat.XMLParserType, place: Place) -> It
         raise UserError(f"{reader.name}: a number in the XML cannot be read ({error})") from None
 
 
-def _explain(error: expat.ExpatError, place: str, reader: _Reader) -> str:
+def _explain(error: expat.ExpatError, place: str, reader: ExportReader) -> str:
     ended = error.code in (
         expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
         expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],

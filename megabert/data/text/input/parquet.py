@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megabert.common.errors import UserError
-from megabert.data.text.pages import Page, canonical_namespace
+from megabert.data.text.namespaces import canonical_namespace
+from megabert.data.text.pages import Page
 
 BATCH_ROWS = 64
 _READ_BUFFER = 1 << 20  # bytes per column, instead of its whole chunk

@@ -51,15 +51,21 @@ class FileForm:
         path, size: the file, and its bytes.
         kind: "blocks" (MediaWiki XML in bzip2), "bytes" (the same, uncompressed), "rows" (Parquet),
             "whole" (any other file) or "empty" (no text).
-        site: of MediaWiki XML.
+        head: what MediaWiki XML says at its beginning (of an archive, the first member); None for
+            other files.
         groups: number of Parquet row groups.
     """
 
     path: Path
     size: int
     kind: Literal["blocks", "bytes", "rows", "whole", "empty"]
-    site: Site = field(default=Site(), repr=False)
+    head: mediawiki.DumpHead | None = field(default=None, repr=False)
     groups: int = 0
+
+    @property
+    def site(self) -> Site:
+        """The wiki of MediaWiki XML."""
+        return Site() if self.head is None else self.head.site
 
 
 def inspect_file(path: Path, input_format: str) -> FileForm:
@@ -75,16 +81,18 @@ def inspect_file(path: Path, input_format: str) -> FileForm:
         return FileForm(path, size, "rows", groups=parquet.row_groups(path))
     packed = packing(path)
     for name, stream in open_streams(path):
-        head = head_of(stream)
-        if packed not in ((), ("bz2",)):
+        start = head_of(stream)
+        if not start.strip():
+            if packed in ((), ("bz2",)):
+                return FileForm(path, size, "empty")
+            continue
+        kind = sniff(start, name) if input_format == "auto" else input_format
+        if kind != "mediawiki":
             return FileForm(path, size, "whole")
-        if not head.strip():
-            return FileForm(path, size, "empty")
-        kind = sniff(head, name) if input_format == "auto" else input_format
-        if kind != "mediawiki" or not _is_utf8(head):
-            return FileForm(path, size, "whole")
-        site = mediawiki.read_site(stream, name)
-        return FileForm(path, size, "blocks" if packed else "bytes", site)
+        head = mediawiki.read_head(stream, name)
+        if packed not in ((), ("bz2",)) or not _is_utf8(start):
+            return FileForm(path, size, "whole", head)
+        return FileForm(path, size, "blocks" if packed else "bytes", head)
     return FileForm(path, size, "whole")
 
 

@@ -11,6 +11,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file
 from megabert.data.text import extracted
 from megabert.data.text.input import mediawiki
+from megabert.data.text.input.other_forms import refuse_other_form
 from megabert.data.text.input.streams import PIECE, open_streams
 from megabert.data.text.pages import Page
 
@@ -63,6 +64,7 @@ def sniff(head: bytes, name: str) -> str:
         raise UserError(_unknown(name))
     if text.startswith("<doc "):
         return "wikiextractor"
+    refuse_other_form(text, name)
     if text.startswith(("<mediawiki", "<?xml", "<!DOCTYPE")):
         return "mediawiki"
     if text.startswith("{"):

@@ -19,9 +19,16 @@ from megabert.common.errors import UserError
 PIECE = 1 << 18
 MAGIC = {"bz2": b"BZh", "gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00"}
 OTHER_MAGIC = {
-    b"7z\xbc\xaf\x27\x1c": "7z",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first (7z x), or fetch the .bz2 file of the dump",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file (.zst); unpack it first (zstd -d)",
+    b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
+    b"Rar!\x1a\x07": "a RAR archive; unpack it first",
+    b"\x04\x22\x4d\x18": "an LZ4 file; unpack it first (lz4 -d)",
+    b"\x1f\x9d": "a file made by compress (.Z); unpack it first (uncompress)",
+    b"ZIM\x04": "a ZIM file (Kiwix), which holds HTML pages; fetch a pages-articles dump instead",
+    b"SQLite format 3\0": "a SQLite database; export its text as JSON lines first",
+    b"%PDF-": "a PDF document; extract its text first",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file; import_shards.py reads shards, and this command reads text",
 }
 TAR_MAGIC_AT = 257
 MAX_NESTING = 4
@@ -230,7 +237,7 @@ def _unpack(
     head = _peek(stream, 512)
     for magic, label in OTHER_MAGIC.items():
         if head.startswith(magic):
-            raise UserError(f"{name}: {label} archives are not supported; extract it first")
+            raise UserError(f"{name}: not supported: {label}")
     for kind, magic in MAGIC.items():
         if head.startswith(magic) and depth < MAX_NESTING:
             inner = DecompressedFile(cast(BinaryIO, stream), kind, name)

@@ -59,7 +59,7 @@ def test_dump_packed_every_way(tmp_path: Path, name: str, pack: Callable[[bytes]
         (i, f"Page {i}", f"Text & more {i}.") for i in (1, 2, 3)
     ]
     assert pages[0].site.language == "ltg"
-    assert pages[0].site.file_prefixes == ("Fails",)
+    assert "fails" in pages[0].site.file_prefixes
 
 
 @pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, lzma.compress])

@@ -1,0 +1,250 @@
+"""The pages of a MediaWiki XML export, collected from the callbacks of an XML parser.
+
+Of a page with several revisions the newest one is used, by its timestamp, in whatever order they
+are stored; without timestamps by its number, and without numbers the last one. Only one revision's text
+is kept at a time, besides the one that is being read.
+Source of the element names: https://www.mediawiki.org/xml/export-0.11.xsd and its predecessors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from xml.parsers import expat
+
+from megabert.common.errors import UserError
+from megabert.data.text.input.other_forms import other_root
+from megabert.data.text.languages import database_language, normal_code
+from megabert.data.text.namespaces import is_redirect
+from megabert.data.text.pages import Page, Site
+
+FEED = 1 << 18
+MAX_TEXT = 1 << 26  # characters of one revision; MediaWiki itself stops at 2 MiB
+STUBS = 64
+"""Pages without text, and no other, that show a dump without text."""
+# (parent, element) whose content is wanted
+_OF_PAGE = {("page", "title"), ("page", "ns"), ("page", "id")}
+_OF_REVISION = {
+    ("revision", "id"), ("revision", "timestamp"), ("revision", "model"), ("revision", "text"),
+}  # fmt: skip
+_OF_SITE = {("siteinfo", "sitename"), ("siteinfo", "dbname")}
+_WANTED = _OF_PAGE | _OF_REVISION | _OF_SITE | {("namespaces", "namespace")}
+
+
+@dataclass
+class Revision:
+    """A revision of a page; ``missing``: its text is left out of the dump."""
+
+    timestamp: str = ""
+    number: str = ""
+    model: str = "wikitext"
+    text: str = ""
+    missing: bool = False
+
+    def is_newer(self, other: Revision | None) -> bool:
+        """Whether to use this revision and not ``other``, which precedes it."""
+        if other is None:
+            return True
+        if self.timestamp != other.timestamp and self.timestamp and other.timestamp:
+            return self.timestamp > other.timestamp
+        if self.number.isdigit() and other.number.isdigit():
+            return int(self.number) >= int(other.number)
+        return True
+
+
+@dataclass
+class ExportReader:
+    """Expat callbacks; finished pages are collected in ``pages`` until they are taken.
+
+    Attributes:
+        base: added to the place of a page that has no number of its own.
+        declared, database: the dump's ``xml:lang`` and the name of its database, "" without one.
+        count: number of pages so far.
+        stubs: how many of them have no text, although their revision has one.
+        title: title of the last page.
+        history: whether a page had several revisions.
+    """
+
+    name: str
+    base: int = 0
+    site: Site = field(default_factory=Site)
+    head_is_read: bool = False
+    declared: str = ""
+    database: str = ""
+    pages: list[Page] = field(default_factory=list)
+    count: int = 0
+    stubs: int = 0
+    title: str = ""
+    history: bool = False
+    _path: list[str] = field(default_factory=list)
+    _sitename: str = ""
+    _namespaces: list[tuple[int, str]] = field(default_factory=list)
+    _namespace_key: int = 0
+    _values: dict[str, str] = field(default_factory=dict)
+    _redirect: bool = False
+    _revision: Revision = field(default_factory=Revision)
+    _newest: Revision | None = None
+    _parts: list[str] | None = None
+    _size: int = 0
+
+    def parser(self) -> expat.XMLParserType:
+        """A parser that calls this reader."""
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.buffer_size = FEED
+        parser.StartElementHandler = self.start
+        parser.EndElementHandler = self.end
+        parser.CharacterDataHandler = self.data
+        parser.StartDoctypeDeclHandler = self.refuse_doctype
+        return parser
+
+    @property
+    def started(self) -> bool:
+        """Whether the outermost element is open."""
+        return bool(self._path)
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        path = self._path
+        if not path:
+            self._begin(tag, attributes)
+        elif (path[-1], tag) in _WANTED:
+            self._listen(tag, attributes)
+        elif len(path) == 1:
+            self._begin_part(tag)
+        elif len(path) == 2 and tag == "revision":
+            self._revision = Revision()
+        elif len(path) == 2 and tag == "redirect":
+            self._redirect = True
+        path.append(tag)
+
+    def _begin(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag != "mediawiki":
+            raise other_root(self.name, tag)
+        if not self.head_is_read:
+            self.declared = attributes.get("xml:lang", "")
+            self._describe_site()
+
+    def _begin_part(self, tag: str) -> None:
+        if tag == "page":
+            self._values, self._redirect, self._newest = {}, False, None
+            self.head_is_read = True
+        elif tag == "logitem":
+            raise other_root(self.name, tag)
+
+    def _listen(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "namespace":
+            self._namespace_key = int(attributes.get("key", "0"))
+        elif tag == "text":
+            newest, now = self._newest, self._revision
+            if newest is not None and now.timestamp and not now.is_newer(newest):
+                return  # an older text is not kept
+            size = attributes.get("bytes", "0")
+            now.missing = "deleted" not in attributes and (
+                size not in ("", "0") or "location" in attributes
+            )
+        self._parts, self._size = [], 0
+
+    def data(self, text: str) -> None:
+        if self._parts is not None:
+            self._parts.append(text)
+            self._size += len(text)
+            if self._size > MAX_TEXT:
+                raise UserError(
+                    f"{self.name}: page {self._values.get('title', '?')!r} is longer than "
+                    f"{MAX_TEXT:,} characters; the dump is damaged"
+                )
+
+    def end(self, tag: str) -> None:
+        path = self._path
+        path.pop()
+        if self._parts is not None:
+            value = "".join(self._parts)
+            self._parts = None
+            self._take(path[-1], tag, value)
+        elif len(path) == 2 and tag == "revision":
+            self._end_revision()
+        elif len(path) == 1 and tag == "page":
+            self._finish()
+        elif len(path) == 1 and tag == "siteinfo":
+            self._describe_site()
+            self.head_is_read = True
+
+    def _take(self, parent: str, tag: str, value: str) -> None:
+        """Keep the content of an element."""
+        if parent == "revision":
+            self._take_of_revision(tag, value)
+        elif parent == "page":
+            self._values[tag] = value
+        elif tag == "namespace":
+            self._namespaces.append((self._namespace_key, value))
+        elif tag == "sitename":
+            self._sitename = value
+        else:
+            self.database = value
+
+    def _take_of_revision(self, tag: str, value: str) -> None:
+        revision = self._revision
+        if tag == "text":
+            revision.text = value
+            revision.missing = revision.missing and not value
+        elif tag == "timestamp":
+            revision.timestamp = value.strip()
+        elif tag == "id":
+            revision.number = value.strip()
+        else:
+            revision.model = value
+
+    def _describe_site(self) -> None:
+        language = normal_code(self.declared) or database_language(self.database) or ""
+        self.site = Site(tuple(self._namespaces), language, self._sitename.strip())
+
+    def _end_revision(self) -> None:
+        self.history = self.history or self._newest is not None
+        if self._revision.is_newer(self._newest):
+            self._newest = self._revision
+        self._revision = Revision()
+
+    def _finish(self) -> None:
+        values, revision = self._values, self._newest or Revision()
+        self.count += 1
+        self.stubs += revision.missing
+        if self.stubs == self.count == STUBS:
+            raise no_texts(self.name)
+        self.title = title = values.get("title", "")
+        space = values.get("ns", "").strip()
+        number = values.get("id", "")
+        self.pages.append(
+            Page(
+                page_id=int(number) if number.strip().isdigit() else self.base + self.count,
+                title=title,
+                namespace=int(space) if space else self.site.title_namespace(title),
+                redirect=self._redirect or is_redirect(revision.text),
+                model=revision.model,
+                text=revision.text,
+                markup="wikitext",
+                site=self.site,
+            )
+        )
+        self._values, self._newest = {}, None
+
+    def refuse_doctype(self, doctype: str, *_: object) -> None:
+        if doctype.lower() == "html":
+            raise other_root(self.name, "html")
+        raise UserError(
+            f"{self.name}: the XML declares a document type; a MediaWiki export has none"
+        )
+
+    def refuse_section(self, *_: object) -> None:
+        if self.head_is_read:
+            raise UserError(
+                f"{self.name}: a comment, a CDATA section or a processing instruction after page "
+                f"{self.title!r}, which MediaWiki never writes; compress the dump with gzip to "
+                "have it read in one piece"
+            )
+
+
+def no_texts(name: str) -> UserError:
+    """The error of a dump whose pages have no text."""
+    return UserError(
+        f"{name}: a stub dump: its pages have no text (their <text> is empty); fetch the "
+        "pages-articles dump of the same date"
+    )
