@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+from megabert.data.text.wikitext.formulas import formula_text
 from megabert.data.text.wikitext.holes import hole
 from megabert.data.text.wikitext.tidy import gap
 
@@ -23,7 +24,7 @@ _CELL = re.compile(
     r"<t([rdh])(?![\w-])[^<>]*>.*?(?:</t\1\s*>|(?=<t[rdh](?![\w-])|\n[ \t]*\n)|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
-_SIMPLE_MATH = re.compile(r"[\w\s.,+\-=<>']{1,20}")
+_SIMPLE_CHEMISTRY = re.compile(r"(?:[A-Z][a-z]?\d*){1,8}")
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
 
@@ -31,8 +32,8 @@ _ESCAPES[ord("\n")] = " "
 def strip_extension_tags(text: str, names: list[str]) -> str:
     """Remove the tags whose content is not running text; make ``<nowiki>`` inert.
 
-    A formula, code or sign leaves a hole, which is added to ``names``; a formula that is a plain
-    symbol ("x", "n+1") remains. The text inside ``<nowiki>`` remains, with its special characters
+    A formula, code or sign leaves a hole, which is added to ``names``; a formula of a few symbols
+    becomes text. The text inside ``<nowiki>`` remains, with its special characters
     as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
     hole; of other tags that are never closed, only the tag itself is removed.
     """
@@ -112,8 +113,10 @@ def _closing(name: str) -> re.Pattern[str]:
 def _shown_text(name: str, inside: str, names: list[str]) -> str:
     if name == "nowiki":
         return inside.translate(_ESCAPES)
-    if name in ("math", "chem", "ce") and _SIMPLE_MATH.fullmatch(inside.strip()):
-        return inside.strip().translate(_ESCAPES)
+    if name == "math" and (formula := formula_text(inside)) is not None:
+        return formula.translate(_ESCAPES)
+    if name in ("chem", "ce") and _SIMPLE_CHEMISTRY.fullmatch(inside.strip()):
+        return inside.strip()
     if name in _FORMULAS.split() and inside.strip():
         return hole(names, f"<{name}>")
     return ""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from megabert.data.text.counts import BRACKETS, HOLES, TEMPLATES, UNDERSTOOD
 from megabert.data.text.document import Cleaned, page_to_sentences
 from megabert.data.text.pages import Page
+from megabert.data.text.wikitext.formulas import formula_text
 
 
 def cleaned(wikitext: str, language: str = "en") -> Cleaned:
@@ -28,7 +29,7 @@ AROUND = "It is old. {} It is big."
         "Its height is {{unknown|5}}.",
         "The area is {{convert|5|parrots}} in all.",
         "The {{lang|fr|mot {{unknown}}}} is French.",
-        "The value of <math>\\alpha^2</math> is small.",
+        "The value of <math>\\frac{1}{2}</math> is small.",
         "The function f({{unknown}}) is even.",
         "The town<ref>Smith, A book of 1999",
         "See [[Town|the {{unknown}} town]] there.",
@@ -55,9 +56,9 @@ def test_a_sentence_with_a_hole_is_left_out_and_counted(broken: str) -> None:
         ("Town is old. {{note|a}}", ["Town is old."]),
         ("Town{{fact}} is old{{sfn|a}}.", ["Town is old."]),
         ("[[File:a.png|thumb|b]]\n{{Box}}\nTown is old.", ["Town is old."]),
-        ("It is:\n:<math>a^2</math>\nIt is old.", ["It is:", "It is old."]),
-        ("It is given by\n:<math>a^2</math>\nwhere a is big. It is old.", ["It is old."]),
-        ("It is old. It is given by\n:<math>a^2</math>\n\nTown.", ["It is old.", "Town."]),
+        ("It is:\n:<math>\\frac{a}{2}</math>\nIt is old.", ["It is:", "It is old."]),
+        ("It is given by\n:<math>\\frac{a}{2}</math>\nwhere a is big. It is old.", ["It is old."]),
+        ("It is old. It is given by\n:<math>\\frac{a}{2}</math>\n\nTown.", ["It is old.", "Town."]),
     ],
 )  # fmt: skip
 def test_what_is_no_part_of_a_sentence_leaves_no_hole(wikitext: str, kept: list[str]) -> None:
@@ -79,6 +80,31 @@ def test_counts() -> None:
         "unknown: unknown": 2,
         "unknown: other": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("tex", "text"),
+    [
+        ("x", "x"),
+        ("n+1", "n+1"),
+        (r"\alpha", "α"),
+        (r"x_1^2 \leq \alpha", "x_1^2 ≤ α"),
+        (r"10^{-3}", "10^-3"),
+        (r"a^{n+1}", "a^(n+1)"),
+        (r"f\colon X", None),
+        (r"\mathbb{R}^n", "ℝ^n"),
+        (r"\sin x", "sin x"),
+        (r"\mathrm{d}x", "dx"),
+        (r"\{1, 2\}", "(1, 2)"),
+        (r"\frac{1}{2}", None),
+        (r"\sqrt{2}", None),
+        (r"x_{a_b}", None),
+        ("a+" * 30, None),
+        ("", None),
+    ],
+)
+def test_short_formulas_become_text(tex: str, text: str | None) -> None:
+    assert formula_text(tex) == text
 
 
 ROWS = "! Year !! Team\n|-\n| 1999 || North\n|-\n| 2000\n249||24||0"
