@@ -35,6 +35,8 @@ class TemplateTable:
         functions: the same for parser functions (``{{lc:X}}``), whose operand is argument "1".
         prefixes, suffixes: the same for names that begin or end with a text; the rest of the name
             is the argument "rest".
+        codes: calls without arguments and what they show, as they are written: ``{{COL}}`` is a
+            country, ``{{col}}`` a column.
         namespaces: names of the template namespace, lower case.
         months: names of the months.
         first_day: what a date prints for the first day of a month, if not the figure.
@@ -44,6 +46,7 @@ class TemplateTable:
     calls: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     functions: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
     namespaces: set[str] = field(default_factory=set)
     suffixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefix_names: tuple[str, ...] = ()
@@ -59,6 +62,8 @@ class TemplateTable:
             title: title of the page.
         """
         head, bar, rest = body.partition("|")
+        if not bar and (code := head.strip()) in self.codes:
+            return self.codes[code]
         name = _name(head)
         entry = self.calls.get(name)
         if entry is None and ":" in name:
@@ -175,8 +180,7 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
     for name in content.get("called", ()):
         if name not in maps:
             raise PatternError(f"no map {name!r}")
-        for code, value in maps[name].items():
-            table.calls[code.lower()] = (Pattern((value,)),)
+        table.codes.update(maps[name])
     for name in content.get("nothing", ()):
         known = table.calls
         if name.endswith(":"):

@@ -35,6 +35,8 @@ CALLS = [
     ("color|red|赤い", "赤い"),
     ("ilq|そうです", "「そうです」"),
     ("JPN", "日本"),
+    ("jpn", None),
+    ("JPN|x", None),
     ("flag|JPN", "日本"),
     ("flag|XYZ", None),
     ("flagicon|JPN", ""),
