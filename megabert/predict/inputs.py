@@ -14,7 +14,8 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.tasks.base import ItemFormat
-from megabert.tasks.files.json_lines import read_json_lines
+from megabert.tasks.files.json_lines import begins_list, read_json_lines
+from megabert.tasks.files.kinds import is_parquet_file
 from megabert.tasks.files.text_lines import read_lines
 from megabert.tasks.registry import item_formats
 
@@ -58,8 +59,8 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
         fields: of the task.
         form: one of ``INPUT_FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``)
             and the first line: an object is JSON lines, or the task's document where it does not end
-            there or holds the document's key; other lines are plain texts, or columns where the task has
-            two texts.
+            there or holds the document's key; a list of objects is the task's document; other lines are
+            plain texts, or columns where the task has two texts. Rows of Parquet are objects.
         own: the document format of the task.
 
     Raises:
@@ -81,7 +82,11 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
 
 
 def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
+    if is_parquet_file(path):
+        return "jsonl"
     first = next((line for _, line in read_lines(path) if line.strip()), "")
+    if begins_list(first):
+        return "jsonl" if own is None else own.name
     if first.lstrip().startswith("{"):
         try:
             content = json.loads(first)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.tasks.files.tsv import BadLines, Faults
+from megabert.tasks.files.faults import BadLines, Faults
 
 Label = str | float
 """Name of a class, or the score of a regression."""
@@ -27,6 +27,7 @@ class Examples:
         ids: what names each in a prediction file.
         faults: the lines left out, and what happens to further ones.
         part: which of a task's prediction files is this file's.
+        layout: how the file was read, in words.
     """
 
     texts: tuple[list[str], ...]
@@ -35,6 +36,7 @@ class Examples:
     ids: list[Any]
     faults: Faults
     part: str = ""
+    layout: str = ""
 
     def targets(self, labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
         """Numbers in ``labels`` of the examples' labels; () for a regression.

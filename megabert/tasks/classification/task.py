@@ -145,6 +145,7 @@ class Classification(Task):
         if is_features_file(path):
             return self._recorded(path, tokenizer, training, chosen)
         examples = self.source.read(path, self.settings.bad_lines)
+        log.info("%s is read as %s", path, examples.layout)
         self._set_labels(path, training)
         order, targets = examples.targets(self.labels)
         drawn = draw_subset(len(order), *chosen)

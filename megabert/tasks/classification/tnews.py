@@ -16,8 +16,9 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.files import write_bytes
 from megabert.tasks.classification.data import Examples, Label
-from megabert.tasks.files.json_lines import read_json_lines
-from megabert.tasks.files.tsv import BadLines, Faults
+from megabert.tasks.files.faults import BadLines, Faults
+from megabert.tasks.files.json_lines import read_json_lines, usual_keys
+from megabert.tasks.files.names import is_no_name
 
 PREDICTIONS = "tnews_predict.json"
 LABELS_FILE = "labels.json"
@@ -46,7 +47,7 @@ class Tnews:
 
         Raises:
             UserError: unreadable, empty, or a line that is not an object of this form, has a label where
-                others have none, or a code that had another name before (``bad_lines`` "skip": they are
+                most have none, or a code that had another name before (``bad_lines`` "skip": they are
                 left out and counted).
         """
         faults = Faults(path, bad_lines)
@@ -54,31 +55,35 @@ class Tnews:
         labels: list[Label] = []
         lines: list[int] = []
         ids: list[Any] = []
-        labelled: bool | None = None
-        for number, content in read_json_lines(path):
+        read = list(read_json_lines(path))
+        labelled = "label" in usual_keys(content for _, content in read)
+        layout = f"JSON lines: text 'sentence', {'label' if labelled else 'no label'}"
+        if all(isinstance(one, dict) and _code_of(one.get("label")) == "-1" for _, one in read):
+            read = [(number, _without_label(content)) for number, content in read]
+            labelled, layout = False, f"{layout}, which is -1 in every line: no labels"
+        for number, content in read:
             fault = self._fault(content, labelled)
             if fault is not None or isinstance(content, str):
                 faults.add(number, "unusable line", f"{fault}; expected {_FORM}")
                 continue
-            labelled = "label" in content
             if labelled:
-                labels.append(self.names[str(content["label"])])
+                labels.append(self.names[_code_of(content["label"])])
             texts.append(content["sentence"])
             lines.append(number)
             ids.append(content.get("id", len(ids)))
         if not texts:
             detail = f" ({faults.problems})" if faults.problems.counts else ""
             raise UserError(f"{path} has no example{detail}; expected lines {_FORM}")
-        return Examples((texts,), labels if labelled else None, lines, ids, faults)
+        return Examples((texts,), labels if labelled else None, lines, ids, faults, layout=layout)
 
-    def _fault(self, content: dict[str, Any] | str, labelled: bool | None) -> str | None:
-        """What is wrong with a line; the name of its label is stored. ``labelled``: as the lines before."""
+    def _fault(self, content: dict[str, Any] | str, labelled: bool) -> str | None:
+        """What is wrong with a line; the name of its label is stored. ``labelled``: most lines are."""
         if isinstance(content, str):
             return content
         if not isinstance(content.get("sentence"), str):
             return "'sentence' is missing or not a text"
-        if labelled is not None and labelled != ("label" in content):
-            return f"{'no' if labelled else 'a'} 'label', unlike the lines before"
+        if labelled != ("label" in content):
+            return f"{'no' if labelled else 'a'} 'label', unlike most lines"
         if "label" not in content:
             return None
         return _label_fault(content) or self._learn(content)
@@ -88,8 +93,8 @@ class Tnews:
 
         A code first met without a name is its own name, even if a later line names it.
         """
-        code = str(content["label"])
-        name = content.get("label_desc", self.names.get(code, code))
+        code = _code_of(content["label"])
+        name = content.get("label_desc", self.names.get(code, code)).strip()
         known = self.names.setdefault(code, name)
         if known not in (name, code):
             return f"label {code!r} is named {name!r}, before {known!r}"
@@ -162,10 +167,22 @@ class Tnews:
         return path
 
 
+def _code_of(label: Any) -> str:
+    """The code of a label as text, "" if it is none."""
+    return str(label).strip() if type(label) in (str, int) else ""
+
+
+def _without_label(content: Any) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if not key.startswith("label")}
+
+
 def _label_fault(content: dict[str, Any]) -> str | None:
     """What is wrong with an object's label."""
     if type(content.get("label")) not in (str, int):
         return "'label' is not a text or whole number"
     if not isinstance(content.get("label_desc", ""), str):
         return "'label_desc' is not a text"
+    for key in ("label", "label_desc"):
+        if key in content and is_no_name(str(content[key])):
+            return f"{key!r} is {content[key]!r}, which names no label"
     return None

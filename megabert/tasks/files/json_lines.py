@@ -1,24 +1,36 @@
-"""JSON lines: one object per line, each key once."""
+"""Objects of a file: JSON lines, one object per line with each key once, or the rows of a Parquet file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from megabert.common.errors import UserError
+from megabert.tasks.files.kinds import is_parquet_file
 from megabert.tasks.files.text_lines import read_lines
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Number (from 1) of each line that is not blank, and its object, or what is wrong with it.
 
+    The rows of a Parquet file count as lines.
+
     Raises:
-        UserError: as :func:`read_lines`.
+        UserError: as :func:`read_lines`; the whole file is one JSON list.
     """
+    if is_parquet_file(path):
+        yield from _parquet_rows(path)
+        return
+    first = True
     for number, line in read_lines(path):
         if not line.strip():
             continue
+        if first:
+            _refuse_list(path, line)
+        first = False
         try:
             content = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
@@ -27,6 +39,57 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, f"the key {error} occurs twice"
         else:
             yield number, content if isinstance(content, dict) else "no JSON object"
+
+
+def usual_keys(contents: Iterable[dict[str, Any] | str]) -> list[str]:
+    """The keys that at least half of the objects have, in the order in which they are met."""
+    objects = [content for content in contents if isinstance(content, dict)]
+    counts = Counter(key for content in objects for key in content)
+    return [key for key, count in counts.items() if 2 * count >= len(objects)]
+
+
+def begins_list(line: str) -> bool:
+    """Whether the first line of a file begins a JSON list of objects."""
+    text = line.strip()
+    return text[:1] == "[" and text[1:].lstrip()[:1] in ("", "{")
+
+
+def _refuse_list(path: Path, line: str) -> None:
+    if begins_list(line):
+        raise UserError(
+            f"{path} is one JSON list, but one JSON object per line is expected: convert it with "
+            "jq -c '.[]' or pandas' to_json(orient='records', lines=True)"
+        )
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: damaged Parquet file ({reason}); fetch it again") from error
+
+
+def has_objects(path: Path) -> bool:
+    """Whether a file is Parquet, or its first line that is not blank is a JSON object or begins a list.
+
+    Raises:
+        UserError: as :func:`read_lines`.
+    """
+    if is_parquet_file(path):
+        return True
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    if begins_list(first):
+        return True
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class RepeatedKey(Exception):

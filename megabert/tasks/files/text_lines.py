@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 from megabert.data.text.input.streams import open_streams
+from megabert.tasks.files.kinds import refuse_binary
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -16,8 +17,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Only line feeds end a line; a byte order mark at the beginning is not part of the text.
 
     Raises:
-        UserError: the file is missing, damaged or a tar archive, or a line is not UTF-8.
+        UserError: the file is missing, damaged, not text or a tar archive, or a line is not UTF-8.
     """
+    refuse_binary(path)
     for name, stream in open_streams(path):
         if name != str(path):
             raise UserError(f"{path} is a tar archive; unpack it and name the file in it")

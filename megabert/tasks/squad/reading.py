@@ -24,6 +24,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.tasks.files.json_lines import RepeatedKey, read_json_lines, unique_keys
+from megabert.tasks.files.kinds import is_parquet_file, refuse_binary
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData, valid_text
 from megabert.tasks.squad.truths import Truths, read_truths, told_by_empty_answers
@@ -168,7 +169,10 @@ def _entries(path: Path) -> Iterator[_Place]:
 
 
 def _load_json(path: Path) -> tuple[Any, bool]:
-    """The file's JSON value; and whether it has several, one per line."""
+    """The file's JSON value; and whether it has several, one per line or row."""
+    if is_parquet_file(path):
+        return None, True
+    refuse_binary(path)
     try:
         with path.open("rb") as file:
             magic = file.read(6)

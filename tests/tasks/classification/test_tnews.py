@@ -101,10 +101,20 @@ def test_codes_with_and_without_names_meet(tmp_path: Path) -> None:
         ('{"sentence": "a", "label": "1", "label": "2"}', "the key 'label' occurs twice"),
         ('{"label": "1"}', "'sentence' is missing or not a text"),
         (line(5, "1"), "'sentence' is missing or not a text"),
-        (line("a"), "no 'label', unlike the lines before"),
+        (line("a"), "no 'label', unlike most lines"),
         (line("a", 1.5), "'label' is not a text or whole number"),
         (line("a", True), "'label' is not a text or whole number"),
         (line("a", "1", 3), "'label_desc' is not a text"),
+        (line("a", ""), "'label' is '', which names no label"),
+        (line("a", " "), "'label' is ' ', which names no label"),
+        (line("a", "None"), "'label' is 'None', which names no label"),
+        (line("a", "nan"), "'label' is 'nan', which names no label"),
+        (line("a", -1), "'label' is -1, which names no label"),
+        (line("a", "-1"), "'label' is '-1', which names no label"),
+        (line("a", "1", " "), "'label_desc' is ' ', which names no label"),
+        ('{"sentence": "a", "label": null}', "'label' is not a text or whole number"),
+        ('{"sentence": "a", "label": NaN}', "'label' is not a text or whole number"),
+        ('{"sentence": null, "label": "1"}', "'sentence' is missing or not a text"),
         (line("a", "1", "uno"), "label '1' is named 'uno', before 'one'"),
     ],
 )
@@ -117,6 +127,23 @@ def test_faults_are_named_or_counted(tmp_path: Path, bad: str, message: str) -> 
     assert examples.labels == ["one", "two"]
     assert examples.lines == [1, 4]
     assert str(examples.faults.problems) == "1 x unusable line (first: line 3)"
+
+
+def test_whether_a_file_has_labels_is_decided_by_most_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", line("x"), line("y", "1", "one"), line("z", "2", "two"))
+    with pytest.raises(UserError, match="line 1: unusable line: no 'label', unlike most lines"):
+        Tnews().read(path, "error")
+    assert Tnews().read(path, "skip").labels == ["one", "two"]
+    path = write(tmp_path / "b.json", line("x", "1", "one"), line("y"), line("z"))
+    with pytest.raises(UserError, match="line 1: unusable line: a 'label', unlike most lines"):
+        Tnews().read(path, "error")
+    assert Tnews().read(path, "skip").labels is None
+    path = write(tmp_path / "c.json", line("x", -1, idx=0), line("y", "-1", idx=1))
+    examples = Tnews().read(path, "error")
+    assert examples.labels is None
+    assert examples.layout.endswith("which is -1 in every line: no labels")
+    path = write(tmp_path / "d.json", line("x", " 1 ", "one "), line("y", 1, "one"))
+    assert Tnews().read(path, "error").labels == ["one", "one"]
 
 
 def test_empty_files_and_wrong_lists_are_named(tmp_path: Path) -> None:

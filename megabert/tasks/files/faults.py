@@ -1,0 +1,31 @@
+"""What happens to a line that cannot be used: an error, or it is counted and left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from megabert.common.errors import UserError
+from megabert.tasks.files.problems import Problems
+
+BadLines = Literal["error", "skip"]
+
+
+class Faults:
+    """The bad lines of a file, by the policy of ``--bad-lines``.
+
+    The policy decides what happens to single lines. It never decides which columns a file has.
+    """
+
+    def __init__(self, path: Path, policy: BadLines) -> None:
+        self.path, self.policy = path, policy
+        self.problems = Problems()
+
+    def add(self, line: int, kind: str, detail: str) -> None:
+        """Raise UserError, or count one ``kind``."""
+        if self.policy == "error":
+            raise UserError(
+                f"{self.path} line {line}: {kind}: {detail}; correct it, or leave such lines out with "
+                "--bad-lines skip"
+            )
+        self.problems.add(kind, f"line {line}")
