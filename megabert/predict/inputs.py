@@ -15,7 +15,7 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.tasks.base import ItemFormat
 from megabert.tasks.files.json_lines import begins_list, read_json_lines
-from megabert.tasks.files.kinds import is_parquet_file
+from megabert.tasks.files.kinds import has_parquet_rows
 from megabert.tasks.files.text_lines import read_lines
 from megabert.tasks.registry import item_formats
 
@@ -82,7 +82,7 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
 
 
 def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
-    if is_parquet_file(path):
+    if has_parquet_rows(path):
         return "jsonl"
     first = next((line for _, line in read_lines(path) if line.strip()), "")
     if begins_list(first):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.tasks.files.column_orders import Check, ColumnOrder, find_column_order
 from megabert.tasks.files.faults import Faults
 from megabert.tasks.files.json_lines import read_json_lines, usual_keys
-from megabert.tasks.files.layouts import Check, Layout, find_layout
 from megabert.tasks.files.tables import Cells, Table
 
 Fields = tuple[tuple[str, ...], ...]
@@ -125,7 +125,7 @@ def _require_one_split(path: Path, splits: Sequence[Any]) -> None:
 
 
 def known_columns(
-    path: Path, table: Table, layouts: Sequence[Layout], label: Check, faults: Faults
+    path: Path, table: Table, layouts: Sequence[ColumnOrder], label: Check, faults: Faults
 ) -> Columns:
     """The columns of a table without a header.
 
@@ -140,7 +140,7 @@ def known_columns(
         UserError: no layout fits.
     """
     rows = list(zip(table.lines, table.cells))
-    layout = find_layout(path, layouts, rows, label)
+    layout = find_column_order(path, layouts, rows, label)
     usable = []
     for number, cells in rows:
         wrong = layout.fault(cells, lambda _: None)

@@ -24,9 +24,9 @@ from megabert.tasks.classification.columns import (
     named_columns,
 )
 from megabert.tasks.classification.data import Examples, Label
+from megabert.tasks.files.column_orders import ColumnOrder
 from megabert.tasks.files.faults import BadLines, Faults
 from megabert.tasks.files.json_lines import has_objects
-from megabert.tasks.files.layouts import Layout
 from megabert.tasks.files.tables import Cells, read_table
 
 SENTENCE = (("sentence", "text"),)
@@ -65,7 +65,7 @@ class Glue:
     official: str
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    layouts: tuple[Layout, ...]
+    layouts: tuple[ColumnOrder, ...]
     fields: tuple[tuple[str, ...], ...] = PAIR
 
     @property
@@ -206,43 +206,45 @@ def _all_missing(labels: Sequence[Any]) -> bool:
     return all(type(label) in (str, int) and str(label).strip() == "-1" for label in labels)
 
 
-def _indexed(first: str, second: str) -> tuple[Layout, ...]:
+def _indexed(first: str, second: str) -> tuple[ColumnOrder, ...]:
     """An index and two texts, with a label or without."""
     return (
-        Layout(f"index, {first}, {second}, label", (4,), (1, 2), 3, numbers=(0,)),
-        Layout(f"index, {first}, {second}", (3,), (1, 2), None, numbers=(0,)),
+        ColumnOrder(f"index, {first}, {second}, label", (4,), (1, 2), 3, numbers=(0,)),
+        ColumnOrder(f"index, {first}, {second}", (3,), (1, 2), None, numbers=(0,)),
     )
 
 
 _ACCURACY, _F1 = ("accuracy",), ("score", "accuracy", "f1")
 _COLA = (
-    Layout("source, label, mark, sentence", (4,), (3,), 1),
-    Layout("index, sentence", (2,), (1,), None, numbers=(0,)),
+    ColumnOrder("source, label, mark, sentence", (4,), (3,), 1),
+    ColumnOrder("index, sentence", (2,), (1,), None, numbers=(0,)),
 )
-_MRPC = (Layout("quality, #1 ID, #2 ID, #1 string, #2 string", (5,), (3, 4), 0, numbers=(1, 2)),)
+_MRPC = (
+    ColumnOrder("quality, #1 ID, #2 ID, #1 string, #2 string", (5,), (3, 4), 0, numbers=(1, 2)),
+)
 _STSB = (
-    Layout(
+    ColumnOrder(
         "genre, file, year, number, score, sentence1, sentence2, sources (the benchmark of SemEval)",
         (7, 8, 9), (5, 6), 4, words=(0,),
     ),
-    Layout(
+    ColumnOrder(
         "index, genre, file, year, number, source1, source2, sentence1, sentence2, score (GLUE)",
         (10,), (7, 8), 9, numbers=(0,), words=(1,),
     ),
-    Layout(
+    ColumnOrder(
         "index, genre, file, year, number, source1, source2, sentence1, sentence2 (GLUE)",
         (9,), (7, 8), None, numbers=(0,), words=(1,),
     ),
 )  # fmt: skip
 _QQP = (
-    Layout("id, qid1, qid2, question1, question2, label", (6,), (3, 4), 5),
+    ColumnOrder("id, qid1, qid2, question1, question2, label", (6,), (3, 4), 5),
     _indexed("question1", "question2")[1],
 )
 _MNLI_FIRST = "index, promptID, pairID, genre, four parses, sentence1, sentence2"
 _MNLI = (
-    Layout(f"{_MNLI_FIRST}, label1, gold_label", (12,), (8, 9), 11, numbers=(0,)),
-    Layout(f"{_MNLI_FIRST}, label1 to label5, gold_label", (16,), (8, 9), 15, numbers=(0,)),
-    Layout(_MNLI_FIRST, (10,), (8, 9), None, numbers=(0,)),
+    ColumnOrder(f"{_MNLI_FIRST}, label1, gold_label", (12,), (8, 9), 11, numbers=(0,)),
+    ColumnOrder(f"{_MNLI_FIRST}, label1 to label5, gold_label", (16,), (8, 9), 15, numbers=(0,)),
+    ColumnOrder(_MNLI_FIRST, (10,), (8, 9), None, numbers=(0,)),
     _indexed("sentence1", "sentence2")[1],
 )
 _PAIRS = _indexed("sentence1", "sentence2")
@@ -252,7 +254,7 @@ GLUE = {
         Glue("cola", "CoLA", _BINARY, ("matthews_correlation",), _COLA, SENTENCE),
         Glue(
             "sst2", "SST-2", _BINARY, _ACCURACY,
-            (Layout("sentence, label", (2,), (0,), 1),), SENTENCE,
+            (ColumnOrder("sentence, label", (2,), (0,), 1),), SENTENCE,
         ),
         Glue("mrpc", "MRPC", _BINARY, _F1, _MRPC),
         Glue("stsb", "STS-B", (), ("score", "pearson", "spearmanr"), _STSB),

@@ -168,7 +168,7 @@ class Tnews:
 
 
 def _code_of(label: Any) -> str:
-    """The code of a label as text, "" if it is none."""
+    """The code of a label as text, "" for another value."""
     return str(label).strip() if type(label) in (str, int) else ""
 
 

@@ -2,5 +2,5 @@
 
 Owns: lines and rows of files, and the counts of bad entries.
 May import: data, common.
-Start reading: ``tsv.py``.
+Start reading: ``tables.py``.
 """

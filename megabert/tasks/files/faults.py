@@ -14,7 +14,7 @@ BadLines = Literal["error", "skip"]
 class Faults:
     """The bad lines of a file, by the policy of ``--bad-lines``.
 
-    The policy decides what happens to single lines. It never decides which columns a file has.
+    The policy decides what happens to single lines. It never decides which columns are meant.
     """
 
     def __init__(self, path: Path, policy: BadLines) -> None:

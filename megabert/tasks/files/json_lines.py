@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.tasks.files.kinds import is_parquet_file
+from megabert.tasks.files.kinds import has_parquet_rows
 from megabert.tasks.files.text_lines import read_lines
 
 
@@ -21,7 +21,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     Raises:
         UserError: as :func:`read_lines`; the whole file is one JSON list.
     """
-    if is_parquet_file(path):
+    if has_parquet_rows(path):
         yield from _parquet_rows(path)
         return
     first = True
@@ -81,7 +81,7 @@ def has_objects(path: Path) -> bool:
     Raises:
         UserError: as :func:`read_lines`.
     """
-    if is_parquet_file(path):
+    if has_parquet_rows(path):
         return True
     first = next((line for _, line in read_lines(path) if line.strip()), "")
     if begins_list(first):

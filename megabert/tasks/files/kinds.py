@@ -37,7 +37,7 @@ def _head(path: Path) -> bytes:
         return b""  # whoever reads it says what is wrong
 
 
-def is_parquet_file(path: Path) -> bool:
+def has_parquet_rows(path: Path) -> bool:
     """Whether a file begins as Parquet."""
     return _head(path).startswith(_PARQUET)
 

@@ -15,7 +15,7 @@ _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
 
 
 def quoted_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[QuotedRow]:
-    """The rows of numbered lines; a quoted cell may go on over several of them. Blank lines are skipped."""
+    """The rows of numbered lines; a quoted cell may extend over several of them. Blank lines are skipped."""
     cells: list[str] = []
     open_cell: str | None = None
     first = 0

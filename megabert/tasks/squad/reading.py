@@ -24,7 +24,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.tasks.files.json_lines import RepeatedKey, read_json_lines, unique_keys
-from megabert.tasks.files.kinds import is_parquet_file, refuse_binary
+from megabert.tasks.files.kinds import has_parquet_rows, refuse_binary
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData, valid_text
 from megabert.tasks.squad.truths import Truths, read_truths, told_by_empty_answers
@@ -170,7 +170,7 @@ def _entries(path: Path) -> Iterator[_Place]:
 
 def _load_json(path: Path) -> tuple[Any, bool]:
     """The file's JSON value; and whether it has several, one per line or row."""
-    if is_parquet_file(path):
+    if has_parquet_rows(path):
         return None, True
     refuse_binary(path)
     try:

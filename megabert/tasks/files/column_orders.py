@@ -21,7 +21,7 @@ Check = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ColumnOrder:
     """An order of columns, which count from 0.
 
     Attributes:
@@ -56,9 +56,12 @@ class Layout:
         return None if wrong is None else ("unknown label", wrong)
 
 
-def find_layout(
-    path: Path, layouts: Sequence[Layout], rows: Sequence[tuple[int, Sequence[str]]], label: Check
-) -> Layout:
+def find_column_order(
+    path: Path,
+    layouts: Sequence[ColumnOrder],
+    rows: Sequence[tuple[int, Sequence[str]]],
+    label: Check,
+) -> ColumnOrder:
     """The layout of the lines of a file.
 
     Args:
@@ -85,7 +88,7 @@ def find_layout(
     raise UserError(f"{path}: its columns are not known; {hint}")
 
 
-def _fitting(layout: Layout, rows: Sequence[tuple[int, Sequence[str]]], label: Check) -> int:
+def _fitting(layout: ColumnOrder, rows: Sequence[tuple[int, Sequence[str]]], label: Check) -> int:
     """How many lines fit."""
     fitting = [cells for _, cells in rows if layout.fault(cells, label) is None]
     if layout.label is None:

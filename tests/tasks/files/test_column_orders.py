@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from megabert.common.errors import UserError
-from megabert.tasks.files.layouts import Layout, find_layout
+from megabert.tasks.files.column_orders import ColumnOrder, find_column_order
 
-LABELLED = Layout("number, text, label", (3,), (1,), 2, numbers=(0,))
-BARE = Layout("number, text", (2,), (1,), None, numbers=(0,))
-SCORED = Layout("kind, label, text, sources", (3, 4), (2,), 1, words=(0,))
+LABELLED = ColumnOrder("number, text, label", (3,), (1,), 2, numbers=(0,))
+BARE = ColumnOrder("number, text", (2,), (1,), None, numbers=(0,))
+SCORED = ColumnOrder("kind, label, text, sources", (3, 4), (2,), 1, words=(0,))
 PATH = Path("f.tsv")
 
 
@@ -20,10 +20,10 @@ def label(cell: str) -> str | None:
     return None if cell in ("x", "y") else f"{cell!r}, not x or y"
 
 
-def find(*lines: str) -> Layout:
+def find(*lines: str) -> ColumnOrder:
     """The layout of these lines."""
     rows = [(number, line.split("|")) for number, line in enumerate(lines, start=1)]
-    return find_layout(PATH, (LABELLED, BARE, SCORED), rows, label)
+    return find_column_order(PATH, (LABELLED, BARE, SCORED), rows, label)
 
 
 def test_the_layout_is_the_one_that_fits_most_lines() -> None:
