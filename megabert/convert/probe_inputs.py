@@ -19,6 +19,15 @@ PAIRS = (
 )
 """Neutral sentence pairs of different lengths, so that padding and segments are covered."""
 
+TEXTS = (
+    "Café NAÏVE Ångström, Straße; ΟΔΟΣ İstanbul e\u0301.",
+    "  two  spaces\tand\u00a0more, U.S. 3.14 (x+1)/2 a_b #1 “quoted”…",
+    "北京abc大学、中華 かな カナ 한국어 привет नमस्ते 🙂",
+)
+"""Text by which normalisations differ: accents, case, spaces, signs, scripts."""
+FORMS = ("{}", "{} a", "a {} b", "a{}b", "the {}.", "{0}{0}")
+"""Places of an added token in a text."""
+
 MASKED_PAIR = 0
 MASKED_FRACTION = 0.4
 """Position of the masked word of the first pair, as a fraction of its first sentence."""
@@ -90,13 +99,31 @@ def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> ProbeInputs:
 
 
 def same_ids(tokenizer: Tokenizer, theirs: Any) -> str | None:
-    """Compare megabert's tokenizer with one of transformers on the sample text.
+    """Compare megabert's tokenizer with one of transformers.
+
+    They must give the same ids for the sample text, for text with accents and signs, and for each
+    added token, alone and within words; and the same ids to the special tokens.
 
     Returns:
-        None if they agree, else the first text that they encode differently.
+        None if they agree, else the first text or token for which they do not.
     """
-    for text in (text for pair in PAIRS for text in pair):
+    texts = [text for pair in PAIRS for text in pair] + list(TEXTS)
+    in_text = [t for t, i in tokenizer.added_tokens.items() if _is_found(tokenizer, t, i)]
+    texts += [form.format(token) for token in in_text for form in FORMS]
+    for text in texts:
         (encoded,) = tokenizer.encode_sentences([text])
         if encoded.ids.tolist() != theirs(text, add_special_tokens=False)["input_ids"]:
-            return text
+            return repr(text)
+    named = {name: tokenizer.special[role] for role, name in tokenizer.special_tokens.items()}
+    for token, number in (named | dict(tokenizer.added_tokens)).items():
+        if theirs.convert_tokens_to_ids(token) != number:
+            return f"the token {token!r}"
+    for role, name in tokenizer.special_tokens.items():
+        if getattr(theirs, f"{role}_token") != name:
+            return f"the {role} token ({name!r})"
     return None
+
+
+def _is_found(tokenizer: Tokenizer, token: str, number: int) -> bool:
+    """Whether an added token is found in text: special ones are not."""
+    return any(number in e.ids for e in tokenizer.encode_sentences([token, f"a {token} b"]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.convert.huggingface.config import read_object
 from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.weight_files import TOKENIZER_FILES
+
+_MARK = b"\xef\xbb\xbf"  # a byte order mark in UTF-8
 
 
 def tokenizer_in(folder: Path) -> Path | None:
@@ -27,14 +27,7 @@ def word_count(place: Path) -> int:
     Raises:
         UserError: the tokenizer cannot be loaded.
     """
-    added: list[Any] = []
-    if (place / "added_tokens.json").is_file():
-        added += read_object(place / "added_tokens.json").values()
-    if (place / "tokenizer_config.json").is_file():
-        decoder = read_object(place / "tokenizer_config.json").get("added_tokens_decoder")
-        added += decoder if isinstance(decoder, dict) else ()
-    ids = [int(number) for number in added if str(number).isdecimal()]
-    return max(load_tokenizer(place).vocab_size, 1 + max(ids, default=-1))
+    return load_tokenizer(place).vocab_size
 
 
 def open_tokenizer(
@@ -50,10 +43,9 @@ def open_tokenizer(
 
     Raises:
         UserError: the model was trained with another tokenizer, the tokenizer has more words than
-            the model, or two of its files disagree.
+            the model, or two of its files contradict each other.
     """
     tokenizer = load_tokenizer(folder)
-    _check_vocabulary(folder, tokenizer)
     if trained_with is not None and tokenizer.sha256 != trained_with:
         raise UserError(
             f"{folder} is not the tokenizer that {origin} was trained with: its SHA-256 is "
@@ -67,25 +59,14 @@ def open_tokenizer(
     return tokenizer
 
 
-def _check_vocabulary(folder: Path, tokenizer: Tokenizer) -> None:
-    """Compare vocab.txt, which Google's code reads, with tokenizer.json, which others read.
-
-    Raises:
-        UserError: vocab.txt is damaged, or holds other words.
-    """
-    path = folder / VOCAB_FILE
-    if tokenizer.kind != "wordpiece" or not path.is_file():
-        return
-    listed = load_tokenizer(path)
-    most = min(listed.vocab_size, tokenizer.vocab_size)  # added tokens are in only one of them
-    if listed.tokens(range(most)) != tokenizer.tokens(range(most)):
-        raise UserError(
-            f"{path} and tokenizer.json next to it hold different words; remove the wrong one"
-        )
-
-
 def complete(folder: Path, tokenizer: Tokenizer) -> None:
-    """Add tokenizer files that the source lacks (an old folder may have only vocab.txt)."""
+    """Add tokenizer files that the source lacks (an old folder may have only vocab.txt).
+
+    A ``vocab.txt`` that begins with a byte order mark is written again: other programs would take
+    the mark for a part of the first entry.
+    """
     for name, content in tokenizer.files().items():
-        if not (folder / name).exists():
-            (folder / name).write_bytes(content)
+        path = folder / name
+        marked = name == VOCAB_FILE and path.exists() and path.read_bytes().startswith(_MARK)
+        if marked or not path.exists():
+            path.write_bytes(content)

@@ -100,8 +100,8 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Compare the written tokenizer with the source's, and with transformers' reading of it.
 
     Raises:
-        UserError: the files differ, transformers cannot load them, or it encodes the sample text
-            differently.
+        UserError: the files differ, transformers cannot load them, or it encodes the sample text or
+            an added token differently.
     """
     if load_tokenizer(folder).sha256 != tokenizer.sha256:
         raise UserError(f"the tokenizer files written to {folder} differ from those of the source")
@@ -114,7 +114,7 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     text = same_ids(tokenizer, theirs)
     if text is not None:
         raise UserError(
-            f"transformers' tokenizer gives different ids for {text!r}; nothing was written"
+            f"transformers' tokenizer gives different ids for {text}; nothing was written"
         )
 
 

@@ -80,7 +80,9 @@ def findings_lines(folder: Path, manifest: Manifest, found: Findings, colour: bo
     """The totals and the findings as text; ``colour`` marks predicted tokens by ANSI colours."""
     lines = total_lines(folder, manifest)
     if found.verified:
-        lines.append("verified: no byte of any shard has changed since it was written")
+        lines.append(
+            "verified: no byte of any shard has changed since it was written, and no token is a special one"
+        )
     if found.plot is not None:
         lines.append(f"plot: {found.plot}")
     if found.statistics is not None:

@@ -1,12 +1,20 @@
-"""Verification: every byte of a folder of shards is checked against its manifest."""
+"""Verification: every byte of a folder of shards is checked against its manifest.
+
+Tokens are text, so an id of [PAD], [CLS], [SEP] or [MASK] among them is a fault too: a tokenizer made
+it from text that spells it, and training would take it for the end of a segment or a mask. [UNK]
+stands for text that the vocabulary lacks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from megabert.common import names
 from megabert.common.files import sha256_of_file
+from megabert.data.shards import layout
 from megabert.data.shards.manifest import (
     Manifest,
     ShardError,
@@ -16,6 +24,9 @@ from megabert.data.shards.manifest import (
 from megabert.data.shards.reader import ShardFile
 from megabert.data.shards.shard_set import check_file, check_membership
 from megabert.data.tokenizers.load import load_tokenizer
+
+_NOT_TEXT = ("pad", "cls", "sep", "mask")
+_READ_BYTES = 2**22
 
 
 def verify_folder(folder: Path, report: Callable[[int, int, str], None] | None = None) -> Manifest:
@@ -68,6 +79,36 @@ def _verify_shard(
     file.verify()
     if sha256_of_file(path) != info.sha256:
         raise ShardError(f"{path}: undamaged, but not the file that the manifest describes")
+    _verify_text(file, manifest)
+
+
+def _verify_text(file: ShardFile, manifest: Manifest) -> None:
+    """Check that no token is a special one that text never gives."""
+    special = {role: manifest.tokenizer.special[role] for role in _NOT_TEXT}
+    is_special = np.zeros(manifest.tokenizer.vocab_size, np.bool_)
+    is_special[list(special.values())] = True
+    offset, size = file.preamble.arrays[layout.TOKENS]
+    dtype = layout.token_dtype(manifest.tokenizer.vocab_size)
+    for first in range(0, size, _READ_BYTES):
+        content = file.read(offset + first, offset + min(size, first + _READ_BYTES))
+        ids = np.frombuffer(content, dtype)
+        found = np.flatnonzero(is_special[ids])
+        if not len(found):
+            continue
+        token = first // ids.itemsize + int(found[0])
+        document = int(np.searchsorted(file.document_ends(), token, side="right"))
+        number = int(ids[found[0]])
+        role = next(role for role, one in special.items() if one == number)
+        raise ShardError(
+            f"{file.path}: document {document} (id {file.document_id(document)}) holds the special "
+            f"token [{role.upper()}] (id {number}) at its token {_place(file, document, token)} as "
+            "text; prepare the shards again with this version, whose tokenizers never give it"
+        )
+
+
+def _place(file: ShardFile, document: int, token: int) -> int:
+    ends = file.document_ends()
+    return token - (int(ends[document - 1]) if document else 0)
 
 
 def _verify_tokenizer(folder: Path, manifest: Manifest) -> None:

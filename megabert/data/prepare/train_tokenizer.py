@@ -30,7 +30,7 @@ from megabert.data.text.input.sources import iter_pages
 from megabert.data.text.pages import Page
 from megabert.data.tokenizers.base import Tokenizer, starts_word_alone
 from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from megabert.data.tokenizers.wordpiece import PREFIX, WordPieceTokenizer
+from megabert.data.tokenizers.wordpiece import PREFIX, BertRules, WordPieceTokenizer
 
 KINDS = ("wordpiece", "unigram", "bpe")
 MIN_FREQUENCY = 2
@@ -166,7 +166,7 @@ def _train_wordpiece(sentences: Sequence[str], settings: TrainingSettings) -> To
     if len(ids) != settings.vocab_size:
         raise UserError(_too_large(settings.vocab_size, len(ids)))
     entries = sorted(ids, key=ids.__getitem__)
-    return WordPieceTokenizer(Path("vocab.txt"), entries, lower_case=settings.lower_case)
+    return WordPieceTokenizer(Path("vocab.txt"), entries, BertRules(settings.lower_case))
 
 
 def _train_sentencepiece(sentences: Sequence[str], settings: TrainingSettings) -> Tokenizer:

@@ -9,11 +9,13 @@ transformers' ``split_special_tokens=True``.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, write_bytes
+from megabert.common.log import get_logger
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 
 VOCAB_FILE = "vocab.txt"
@@ -92,6 +95,8 @@ class Tokenizer(ABC):
     special: SpecialIds
     special_tokens: Mapping[str, str]
     """The five special tokens as the vocabulary spells them, by role (``pad``, ...)."""
+    added_tokens: Mapping[str, int]
+    """Ids of other tokens that are found in text before the model runs, or are special too."""
     sha256: str
     """Identity: equal for equal vocabulary and rules, whichever file they came from."""
 
@@ -152,15 +157,23 @@ class Tokenizer(ABC):
         )
 
 
-def find_special(place: Path, ids: Mapping[str, int]) -> tuple[dict[str, str], SpecialIds]:
+def find_special(
+    place: Path, ids: Mapping[str, int], stated: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], SpecialIds]:
     """Names and ids of the five special tokens in a vocabulary (token -> id).
+
+    Args:
+        place: the vocabulary, for messages.
+        ids: its entries.
+        stated: names by role that files next to it give; used if the vocabulary has them.
 
     Raises:
         UserError: special tokens are missing (the message lists them) or share one id.
     """
+    stated = stated or {}
     names = {
-        role: next((name for name in candidates if name in ids), "")
-        for role, candidates in SPECIAL_NAMES.items()
+        role: next((n for n in (stated.get(role), *usual) if n is not None and n in ids), "")
+        for role, usual in SPECIAL_NAMES.items()
     }
     missing = [SPECIAL_NAMES[role][0] for role, name in names.items() if not name]
     if missing:
@@ -213,6 +226,13 @@ def without_surrogates(sentences: Sequence[str]) -> Sequence[str]:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning about a tokenizer's files, which are often loaded several times; not in workers."""
+    if multiprocessing.parent_process() is None:
+        get_logger().warning("%s", message)
 
 
 def starts_word_alone(character: str) -> bool:

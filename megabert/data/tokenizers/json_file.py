@@ -1,13 +1,14 @@
 """``tokenizer.json`` of the ``tokenizers`` library.
 
 A file that describes BERT's own WordPiece becomes a :class:`WordPieceTokenizer`, so that its
-identity does not depend on the file it came from. Everything else runs as the library reads it.
+identity does not depend on the file it came from. Everything else runs as the library reads it,
+except that no text becomes a special token (:mod:`.hidden_tokens`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
     NO_OFFSETS,
+    VOCAB_FILE,
     Encoded,
     Tokenizer,
     are_ideographs,
@@ -28,28 +30,49 @@ from megabert.data.tokenizers.base import (
     tokenizer_config,
     without_surrogates,
 )
-from megabert.data.tokenizers.wordpiece import MAX_WORD_CHARACTERS, PREFIX, WordPieceTokenizer
+from megabert.data.tokenizers.hidden_tokens import without_special_text
+from megabert.data.tokenizers.side_files import SideFiles, add_tokens
+from megabert.data.tokenizers.vocab_file import matched_entries, same_entry
+from megabert.data.tokenizers.wordpiece import (
+    MAX_WORD_CHARACTERS,
+    PREFIX,
+    BertRules,
+    WordPieceTokenizer,
+    is_never_a_word,
+)
 
 _KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
 _BATCH = 1024
 
 
 class JsonTokenizer(Tokenizer):
-    """Any ``tokenizer.json``; words are the pieces of its pre-tokenizer, and single ideographs."""
+    """Any ``tokenizer.json``; words are the pieces of its pre-tokenizer, and single ideographs.
 
-    def __init__(self, place: Path, text: str) -> None:
-        backend = tokenizers.Tokenizer.from_str(text)
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
+    Args:
+        place: the file, for messages.
+        text: its content.
+        names: spellings of special tokens by role, if files state them.
+    """
+
+    def __init__(self, place: Path, text: str, names: Mapping[str, str] | None = None) -> None:
         body = json.loads(text)
         self._text = text
-        self._backend = backend
+        self._backend = tokenizers.Tokenizer.from_str(text)
         self.kind = _KINDS[body["model"]["type"]]
-        ids = backend.get_vocab(with_added_tokens=True)
+        ids = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
-        self.special_tokens, self.special = find_special(place, ids)
-        probe = backend.normalizer.normalize_str("A") if backend.normalizer else "A"
+        self.special_tokens, self.special = find_special(place, ids, names)
+        added = body.get("added_tokens") or ()
+        roles = set(self.special_tokens.values())
+        self.added_tokens = {t["content"]: t["id"] for t in added if t["content"] not in roles}
+        hidden = roles | {t["content"] for t in added if t["special"]}
+        hidden.discard(self.special_tokens["unk"])
+        self._encoder = tokenizers.Tokenizer.from_str(without_special_text(body, hidden))
+        self._encoder.no_truncation()
+        self._encoder.no_padding()
+        self._encoder.encode_special_tokens = True
+        normalizer = self._backend.normalizer
+        probe = normalizer.normalize_str("A") if normalizer else "A"
         self.lower_case = "A" not in probe
         rules = [body.get(k) for k in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
         self.sha256 = sha256_of(json.dumps(rules, sort_keys=True))
@@ -61,7 +84,7 @@ class JsonTokenizer(Tokenizer):
         sentences = without_surrogates(sentences)
         for first in range(0, len(sentences), _BATCH):
             batch = list(sentences[first : first + _BATCH])
-            encodings = self._backend.encode_batch(batch, add_special_tokens=False)
+            encodings = self._encoder.encode_batch(batch, add_special_tokens=False)
             for sentence, encoding in zip(batch, encodings):
                 ids = np.array(encoding.ids, np.int32)
                 offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
@@ -96,35 +119,114 @@ def _word_starts(
     return starts
 
 
-def load_json(path: Path) -> Tokenizer:
+def load_json(
+    path: Path, side: SideFiles | None = None, entries: Sequence[str] | None = None
+) -> Tokenizer:
     """Read a ``tokenizer.json``.
 
+    Args:
+        path: the file.
+        side: what other files in its folder add to it.
+        entries: of the ``vocab.txt`` in its folder, which must hold the same words.
+
     Raises:
-        UserError: the file is not a tokenizer.json, or its model is of an unknown type.
+        UserError: the file is not a tokenizer.json, or its model is of an unknown type; the files
+            in the folder contradict each other.
     """
-    text = path.read_text(encoding="utf-8")
     try:
-        body = json.loads(text)
-        kind = body["model"]["type"]
-        if kind not in _KINDS:
-            raise UserError(f"{path}: tokenizer model {kind!r} is not one of {', '.join(_KINDS)}")
-        vocabulary = _bert_vocabulary(body)
-        if vocabulary is None:
-            return JsonTokenizer(path, text)
-    except (ValueError, KeyError, TypeError) as error:
+        return from_json(path, path.read_text(encoding="utf-8"), side, entries)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
+
+
+def from_json(
+    path: Path, text: str, side: SideFiles | None, entries: Sequence[str] | None
+) -> Tokenizer:
+    """The tokenizer that the content of a ``tokenizer.json`` describes, as :func:`load_json`."""
+    body = json.loads(text)
+    kind = body["model"]["type"]
+    if kind not in _KINDS:
+        raise UserError(f"{path}: tokenizer model {kind!r} is not one of {', '.join(_KINDS)}")
+    backend = _backend(path, body, text)
+    side = side or SideFiles(path.parent)
+    if add_tokens(backend, side):
+        text = backend.to_str()
+        body = json.loads(text)
+    if entries is not None and kind == "WordPiece":
+        _check_entries(path, backend, body["model"]["vocab"], entries)
+    roles, _ = find_special(path, backend.get_vocab(with_added_tokens=True), side.names)
+    special = {t["content"] for t in body.get("added_tokens") or () if t["special"]}
+    special |= set(roles.values())
+    vocabulary = _bert_vocabulary(body, special)
+    if vocabulary is None or not all(map(is_never_a_word, special)):
+        return JsonTokenizer(path, text, side.names)
+    if entries is not None:
+        vocabulary[: len(entries)] = entries
     rules = body["normalizer"]
     return WordPieceTokenizer(
         path,
         vocabulary,
-        lower_case=rules["lowercase"],
-        strip_accents=rules["strip_accents"],
-        split_ideographs=rules["handle_chinese_chars"],
+        BertRules(rules["lowercase"], rules["strip_accents"], rules["handle_chinese_chars"]),
+        names=side.names,
+        extra_special=sorted(special - set(roles.values())),
     )
 
 
-def _bert_vocabulary(body: dict[str, Any]) -> list[str] | None:
-    """Entries in the order of their ids if the file is exactly BERT's WordPiece, else None."""
+def _backend(path: Path, body: dict[str, Any], text: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer.
+
+    Raises:
+        UserError: an added token gets another id than the file states.
+    """
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more exact
+        raise ValueError(str(error)) from None
+    for token in body.get("added_tokens") or ():
+        found = backend.token_to_id(token["content"])
+        if found != token["id"]:
+            raise UserError(
+                f"{path}: the added token {token['content']!r} has id {token['id']} there, but its "
+                f"place after the vocabulary gives {found}, and so does transformers; save the "
+                "tokenizer again with transformers"
+            )
+    return backend
+
+
+def _check_entries(
+    path: Path, backend: tokenizers.Tokenizer, vocab: Mapping[str, int], entries: Sequence[str]
+) -> None:
+    """Compare vocab.txt, which Google's code reads, with tokenizer.json, which others read.
+
+    transformers leaves spaces at the end of entries out of tokenizer.json, U+2028 among them, and
+    of equal entries all but the last.
+
+    Raises:
+        UserError: they hold different words.
+    """
+    by_id = {number: token for token, number in vocab.items()}
+    matched = matched_entries(entries)
+    for number, entry in enumerate(entries):
+        token = by_id.get(number, backend.id_to_token(number))
+        if number in matched if token is None else not same_entry(token, entry):
+            break
+    else:
+        if max(vocab.values(), default=-1) < len(entries):
+            return
+        number, token = len(entries), by_id.get(len(entries))
+        entry = "(no line)"
+    raise UserError(
+        f"{path.parent / VOCAB_FILE} and tokenizer.json next to it hold different words; the first "
+        f"is that of id {number}, {entry!r} and {token!r}; remove the wrong file"
+    )
+
+
+def _bert_vocabulary(body: dict[str, Any], special: set[str]) -> list[str] | None:
+    """Entries in the order of their ids if the file is exactly BERT's WordPiece, else None.
+
+    ``special`` tokens may be added to it, others not. An id without an entry, as of a repeated
+    line of vocab.txt, gets an empty one.
+    """
     model = body["model"]
     is_bert = (
         model["type"] == "WordPiece"
@@ -133,12 +235,17 @@ def _bert_vocabulary(body: dict[str, Any]) -> list[str] | None:
         and (body.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
         and model["continuing_subword_prefix"] == PREFIX
         and model["max_input_chars_per_word"] == MAX_WORD_CHARACTERS
+        and all(token["content"] in special for token in body.get("added_tokens") or ())
     )
     if not is_bert:
         return None
     vocabulary = dict(model["vocab"])
-    for token in body.get("added_tokens", []):
+    for token in body.get("added_tokens") or ():
         vocabulary.setdefault(token["content"], token["id"])
-    entries = sorted(vocabulary, key=vocabulary.__getitem__)
-    whole = [vocabulary[e] for e in entries] == list(range(len(entries)))
-    return entries if whole else None
+    size = max(vocabulary.values()) + 1
+    if size > 2 * len(vocabulary) or len(set(vocabulary.values())) < len(vocabulary):
+        return None
+    entries = [""] * size
+    for token, number in vocabulary.items():
+        entries[number] = token
+    return entries

@@ -7,7 +7,7 @@ pieces, scores and normalisation is written next to the model.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from megabert.data.tokenizers.base import (
     tokenizer_config,
     without_surrogates,
 )
-from megabert.data.tokenizers.sentencepiece_model import ModelSpec, read_model
+from megabert.data.tokenizers.sentencepiece_model import ModelSpec, as_control_symbols, read_model
 
 SPACE = "▁"  # a space, in pieces
 _BEFORE_MARK = r"(?<=[^\x01])(?=[\p{M}\x{200c}\x{200d}\x{1100}-\x{11ff}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}])"  # all that Unicode counts as one character together with the one before it
@@ -48,12 +48,20 @@ class SentencePieceTokenizer(Tokenizer):
     after one. A piece that consists of ``▁`` alone belongs to the word after it.
     """
 
-    def __init__(self, place: Path, content: bytes) -> None:
+    def __init__(self, place: Path, content: bytes, names: Mapping[str, str] | None = None) -> None:
         self._content = content
         try:
+            spec = read_model(content)
+            unk = spec.unknown
+            ids = {text: number for number, (text, _, _) in enumerate(spec.pieces)}
+            stated = {**(names or {}), "unk": unk}
+            self.special_tokens, self.special = find_special(place, ids, stated)
+            # text that is spelled like a special token must not become one, whatever its type is
+            hidden = {n for role, n in self.special_tokens.items() if role != "unk"}
+            content = as_control_symbols(content, hidden)
             self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
             self._spec = read_model(content)
-        except (RuntimeError, ValueError, IndexError, struct.error):
+        except (RuntimeError, ValueError, IndexError, KeyError, struct.error):
             raise UserError(f"{place}: not a SentencePiece model") from None
         if self._spec.kind not in ("unigram", "bpe"):
             raise UserError(
@@ -61,11 +69,11 @@ class SentencePieceTokenizer(Tokenizer):
             )
         self.kind = self._spec.kind
         self.vocab_size = self._model.vocab_size()
-        self._pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
-        ids = {piece: number for number, piece in enumerate(self._pieces)}
-        self.special_tokens, self.special = find_special(place, ids)
+        self._pieces = [text for text, _, _ in self._spec.pieces]
+        self.pieces = ids
+        self.added_tokens = {text: ids[text] for text, _, kind in self._spec.pieces if kind == 4}
         self.lower_case = self._model.normalize("A") == self._model.normalize("a")
-        self.sha256 = sha256_of(content)
+        self.sha256 = sha256_of(self._content)
         self._known = {p: i for i, (p, _, kind) in enumerate(self._spec.pieces) if kind in _TEXT}
         self._space = ids.get(SPACE, -1)
         self._begins = np.array([_begins(p) for p in self._pieces], np.bool_)
@@ -169,13 +177,19 @@ class SentencePieceTokenizer(Tokenizer):
         }
 
 
-def load_sentencepiece(path: Path) -> SentencePieceTokenizer:
+def load_sentencepiece(
+    path: Path, names: Mapping[str, str] | None = None
+) -> SentencePieceTokenizer:
     """Read a ``.model`` file.
+
+    Args:
+        path: the file.
+        names: spellings of special tokens by role, if files next to it state them.
 
     Raises:
         UserError: not a SentencePiece model, or one of an unsupported kind.
     """
-    return SentencePieceTokenizer(path, path.read_bytes())
+    return SentencePieceTokenizer(path, path.read_bytes(), names)
 
 
 def _joined(parts: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

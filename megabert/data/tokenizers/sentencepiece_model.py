@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from megabert.data.tokenizers.protobuf import fields
+from megabert.data.tokenizers.protobuf import fields, message_field, varint_field
+
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # types of pieces
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,14 @@ class ModelSpec:
     dummy_prefix: bool
     extra_spaces_removed: bool
     byte_fallback: bool
+
+    @property
+    def unknown(self) -> str:
+        """The piece that stands for unknown text. Raises ``ValueError`` if there is none."""
+        for text, _, kind in self.pieces:
+            if kind == _UNKNOWN:
+                return text
+        raise ValueError("no piece for unknown text")
 
 
 def read_model(content: bytes) -> ModelSpec:
@@ -49,6 +60,28 @@ def read_model(content: bytes) -> ModelSpec:
         extra_spaces_removed=bool(rules.get(4, 1)),
         byte_fallback=bool(trainer.get(35, 0)),
     )
+
+
+def as_control_symbols(content: bytes, hidden: Collection[str]) -> bytes:
+    """A model file in which these pieces are control symbols, which no text becomes.
+
+    Special tokens that were given as user-defined symbols, or that training found in the text, have
+    other types.
+    """
+    found = bytearray()
+    changed = False
+    for number, value in fields(content):
+        body = value
+        if number == 1:
+            entry = _message(value)
+            if entry[1].decode() in hidden and entry.get(3, _NORMAL) != _CONTROL:
+                kind = varint_field(3, _CONTROL)
+                score = b"\x15" + entry.get(2, b"\0\0\0\0")  # field 2 of wire type 5
+                body, changed = message_field(1, entry[1]) + score + kind, True
+        found += (
+            varint_field(number, body) if isinstance(body, int) else message_field(number, body)
+        )
+    return bytes(found) if changed else content
 
 
 def _message(value: int | bytes) -> dict[int, Any]:

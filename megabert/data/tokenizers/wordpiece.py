@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
@@ -25,9 +25,11 @@ from megabert.data.tokenizers.base import (
     Tokenizer,
     WordFinder,
     find_special,
+    is_punctuation,
     tokenizer_config,
     without_surrogates,
 )
+from megabert.data.tokenizers.vocab_file import vocabulary_ids
 from megabert.data.tokenizers.wordpiece_batch import WordPieceBatchEncoder, WordPieceRules
 
 PREFIX = "##"
@@ -35,8 +37,27 @@ MAX_WORD_CHARACTERS = 100
 _BATCH = 1024
 
 
+@dataclass(frozen=True)
+class BertRules:
+    """BERT's normalisation: ``strip_accents`` None means as ``lower_case``."""
+
+    lower_case: bool
+    strip_accents: bool | None = None
+    split_ideographs: bool = True
+
+
 class WordPieceTokenizer(Tokenizer):
-    """A WordPiece vocabulary with BERT's normalisation; ids equal ``BertTokenizer``'s."""
+    """A WordPiece vocabulary with BERT's normalisation; ids equal ``BertTokenizer``'s.
+
+    Args:
+        place: its file, for messages.
+        vocabulary: entries in the order of their ids; of equal ones the last gives the id.
+        rules: the normalisation.
+        names: spellings of special tokens by role, if files state them.
+        extra_special: entries that are special too.
+
+    Special tokens must be such that no word is spelled like one (:func:`is_never_a_word`).
+    """
 
     kind = "wordpiece"
 
@@ -44,42 +65,25 @@ class WordPieceTokenizer(Tokenizer):
         self,
         place: Path,
         vocabulary: Sequence[str],
+        rules: BertRules,
         *,
-        lower_case: bool,
-        strip_accents: bool | None = None,
-        split_ideographs: bool = True,
+        names: Mapping[str, str] | None = None,
+        extra_special: Sequence[str] = (),
     ) -> None:
         self._vocabulary = list(vocabulary)
-        ids = {token: number for number, token in enumerate(self._vocabulary)}
+        ids = vocabulary_ids(self._vocabulary)
         self.vocab_size = len(self._vocabulary)
-        self.lower_case = lower_case
-        self._strip_accents = strip_accents
-        self._split_ideographs = split_ideographs
-        self.special_tokens, self.special = find_special(place, ids)
+        self.rules = rules
+        self.lower_case = rules.lower_case
+        self.special_tokens, self.special = find_special(place, ids, names)
+        self.added_tokens = {token: ids[token] for token in extra_special}
         self._begins = np.array([not t.startswith(PREFIX) for t in self._vocabulary], np.bool_)
         self._ids = ids
-        self._backend = self._build(ids)
-        rules = [self.kind, lower_case, strip_accents, split_ideographs, self._vocabulary]
-        self.sha256 = sha256_of(json.dumps(rules))
-
-    def _build(self, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
-        backend = tokenizers.Tokenizer(
-            models.WordPiece(
-                dict(ids),
-                unk_token=self.special_tokens["unk"],
-                max_input_chars_per_word=MAX_WORD_CHARACTERS,
-                continuing_subword_prefix=PREFIX,
-            )
-        )
-        backend.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=self._split_ideographs,
-            strip_accents=self._strip_accents,
-            lowercase=self.lower_case,
-        )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix=PREFIX)
-        return backend
+        self._backend = bert_backend(ids, self.special_tokens["unk"], rules)
+        identity: list[Any] = [self.kind, *astuple(rules), self._vocabulary]
+        if self.special_tokens != find_special(place, ids)[0]:
+            identity.append(self.special_tokens)
+        self.sha256 = sha256_of(json.dumps(identity))
 
     def encode_sentences(
         self, sentences: Sequence[str], *, with_offsets: bool = True
@@ -116,7 +120,7 @@ class WordPieceTokenizer(Tokenizer):
                 prefix=PREFIX,
                 max_word=MAX_WORD_CHARACTERS,
                 lower_case=self.lower_case,
-                split_ideographs=self._split_ideographs,
+                split_ideographs=self.rules.split_ideographs,
             ),
         )
 
@@ -127,8 +131,9 @@ class WordPieceTokenizer(Tokenizer):
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def files(self) -> dict[str, bytes]:
-        whole = self._build(self._ids)
-        whole.add_special_tokens(list(self.special_tokens.values()))
+        whole = bert_backend(self._model_ids(), self.special_tokens["unk"], self.rules)
+        added = sorted(self.added_tokens, key=self.added_tokens.__getitem__)
+        whole.add_special_tokens([*self.special_tokens.values(), *added])
         cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
         whole.post_processor = processors.TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0",
@@ -142,57 +147,59 @@ class WordPieceTokenizer(Tokenizer):
                 self,
                 "BertTokenizer",
                 do_lower_case=self.lower_case,
-                strip_accents=self._strip_accents,
-                tokenize_chinese_chars=self._split_ideographs,
+                strip_accents=self.rules.strip_accents,
+                tokenize_chinese_chars=self.rules.split_ideographs,
             ),
         }
 
+    def _model_ids(self) -> dict[str, int]:
+        """The entries without the added tokens after them, which the library numbers itself."""
+        size = self.vocab_size
+        while size and self._vocabulary[size - 1] in self.added_tokens:
+            size -= 1
+        before = {token: number for token, number in self._ids.items() if number < size}
+        return before if len(before) == size else dict(self._ids)
 
-def load_wordpiece(
-    path: Path, lower_case: bool | None, config: Mapping[str, Any]
-) -> WordPieceTokenizer:
-    """Read a ``vocab.txt``: one entry per line, whose number (from 0) is its id.
+
+def bert_backend(ids: Mapping[str, int], unk: str, rules: BertRules) -> tokenizers.Tokenizer:
+    """BERT's normaliser, splitter and WordPiece of the library; no added tokens."""
+    backend = tokenizers.Tokenizer(
+        models.WordPiece(
+            dict(ids),
+            unk_token=unk,
+            max_input_chars_per_word=MAX_WORD_CHARACTERS,
+            continuing_subword_prefix=PREFIX,
+        )
+    )
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=rules.split_ideographs,
+        strip_accents=rules.strip_accents,
+        lowercase=rules.lower_case,
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=PREFIX)
+    return backend
+
+
+def stated_rules(
+    vocabulary: Sequence[str], config: Mapping[str, Any], lower_case: bool | None
+) -> BertRules:
+    """The normalisation of a ``vocab.txt``.
 
     Casing: ``lower_case``, else ``do_lower_case`` of ``tokenizer_config.json`` (``config``), else
     detected: cased if an entry other than a ``[...]`` name has an ASCII capital letter.
-
-    Raises:
-        UserError: the vocabulary is empty, repeats an entry, or lacks a special token.
     """
-    vocabulary = read_vocabulary(path)
     if lower_case is None:
         stated = config.get("do_lower_case")
         lower_case = bool(stated) if stated is not None else not has_capitals(vocabulary)
-    return WordPieceTokenizer(
-        path,
-        vocabulary,
-        lower_case=lower_case,
-        strip_accents=config.get("strip_accents"),
-        split_ideographs=config.get("tokenize_chinese_chars", True),
-    )
+    split = config.get("tokenize_chinese_chars", True)
+    return BertRules(lower_case, config.get("strip_accents"), split)
 
 
-def read_vocabulary(path: Path) -> list[str]:
-    """Lines of a ``vocab.txt``. Only a line feed ends a line: U+2028 and others may be entries.
-
-    Raises:
-        UserError: there are no entries, or one occurs twice.
-    """
-    with path.open(encoding="utf-8") as file:
-        lines = [line.rstrip("\n") for line in file]
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise UserError(f"{path}: an empty vocabulary")
-    seen: dict[str, int] = {}
-    for number, entry in enumerate(lines):
-        if entry in seen:
-            raise UserError(
-                f"{path}: not a vocabulary: line {number + 1} repeats line {seen[entry] + 1} "
-                f"({entry[:30]!r})"
-            )
-        seen[entry] = number
-    return lines
+def is_never_a_word(token: str) -> bool:
+    """Whether no text has this word after BERT's splitting, as ``[MASK]`` or ``<s>``."""
+    return len(token) > 1 and any(c.isascii() and is_punctuation(c) for c in token)
 
 
 def has_capitals(vocabulary: Sequence[str]) -> bool:

@@ -23,6 +23,7 @@ from megabert.data.inspect.findings import Findings, findings_lines
 from megabert.data.inspect.report import WIDTH, histogram_lines, statistics_lines
 from megabert.data.inspect.shown_samples import ShownSample, ShownToken, show_samples
 from megabert.data.inspect.statistics import LengthCounts, read_statistics
+from megabert.data.inspect.verify import verify_folder
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.source import SampleSource
@@ -341,3 +342,24 @@ def test_a_split_of_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no samples" in capsys.readouterr().out
     with pytest.raises(UserError, match="one document only"):
         inspect_shards.main([str(target), "--samples", "1"])
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(4, "[MASK]"), (3, "[SEP]"), (2, "[CLS]"), (0, "[PAD]")]
+)
+def test_special_tokens_in_text_are_a_fault(tmp_path: Path, number: int, said: str) -> None:
+    """The shard, the document and its page id are named; [UNK] is none."""
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path / "vocab.txt"))
+    documents = [Document(70 + n, [([5, 1, 6], [True] * 3), ([8], [True])]) for n in range(4)]
+    write_corpus(tmp_path / "good", {"train": [documents]}, tokenizer.info())
+    tokenizer.save(tmp_path / "good" / names.TOKENIZER_FOLDER)
+    verify_folder(tmp_path / "good")
+    documents[2] = Document(72, [([5, 6], [True] * 2), ([8, number, 9], [True] * 3)])
+    write_corpus(tmp_path / "bad", {"train": [documents[:1], documents]}, tokenizer.info())
+    tokenizer.save(tmp_path / "bad" / names.TOKENIZER_FOLDER)
+    with pytest.raises(ShardError) as caught:
+        verify_folder(tmp_path / "bad")
+    assert "bad/train-00001-of-00002.h5: document 2 (id 72) holds the special token" in str(
+        caught.value
+    )
+    assert f"{said} (id {number}) at its token 3 as text" in str(caught.value)

@@ -14,7 +14,7 @@ from megabert.data.tokenizers import wordpiece_batch
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
 from megabert.data.tokenizers.load import load_tokenizer
-from megabert.data.tokenizers.wordpiece import WordPieceTokenizer
+from megabert.data.tokenizers.wordpiece import BertRules, WordPieceTokenizer
 from tests.helpers.text_strategies import random_texts
 
 ENTRIES = [
@@ -57,7 +57,9 @@ ENTRIES = [
 
 
 def make(**rules: bool | None) -> WordPieceTokenizer:
-    return WordPieceTokenizer(Path("vocab.txt"), ENTRIES, **{"lower_case": True, **rules})
+    return WordPieceTokenizer(
+        Path("vocab.txt"), ENTRIES, BertRules(**{"lower_case": True, **rules})
+    )
 
 
 KINDS = [
