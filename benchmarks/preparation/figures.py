@@ -23,8 +23,8 @@ from megabert.common.log import run_command
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages
 
-_NUMBER = re.compile(r"\d+(?:[.,٫٬'\u00a0\u202f\u2009]\d+)*")
-_SEPARATORS = re.compile(r"[.,٫٬'\u00a0\u202f\u2009]")
+_NUMBER = re.compile(r"\d+(?:[.,٫٬']\d+)*")
+_SEPARATORS = re.compile(r"[.,٫٬']")
 _TAG = re.compile(r"<[^<>]*>")
 
 
