@@ -39,6 +39,7 @@ CALLS = [
     ("convert|6|ft|2|in|m", None),
     ("인용문|다리가 섰다.", "\n\n다리가 섰다.\n\n"),
     ("circa|1500", None),
+    ("sup|16", "<sup>16</sup>"),
     ("없는 틀|1", None),
 ]
 

@@ -45,6 +45,7 @@ CALLS = [
     ("IPA-de|ˈbʁʏkə||De-a.ogg", "[ˈbʁʏkə]"),
     ("frac|3|1|2", "3 1/2"),
     ("circa|1500", None),
+    ("sup|16", "<sup>16</sup>"),
     ("没有的模板|1", None),
 ]
 
