@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from megabert.data.text.wikitext.templates.units import MONTHS
+from megabert.data.text.wikitext.templates.wording import Wording
 
 _YEAR = re.compile(r"[1-9]\d{0,3}(?: av\. J\.-C\.)?")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
@@ -12,15 +13,14 @@ _FREE = re.compile(r"(?:(\d{1,2})(?:er)?[ /])?(?:([^\W\d_]+|\d{1,2})(?:[ /]|$))?
 _HARMLESS = re.compile(r"[4-9]|âge|age|qualificatif")
 
 
-def spaced_date(arguments: Mapping[str, str], months: Sequence[str], first_day: str) -> str | None:
+def spaced_date(arguments: Mapping[str, str], wording: Wording) -> str | None:
     """A date with spaces between its parts ("1er mai 1990").
 
     The arguments are day, month and year, or one with all three.
 
     Args:
         arguments: of the call.
-        months: names, January first; in the arguments they may be figures.
-        first_day: what stands for the first day of a month, "" for "1".
+        wording: names of the months, which may be figures in the arguments.
 
     Returns:
         The date as it is printed, or None if it is not understood.
@@ -34,7 +34,7 @@ def spaced_date(arguments: Mapping[str, str], months: Sequence[str], first_day: 
             return None
         day, month, year = parts
     if month:
-        name = _month(month, months)
+        name = _month(month, wording.months)
         if name is None:
             return None
         month = name
@@ -44,7 +44,8 @@ def spaced_date(arguments: Mapping[str, str], months: Sequence[str], first_day: 
         number = day.removesuffix("er")
         if not number.isdecimal() or not 1 <= int(number) <= 31:
             return None
-        day = first_day if first_day and int(number) == 1 else str(int(number))
+        day = wording.first_day if int(number) == 1 else ""
+        day = day or str(int(number))
     return " ".join(part for part in (day, month, year) if part) or None
 
 

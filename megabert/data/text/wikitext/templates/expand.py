@@ -13,6 +13,7 @@ _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
 # each alternative begins with a plain character, so that the engine can skip ahead
 _TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
 _INDENT = " \t:*#"
+_FRACTION = re.compile(r"\d+/\d")
 MAX_TEMPLATE_DEPTH = 60
 _PASSES = 8
 MAX_INDENT = 40
@@ -46,7 +47,9 @@ class Calls:
         if shown is not None:
             self.understood += 1
             if shown:
-                return shown
+                # "1{{frac|1|2}}" is "1 1/2"
+                glued = before[-1:].isdecimal() and _FRACTION.match(shown)
+                return f" {shown}" if glued else shown
         if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
             return "//"  # the address of "[{{x}} label]"
         if shown is None:

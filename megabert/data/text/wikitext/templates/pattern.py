@@ -21,7 +21,9 @@ A call with an argument that the pattern does not use does not fit the pattern.
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from megabert.data.text.wikitext.templates.wording import PLAIN, Wording
 
 _NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
 _CODE = re.compile("[A-Z]{2,3}")  # of a country, which a flag template prints as its name
@@ -32,30 +34,31 @@ class PatternError(ValueError):
     """A pattern that cannot be read."""
 
 
-def _month(value: str, months: Sequence[str]) -> str | None:
+def _month(value: str, wording: Wording) -> str | None:
+    months = wording.months
     if value.isascii() and value.isdigit():
         return months[int(value) - 1] if 1 <= int(value) <= len(months) else None
     return value if value.lower() in (month.lower() for month in months) else None
 
 
-def _int(value: str, _: Sequence[str]) -> str | None:
+def _int(value: str, _: Wording) -> str | None:
     return str(int(value)) if value.isascii() and value.isdigit() else None
 
 
-def _day(value: str, _: Sequence[str]) -> str | None:
+def _day(value: str, wording: Wording) -> str | None:
     """A day of the month; so a year does not pass for one."""
-    number = _int(value, _)
+    number = _int(value, wording)
     return number if number is not None and 1 <= int(number) <= 31 else None
 
 
-Filter = Callable[[str, Sequence[str]], str | None]
-Maps = Mapping[str, Mapping[str, str]]
+Filter = Callable[[str, Wording], str | None]
 FILTERS: dict[str, Filter] = {
     "lower": lambda value, _: value.lower(),
     "upper": lambda value, _: value.upper(),
     "first-upper": lambda value, _: value[:1].upper() + value[1:],
     "first-lower": lambda value, _: value[:1].lower() + value[1:],
     "number": lambda value, _: value if _NUMBER.fullmatch(value) else None,
+    "figure": lambda value, wording: wording.figures.printed(value),
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
     "int": _int,
     "day": _day,
@@ -103,14 +106,12 @@ class Pattern:
     """A pattern, ready for use.
 
     Attributes:
-        months: names for the filter ``month``.
-        maps: other filters: values and what is shown for them.
+        wording: months, figures and maps for the filters.
         named: whether the pattern shows the name of the template, ``{0}``.
     """
 
     parts: tuple[_Part, ...]
-    months: tuple[str, ...] = ()
-    maps: Maps = field(default_factory=dict)
+    wording: Wording = PLAIN
     named: bool = False
 
     def shown(self, arguments: Mapping[str, str], optional: Collection[str] = ()) -> str | None:
@@ -162,31 +163,32 @@ class Pattern:
             if key in arguments:
                 used.add(key)
                 value = arguments[key]
-                if part.filter in self.maps:
-                    return self.maps[part.filter].get(value)
-                return FILTERS[part.filter](value, self.months) if part.filter else value
+                if not part.filter:
+                    return value
+                if part.filter in self.wording.maps:
+                    return self.wording.maps[part.filter].get(value)
+                return FILTERS[part.filter](value, self.wording)
         return None
 
 
-def read_pattern(text: str, months: Sequence[str] = (), maps: Maps | None = None) -> Pattern:
+def read_pattern(text: str, wording: Wording = PLAIN) -> Pattern:
     """Read a pattern.
 
     Args:
-        months: names for the filter ``month``.
-        maps: further filters.
+        text: the pattern.
+        wording: what the filters need of the language.
 
     Raises:
         PatternError: a brace or bracket without its partner, or an unknown filter.
     """
-    maps = maps or {}
     parts, end = _read(text, 0, False)
     assert end == len(text)
-    known = {"", *FILTERS, *maps}
+    known = {"", *FILTERS, *wording.maps}
     for part in _fields(parts):
         if part.filter not in known:
             raise PatternError(f"{text!r}: no filter {part.filter!r}; known: {', '.join(known)}")
     named = any("0" in part.keys for part in _fields(parts))
-    return Pattern(parts, tuple(months), maps, named)
+    return Pattern(parts, wording, named)
 
 
 def _fields(parts: Sequence[_Part]) -> Iterator[_Field]:

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from megabert.data.text.wikitext.templates import units
 from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
+from megabert.data.text.wikitext.templates.wording import ENGLISH, Wording
 
 
 class Language(Protocol):
     """What a rule needs of a table."""
 
     language: str
-    months: tuple[str, ...]
-    first_day: str
+    wording: Wording
 
 
 class Call:
@@ -107,20 +107,12 @@ _SHOWN_AS_USUAL = {
 }
 
 
-def grouped(number: str) -> str:
-    """A figure with commas as English templates print it: "1234.5" -> "1,234.5"."""
-    match = re.fullmatch(r"([-+−–]?)(\d{4,})(\.\d+)?", number)
-    if match is None:
-        return number
-    sign, whole, rest = match.groups()
-    return f"{sign}{int(whole):,}{rest or ''}" if whole[0] != "0" else number
-
-
 def _figure(value: str) -> str | None:
     """A figure as ``{{convert}}`` prints it; None if the value is not one."""
     if _NUMBER.fullmatch(value):
         base, exponent, power = value.partition("e")
-        return f"{grouped(base)}×10^{power}" if exponent else grouped(base)
+        base = ENGLISH.printed(base) or base
+        return f"{base}×10^{power}" if exponent else base
     mixed = _MIXED.fullmatch(value)
     if mixed is None:
         return None
@@ -226,7 +218,7 @@ def _as_of(call: Call) -> str | None:
 
 def _spaced_date(call: Call) -> str | None:
     """``{{date|1|5|1990}}`` of French: "1er mai 1990"."""
-    return spaced_date(call.arguments, call.table.months, call.table.first_day)
+    return spaced_date(call.arguments, call.table.wording)
 
 
 def _formula(call: Call) -> str | None:
@@ -250,13 +242,13 @@ def _power(call: Call) -> str | None:
 
 
 def _number(call: Call) -> str | None:
-    """``{{formatnum:1234.5}}``, grouped in English only."""
+    """``{{formatnum:1234.5}}``; with "R" or "NOSEP" there are no marks between thousands."""
     values = call.positional
     if not values or len(values) > 2 or call.named():
         return None
-    if len(values) == 2 or call.table.language not in ("en", "simple"):
-        return values[0]
-    return grouped(values[0])
+    if len(values) == 2:
+        return values[0] if values[0].isdecimal() else None
+    return call.table.wording.figures.printed(values[0]) or values[0]
 
 
 def _title(call: Call) -> str | None:

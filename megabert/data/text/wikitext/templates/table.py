@@ -8,19 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
-from megabert.data.text.wikitext.templates.pattern import Maps, Pattern, PatternError, read_pattern
+from megabert.data.text.wikitext.templates.pattern import Pattern, PatternError, read_pattern
 from megabert.data.text.wikitext.templates.rules import RULES, Call, Rule
+from megabert.data.text.wikitext.templates.wording import PLAIN, Figures, Wording
 
 _FOLDER = "megabert.data.text.wikitext.tables"
 _COMMON = "common"
+_SAME_TEMPLATES = {"simple": "en"}
 _SPACES = re.compile(r"[\s_]+")
 _INNER = "rest"
 # what may precede the name of a template in a call
 _PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
-    "months", "first_day", "nothing", "unknown", "namespace", "called", "show", "alike", "prefix",
+    "months", "first_day", "figures", "nothing", "unknown", "namespace", "called", "show", "alike", "prefix",
     "suffix", "function", "map",
 }  # fmt: skip
 
@@ -38,8 +41,7 @@ class TemplateTable:
         codes: calls without arguments and what they show, as they are written: ``{{COL}}`` is a
             country, ``{{col}}`` a column.
         namespaces: names of the template namespace, lower case.
-        months: names of the months.
-        first_day: what a date prints for the first day of a month, if not the figure.
+        wording: what patterns and rules need of the language.
     """
 
     language: str
@@ -51,8 +53,7 @@ class TemplateTable:
     suffixes: dict[str, tuple[Pattern, ...] | Rule] = field(default_factory=dict)
     prefix_names: tuple[str, ...] = ()
     suffix_names: tuple[str, ...] = ()
-    months: tuple[str, ...] = ()
-    first_day: str = ""
+    wording: Wording = PLAIN
 
     def text_of(self, body: str, title: str = "") -> str | None:
         """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
@@ -156,25 +157,37 @@ def template_table(language: str) -> TemplateTable:
         PatternError: a table cannot be read (an error in the program's own data).
     """
     code = re.split("[-_]", language.lower())[0]
-    table = TemplateTable(code, namespaces=set(_PREFIXES))
+    code = _SAME_TEMPLATES.get(code, code)
+    contents: list[tuple[Traversable, dict[str, Any]]] = []
     for name in (_COMMON, code):
         file = resources.files(_FOLDER) / f"{name}.toml"
         if re.fullmatch("[a-z]+", name) and file.is_file():
             try:
-                _add(table, tomllib.loads(file.read_text(encoding="utf-8")))
-            except (tomllib.TOMLDecodeError, PatternError) as error:
+                contents.append((file, tomllib.loads(file.read_text(encoding="utf-8"))))
+            except tomllib.TOMLDecodeError as error:
                 raise PatternError(f"{file}: {error}") from None
+    table = TemplateTable(code, namespaces=set(_PREFIXES))
+    for file, content in contents:
+        try:
+            table.wording = _wording(contents[-1][1])
+            _add(table, content)
+        except ValueError as error:
+            raise PatternError(f"{file}: {error}") from None
     table.prefix_names = tuple(table.prefixes)
     table.suffix_names = tuple(table.suffixes)
     return table
 
 
+def _wording(content: Mapping[str, Any]) -> Wording:
+    figures = Figures.like(content["figures"]) if "figures" in content else Figures()
+    months = tuple(content.get("months", ()))
+    return Wording(months, content.get("first_day", ""), figures, content.get("map", {}))
+
+
 def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
     if unknown := content.keys() - _KEYS:
         raise PatternError(f"unknown key {', '.join(sorted(unknown))}")
-    months = table.months = tuple(content.get("months", ()))
-    table.first_day = content.get("first_day", "")
-    maps = content.get("map", {})
+    maps = table.wording.maps
     for name in content.get("unknown", ()):
         table.calls.pop(name, None)
     for name in content.get("called", ()):
@@ -196,11 +209,11 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
         ("function", table.functions),
     ):
         for names, entry in content.get(section, {}).items():
-            read = _entry(entry, months, maps)
+            read = _entry(entry, table.wording)
             for name in _names(names):
                 known[name] = read
     for group in content.get("alike", ()):
-        read = _entry(group["shows"], months, maps)
+        read = _entry(group["shows"], table.wording)
         for name in group["names"]:
             table.calls.update(dict.fromkeys(_names(name), read))
 
@@ -212,12 +225,10 @@ def _names(text: str) -> Iterator[str]:
         yield name
 
 
-def _entry(
-    entry: str | Sequence[str], months: Sequence[str], maps: Maps
-) -> tuple[Pattern, ...] | Rule:
+def _entry(entry: str | Sequence[str], wording: Wording) -> tuple[Pattern, ...] | Rule:
     if isinstance(entry, str) and entry.startswith("@"):
         if entry[1:] not in RULES:
             raise PatternError(f"{entry!r}: no such rule; there are {', '.join(sorted(RULES))}")
         return RULES[entry[1:]]
     patterns = [entry] if isinstance(entry, str) else entry
-    return tuple(read_pattern(text, months, maps) for text in patterns)
+    return tuple(read_pattern(text, wording) for text in patterns)

@@ -6,6 +6,7 @@ import pytest
 
 from megabert.data.text.wikitext.templates.pattern import PatternError, read_pattern
 from megabert.data.text.wikitext.templates.table import template_table
+from megabert.data.text.wikitext.templates.wording import Figures, Wording
 
 CALLS = [
     ("convert|6|ft|2|in|m", "6 ft 2 in"),
@@ -43,8 +44,11 @@ CALLS = [
     ("née|'''Kasner'''", "née '''Kasner'''"),
     ("lang|fr|eau", "eau"),
     ("langx|fr|eau|water", None),
-    ("langx|fr|eau|lit=water", "eau"),
-    ("Lang-la|terra", "terra"),
+    ("langx|fr|eau|lit=water", "French: eau"),
+    ("langx|xx|eau|lit=water", "eau"),
+    ("langx|fr|eau|label=none", "eau"),
+    ("Lang-la|terra", "Latin: terra"),
+    ("Lang-ru|вода|voda|translit=voda", "Russian: вода, romanized: voda"),
     ("ill|A|de|B|lt=C", "C"),
     ("link-fr|a|b", "a"),
     ("Dash_year|1943|1945", "1943–1945"),
@@ -99,6 +103,8 @@ def test_calls(body: str, shown: str | None) -> None:
         (r"\{{1}\|\]", {"1": "a"}, "{a|]"),
         ("{1:number}", {"1": "1.234,5"}, "1.234,5"),
         ("{1:number}", {"1": "many"}, None),
+        ("{1:figure}", {"1": "1234.5"}, "1234,5"),
+        ("{1:figure}", {"1": "1.234,5"}, None),
         ("{1:day}", {"1": "07"}, "7"),
         ("{1:day}", {"1": "1973"}, None),
         ("{1:country}", {"1": "JPN"}, "日本"),
@@ -107,7 +113,7 @@ def test_calls(body: str, shown: str | None) -> None:
 )
 def test_patterns(pattern: str, arguments: dict[str, str], shown: str | None) -> None:
     maps = {"country": {"JPN": "日本"}}
-    read = read_pattern(pattern, ["I", "II", "III"], maps)
+    read = read_pattern(pattern, Wording(("I", "II", "III"), maps=maps, figures=Figures("", ",")))
     assert read.shown({**arguments, "0": "Old name"}, ("0",)) == shown
 
 

@@ -55,6 +55,7 @@ CALLS = [
     ("quote|Water is wet.|A. Miller", "\n\nWater is wet.\n\n"),
     ("clarify span|in the past|date=May 2010", "in the past"),
     ("citation need|date=May 2010", ""),
+    ("nts|1995", "1,995"),
     ("by|1995", "1995"),
     ("by|1995|x", None),
     ("en icon", ""),

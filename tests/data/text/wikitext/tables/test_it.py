@@ -12,7 +12,7 @@ CALLS = [
     ("M|5|x|y|z", None),
     ("M|cinque||m", None),
     ("Exp|1,56|7", "1,56 × 10^7"),
-    ("formatnum:6000", "6000"),
+    ("formatnum:6000.5", "6000,5"),
     ("TA|55 km", "55 km"),
     ("m s.l.m.", "m s.l.m."),
     ("passo biblico|Rm|16,11", "Rm 16,11"),

@@ -20,7 +20,7 @@ CALLS = [
     ("dni|4|14|1959", None),
     ("PBPE|ônibus|autocarro", "ônibus (português brasileiro) ou autocarro (português europeu)"),
     ("PBPE|ônibus|autocarro|machimbombo", None),
-    ("Lang-de|''Wasser''", "''Wasser''"),
+    ("Lang-de|''Wasser''", "em alemão: ''Wasser''"),
     ("lang|de|Wasser", "Wasser"),
     ("nihongo|Água|水|mizu", "Água (水, mizu)"),
     ("quote|A água molha.|A. Silva", "\n\nA água molha.\n\n"),
