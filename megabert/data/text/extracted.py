@@ -31,8 +31,17 @@ class Numbering:
         return int(text) if text.isdigit() and len(text) < 19 else self.last
 
 
+def is_wiki_address(url: object) -> bool:
+    """Whether the address of a document is that of a wiki's page, so that an extractor made it."""
+    return isinstance(url, str) and ("/wiki/" in url or "curid=" in url)
+
+
 def _plain(number: int, title: str, text: str, namespace: int = 0) -> Page:
     return Page(number, title, namespace, False, "wikitext", text, "plain")
+
+
+def _extracted(number: int, title: str, text: str, namespace: int) -> Page:
+    return Page(number, title, namespace, False, "wikitext", text, "extracted")
 
 
 def text_lines(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
@@ -69,7 +78,7 @@ def read_docs(stream: io.BufferedReader, name: str, numbering: Numbering) -> Ite
         elif match:
             raise UserError(f"{name}: line {place:,}: <doc> inside the <doc> of line {opened:,}")
         elif line.strip() == "</doc>" and lines is not None:
-            yield _plain(number, title, "\n".join(lines), canonical_namespace(title))
+            yield _extracted(number, title, "\n".join(lines), canonical_namespace(title))
             lines = None
         elif lines is not None:
             lines.append(line)
@@ -95,8 +104,9 @@ def read_jsonl(stream: io.BufferedReader, name: str, numbering: Numbering) -> It
             raise UserError(f'{name}: line {place:,} is not an object with a "text" string')
         title = record.get("title")
         title = title if isinstance(title, str) else ""
+        page = _extracted if is_wiki_address(record.get("url")) else _plain
         namespace = canonical_namespace(title) if "url" in record else 0
-        yield _plain(numbering.number(record.get("id")), title, record["text"], namespace)
+        yield page(numbering.number(record.get("id")), title, record["text"], namespace)
 
 
 def plain_layout(head: str) -> str:

@@ -95,7 +95,8 @@ class Page:
     Attributes:
         page_id: the source's own number, or else the page's place in the source (from 1).
         model: MediaWiki content model ("wikitext" if the schema has none).
-        markup: "wikitext" (for :func:`megabert.data.text.wikitext.sections.clean`) or "plain".
+        markup: "wikitext" (for :func:`megabert.data.text.wikitext.sections.clean`), "extracted" (what
+            an extractor made of a wiki) or "plain" (other text).
     """
 
     page_id: int
@@ -104,5 +105,5 @@ class Page:
     redirect: bool
     model: str
     text: str
-    markup: Literal["wikitext", "plain"]
+    markup: Literal["wikitext", "extracted", "plain"]
     site: Site = field(default=Site(), repr=False)

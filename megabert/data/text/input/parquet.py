@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megabert.common.errors import UserError
+from megabert.data.text.extracted import is_wiki_address
 from megabert.data.text.namespaces import canonical_namespace
 from megabert.data.text.pages import Page
 
@@ -70,9 +71,16 @@ def _page(place: int, row: dict[str, Any]) -> Page:
     number = str(row.get("id", "")).strip()
     own = number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS
     title = row.get("title") or ""
-    namespace = canonical_namespace(title) if row.get("url") else 0
-    text = row["text"] or ""
-    return Page(int(number) if own else place, title, namespace, False, "wikitext", text, "plain")
+    url = row.get("url")
+    return Page(
+        int(number) if own else place,
+        title,
+        canonical_namespace(title) if url else 0,
+        False,
+        "wikitext",
+        row["text"] or "",
+        "extracted" if is_wiki_address(url) else "plain",
+    )
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -1,56 +1,149 @@
 """Language conversion markup ``-{...}-``.
 
-The rules are those of https://www.mediawiki.org/wiki/Writing_systems/Syntax: plain text, a list of
-``variant: text;`` pairs, and flags before a ``|``.
+The rules are those of MediaWiki's ``ConverterRule`` and of
+https://www.mediawiki.org/wiki/Writing_systems/Syntax: plain text, a list of ``variant: text;``
+pairs, one-way rules ``text => variant: text;``, and flags before a ``|``.
 """
 
 import re
+from functools import cache
 
-_LANGUAGES = {"zh", "gan", "wuu", "sr", "sh", "kk", "ku", "uz", "tg", "iu", "shi", "crh", "en-x"}
+from megabert.data.text.wikitext.tidy import gap
+
+# variants of each language and, for each, those whose text is shown instead, as in MediaWiki
+_FALLBACKS = {
+    "zh": {
+        "zh": "zh-hans zh-hant zh-cn zh-tw zh-hk zh-sg zh-mo zh-my",
+        "zh-hans": "zh-cn zh-sg zh-my", "zh-hant": "zh-tw zh-hk zh-mo",
+        "zh-cn": "zh-hans zh-sg zh-my", "zh-sg": "zh-my zh-hans zh-cn",
+        "zh-my": "zh-sg zh-hans zh-cn", "zh-tw": "zh-hant zh-hk zh-mo",
+        "zh-hk": "zh-mo zh-hant zh-tw", "zh-mo": "zh-hk zh-hant zh-tw",
+    },
+    "gan": {"gan": "gan-hans gan-hant", "gan-hans": "gan", "gan-hant": "gan"},
+    "wuu": {"wuu": "wuu-hans wuu-hant", "wuu-hans": "wuu", "wuu-hant": "wuu"},
+    "sr": {"sr": "sr-ec", "sr-ec": "sr", "sr-el": "sr"},
+    "sh": {"sh": "sh-latn sh-cyrl", "sh-latn": "sh", "sh-cyrl": "sh"},
+    "kk": {
+        "kk": "kk-cyrl", "kk-cyrl": "kk", "kk-latn": "kk", "kk-arab": "kk", "kk-kz": "kk-cyrl",
+        "kk-tr": "kk-latn", "kk-cn": "kk-arab",
+    },
+    "ku": {"ku": "ku-latn", "ku-arab": "ku-latn", "ku-latn": "ku-arab"},
+    "uz": {"uz": "uz-latn", "uz-cyrl": "uz", "uz-latn": "uz"},
+    "tg": {"tg": "", "tg-latn": "tg"},
+    "iu": {"iu": "ike-cans", "ike-cans": "iu", "ike-latn": "iu"},
+    "shi": {"shi": "shi-latn shi-tfng", "shi-tfng": "shi", "shi-latn": "shi"},
+    "crh": {"crh": "crh-latn", "crh-cyrl": "crh-latn", "crh-latn": "crh-cyrl"},
+    "tly": {"tly": "", "tly-cyrl": "tly"},
+    "ban": {"ban": "", "ban-bali": "ban", "ban-x-dharma": "ban", "ban-x-palmleaf": "ban",
+            "ban-x-pku": "ban"},
+}  # fmt: skip
+# other spellings of these codes (BCP 47)
+_OTHER_SPELLINGS = {
+    "zh-hans-cn": "zh-cn", "zh-hans-sg": "zh-sg", "zh-hans-my": "zh-my", "zh-hant-tw": "zh-tw",
+    "zh-hant-hk": "zh-hk", "zh-hant-mo": "zh-mo", "sr-cyrl": "sr-ec", "sr-latn": "sr-el",
+}  # fmt: skip
+_OTHER_LANGUAGES = frozenset(("zh-classical", "zh-min-nan", "zh-yue"))  # not variants of zh
 _INNERMOST = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
-_VARIANT = re.compile(r"\s*([a-z]{2,3}(?:-[a-z]{2,8})*)\s*:(?!//)")
-_HIDDEN = {"H", "T", "-", "D", "N"}
-_PREFERRED = (
-    "zh-cn", "zh-hans", "zh-sg", "zh-my", "zh", "zh-hant", "zh-tw", "zh-hk", "zh-mo",
-    "sr-ec", "sr-cyrl", "sr", "kk-cyrl", "ku-latn", "uz-latn", "tg", "iu", "shi-latn", "crh-latn",
-)  # fmt: skip
+_FLAGS = frozenset("ATRD-HN")
+_HIDING = frozenset("HT-DN")
+_MAX_FLAGS = 100  # characters
 _MAX_NESTING = 5
 
 
 def has_variants(language: str) -> bool:
     """Whether wikis of this language use ``-{...}-``."""
-    return language.lower().split("-")[0].split("_")[0] in _LANGUAGES
+    code = _code(language)
+    if code in _OTHER_LANGUAGES:
+        return False
+    return code.partition("-")[0] in _FALLBACKS or code in _main_codes()
 
 
 def resolve_conversion(text: str, language: str) -> str:
     """Replace each ``-{...}-`` by the text that a reader of one variant sees.
 
-    That is the variant of ``language`` if present, else the simplified one, else the first. Rules
+    That is the text for the variant of ``language``; if there is none, for the first variant in
+    MediaWiki's order of fallbacks (a traditional one for ``zh-tw``), then for the language itself.
+    A rule without any of these, which MediaWiki reports as an error, gives its first text. Rules
     that show nothing (flags H, T, D, N, -) are removed.
     """
-    wanted = language.lower().replace("_", "-")
+    wanted = _code(language)
+    main = _main_codes().get(wanted) or wanted.partition("-")[0]
+    order = _order(main, wanted)
+
+    def shown(match: re.Match[str]) -> str:
+        chosen = _choose(match.group(1), order)
+        if chosen:
+            return chosen
+        start, end = match.span()
+        return gap(match.string[max(0, start - 2) : start], match.string[end : end + 2])
+
     for _ in range(_MAX_NESTING):
-        text, count = _INNERMOST.subn(lambda match: _choose(match.group(1), wanted), text)
+        text, count = _INNERMOST.subn(shown, text)
         if not count:
             break
     return text.replace("-{", "").replace("}-", "") if "-{" in text else text
 
 
-def _choose(body: str, wanted: str) -> str:
+def _code(language: str) -> str:
+    code = language.strip().lower().replace("_", "-")
+    return _OTHER_SPELLINGS.get(code, code)
+
+
+@cache
+def _main_codes() -> dict[str, str]:
+    return {variant: main for main, variants in _FALLBACKS.items() for variant in variants}
+
+
+@cache
+def _order(main: str, wanted: str) -> tuple[str, ...]:
+    """The variant wanted and its fallbacks; then, for rules without any of them, the main code."""
+    variants = _FALLBACKS[main]
+    wanted = wanted if wanted in variants else main
+    return tuple(dict.fromkeys((wanted, *variants[wanted].split(), main)))
+
+
+@cache
+def _separator(main: str) -> re.Pattern[str]:
+    """A semicolon that ends a rule: before the name of a variant, a one-way rule or the end."""
+    names = [*_FALLBACKS[main], *_OTHER_SPELLINGS]
+    codes = "|".join(sorted(names, key=len, reverse=True))
+    return re.compile(rf";\s*(?=(?:{codes})\s*:|[^;]*?=>\s*(?:{codes})\s*:|\s*$)", re.IGNORECASE)
+
+
+def _choose(body: str, order: tuple[str, ...]) -> str:
+    """The text shown of one rule; ``body`` is what stands between the braces."""
+    main = _main_codes()[order[0]]
     flags, bar, rest = body.partition("|")
-    if bar and len(flags) <= 40 and "[[" not in flags and "{" not in flags:
-        if {flag.strip().upper() for flag in flags.split(";")} & _HIDDEN:
+    if bar and len(flags) <= _MAX_FLAGS and "[[" not in flags and "{" not in flags:
+        given = {flag.strip() for flag in flags.split(";")}
+        if "R" in given:
+            return rest
+        if given & _HIDING:
             return ""
         body = rest
-    options: dict[str, str] = {}
-    for part in re.split(r";(?=\s*(?:[a-z]{2,3}(?:-[a-z]{2,8})*\s*:|[^;]*=>|$))", body):
-        part = part.partition("=>")[2] if "=>" in part else part
-        match = _VARIANT.match(part)
-        if match:
-            options.setdefault(match.group(1), part[match.end() :].strip())
-    if not options or not _VARIANT.match(body.partition("=>")[2] if "=>" in body else body):
-        return body
-    for code in (wanted, *_PREFERRED):
-        if options.get(code):
-            return options[code]
-    return next(iter(options.values()))
+        if not given & _FLAGS and any(_code(flag) in _FALLBACKS[main] for flag in given):
+            return body  # "-{zh-hans;zh-hant|text}-"
+    return _rule_text(body, main, order)
+
+
+def _rule_text(body: str, main: str, order: tuple[str, ...]) -> str:
+    """The text for the first variant of ``order``; ``body`` itself if it is not a list of rules."""
+    both: dict[str, str] = {}
+    one_way: dict[str, str] = {}
+    for part in _separator(main).split(body):
+        name, colon, text = part.partition(":")
+        if not colon:
+            continue
+        source, arrow, name = name.rpartition("=>")
+        code = _code(name)
+        if code not in _FALLBACKS[main]:
+            return body
+        if arrow and source.strip():
+            one_way.setdefault(code, text.strip())
+        elif text.strip():
+            both[code] = text.strip()
+    for table in (both, one_way):
+        for code in order:
+            if table.get(code):
+                return table[code]
+    return next(iter((both or one_way).values()), body)

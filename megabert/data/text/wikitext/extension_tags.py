@@ -68,7 +68,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
                 no_more.add(name)
         if shown:
             parts.append(shown)
-        elif name != "nowiki" and parts:
+        elif parts and (name != "nowiki" or parts[-1][-1:] == "'"):
             parts.append(gap(parts[-1], text[position : position + 1]))
             if not parts[-1]:
                 parts.pop()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from megabert.data.text.counts import BRACKETS, unknown_template
-from megabert.data.text.wikitext.tidy import gap
+from megabert.data.text.wikitext.tidy import MARK, gap
 
 HOLE = "\ue001"
 """Marks a hole; the character behind it says what was taken."""
@@ -90,7 +90,7 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
     if HOLE not in line:
         return line
     for _ in range(4):
-        line, left_out = _IN_BRACKETS.subn("", line)
+        line, left_out = _IN_BRACKETS.subn(MARK, line)
         if not left_out:
             break
         counts[BRACKETS] += left_out

@@ -5,25 +5,33 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from megabert.data.text.pages import Site
-from megabert.data.text.wikitext.link_names import ALIASES, CATEGORY, FILE, NO_LANGUAGE
-from megabert.data.text.wikitext.tidy import gap
+from megabert.data.text.wikitext.holes import hole
+from megabert.data.text.wikitext.quotes import shown_text
+from megabert.data.text.wikitext.tidy import MARK, gap
+from megabert.data.text.wikitext.wiki_words import (
+    ALIASES,
+    CATEGORY,
+    FILE,
+    PROTOCOLS,
+    language_codes,
+)
 
 EXTERNAL = "\ue000"  # marks the place of an external link
 _FILE_END = re.compile(
     r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|webm|pdf|djvu|xcf|mid|wav|mp3|mp4|stl)\s*$",
     re.IGNORECASE,
 )
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]{1,12}){0,2}$|simple$")
 _SIMPLE = re.compile(r"\[(?=\[)\[([^\[\]|]*+)((?:\|[^\[\]]*+)?)\]\]")
 _EXTERNAL = re.compile(
-    r"\[(?:(?:https?|ftps?|ircs?|gopher|git|svn|news|mailto|tel|sftp|nntp|worldwind|urn|geo|magnet|xmpp)"
-    r":|//)[^\s\[\]<>]*((?:(?=[\s<>])[^\[\]\n]*)?)\]",
-    re.IGNORECASE,
+    rf"\[(?:{PROTOCOLS.replace(' ', '|')})[^\s\[\]<>]+((?:(?=[\s<>])[^\[\]\n]*)?)\]", re.IGNORECASE
 )
-_BARE_URL = re.compile(r"\b(?:https?|ftp)://[^\s\[\]<>\"|{}]+", re.IGNORECASE)
+_BARE_URL = re.compile(
+    r"\b(?:https?|ftp)://[^\s\[\]<>\"|{}']+(?:'(?!')[^\s\[\]<>\"|{}']*)*", re.IGNORECASE
+)
 # the author forgot a bracket: "[target|label]]", "[[target|label]"
 _HALF_OPEN = re.compile(r"\[(?<!\[\[)([^\[\]|\n]+)\|([^\[\]|\n]+)\]\]")
 _HALF_CLOSED = re.compile(r"\[\[([^\[\]|\n]+)\|([^\[\]|\n]+)\](?!\])")
+_STOPS = ",;.:!?"
 _BRACKETS = re.compile(r"\[\[|\]{2,}")
 _BLANK = re.compile(r"(\n[ \t]*\n)")
 _DISAMBIGUATION = re.compile(r"[(（][^()（）]*[)）]$")
@@ -37,6 +45,7 @@ class LinkRules:
 
     files: frozenset[str]
     categories: frozenset[str]
+    languages: frozenset[str] = frozenset()
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -46,6 +55,7 @@ class LinkRules:
         return LinkRules(
             frozenset(n.casefold() for n in (*FILE, *site.file_prefixes, *files)),
             frozenset(n.casefold() for n in (*CATEGORY, *site.category_prefixes, *categories)),
+            language_codes(language),
         )
 
     def is_file(self, target: str) -> bool:
@@ -63,37 +73,54 @@ class LinkRules:
         if colon and not shown:
             if self.is_file(name) or _key(prefix) in self.categories:
                 return ""
-            if _LANGUAGE.match(prefix) and prefix not in NO_LANGUAGE:
+            if _key(prefix) in self.languages:
                 return ""
         if label is not None and label.strip():
-            return label.strip(" \t")
+            return shown_text(label.strip(" \t"), True)
         if label is not None:  # "[[Foo (bar)|]]"
             return _DISAMBIGUATION.sub("", (rest if colon else name).strip()).strip()
         name, hash_mark, anchor = name.partition("#")
-        return (name or anchor).replace("_", " ") if hash_mark else name
+        return shown_text((name or anchor).replace("_", " ") if hash_mark else name, False)
 
 
 def _key(prefix: str) -> str:
     return prefix.strip().replace("_", " ").casefold()
 
 
-def strip_links(text: str, rules: LinkRules) -> str:
+def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> str:
     """Replace links by what a reader sees; EXTERNAL marks each external link.
 
     Well-formed links are replaced first, innermost first; blocks that still have double brackets
-    are then scanned with a stack. The time is linear in the text.
+    are then scanned with a stack. An address in the text leaves a hole if ``names`` is given. The
+    time is linear in the text.
     """
     if "[" in text:
         text = _strip_simple(text, rules)
     if "[" in text:
-        text = _EXTERNAL.sub(lambda match: EXTERNAL + match.group(1).strip(), text)
+        text = _EXTERNAL.sub(_external, text)
         text = _strip_simple(text, rules)
     if "[[" in text or "]]" in text:
         text = "".join(
             _strip_tangled(block, rules) if "[[" in block or "]]" in block else block
             for block in _BLANK.split(text)
         )
-    return _BARE_URL.sub(EXTERNAL, text) if "://" in text else text
+    if "://" in text:
+        text = _BARE_URL.sub(lambda match: _bare(match.group(), names), text)
+    return text
+
+
+def _external(match: re.Match[str]) -> str:
+    label = str(match.group(1)).strip()
+    return EXTERNAL + label + (MARK if not label or label[-1] == "'" else "")
+
+
+def _bare(address: str, names: list[str] | None) -> str:
+    """The place of an address; as in MediaWiki, a stop that ends the sentence is not part of it."""
+    rest = address.rstrip(_STOPS)
+    while rest.endswith(")") and rest.count(")") > rest.count("("):
+        rest = rest[:-1].rstrip(_STOPS)
+    left = MARK if names is None else hole(names, "address")
+    return EXTERNAL + left + address[len(rest) :]
 
 
 def _strip_simple(text: str, rules: LinkRules) -> str:
@@ -116,6 +143,8 @@ def _show(pieces: list[str], rules: LinkRules) -> None:
             pieces[index] = shown or gap(pieces[index - 1], pieces[index + 2])
         else:
             pieces[index] = label[1:].strip(" \t") or target.strip()
+            if "'" in pieces[index]:
+                pieces[index] = shown_text(pieces[index], label != "")
         pieces[index + 1] = ""
 
 

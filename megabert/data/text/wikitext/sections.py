@@ -20,13 +20,16 @@ from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.rows import TABLE_END, strip_rows
 from megabert.data.text.wikitext.templates.expand import Calls, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
+from megabert.data.text.wikitext.tidy import MARK
+from megabert.data.text.wikitext.wiki_words import strip_switches
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
-_SWITCH = re.compile(r"__[^\W\d_a-z]{2,40}__")  # not "__init__"
-_MARKS = re.compile(f"[{EXTERNAL}{HOLE}{TABLE_END}]")  # the cleaner uses these characters itself
+_MARKS = re.compile(
+    f"[{EXTERNAL}{HOLE}{TABLE_END}{MARK}]"
+)  # the cleaner uses these characters itself
 _RULE = re.compile(r"\n-{4,}")
 
 
@@ -76,7 +79,8 @@ def clean(
     sections, bodies = [], []
     for heading, level, body in _sections(_prepare(text, language, calls)):
         found = paragraphs(
-            strip_inline(body, rules), lambda line: settle_line(line, calls.names, counts)
+            strip_inline(body, rules, calls.names),
+            lambda line: settle_line(line, calls.names, counts),
         )
         sections.append(Section(heading, level, tuple(found)))
         bodies.append(body)
@@ -89,7 +93,7 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     """Remove markup that spans lines; the result begins with a line feed."""
     if "<!--" in text:
         text = _COMMENT.sub("", text)
-    if HOLE in text or EXTERNAL in text or TABLE_END in text:
+    if not text.isascii() and _MARKS.search(text):
         text = _MARKS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -97,9 +101,7 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     text = settle_lines(strip_rows(text))
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
-    if "__" in text:
-        text = _SWITCH.sub("", text)
-    return _RULE.sub("\n", f"\n{text}")
+    return _RULE.sub("\n", f"\n{strip_switches(text, language)}")
 
 
 def _sections(text: str) -> list[tuple[str, int, str]]:

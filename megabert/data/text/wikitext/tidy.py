@@ -1,97 +1,128 @@
-"""Tidies text after markup was removed: characters, spaces, empty brackets."""
+"""Tidies text after markup was removed: characters, spaces, brackets and commas left empty.
+
+What an author wrote stays as it is: ``f()``, ``[]``, ``( )``, ``,,Zitat``, a line that begins with
+``.NET``. Where markup was removed next to punctuation, :func:`gap` leaves a MARK, and only there
+are brackets, commas and spaces put right.
+"""
 
 import html
 import re
 
+MARK = "\ue010"  # something was removed here, next to punctuation
 _REMOVED = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f"
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
-_WIDE = "　-〿＀-￯一-鿿㐀-䶿぀-ヿ"
+_WIDE = "\u3000-〿＀-￯一-鿿㐀-䶿぀-ヿ"
+_IS_WIDE = re.compile(f"[{_WIDE}]")
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
-# each pattern below begins with a plain character or set, so that the engine can skip ahead
-_EMPTY = re.compile(
-    '[（［【〔(\\[“「『《〈‘„«"]'
-    rf"(?:(?<=[（［【〔])[{_SEPARATORS}]*[）］】〕]"
-    rf"|(?<=[(\[])(?<![A-Za-z0-9_][(\[])[{_SEPARATORS}]*[)\]]"
-    "|(?<=“) ?”|(?<=「) ?」|(?<=『) ?』|(?<=《) ?》|(?<=〈) ?〉|(?<=‘) ?’|(?<=„) ?“|(?<=«) ?»"
-    r'|(?<=")(?<!\w") ?"(?![\w"]))'
+_PAIRS = "()（）［］【】〔〕[]“”「」『』《》〈〉‘’„“«»"
+# brackets and quotes around nothing else than separators
+_AROUND = re.compile(
+    "|".join(
+        rf"{re.escape(left)}[{_SEPARATORS}{MARK}]*+{re.escape(right)}"
+        for left, right in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)
+    )
+    + rf'|(?<!\w)"[\s{MARK}]*+"(?![\w"])'
 )
-_AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
-_BEFORE_CLOSE = re.compile(r"[\s,;、，；:：][\s,;、，；:：]{0,19}(?=[)）])")
-# what a dropped template leaves between commas (",,word" begins a quotation in some languages)
-_REPEATED = re.compile(r"(?<=[^\s,;])[,;、，；](?:\s*[,;、，；])+")
-_HAS_REPEATED = re.compile(r"[,;、，；]\s*[,;、，；]")
-_BEFORE_STOP = re.compile(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
-_AFTER_STOP = re.compile("([。！？])[、，；]+")
-_SPACE_BEFORE = re.compile(r" (?=[,.;、，。；：！？](?: |$)|[、，。；：！？)\]）］】」』》])")
-_SPACE_AFTER_OPEN = re.compile(r" (?<=[(\[（［【「『《] )")
-_WIDE_SPACE = re.compile(
-    rf" (?:(?<=[{_WIDE}] )(?=[（「『《〈])|(?<=[、，。；：！？（）「」『』《》〈〉] )(?=[{_WIDE}]))"
-)
-_HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
-_LEADING_MARKS = ",;、，；。.:："
-_LEADING = re.compile(r"^[\s,;、，；。.:：]+(?=\S)")
-# a line without a match is tidy; the pattern (a set of rare characters, then what precedes or
-# follows) lets the engine skip quickly over running text
-_UNTIDY = re.compile(
-    '[,.;:、，。；：！？()（）\\[\\]［］【】〔「」『』《》〈〉“‘„«"]'
-    "(?:(?<= [、，。；：！？)\\]）］】」』》（「『《〈])"
-    "|(?<= [,.;])(?= |$)"
-    "|(?<=[。！？])(?=[、，；])"
-    "|(?<=[,;:、，；：])(?= ?[,;、，；.。！？)）])"
-    "|(?<=[(（\\[［【〔“「『《〈‘„«])(?=[ ,.;:、，。；：！？)\\]）］】〕」』》〉”’“»（「『《〈•·/–—-])"
-    "|(?<=[、，。；：！？（）「」『』《》〈〉])(?= )"
-    '|(?<=")(?= ?"))'
-)
+_OPEN = frozenset(_PAIRS[::2])
+_CLOSE = frozenset(_PAIRS[1::2] + ',.;:!?…、，。；：！？"')
+_ATTACHED = frozenset("…!?")
+_LINE_END = frozenset(("", "\n"))
+_COMMAS = frozenset(",;、，；")
+_BETWEEN = " ,;:、，；："
+# from the weakest to the strongest
+_STRENGTH = "、,，;；:："
+_BRACKETS = "(（[［【〔"
+_CLOSING = tuple(")）]］】〕")
+_FULL_STOP = re.compile(r"[.!?](?=[\s\"”’»)\]]|$)|[。！？]")
+_LOW_QUOTE = ",,"
+"""Typed for a German or Polish quotation mark."""
 _WORD = re.compile(r"[^\W_]")
 # scripts written without spaces between words
 _SPACELESS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 )
 _STOPS = frozenset(".!?;:,)")
+_QUOTES = frozenset('"”’')
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 
 
-def _strongest(match: re.Match[str]) -> str:
-    """The one of a run of commas and semicolons that separates most strongly."""
-    return max(match.group().replace(" ", ""), key="、,，;；".index)
-
-
 def tidy_line(text: str) -> str:
-    """One line of clean text: entities decoded, single spaces, no empty brackets.
+    """One line of clean text: entities decoded, single spaces, nothing left at a MARK.
 
-    ``f()`` after a Latin letter or digit is a function call and remains; ``( , )`` and ``（）`` are
-    left by dropped templates and are removed. The time is linear in the text.
+    ``( {{a}}, {{b}} )`` goes with its templates; brackets, commas and stops that are not next to
+    a MARK remain. The time is linear in the text.
     """
-    if "&" in text:
-        text = html.unescape(text)
+    return single_spaced(html.unescape(text) if "&" in text else text)
+
+
+def single_spaced(text: str) -> str:
+    """One line without invisible characters, with single spaces; every word remains."""
     if not text.isprintable() or "\ufffc" in text:
         text = _REMOVED.sub("", text)
-        text = " ".join(text.split())
-    elif "  " in text:
-        text = " ".join(text.split())
-    text = text.strip()
-    if text[:1] in _LEADING_MARKS or _UNTIDY.search(text):
-        return _tidied(text)
-    return text
+        if MARK in text:
+            text = _close_gaps(text)
+        return " ".join(text.split())
+    if "  " in text:
+        return " ".join(text.split())
+    return text.strip()
 
 
-def _tidied(text: str) -> str:
-    """Remove what templates leave: empty brackets, repeated commas and spaces."""
-    if _HAS_OPEN.search(text):
-        for _ in range(3):
-            shorter = _EMPTY.sub("", text)
-            if shorter == text:
-                break
-            text = shorter
-        text = _BEFORE_CLOSE.sub("", _AFTER_OPEN.sub(r"\1", text))
-        text = " ".join(_SPACE_AFTER_OPEN.sub("", text).split())
-    text = _SPACE_BEFORE.sub("", text)
-    if not text.isascii():
-        text = _WIDE_SPACE.sub("", text)
-    if _HAS_REPEATED.search(text):
-        text = _REPEATED.sub(_strongest, text)
-    text = _AFTER_STOP.sub(r"\1", _BEFORE_STOP.sub("", text))
-    return _LEADING.sub("", text).strip()
+def _unless_typed(match: re.Match[str]) -> str:
+    """Brackets go, and count as removed themselves, if something was removed inside them."""
+    return MARK if MARK in match.group() else match.group()
+
+
+def _close_gaps(text: str) -> str:
+    """Text without marks; of the commas and spaces around each mark, one remains at most."""
+    for _ in range(3):
+        shorter = _AROUND.sub(_unless_typed, text)
+        if shorter == text:
+            break
+        text = shorter
+    first, *rest = text.split(MARK)
+    done: list[str] = []
+    piece = first
+    for after in rest:
+        left, right = piece.rstrip(_BETWEEN), after.lstrip(_BETWEEN)
+        if not right and after is not rest[-1]:
+            piece += after  # only separators up to the next mark
+            continue
+        run = piece[len(left) :], after[: len(after) - len(right)]
+        if not done and not left:
+            piece = _at_start(run, right)
+        else:
+            done.append(left)
+            piece = _joint(left[-1:], run, right) + right
+    return "".join(done) + piece
+
+
+def _at_start(run: tuple[str, str], right: str) -> str:
+    """What remains of a line that began with something removed: no comma, no full stop."""
+    if run[1].endswith(_LOW_QUOTE) and right:
+        return _LOW_QUOTE + right
+    stop = _FULL_STOP.match(right)
+    return right[stop.end() :] if stop else right
+
+
+def _joint(left: str, run: tuple[str, str], right: str) -> str:
+    """What remains of the separators ``run``, before and after a mark, between two characters."""
+    marks = (run[0] + run[1]).replace(" ", "")
+    if left in _BRACKETS or right.startswith(_CLOSING):
+        return ""
+    if _FULL_STOP.match(right):
+        return " " if right[0] in _ATTACHED and run[1] == " " else ""
+    if run[1].endswith(_LOW_QUOTE) and right:
+        return " " + _LOW_QUOTE
+    if marks:
+        mark = max(marks, key=_STRENGTH.index)
+        if (not right and mark not in ":：") or left in "。！？":
+            return ""
+        return mark + (" " if run[1][-1:] == " " or (not run[1] and run[0][-1:] == " ") else "")
+    if _IS_WIDE.match(left) and _IS_WIDE.match(right):
+        return ""
+    if right[:1] in _ATTACHED and not run[1]:
+        return ""
+    return " " if run[0] or run[1] else ""
 
 
 def has_word(text: str) -> bool:
@@ -110,15 +141,27 @@ def has_ideograph(text: str) -> bool:
 
 
 def gap(before: str, after: str) -> str:
-    """A space if removing the markup in between would join two words or sentences, else "".
+    """What removed markup leaves between ``before`` and ``after``: a space, a MARK or nothing.
 
-    "breaks{{clarify}}in" and "end.<ref/>The" need one; scripts without spaces do not.
+    A space if two words or sentences would be joined ("breaks{{clarify}}in", "end.<ref/>The"),
+    except in scripts without spaces. A MARK if a bracket or quote was opened before it, or if
+    punctuation follows that belonged to what was removed ("a, {{b}}, c"); between two apostrophes
+    too, which would become one mark of bold text.
     """
     left, right = before[-1:], after[:1]
-    if not (right.isalpha() or (right.isdigit() and left in _STOPS)):
-        return ""
-    if left in '"”’' and before[-2:-1] in _STOPS:
-        left = "."
-    if not (left.isalnum() or left in _STOPS) or _SPACELESS.match(left) or _SPACELESS.match(right):
-        return ""
-    return " "
+    if right.isalnum():
+        if right.isdigit() and left not in _STOPS:
+            return ""
+        if left in _QUOTES and before[-2:-1] in _STOPS:
+            left = "."
+        if not (left.isalnum() or left in _STOPS) or _SPACELESS.search(left + right):
+            return ""
+        return " "
+    if (
+        left in _OPEN
+        or (right in _CLOSE and not left.isalnum())
+        or left == right == "'"
+        or (right in _LINE_END and before[-2:].rstrip(" ")[-1:] in _COMMAS)
+    ):
+        return MARK
+    return ""

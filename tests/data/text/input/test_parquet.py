@@ -41,7 +41,7 @@ def test_pages(tmp_path: Path) -> None:
     assert [page.page_id for page in pages] == [10 * number for number in range(1, 151)]
     assert pages[149].title == "Page 149"
     assert {page.namespace for page in pages} == {0}
-    assert pages[0].markup == "plain"
+    assert pages[0].markup == "extracted"
     cleaned = page_to_sentences(pages[0], "en")
     assert cleaned.paragraphs[0] == ["Page 0 is a page."]
     assert cleaned.paragraphs[-1] == ["It was written."]
@@ -51,6 +51,7 @@ def test_pages(tmp_path: Path) -> None:
 
 def test_only_text_is_needed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"text": ["one", None, "three"]}, row_group_size=2)
+    assert {page.markup for page in read(path)} == {"plain"}
     assert [(p.page_id, p.title, p.text) for p in read(path)] == [
         (1, "", "one"),
         (2, "", ""),

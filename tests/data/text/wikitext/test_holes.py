@@ -148,7 +148,7 @@ def test_prose_directly_after_a_table_stays() -> None:
         ("Old.<ref name=a Smith, 1999\n\nBig.", ["Old.", "Big."]),
         ("Old.<ref name=a/> Big.<ref name=b/>", ["Old.", "Big."]),
         ("{{Box|a=b<ref>{{cite|c}}}}\nOld.", ["Old."]),
-        ("a <refrigerator> b.", ["a b."]),
+        ("a <refrigerator> b.", ["a <refrigerator> b."]),
         ("If a <math or b is. Old.", ["If a <math or b is.", "Old."]),
     ],
 )

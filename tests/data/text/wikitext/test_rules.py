@@ -5,16 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.text.pages import Site
-from megabert.data.text.wikitext import tidy
 from megabert.data.text.wikitext.links import LinkRules, strip_links
 from megabert.data.text.wikitext.sections import clean
 from megabert.data.text.wikitext.templates.expand import Calls, _strip_nested, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
-from megabert.data.text.wikitext.tidy import gap, tidy_line
+from megabert.data.text.wikitext.tidy import MARK, gap, tidy_line
 
 HOLES = re.compile("\ue001.")
 RULES = LinkRules.of(Site(), "en")
@@ -23,19 +22,6 @@ RULES = LinkRules.of(Site(), "en")
 def lines_of(wikitext: str, language: str = "en") -> list[str]:
     sections = clean(wikitext, language=language, title="T")
     return [line for s in sections for p in s.paragraphs for line in p.lines]
-
-
-PUNCTUATION = ' ,.;:、，。；：！？()[]（）［］【】〔〕「」『』《》〈〉“”‘’„«»"•·/–—-'
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.text(alphabet=PUNCTUATION + "ab中é1", max_size=9))
-@example("a , b")
-@example("《甲？：乙》")
-def test_a_line_that_is_not_tidied_is_tidy(text: str) -> None:
-    line = " ".join(text.split())
-    if line[:1] not in tidy._LEADING_MARKS and not tidy._UNTIDY.search(line):
-        assert tidy._tidied(line) == line
 
 
 templates = st.recursive(
@@ -62,7 +48,8 @@ def test_templates_from_inside_out_and_by_the_stack(text: str) -> None:
     ("before", "after", "space"),
     [("breaks", "in", " "), ("end.", "The", " "), ('said."', "The", " "), ("6", "million", " "),
      ("end.", "5", " "), ("(", "a", ""), ("中", "文", ""), ("中。", "A", ""), ("a", ",", ""),
-     ("a", " b", ""), ("", "a", ""), ('"', "a", ""), ("2", "3", "")],
+     ("a", " b", ""), ("", "a", ""), ('"', "a", ""), ("2", "3", ""), ("(", ")", MARK),
+     ("a, ", ", b", MARK), ("''", "''", MARK), ("", ", b", MARK), ("a", ".", ""), ("a ", " b", "")],
 )  # fmt: skip
 def test_gap(before: str, after: str, space: str) -> None:
     assert gap(before, after) == space
@@ -118,8 +105,8 @@ def test_sections_of_sentences_at_the_end_stay() -> None:
 
 
 def test_stops_and_commas() -> None:
-    assert tidy_line("方向345°。，外长18米") == "方向345°。外长18米"
-    assert tidy_line("《赢了吗？：挑战》") == "《赢了吗？：挑战》"
+    assert lines_of("方向345°。{{fact}}，外长18米", "zh") == ["方向345°。外长18米"]
+    assert tidy_line("方向345°。，外长18米") == "方向345°。，外长18米"
     assert tidy_line("a\ufffcb\u00ad \u3000c") == "ab c"
 
 

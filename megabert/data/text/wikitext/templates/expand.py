@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from megabert.data.text.wikitext.holes import HOLE, hole
 from megabert.data.text.wikitext.rows import TABLE_END
 from megabert.data.text.wikitext.templates.table import TemplateTable
-from megabert.data.text.wikitext.tidy import gap
+from megabert.data.text.wikitext.tidy import MARK, gap
 
 # a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
 _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
@@ -47,11 +47,14 @@ class Calls:
         if shown is not None:
             self.understood += 1
             if shown:
+                if shown[0] == "'" or shown[-1] == "'":
+                    # the template's own tag keeps its quotes apart from those around it
+                    return f"{MARK}{shown}{MARK}"
                 # "1{{frac|1|2}}" is "1 1/2"
                 glued = before[-1:].isdecimal() and _FRACTION.match(shown)
                 return f" {shown}" if glued else shown
         if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
-            return "//"  # the address of "[{{x}} label]"
+            return f"//{MARK}"  # the address of "[{{x}} label]"
         if shown is None:
             return hole(self.names, _called(body))
         return gap(before, after)

@@ -1,0 +1,97 @@
+"""What MediaWiki and Wikimedia define as markup: switches, link prefixes, tags, addresses.
+
+The words of each language are data in ``wiki_words.toml``. Patterns made of them match nothing
+else, because a word between underscores, a name before a colon or a word in angle brackets is
+often text: ``__FILE__``, ``[[re:publica]]``, ``vector<int>``.
+"""
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_WIDE_LINE = "＿＿"
+# tags that MediaWiki's sanitizer accepts (without sub and sup), and those of its parser and of Wikimedia's extensions
+TAGS = (
+    "b bdi del i ins u font big small h1 h2 h3 h4 h5 h6 cite code em s strike strong tt "
+    "var div center blockquote ol ul dl table caption pre ruby rb rp rt rtc p span abbr dfn kbd "
+    "samp data time mark br wbr hr li dt dd meta link tr td th q bdo "
+    "nowiki noinclude includeonly onlyinclude ref references gallery poem math chem ce timeline "
+    "score source syntaxhighlight imagemap hiero indicator section templatedata templatestyles "
+    "graph mapframe maplink inputbox categorytree charinsert dynamicpagelist languages translate "
+    "tvar langconvert pages pagelist pagequality phonos quiz rss listing choose option video audio"
+)
+# names that every MediaWiki accepts in addition to the local ones
+FILE = ("file", "image", "media")
+CATEGORY = ("category",)
+# old and alternative names by language: (files, categories)
+ALIASES = {
+    "zh": (("文件", "檔案", "档案", "图像", "圖像", "媒体"), ("分类", "分類")),
+    "de": (("datei", "bild"), ("kategorie",)),
+    "fr": (("fichier",), ("catégorie",)),
+    "es": (("archivo", "imagen"), ("categoría",)),
+    "it": (("immagine",), ("categoria",)),
+    "pt": (("ficheiro", "imagem", "arquivo"), ("categoria",)),
+    "ru": (("файл", "изображение"), ("категория",)),
+    "ja": (("ファイル", "画像"), ("カテゴリ",)),
+    "nl": (("bestand", "afbeelding"), ("categorie",)),
+    "pl": (("plik", "grafika"), ("kategoria",)),
+    "lv": (("attēls", "fails"), ("kategorija",)),
+}
+# beginnings of addresses: MediaWiki's own list
+PROTOCOLS = (
+    "bitcoin: ftp:// ftps:// geo: git:// gopher:// http:// https:// irc:// ircs:// magnet: "
+    "mailto: matrix: mms:// news: nntp:// redis:// sftp:// sip: sips: sms: ssh:// svn:// tel: "
+    "telnet:// urn: worldwind:// xmpp: //"
+)
+
+
+@cache
+def _words() -> dict[str, Any]:
+    with (Path(__file__).parent / "wiki_words.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def _chain(language: str) -> tuple[str, ...]:
+    """The codes whose words are valid on a wiki of this language."""
+    code = language.lower().replace("_", "-")
+    fallback = _words()["fallback"]
+    base = code.partition("-")[0]
+    return (code, *fallback.get(code, "").split(), base, *fallback.get(base, "").split(), "en")
+
+
+def _named(table: str, languages: tuple[str, ...]) -> list[str]:
+    words = _words()[table]
+    found = [word for code in languages for word in words.get(code, "").split()]
+    return list(dict.fromkeys(found))
+
+
+@cache
+def switch_pattern(language: str) -> re.Pattern[str]:
+    """Matches the behaviour switches of a wiki (``__NOTOC__``), and no other words."""
+
+    def either(table: str) -> str:
+        words = sorted(_named(table, _chain(language)), key=len, reverse=True)
+        return "|".join(map(re.escape, words))
+
+    exact, any_case = either("exact"), either("any_case")
+    return re.compile(rf"(?:__|{_WIDE_LINE})(?:{exact}|(?i:{any_case}))(?:__|{_WIDE_LINE})")
+
+
+def strip_switches(text: str, language: str) -> str:
+    """Text without behaviour switches; other words between underscores remain."""
+    if "__" in text or _WIDE_LINE in text:
+        return switch_pattern(language).sub("", text)
+    return text
+
+
+@cache
+def language_codes(language: str) -> frozenset[str]:
+    """Prefixes of links to other languages; a wiki's own code is not one of them."""
+    return frozenset(_words()["language_codes"].split()) - {language.lower().replace("_", "-")}
+
+
+def tag_pattern(names: str) -> re.Pattern[str]:
+    """Matches opening and closing tags of these names (separated by spaces), in any case."""
+    return re.compile(rf"</?(?:{names.replace(' ', '|')})(?=[\s/>])[^<>]*>", re.IGNORECASE)
