@@ -111,7 +111,7 @@ def _separator(main: str) -> re.Pattern[str]:
 
 
 def _choose(body: str, order: tuple[str, ...]) -> str:
-    """The text shown of one rule; ``body`` is what stands between the braces."""
+    """The text shown of one rule; ``body`` is the text between the braces."""
     main = _main_codes()[order[0]]
     flags, bar, rest = body.partition("|")
     if bar and len(flags) <= _MAX_FLAGS and "[[" not in flags and "{" not in flags:

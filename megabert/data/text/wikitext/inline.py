@@ -65,7 +65,7 @@ def _write_scripts(text: str) -> str:
     """
     parts: list[str] = []
     position = 0
-    last = ""  # the character before, if only a script stands between
+    last = ""  # the character before, if only a script is between
     for match in _SCRIPT.finditer(text):
         between = text[position : match.start()]
         base = between[-_WINDOW:]
@@ -92,7 +92,7 @@ def _write_scripts(text: str) -> str:
 
 
 def _sup_sign(last: str, body: str, shown: str, italic: bool) -> str:
-    """What stands between a base that ends in ``last`` and its superscript."""
+    """What to write between a base that ends in ``last`` and its superscript."""
     if not last or not (last.isalnum() or last in ")]"):
         return ""
     if _is_expression(shown) or (len(shown) < 3 and _ITALIC.search(body)):
@@ -109,7 +109,7 @@ def _is_expression(shown: str) -> bool:
 
 
 def _sub_sign(last: str, body: str, shown: str) -> str:
-    """What stands between a base that ends in ``last`` and its subscript."""
+    """What to write between a base that ends in ``last`` and its subscript."""
     if last.isdigit() and shown[:1].isdigit():
         return "_"
     return "_" if last.isalpha() and "''" in body and shown.isalpha() else ""

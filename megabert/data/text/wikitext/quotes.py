@@ -46,7 +46,7 @@ def shown_text(text: str, is_label: bool) -> str:
     """The text of a link, so that its quotes do not join those around the link.
 
     MediaWiki reads the marks of a label on their own and none in the target: in
-    ``[[Eagle (ship)|''Eagle'']]'s`` the three quotes in a row are no bold mark.
+    ``[[Eagle (ship)|''Eagle'']]'s`` the three quotes in a row do not mark bold text.
     """
     if "''" in text:
         text = strip_quotes(text) if is_label else text.replace("''", f"'{MARK}'")
