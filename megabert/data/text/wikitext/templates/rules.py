@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Protocol
 
 from megabert.data.text.wikitext.templates import units
+from megabert.data.text.wikitext.templates.biography import italian_lead
 from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
 from megabert.data.text.wikitext.templates.wording import ENGLISH, Wording
 
@@ -251,6 +252,10 @@ def _number(call: Call) -> str | None:
     return call.table.wording.figures.printed(values[0]) or values[0]
 
 
+def _biography(call: Call) -> str | None:
+    return italian_lead(call.arguments)
+
+
 def _title(call: Call) -> str | None:
     return call.title
 
@@ -303,5 +308,6 @@ RULES: dict[str, Rule] = {
     "tag": _tag,
     "plural": _plural,
     "spaced date": _spaced_date,
+    "biography": _biography,
 }
 """Rules by the name that a table uses for them, after "@"."""

@@ -33,6 +33,24 @@ CALLS = [
     ("ESP", "Spagna"),
     ("convert|5|mi|km", None),
     ("DEFAULTSORT:Acqua", ""),
+    (
+        "Bio\n|Nome = Anna\n|Cognome = Rossi\n|Sesso = F\n|LuogoNascita = Lodi\n"
+        "|GiornoMeseNascita = 1º maggio\n|AnnoNascita = 1900\n|LuogoMorte = Bari\n|AnnoMorte = 1980\n"
+        "|Attività = attrice\n|Attività2 = cantante\n|Nazionalità = italiana\n|Immagine = a.jpg\n",
+        "'''Anna Rossi''' (Lodi, 1º maggio 1900 – Bari, 1980) è stata un'attrice e cantante italiana.",
+    ),
+    (
+        "Bio|Nome=Ugo|PostCognomeVirgola=detto Ug|Sesso=M|AnnoNascita=1950|Attività=scrittore"
+        "|Nazionalità=svizzero|PostNazionalità=, noto per i gialli",
+        "'''Ugo''', detto Ug (1950) è uno scrittore svizzero, noto per i gialli.",
+    ),
+    (
+        "Bio|Nome=Ugo|Sesso=M|AnnoNascita=30 a.C.|AnnoMorte=40|FineIncipit=fu re dei Sassi|Punto=no",
+        "'''Ugo''' (30 a.C. – 40) fu re dei Sassi",
+    ),
+    ("Bio|Nome=Ugo|Sesso=M|AnnoNascita=1900|Attività=poeta|Nazionalità=svizzero", None),
+    ("Bio|Nome=Ugo|Sesso=M|AnnoNascita=?|AnnoMorte=40|FineIncipit=fu re", None),
+    ("Bio|Nome=Ugo|Sesso=M|AnnoNascita=1950|Attività=poeta|Nazionalità=svizzero|Altro=x", None),
 ]  # fmt: skip
 
 
