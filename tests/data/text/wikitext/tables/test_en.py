@@ -62,6 +62,14 @@ CALLS = [
     ("flagcountry|FRA", None),
     ("gaps|1.234|567", "1.234567"),
     ("1/2", "1/2"),
+    ("NYSE|IBM", "NYSE: IBM"),
+    ("tyo|7203", "TYO: 7203"),
+    ("US patent|1781541", "U.S. patent 1,781,541"),
+    ("key press|Ctrl|C", "Ctrl+C"),
+    ("RailGauge|1435mm", "1,435 mm"),
+    ("RailGauge|sg", None),
+    ("lang-de|Wasser", "German: Wasser"),
+    ("Simple unknown|x", None),
 ]  # fmt: skip
 
 
