@@ -21,12 +21,13 @@ from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.batches import draw_subset
 from megabert.tasks.classification.data import Label, Source, texts_of_items
 from megabert.tasks.classification.features import ClassificationFeatures, join_texts
-from megabert.tasks.classification.glue import GLUE
+from megabert.tasks.classification.glue import GLUE, HIGHEST
 from megabert.tasks.classification.metrics import metric_scores
 from megabert.tasks.classification.settings import ClassificationSettings
 from megabert.tasks.classification.tnews import Tnews
+from megabert.tasks.files.feature_records import is_features_file
 from megabert.tasks.files.problems import Problems
-from megabert.tasks.files.tf_features import is_features_file, read_classifier_records
+from megabert.tasks.files.tf_features import read_classifier_records
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -174,6 +175,12 @@ class Classification(Task):
             path, tokenizer, self.max_length, None if self.source.regression else len(names)
         )
         targets = found.labels
+        if self.source.regression and not ((targets >= 0) & (targets <= HIGHEST)).all():
+            wrong = int(np.flatnonzero((targets < 0) | (targets > HIGHEST))[0])
+            raise UserError(
+                f"{path}: record {found.records[wrong]}: its label is {targets[wrong]:g}, not a score from "
+                f"0 to {HIGHEST:g}"
+            )
         if names:
             unknown = [name for name in names if name not in self.labels]
             if unknown:

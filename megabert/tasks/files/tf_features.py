@@ -1,6 +1,6 @@
 """Features that Google BERT's public ``run_classifier.py`` and ``run_squad.py`` write as TFRecords.
 
-A record is a ``tf.train.Example`` of whole numbers, its sequence padded to a fixed length S:
+A record (:mod:`megabert.tasks.files.feature_records`) has whole numbers, its sequence padded to a length S:
 
     both              input_ids, input_mask, segment_ids [S]
     run_classifier    label_ids [1] (a float in later versions, for a regression); is_real_example [1],
@@ -8,13 +8,11 @@ A record is a ``tf.train.Example`` of whole numbers, its sequence padded to a fi
     run_squad         unique_ids, start_positions, end_positions, is_impossible [1]
 
 The files name no vocabulary: ids that the tokenizer does not have, and a sequence that does not begin
-with its ``[CLS]``, are errors. Checksums of all records are verified.
+with its ``[CLS]``, are errors.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,19 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.foreign.tf_example import Feature, parse_example
-from megabert.data.foreign.tfrecord import (
-    HEAD_BYTES,
-    index_records,
-    is_tfrecord,
-    read_framed_record,
-)
+from megabert.tasks.files.feature_records import read_examples
+from megabert.tasks.files.feature_rows import FeatureRows
 from megabert.tasks.files.rows import Rows
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
-
-_SUFFIXES = (".tf_record", ".tfrecord", ".tfrecords")
 
 
 @dataclass(frozen=True)
@@ -66,16 +57,6 @@ class SquadRecords:
     impossible: np.ndarray
 
 
-def is_features_file(path: Path) -> bool:
-    """Whether ``path`` begins as a TFRecord, or is named as one."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return False  # whoever reads it says what is wrong
-    return is_tfrecord(head) or path.suffix in _SUFFIXES
-
-
 def read_classifier_records(
     path: Path, tokenizer: Tokenizer, max_length: int, labels: int | None
 ) -> ClassifierRecords:
@@ -91,11 +72,11 @@ def read_classifier_records(
         UserError: damaged or cut off, not of this layout, or a record that does not fit; the message
             names the record from 0.
     """
-    found = _Found(path, tokenizer, max_length)
+    found = FeatureRows(path, tokenizer, max_length)
     targets: list[float] = []
     records: list[int] = []
     filling: list[int] = []
-    for number, example in _examples(path):
+    for number, example in read_examples(path):
         found.number = number
         if "is_real_example" in example and not found.whole(example, "is_real_example"):
             filling.append(number)
@@ -118,9 +99,9 @@ def read_squad_records(path: Path, tokenizer: Tokenizer, max_length: int) -> Squ
         UserError: as :func:`read_classifier_records`; an answer outside of its row; no answers at all
             (features written for prediction).
     """
-    found = _Found(path, tokenizer, max_length)
+    found = FeatureRows(path, tokenizer, max_length)
     columns: list[tuple[int, int, int, bool]] = []
-    for number, example in _examples(path):
+    for number, example in read_examples(path):
         found.number = number
         if "unique_ids" in example and "start_positions" not in example:
             raise found.error(
@@ -132,6 +113,7 @@ def read_squad_records(path: Path, tokenizer: Tokenizer, max_length: int) -> Squ
             raise found.error(
                 f"its answer, tokens {start} to {end}, is outside of its {size} tokens"
             )
+        found.require_in_context(start, end)
         impossible = "is_impossible" in example and found.whole(example, "is_impossible") != 0
         columns.append((found.whole(example, "unique_ids"), start, end, impossible))
     unique, starts, ends, impossible_rows = zip(*columns)
@@ -142,101 +124,3 @@ def read_squad_records(path: Path, tokenizer: Tokenizer, max_length: int) -> Squ
         np.array(ends, np.int64),
         np.array(impossible_rows, np.bool_),
     )
-
-
-def _examples(path: Path) -> Iterator[tuple[int, dict[str, Feature]]]:
-    """Number and features of each record."""
-    offsets = index_records(path)
-    if not len(offsets):
-        raise UserError(f"{path}: an empty file, where TFRecord features were expected")
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for number, offset in enumerate(offsets.tolist()):
-            data = read_framed_record(handle, offset, path, number)
-            try:
-                yield number, parse_example(data)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}: record {number}: not a tf.train.Example ({error})"
-                ) from None
-    finally:
-        os.close(handle)
-
-
-class _Found:
-    """The rows read so far, and the record at hand."""
-
-    def __init__(self, path: Path, tokenizer: Tokenizer, max_length: int) -> None:
-        self.path, self.number = path, 0
-        self._words, self._cls = tokenizer.vocab_size, tokenizer.special.cls
-        self._max_length = max_length
-        self._ids: list[np.ndarray] = []
-        self._segments: list[np.ndarray] = []
-
-    def error(self, what: str) -> UserError:
-        """An error that names the file and the record."""
-        return UserError(f"{self.path}: record {self.number}: {what}")
-
-    def rows(self) -> Rows:
-        """All rows added."""
-        return Rows.joined(self._ids, self._segments)
-
-    def add(self, example: dict[str, Feature]) -> int:
-        """Check and keep a record's sequence without its padding; the number of its tokens."""
-        ids, mask, segments = (
-            self.numbers(example, name) for name in ("input_ids", "input_mask", "segment_ids")
-        )
-        if not len(ids) == len(mask) == len(segments):
-            raise self.error("its input_ids, input_mask and segment_ids differ in length")
-        size = int(np.count_nonzero(mask))
-        if not size or not (mask[:size] == 1).all():
-            raise self.error("its input_mask is not ones followed by zeros")
-        ids, segments = ids[:size], segments[:size]
-        if size > self._max_length:
-            raise self.error(f"{size} tokens; give --max-length {len(mask)}")
-        wrong = ids[(ids < 0) | (ids >= self._words)]
-        if len(wrong):
-            raise self.error(
-                f"token id {wrong[0]}, but the vocabulary has {self._words} entries: the features "
-                "were made with another one"
-            )
-        if ids[0] != self._cls:
-            raise self.error(
-                f"begins with token id {ids[0]}, not with [CLS] ({self._cls}): the features were made "
-                "with another vocabulary"
-            )
-        if not 0 <= segments.min() <= segments.max() <= 1:
-            raise self.error("a segment id is neither 0 nor 1")
-        self._ids.append(ids.astype(np.int32))
-        self._segments.append(segments.astype(np.int8))
-        return size
-
-    def label(self, example: dict[str, Feature], labels: int | None) -> float:
-        """The record's label id, below ``labels``; any finite number if that is None."""
-        values = example.get("label_ids")
-        if labels is None and isinstance(values, np.ndarray) and values.shape == (1,):
-            if not np.isfinite(values[0]):
-                raise self.error(f"its label is {values[0]}")
-            return float(values[0])
-        label = self.whole(example, "label_ids")
-        if labels is not None and not 0 <= label < labels:
-            raise self.error(
-                f"label id {label}, but the task has {labels} labels (0 to {labels - 1})"
-            )
-        return label
-
-    def whole(self, example: dict[str, Feature], name: str) -> int:
-        """A feature of one whole number."""
-        values = self.numbers(example, name)
-        if len(values) != 1:
-            raise self.error(f"{len(values)} numbers in {name}, where one was expected")
-        return int(values[0])
-
-    def numbers(self, example: dict[str, Feature], name: str) -> np.ndarray:
-        """A feature of whole numbers, int64."""
-        values = example.get(name)
-        if values is None:
-            raise self.error(f"no feature {name}; it has {', '.join(sorted(example)) or 'none'}")
-        if not isinstance(values, np.ndarray) or values.dtype != np.int64:
-            raise self.error(f"{name} is not a list of whole numbers")
-        return values

@@ -21,7 +21,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.task_heads import QUESTION_ANSWERING, BertForQuestionAnswering
 from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.batches import ExampleChoice
-from megabert.tasks.files.tf_features import is_features_file
+from megabert.tasks.files.feature_records import is_features_file
 from megabert.tasks.squad.answers import (
     best_spans,
     n_best_entries,

@@ -16,6 +16,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.json_lines import read_json_lines
+from megabert.tasks.files.names import is_no_name
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces
 from megabert.tasks.tagging.entity_spans import Entity, precision_recall_f1
@@ -33,7 +34,7 @@ LabelPositions = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]
 def read_cluener(path: Path) -> TaggedTexts:
     """Read a file of CLUENER2020's form.
 
-    Entities whose text is not at the stated place are left out and counted.
+    Texts with an entity whose text is not at the stated place are ``unusable``; such entities are counted.
 
     Raises:
         UserError: unreadable, empty, a line of another form, or labels in some lines only.
@@ -43,6 +44,7 @@ def read_cluener(path: Path) -> TaggedTexts:
     ids: list[Any] = []
     entities: list[list[Entity]] = []
     problems = Problems()
+    unusable: set[int] = set()
     labelled: bool | None = None
     for number, content in read_json_lines(path):
         place = f"{path} line {number}"
@@ -62,11 +64,14 @@ def read_cluener(path: Path) -> TaggedTexts:
         lines.append(number)
         ids.append(content.get("id", len(ids)))
         if labelled:
-            listed = _entities(content["label"], place)
+            listed = list(_entities(content["label"], place))
             entities.append(_in_place(text, listed, f"line {number}", problems))
+            if len(entities[-1]) < len(listed):
+                unusable.add(len(entities) - 1)
     if not texts:
         raise UserError(f"{path} has no line; expected lines {_FORM}")
-    return TaggedTexts(path, texts, entities if labelled else None, lines, ids, problems)
+    labels = entities if labelled else None
+    return TaggedTexts(path, texts, labels, lines, ids, problems, unusable=frozenset(unusable))
 
 
 def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
@@ -75,7 +80,7 @@ def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
     if not isinstance(label, dict):
         raise wrong
     for kind, named in label.items():
-        if not isinstance(named, dict) or not kind:
+        if not isinstance(named, dict) or is_no_name(kind) or kind != kind.strip():
             raise wrong
         for name, ranges in named.items():
             if not isinstance(ranges, list):
@@ -87,7 +92,7 @@ def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _in_place(
-    text: str, listed: Iterator[tuple[str, str, int, int]], place: str, problems: Problems
+    text: str, listed: Sequence[tuple[str, str, int, int]], place: str, problems: Problems
 ) -> list[Entity]:
     """The entities whose text is at the stated place; others are counted."""
     found = []
@@ -160,4 +165,5 @@ class Cluener(Tagging):
         if not features.labelled:
             return {}
         truths = [as_label(text, entities) for text, entities in zip(texts, features.truths())]
-        return {"clue_f1": clue_f1(truths, labels)}
+        scored = features.scored
+        return {"clue_f1": clue_f1([truths[n] for n in scored], [labels[n] for n in scored])}

@@ -7,7 +7,7 @@ documents and are not tokens. A file of one column has no tags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.text_lines import read_lines
@@ -26,17 +25,16 @@ from megabert.tasks.tagging.entity_spans import (
     Tag,
     entities_of,
     find_scheme,
-    follows,
+    out_of_order,
     parse_tag,
-    tags_of,
 )
 from megabert.tasks.tagging.features import TaggingFeatures
+from megabert.tasks.tagging.prediction_columns import write_columns
 from megabert.tasks.tagging.task import Tagging
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
 
-PREDICTIONS = "predictions.txt"
 _DOCUMENT = "-DOCSTART-"
 _EXPECTED = (
     "expected a token and its tag per line, as 'Berlin B-LOC', and a blank line after a sentence"
@@ -71,7 +69,7 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
     problems = Problems()
     if not _is_iob1(tags, scheme):
         for first, sentence in zip(lines, tags):
-            for place in _out_of_order(sentence, scheme):
+            for place in out_of_order(sentence, scheme):
                 problems.add(f"tag out of the order of {scheme}", f"line {first + place}")
     entities = [entities_of(sentence) for sentence in tags]
     return TaggedTexts(path, texts, entities, lines, ids, problems, scheme, separator)
@@ -144,13 +142,6 @@ def _is_iob1(tags: list[list[Tag]], scheme: str) -> bool:
     return stray
 
 
-def _out_of_order(tags: Sequence[Tag], scheme: str) -> Iterator[int]:
-    """Places of the tags that may not follow the one before them, or may not be the last."""
-    for place, (before, tag) in enumerate(zip([None, *tags], [*tags, None])):
-        if not follows(before, tag, scheme):
-            yield min(place, len(tags) - 1)
-
-
 class Conll(Tagging):
     """The task ``conll``: see :class:`megabert.tasks.base.Task` for what each method does."""
 
@@ -214,19 +205,6 @@ class Conll(Tagging):
     def write(
         self, features: TaggingFeatures, found: list[list[Entity]], folder: Path
     ) -> dict[str, float]:
-        """Token, tag of the file if it has any, and predicted tag per line, as conlleval reads them.
-
-        Both tags are written in BIO, whatever the file's scheme, since conlleval has neither M nor S.
-        """
-        corpus = features.corpus
-        sides = [found]
-        if features.labelled:
-            sides.insert(0, features.truths())
-        with new_text_file(folder / PREDICTIONS) as file:
-            for row, text in enumerate(features.texts):
-                tokens = corpus.texts[text]
-                columns = [tags_of(side[row], len(tokens), "bio") for side in sides]
-                for parts in zip(tokens, *columns):
-                    file.write(corpus.separator.join(map(str, parts)) + "\n")
-                file.write("\n")
+        """Token, tag of the file if it has any, and predicted tag per line."""
+        write_columns(features, found, folder)
         return {}

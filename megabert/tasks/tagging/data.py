@@ -34,6 +34,8 @@ class TaggedTexts:
         problems: bad entries, which are left out.
         scheme: of the file's tags; None where it has none.
         separator: between the file's columns.
+        unusable: texts with an entity that is not at its place, so that their labels cannot be trusted.
+        recorded: the texts are features of another program.
     """
 
     path: Path
@@ -44,9 +46,13 @@ class TaggedTexts:
     problems: Problems = field(default_factory=Problems)
     scheme: str | None = None
     separator: str = " "
+    unusable: frozenset[int] = frozenset()
+    recorded: bool = False
 
     def place(self, text: int, position: int = 0) -> str:
         """The place in the file of a position of a text, for messages."""
+        if self.recorded:
+            return f"record {self.lines[text]}"
         in_tokens = not isinstance(self.texts[text], str)
         return f"line {self.lines[text] + (position if in_tokens else 0)}"
 

@@ -14,7 +14,7 @@ begins an entity. Reference and prediction are read by the same rule.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,13 @@ def follows(previous: Tag | None, tag: Tag | None, scheme: str) -> bool:
     if tag is not None and tag.prefix in "IME":
         return inside and previous is not None and previous.type == tag.type
     return scheme == "bio" or not inside
+
+
+def out_of_order(tags: Sequence[Tag], scheme: str) -> Iterator[int]:
+    """Places of the tags that may not follow the one before them, or may not be the last."""
+    for place, (before, tag) in enumerate(zip([None, *tags], [*tags, None])):
+        if not follows(before, tag, scheme):
+            yield min(place, len(tags) - 1)
 
 
 def allowed_steps(labels: Sequence[str], scheme: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

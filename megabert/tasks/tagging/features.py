@@ -103,11 +103,23 @@ class TaggingFeatures:
         self.problems = corpus.problems.with_more()
         usable = np.arange(len(pieces), dtype=np.int64)
         if choice.training:
-            usable = np.array([i for i, p in enumerate(pieces) if len(p.scored)], np.int64)
-            for text in sorted(set(range(len(pieces))) - set(usable.tolist())):
-                self.problems.add("text without a token", corpus.place(text))
+            for text, piece in enumerate(pieces):
+                if not len(piece.scored):
+                    self.problems.add("text without a token", corpus.place(text))
+                elif text in corpus.unusable:
+                    self.problems.add(
+                        "text with a misplaced entity, not trained on", corpus.place(text)
+                    )
+            usable = usable[
+                [bool(len(p.scored)) and i not in corpus.unusable for i, p in enumerate(pieces)]
+            ]
         self.texts = usable[choice.drawn(len(usable))]
         """Numbers in the corpus of the texts that rows are made of."""
+        self.scored = [n for n, text in enumerate(self.texts) if int(text) not in corpus.unusable]
+        """Places in ``texts`` of those whose labels can be trusted."""
+        if not choice.training:
+            for text in sorted(corpus.unusable):
+                self.problems.add("text with a misplaced entity, not scored", corpus.place(text))
         if choice.training and not len(self.texts):
             raise UserError(f"{corpus.path}: no text to train on ({self.problems})")
         self._pieces = [pieces[text] for text in self.texts]
@@ -218,8 +230,10 @@ class TaggingFeatures:
     def accuracy(self, labels: Sequence[np.ndarray]) -> dict[str, float]:
         """Per cent of scored pieces with the right label, and of those whose right label is ``O``."""
         assert self._gold is not None
-        gold = np.concatenate([np.zeros(0, np.int64), *self._gold])
-        found = np.concatenate([np.zeros(0, np.int64), *labels])
+        gold, found = (
+            np.concatenate([np.zeros(0, np.int64), *(side[text] for text in self.scored)])
+            for side in (self._gold, labels)
+        )
         total = max(1, len(gold))
         return {
             "accuracy": 100.0 * float((gold == found).sum()) / total,

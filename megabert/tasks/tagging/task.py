@@ -30,6 +30,7 @@ from megabert.model.task_heads import (
 )
 from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.batches import ExampleChoice
+from megabert.tasks.files.feature_records import is_features_file
 from megabert.tasks.tagging.data import Pieces, TaggedTexts
 from megabert.tasks.tagging.entity_spans import (
     SCHEMES,
@@ -41,6 +42,9 @@ from megabert.tasks.tagging.entity_spans import (
     span_scores,
 )
 from megabert.tasks.tagging.features import SPECIAL, UNLABELLED, TaggingFeatures, TagSet
+from megabert.tasks.tagging.label_checks import require_types
+from megabert.tasks.tagging.prediction_columns import write_columns
+from megabert.tasks.tagging.records import read_tag_records
 from megabert.tasks.tagging.settings import TaggingSettings
 
 if TYPE_CHECKING:
@@ -116,7 +120,7 @@ class Tagging(Task):
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> TaggingFeatures:
         """Rows of the texts of a file with labels; ``max_examples`` counts texts."""
-        corpus = self.read(path, self.scheme)
+        corpus, pieces = self._read(path, tokenizer)
         if corpus.entities is None:
             raise UserError(f"{path} has no labels, so it cannot be trained on")
         types = corpus.types()
@@ -124,21 +128,32 @@ class Tagging(Task):
             raise UserError(f"{path} has no entity to train on")
         self.scheme = self.scheme or corpus.scheme or "bio"
         self.labels = self.labels or labels_of(types, self.scheme)
-        self._check(corpus, labels_of(types, self.scheme))
+        require_types(corpus, self.labels, labels_of(types, self.scheme))
         self.characters = all(len(token) == 1 for tokens in corpus.texts for token in tokens)
-        return self._features(corpus, tokenizer, ExampleChoice(True, max_examples, seed))
+        choice = ExampleChoice(True, max_examples, seed)
+        return self._features(corpus, pieces, tokenizer, choice)
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> TaggingFeatures:
         """Rows of all texts of a file, with labels or without."""
         self._need_labels()
+        corpus, pieces = self._read(path, tokenizer)
+        require_types(corpus, self.labels)
+        return self._features(corpus, pieces, tokenizer, ExampleChoice(False))
+
+    def _read(self, path: Path, tokenizer: Tokenizer) -> tuple[TaggedTexts, list[Pieces]]:
+        """A file's texts, and what the model sees of each."""
+        if is_features_file(path):
+            return read_tag_records(path, tokenizer, self.max_length)
         corpus = self.read(path, self.scheme)
-        self._check(corpus, ())
-        return self._features(corpus, tokenizer, ExampleChoice(False))
+        return corpus, self.pieces(corpus, tokenizer)
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> TaggingFeatures:
         """Rows of inputs without labels."""
         self._need_labels()
-        return self._features(self.items(items), tokenizer, ExampleChoice(False))
+        corpus = self.items(items)
+        return self._features(
+            corpus, self.pieces(corpus, tokenizer), tokenizer, ExampleChoice(False)
+        )
 
     def text_of(self, item: Mapping[str, Any], number: int) -> str:
         """The ``text`` of an input."""
@@ -154,33 +169,16 @@ class Tagging(Task):
                 "fine-tuned for it"
             )
 
-    def _check(self, corpus: TaggedTexts, wanted: Sequence[str]) -> None:
-        """Raise UserError for a type without a label, and for a wanted label that is missing."""
-        tags = [tag for tag in map(parse_tag, self.labels) if tag is not None]
-        known = {tag.type for tag in tags}
-        for kind, place in corpus.types().items():
-            if kind not in known:
-                raise UserError(
-                    f"{corpus.path} {place}: {kind!r} is not among the labels of the training file "
-                    f"or checkpoint ({', '.join(sorted(known - {''}))}); correct it, or train with it "
-                    "(--new-head on starts from a checkpoint with other labels)"
-                )
-        for label in wanted:
-            if label not in set(map(str, tags)):
-                raise UserError(
-                    f"{corpus.path} needs the label {label}, which the checkpoint does not have; "
-                    "--new-head on draws a new head"
-                )
-
     def _features(
         self,
         corpus: TaggedTexts,
+        pieces: list[Pieces],
         tokenizer: Tokenizer,
         choice: ExampleChoice,
     ) -> TaggingFeatures:
         return TaggingFeatures(
             corpus,
-            self.pieces(corpus, tokenizer),
+            pieces,
             TagSet(self.labels, self.scheme or "bio"),
             tokenizer.special,
             self.max_length,
@@ -251,10 +249,16 @@ class Tagging(Task):
         tagged = _own(features)
         labels = tagged.gather(outputs["labels"])
         found = tagged.found(labels)
-        more = self.write(tagged, found, folder)
+        more: dict[str, float] = {}
+        if tagged.corpus.recorded:
+            write_columns(tagged, found, folder)
+        else:
+            more = self.write(tagged, found, folder)
         if not tagged.labelled:
             return {}
-        return {**span_scores(tagged.truths(), found), **tagged.accuracy(labels), **more}
+        truths = tagged.truths()
+        spans = span_scores(*([side[n] for n in tagged.scored] for side in (truths, found)))
+        return {**spans, **tagged.accuracy(labels), **more}
 
     def answers(self, features: Features, outputs: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """``{"entities": [{"type", "text", "start", "end", "score"}]}`` of each input.

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.tfrecord import frame
+from megabert.tasks.files.feature_records import is_features_file
 from megabert.tasks.files.tf_features import (
-    is_features_file,
     read_classifier_records,
     read_squad_records,
 )

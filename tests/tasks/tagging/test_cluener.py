@@ -65,6 +65,30 @@ def test_entities_not_at_their_place_are_counted(tmp_path: Path) -> None:
     assert "line 2" in str(corpus.problems)
 
 
+def test_a_text_with_a_misplaced_entity_is_no_example_of_o(tmp_path: Path) -> None:
+    """Leaving only the entity out would train its characters as O."""
+    good, broken = line("王明去", ("name", 0, 1)), line("李明去", ("name", 0, 1))
+    broken["label"] = {"name": {"李明": [[1, 2]]}}
+    path, words, task = (
+        write(tmp_path / "f.json", good, broken),
+        tokenizer(tmp_path),
+        make("cluener"),
+    )
+    trained = task.train_features(path, words, None, 0)
+    assert trained.texts.tolist() == [0]
+    assert trained.problems.first == {
+        "entity whose text is not at its place": "line 2, 李明",
+        "text with a misplaced entity, not trained on": "line 2",
+    }
+    features = task.eval_features(path, words)
+    outputs = outputs_for(features, [[1, 2, 0], [1, 2, 0]])
+    scores = task.score(features, outputs, tmp_path)
+    assert scores["f1"] == scores["accuracy"] == scores["clue_f1"] == 100.0
+    assert "1 x text with a misplaced entity, not scored (first: line 2)" in features.describe()
+    written = (tmp_path / "cluener_predict.json").read_text(encoding="utf-8").splitlines()
+    assert json.loads(written[1])["label"] == {"name": {"李明": [[0, 1]]}}
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -78,6 +102,12 @@ def test_entities_not_at_their_place_are_counted(tmp_path: Path) -> None:
         (['{"text": "a", "text": "b"}'], "line 1: the key 'text' occurs twice"),
         (['{"text": "a", "label": {"x": {"a": [[0, 0]], "a": []}}}'], "the key 'a' occurs"),
         ([{"text": "a", "label": []}], "line 1: 'label' has another form"),
+        ([{"text": "a", "label": None}], "line 1: 'label' has another form"),
+        ([{"text": "a", "label": {"": {"a": [[0, 0]]}}}], "has another form"),
+        ([{"text": "a", "label": {" x": {"a": [[0, 0]]}}}], "has another form"),
+        ([{"text": "a", "label": {"None": {"a": [[0, 0]]}}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [["0", "0"]]}}}], "has another form"),
+        ([{"text": "a", "label": {"x": {"a": [[None, 0]]}}}], "has another form"),
         ([{"text": "a", "label": {"x": ["a"]}}], "has another form"),
         ([{"text": "a", "label": {"x": {"a": [0, 0]}}}], "has another form"),
         ([{"text": "a", "label": {"x": {"a": [[0]]}}}], "has another form"),
