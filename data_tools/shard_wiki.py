@@ -26,8 +26,7 @@ from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
 from megabert.data.inspect.report import markup_lines
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
-
-FORMATS = ("auto", "mediawiki", "wikiextractor", "text", "jsonl", "parquet")
+from megabert.data.text.reading import add_reading_flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,10 +43,6 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
-        "--input-format", choices=FORMATS, default="auto",
-        help="format of the input (default: auto, detected from its content)",
-    )  # fmt: skip
-    what.add_argument(
         "--language", default="en", metavar="CODE",
         help="language code of the text, as in the wiki's address: en, zh, de (default: en)",
     )  # fmt: skip
@@ -60,19 +55,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--cased", dest="lower_case", action="store_false", default=None,
         help="keep capitals; only for a bare vocab.txt (default: detected from it)",
     )  # fmt: skip
-    content = parser.add_argument_group("selection and division of the articles")
+    add_reading_flags(parser, documents=True)
+    content = parser.add_argument_group("selection and division of the documents")
     content.add_argument(
         "--shards", type=ValueReader(PositiveInt), metavar="N",
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
         "--eval-fraction", type=ValueReader(Probability), default=0.01, metavar="F",
-        help="fraction of articles in the evaluation split, chosen by a hash; 0 for none "
+        help="fraction of documents in the evaluation split, chosen by a hash; 0 for none "
         "(default: 0.01)",
     )  # fmt: skip
     content.add_argument(
         "--min-document-tokens", type=ValueReader(NonNegativeInt), default=32, metavar="N",
-        help="drop articles with fewer tokens; 0 keeps all (default: 32)",
+        help="drop documents with fewer tokens; 0 keeps all (default: 32)",
     )  # fmt: skip
     content.add_argument(
         "--max-pages", type=ValueReader(PositiveInt), metavar="N",
@@ -111,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer=args.tokenizer,
         output=args.output,
         input_format=args.input_format,
+        documents=args.documents,
+        line_breaks=args.line_breaks,
+        text_field=args.text_field,
+        bad_lines=args.bad_lines,
         language=args.language,
         lower_case=args.lower_case,
         shards=args.shards,

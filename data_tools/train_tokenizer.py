@@ -29,7 +29,7 @@ from megabert.data.prepare.train_tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from megabert.data.text.input.sources import FORMATS
+from megabert.data.text.reading import add_reading_flags, rules_of
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,12 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
-        "--input-format", default="auto", metavar="|".join(("auto", *FORMATS)),
-        help="format of the input (default: auto, detected from its content)",
-    )  # fmt: skip
-    what.add_argument(
         "--language", default="en", metavar="CODE", help="language of the text (default: en)"
     )
+    add_reading_flags(parser, documents=False)
     kind = parser.add_argument_group("vocabulary")
     kind.add_argument(
         "--type", choices=KINDS, default="wordpiece",
@@ -100,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.output} exists and is not empty; choose another --output")
     sentences = read_sentences(
         args.input,
-        input_format=args.input_format,
+        rules=rules_of(args),
         language=args.language,
         max_characters=args.max_characters or None,
         workers=args.workers,

@@ -16,7 +16,8 @@ import numpy as np
 from megabert.common.files import new_file
 from megabert.common.progress import Progress
 from megabert.data.prepare.options import ShardingOptions, input_bytes
-from megabert.data.prepare.worker import Survey, scan_piece, survey_file
+from megabert.data.prepare.text_layouts import InputLayout, input_layouts, log_layouts
+from megabert.data.prepare.worker import Survey, count_numbered, scan_piece, survey_file
 from megabert.data.prepare.worker_pool import TaskPool
 from megabert.data.shards.manifest import InputInfo
 from megabert.data.text.input.bzip2 import BlockFile, find_blocks
@@ -33,7 +34,9 @@ from megabert.data.text.input.segments import (
     byte_segments,
     row_group_segments,
 )
-from megabert.data.text.input.sources import check_format, input_files, joined_sha256, no_text
+from megabert.data.text.input.sources import input_files, joined_sha256, no_text
+from megabert.data.text.plain.layout import joined_samples
+from megabert.data.text.reading import ReadingRules
 
 _SCAN_BYTES = 1 << 24  # searched for bzip2 blocks in one task
 
@@ -48,9 +51,10 @@ class InputFile:
 
 @dataclass(frozen=True)
 class DigestedInputs:
-    """All inputs, in order: their descriptions and their files."""
+    """All inputs, in order: their descriptions, how they are read, and their files."""
 
     infos: tuple[InputInfo, ...]
+    layouts: tuple[InputLayout, ...]
     files: tuple[tuple[InputFile, ...], ...]
 
     @property
@@ -65,31 +69,62 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     Raises:
         UserError: a missing, unreadable or unknown input.
     """
-    check_format(options.input_format)
     files = [input_files(path) for path in options.inputs]
-    tasks = [
-        (path, place + 1 < len(group) and options.max_pages is None)
-        for group in files
-        for place, path in enumerate(group)
-    ]
     progress = Progress("checking inputs", sum(input_bytes(path) for path in options.inputs))
     surveys: list[Survey] = []
     size = 0
-    numbered = ((index, path, count) for index, (path, count) in enumerate(tasks))
-    with closing(pool.run_unordered(survey_file, numbered)) as results:
+    tasks = enumerate(path for group in files for path in group)
+    with closing(pool.run_unordered(survey_file, tasks)) as results:
         for survey in results:
             surveys.append(survey)
             size += survey.form.size
             progress.update(size, f"{size / 1e6:.1f} MB")
     found = iter(sorted(surveys, key=lambda survey: survey.index))
-    infos, groups = [], []
-    for path, group in zip(options.inputs, files):
-        own = [next(found) for _ in group]
-        digest = joined_sha256(path, group, [survey.sha256 for survey in own])
-        infos.append(InputInfo(path.resolve().name, input_bytes(path), digest))
-        before = np.cumsum([0, *(survey.numbered for survey in own)]).tolist()
-        groups.append(tuple(InputFile(s.form, before[i]) for i, s in enumerate(own)))
-    return DigestedInputs(tuple(infos), tuple(groups))
+    groups = [[next(found) for _ in group] for group in files]
+    layouts = input_layouts(
+        options.inputs,
+        [joined_samples(survey.sample for survey in group) for group in groups],
+        options.reading,
+    )
+    log_layouts(layouts)
+    infos = []
+    for layout, group in zip(layouts, groups):
+        paths = [survey.form.path for survey in group]
+        digest = joined_sha256(layout.path, paths, [survey.sha256 for survey in group])
+        size = input_bytes(layout.path)
+        infos.append(InputInfo(layout.path.resolve().name, size, digest, layout.read_as))
+    numbered = _numbered(options, layouts, groups, pool)
+    inputs = []
+    for group in groups:
+        before = np.cumsum([0, *(numbered.get(survey.index, 0) for survey in group)]).tolist()
+        inputs.append(tuple(InputFile(s.form, before[i]) for i, s in enumerate(group)))
+    return DigestedInputs(tuple(infos), tuple(layouts), tuple(inputs))
+
+
+def _numbered(
+    options: ShardingOptions,
+    layouts: Sequence[InputLayout],
+    groups: Sequence[Sequence[Survey]],
+    pool: TaskPool,
+) -> dict[int, int]:
+    """How many pages a file numbers by their place, by the file's index.
+
+    Files that no other file of the input follows are not counted.
+    """
+    counts: dict[int, int] = {}
+    tasks = []
+    for layout, group in zip(layouts, groups):
+        for survey in group[:-1] if options.max_pages is None else ():
+            form, sample = survey.form, survey.sample
+            if form.kind != "whole":
+                continue
+            if layout.rules.documents == "file" and dict(sample.formats) == {"text": 1}:
+                counts[survey.index] = 1
+            else:
+                tasks.append((survey.index, form.path, layout.rules))
+    with closing(pool.run_unordered(count_numbered, iter(tasks))) as results:
+        counts.update(results)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -127,7 +162,8 @@ def cut_inputs(
         UserError: a bzip2 file whose block structure is damaged.
     """
     if options.max_pages is not None:
-        stream = FirstPages(options.inputs, options.input_format, options.max_pages, inputs.bytes)
+        rules = tuple((layout.path, layout.rules) for layout in inputs.layouts)
+        stream = FirstPages(rules, options.max_pages, inputs.bytes)
         return Units((stream,), (), ((0, stream),), (), ())
     tables = _block_tables(inputs, work, pool)
     units: list[Segment | Stream] = []
@@ -135,23 +171,23 @@ def cut_inputs(
     streams: list[tuple[int, Stream]] = []
     files: list[tuple[FileForm, range]] = []
     groups: list[tuple[Path, range]] = []
-    for path, group in zip(options.inputs, inputs.files):
+    for layout, group in zip(inputs.layouts, inputs.files):
         first_of_input = len(units)
         for file in group:
             first = len(units)
-            for unit in _cut_file(file, options, tables):
+            for unit in _cut_file(file, layout.rules, options, tables):
                 if isinstance(unit, WholeFile) and unit.size > options.segment_bytes:
                     streams.append((len(units), unit))
                 else:
                     segments.append((len(units), unit))
                 units.append(unit)
             files.append((file.form, range(first, len(units))))
-        groups.append((path, range(first_of_input, len(units))))
+        groups.append((layout.path, range(first_of_input, len(units))))
     return Units(tuple(units), tuple(segments), tuple(streams), tuple(files), tuple(groups))
 
 
 def _cut_file(
-    file: InputFile, options: ShardingOptions, tables: dict[Path, Path]
+    file: InputFile, rules: ReadingRules, options: ShardingOptions, tables: dict[Path, Path]
 ) -> Sequence[Segment]:
     form = file.form
     if form.kind == "blocks":
@@ -160,9 +196,9 @@ def _cut_file(
     if form.kind == "bytes":
         return byte_segments(form, UNPACKED_FACTOR * options.segment_bytes)
     if form.kind == "rows":
-        return row_group_segments(form)
+        return row_group_segments(form, rules)
     if form.kind == "whole":
-        return [WholeFile(form.path, options.input_format, file.before, form.size)]
+        return [WholeFile(form.path, rules, file.before, form.size)]
     return []
 
 

@@ -30,7 +30,9 @@ from megabert.data.prepare.options import ShardingOptions, ShardingReport, job_r
 from megabert.data.prepare.output_folder import finished_manifest, output_folder
 from megabert.data.prepare.page_streams import PageStreams
 from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan
+from megabert.data.prepare.text_layouts import warn_of_short_documents
 from megabert.data.prepare.worker import (
+    LOGGED,
     Done,
     EncodingTask,
     encode,
@@ -86,6 +88,7 @@ def _lead(
         batches = encoding.run()
         plan = make_plan(batches, options.shards)
         _require_articles(plan, options)
+        warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
         splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
         markup, unknown = split_unknown(plan.counts)
@@ -137,6 +140,7 @@ class _Encoding:
         self._position = {unit: 0 for unit, _ in units.streams}  # bytes read from each stream
         self._bytes = 0  # of the input, read so far
         self._articles = 0
+        self._logged = 0  # lines left out
         self._batches: set[tuple[int, int]] = set()
         self.text_bytes = 0
         self.worker_seconds = 0.0
@@ -195,6 +199,9 @@ class _Encoding:
         self._batches.add((done.unit, done.part))
         self._pages[done.unit] += done.pages
         self._articles += done.articles
+        for message in done.bad_lines[: LOGGED - self._logged]:
+            get_logger().warning(f"left out: {message}")
+            self._logged += 1
         self.text_bytes += done.text_bytes
         self.worker_seconds += done.seconds
         self.reused += done.reused

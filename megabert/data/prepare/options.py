@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from megabert.common.errors import UserError
 from megabert.data.prepare.encode import BATCH_CHARACTERS
 from megabert.data.shards.manifest import InputInfo, Manifest, TokenizerInfo
 from megabert.data.text.input.segments import SEGMENT_BYTES
+from megabert.data.text.reading import ReadingRules
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class ShardingOptions:
     tokenizer: Path
     output: Path
     input_format: str = "auto"
+    documents: str = "auto"
+    line_breaks: str = "auto"
+    text_field: str = "text"
+    bad_lines: str = "error"
     language: str = "en"
     lower_case: bool | None = None
     shards: int | None = None
@@ -43,8 +47,16 @@ class ShardingOptions:
     batch_characters: int = BATCH_CHARACTERS
     segment_bytes: int = SEGMENT_BYTES
 
+    @property
+    def reading(self) -> ReadingRules:
+        """How the inputs are read."""
+        return ReadingRules(
+            self.input_format, self.documents, self.line_breaks, self.text_field, self.bad_lines
+        )
+
     def check(self) -> None:
         """Raise ``UserError`` for an invalid value."""
+        self.reading.check()
         if not self.inputs:
             raise UserError("--input: give at least one dump")
         if not 0.0 <= self.eval_fraction < 1.0:
@@ -97,11 +109,15 @@ def job_record(
     """What must be equal for two jobs to give the same result."""
     return {
         "version": megabert.__version__,
-        "inputs": [dataclasses.asdict(i) for i in inputs],
+        "inputs": [i.as_dict() for i in inputs],
         "tokenizer": tokenizer.sha256,
         "segment_bytes": options.segment_bytes,
         "options": {
             "input_format": options.input_format,
+            "documents": options.documents,
+            "line_breaks": options.line_breaks,
+            "text_field": options.text_field,
+            "bad_lines": options.bad_lines,
             "language": options.language,
             "shards": options.shards,
             "eval_fraction": options.eval_fraction,

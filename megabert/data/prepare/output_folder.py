@@ -6,7 +6,6 @@ finished shards (``manifest.json``); something else, which is never changed.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import json
@@ -45,7 +44,7 @@ def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
         )
     manifest = load_manifest(output)
     there = {
-        "inputs": [dataclasses.asdict(i) for i in manifest.inputs],
+        "inputs": [i.as_dict() for i in manifest.inputs],
         "tokenizer": manifest.tokenizer.sha256,
         "options": manifest.options,
     }

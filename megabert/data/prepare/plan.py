@@ -51,6 +51,16 @@ class CorpusPlan:
     counts: Mapping[str, int]
     repeated_sentence_share: float
 
+    @property
+    def documents(self) -> int:
+        """Documents in all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def sentences(self) -> int:
+        """Sentences in all shards."""
+        return sum(shard.sentences for shard in self.shards)
+
 
 @dataclass(frozen=True)
 class _Table:

@@ -21,6 +21,7 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder
+from megabert.common.log import get_logger
 from megabert.common.names import SPECIAL_TOKENS
 from megabert.common.progress import Progress
 from megabert.data.prepare.encode import page_batches
@@ -28,6 +29,7 @@ from megabert.data.prepare.worker_pool import WorkerPool
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages
 from megabert.data.text.pages import Page
+from megabert.data.text.reading import AUTOMATIC, BAD_LINE, ReadingRules
 from megabert.data.tokenizers.base import Tokenizer, starts_word_alone
 from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from megabert.data.tokenizers.wordpiece import PREFIX, BertRules, WordPieceTokenizer
@@ -78,7 +80,7 @@ class TrainingSettings:
 def read_sentences(
     inputs: Sequence[Path],
     *,
-    input_format: str = "auto",
+    rules: ReadingRules = AUTOMATIC,
     language: str = "en",
     max_characters: int | None = None,
     workers: int = 1,
@@ -89,7 +91,8 @@ def read_sentences(
     Raises:
         UserError: wrong inputs, or no article in them.
     """
-    pages = chain.from_iterable(iter_pages(path, input_format) for path in inputs)
+    bad_lines = Counter[str]()
+    pages = _good(chain.from_iterable(iter_pages(path, rules) for path in inputs), bad_lines)
     sentences: list[str] = []
     characters = 0
     progress = Progress("reading text")
@@ -104,9 +107,22 @@ def read_sentences(
             if max_characters is not None and characters >= max_characters:
                 break
     progress.close(f"{len(sentences)} sentences, {characters / 1e6:.1f} million characters")
+    if bad_lines:
+        get_logger().warning(
+            f"bad lines or records left out: {bad_lines.total()}; the first one: {min(bad_lines)}"
+        )
     if not sentences:
         raise UserError(f"{inputs[0]}: no article with text found; check --input-format")
     return sentences
+
+
+def _good(pages: Iterator[Page], bad_lines: Counter[str]) -> Iterator[Page]:
+    """The pages that could be read; the others are counted under the message about the first."""
+    for page in pages:
+        if page.model == BAD_LINE:
+            bad_lines[next(iter(bad_lines), page.title)] += 1
+        else:
+            yield page
 
 
 class _Worker:

@@ -22,15 +22,20 @@ from megabert.data.prepare.output_folder import WORK_FOLDER
 from megabert.data.prepare.plan import ShardPlan, write_planned
 from megabert.data.shards.manifest import ShardInfo
 from megabert.data.shards.writer import ShardHeader
-from megabert.data.text.extracted import Numbering
 from megabert.data.text.input.bzip2 import BlockFile
 from megabert.data.text.input.bzip2_marks import OVERLAP, Marks, find_marks
 from megabert.data.text.input.segments import FileForm, Segment, inspect_file
-from megabert.data.text.input.sources import file_sha256, iter_file
+from megabert.data.text.input.sources import file_sha256, iter_file, sample_texts
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.layout import TextSample
+from megabert.data.text.plain.records import Numbering
+from megabert.data.text.reading import BAD_LINE, ReadingRules
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
 from megabert.data.tokenizers.load import load_tokenizer
+
+LOGGED = 5
+"""Lines left out that are logged; the others are only counted."""
 
 
 class _Worker:
@@ -58,28 +63,38 @@ def prepare_worker(options: ShardingOptions) -> None:
 
 @dataclass(frozen=True)
 class Survey:
-    """A file's digest and how it is read.
-
-    ``numbered``: the pages that it numbers by their position in the input, if they were counted.
-    """
+    """A file's digest and how it is read; ``sample``: of a file without segments."""
 
     index: int
     sha256: str
     form: FileForm
-    numbered: int
+    sample: TextSample
 
 
-def survey_file(task: tuple[int, Path, bool]) -> Survey:
-    """Digest a file and detect its form; task: (index, file, whether to count its pages)."""
-    index, path, count = task
-    options = _Worker.options
+def survey_file(task: tuple[int, Path]) -> Survey:
+    """Digest a file and detect its form; task: (index, file)."""
+    index, path = task
+    rules = _Worker.options.reading
     digest = file_sha256(path)
-    form = inspect_file(path, options.input_format)
+    form = inspect_file(path, rules)
+    if form.kind == "whole":
+        sample = sample_texts(path, rules)
+    else:
+        name = "parquet" if form.kind == "rows" else "mediawiki"
+        sample = TextSample({name: 1} if form.kind != "empty" else {})
+    return Survey(index, digest, form, sample)
+
+
+def count_numbered(task: tuple[int, Path, ReadingRules]) -> tuple[int, int]:
+    """Count the pages that a file numbers by their place in the input; task: (index, file, rules).
+
+    Returns (index, count).
+    """
+    index, path, rules = task
     numbering = Numbering()
-    if count and form.kind == "whole":
-        for _ in iter_file(path, options.input_format, numbering):
-            pass
-    return Survey(index, digest, form, numbering.last)
+    for _ in iter_file(path, rules, numbering):
+        pass
+    return index, numbering.last
 
 
 def scan_piece(
@@ -105,6 +120,7 @@ class Done:
         text_bytes: UTF-8 bytes of page text.
         seconds: CPU seconds.
         reused: an earlier attempt had made the batch; then text_bytes and seconds are 0.
+        bad_lines: the first messages about lines that were left out.
     """
 
     unit: int
@@ -114,6 +130,7 @@ class Done:
     text_bytes: int
     seconds: float
     reused: bool
+    bad_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,9 +161,11 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
     started = time.process_time()
     batches = []
     text_bytes = 0
+    bad: list[str] = []
     for pages in groups:
         batches.append(encode_pages(pages, _Worker.tokenizer, _Worker.rules))
         text_bytes += sum(len(page.text.encode("utf-8", "replace")) for page in pages)
+        bad += [page.title for page in pages if page.model == BAD_LINE][: LOGGED - len(bad)]
     batch = join_batches(batches) if batches else encode_pages([], _Worker.tokenizer, _Worker.rules)
     if not _Worker.work.is_dir():
         raise UserError(
@@ -156,7 +175,7 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
     save_batch(batch_path(_Worker.work, task.unit, task.part), batch)
     seconds = time.process_time() - started
     articles = len(batch.document_ids)
-    return Done(task.unit, task.part, batch.pages, articles, text_bytes, seconds, False)
+    return Done(task.unit, task.part, batch.pages, articles, text_bytes, seconds, False, tuple(bad))
 
 
 def write_shard(task: tuple[ShardPlan, ShardHeader, list[Path]]) -> tuple[str, ShardInfo]:

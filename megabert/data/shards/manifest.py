@@ -71,11 +71,24 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class InputInfo:
-    """One input of the sharding job: its base name, size in bytes, and SHA-256."""
+    """One input of the sharding job.
+
+    Attributes:
+        name: its base name.
+        bytes: its size.
+        sha256: of its content.
+        read_as: the formats it was taken for, and the layout of text; "" in older manifests.
+    """
 
     name: str
     bytes: int
     sha256: str
+    read_as: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object, without ``read_as`` if it is not known."""
+        record = dataclasses.asdict(self)
+        return record if self.read_as else {k: v for k, v in record.items() if k != "read_as"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ class Manifest:
             "language": self.language,
             "seed": self.seed,
             "tokenizer": dataclasses.asdict(self.tokenizer),
-            "inputs": [dataclasses.asdict(i) for i in self.inputs],
+            "inputs": [i.as_dict() for i in self.inputs],
             "options": dict(self.options),
             "articles": {"read": self.articles_read, "kept": self.articles_kept},
             "dropped": dict(sorted(self.dropped.items())),

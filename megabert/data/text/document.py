@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from megabert.data.text.counts import HOLES
 from megabert.data.text.leftovers import extracted_lines, plain_lines
 from megabert.data.text.pages import Page
+from megabert.data.text.reading import BAD_LINE
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.holes import HOLE
 from megabert.data.text.wikitext.sections import PageLimitError, clean
 
-DROP_REASONS = ("namespace", "redirect", "model", "too long", "empty")
+DROP_REASONS = (BAD_LINE, "namespace", "redirect", "model", "too long", "empty")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
     Pages of namespace 0 that are not redirects and hold wikitext (or plain text) are kept. A page
     with a title and no text is "empty". No content raises an error.
     """
+    if page.model == BAD_LINE:
+        return Cleaned([], BAD_LINE)
     if page.namespace != 0:
         return Cleaned([], "namespace")
     if page.redirect:

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.data.text.document import page_to_sentences
-from megabert.data.text.extracted import is_wiki_address
 from megabert.data.text.leftovers import (
     _LEADING_SIGNS,
     _UNTIDY,
@@ -14,6 +13,7 @@ from megabert.data.text.leftovers import (
     tidy_extracted,
 )
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.records import is_wiki_address
 
 
 def page(text: str, markup: str, title: str = "T") -> Page:

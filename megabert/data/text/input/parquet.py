@@ -1,6 +1,6 @@
 """Pages from Parquet files with the columns of ``wikimedia/wikipedia``: id, url, title, text.
 
-The text is plain: each paragraph and heading is a line. Only ``text`` is required. A file is read
+The text is plain: each paragraph and heading is a line. Only the text is required. A file is read
 by row groups, so that several processes can read one file, and a row group in batches of a few
 rows: memory depends on the longest rows, not on the size of a row group.
 """
@@ -13,9 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megabert.common.errors import UserError
-from megabert.data.text.extracted import is_wiki_address
 from megabert.data.text.namespaces import canonical_namespace
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.lines import bad_line
+from megabert.data.text.plain.records import (
+    is_wiki_address,
+    joined_page,
+    missing_field,
+    text_width,
+)
+from megabert.data.text.reading import AUTOMATIC, ReadingRules
 
 BATCH_ROWS = 64
 _READ_BUFFER = 1 << 20  # bytes per column, instead of its whole chunk
@@ -29,42 +36,84 @@ def is_parquet(head: bytes) -> bool:
     return head[:4] in _MAGIC
 
 
-def row_groups(path: Path) -> int:
+def row_groups(path: Path, text_field: str = "text") -> int:
     """Number of row groups in a file, whose columns are checked.
 
     Raises:
-        UserError: the file is missing, damaged, truncated or encrypted, or has no ``text`` column
-            of strings.
+        UserError: the file is missing, damaged, truncated or encrypted, or has no column
+            ``text_field`` of strings.
     """
-    with _open(path) as file:
+    with _open(path, text_field) as file:
         return int(file.metadata.num_row_groups)
 
 
-def read_row_group(path: Path, group: int) -> Iterator[Page]:
+def read_row_group(path: Path, group: int, rules: ReadingRules = AUTOMATIC) -> Iterator[Page]:
     """The pages of row group ``group`` (from 0), in order.
 
     ``page_id`` is the row's ``id`` if that is a number, else the row's place in the file, counted
-    from 1 over all row groups.
+    from 1 over all row groups. The first rows of the file decide whether lines are joined.
 
     Raises:
         UserError: as :func:`row_groups`, or damaged data; the message names file and row group.
     """
-    with _open(path) as file:
+    with _open(path, rules.text_field) as file:
+        width = text_width(_first_texts(file, path, rules), rules)
         metadata = file.metadata
         place = sum(metadata.row_group(earlier).num_rows for earlier in range(group))
         present = set(file.schema_arrow.names)
-        columns = ["text", *(name for name in _OPTIONAL if name in present)]
-        try:
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
-                rows = {name: batch.column(name).to_pylist() for name in columns}
-                for row in range(batch.num_rows):
-                    place += 1
-                    yield _page(place, {name: values[row] for name, values in rows.items()})
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path}: damaged: row group {group} cannot be read after row {place:,} "
-                f"({_reason(error)}); fetch the file again"
-            ) from None
+        columns = {name: name for name in _OPTIONAL if name in present - {rules.text_field}}
+        columns["text"] = rules.text_field
+        for batch in _batches(file, path, group, list(dict.fromkeys(columns.values()))):
+            rows = {name: _strings(batch.column(column)) for name, column in columns.items()}
+            for row in range(batch.num_rows):
+                place += 1
+                values = {name: column[row] for name, column in rows.items()}
+                if any(isinstance(value, bytes) for value in values.values()):
+                    what = f"{path}: row {place:,} of row group {group} is not UTF-8 text"
+                    yield bad_line(what, rules.skip)
+                else:
+                    yield joined_page(_page(place, values), width)
+
+
+def _batches(
+    file: pq.ParquetFile, path: Path, group: int, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    done = 0
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+            yield batch
+            done += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: damaged: row group {group} cannot be read after row {done:,} of it "
+            f"({_reason(error)}); fetch the file again"
+        ) from None
+
+
+def _strings(column: pa.Array) -> list[Any]:
+    """The values of a column, where one that is not UTF-8 remains bytes."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        return [_text_or_bytes(value) for value in column.cast(binary).to_pylist()]
+
+
+def _text_or_bytes(value: bytes | None) -> str | bytes | None:
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _first_texts(file: pq.ParquetFile, path: Path, rules: ReadingRules) -> list[str]:
+    if rules.line_breaks == "keep" or not file.metadata.num_row_groups:
+        return []
+    batch = next(_batches(file, path, 0, [rules.text_field]), None)
+    texts = [] if batch is None else _strings(batch.column(rules.text_field))
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _page(place: int, row: dict[str, Any]) -> Page:
@@ -83,7 +132,7 @@ def _page(place: int, row: dict[str, Any]) -> Page:
     )
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: Path, text_field: str) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(
             path,
@@ -98,26 +147,23 @@ def _open(path: Path) -> pq.ParquetFile:
             f"{path}: not a complete Parquet file ({_reason(error)}); fetch it again"
         ) from None
     try:
-        _require_layout(path, file.schema_arrow)
+        _require_layout(path, file.schema_arrow, text_field)
     except UserError:
         file.close()
         raise
     return file
 
 
-def _require_layout(path: Path, schema: pa.Schema) -> None:
+def _require_layout(path: Path, schema: pa.Schema, text_field: str) -> None:
     names = schema.names
-    if "text" not in names:
-        raise UserError(
-            f"{path}: Parquet without a column 'text' (it has {', '.join(names) or 'none'}); "
-            "expected id, url, title, text"
-        )
-    for name in ("text", "title", "url", "id"):
+    if text_field not in names:
+        raise UserError(f"{path}: Parquet {missing_field(dict.fromkeys(names), text_field)}")
+    for name in dict.fromkeys((text_field, "title", "url", "id")):
         if names.count(name) > 1:
-            raise UserError(f"{path}: two columns are named {name!r}; remove one of them")
+            raise UserError(f"{path}: two columns are named {name!r}; rename one of them")
         kind = schema.field(name).type if name in names else pa.string()
         text = _is_text(kind)
-        if not text and not (name == "id" and pa.types.is_integer(kind)):
+        if not text and not (name == "id" != text_field and pa.types.is_integer(kind)):
             raise UserError(
                 f"{path}: column {name!r} holds {kind}, not strings; convert it to strings"
             )

@@ -26,12 +26,14 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from megabert.data.text.extracted import Numbering
 from megabert.data.text.input import mediawiki
 from megabert.data.text.input.bzip2 import BlockFile
-from megabert.data.text.input.sources import head_of, is_parquet_file, iter_file, iter_pages, sniff
+from megabert.data.text.input.formats import stream_format
+from megabert.data.text.input.sources import head_of, is_parquet_file, iter_file, iter_pages
 from megabert.data.text.input.streams import PIECE, compressed_fault, open_streams, packing
 from megabert.data.text.pages import Page, Site
+from megabert.data.text.plain.records import Numbering
+from megabert.data.text.reading import AUTOMATIC, ReadingRules
 
 SEGMENT_BYTES = 1 << 21
 """Compressed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
@@ -68,17 +70,17 @@ class FileForm:
         return Site() if self.head is None else self.head.site
 
 
-def inspect_file(path: Path, input_format: str) -> FileForm:
+def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
     """How to read a file, by its first bytes.
 
     Raises:
-        UserError: the format is unknown, or another than ``input_format``.
+        UserError: the format is unknown, or another than the rules say.
     """
     size = path.stat().st_size if path.is_file() else 0
-    if is_parquet_file(path, input_format):
+    if is_parquet_file(path, rules.input_format):
         from megabert.data.text.input import parquet
 
-        return FileForm(path, size, "rows", groups=parquet.row_groups(path))
+        return FileForm(path, size, "rows", groups=parquet.row_groups(path, rules.text_field))
     packed = packing(path)
     for name, stream in open_streams(path):
         start = head_of(stream)
@@ -86,8 +88,7 @@ def inspect_file(path: Path, input_format: str) -> FileForm:
             if packed in ((), ("bz2",)):
                 return FileForm(path, size, "empty")
             continue
-        kind = sniff(start, name) if input_format == "auto" else input_format
-        if kind != "mediawiki":
+        if stream_format(start, name, rules) != "mediawiki":
             return FileForm(path, size, "whole")
         head = mediawiki.read_head(stream, name)
         if packed not in ((), ("bz2",)) or not _is_utf8(start):
@@ -193,12 +194,13 @@ class RowGroup:
     path: Path
     group: int
     size: int
+    rules: ReadingRules = AUTOMATIC
 
     def pages(self) -> Iterator[Page]:
         """Its pages. Raises ``UserError`` for damage."""
         from megabert.data.text.input import parquet
 
-        yield from parquet.read_row_group(self.path, self.group)
+        yield from parquet.read_row_group(self.path, self.group, self.rules)
 
 
 @dataclass(frozen=True)
@@ -206,29 +208,26 @@ class WholeFile:
     """A whole file, after ``before`` pages of earlier files of its input."""
 
     path: Path
-    input_format: str
+    rules: ReadingRules
     before: int
     size: int
 
     def pages(self, on_open: OnOpen | None = None) -> Iterator[Page]:
         """Its pages. Raises ``UserError`` for damage."""
-        yield from iter_file(self.path, self.input_format, Numbering(self.before), on_open)
+        yield from iter_file(self.path, self.rules, Numbering(self.before), on_open)
 
 
 @dataclass(frozen=True)
 class FirstPages:
-    """The first ``limit`` pages of all inputs, read one after the other."""
+    """The first ``limit`` pages of all inputs, read one after the other by their rules."""
 
-    inputs: tuple[Path, ...]
-    input_format: str
+    inputs: tuple[tuple[Path, ReadingRules], ...]
     limit: int
     size: int
 
     def pages(self, on_open: OnOpen | None = None) -> Iterator[Page]:
         """Its pages. Raises ``UserError`` for damage."""
-        pages = chain.from_iterable(
-            iter_pages(path, self.input_format, on_open) for path in self.inputs
-        )
+        pages = chain.from_iterable(iter_pages(path, rules, on_open) for path, rules in self.inputs)
         yield from islice(pages, self.limit)
 
 
@@ -271,6 +270,7 @@ def byte_segments(form: FileForm, segment_bytes: int) -> list[ByteSegment]:
     ]
 
 
-def row_group_segments(form: FileForm) -> list[RowGroup]:
+def row_group_segments(form: FileForm, rules: ReadingRules = AUTOMATIC) -> list[RowGroup]:
     """All row groups of a Parquet file."""
-    return [RowGroup(form.path, group, form.size // form.groups) for group in range(form.groups)]
+    size = form.size // max(1, form.groups)
+    return [RowGroup(form.path, group, size, rules) for group in range(form.groups)]

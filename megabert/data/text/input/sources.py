@@ -1,8 +1,6 @@
 """Pages from a file or folder of any supported format, in one pass and in bounded memory."""
 
 import io
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -11,15 +9,30 @@ from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file
 from megabert.data.text import extracted
 from megabert.data.text.input import mediawiki
-from megabert.data.text.input.other_forms import refuse_other_form
-from megabert.data.text.input.streams import PIECE, open_streams
+from megabert.data.text.input.formats import PARQUET, head_text, sniff, stream_format
+from megabert.data.text.input.streams import PIECE, open_streams, packing
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.documents import read_text
+from megabert.data.text.plain.json_values import read_json_values
+from megabert.data.text.plain.layout import (
+    RECORD,
+    SAMPLE,
+    TextSample,
+    joined_samples,
+    resolved_rules,
+    sample_of,
+)
+from megabert.data.text.plain.records import (
+    Numbering,
+    first_pages,
+    read_jsonl,
+    text_width,
+    with_joined_lines,
+)
+from megabert.data.text.plain.tables import named_dialect, read_rows, table_dialect
+from megabert.data.text.reading import AUTO, AUTOMATIC, RECORDS, ReadingRules
 
-FORMATS = ("mediawiki", "wikiextractor", "jsonl", "text", "parquet")
-_XML_NAME = re.compile(r"\.xml(-[^.]*)?(\.(bz2|gz|xz))?$", re.IGNORECASE)
-_FIRST_TAG = re.compile(r"<([A-Za-z][\w:.-]*)")
-_PARQUET = b"PAR"
-_WIKIEXTRACTOR_KEYS = {"id", "url", "title", "text"}
+_SAMPLED_MEMBERS = 64  # of an archive
 
 
 def input_files(path: Path) -> list[Path]:
@@ -45,66 +58,6 @@ def head_of(stream: io.BufferedReader) -> bytes:
     return stream.peek(PIECE)
 
 
-def sniff(head: bytes, name: str) -> str:
-    """The format of a stream, detected from its first bytes.
-
-    Raises:
-        UserError: the format is not supported.
-    """
-    if head.startswith(_PARQUET):
-        raise UserError(f"{name}: Parquet inside an archive is not supported; extract it first")
-    try:
-        text = head.decode("utf-8-sig", errors="strict")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:
-            raise UserError(_unknown(name)) from None
-        text = head[: error.start].decode("utf-8-sig")
-    text = text.lstrip()
-    if "\x00" in text:
-        raise UserError(_unknown(name))
-    if text.startswith("<doc "):
-        return "wikiextractor"
-    refuse_other_form(text, name)
-    if text.startswith(("<mediawiki", "<?xml", "<!DOCTYPE")):
-        return "mediawiki"
-    if text.startswith("{"):
-        return _sniff_json(text)
-    if _XML_NAME.search(name):
-        raise UserError(f"{name}: not XML, although its name says so: it begins with {text[:30]!r}")
-    if text.startswith("<"):
-        tag = _FIRST_TAG.match(text)
-        kind = f"a file beginning with <{tag.group(1)}>" if tag else "an unknown format"
-        raise UserError(f"{name}: {kind} is not supported; {_expected()}")
-    return "text"
-
-
-def _sniff_json(text: str) -> str:
-    try:
-        record = json.loads(text.split("\n", 1)[0])
-    except ValueError:
-        return "jsonl"
-    whole = isinstance(record, dict) and set(record) >= _WIKIEXTRACTOR_KEYS
-    return "wikiextractor" if whole else "jsonl"
-
-
-def _expected() -> str:
-    return "expected MediaWiki XML, wikiextractor output, JSONL or UTF-8 text"
-
-
-def _unknown(name: str) -> str:
-    return f"{name}: unknown format (binary data); {_expected()}"
-
-
-def check_format(input_format: str) -> None:
-    """Accept "auto" or one of FORMATS.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if input_format not in ("auto", *FORMATS):
-        raise UserError(f"input format {input_format!r} is unknown; use auto, {', '.join(FORMATS)}")
-
-
 def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
     """Whether to read a file as Parquet: requested, or detected from its first bytes.
 
@@ -120,7 +73,7 @@ def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    if input_format == "parquet" or not head.startswith(_PARQUET):
+    if input_format == "parquet" or not head.startswith(PARQUET):
         return input_format == "parquet"
     from megabert.data.text.input import parquet
 
@@ -152,7 +105,7 @@ def no_text(path: Path) -> UserError:
 
 def iter_pages(
     path: Path,
-    input_format: str = "auto",
+    rules: ReadingRules = AUTOMATIC,
     on_open: Callable[[BinaryIO], None] | None = None,
 ) -> Iterator[Page]:
     """Yield the pages of a file, a tar archive or a folder, in their order there.
@@ -163,19 +116,22 @@ def iter_pages(
 
     Args:
         path: file or folder.
-        input_format: "auto" or one of FORMATS.
+        rules: how to read it.
         on_open: called with each file when it is opened; its ``tell()`` gives the progress.
 
     Raises:
-        UserError: ``input_format`` is unknown, the path is missing, the data is damaged or
-            truncated (the message names file and place), or there is no page.
+        UserError: a rule is not valid, the path is missing, the data is damaged or truncated (the
+            message names file and place), or there is no page.
     """
     path = Path(path)
-    check_format(input_format)
-    numbering = extracted.Numbering()
+    rules.check()
+    files = input_files(path)
+    if rules.documents == AUTO and (path.is_dir() or packing(path)[-1:] == ("tar",)):
+        rules = resolved_rules(rules, joined_samples(sample_texts(file, rules) for file in files))
+    numbering = Numbering()
     any_page = False
-    for file in input_files(path):
-        for page in iter_file(file, input_format, numbering, on_open):
+    for file in files:
+        for page in iter_file(file, rules, numbering, on_open):
             any_page = True
             yield page
     if not any_page:
@@ -184,43 +140,90 @@ def iter_pages(
 
 def iter_file(
     file: Path,
-    input_format: str,
-    numbering: extracted.Numbering,
+    rules: ReadingRules,
+    numbering: Numbering,
     on_open: Callable[[BinaryIO], None] | None = None,
 ) -> Iterator[Page]:
     """Yield the pages of one file of an input, as :func:`iter_pages` does.
 
     ``numbering`` numbers the pages without a number of their own, over the whole input.
     """
-    if is_parquet_file(file, input_format):
+    if is_parquet_file(file, rules.input_format):
         from megabert.data.text.input import parquet
 
-        for group in range(parquet.row_groups(file)):
-            yield from parquet.read_row_group(file, group)
+        for group in range(parquet.row_groups(file, rules.text_field)):
+            yield from parquet.read_row_group(file, group, rules)
         return
     for name, stream in open_streams(file, on_open):
         head = head_of(stream)
         if head.strip():
-            yield from _read(stream, name, head, input_format, numbering)
+            yield from _read(stream, name, head, rules, numbering)
 
 
 def _read(
+    stream: io.BufferedReader, name: str, head: bytes, rules: ReadingRules, numbering: Numbering
+) -> Iterator[Page]:
+    kind = stream_format(head, name, rules)
+    if kind == "mediawiki":
+        return mediawiki.read_mediawiki(stream, name)
+    if kind == "wikiextractor" and head.lstrip()[:1] == b"{":
+        return read_jsonl(stream, name, numbering, rules)
+    if kind == "wikiextractor":
+        return extracted.read_docs(stream, name, numbering, rules.skip)
+    if kind == "text":
+        return read_text(stream, name, numbering, rules)
+    return with_joined_lines(_records(kind, stream, name, head, rules, numbering), rules)
+
+
+def _records(
+    kind: str,
     stream: io.BufferedReader,
     name: str,
     head: bytes,
-    input_format: str,
-    numbering: extracted.Numbering,
+    rules: ReadingRules,
+    numbering: Numbering,
 ) -> Iterator[Page]:
-    kind = sniff(head, name) if input_format == "auto" else input_format
-    if kind == "mediawiki":
-        yield from mediawiki.read_mediawiki(stream, name)
-    elif kind == "jsonl" or (kind == "wikiextractor" and head.lstrip()[:1] == b"{"):
-        yield from extracted.read_jsonl(stream, name, numbering)
-    elif kind == "wikiextractor":
-        yield from extracted.read_docs(stream, name, numbering)
-    else:
-        text = head.decode("utf-8-sig", errors="ignore")
-        yield from extracted.read_text(stream, name, numbering, text)
+    if kind == "jsonl":
+        return read_jsonl(stream, name, numbering, rules)
+    if kind == "json":
+        return read_json_values(stream, name, numbering, rules)
+    sample = head_text(head)
+    dialect = table_dialect(sample, name, rules) if rules.input_format == AUTO else None
+    return read_rows(stream, name, numbering, rules, dialect or named_dialect(sample, kind))
+
+
+def sample_texts(file: Path, rules: ReadingRules) -> TextSample:
+    """What a file, or the first members of a tar, hold: formats, and the layouts of text.
+
+    Raises:
+        UserError: the file is damaged or of an unsupported format.
+    """
+    if is_parquet_file(file, rules.input_format):
+        return TextSample({"parquet": 1})
+    samples = []
+    for number, (name, stream) in enumerate(open_streams(file)):
+        if number == _SAMPLED_MEMBERS:
+            samples.append(TextSample(complete=False))
+            break
+        head = head_of(stream)
+        if head.strip():
+            samples.append(_sample(stream, name, head, rules))
+    return joined_samples(samples)
+
+
+def _sample(stream: io.BufferedReader, name: str, head: bytes, rules: ReadingRules) -> TextSample:
+    kind = stream_format(head, name, rules)
+    if kind == "text":
+        return sample_of(stream.read(SAMPLE), rules)
+    if kind not in RECORDS:
+        return TextSample({kind: 1})
+    records = _records(kind, stream, name, head, rules, Numbering())
+    texts = [page.text for page in first_pages(records)]
+    joined = text_width(texts, rules) > 0
+    complete = next(records, None) is None
+    return TextSample(
+        {kind: 1}, {(RECORD, joined): 1}, 0, sum(map(len, texts)), len(texts), complete
+    )
 
 
 def source_sha256(path: Path) -> str:

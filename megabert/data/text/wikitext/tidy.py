@@ -9,7 +9,8 @@ import html
 import re
 
 MARK = "\ue010"  # something was removed here, next to punctuation
-_REMOVED = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u0084\u0086-\u009f"
+# form feeds, vertical tabs and separators (U+001C to U+001F) are not removed: they are spaces
+_REMOVED = re.compile("[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f"
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
 _WIDE = "\u3000-〿＀-￯一-鿿㐀-䶿぀-ヿ"
 _IS_WIDE = re.compile(f"[{_WIDE}]")

@@ -191,7 +191,7 @@ def test_most_damage_needs_no_decoding(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def segments_of(path: Path, size: int) -> list[Segment]:
-    form = inspect_file(path, "auto")
+    form = inspect_file(path)
     if form.kind == "bytes":
         return list(byte_segments(form, size))
     assert form.kind == "blocks"

@@ -185,7 +185,7 @@ def test_the_newest_revision_in_any_order(tmp_path: Path) -> None:
     history = [revision(f"20{n:02d}-03-04T05:06:07Z", f"text {n}", 100 - n) for n in range(12)]
     for order in (history, history[::-1], random.Random(1).sample(history, 12)):
         assert newest(tmp_path, *order).text == "text 11"
-        assert inspect_file(write(tmp_path, paged(*order)), "auto").head.history  # type: ignore[union-attr]
+        assert inspect_file(write(tmp_path, paged(*order))).head.history  # type: ignore[union-attr]
     same = "2012-01-01T00:00:00Z"
     assert newest(tmp_path, revision(same, "b", 9), revision(same, "a", 8)).text == "b"
     assert newest(tmp_path, revision("", "b", 9), revision("", "a", 8)).text == "b"
@@ -200,7 +200,7 @@ def test_model_and_text_are_of_one_revision(tmp_path: Path) -> None:
             "wikitext",
             "words",
         )
-    assert not inspect_file(write(tmp_path, paged(new)), "auto").head.history  # type: ignore[union-attr]
+    assert not inspect_file(write(tmp_path, paged(new))).head.history  # type: ignore[union-attr]
 
 
 STUB = (
@@ -212,7 +212,7 @@ STUB = (
 @pytest.mark.parametrize("count", [1, 3, 70])
 def test_a_stub_dump(tmp_path: Path, count: int) -> None:
     path = write(tmp_path, "".join(STUB.format(n=n) for n in range(1, count + 1)))
-    for read in (lambda: list(iter_pages(path)), lambda: inspect_file(path, "auto")):
+    for read in (lambda: list(iter_pages(path)), lambda: inspect_file(path)):
         with pytest.raises(UserError, match=r"a stub dump.*pages-articles"):
             read()
 
@@ -239,7 +239,7 @@ def test_the_language_that_a_dump_names(
 ) -> None:
     site = f"<siteinfo><dbname>{database}</dbname></siteinfo>" if database else ""
     path = write(tmp_path, titled("A"), site, language)
-    head = inspect_file(path, "auto").head
+    head = inspect_file(path).head
     assert head is not None
     assert (head.site.language, head.declared, head.database) == (expected, language, database)
     assert next(iter_pages(path)).site.language == expected

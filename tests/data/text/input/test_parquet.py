@@ -12,6 +12,8 @@ import pytest
 from megabert.common.errors import UserError
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.parquet import is_parquet, read_row_group, row_groups
+from megabert.data.text.reading import BAD_LINE, ReadingRules
+from tests.helpers.wrapped_text import wrapped
 
 
 def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:
@@ -85,7 +87,7 @@ def test_namespaces_of_wikis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"body": ["x"]}, "without a column 'text' .it has body"),
+        ({"body": ["x"]}, "has no field 'text' .it has 'body'"),
         ({"text": [1]}, "column 'text' holds int64"),
         ({"text": ["x"], "title": [1.5]}, "column 'title' holds double"),
         ({"text": ["x"], "id": [1.5]}, "column 'id' holds double"),
@@ -121,8 +123,29 @@ def test_text_that_is_not_unicode(tmp_path: Path) -> None:
     raw = pa.array([b"good", b"\xff\xfe"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
     path = write(tmp_path / "a.parquet", {"text": text})
-    with pytest.raises(UserError, match="damaged: row group 0"):
+    with pytest.raises(UserError, match="row 2 of row group 0 is not UTF-8"):
         read(path)
+    pages = list(read_row_group(path, 0, ReadingRules(bad_lines="skip")))
+    assert [(page.model, page.text) for page in pages] == [("wikitext", "good"), (BAD_LINE, "")]
+
+
+def test_another_field(tmp_path: Path) -> None:
+    columns = {"body": ["one", "two"], "title": ["A", "B"], "text": [1, 2]}
+    path = write(tmp_path / "a.parquet", columns)
+    pages = list(read_row_group(path, 0, ReadingRules(text_field="body")))
+    assert [(page.title, page.text) for page in pages] == [("A", "one"), ("B", "two")]
+    pages = list(read_row_group(path, 0, ReadingRules(text_field="title")))
+    assert [(page.title, page.text) for page in pages] == [("", "A"), ("", "B")]
+    with pytest.raises(UserError, match=r"no field 'main' \(it has 'body', 'title', 'text'\)"):
+        row_groups(path, "main")
+
+
+def test_hard_wrapped_texts(tmp_path: Path) -> None:
+    """The first rows decide for all row groups."""
+    path = write(tmp_path / "a.parquet", {"text": [wrapped(0), wrapped(1)]}, row_group_size=1)
+    assert ["\n" in page.text for page in read(path)] == [False, False]
+    kept = read_row_group(path, 1, ReadingRules(line_breaks="keep"))
+    assert next(kept).text == wrapped(1)
 
 
 def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:

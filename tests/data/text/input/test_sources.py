@@ -16,6 +16,7 @@ import pytest
 from megabert.common.errors import UserError
 from megabert.data.text.input.sources import detect_format, iter_pages, source_sha256
 from megabert.data.text.input.streams import open_streams
+from megabert.data.text.reading import ReadingRules
 
 SITEINFO = """<siteinfo><namespaces><namespace key="0" case="first-letter" />
 <namespace key="6" case="first-letter">Fails</namespace>
@@ -230,8 +231,8 @@ def test_missing_path_format_and_empty_folder(tmp_path: Path) -> None:
         list(iter_pages(tmp_path / "none.xml"))
     with pytest.raises(UserError, match="empty folder"):
         list(iter_pages(tmp_path))
-    with pytest.raises(UserError, match="format 'html' is unknown"):
-        list(iter_pages(tmp_path, "html"))
+    with pytest.raises(UserError, match=r"--input-format .html. is unknown"):
+        list(iter_pages(tmp_path, ReadingRules("html")))
     with pytest.raises(UserError, match="no such file"):
         source_sha256(tmp_path / "none.xml")
 

@@ -1,0 +1,129 @@
+"""What the inputs of a job were taken for: decided from samples of all of them, logged, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megabert.common.log import get_logger
+from megabert.data.text.plain.layout import RECORD, TextSample, joined_samples, resolved_rules
+from megabert.data.text.reading import AUTO, ReadingRules
+
+_LISTED_FILES = 8
+"""More text files than this, given by name, are read like the files of a folder."""
+_SHORT = 4.0
+"""Sentences per document below which a warning is logged."""
+_WORDS = {
+    "file": "one document per file",
+    "blank-line": "blank lines between documents",
+    "line": "one document per line",
+    "heading": "a title line before each document",
+}
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    """An input, the rules by which its files are read, and what their samples hold."""
+
+    path: Path
+    rules: ReadingRules
+    sample: TextSample
+
+    @property
+    def read_as(self) -> str:
+        """Formats and layouts, for the manifest: ``text (documents blank-line, lines joined)``."""
+        return ", ".join(_with_layout(name, self) for name in self.sample.formats)
+
+
+def input_layouts(
+    inputs: Sequence[Path], samples: Sequence[TextSample], rules: ReadingRules
+) -> list[InputLayout]:
+    """How each input is read; ``samples`` are those of all files of an input together."""
+    single = [
+        path.is_file() and sample.files == 1 and len(sample.formats) == 1
+        for path, sample in zip(inputs, samples)
+    ]
+    listed = rules
+    if sum(single) > _LISTED_FILES:
+        together = joined_samples(sample for sample, one in zip(samples, single) if one)
+        listed = resolved_rules(rules, together)
+    return [
+        InputLayout(path, listed if one else resolved_rules(rules, sample), sample)
+        for path, sample, one in zip(inputs, samples, single)
+    ]
+
+
+def _layouts(layout: InputLayout) -> dict[tuple[str, bool], int]:
+    """Number of text files by (documents, whether lines are joined), as they are read."""
+    found: dict[tuple[str, bool], int] = {}
+    for (documents, joined), count in layout.sample.layouts.items():
+        if documents != RECORD:
+            given = layout.rules.documents
+            key = (documents if given == AUTO else given, joined)
+            found[key] = found.get(key, 0) + count
+    return found
+
+
+def _with_layout(name: str, layout: InputLayout) -> str:
+    if name != "text":
+        joined = (RECORD, True) in layout.sample.layouts
+        return f"{name} (lines joined)" if joined else name
+    found = _layouts(layout)
+    parts = []
+    for (documents, joined), count in found.items():
+        part = f"documents {documents}" + (", lines joined" if joined else "")
+        parts.append(part + (f": {count} files" if len(found) > 1 else ""))
+    return f"text ({'; '.join(parts)})"
+
+
+def log_layouts(layouts: Sequence[InputLayout]) -> None:
+    """Log how plain text is read, one line per input (one line for many files given by name)."""
+    texts = [layout for layout in layouts if layout.sample.files]
+    if len(texts) > _LISTED_FILES:
+        first = texts[0]
+        together = joined_samples(layout.sample for layout in texts)
+        name = f"{first.path} and {len(texts) - 1} more inputs"
+        _log(name, InputLayout(first.path, first.rules, together))
+    else:
+        for layout in texts:
+            _log(str(layout.path), layout)
+    if layouts and not texts and layouts[0].rules.documents != AUTO:
+        get_logger().warning("--documents has no effect: no input is plain text")
+
+
+def _log(name: str, layout: InputLayout) -> None:
+    sample = layout.sample
+    found = _layouts(layout)
+    ways = []
+    for (documents, joined), count in found.items():
+        way = _WORDS[documents] + (", hard-wrapped lines joined" if joined else "")
+        ways.append(way + (f" ({count} files)" if len(found) > 1 else ""))
+    by_file = layout.rules.documents == "file"
+    number = sample.files if by_file else sample.documents
+    mean = sample.characters / max(1, number)
+    more = "" if sample.complete else " in what was sampled"
+    get_logger().info(
+        f"{name}: {sample.files} text file{'s' * (sample.files != 1)}, read as "
+        f"{'; '.join(ways)}: {number} document{'s' * (number != 1)} of {mean:.0f} characters "
+        f"on average{more}; --documents and --line-breaks change this"
+    )
+
+
+def warn_of_short_documents(layouts: Sequence[InputLayout], documents: int, sentences: int) -> None:
+    """Warn if the documents of text and records are very short on average."""
+    wikis = {"mediawiki", "wikiextractor"}
+    if not documents or all(set(layout.sample.formats) <= wikis for layout in layouts):
+        return
+    mean = sentences / documents
+    if mean < _SHORT:
+        text = any(layout.sample.files for layout in layouts)
+        advice = (
+            "; if these are parts of documents, say what a document is with --documents"
+            if text
+            else "; check that each record is a whole document"
+        )
+        get_logger().warning(
+            f"the documents are short: {mean:.1f} sentences on average, so most samples are pairs "
+            f"of unrelated documents or padding{advice}"
+        )

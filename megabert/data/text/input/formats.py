@@ -1,0 +1,207 @@
+"""The format of a stream, detected from its first bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from megabert.common.errors import UserError
+from megabert.data.text.input.other_forms import refuse_other_form
+from megabert.data.text.input.streams import PIECE
+from megabert.data.text.plain.encodings import likely_encoding
+from megabert.data.text.plain.lines import unreadable
+from megabert.data.text.plain.tables import table_dialect
+from megabert.data.text.reading import AUTO, ReadingRules
+
+PARQUET = b"PAR"
+_XML_NAME = re.compile(r"\.xml(-[^.]*)?(\.(bz2|gz|xz))?$", re.IGNORECASE)
+_FIRST_TAG = re.compile(r"<([A-Za-z!?][\w:.-]*)")
+_WIKIEXTRACTOR_KEYS = {"id", "url", "title", "text"}
+_BINARY = (
+    (b"{\\rtf", "RTF"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Word, Excel or PowerPoint file"),
+    (b"%!PS", "PostScript"),
+    (b"ARROW1", "Arrow IPC"),
+    (b"Obj\x01", "Avro"),
+    (b"WARC/", "WARC"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+)
+# of text: what it is, and what shows it
+_OTHER_TEXT = (
+    ("subtitles", re.compile(r"WEBVTT\b|\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} --> ")),
+    ("LaTeX", re.compile(r"(?:%[^\n]*\n|\s)*\\(?:documentclass|documentstyle|begin\{document\}|input\b|section\b)")),
+    ("wikitext outside of a MediaWiki export", re.compile(r"\{\{[A-Za-z][^{}|\n]*(?:\||\}\}|\n)|\{\|\s*class=")),
+)  # fmt: skip
+_OBJECT = re.compile(r'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')
+_CLOSING_TAG = re.compile(
+    r"</(?:p|div|span|a|li|ul|ol|td|tr|table|h[1-6]|html|body|head|title|script|b|i|em|strong)>",
+    re.IGNORECASE,
+)
+_TAG_EVERY = 500  # characters of HTML, at most
+
+
+def stream_format(head: bytes, name: str, rules: ReadingRules) -> str:
+    """The format by which a stream is read: that of ``rules``, or the detected one.
+
+    Args:
+        head: the first bytes, up to PIECE of them.
+        name: of the stream.
+        rules: how to read it.
+
+    Raises:
+        UserError: the format is not supported, or the stream is JSON and not the plain text that
+            the rules say.
+    """
+    if rules.input_format == "text" and (kind := _json_format(_decoded(head).lstrip(), head)):
+        raise UserError(
+            f"{name}: JSON, not plain text; give --input-format {kind}, or leave the flag out"
+        )
+    return sniff(head, name, rules) if rules.input_format == AUTO else rules.input_format
+
+
+def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
+    """The format of a stream, detected from its first bytes.
+
+    Raises:
+        UserError: the format is not supported.
+    """
+    rules = rules or ReadingRules()
+    if head.startswith(PARQUET):
+        raise UserError(f"{name}: Parquet inside an archive is not supported; extract it first")
+    _refuse_binary(head, name, rules)
+    text = _decoded(head).lstrip()
+    if text.startswith("<doc "):
+        return "wikiextractor"
+    refuse_other_form(text, name)
+    if text.startswith(("<mediawiki", "<?xml", "<!DOCTYPE")):
+        return "mediawiki"
+    if kind := _json_format(text, head):
+        return kind
+    if _XML_NAME.search(name):
+        raise UserError(f"{name}: not XML, although its name says so: it begins with {text[:30]!r}")
+    if tag := _FIRST_TAG.match(text):
+        raise UserError(
+            f"{name}: a file beginning with <{tag.group(1)}> is not supported; {_EXPECTED}"
+        )
+    if dialect := table_dialect(_whole_lines(text, head), name, rules):
+        return dialect.name
+    _refuse_other_text(text, name)
+    return "text"
+
+
+_EXPECTED = (
+    "expected MediaWiki XML, wikiextractor output, JSON, CSV, TSV, Parquet or UTF-8 text "
+    "(--input-format text reads it as it is)"
+)
+
+
+def _decoded(head: bytes) -> str:
+    """The head as text; a character that its end cuts is left out."""
+    text = head.decode("utf-8-sig", errors="replace")
+    return text.rstrip("\ufffd") if len(head) >= PIECE else text
+
+
+def head_text(head: bytes) -> str:
+    """The text of the first bytes of a stream, without leading space and a line that they cut."""
+    return _whole_lines(_decoded(head).lstrip(), head)
+
+
+def _whole_lines(text: str, head: bytes) -> str:
+    return text[: text.rindex("\n")] if len(head) >= PIECE and "\n" in text else text
+
+
+def _refuse_binary(head: bytes, name: str, rules: ReadingRules) -> None:
+    for magic, kind in _BINARY:
+        if head.startswith(magic):
+            raise UserError(f"{name}: {kind} is not supported; convert it to UTF-8 text or JSON")
+    fault, nul = -1, head.count(b"\0")
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = len(head) >= PIECE and error.start >= len(head) - 4
+        fault = -1 if cut else error.start
+    if fault < 0 and not nul:
+        return
+    encoding = likely_encoding(head)
+    if encoding is None and nul and (fault >= 0 or 100 * nul > len(head)):
+        raise UserError(f"{name}: unknown format (binary data); {_EXPECTED}")
+    if rules.skip and not (encoding or "").startswith(("UTF-16", "UTF-32")):
+        return
+    fault = head.index(b"\0") if fault < 0 else fault
+    line = head.count(b"\n", 0, fault) + 1
+    raise UserError(unreadable(f"{name}: line {line:,}", head[fault], fault, head))
+
+
+def _json_format(text: str, head: bytes) -> str:
+    """ "jsonl", "wikiextractor" or "json" if the text is JSON, else ""."""
+    if text.startswith("{"):
+        return _object_format(text)
+    if text.startswith("["):
+        return "json" if _is_array(text, len(head) >= PIECE) else ""
+    return "jsonl" if text.startswith('"') and _are_strings(_whole_lines(text, head)) else ""
+
+
+def _object_format(text: str) -> str:
+    if not _OBJECT.match(text):
+        return ""
+    line = text.split("\n", 1)[0].rstrip()
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        # a value that the next line continues, not a damaged line
+        continued = error.pos >= len(line) and not error.msg.startswith("Unterminated")
+        return "json" if continued and len(line) < len(text.rstrip()) else "jsonl"
+    except (ValueError, RecursionError):
+        return "jsonl"
+    return "wikiextractor" if set(record) >= _WIKIEXTRACTOR_KEYS else "jsonl"
+
+
+def _is_array(text: str, cut: bool) -> bool:
+    """Whether text that begins with a bracket is a JSON array (``cut``: it is not the whole text).
+
+    The first element, and the mark after it, must be those of an array.
+    """
+    inner = text[1:].lstrip()
+    if inner.startswith("{"):
+        return _OBJECT.match(inner) is not None  # damaged or not
+    if inner[:1] not in tuple('"[]'):
+        return not cut and _is_json(text)
+    if inner.startswith("]"):
+        return not inner[1:].strip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(inner)
+    except (ValueError, RecursionError):
+        return False
+    rest = inner[end:].lstrip()
+    if not rest:
+        return True
+    if rest.startswith("]"):
+        return not rest[1:].strip()
+    return rest.startswith(",") and rest[1:].lstrip()[:1] in tuple('"{[')
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _are_strings(text: str) -> bool:
+    """Whether each line is a JSON string, one of them at least with an escape."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return "\\" in text and all(line.startswith('"') and _is_json(line) for line in lines)
+
+
+def _refuse_other_text(text: str, name: str) -> None:
+    kind = next((kind for kind, pattern in _OTHER_TEXT if pattern.match(text)), None)
+    if kind is None and len(_CLOSING_TAG.findall(text)) * _TAG_EVERY > len(text) + 4 * _TAG_EVERY:
+        kind = "HTML"
+    if kind is not None:
+        raise UserError(
+            f"{name}: looks like {kind}, which is not read: extract the text first "
+            "(--input-format text reads its lines as they are)"
+        )

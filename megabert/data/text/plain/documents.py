@@ -1,0 +1,98 @@
+"""Plain text to documents."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from megabert.common.errors import UserError
+from megabert.data.text.pages import Page
+from megabert.data.text.plain.layout import HEADING, SAMPLE, TextLayout, text_layout, text_sample
+from megabert.data.text.plain.lines import text_lines
+from megabert.data.text.plain.records import Numbering, plain_page
+from megabert.data.text.plain.wrapping import join_lines
+from megabert.data.text.reading import ReadingRules
+
+MAX_DOCUMENT = 1 << 26
+"""Characters of a document."""
+_ANY_HEADING = re.compile(r"\s*(?:=\s+){1,6}[^=].*?(?:\s+=){1,6}\s*$")
+
+
+def read_text(
+    stream: io.BufferedReader, name: str, numbering: Numbering, rules: ReadingRules
+) -> Iterator[Page]:
+    """The documents of a text file, by the layout of :func:`.layout.text_layout`.
+
+    Raises:
+        UserError: a line that cannot be read, unless it is skipped, or a document of more than
+            64 Mi characters.
+    """
+    sample = stream.read(SAMPLE)
+    layout = text_layout(text_sample(sample), rules)
+    if len(sample) < SAMPLE:
+        stream = io.BufferedReader(io.BytesIO(sample))
+    else:
+        stream = io.BufferedReader(_Continued(sample, stream), buffer_size=1 << 18)
+    return _documents(text_lines(stream, name, rules.skip), name, numbering, layout)
+
+
+class _Continued(io.RawIOBase):
+    """Bytes that were read from a stream, then the rest of the stream."""
+
+    def __init__(self, begin: bytes, rest: io.BufferedReader) -> None:
+        self._begin, self._rest = memoryview(begin), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._begin:
+            return self._rest.readinto(buffer)
+        count = min(len(buffer), len(self._begin))
+        buffer[:count] = self._begin[:count]
+        self._begin = self._begin[count:]
+        return count
+
+
+def _documents(
+    lines: Iterator[tuple[int, str | Page]], name: str, numbering: Numbering, layout: TextLayout
+) -> Iterator[Page]:
+    title = ""
+    found: list[str | None] = []  # lines of the document
+    size = 0
+    for number, line in lines:
+        if isinstance(line, Page):
+            found.append(None)
+            yield line
+            continue
+        blank = not line.strip()
+        if layout.documents == "line":
+            if not blank:
+                yield plain_page(numbering.number(), "", line)
+            continue
+        heading = HEADING.match(line) if layout.documents == "heading" else None
+        if heading or (layout.documents == "blank-line" and blank):
+            if size:
+                yield plain_page(numbering.number(), title, _text(found, layout))
+            found, size = [], 0
+            title = heading.group(1) if heading else ""
+        elif layout.documents == "heading" and _ANY_HEADING.match(line):
+            found.append("")
+        else:
+            found.append(line)
+            size += 0 if blank else len(line)
+            if size > MAX_DOCUMENT:
+                raise UserError(
+                    f"{name}: the document before line {number:,} is longer than "
+                    f"{MAX_DOCUMENT >> 20} Mi characters; --documents says what a document is"
+                )
+    if size:
+        yield plain_page(numbering.number(), title, _text(found, layout))
+
+
+def _text(lines: Sequence[str | None], layout: TextLayout) -> str:
+    if layout.width:
+        return "\n".join(join_lines(lines, layout.width))
+    return "\n".join(line for line in lines if line is not None)

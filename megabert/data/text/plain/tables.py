@@ -1,0 +1,194 @@
+"""Tables with a column of text: CSV and TSV.
+
+The first row names the columns. ``--text-field 2`` reads the second column of a table without names.
+A CSV field in quotes may hold separators and line ends. The fields of a TSV are taken as they are,
+unless every field of the sample that begins with a quote also ends with one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from megabert.common.errors import UserError
+from megabert.data.text.pages import Page
+from megabert.data.text.plain.lines import bad_line, text_lines
+from megabert.data.text.plain.records import Numbering, missing_field, record_page
+from megabert.data.text.reading import ReadingRules
+
+MAX_FIELD = 1 << 26
+"""Characters of a field."""
+_SAMPLE_LINES = 200
+_SEPARATORS = ("\t", ",", ";")
+_COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%-]{0,39}")
+_FILE_NAME = re.compile(r"\.(csv|tsv|tab)(\.(bz2|gz|xz))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the fields of a table are written."""
+
+    separator: str
+    quotes: bool
+
+    @property
+    def name(self) -> str:
+        """The input format: "csv" or "tsv"."""
+        return "tsv" if self.separator == "\t" else "csv"
+
+
+def table_dialect(sample: str, name: str, rules: ReadingRules) -> Dialect | None:
+    """The dialect, if the sample is a table.
+
+    A file name that says so is enough. Otherwise nine rows in ten must have the same number of
+    fields, two at least. A TSV needs three rows. A CSV must also begin with names, and have three
+    rows, or two and the text field among the names.
+
+    Args:
+        sample: the beginning of the file, lines that are whole.
+        name: of the file.
+        rules: with the text field.
+    """
+    by_name = _FILE_NAME.search(name)
+    if by_name is not None:
+        return named_dialect(sample, by_name.group(1).lower())
+    for separator in _SEPARATORS:
+        dialect = Dialect(separator, _has_quotes(sample, separator))
+        rows = _sample_rows(sample, dialect)
+        if rows and len(rows[0]) > 1 and _is_table(rows, separator, rules.text_field):
+            return dialect
+    return None
+
+
+def named_dialect(sample: str, kind: str) -> Dialect:
+    """The dialect of a table that is a "csv", or else a TSV."""
+    if kind != "csv":
+        return Dialect("\t", _has_quotes(sample, "\t"))
+    line = sample.lstrip().split("\n", 1)[0]
+    return Dialect(max(",;\t", key=line.count), True)
+
+
+def _is_table(rows: Sequence[Sequence[str]], separator: str, text_field: str) -> bool:
+    header = rows[0]
+    alike = sum(len(row) == len(header) for row in rows)
+    if 10 * alike < 9 * len(rows):
+        return False
+    named = len(set(header)) == len(header) and all(map(_COLUMN_NAME.fullmatch, header))
+    if named and len(rows) > 1 and text_field in header:
+        return True
+    if separator == "\t":
+        return len(rows) > 2 and any(row[0].strip() for row in rows)
+    return named and len(rows) > 2 and not any(field.endswith(" ") for field in header)
+
+
+def _sample_rows(sample: str, dialect: Dialect) -> list[list[str]]:
+    """The rows of the first lines, up to one that cannot be parsed."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        for row in _rows(iter(sample.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES]), dialect):
+            rows.append(row)
+    return [row for row in rows if row]
+
+
+def _has_quotes(sample: str, separator: str) -> bool:
+    if separator != "\t":
+        return True
+    fields = [
+        field
+        for line in sample.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES]
+        for field in line.split("\t")
+        if field.startswith('"')
+    ]
+    return bool(fields) and all(len(field) > 1 and field.endswith('"') for field in fields)
+
+
+def _rows(lines: Iterator[str], dialect: Dialect) -> Iterator[list[str]]:
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.reader(
+        (line + "\n" for line in lines),
+        delimiter=dialect.separator,
+        quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
+        strict=True,
+    )
+    return iter(reader)
+
+
+class _Lines:
+    """The lines of a file; ``faults`` are the pages of those that cannot be read."""
+
+    def __init__(self, lines: Iterator[tuple[int, str | Page]]) -> None:
+        self._lines = lines
+        self.number = 0
+        self.faults: list[Page] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self._lines:
+            self.number = number
+            if isinstance(line, Page):
+                self.faults.append(line)
+                line = line.text
+            yield line.replace("\r", " ")
+
+
+def read_rows(
+    stream: io.BufferedReader,
+    name: str,
+    numbering: Numbering,
+    rules: ReadingRules,
+    dialect: Dialect,
+) -> Iterator[Page]:
+    """The documents of a table, one per row; rows without any field are skipped.
+
+    Raises:
+        UserError: no column of that name; a row with another number of fields than the first one,
+            with a quote that does not end, or that is not UTF-8, unless such rows are skipped.
+    """
+    lines = _Lines(text_lines(stream, name, rules.skip))
+    rows = _rows(iter(lines), dialect)
+    columns: list[str] = []
+    kind = dialect.name.upper()
+    while True:
+        first = lines.number + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield bad_line(f"{name}: line {first:,}: not a row of {kind} ({error})", rules.skip)
+            continue
+        where = f"{name}: line {first:,}"
+        if lines.faults:  # the row holds a part that cannot be read
+            yield from lines.faults
+            lines.faults.clear()
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if not columns:
+            columns = _columns(row, f"{name}: {kind}", rules.text_field)
+            if row == columns:
+                continue
+        if len(row) != len(columns):
+            yield bad_line(
+                f"{where} has {len(row)} fields, but the first row has {len(columns)}", rules.skip
+            )
+            continue
+        yield record_page(dict(zip(columns, row)), where, numbering, rules)
+
+
+def _columns(header: list[str], what: str, field: str) -> list[str]:
+    """Names of the columns; the text column is called ``field``."""
+    if field in header:
+        if header.count(field) > 1:
+            raise UserError(f"{what} has two columns named {field!r}; rename one of them")
+        return header
+    if field.isdecimal() and 1 <= int(field) <= len(header):
+        return [field if number == int(field) else "" for number in range(1, len(header) + 1)]
+    names = dict.fromkeys(header)
+    raise UserError(
+        f"{what} {missing_field(names, field)}; in a table without names, --text-field N reads "
+        "column N"
+    )

@@ -1,0 +1,163 @@
+"""Hard-wrapped text: whether lines are cut at a width, and joining such lines to paragraphs.
+
+Text is taken for hard-wrapped if most lines stop inside a sentence although the next word would not
+have fitted into the width of the others; lists, titles and one sentence per line do not. A width
+counts ideographs and other wide characters twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+_NARROWEST, _WIDEST = 30, 200
+_FEWEST_CUTS = 3  # lines that stop inside a sentence
+_RAGGED = 6  # lines may end this fraction of the width early
+_MOST_INDENT = 20
+_STOP = re.compile(r"[.!?…؟۔।။។][\s\"'”’»)]|[.!?…؟۔।။។]$|[。！？．｡]")
+_TERMINATORS = ".!?…:。！？：．｡؟۔।॥։።၊။។؛"
+_CLOSERS = "\"'”’»›)]』」）］】》〉*_"
+_WIDE = re.compile("[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff\U00020000-\U0003ffff]")  # fmt: skip
+# scripts written without spaces between words, and their punctuation
+_SPACELESS = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60\U00020000-\U0003ffff]")  # fmt: skip
+_BULLET = re.compile(r"[•‣◦▪●○·]\s*\S|(?:[-–—*+]|\(?(?:\d{1,3}|[A-Za-z])[.)])\s+\S")
+_SURE_BULLETS = "•‣◦▪●○"
+# "pre- and postwar": the hyphen is followed by a space
+_SUSPENDED = re.compile(r"(?:and|or|to|und|oder|bis|et|ou|y|o|e|of|en|och|og|i|a)\b")
+
+
+def wrap_width(lines: Sequence[str]) -> int:
+    """The width at which lines are cut, or 0 if they are not hard-wrapped."""
+    pairs = [(a, b) for a, b in pairwise(lines) if a.strip() and b.strip()]
+    limit = common_width(lines)
+    cut = [(a, b) for a, b in pairs if not _ends_sentence(a)]
+    if len(cut) < _FEWEST_CUTS or 5 * len(cut) < 2 * len(pairs):
+        return 0
+    if 10 * sum(_STOP.search(a) is not None for a, _ in pairs) < len(pairs):
+        return 0  # a list
+    full = sum(_fills(a, b, limit) for a, b in cut)
+    if _NARROWEST <= limit <= _WIDEST and 20 * full >= 17 * len(cut):
+        return limit
+    # lines of any length, as in text taken from pages of print: a line begins with a lower-case
+    # letter if, and only if, the line before stops inside a sentence
+    ended = [b for a, b in pairs if _ends_sentence(a)]
+    lower = sum(map(_begins_lower, ended)), sum(_begins_lower(b) for _, b in cut)
+    running = (
+        len(ended) >= _FEWEST_CUTS and 5 * lower[0] <= len(ended) and 5 * lower[1] >= 3 * len(cut)
+    )
+    return limit if running else 0
+
+
+def common_width(lines: Sequence[str]) -> int:
+    """A width that 95 % of the lines within paragraphs do not exceed; 0 without such lines."""
+    widths = sorted(_width(a.rstrip()) for a, b in pairwise(lines) if a.strip() and b.strip())
+    return widths[(len(widths) - 1) * 19 // 20] if widths else 0
+
+
+def join_lines(lines: Iterable[str | None], width: int) -> Iterator[str]:
+    """Paragraphs of hard-wrapped text, each as one line.
+
+    A paragraph ends at a blank line, before an indented line or a list item, and after a line that
+    is short and ends a sentence; a short line by itself is a heading. Lines are joined by a space,
+    in scripts without spaces by nothing. A hyphen at a line's end stays, without a space; a soft
+    hyphen goes.
+
+    Args:
+        lines: without line ends; None for a line that could not be read, whose paragraph is left
+            out.
+        width: of :func:`wrap_width`.
+    """
+    block: list[str | None] = []
+    for line in lines:
+        if line is None or line.strip():
+            block.append(line)
+        elif block:
+            yield from _paragraphs(block, width)
+            block = []
+    if block:
+        yield from _paragraphs(block, width)
+
+
+def _paragraphs(block: Sequence[str | None], width: int) -> Iterator[str]:
+    lines = [line for line in block if line is not None]
+    if len(lines) < len(block):
+        return
+    limit = min(width, _own_width(lines))
+    joined = lines[0].strip()
+    many = False
+    for before, line in pairwise(lines):
+        if _continues(before, line, limit, many):
+            joined, many = _joined(joined, line.strip()), True
+        else:
+            yield joined
+            joined, many = line.strip(), False
+    yield joined
+
+
+def _own_width(lines: Sequence[str]) -> int:
+    """The width of a block whose lines all fill it, which may be narrower than the text's."""
+    widest = max(map(_width, lines))
+    if len(lines) >= 4 and all(_fills(a, b, widest, exact=True) for a, b in pairwise(lines)):
+        return widest
+    return _WIDEST**2
+
+
+def _continues(before: str, line: str, width: int, many: bool) -> bool:
+    """Whether ``line`` continues the paragraph of ``before``, which has ``many`` lines so far."""
+    ends = _ends_sentence(before)
+    full = _fills(before, line, width)
+    text = line.lstrip()
+    if (ends or not full) and (_indent(line) > _indent(before) or _BULLET.match(text)):
+        # the further lines of a list item may be indented
+        return not ends and _BULLET.match(before.lstrip()) is not None and not _BULLET.match(text)
+    if text[0] in _SURE_BULLETS:
+        return False
+    if full:
+        return True
+    if ends:
+        return False
+    start = before.lstrip()[0]
+    return many or start.islower() or text[0].islower() or before.rstrip()[-1] in ",;-–—\u00ad"
+
+
+def _fills(before: str, line: str, width: int, *, exact: bool = False) -> bool:
+    """Whether the first word of ``line`` would not have fitted at the end of ``before``."""
+    text = line.lstrip()
+    end = before.rstrip()
+    if _SPACELESS.match(end[-1]) and _SPACELESS.match(text):
+        room = 4  # punctuation that must not begin a line takes the last character with it
+    else:
+        room = 1 + min(_width(text.split(maxsplit=1)[0]), width)
+    return _width(end) + room > width - (0 if exact else width // _RAGGED)
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+
+
+def _indent(line: str) -> int:
+    text = line.expandtabs(8)
+    return _width(text[: len(text) - len(text.lstrip())])
+
+
+def _begins_lower(line: str) -> bool:
+    return line.lstrip()[:1].islower()
+
+
+def _ends_sentence(line: str) -> bool:
+    return line.rstrip().rstrip(_CLOSERS)[-1:] in _TERMINATORS
+
+
+def _joined(text: str, line: str) -> str:
+    last, first = text[-1], line[0]
+    if last == "\u00ad":
+        return text[:-1] + line
+    hyphenated = last in "-\u2010" and text[-2:-1].isalpha() and first.isalpha()
+    if hyphenated and not _SUSPENDED.match(line):
+        return text + line
+    if (last == "—" or text.endswith("--")) and not text[:-1].rstrip("-").endswith(" "):
+        return text + line
+    if _SPACELESS.match(last) or _SPACELESS.match(first):
+        return text + line
+    return f"{text} {line}"
