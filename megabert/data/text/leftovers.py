@@ -29,12 +29,14 @@ _WIDE_STOP = re.compile(r"[。！？，；：]")
 
 _WIDE = "\u3000-〿＀-￯一-鿿㐀-䶿぀-ヿ"
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
+# each pattern below begins with a plain character or set, so that the engine can skip ahead
 # brackets and quotes that a dropped template left empty; not "f()", "[]", "(())"
 _EMPTY = re.compile(
-    rf"（[{_SEPARATORS}]*）|［[{_SEPARATORS}]*］|【[{_SEPARATORS}]*】|〔[{_SEPARATORS}]*〕"
-    rf"|(?<![\w()\[\]{{}}\"'.])\([{_SEPARATORS}]*\)"
-    "|“ ?”|「 ?」|『 ?』|《 ?》|〈 ?〉|‘ ?’|„ ?“|« ?»"
-    r'|(?<!\w)" ?"(?![\w"])'
+    '[（［【〔(“「『《〈‘„«"]'
+    rf"(?:(?<=[（［【〔])[{_SEPARATORS}]*[）］】〕]"
+    rf"|(?<=\()(?<![\w()\[\]{{}}\"'.]\()[{_SEPARATORS}]*\)"
+    "|(?<=“) ?”|(?<=「) ?」|(?<=『) ?』|(?<=《) ?》|(?<=〈) ?〉|(?<=‘) ?’|(?<=„) ?“|(?<=«) ?»"
+    r'|(?<=")(?<!\w") ?"(?![\w"]))'
 )
 _AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
 _BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]{1,20}(?=[)）])")

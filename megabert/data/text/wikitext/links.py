@@ -2,19 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
-from megabert.data.text.pages import Site
+from megabert.data.text.namespaces import assumed_names, local_names, name_key
+from megabert.data.text.pages import CATEGORY_NAMESPACE, FILE_NAMESPACES, Site
 from megabert.data.text.wikitext.holes import hole
 from megabert.data.text.wikitext.quotes import shown_text
 from megabert.data.text.wikitext.tidy import MARK, gap
-from megabert.data.text.wikitext.wiki_words import (
-    ALIASES,
-    CATEGORY,
-    FILE,
-    PROTOCOLS,
-    language_codes,
-)
+from megabert.data.text.wikitext.wiki_words import PROTOCOLS, language_codes
 
 EXTERNAL = "\ue000"  # marks the place of an external link
 _FILE_END = re.compile(
@@ -50,18 +45,27 @@ class LinkRules:
     @staticmethod
     @lru_cache(maxsize=64)
     def of(site: Site, language: str) -> "LinkRules":
-        """Rules from the dump's own namespace names and the most common old ones."""
-        files, categories = ALIASES.get(language.lower().split("-")[0], ((), ()))
+        """Rules from the dump's own namespace names and those of its language."""
+        local = assumed_names(language.lower().replace("_", "-"))
+
+        def names(own: tuple[str, ...], *numbers: int) -> frozenset[str]:
+            known = (name for name, number in local.items() if number in numbers)
+            return frozenset((*map(name_key, own), *known))
+
         return LinkRules(
-            frozenset(n.casefold() for n in (*FILE, *site.file_prefixes, *files)),
-            frozenset(n.casefold() for n in (*CATEGORY, *site.category_prefixes, *categories)),
+            names(site.file_prefixes, *FILE_NAMESPACES),
+            names(site.category_prefixes, CATEGORY_NAMESPACE),
             language_codes(language),
         )
 
     def is_file(self, target: str) -> bool:
-        """Whether the link shows a picture, sound or film."""
+        """Whether the link shows a picture, sound or film: by a prefix of the wiki, or by that of
+        another language if the target ends like a file."""
         prefix, colon, _ = target.partition(":")
-        return bool(colon) and (_key(prefix) in self.files or bool(_FILE_END.search(target)))
+        if not colon:
+            return False
+        key = name_key(prefix)
+        return key in self.files or (key in _any_file() and bool(_FILE_END.search(target)))
 
     def text(self, target: str, label: str | None) -> str:
         """What a reader sees of ``[[target|label]]`` in running text; "" for files, categories and
@@ -71,9 +75,9 @@ class LinkRules:
         name = target[1:] if shown else target
         prefix, colon, rest = name.partition(":")
         if colon and not shown:
-            if self.is_file(name) or _key(prefix) in self.categories:
+            if self.is_file(name) or name_key(prefix) in self.categories:
                 return ""
-            if _key(prefix) in self.languages:
+            if name_key(prefix) in self.languages:
                 return ""
         if label is not None and label.strip():
             return shown_text(label.strip(" \t"), True)
@@ -83,8 +87,12 @@ class LinkRules:
         return shown_text((name or anchor).replace("_", " ") if hash_mark else name, False)
 
 
-def _key(prefix: str) -> str:
-    return prefix.strip().replace("_", " ").casefold()
+@cache
+def _any_file() -> frozenset[str]:
+    """Names of the file namespaces in all languages."""
+    return frozenset(
+        name_key(name) for name, number in local_names("").items() if number in FILE_NAMESPACES
+    )
 
 
 def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> str:

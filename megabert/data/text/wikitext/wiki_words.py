@@ -1,4 +1,4 @@
-"""What MediaWiki and Wikimedia define as markup: switches, link prefixes, tags, addresses.
+"""What MediaWiki and Wikimedia define as markup: switches, language codes, tags, addresses.
 
 The words of each language are data in ``wiki_words.toml``. Patterns made of them match nothing
 else, because a word between underscores, a name before a colon or a word in angle brackets is
@@ -22,23 +22,6 @@ TAGS = (
     "graph mapframe maplink inputbox categorytree charinsert dynamicpagelist languages translate "
     "tvar langconvert pages pagelist pagequality phonos quiz rss listing choose option video audio"
 )
-# names that every MediaWiki accepts in addition to the local ones
-FILE = ("file", "image", "media")
-CATEGORY = ("category",)
-# old and alternative names by language: (files, categories)
-ALIASES = {
-    "zh": (("文件", "檔案", "档案", "图像", "圖像", "媒体"), ("分类", "分類")),
-    "de": (("datei", "bild"), ("kategorie",)),
-    "fr": (("fichier",), ("catégorie",)),
-    "es": (("archivo", "imagen"), ("categoría",)),
-    "it": (("immagine",), ("categoria",)),
-    "pt": (("ficheiro", "imagem", "arquivo"), ("categoria",)),
-    "ru": (("файл", "изображение"), ("категория",)),
-    "ja": (("ファイル", "画像"), ("カテゴリ",)),
-    "nl": (("bestand", "afbeelding"), ("categorie",)),
-    "pl": (("plik", "grafika"), ("kategoria",)),
-    "lv": (("attēls", "fails"), ("kategorija",)),
-}
 # beginnings of addresses: MediaWiki's own list
 PROTOCOLS = (
     "bitcoin: ftp:// ftps:// geo: git:// gopher:// http:// https:// irc:// ircs:// magnet: "

@@ -59,6 +59,10 @@ def test_links_to_other_languages() -> None:
     )
     assert text_of("[[doi:10.1/x]] [[xyz:a]] [[en:Dog]] here") == "doi:10.1/x xyz:a en:Dog here"
     assert text_of("Text [[en:Dog]]", "de") == "Text"
+    assert (
+        text_of("[[Law: a.jpg]] [[Datei:a.jpg]][[Bild:b]] [[Files:c]]", "de")
+        == "Law: a.jpg Files:c"
+    )
     assert {"en", "zh-yue", "be-x-old"} <= language_codes("de")
     assert not {"re", "doi", "voy", "de"} & language_codes("de")
 
