@@ -28,9 +28,10 @@ def spaced_date(arguments: Mapping[str, str], wording: Wording) -> str | None:
     if any(key not in "123" and not _HARMLESS.fullmatch(key) for key in arguments):
         return None
     day, month, year = (arguments.get(key, "") for key in "123")
-    if not month and not year:
+    if not year and _month(month, wording.months) is None:
+        # behind a whole date, the second argument is the subject of a link
         parts = _parts(" ".join(day.split()))
-        if parts is None:
+        if parts is None or (month and day.isalnum()):
             return None
         day, month, year = parts
     if month:

@@ -59,6 +59,7 @@ FILTERS: dict[str, Filter] = {
     "first-lower": lambda value, _: value[:1].lower() + value[1:],
     "number": lambda value, _: value if _NUMBER.fullmatch(value) else None,
     "figure": lambda value, wording: wording.figures.printed(value),
+    "figures": lambda value, wording: wording.figures.printed_in(value),
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
     "int": _int,
     "day": _day,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _PLAIN = re.compile(r"([-+−–]?)(\d+)(?:\.(\d+))?")
+_POWER = re.compile(r"\d[eE][-+−]?\d")
+_POINT = re.compile(r"(?<=\d)\.(?=\d)")
 _EXAMPLE = re.compile(r"1(\D?)234(\D)5")
 
 
@@ -36,6 +38,12 @@ class Figures:
         if self.thousands and len(whole) > 3 and whole[0] != "0":
             whole = f"{int(whole):,}".replace(",", self.thousands)
         return f"{sign}{whole}{self.decimal}{rest}" if rest else sign + whole
+
+    def printed_in(self, text: str) -> str | None:
+        """A text with figures ("1.5 to 2 m") as it is printed; None if one has a power ("5e6")."""
+        if _POWER.search(text):
+            return None
+        return _POINT.sub(self.decimal, text) if self.decimal != "." else text
 
 
 ENGLISH = Figures(",", ".")

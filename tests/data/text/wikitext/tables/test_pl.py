@@ -11,7 +11,7 @@ CALLS = [
     ("odn|Nowak|2005|s=12", ""),
     ("kiedy|data=x", ""),
     ("lang|de", ""),
-    ("lang|de|Wasser", None),
+    ("lang|de|en", ""),
     ("ang.|water", "ang. water"),
     ("chiń.|水", "chiń. 水"),
     ("ros.|вода|woda", None),
