@@ -127,7 +127,9 @@ def compare(
     batches = [id_batch(config.vocab_size, config.max_position_embeddings, config.type_vocab_size)]
     masked = None
     if tokenizer is not None:
-        batch, masked = text_batch(tokenizer, config.max_position_embeddings)
+        batch, masked = text_batch(
+            tokenizer, config.max_position_embeddings, config.type_vocab_size
+        )
         batches.insert(0, batch)
     for number, batch in enumerate(batches):
         with torch.no_grad():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.name_table import first_names
@@ -31,6 +32,7 @@ _UNREADABLE = (
     ValueError,
     struct.error,
 )
+_ZIP = b"PK\x03\x04"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of a single file, or prefixes of the names of indexes of shards, in order of priority."""
 
@@ -43,6 +45,7 @@ def load_plain(path: Path) -> Any:
     Raises:
         UserError: it holds more than tensors and plain containers, or is damaged.
     """
+    check_downloaded(path)
     zipped = _check_archive(path)
     try:
         with warnings.catch_warnings():
@@ -54,7 +57,10 @@ def load_plain(path: Path) -> Any:
             "ask its author for model.safetensors"
         ) from error
     except _UNREADABLE as error:
-        raise UserError(f"{path} is not a complete weight file: {_first_line(error)}") from error
+        kind = type(error).__name__
+        raise UserError(
+            f"{path} is not a file of torch.save, or it is damaged ({kind}: {_first_line(error)})"
+        ) from error
 
 
 def _check_archive(path: Path) -> bool:
@@ -65,6 +71,10 @@ def _check_archive(path: Path) -> bool:
     """
     try:
         if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                begins = file.read(len(_ZIP)) == _ZIP
+            if begins:
+                raise UserError(f"{path} is truncated: its end is missing; copy the file again")
             return False
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()

@@ -70,13 +70,19 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
 def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -> WholeModel:
     # imported here, so that other conversions do not wait for DeepSpeed
     from megabert.checkpoint.merged import whole_checkpoint
+    from megabert.checkpoint.record import damaged_file, whole_checkpoints
     from megabert.checkpoint.resume import recorded_parameters
-    from megabert.checkpoint.save_load import damaged_file, newest_checkpoint
+    from megabert.checkpoint.save_load import newest_checkpoint
 
     checkpoint = newest_checkpoint(path)
     fault = damaged_file(checkpoint)
     if fault is not None:
-        raise UserError(f"the checkpoint is damaged: {fault}")
+        others = (c for c in whole_checkpoints(checkpoint.folder.parent) if c != checkpoint)
+        sound = next((c.folder for c in others if damaged_file(c) is None), None)
+        advice = "no other checkpoint of its run is undamaged"
+        if sound is not None:
+            advice = f"the newest undamaged one is {sound}: name that folder"
+        raise UserError(f"the checkpoint is damaged: {fault}; {advice}")
     record, folder = checkpoint.record, checkpoint.folder
     config = ModelConfig.from_dict(record["model"])
     parameters = recorded_parameters(config, record["heads"])

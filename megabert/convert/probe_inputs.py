@@ -56,24 +56,27 @@ class ProbeInputs:
         }
 
 
-def text_batch(tokenizer: Tokenizer, max_length: int) -> tuple[ProbeInputs, int]:
+def text_batch(tokenizer: Tokenizer, max_length: int, token_types: int) -> tuple[ProbeInputs, int]:
     """The sample pairs as one padded batch, with one token of the first pair masked.
 
     Args:
         tokenizer: the checkpoint's.
         max_length: number of its positions; longer pairs are truncated.
+        token_types: number of its token types; with one, both sentences have it.
 
     Returns:
         the batch, and the position of the masked token in its first row.
     """
     special = tokenizer.special
     rows: list[tuple[list[int], list[int]]] = []
+    masked = 0
     for first, second in PAIRS:
         a, b = (encoded.ids.tolist() for encoded in tokenizer.encode_sentences([first, second]))
         ids = [special.cls, *a, special.sep, *b, special.sep]
-        types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        types = [0] * (len(a) + 2) + [min(1, token_types - 1)] * (len(b) + 1)
+        if len(rows) == MASKED_PAIR:
+            masked = 1 + int(MASKED_FRACTION * min(len(a), max_length - 2))
         rows.append((ids[:max_length], types[:max_length]))
-    masked = 1 + int(MASKED_FRACTION * (rows[MASKED_PAIR][1].count(0) - 2))
     masked = min(masked, len(rows[MASKED_PAIR][0]) - 1)
     rows[MASKED_PAIR][0][masked] = special.mask
     return _pad(rows, special.pad), masked
@@ -119,7 +122,7 @@ def same_ids(tokenizer: Tokenizer, theirs: Any) -> str | None:
         if theirs.convert_tokens_to_ids(token) != number:
             return f"the token {token!r}"
     for role, name in tokenizer.special_tokens.items():
-        if getattr(theirs, f"{role}_token") != name:
+        if getattr(theirs, f"{role}_token") not in (name, None):  # None: files that name no roles
             return f"the {role} token ({name!r})"
     return None
 

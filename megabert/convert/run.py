@@ -14,6 +14,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
 from megabert.common.log import get_logger
 from megabert.convert.check import Comparison, Side, compare, our_side
+from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
 from megabert.convert.format import Format, ModelSource
 from megabert.convert.formats import find_format, looks_like, written_formats
 from megabert.convert.huggingface.transformers_model import check_tokenizer
@@ -127,7 +128,11 @@ def _read(source: Format, request: ConversionRequest) -> WholeModel:
     try:
         return source.read(_place(request))
     except UserError as error:
-        others = looks_like(request.input)
+        others = looks_like(request.input) if request.input.is_dir() else set()
+        wrong = wrong_file(request.input, request.source)
+        # the name of a single file (*.ckpt) says less about it than its content
+        if wrong is not None and not others - set(FILE_FORMATS):
+            raise UserError(wrong) from error
         if not others or request.source in others:
             raise
         hint = " or ".join(f"--from {name}" for name in sorted(others))

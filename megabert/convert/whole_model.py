@@ -14,7 +14,7 @@ from megabert.config.model import ModelConfig
 from megabert.convert.name_table import check_depth, first_names
 from megabert.model.encoder import Encoder
 from megabert.model.head_registry import Head, task_heads
-from megabert.model.heads import MASKED_LM, PRETRAINING
+from megabert.model.heads import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
 
@@ -65,7 +65,7 @@ class WholeModel:
     @property
     def head(self) -> Head:
         """The head on the encoder; it determines the class in other software."""
-        heads = (*task_heads(), PRETRAINING, MASKED_LM, ENCODER_ONLY)
+        heads = (*task_heads(), PRETRAINING, MASKED_LM, NEXT_SENTENCE, ENCODER_ONLY)
         return next(head for head in heads if head.is_in(self.tensors))
 
 
@@ -118,8 +118,8 @@ def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
 def check_tensors(model: WholeModel) -> None:
     """Compare names and shapes with those of megabert's model, and remove two kinds of surplus.
 
-    A pooler without a sentence task, and a sentence head without a pooler or an MLM head, move to
-    ``left_out``; any other surplus is an error.
+    A pooler without a sentence task, and a sentence head without a pooler, move to ``left_out``; any
+    other surplus is an error.
 
     Raises:
         UserError: a tensor is missing, unexpected, of another shape or not finite, or the number of

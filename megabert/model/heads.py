@@ -170,6 +170,21 @@ class BertForPreTraining(nn.Module):
         return words, self.nsp(self.bert.pooler(first_tokens))
 
 
+class BertForNextSentence(nn.Module):
+    """Encoder with the pooler and the sentence-pair head: a checkpoint whose MLM head is gone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.bert = Encoder(config, TensorParallel(), pooler=True)
+        self.nsp = NspHead(config)
+
+    def forward(self, batch: PackedBatch[Tensor]) -> Tensor:
+        """Sentence logits ``[P, 2]``."""
+        first_tokens = self.bert(batch, batch.first_tokens.long())
+        assert self.bert.pooler is not None
+        return self.nsp(self.bert.pooler(first_tokens))  # type: ignore[no-any-return]
+
+
 PRETRAINING = Head(
     "pretraining",
     modules=("mlm", "nsp"),
@@ -185,4 +200,15 @@ MASKED_LM = Head(
     tensors=("mlm.dense.weight",),
     build=lambda config, outputs: BertForPreTraining(config, sentence_task=False),
     transformers_suffix="ForMaskedLM",
+)
+
+NEXT_SENTENCE = Head(
+    "next sentence",
+    modules=("nsp",),
+    tensors=("nsp.classifier.weight", "bert.pooler.dense.weight"),
+    build=lambda config, outputs: BertForNextSentence(config),
+    reads_pooler=True,
+    per_sequence=True,
+    transformers_suffix="ForNextSentencePrediction",
+    transformers_outputs=(("NSP logits", "logits"),),
 )

@@ -153,6 +153,7 @@ class Embeddings(nn.Module):
             config.padded_vocab_size, hidden, tp, what="padded vocabulary"
         )
         self.position_embeddings = Embedding(positions, hidden) if positions else None
+        self.token_types = config.type_vocab_size
         self.token_type_embeddings = Embedding(config.type_vocab_size, hidden)
         self.norm = Norm(hidden, config.layer_norm_eps, bias) if config.norm == "post" else None
 
@@ -163,7 +164,9 @@ class Embeddings(nn.Module):
         position_ids: Tensor,
         dropout: Dropout | None,
     ) -> Tensor:
-        """int64 ``[T]`` each -> ``[T or T/t, H]``."""
+        """int64 ``[T]`` each -> ``[T or T/t, H]``. With one token type, both texts of a pair have it."""
+        if self.token_types == 1:
+            token_type_ids = torch.zeros_like(token_type_ids)
         looked_up = [(token_type_ids, self.token_type_embeddings)]
         if self.position_embeddings is not None:
             looked_up.append((position_ids, self.position_embeddings))

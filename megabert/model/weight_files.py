@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import umask
 
@@ -56,6 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is not a complete safetensors file.
     """
+    check_downloaded(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -181,6 +181,11 @@ def _task_name(source: WholeModel, wanted: str | None) -> str:
             "launch/finetune.py first"
         )
     fitting = (FillMask.name,) if source.head in FillMask.heads else tasks_with(source.head)
+    if not fitting:
+        raise UserError(
+            f"{source.origin} has only a head for {source.head}, which answers nothing here; fine-tune "
+            "it with launch/finetune.py first"
+        )
     if wanted is not None:
         _check_wanted(source, wanted, fitting)
         return wanted

@@ -38,6 +38,7 @@ from megabert.model.weight_files import copy_tokenizer
 
 _CONFIG_FILE = "bert_config.json"
 _STATE_FILE = "checkpoint"
+_PART = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 PREFIX = "bert_model.ckpt"
 
 _FIELDS = (
@@ -73,23 +74,24 @@ def find_prefix(path: Path) -> Path:
     """The checkpoint's path without ``.index``.
 
     Args:
-        path: that path itself, its ``.index`` file, or a folder with one checkpoint (or with
-            several, if its file ``checkpoint`` names one of them).
+        path: that path itself, one of its files, or a folder with one checkpoint (or with several,
+            if its file ``checkpoint`` names one of them).
 
     Raises:
         UserError: there is no checkpoint, or one of the old format V1.
     """
     if path.is_dir():
         return _prefix_in(path)
-    if path.name.endswith(".index"):
-        prefix = path.with_name(path.name.removesuffix(".index"))
-    else:
-        prefix = path
+    prefix = path.with_name(_PART.sub("", path.name))
     index = prefix.with_name(f"{prefix.name}.index")
     if index.is_file():
         return prefix
     if path.is_file() and is_table(path):
         raise _old_format(path)
+    if path.is_file() and prefix == path:
+        raise UserError(
+            f"{path} is not a TensorFlow checkpoint, of which there would be a file {index.name}"
+        )
     raise UserError(
         f"{index} does not exist; --input takes a folder with bert_config.json and one *.index "
         "file, that file, or its path without .index"

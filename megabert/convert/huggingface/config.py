@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError, first_fault
 from megabert.config.model import ModelConfig
+from megabert.convert.huggingface.other_models import evidence_against_bert
 from megabert.model.modules import ACTIVATIONS
 
 CONFIG_FILES = ("config.json", "bert_config.json")
 """Names of the configuration file, in order of priority."""
+MODEL_TYPES = ("bert", "megatron-bert", "nezha")
+"""Values of ``model_type`` that megabert can read."""
 SHARED_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -57,6 +61,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or is not a JSON object.
     """
+    check_downloaded(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -84,8 +89,20 @@ def config_from(values: Mapping[str, Any], path: Path, *, norm: str = "post") ->
         norm: of :class:`ModelConfig`.
 
     Raises:
-        UserError: a field is missing or invalid, or megabert does not support a setting.
+        UserError: it describes another model, a field is missing or invalid, or megabert does not
+            support a setting.
     """
+    stated = values.get("model_type")
+    if stated not in (None, *MODEL_TYPES):
+        raise UserError(
+            f"{path}: model_type {stated!r} is not supported; expected one of {', '.join(MODEL_TYPES)}"
+        )
+    against = evidence_against_bert(values) if stated is None else None
+    if against is not None:
+        raise UserError(
+            f"{path}: not the configuration of a BERT: {against}; if it is one, state "
+            '"model_type": "bert"'
+        )
     absent = [name for name in _REQUIRED if name not in values]
     if absent:
         raise UserError(f"{path}: missing {', '.join(absent)}")

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.data.tokenizers.protobuf import fields, packed_varints
 
@@ -125,6 +126,7 @@ def read_parameters(path: Path) -> dict[str, Stored]:
 
 
 def _mapped(path: Path) -> memoryview:
+    check_downloaded(path)
     try:
         with path.open("rb") as file:
             message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

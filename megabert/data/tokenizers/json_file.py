@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
@@ -133,6 +134,7 @@ def load_json(
         UserError: the file is not a tokenizer.json, or its model is of an unknown type; the files
             in the folder contradict each other.
     """
+    check_downloaded(path)
     try:
         return from_json(path, path.read_text(encoding="utf-8"), side, entries)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

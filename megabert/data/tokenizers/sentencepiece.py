@@ -18,6 +18,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.data.tokenizers.base import (
@@ -189,6 +190,7 @@ def load_sentencepiece(
     Raises:
         UserError: not a SentencePiece model, or one of an unsupported kind.
     """
+    check_downloaded(path)
     return SentencePieceTokenizer(path, path.read_bytes(), names)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import tokenizers
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.data.tokenizers.base import CONFIG_FILE, SPECIAL_NAMES
 
@@ -75,6 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not JSON, or not an object.
     """
+    check_downloaded(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

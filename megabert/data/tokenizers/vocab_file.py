@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.data.tokenizers.base import warn_once
 
@@ -29,6 +30,8 @@ def read_vocabulary(path: Path) -> list[str]:
     Raises:
         UserError: there are no entries.
     """
+    if path.stat().st_size:
+        check_downloaded(path)
     text = path.read_bytes().decode("utf-8")
     marked = text.startswith(_BYTE_ORDER_MARK)
     lines = text.removeprefix(_BYTE_ORDER_MARK).removesuffix("\n").split("\n")

@@ -10,6 +10,7 @@ import google_crc32c
 import torch
 from torch import Tensor
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.convert.google.tensor_bundle.entries import (
     DTYPES,
@@ -108,6 +109,8 @@ class Bundle:
         if not path.is_file():
             raise UserError(f"{path} is missing: according to {self._index.name}, it holds tensors")
         total, before = path.stat().st_size, 0
+        if total:
+            check_downloaded(path)
         for start, end, key in places:
             if end > total:
                 raise UserError(

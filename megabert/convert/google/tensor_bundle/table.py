@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.convert.google.tensor_bundle import snappy
 from megabert.data.foreign.tfrecord import masked_crc32c
@@ -66,6 +67,7 @@ def read_sorted_table(path: Path) -> list[Entry]:
     Raises:
         UserError: not a table, or truncated or damaged; the message names the place.
     """
+    check_downloaded(path)
     try:
         if not is_table(path):
             raise UserError(
