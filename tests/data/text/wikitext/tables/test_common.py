@@ -123,6 +123,10 @@ def test_a_pattern_that_cannot_be_read(pattern: str) -> None:
         read_pattern(pattern)
 
 
+def test_simple_english_has_the_templates_of_english() -> None:
+    assert template_table("simple").text_of("USS|Hornet|CV-12|6") == "USS Hornet"
+
+
 def test_all_tables_can_be_read(root: Path) -> None:
     folder = root / "megabert" / "data" / "text" / "wikitext" / "tables"
     codes = sorted(file.stem for file in folder.glob("*.toml"))
