@@ -25,6 +25,7 @@ _CELL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SIMPLE_CHEMISTRY = re.compile(r"(?:[A-Z][a-z]?\d*){1,8}")
+_INDENT = 40  # longest indent and punctuation of a formula on a line of its own
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
 
@@ -33,7 +34,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     """Remove the tags whose content is not running text; make ``<nowiki>`` inert.
 
     A formula, code or sign leaves a hole, which is added to ``names``; a formula of a few symbols
-    becomes text. The text inside ``<nowiki>`` remains, with its special characters
+    becomes text, except on a line of its own. The text inside ``<nowiki>`` remains, with its special characters
     as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
     hole; of other tags that are never closed, only the tag itself is removed.
     """
@@ -59,7 +60,11 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
         elif not match.group(2).endswith("/"):
             end = None if name in no_more else _content_end(text, name, position)
             if end is not None:
-                shown = _shown_text(name, text[position : end[0]], names)
+                inside = text[position : end[0]]
+                if name == "math" and _is_displayed(text, match.start(), end[1]):
+                    shown = hole(names, "<math>")
+                else:
+                    shown = _shown_text(name, inside, names)
                 position = end[1]
             elif name == "ref":
                 position = _line_end(text, position)
@@ -76,6 +81,13 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     text = "".join(parts)
     # rows of a table that a template begins
     return _CELL.sub("\n\n", text) if "<t" in text or "<T" in text else text
+
+
+def _is_displayed(text: str, start: int, end: int) -> bool:
+    """Whether a formula is all of an indented line, so that the text around it does not go through it."""
+    before = text[max(0, start - _INDENT) : start].rpartition("\n")[2]
+    after = text[end : end + _INDENT].partition("\n")[0]
+    return ":" in before and not before.strip(" \t:") and not after.strip(" \t.,;")
 
 
 def _line_end(text: str, position: int) -> int:

@@ -15,11 +15,11 @@ _SYMBOLS = {
     "Rightarrow": "⇒", "infty": "∞", "in": "∈", "notin": "∉", "subset": "⊂", "subseteq": "⊆",
     "cup": "∪", "cap": "∩", "emptyset": "∅", "varnothing": "∅", "forall": "∀", "exists": "∃",
     "neg": "¬", "lnot": "¬", "land": "∧", "wedge": "∧", "lor": "∨", "vee": "∨", "circ": "∘",
-    "partial": "∂", "nabla": "∇", "hbar": "ħ", "ell": "ℓ", "ldots": "...", "dots": "...",
-    "cdots": "...", "degree": "°", "quad": " ", "sin": "sin", "cos": "cos", "tan": "tan",
+    "partial": "∂", "nabla": "∇", "hbar": "ħ", "ell": "ℓ", "ldots": "…", "dots": "…", "dotsc": "…",
+    "cdots": "⋯", "dotsb": "⋯", "dotsm": "⋯", "degree": "°", "quad": " ", "sin": "sin", "cos": "cos", "tan": "tan",
     "log": "log", "ln": "ln", "exp": "exp", "lim": "lim", "max": "max", "min": "min", "det": "det",
     "dim": "dim", "ker": "ker", "gcd": "gcd", "mod": "mod", "aleph": "ℵ", "prime": "′",
-    "langle": "⟨", "rangle": "⟩", "lbrace": "{", "rbrace": "}", "mid": "|", "angle": "∠",
+    "langle": "⟨", "rangle": "⟩", "mid": "|", "angle": "∠",
     "perp": "⊥", "parallel": "∥", "oplus": "⊕", "otimes": "⊗", "ast": "*", "star": "⋆",
 }  # fmt: skip
 _DOUBLE = {"R": "ℝ", "N": "ℕ", "Z": "ℤ", "Q": "ℚ", "C": "ℂ", "P": "ℙ", "H": "ℍ", "F": "𝔽"}
@@ -30,7 +30,9 @@ _BOARD = re.compile(r"\\mathbb\s*(?:\{([A-Z])\}|([A-Z]))")
 _SPACE = re.compile(r"\\[,;:! ]|\\displaystyle\b|\\textstyle\b|~")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _SCRIPT = re.compile(r"([_^])\s*(?:\{([^{}^_]*)\}|([^\s{}^_\\]))")
-_PLAIN = re.compile(r"[^\\{}&$%#\n]*")
+_PLAIN = re.compile(r"(?:[^\\{}&$%#\n]|\\[{}] )*")
+_GROUP = re.compile(r"\{[^{}\\]*\}")
+_BRACE = re.compile(r"\\(?:([{}])|(l)brace\b|(r)brace\b)")
 
 
 def formula_text(tex: str) -> str | None:
@@ -39,11 +41,21 @@ def formula_text(tex: str) -> str | None:
     tex = tex.strip()
     if not tex or len(tex) > _LONGEST:
         return None
-    text = _FONT.sub(r"\1", _SPACE.sub(" ", tex))
+    if _GROUP.fullmatch(tex):
+        tex = tex[1:-1]
+    text = _FONT.sub(r"\1", _SPACE.sub(" ", _BRACE.sub(_brace, tex)))
     text = _BOARD.sub(lambda match: _DOUBLE.get(match.group(1) or match.group(2), "\\"), text)
     text = _COMMAND.sub(_symbol, text)
-    text = _SCRIPT.sub(_script, text).replace(r"\{", "(").replace(r"\}", ")")
-    return " ".join(text.split()) if _PLAIN.fullmatch(text) else None
+    text = _SCRIPT.sub(_script, text)
+    if not _PLAIN.fullmatch(text):
+        return None
+    return " ".join(text.replace(r"\{ ", "{").replace(r"\} ", "}").split())
+
+
+def _brace(match: re.Match[str]) -> str:
+    """A brace that is printed, until the end as ``\\{`` and a space."""
+    mark, left, _ = match.groups()
+    return f"\\{mark or ('{' if left else '}')} "
 
 
 def _symbol(match: re.Match[str]) -> str:

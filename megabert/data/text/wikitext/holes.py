@@ -19,7 +19,7 @@ _FIRST_NAME, _NAMES = 0xF0000, 0xFFFD
 _MARK = HOLE + "[\U000f0000-\U000ffffd]"
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
-_OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+")
+_OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+[.,;:。，；：]?[ \t]*")
 _BEFORE_BOLD = re.compile(rf"[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
 _IN_BRACKETS = re.compile(
     rf"(?<![^\W\d_])\((?=[^()]*{HOLE})[^()]*\)|（(?=[^（）]*{HOLE})[^（）]*）"
@@ -30,6 +30,7 @@ _LAST = re.compile(rf"(?<=[{_STOPS}])([{re.escape(_CLOSING)}]*)\s*(?:{_MARK}\s*)
 _FIRST = re.compile(rf"^\s*(?:{_MARK})+(?=[^\W\d_])")
 _GLUED = re.compile(rf"(?<=[{_STOPS}])(?:{_MARK})+(?=[^\W\d_])")
 _ANY = re.compile(_MARK)
+_INDENT = " \t\n:*#"  # before the halves of a sentence around a displayed formula
 _NO_PROSE = "=|!{<*#:;"  # begin a heading, a row, a tag or a list item
 _ENDS = (*_STOPS, ":", "：", ">", "")
 
@@ -40,11 +41,16 @@ def hole(names: list[str], name: str) -> str:
     return HOLE + chr(_FIRST_NAME + min(len(names) - 1, _NAMES))
 
 
-def settle_lines(text: str) -> str:
+def settle_lines(text: str, names: Sequence[str]) -> str:
     """Remove the holes whose place in the wikitext shows that they are outside sentences.
 
-    On a line of its own, a hole goes, except between the halves of a sentence ("is given by / HOLE /
-    where"); before bold text at the beginning of a line (the title of an article) it goes too.
+    On a line of its own, a hole goes, except at the halves of a sentence ("is given by / HOLE /
+    where"), which it joins; a displayed formula does so over blank lines too. Before bold text at
+    the beginning of a line (the title of an article) a hole goes as well.
+
+    Args:
+        text: a page with the marks of holes.
+        names: what the marks stand for.
     """
     if HOLE not in text:
         return text
@@ -57,10 +63,17 @@ def settle_lines(text: str) -> str:
         end = len(text) if end < 0 else end
         line = text[start:end]
         if _OWN_LINE.fullmatch(line):
-            parts.append(text[done:start])
-            if _is_inside_sentence(text, start, end):
-                parts.append("".join(_ANY.findall(line)))
+            marks = _ANY.findall(line)
+            formula = all(_name(mark, names)[:1] == "<" for mark in marks)
+            first = _half_before(text, start, formula)
+            second = _half_after(text, end, formula)
+            parts.append(text[done:start] if first is None else text[done:first])
+            if first is not None:
+                parts += (" ", *marks, text[first:start])
             done = end
+            if second is not None:
+                parts += (text[end:second], *marks, " ")
+                done = second
         elif bold := _BEFORE_BOLD.match(line):
             parts.append(text[done:start])
             done = start + bold.end()
@@ -68,15 +81,30 @@ def settle_lines(text: str) -> str:
     return "".join(parts) + text[done:]
 
 
-def _is_inside_sentence(text: str, start: int, end: int) -> bool:
-    """Whether a line of holes is between the halves of a sentence."""
-    if text[end + 1 : end + 2].islower():
-        return True
-    before = text[text.rfind("\n", 0, max(0, start - 1)) + 1 : start].strip()
-    if not before or before[0] in _NO_PROSE or _ANY.fullmatch(before[-2:]):
-        return False
+def _name(mark: str, names: Sequence[str]) -> str:
+    return names[min(ord(mark[1]) - _FIRST_NAME, len(names) - 1)]
+
+
+def _half_before(text: str, start: int, formula: bool) -> int | None:
+    """The end of the line before a line of holes, if a sentence of it is not finished there."""
+    stop = max(0, start - 1)
+    while formula and stop and text[stop - 1].isspace():
+        stop -= 1
+    before = text[text.rfind("\n", 0, stop) + 1 : stop].strip()
+    if formula:
+        before = before.lstrip(_INDENT)
+    if not before or before[0] in _NO_PROSE or _OWN_LINE.fullmatch(before):
+        return None
     link = before[:2] == "[[" and before[-2:] == "]]"
-    return not link and before.rstrip(_CLOSING)[-1:] not in _ENDS
+    return None if link or before.rstrip(_CLOSING)[-1:] in _ENDS else stop
+
+
+def _half_after(text: str, end: int, formula: bool) -> int | None:
+    """The beginning of the line after a line of holes, if it continues a sentence."""
+    place = end + 1
+    while formula and text[place : place + 1] and text[place] in _INDENT:
+        place += 1
+    return place if text[place : place + 1].islower() else None
 
 
 def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
@@ -98,10 +126,7 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
     line = _GLUED.sub(_between_sentences, _FIRST.sub(_at_beginning, line))
     if HOLE not in line:
         return line
-    counts.update(
-        unknown_template(names[min(ord(mark[1]) - _FIRST_NAME, len(names) - 1)])
-        for mark in _ANY.findall(line)
-    )
+    counts.update(unknown_template(_name(mark, names)) for mark in _ANY.findall(line))
     return _ANY.sub(HOLE, line)
 
 

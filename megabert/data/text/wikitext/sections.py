@@ -30,6 +30,13 @@ _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _MARKS = re.compile(
     f"[{EXTERNAL}{HOLE}{TABLE_END}{MARK}]"
 )  # the cleaner uses these characters itself
+# a heading made of bold text, or of a term without its definition
+_BOLD_LINE = re.compile(
+    r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"
+    r"|[ \t]*'''(?!')[^'\n]{1,80}(?<![.!?。！？…\s])''':?[ \t]*"
+    r"(?=\n[ \t]*(?:[\n*#:;={|!<]|\[\[[^\[\]|\n]{1,30}:)|\s*\Z))"
+)
+_NO_PARAGRAPH = ("", "*", "#", ":", ";", "=", "{", "|", "}", "<")  # begin a line that ends one
 _RULE = re.compile(r"\n-{4,}")
 
 
@@ -98,10 +105,21 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
-    text = settle_lines(strip_rows(text))
+    text = settle_lines(strip_rows(text), calls.names)
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
-    return _RULE.sub("\n", f"\n{strip_switches(text, language)}")
+    text = _RULE.sub("\n", f"\n{strip_switches(text, language)}")
+    if "\n'''" in text or "\n;" in text:
+        text = _BOLD_LINE.sub(_without_heading, text)
+    return text
+
+
+def _without_heading(match: re.Match[str]) -> str:
+    """Nothing for a heading; bold text that is part of the paragraph before it stays."""
+    text, start = match.string, match.start()
+    before = text[text.rfind("\n", 0, start) + 1 : start].strip()
+    alone = before[:1] in _NO_PARAGRAPH or (before[:2] == "[[" and before[-2:] == "]]")
+    return "\n" if alone or match.group()[1] == ";" else match.group()
 
 
 def _sections(text: str) -> list[tuple[str, int, str]]:

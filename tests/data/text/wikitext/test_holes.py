@@ -65,6 +65,51 @@ def test_what_is_no_part_of_a_sentence_leaves_no_hole(wikitext: str, kept: list[
     assert sentences(wikitext) == kept
 
 
+@pytest.mark.parametrize(
+    ("wikitext", "kept"),
+    [
+        ("It is old. It is given by\n\n:<math>\\frac{a}{2}</math>\n\nTown.", ["It is old.", "Town."]),
+        ("It is:\n:<math>\\frac{a}{2}</math>,\n\nwhere a is big. Old.", ["It is:", "Old."]),
+        ("It is given by\n:<math>a</math>.\nIt is old.", ["It is old."]),
+        ("It is given by\n<math>a = 10</math>.\nIt is old.", ["It is given by a = 10.", "It is old."]),
+        ("* It is all given by\n:<math>a</math>\n* It is old and big.", ["It is old and big."]),
+        ("It is\n:<math>a</math>,\n:<math>b</math>,\n:where a is b.\nIt is old.", ["It is old."]),
+        ("It is old.\n:<math>a</math>\nIt is big.", ["It is old.", "It is big."]),
+        ("Town of old\n\n{{Box}}\n\nIt is big.", ["Town of old", "It is big."]),
+    ],
+)  # fmt: skip
+def test_a_displayed_formula_joins_the_halves_of_a_sentence(wikitext: str, kept: list[str]) -> None:
+    assert sentences(wikitext) == kept
+
+
+def test_dots_of_a_formula_end_no_sentence() -> None:
+    text = "The values <math>x_1,\\ldots,x_n</math> are big."
+    assert sentences(text) == ["The values x_1,…,x_n are big."]
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "kept"),
+    [
+        ("'''Film'''\n\nIt is old.", ["It is old."]),
+        ("It is big.\n\n'''Film''':\n* It is an old film.", ["It is big.", "It is an old film."]),
+        ("'''Film'''\n[[File:a.png|thumb|b]]\nIt is old.", ["It is old."]),
+        (";Films of the year\n* It is an old film.", ["It is an old film."]),
+        ("'''Film'''\nis old.", ["Film is old."]),
+        ("It is a\n'''film'''\n\nof old.", ["It is a film", "of old."]),
+        ("It is old.\n\n'''It is big.'''\n", ["It is old.", "It is big."]),
+    ],
+)  # fmt: skip
+def test_headings_made_of_bold_text_are_no_sentences(wikitext: str, kept: list[str]) -> None:
+    assert sentences(wikitext) == kept
+
+
+@pytest.mark.parametrize("language", ["it", "nl"])
+def test_coordinates_in_a_sentence_are_text(language: str) -> None:
+    text = "It is old. It is at {{coord|1|N|2|E}} there. Town ({{coord|1|N|2|E}}) is big."
+    assert sentences(text, language) == ["It is old.", "Town is big."]
+    assert sentences("It is old{{coord|1|N|2|E|display=title}}.", language) == ["It is old."]
+
+
 def test_chinese() -> None:
     assert sentences("{{Infobox}}\n'''城'''是古老的。", "zh") == ["城是古老的。"]
     assert sentences("{{Infobox}}'''城'''是古老的。", "zh") == ["城是古老的。"]
@@ -95,7 +140,9 @@ def test_counts() -> None:
         (r"\mathbb{R}^n", "ℝ^n"),
         (r"\sin x", "sin x"),
         (r"\mathrm{d}x", "dx"),
-        (r"\{1, 2\}", "(1, 2)"),
+        (r"\{1, 2\}", "{1, 2}"),
+        ("{1, 2}", "1, 2"),
+        (r"x_1, \ldots, x_n", "x_1, …, x_n"),
         (r"\frac{1}{2}", None),
         (r"\sqrt{2}", None),
         (r"x_{a_b}", None),

@@ -154,6 +154,14 @@ def _convert(call: Call) -> str | None:
             break
     if not words or words[-1] in units.RANGES.values():
         return None
+    if words[-1].endswith("s") and (words[-1] in units.WORDS or " " in words[-1]):
+        adjective = call.arguments.get("adj") == "on"
+        if adjective and (len(words) > 2 or " " in words[-1]):
+            return None  # "22-million-acre"
+        if adjective or words[-2:-1] == ["1"]:
+            words[-1] = words[-1].removesuffix("s")
+        if adjective:
+            words = ["-".join(words)]
     return " ".join(words).replace(" – ", "–") if _is_output(values[place:]) else None
 
 

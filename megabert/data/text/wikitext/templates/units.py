@@ -156,6 +156,8 @@ _SHOWN = {
     "hours": "hours", "days": "days", "um": "μm", "µm": "μm", "kgm": "kg⋅m", "inHg": "inHg",
     "mmHg": "mmHg", "stone": "st", "nautical mile": "nmi", "oilbbl": "bbl",
 }  # fmt: skip
+WORDS = frozenset(["acres", "hours", "days", "tons"])
+"""Units that are printed as a word: 40 acres, but 1 acre, and a 40-acre farm."""
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",

@@ -5,10 +5,10 @@ import pytest
 from megabert.data.text.wikitext.templates.table import template_table
 
 CALLS = [
-    ("إنج|bridge", "بالإنجليزية: bridge"),
+    ("إنج|bridge", "(بالإنجليزية: bridge)"),
     ("إنج|bridge|x", None),
-    ("ألمانية|Brücke", "بالألمانية: Brücke"),
-    ("لغة-أل|Brücke", "بالألمانية: Brücke"),
+    ("ألمانية|Brücke", "(بالألمانية: Brücke)"),
+    ("لغة-أل|Brücke", "(بالألمانية: Brücke)"),
     ("lang-fr|pont", "بالفرنسية: pont"),
     ("lang-xx|pont", "pont"),
     ("لغ|de|Brücke", "Brücke"),
