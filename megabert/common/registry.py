@@ -98,7 +98,9 @@ class Registry(Generic[T]):
             return thing
         if name not in self._installed:
             known = ", ".join(self.names())
-            raise UserError(f"unknown {self.kind} {name!r}; known: {known}")
+            raise UserError(
+                f"unknown {self.kind} {name!r}; known: {known}; another one needs the package that adds it"
+            )
         loaded = self._load(self._installed[name])
         if self._check is not None:
             self._check(name, loaded)

@@ -9,10 +9,8 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG
+from megabert.common.names import RUN_DEEPSPEED_LOG
 from megabert.config.flags import Given
-from megabert.convert import own_weights
-from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
@@ -24,8 +22,8 @@ from megabert.finetune.settings import (
     ResolvedFinetuneBatch,
     ResolvedFinetuning,
 )
+from megabert.finetune.starting_weights import read_weights
 from megabert.model.encoder import variant_of
-from megabert.model.weights import is_weights_folder
 from megabert.tasks.base import Features, Task
 from megabert.tasks.registry import make_task, settings_sections, task_class
 
@@ -78,24 +76,6 @@ def divide_rows(settings: ResolvedFinetuning, world: World) -> tuple[DividedFine
         eval_batch_size=settings.batch.eval_batch_size,
     )
     return settings.divided(batch), sizes
-
-
-def read_weights(path: Path) -> tuple[WholeModel, str | None]:
-    """Weights of a Hugging Face folder, a run, a checkpoint folder or a megabert folder.
-
-    Returns:
-        the model, and the SHA-256 of the tokenizer it was trained with, if that is known.
-
-    Raises:
-        UserError: none of these, damaged, or incomplete.
-    """
-    if not path.is_dir():
-        raise UserError(f"--checkpoint {path} is not a folder")
-    foreign = any((path / name).is_file() for name in ("config.json", "modules.json"))
-    if foreign and not is_weights_folder(path) and not (path / RUN_CHECKPOINTS).is_dir():
-        return huggingface.read(path), None
-    model = own_weights.read(path)
-    return model, model.tokenizer_sha256
 
 
 def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> FinetuneInputs:

@@ -11,6 +11,7 @@ from megabert.common.files import remove_folder
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags
+from megabert.finetune.evaluation import shown
 from megabert.finetune.inputs import check_free
 from megabert.finetune.settings import DividedFinetuning, finetune_settings
 
@@ -62,5 +63,12 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
         return None
     except ValueError as error:
         raise UserError(f"{folder / RUN_RESULTS} is not JSON: {error}; remove {folder}") from error
-    get_logger().info("%s is finished: its results are used", folder)
+    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
+        raise UserError(f"{folder / RUN_RESULTS} does not hold the results of a run; remove {folder}")
+    get_logger().info(
+        "%s is finished: nothing is trained or scored again; its results are used (%s). To run it again, "
+        "choose another --output or remove the folder",
+        folder,
+        shown(results["scores"]) or "no scores",
+    )
     return results

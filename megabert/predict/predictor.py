@@ -17,7 +17,7 @@ from megabert.config.model import ModelConfig
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
-from megabert.finetune.inputs import read_weights
+from megabert.finetune.starting_weights import read_weights
 from megabert.model.encoder import variant_of
 from megabert.model.weights import load_into, true_config
 from megabert.parallel.layers import TensorParallel
@@ -190,7 +190,18 @@ def _task_name(source: WholeModel, wanted: str | None) -> str:
         _check_wanted(source, wanted, fitting)
         return wanted
     if source.task in fitting:
-        return str(source.task)
+        return source.task
+    if source.task is not None and source.task not in task_names():
+        raise UserError(
+            f"{source.origin} was fine-tuned for the task {source.task!r}, which is not known here: install "
+            f"the package that adds it, or give --task, one of {', '.join(fitting)}"
+        )
+    if source.task is not None:
+        known = task_class(source.task)
+        raise UserError(
+            f"{source.origin} was fine-tuned for {source.task}, whose head is {known.head}, but it has one for "
+            f"{source.head}: give --task, one of {', '.join(fitting)}"
+        )
     if len(fitting) == 1:
         return fitting[0]
     implied = (task_class(name).implied_by(source.labels, source.outputs) for name in fitting)
