@@ -64,7 +64,9 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     except ValueError as error:
         raise UserError(f"{folder / RUN_RESULTS} is not JSON: {error}; remove {folder}") from error
     if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
-        raise UserError(f"{folder / RUN_RESULTS} does not hold the results of a run; remove {folder}")
+        raise UserError(
+            f"{folder / RUN_RESULTS} does not hold the results of a run; remove {folder}"
+        )
     get_logger().info(
         "%s is finished: nothing is trained or scored again; its results are used (%s). To run it again, "
         "choose another --output or remove the folder",

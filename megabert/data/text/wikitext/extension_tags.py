@@ -20,6 +20,8 @@ _TAG = re.compile(
     rf"<({f'{_NOTES} {_FORMULAS}'.replace(' ', '|')}|nowiki)(?![\w-])([^<>]*)(>?)", re.IGNORECASE
 )
 _TABLE = re.compile(r"<(/?)table(?![\w-])[^<>]*>", re.IGNORECASE)
+_SHOWN = frozenset(["nowiki", *_FORMULAS.split()])
+_PLAIN_END = "</ref>"
 _CELL = re.compile(
     r"<t([rdh])(?![\w-])[^<>]*>.*?(?:</t\1\s*>|(?=<t[rdh](?![\w-])|\n[ \t]*\n)|\Z)",
     re.IGNORECASE | re.DOTALL,
@@ -34,8 +36,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     """Remove the tags whose content is not running text; make ``<nowiki>`` inert.
 
     A formula, code or sign leaves a hole, which is added to ``names``; a formula of a few symbols
-    becomes text, except on a line of its own. The text inside ``<nowiki>`` remains, with its special characters
-    as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
+    becomes text, except on a line of its own. The text inside ``<nowiki>`` remains, with its
+    special characters as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
     hole; of other tags that are never closed, only the tag itself is removed.
     """
     if "<" not in text:
@@ -60,11 +62,10 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
         elif not match.group(2).endswith("/"):
             end = None if name in no_more else _content_end(text, name, position)
             if end is not None:
-                inside = text[position : end[0]]
                 if name == "math" and _is_displayed(text, match.start(), end[1]):
                     shown = hole(names, "<math>")
-                else:
-                    shown = _shown_text(name, inside, names)
+                elif name in _SHOWN:
+                    shown = _shown_text(name, text[position : end[0]], names)
                 position = end[1]
             elif name == "ref":
                 position = _line_end(text, position)
@@ -109,6 +110,10 @@ def _content_end(text: str, name: str, position: int) -> tuple[int, int] | None:
             if depth == 0:
                 return match.start(), match.end()
         return None
+    # most footnotes end in a plain tag and hold no other one
+    end = text.find(_PLAIN_END, position) if name == "ref" else -1
+    if end >= 0 and text.find("<", position, end) < 0:
+        return end, end + len(_PLAIN_END)
     closing = _closing(name).search(text, position)
     if closing is None or closing.group()[1] != "/":
         return None
@@ -129,6 +134,4 @@ def _shown_text(name: str, inside: str, names: list[str]) -> str:
         return formula.translate(_ESCAPES)
     if name in ("chem", "ce") and _SIMPLE_CHEMISTRY.fullmatch(inside.strip()):
         return inside.strip()
-    if name in _FORMULAS.split() and inside.strip():
-        return hole(names, f"<{name}>")
-    return ""
+    return hole(names, f"<{name}>") if inside.strip() else ""

@@ -27,9 +27,7 @@ MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
-_MARKS = re.compile(
-    f"[{EXTERNAL}{HOLE}{TABLE_END}{MARK}]"
-)  # the cleaner uses these characters itself
+_MARKS = (EXTERNAL, HOLE, TABLE_END, MARK)  # the cleaner uses these characters itself
 # a heading made of bold text, or of a term without its definition
 _BOLD_LINE = re.compile(
     r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"
@@ -100,8 +98,10 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     """Remove markup that spans lines; the result begins with a line feed."""
     if "<!--" in text:
         text = _COMMENT.sub("", text)
-    if not text.isascii() and _MARKS.search(text):
-        text = _MARKS.sub("", text)
+    if not text.isascii():
+        for mark in _MARKS:
+            if mark in text:
+                text = text.replace(mark, "")
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)

@@ -22,6 +22,7 @@ A call with an argument that the pattern does not use does not fit the pattern.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from megabert.data.text.wikitext.templates.wording import PLAIN, Wording
 
@@ -114,6 +115,17 @@ class Pattern:
     parts: tuple[_Part, ...]
     wording: Wording = PLAIN
     named: bool = False
+
+    @cached_property
+    def shows_first(self) -> bool:
+        """Whether a call with one positional argument shows just that argument."""
+        first, *rest = self.parts or ("",)
+        return (
+            isinstance(first, _Field)
+            and "1" in first.keys
+            and not first.filter
+            and all(isinstance(part, _Check) and not part.values for part in rest)
+        )
 
     def shown(self, arguments: Mapping[str, str], optional: Collection[str] = ()) -> str | None:
         """The text of a call, or None if the call does not fit.

@@ -20,6 +20,7 @@ _COMMON = "common"
 _SAME_TEMPLATES = {"simple": "en"}
 _SPACES = re.compile(r"[\s_]+")
 _INNER = "rest"
+_REMEMBERED = 10_000
 # what may precede the name of a template in a call
 _PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
@@ -54,6 +55,7 @@ class TemplateTable:
     prefix_names: tuple[str, ...] = ()
     suffix_names: tuple[str, ...] = ()
     wording: Wording = PLAIN
+    _silent: set[str] = field(default_factory=set)  # names as written that show nothing
 
     def text_of(self, body: str, title: str = "") -> str | None:
         """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
@@ -63,10 +65,14 @@ class TemplateTable:
             title: title of the page.
         """
         head, bar, rest = body.partition("|")
+        if head in self._silent:
+            return ""
         if not bar and (code := head.strip()) in self.codes:
             return self.codes[code]
         name = _name(head)
         entry = self.calls.get(name)
+        if entry == () and len(self._silent) < _REMEMBERED:
+            self._silent.add(head)
         if entry is None and ":" in name:
             prefix, _, after = name.partition(":")
             prefix = prefix.strip()
@@ -103,6 +109,10 @@ class TemplateTable:
             return entry(call)
         if not entry:
             return ""
+        if len(call.parts) == 1 and entry[0].shows_first:
+            value = call.parts[0]
+            if "=" not in value and (value := value.strip()):
+                return value
         arguments = call.arguments
         extra: dict[str, str] = {}
         if inner:
