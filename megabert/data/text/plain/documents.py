@@ -74,8 +74,8 @@ def _documents(
             continue
         heading = HEADING.match(line) if layout.documents == "heading" else None
         if heading or (layout.documents == "blank-line" and blank):
-            if size:
-                yield plain_page(numbering.number(), title, _text(found, layout))
+            if size and (text := _text(found, layout)):
+                yield plain_page(numbering.number(), title, text)
             found, size = [], 0
             title = heading.group(1) if heading else ""
         elif layout.documents == "heading" and _ANY_HEADING.match(line):
@@ -88,8 +88,8 @@ def _documents(
                     f"{name}: the document before line {number:,} is longer than "
                     f"{MAX_DOCUMENT >> 20} Mi characters; --documents says what a document is"
                 )
-    if size:
-        yield plain_page(numbering.number(), title, _text(found, layout))
+    if size and (text := _text(found, layout)):
+        yield plain_page(numbering.number(), title, text)
 
 
 def _text(lines: Sequence[str | None], layout: TextLayout) -> str:

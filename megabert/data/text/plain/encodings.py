@@ -7,8 +7,15 @@ _LEAST = 0.35  # of the score that running text has
 _UTF16_NULS = 0.3
 
 # Python's name, iconv's name, frequent characters outside ASCII, and their share of such characters
-# in running text. For languages of one encoding each, in no particular order.
-_CANDIDATES = (
+# in running text; of encodings that fit equally well, the first one is named
+_LATIN = (
+    ("iso8859_1", "ISO-8859-1", "éèàêçëîïôùûâäöüßÄÖÜñóíáúòìõãåæøÉÅØ«»°§·¿¡", 0.95),
+    ("cp1252", "WINDOWS-1252", "éèàêçëîïôùûâäöüßÄÖÜñóíáúòìõãåæøÉÅØ«»°§·¿¡–—‘’“”„…•œ€™", 0.95),
+    ("iso8859_2", "ISO-8859-2", "ąćęłńóśźżřšžěůýíáéčďťňőűöüŘŠŽČŁŚ", 0.95),
+    ("cp1250", "WINDOWS-1250", "ąćęłńóśźżřšžěůýíáéčďťňőűöüŘŠŽČŁŚ–—’“”„", 0.95),
+    ("cp1254", "WINDOWS-1254", "ğıışİŞçÇöüÖÜâ–—’“”", 0.95),
+)
+_OTHER_SCRIPTS = (
     ("gb18030", "GB18030", "的一是在不了有和人这中大为上个国我以要他时来用们，。、", 0.25),
     ("big5", "BIG5", "的一是在不了有和人這中大為上個國我以要他時來用們，。、", 0.25),
     ("shift_jis", "SHIFT_JIS", "のにはをたがでてとしれさいるなもあこすんくら、。ンストルー", 0.6),
@@ -19,12 +26,7 @@ _CANDIDATES = (
     ("cp1253", "WINDOWS-1253", "αοιετσνηυρπκμλςάέίόή", 0.85),
     ("cp1255", "WINDOWS-1255", "יוהלאתרבשמנדםכקחפע", 0.9),
     ("cp1256", "WINDOWS-1256", "اليمنوترهبدعسفكحق", 0.8),
-    ("cp1250", "WINDOWS-1250", "ąćęłńóśźżřšžěůýíáéčďťňőűöüŘŠŽČŁŚ–—’“”„", 0.95),
-    ("iso8859_2", "ISO-8859-2", "ąćęłńóśźżřšžěůýíáéčďťňőűöüŘŠŽČŁŚ", 0.95),
-    ("cp1254", "WINDOWS-1254", "ğıışİŞçÇöüÖÜâ–—’“”", 0.95),
-    ("iso8859_1", "ISO-8859-1", "éèàêçëîïôùûâäöüßÄÖÜñóíáúòìõãåæøÉÅØ«»°§·¿¡", 0.95),
-    ("cp1252", "WINDOWS-1252", "éèàêçëîïôùûâäöüßÄÖÜñóíáúòìõãåæøÉÅØ«»°§·¿¡–—‘’“”„…•œ€™", 0.95),
-)  # fmt: skip
+)
 _MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
@@ -32,7 +34,7 @@ _MARKS = (
     (b"\xfe\xff", "UTF-16"),
 )
 _UTF16_TEXT = re.compile("[\t-~\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uff60]")
-_OTHER = re.compile(r"[^\x00-\x7f]")
+_OTHERS = re.compile(r"[^\x00-\x7f]+")
 
 
 def likely_encoding(data: bytes) -> str | None:
@@ -48,11 +50,13 @@ def likely_encoding(data: bytes) -> str | None:
     if b"\0" in data:
         return _utf16(data)
     replaced = data.decode("utf-8", errors="replace")
-    others = _OTHER.findall(replaced)
-    if others.count("\ufffd") * 3 < len(others):
+    others = sum(map(len, _OTHERS.findall(replaced)))
+    if replaced.count("\ufffd") * 3 < others:
         return "UTF-8"
     scores = {
-        name: _score(data, codec, set(often)) / share for codec, name, often, share in _CANDIDATES
+        name: _score(data, codec, set(often), candidates is _LATIN) / share
+        for candidates in (_LATIN, _OTHER_SCRIPTS)
+        for codec, name, often, share in candidates
     }
     best = max(scores, key=lambda name: scores[name])
     return best if scores[best] >= _LEAST else None
@@ -70,19 +74,25 @@ def _utf16(data: bytes) -> str | None:
             text = data[: len(data) // 2 * 2].decode(codec)
         except UnicodeDecodeError:
             continue
-        known = "\n" in text and len(_UTF16_TEXT.findall(text)) > 0.95 * len(text)
-        if others == 0 and (nuls > _UTF16_NULS or known):
+        known = len(_UTF16_TEXT.findall(text)) > 0.95 * len(text)
+        if (nuls > _UTF16_NULS and others < 0.05) or (len(text) > 8 and known):
             return name
     return None
 
 
-def _score(data: bytes, codec: str, often: set[str]) -> float:
-    """Share of frequent characters among those outside ASCII; 0 if the data is not this encoding."""
+def _score(data: bytes, codec: str, often: set[str], latin: bool) -> float:
+    """Share of frequent characters among those outside ASCII; 0 if the data is not this encoding.
+
+    Letters outside ASCII are single ones in Latin script, and whole words in other scripts.
+    """
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as error:
         if error.start < len(data) - 4:
             return 0.0
         text = data[: error.start].decode(codec)
-    others = _OTHER.findall(text)
-    return sum(character in often for character in others) / max(1, len(others))
+    words = _OTHERS.findall(text)
+    count = sum(map(len, words))
+    if not words or (count >= 2 * len(words)) == latin:
+        return 0.0
+    return sum(character in often for word in words for character in word) / count

@@ -74,12 +74,13 @@ def unreadable(where: str, value: int, offset: int, data: bytes) -> str:
         data: the bytes around it.
     """
     what = f"{where}: not UTF-8 text: byte {offset:,} is 0x{value:02X}"
+    skip = "--bad-lines skip leaves such lines out"
     encoding = likely_encoding(data)
     if encoding == "UTF-8":
-        return f"{what}, although most of the text is UTF-8; --bad-lines skip leaves such lines out"
+        return f"{what}, although most of the text is UTF-8; {skip}"
     if encoding is not None:
         return (
             f"{what}; it is probably {encoding}: convert it with "
             f"iconv -f {encoding} -t UTF-8 OLD > NEW"
         )
-    return f"{what} (binary data, or an encoding that was not recognized)"
+    return f"{what} (binary data, or an encoding that was not recognized); {skip}"

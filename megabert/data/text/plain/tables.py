@@ -2,7 +2,8 @@
 
 The first row names the columns. ``--text-field 2`` reads the second column of a table without names.
 A CSV field in quotes may hold separators and line ends. The fields of a TSV are taken as they are,
-unless every field of the sample that begins with a quote also ends with one.
+unless its rows are alike only if quotes are read as in a CSV, or every field of the sample that
+begins with a quote also ends with one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from megabert.common.errors import UserError
@@ -86,24 +86,27 @@ def _is_table(rows: Sequence[Sequence[str]], separator: str, text_field: str) ->
 
 
 def _sample_rows(sample: str, dialect: Dialect) -> list[list[str]]:
-    """The rows of the first lines, up to one that cannot be parsed."""
+    """The rows of the first lines; an empty one in place of the first that cannot be parsed."""
+    lines = sample.split("\n", _SAMPLE_LINES)
     rows: list[list[str]] = []
-    with suppress(csv.Error):
-        for row in _rows(iter(sample.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES]), dialect):
-            rows.append(row)
-    return [row for row in rows if row]
+    try:
+        for row in _rows(iter(lines[:_SAMPLE_LINES]), dialect):
+            if row:
+                rows.append(row)
+    except csv.Error:
+        if len(lines) <= _SAMPLE_LINES:  # else it may be a row that the sample cuts
+            rows.append([])
+    return rows
 
 
 def _has_quotes(sample: str, separator: str) -> bool:
     if separator != "\t":
         return True
-    fields = [
-        field
-        for line in sample.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES]
-        for field in line.split("\t")
-        if field.startswith('"')
-    ]
-    return bool(fields) and all(len(field) > 1 and field.endswith('"') for field in fields)
+    raw = _sample_rows(sample, Dialect(separator, False))
+    fields = [field for row in raw for field in row if field.startswith('"')]
+    if len({len(row) for row in raw}) <= 1:
+        return bool(fields) and all(len(field) > 1 and field.endswith('"') for field in fields)
+    return len({len(row) for row in _sample_rows(sample, Dialect(separator, True))}) == 1
 
 
 def _rows(lines: Iterator[str], dialect: Dialect) -> Iterator[list[str]]:
