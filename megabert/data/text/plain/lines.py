@@ -55,7 +55,7 @@ def text_lines(
         if fault >= 0:
             where = f"{name}: line {number:,}"
             data = line if skip else line + stream.peek(_CONTEXT)
-            message = unreadable(where, line[fault], place + fault, data)
+            message = unreadable(where, line[fault], place + fault, data, skip)
             text = line.decode("utf-8", errors="replace").rstrip("\r\n")
             yield number, bad_line(message, skip, text)
         else:
@@ -65,22 +65,23 @@ def text_lines(
         place += len(line)
 
 
-def unreadable(where: str, value: int, offset: int, data: bytes) -> str:
+def unreadable(where: str, value: int, offset: int, data: bytes, skip: bool = False) -> str:
     """The message about a byte that is not UTF-8 text.
 
     Args:
         where: file, and line if known.
         value, offset: the byte and its place in the file, from 0.
         data: the bytes around it.
+        skip: whether such lines are left out.
     """
     what = f"{where}: not UTF-8 text: byte {offset:,} is 0x{value:02X}"
-    skip = "--bad-lines skip leaves such lines out"
+    advice = "" if skip else "; --bad-lines skip leaves such lines out"
     encoding = likely_encoding(data)
     if encoding == "UTF-8":
-        return f"{what}, although most of the text is UTF-8; {skip}"
+        return f"{what}, although most of the text is UTF-8{advice}"
     if encoding is not None:
         return (
             f"{what}; it is probably {encoding}: convert it with "
             f"iconv -f {encoding} -t UTF-8 OLD > NEW"
         )
-    return f"{what} (binary data, or an encoding that was not recognized); {skip}"
+    return f"{what} (binary data, or an encoding that was not recognized){advice}"

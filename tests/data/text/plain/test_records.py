@@ -230,8 +230,10 @@ def test_bad_lines(tmp_path: Path) -> None:
             "line 5 is a list, not an object with a 'text' field",
         ],
     )
-    with pytest.raises(UserError, match="line 2 is not complete JSON"):
+    with pytest.raises(UserError, match="line 4: not UTF-8"):
         read(path, content)
+    with pytest.raises(UserError, match="line 2 is not complete JSON"):
+        read(path, content.replace(b"\xff", b"x"))
     texts, messages = bad(path, b'text,n\na,1\nb\n"c,1\nd\xe9,1\ne,1\n')
     assert (texts, len(messages)) == (["a"], 2)  # the quote of line 4 is never closed
     texts, messages = bad(path, b'text,n\na,1\nb\nd\xe9,1\n"e\ne",1\n')
