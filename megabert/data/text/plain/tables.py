@@ -44,9 +44,9 @@ class Dialect:
 def table_dialect(sample: str, name: str, rules: ReadingRules) -> Dialect | None:
     """The dialect, if the sample is a table.
 
-    A file name that says so is enough. Otherwise nine rows in ten must have the same number of
-    fields, two at least. A TSV needs three rows. A CSV must also begin with names, and have three
-    rows, or two and the text field among the names.
+    A file name that says so is enough, or a first row of names with the text field if most rows
+    have the same number of fields. Otherwise nine rows in ten must have the same number, two at
+    least; there must be three rows, and those of a CSV must begin with names.
 
     Args:
         sample: the beginning of the file, lines that are whole.
@@ -75,11 +75,11 @@ def named_dialect(sample: str, kind: str) -> Dialect:
 def _is_table(rows: Sequence[Sequence[str]], separator: str, text_field: str) -> bool:
     header = rows[0]
     alike = sum(len(row) == len(header) for row in rows)
-    if 10 * alike < 9 * len(rows):
-        return False
     named = len(set(header)) == len(header) and all(map(_COLUMN_NAME.fullmatch, header))
     if named and len(rows) > 1 and text_field in header:
-        return True
+        return 2 * alike > len(rows)
+    if 10 * alike < 9 * len(rows):
+        return False
     if separator == "\t":
         return len(rows) > 2 and any(row[0].strip() for row in rows)
     return named and len(rows) > 2 and not any(field.endswith(" ") for field in header)
@@ -159,7 +159,10 @@ def read_rows(
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield bad_line(f"{name}: line {first:,}: not a row of {kind} ({error})", rules.skip)
+            lines.faults.clear()
+            where = f"line {first:,}"
+            where += f" to line {lines.number:,}" if lines.number > first else ""
+            yield bad_line(f"{name}: {where}: not a row of {kind} ({error})", rules.skip)
             continue
         where = f"{name}: line {first:,}"
         if lines.faults:  # the row holds a part that cannot be read

@@ -234,8 +234,9 @@ def test_bad_lines(tmp_path: Path) -> None:
         read(path, content)
     with pytest.raises(UserError, match="line 2 is not complete JSON"):
         read(path, content.replace(b"\xff", b"x"))
-    texts, messages = bad(path, b'text,n\na,1\nb\n"c,1\nd\xe9,1\ne,1\n')
-    assert (texts, len(messages)) == (["a"], 2)  # the quote of line 4 is never closed
+    texts, messages = bad(tmp_path / "a.csv", b'text,n\na,1\nb\n"c,1\nd\xe9,1\ne,1\n')
+    assert (texts, len(messages)) == (["a"], 2)
+    assert messages[1] == "line 4 to line 6: not a row of CSV (unexpected end of data)"
     texts, messages = bad(path, b'text,n\na,1\nb\nd\xe9,1\n"e\ne",1\n')
     assert (texts, len(messages)) == (["a", "e\ne"], 2)
     assert messages[0] == "line 3 has 1 fields, but the first row has 2"
