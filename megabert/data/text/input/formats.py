@@ -35,6 +35,7 @@ _OTHER_TEXT = (
     ("wikitext outside of a MediaWiki export", re.compile(r"\{\{[A-Za-z][^{}|\n]*(?:\||\}\}|\n)|\{\|\s*class=")),
 )  # fmt: skip
 _OBJECT = re.compile(r'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CLOSING_TAG = re.compile(
     r"</(?:p|div|span|a|li|ul|ol|td|tr|table|h[1-6]|html|body|head|title|script|b|i|em|strong)>",
     re.IGNORECASE,
@@ -125,7 +126,7 @@ def _refuse_binary(head: bytes, name: str, rules: ReadingRules) -> None:
     if fault < 0 and not nul:
         return
     encoding = likely_encoding(head)
-    if encoding is None and nul and (fault >= 0 or 100 * nul > len(head)):
+    if encoding is None and 20 * len(_CONTROLS.findall(head)) > len(head):
         raise UserError(f"{name}: unknown format (binary data); {_EXPECTED}")
     if rules.skip and not (encoding or "").startswith(("UTF-16", "UTF-32")):
         return
