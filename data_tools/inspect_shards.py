@@ -72,17 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--plot", type=Path, metavar="FILE.png",
         help="plot document lengths, tokens per shard and token frequency (needs matplotlib)",
     )  # fmt: skip
-    articles = parser.add_argument_group("articles")
+    articles = parser.add_argument_group("documents")
     articles.add_argument(
         "--show",
         type=ValueReader(NonNegativeInt),
         default=0,
         metavar="N",
-        help="print the text of N random articles",
+        help="print the text of N random documents",
     )
     articles.add_argument(
         "--sentences", type=ValueReader(NonNegativeInt), default=8, metavar="N",
-        help="at most N sentences per article, 0 for all (default: 8)",
+        help="at most N sentences per document, 0 for all (default: 8)",
     )  # fmt: skip
     training = parser.add_argument_group("training samples")
     training.add_argument(
@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     training.add_argument(
         "--seed", type=ValueReader(NonNegativeInt), default=0, metavar="N",
-        help="seed of the run; with --show, of the choice of articles (default: 0)",
+        help="seed of the run; with --show, of the choice of documents (default: 0)",
     )  # fmt: skip
     return parser
 

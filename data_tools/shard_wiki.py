@@ -1,15 +1,21 @@
 """Convert a Wikipedia dump (or other text) into HDF5 shards for pretraining.
 
-The command reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON),
-Parquet, plain text and JSONL, as a file, a tar archive or a folder. It selects the articles, cleans
-them, splits them into sentences, encodes them, drops duplicates, separates an evaluation split, and
-writes shards of equal size with a manifest. See docs/reference/shards.md for the format.
+The command reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), plain
+text, JSON, JSON Lines, CSV, TSV and Parquet, as a file, a tar archive or a folder. It selects the
+articles of a wiki (or takes all documents), cleans them, splits them into sentences, encodes them,
+drops duplicates, separates an evaluation split, and writes shards of equal size with a manifest. The
+log says how each input was read. See docs/reference/text.md for the rules and
+docs/reference/shards.md for the format of shards.
 
 Examples:
     python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
         --tokenizer bert-base-uncased-vocab.txt --output data/wiki --workers 16
     mpirun -n 8 python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
         --tokenizer bert-base-uncased-vocab.txt --output data/wiki --workers 16
+    python data_tools/shard_wiki.py --input novels/ --documents file \\
+        --tokenizer bert-base-uncased-vocab.txt --output data/novels
+    python data_tools/shard_wiki.py --input reviews.csv --text-field review --bad-lines skip \\
+        --tokenizer bert-base-uncased-vocab.txt --output data/reviews
 """
 
 from __future__ import annotations
@@ -133,7 +139,7 @@ def summary(report: ShardingReport, output: Path) -> str:
     """The result in a few lines."""
     manifest = report.manifest
     lines = [
-        f"{output}: {manifest.articles_kept} articles kept of {manifest.articles_read} pages",
+        f"{output}: {manifest.kept_of_read}",
         "dropped: "
         + (", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"),
     ]
@@ -143,6 +149,13 @@ def summary(report: ShardingReport, output: Path) -> str:
         f"{split.tokens} tokens in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"
         for name, split in manifest.splits.items()
     ]
+    sentences = sum(split.sentences for split in manifest.splits.values())
+    tokens = sum(split.tokens for split in manifest.splits.values())
+    documents = max(1, manifest.articles_kept)
+    lines.append(
+        f"mean length of a document: {sentences / documents:.1f} sentences, "
+        f"{tokens / documents:.0f} tokens"
+    )
     if report.batches:
         speed = report.text_bytes / 1e6 / max(report.worker_seconds, 1e-9)
         lines.append(

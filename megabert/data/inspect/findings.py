@@ -87,10 +87,11 @@ def findings_lines(folder: Path, manifest: Manifest, found: Findings, colour: bo
         lines.append(f"plot: {found.plot}")
     if found.statistics is not None:
         lines += ["", *statistics_lines(found.statistics)]
+    noun = "page" if manifest.of_wikis else "document"
     for article in found.articles:
         lines += [
             "",
-            f"--- {article.split} page {article.page_id} ({article.tokens} tokens)",
+            f"--- {article.split} {noun} {article.page_id} ({article.tokens} tokens)",
             *article.sentences,
         ]
     if found.samples:

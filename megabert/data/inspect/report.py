@@ -64,15 +64,18 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
     tokenizer = manifest.tokenizer
     dropped = ", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items())
     lines = [
-        f"{folder}: {manifest.articles_kept} articles of {manifest.articles_read} pages, "
-        f"language {manifest.language}",
+        f"{folder}: {manifest.kept_of_read}, language {manifest.language}",
         f"dropped: {dropped or 'none'}",
         f"repeated sentences: {100 * manifest.repeated_sentence_share:.1f} %",
         f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
         f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
     ]
     lines += markup_lines(manifest)
-    lines += [f"input: {i.name}, {i.bytes} bytes, {i.sha256[:16]}" for i in manifest.inputs]
+    lines += [
+        f"input: {i.name}, {i.bytes} bytes, {i.sha256[:16]}"
+        + (f", read as {i.read_as}" if i.read_as else "")
+        for i in manifest.inputs
+    ]
     for name, split in manifest.splits.items():
         lines.append(
             f"{name}: {split.documents} documents, {split.sentences} sentences, "

@@ -62,6 +62,11 @@ class DigestedInputs:
         """Total size of the files that are read."""
         return sum(file.form.size for files in self.files for file in files)
 
+    @property
+    def is_wiki(self) -> bool:
+        """Whether any input is a wiki."""
+        return any(layout.is_wiki for layout in self.layouts)
+
 
 def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     """Digest all files and detect how each is to be read.

@@ -87,7 +87,7 @@ def _lead(
         encoding = _Encoding(options, inputs, units, work, pool)
         batches = encoding.run()
         plan = make_plan(batches, options.shards)
-        _require_articles(plan, options)
+        _require_documents(plan, options, inputs.is_wiki)
         warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
         splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
@@ -136,6 +136,7 @@ class _Encoding:
     ) -> None:
         self._options, self._units, self._work, self._pool = options, units, work, pool
         self._progress = Progress("reading, cleaning, encoding", inputs.bytes)
+        self._words = ("pages", "articles") if inputs.is_wiki else ("documents", "kept")
         self._pages = [0] * len(units.units)  # read from each unit
         self._position = {unit: 0 for unit, _ in units.streams}  # bytes read from each stream
         self._bytes = 0  # of the input, read so far
@@ -212,9 +213,10 @@ class _Encoding:
     def _describe(self) -> str:
         elapsed = max(time.monotonic() - self._progress.started, 1e-9)
         pages, size = sum(self._pages), self._bytes / 1e6
+        read, kept = self._words
         again = f"  {self.reused} batches finished earlier" if self.reused else ""
         return (
-            f"{pages} pages  {self._articles} articles  {pages / elapsed:.0f} pages/s  "
+            f"{pages} {read}  {self._articles} {kept}  {pages / elapsed:.0f} {read}/s  "
             f"{size / elapsed:.2f} MB/s of input  {self.text_bytes / 1e6:.1f} MB of text{again}"
         )
 
@@ -248,17 +250,19 @@ def _write_shards(
     return as_splits(written)
 
 
-def _require_articles(plan: CorpusPlan, options: ShardingOptions) -> None:
+def _require_documents(plan: CorpusPlan, options: ShardingOptions, is_wiki: bool) -> None:
+    documents, read = ("articles", "pages") if is_wiki else ("documents", "documents read")
     if not plan.shards:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(plan.dropped.items()))
         raise UserError(
-            f"{options.inputs[0]}: 0 articles kept of {plan.pages} pages ({reasons}): "
+            f"{options.inputs[0]}: 0 {documents} kept of {plan.pages} {read} ({reasons}): "
             "check --input-format, --language and --min-document-tokens"
         )
     present = {piece.split for piece in plan.shards}
     if names.TRAIN not in present:
         raise UserError(
-            f"{options.inputs[0]}: all articles are in the evaluation split: lower --eval-fraction"
+            f"{options.inputs[0]}: all {documents} are in the evaluation split: "
+            "lower --eval-fraction"
         )
     if options.eval_fraction > 0 and names.EVAL not in present:
-        get_logger().warning("the evaluation split has no article: the input is small")
+        get_logger().warning("the evaluation split is empty: the input is small")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megabert.common.log import get_logger
 from megabert.data.text.plain.layout import RECORD, TextSample, joined_samples, resolved_rules
-from megabert.data.text.reading import AUTO, ReadingRules
+from megabert.data.text.reading import AUTO, RECORDS, ReadingRules
 
 _LISTED_FILES = 8
 """More text files than this, given by name, are read like the files of a folder."""
@@ -29,6 +29,11 @@ class InputLayout:
     path: Path
     rules: ReadingRules
     sample: TextSample
+
+    @property
+    def is_wiki(self) -> bool:
+        """Whether any file of it is a wiki."""
+        return not {"mediawiki", "wikiextractor"}.isdisjoint(self.sample.formats)
 
     @property
     def read_as(self) -> str:
@@ -78,7 +83,7 @@ def _with_layout(name: str, layout: InputLayout) -> str:
 
 
 def log_layouts(layouts: Sequence[InputLayout]) -> None:
-    """Log how plain text is read, one line per input (one line for many files given by name)."""
+    """Log how text and records are read, one line per input (one for many files of text)."""
     texts = [layout for layout in layouts if layout.sample.files]
     if len(texts) > _LISTED_FILES:
         first = texts[0]
@@ -88,6 +93,8 @@ def log_layouts(layouts: Sequence[InputLayout]) -> None:
     else:
         for layout in texts:
             _log(str(layout.path), layout)
+    for layout in layouts[:_LISTED_FILES]:
+        _log_records(layout)
     if layouts and not texts and layouts[0].rules.documents != AUTO:
         get_logger().warning("--documents has no effect: no input is plain text")
 
@@ -110,10 +117,23 @@ def _log(name: str, layout: InputLayout) -> None:
     )
 
 
+def _log_records(layout: InputLayout) -> None:
+    formats = {name: n for name, n in layout.sample.formats.items() if name in RECORDS}
+    if formats:
+        listed = ", ".join(
+            f"{count} {name} file{'s' * (count != 1)}" for name, count in formats.items()
+        )
+        joined = (RECORD, True) in layout.sample.layouts
+        get_logger().info(
+            f"{layout.path}: {listed}, one document per record, text from the field "
+            f"{layout.rules.text_field!r}{', hard-wrapped lines joined' if joined else ''}; "
+            "--text-field and --line-breaks change this"
+        )
+
+
 def warn_of_short_documents(layouts: Sequence[InputLayout], documents: int, sentences: int) -> None:
     """Warn if the documents of text and records are very short on average."""
-    wikis = {"mediawiki", "wikiextractor"}
-    if not documents or all(set(layout.sample.formats) <= wikis for layout in layouts):
+    if not documents or any(layout.is_wiki for layout in layouts):
         return
     mean = sentences / documents
     if mean < _SHORT:

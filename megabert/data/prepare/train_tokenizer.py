@@ -112,7 +112,7 @@ def read_sentences(
             f"bad lines or records left out: {bad_lines.total()}; the first one: {min(bad_lines)}"
         )
     if not sentences:
-        raise UserError(f"{inputs[0]}: no article with text found; check --input-format")
+        raise UserError(f"{inputs[0]}: no document with text found; check --input-format")
     return sentences
 
 

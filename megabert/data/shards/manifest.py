@@ -157,6 +157,19 @@ class Manifest:
         """Documents over all splits."""
         return sum(split.documents for split in self.splits.values())
 
+    @property
+    def of_wikis(self) -> bool:
+        """Whether an input is a wiki (of older manifests that do not say it: always)."""
+        read_as = " ".join(i.read_as for i in self.inputs)
+        return not read_as or any(name in read_as for name in ("mediawiki", "wikiextractor"))
+
+    @property
+    def kept_of_read(self) -> str:
+        """How many documents were kept, in the words of the inputs."""
+        if self.of_wikis:
+            return f"{self.articles_kept} articles kept of {self.articles_read} pages"
+        return f"{self.articles_kept} documents kept of {self.articles_read}"
+
     def content(self) -> dict[str, Any]:
         """The manifest as JSON values, without its fingerprint."""
         # absent where empty, so that older folders keep their fingerprint
@@ -170,7 +183,10 @@ class Manifest:
             "tokenizer": dataclasses.asdict(self.tokenizer),
             "inputs": [i.as_dict() for i in self.inputs],
             "options": dict(self.options),
-            "articles": {"read": self.articles_read, "kept": self.articles_kept},
+            "articles" if self.of_wikis else "documents": {
+                "read": self.articles_read,
+                "kept": self.articles_kept,
+            },
             "dropped": dict(sorted(self.dropped.items())),
             "repeated_sentence_share": self.repeated_sentence_share,
             **markup,
@@ -252,7 +268,7 @@ def _from_json(body: Mapping[str, Any]) -> Manifest:
         splits=splits,
         inputs=tuple(InputInfo(**i) for i in body["inputs"]),
         options=body["options"],
-        articles_read=body["articles"]["read"],
+        articles_read=(body.get("articles") or body["documents"])["read"],
         dropped=body["dropped"],
         repeated_sentence_share=body["repeated_sentence_share"],
         markup=body.get("markup", {}),
