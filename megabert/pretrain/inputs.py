@@ -13,6 +13,7 @@ from megabert.config import flags
 from megabert.config.model import ModelConfig
 from megabert.config.training import DividedSettings, ResolvedBatch, ResolvedSettings
 from megabert.data.foreign.files import is_foreign, open_foreign
+from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.source import ForeignSource
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
@@ -99,8 +100,9 @@ def open_inputs(settings: ResolvedSettings) -> Inputs:
 def _open_foreign(settings: ResolvedSettings) -> Inputs:
     assert settings.data.tokenizer is not None
     tokenizer = load_tokenizer(settings.data.tokenizer)
-    model = _model(settings, tokenizer.vocab_size)
     shards = open_foreign([settings.data.data])
+    check_fit(shards.files, tokenizer)
+    model = _model(settings, tokenizer.vocab_size)
     samples, info = _sample_settings(settings), tokenizer.info()
     train = ForeignSource(shards.train, samples, info)
     evaluation = None

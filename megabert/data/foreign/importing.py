@@ -25,9 +25,10 @@ from megabert.common.errors import UserError
 from megabert.common.files import sha256_of_file
 from megabert.common.progress import Progress
 from megabert.data.foreign.files import ForeignData, open_foreign
+from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_of
 from megabert.data.foreign.repetition import SeenText
-from megabert.data.foreign.source import check_ids
+from megabert.data.foreign.source import check_ids, check_text
 from megabert.data.foreign.static import ForeignFile
 from megabert.data.prepare.batch_files import EncodedPages, save_batch
 from megabert.data.prepare.encode import SHORT, in_eval_split
@@ -104,6 +105,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer)
     data = open_foreign(options.inputs)
+    check_fit(data.files, tokenizer)
     fraction = options.eval_fraction
     if fraction is None:
         fraction = 0.0 if data.evaluation else EVAL_FRACTION
@@ -183,6 +185,7 @@ class _Reader:
         parts = []
         for row, sample in zip(rows, samples):
             check_ids(file, row, sample, self.info)
+            check_text(file, row, sample.unmasked(), self.info)
             parts.append(segments_of(file, row, sample, self.tokenizer))
         sentences = iter(self.recovery.sentences([segment for part in parts for segment in part]))
         for sample, part in zip(samples, parts):

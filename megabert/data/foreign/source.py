@@ -117,17 +117,10 @@ class ForeignSource:
         )
 
     def _check(self, file: ForeignFile, row: int, sample: StaticSample) -> None:
-        ids, special = sample.input_ids, self.tokenizer.special
-        if len(ids) > self.settings.seq_length:
-            raise self._too_long(f"{file.path}: sample {row}", len(ids))
-        check_ids(file, row, sample, self.tokenizer)
-        if ids[0] != special.cls or ids[-1] != special.sep:
-            raise file.error(
-                row,
-                f"begins with id {ids[0]} and ends with {ids[-1]}, not with [CLS] {special.cls} "
-                f"and [SEP] {special.sep} of the tokenizer; give --tokenizer the one that made the "
-                "shards",
-            )
+        if len(sample.input_ids) > self.settings.seq_length:
+            raise self._too_long(f"{file.path}: sample {row}", len(sample.input_ids))
+        check_sample(file, row, sample, self.tokenizer)
+        check_text(file, row, sample.input_ids, self.tokenizer)
 
     def _too_long(self, what: str, length: int) -> UserError:
         return UserError(
@@ -145,6 +138,40 @@ class ForeignSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}
+
+
+def check_sample(
+    file: ForeignFile, row: int, sample: StaticSample, tokenizer: TokenizerInfo
+) -> None:
+    """Raise ``ForeignShardError`` for ids outside the vocabulary, or no [CLS] and [SEP] at the ends."""
+    check_ids(file, row, sample, tokenizer)
+    ids, special = sample.input_ids, tokenizer.special
+    if not len(ids) or ids[0] != special.cls or ids[-1] != special.sep:
+        ends = f"begins with id {ids[0]} and ends with {ids[-1]}" if len(ids) else "is empty"
+        raise file.error(
+            row,
+            f"{ends}, not with [CLS] {special.cls} and [SEP] {special.sep} of the tokenizer; give "
+            "--tokenizer the one that made the shards",
+        )
+
+
+def check_text(file: ForeignFile, row: int, ids: Ints, tokenizer: TokenizerInfo) -> None:
+    """Raise ``ForeignShardError`` for [CLS] or [PAD] behind a sample's first token.
+
+    ``ids``: those of the sample, masked or not.
+    """
+    special = tokenizer.special
+    strange = (ids[1:] == special.cls) | (ids[1:] == special.pad)
+    if strange.any():
+        place = 1 + int(strange.argmax())
+        name = "[CLS]" if ids[place] == special.cls else "[PAD]"
+        raise file.error(row, f"its token {place} is {name} (id {ids[place]}); {_ADVICE}")
+
+
+_ADVICE = (
+    "text never gives this token: give --tokenizer the one that made the shards, or make them again "
+    "from text in which it is not a token"
+)
 
 
 def check_ids(file: ForeignFile, row: int, sample: StaticSample, tokenizer: TokenizerInfo) -> None:
