@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages
 from megabert.data.text.pages import Page, Site
-from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.sections import PageLimitError, clean
@@ -194,17 +193,6 @@ def test_drop_reasons() -> None:
     assert reason(text="{{x}}") == "empty"
     assert reason(text="T\n\n", markup="extracted") == "empty"
     assert reason(text="T\n\n", markup="plain") is None
-
-
-def test_sentences() -> None:
-    assert split_sentences("Dr. Smith went. He came.", "en") == ["Dr. Smith went.", "He came."]
-    assert split_sentences("爆发战争。1943年结束。他说：“好。2人走。”", "zh") == [
-        "爆发战争。",
-        "1943年结束。",
-        "他说：“好。2人走。”",
-    ]
-    assert split_sentences(" — .", "en") == []
-    assert split_sentences("Foo bar. Baz.", "xx") == ["Foo bar.", "Baz."]
 
 
 @settings(max_examples=100, deadline=None)
