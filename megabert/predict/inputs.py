@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.tasks.base import ItemFormat
 from megabert.tasks.files.json_lines import begins_list, read_json_lines
 from megabert.tasks.files.kinds import has_parquet_rows
+from megabert.tasks.files.tables import Cells, Table, read_table
 from megabert.tasks.files.text_lines import read_lines
-from megabert.tasks.registry import item_formats
+from megabert.tasks.registry import all_input_fields, item_formats
 
 INPUT_FORMATS = ("auto", "jsonl", "text", "tsv")
 """Formats of a file of inputs; next to them, documents of the tasks' own."""
@@ -25,6 +27,8 @@ STANDARD_INPUT = Path("-")
 Fields = tuple[tuple[str, ...], ...]
 """Names of each text of an item, the usual one first."""
 _IDS = ("id", "index")
+
+log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,11 @@ def read_items(path: Path, fields: Fields, form: str, own: ItemFormat | None = N
     Args:
         path: the file, plain or packed.
         fields: of the task.
-        form: one of ``INPUT_FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``)
+        form: one of ``INPUT_FORMATS``, or the name of a task's own format; ``auto`` goes by the name (``.tsv``, ``.csv``)
             and the first line: an object is JSON lines, or the task's document where it does not end
-            there or holds the document's key; a list of objects is the task's document; other lines are
-            plain texts, or columns where the task has two texts. Rows of Parquet are objects.
+            there or holds the document's key; a list of objects is the task's document; a line that names the
+            texts is the header of columns; other lines are plain texts, or columns where the task has two
+            texts. Rows of Parquet are objects.
         own: the document format of the task.
 
     Raises:
@@ -94,8 +99,18 @@ def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
             return "jsonl" if own is None else own.name
         documents = (form.name for form in item_formats().values() if form.key in content)
         return next(documents, "jsonl")
-    tabs = ".tsv" in path.suffixes or len(fields) > 1
-    return "tsv" if tabs else "text"
+    named = {".tsv", ".csv"} & set(path.suffixes)
+    titled = any(
+        delimiter in first and _is_header(first.replace('"', "").split(delimiter), fields)
+        for delimiter in "\t,"
+    )
+    return "tsv" if named or titled or len(fields) > 1 else "text"
+
+
+def _is_header(cells: Cells, fields: Fields) -> bool:
+    """Whether a line's cells name a column for every text."""
+    names = {cell.strip().lower() for cell in cells}
+    return all(names & set(some) for some in fields)
 
 
 def _document(path: Path, form: str, own: ItemFormat | None) -> Items:
@@ -129,6 +144,7 @@ def _texts(path: Path, fields: Fields) -> Items:
     empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     if empty is not None:
         raise UserError(f"{path} line {empty} is empty; remove it, or give JSON lines")
+    log.info("%s is read as plain lines: one input per line", path)
     return Items(
         [{fields[0][0]: line} for line in lines],
         [f"line {number + 1}" for number in range(len(lines))],
@@ -136,28 +152,53 @@ def _texts(path: Path, fields: Fields) -> Items:
 
 
 def _columns(path: Path, fields: Fields) -> Items:
-    """Tab-separated columns, found by their names in a first line, or in the order of the texts."""
-    lines = [(number, line.split("\t")) for number, line in read_lines(path) if line.strip()]
-    names = [name.strip().lower() for name in lines[0][1]] if lines else []
-    known = [next((name for name in some if name in names), None) for some in fields]
-    titled = all(name is not None for name in known)
-    wanted = {some[0]: names.index(str(n)) for some, n in zip(fields, known)} if titled else {}
-    identity = next((name for name in _IDS if titled and name in names), None)
+    """Columns found by their names in a first line, or in the order of the texts."""
+    table = read_table(path, lambda cells: _is_header(cells, fields))
+    if table.damaged:
+        raise UserError(
+            f"{path} line {table.damaged[0]}: a quoted cell that does not end at a delimiter"
+        )
+    names = [name.strip().lower() for name in table.header or ()]
+    if not names:
+        _refuse_other_header(path, table, fields)
+    places = {some[0]: _place(names, some, place) for place, some in enumerate(fields)}
+    identity = next((name for name in _IDS if name in names), None)
     if identity is not None:
-        wanted["id"] = names.index(identity)
-    width = len(names) if titled else len(fields)
-    found = Items([], [])
-    for number, cells in lines[1:] if titled else lines:
-        if len(cells) != width:
-            hint = "" if titled else " (or add a first line that names them)"
+        places["id"] = names.index(identity)
+    shown = names or [some[0] for some in fields]
+    for number, cells in zip(table.lines, table.cells):
+        if len(cells) != len(shown):
+            hint = "" if names else " (or add a first line that names them)"
             raise UserError(
-                f"{path} line {number}: columns: {len(cells)}, expected {width}: "
-                f"{', '.join(names if titled else [some[0] for some in fields])}{hint}"
+                f"{path} line {number}: columns: {len(cells)}, expected {len(shown)}: "
+                f"{', '.join(shown)}{hint}"
             )
-        places = wanted or {some[0]: place for place, some in enumerate(fields)}
-        found.items.append({name: cells[place] for name, place in places.items()})
-        found.places.append(f"line {number}")
-    return found
+    order = "by the names in its first line" if names else f"{', '.join(shown)} in this order"
+    log.info("%s is read as %s: columns %s", path, table.form, order)
+    return Items(
+        [{name: cells[place] for name, place in places.items()} for cells in table.cells],
+        [f"line {number}" for number in table.lines],
+    )
+
+
+def _place(names: list[str], known: tuple[str, ...], order: int) -> int:
+    """Place of a text's column: by its name, or in the order of the texts if there are no names."""
+    return next(names.index(name) for name in known if name in names) if names else order
+
+
+def _refuse_other_header(path: Path, table: Table, fields: Fields) -> None:
+    """Raise UserError if the first line names columns of another task, so that it is not an input."""
+    first = [cell.strip().lower() for cell in table.cells[0]] if table.cells else []
+    known = {name for task in all_input_fields() for some in task for name in some} | {
+        "label",
+        *_IDS,
+    }
+    if len(first) > 1 and set(first) <= known:
+        wanted = " and ".join(names[0] for names in fields)
+        raise UserError(
+            f"{path} line 1 names the columns {', '.join(first)}, but an input needs {wanted}: name the "
+            "columns so, or remove the line"
+        )
 
 
 def item_of(texts: Mapping[str, str | None], fields: Fields) -> dict[str, Any] | None:

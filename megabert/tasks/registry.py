@@ -102,6 +102,12 @@ def item_formats() -> dict[str, ItemFormat]:
     return {form.name: form for form in found if form is not None}
 
 
+def all_input_fields() -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """``input_fields`` of the built-in tasks."""
+    made = (make_task(name) for name in task_names() if name not in _TASKS.own_names())
+    return tuple(dict.fromkeys(task.input_fields for task in made))
+
+
 def settings_sections() -> dict[str, type]:
     """Section of the settings -> dataclass, of all tasks; imports the tasks of other packages.
 

@@ -35,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     initialize_weights(built, config, seed=1)
     tensors = {name: parameter.detach() for name, parameter in built.named_parameters()}
     save_weights(root / "sst2", config, tensors, words, task="sst2", labels=["0", "1"])
-    other = {name.replace("sequence.", "number."): tensor for name, tensor in tensors.items()}
-    save_weights(root / "numbers", config, other, words, task="numbers", labels=[])
+    other = {name.replace("sequence.", "tally."): tensor for name, tensor in tensors.items()}
+    save_weights(root / "tallies", config, other, words, task="tallies", labels=[])
     return root
 
 
@@ -83,8 +83,8 @@ def test_a_task_that_is_not_installed_is_named(model: Path, tmp_path: Path) -> N
     ):
         open_predictor(foreign, AnswerOptions())
     assert open_predictor(foreign, AnswerOptions(task="sst2")).task.name == "sst2"
-    with pytest.raises(UserError, match=r"'numbers', which is not known here: install the package"):
-        open_predictor(model / "numbers", AnswerOptions())
+    with pytest.raises(UserError, match=r"'tallies', which is not known here: install the package"):
+        open_predictor(model / "tallies", AnswerOptions())
     wrong = changed(model, tmp_path / "wrong", task="squad")
     with pytest.raises(UserError, match=r"fine-tuned for squad, whose head is question answering"):
         open_predictor(wrong, AnswerOptions())

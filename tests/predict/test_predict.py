@@ -254,7 +254,10 @@ def test_forms_of_input(
     named = asked(pair, "b.tsv", "index\tHypothesis\tpremise\n7\ta stone\tthe bird\r\n")
     objects = asked(pair, "c.txt", '{"sentence1": "the bird", "sentence2": "a stone"}\n\n')
     assert [named[0].pop("id")] == ["7"]
-    assert plain == named == objects == [single]
+    commas = asked(pair, "d.txt", '"sentence2","sentence1"\n"a stone","the bird"\n')
+    assert plain == named == objects == commas == [single]
+    (one,) = asked(folders / "polarity", "a.txt", "the bird, two eggs\n")
+    assert asked(folders / "polarity", "b.txt", 'label,text\n1,"the bird, two eggs"\n') == [one]
 
     (entity,) = asked(folders / "tags", "d.txt", "the river of stone\n")
     assert set(entity) == {"entities"}
@@ -321,6 +324,13 @@ def test_order_and_answers_do_not_depend_on_the_batches(
             "sentence1\tsentence2\na\tb\na\n",
             "line 3: columns: 1, expected 2: sentence1, sentence2$",
         ),
+        (
+            "qa",
+            "a.tsv",
+            "sentence\tlabel\nthe bird\t1\n",
+            "line 1 names the columns sentence, label, but an input needs question and context",
+        ),
+        ("pair", "a.csv", 'sentence1,sentence2\na,"b\n', "line 2: a quoted cell that does not end"),
         ("polarity", "a.jsonl", '{"title": "x"}', "a.jsonl line 1: has no 'sentence'"),
         ("tags", "none.txt", None, "none.txt: no such file"),
     ],
