@@ -31,7 +31,11 @@ from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
 from megabert.data.inspect.report import markup_lines
+from megabert.data.prepare.encode import DUPLICATE
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
+from megabert.data.prepare.notices.duplicates import MANY
+from megabert.data.shards.manifest import Manifest
+from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags
 
 
@@ -49,8 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
-        "--language", default="en", metavar="CODE",
-        help="language code of the text, as in the wiki's address: en, zh, de (default: en)",
+        "--language", default="auto", metavar="CODE",
+        help="language of the text, as in the wiki's address: en, zh, de (default: auto, the "
+        "language that a dump names, and en for other text; logged)",
     )  # fmt: skip
     casing = what.add_mutually_exclusive_group()
     casing.add_argument(
@@ -78,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     content.add_argument(
         "--max-pages", type=ValueReader(PositiveInt), metavar="N",
-        help="stop after N pages of the input, for a trial run (default: read all)",
+        help="stop after N documents of the input (of a wiki: N pages), for a trial run (default: "
+        "read all)",
     )  # fmt: skip
     content.add_argument(
         "--word-boundaries", choices=("auto", "tokens", "jieba"), default="auto",
@@ -117,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line_breaks=args.line_breaks,
         text_field=args.text_field,
         bad_lines=args.bad_lines,
-        language=args.language,
+        language=check_language(args.language),
         lower_case=args.lower_case,
         shards=args.shards,
         eval_fraction=args.eval_fraction,
@@ -135,13 +141,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def dropped_counts(manifest: Manifest) -> str:
+    """Documents dropped, by reason; many duplicates also as a share of what is left with them."""
+    parts = []
+    for reason, count in manifest.dropped.items():
+        share = count / (count + manifest.articles_kept)
+        many = reason == DUPLICATE and share > MANY
+        parts.append(f"{count} {reason}" + (f" ({share:.1%})" if many else ""))
+    return ", ".join(parts) or "none"
+
+
 def summary(report: ShardingReport, output: Path) -> str:
     """The result in a few lines."""
     manifest = report.manifest
     lines = [
-        f"{output}: {manifest.kept_of_read}",
-        "dropped: "
-        + (", ".join(f"{count} {reason}" for reason, count in manifest.dropped.items()) or "none"),
+        f"{output}: {manifest.kept_of_read}, language {manifest.language}",
+        f"dropped: {dropped_counts(manifest)}",
+    ]
+    lines += [
+        f"given twice and read once: {info.repeated} file{'s' * (info.repeated != 1)} of {info.name}"
+        for info in manifest.inputs
+        if info.repeated
     ]
     lines += markup_lines(manifest)
     lines += [

@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from megabert.config.values import ValueReader
 from megabert.data.prepare.train_tokenizer import (
     KINDS,
     TrainingSettings,
+    input_language,
     read_sentences,
     save_tokenizer,
     train_tokenizer,
 )
+from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags, rules_of
 
 
@@ -42,7 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to create")
     what.add_argument(
-        "--language", default="en", metavar="CODE", help="language of the text (default: en)"
+        "--language",
+        default="auto",
+        metavar="CODE",
+        help="language of the text (default: auto, the language that a dump names, and en for "
+        "other text; logged)",
     )
     add_reading_flags(parser, documents=False)
     kind = parser.add_argument_group("vocabulary")
@@ -86,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind=args.type,
         vocab_size=args.vocab_size,
         lower_case=not args.cased,
-        language=args.language,
+        language=check_language(args.language),
         alphabet=args.alphabet,
         coverage=args.coverage,
     )
@@ -95,10 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--workers must be at least 1, and --max-characters 0 or more")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"{args.output} exists and is not empty; choose another --output")
+    rules, choice = rules_of(args), settings.language
+    language = input_language(args.input, rules=rules, choice=choice)
+    settings = dataclasses.replace(settings, language=language)
     sentences = read_sentences(
         args.input,
-        rules=rules_of(args),
-        language=args.language,
+        rules=rules,
+        language=choice,
         max_characters=args.max_characters or None,
         workers=args.workers,
     )

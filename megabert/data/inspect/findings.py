@@ -21,7 +21,7 @@ COLOURS: dict[TokenKind, str] = {"mask": "33", "random": "31", "kept": "32"}
 
 @dataclass(frozen=True)
 class ShownArticle:
-    """An article: its length in tokens and its first sentences, decoded."""
+    """A document: its length in tokens and its first sentences, decoded."""
 
     split: str
     page_id: int
@@ -43,7 +43,7 @@ class Findings:
 def random_articles(
     corpus: Corpus, tokenizer: Tokenizer, count: int, sentences: int, seed: int
 ) -> list[ShownArticle]:
-    """``count`` random articles of a corpus, with at most ``sentences`` sentences (0: all)."""
+    """``count`` random documents of a corpus, with at most ``sentences`` sentences (0: all)."""
     chosen = random.Random(seed).sample(
         range(corpus.num_documents), min(count, corpus.num_documents)
     )
@@ -117,5 +117,5 @@ def _sample_lines(sample: ShownSample, colour: bool) -> list[str]:
         head += f", {sample.sentence_task} label {sample.label}: {sample.label_text}"
     lines = [head]
     for name, page, text in zip("AB", sample.page_ids, sample.texts(paint)):
-        lines.append(f"{name} (page {page}): {text}")
+        lines.append(f"{name} (document {page}): {text}")
     return lines

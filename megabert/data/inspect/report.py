@@ -14,7 +14,7 @@ from megabert.data.inspect.statistics import (
     Statistics,
     Vocabulary,
 )
-from megabert.data.shards.manifest import Manifest
+from megabert.data.shards.manifest import InputInfo, Manifest
 from megabert.data.text.counts import (
     BRACKETS,
     DROPPED_ITEMS,
@@ -28,7 +28,7 @@ WIDTH = 80
 
 
 def totals_as_json(manifest: Manifest) -> dict[str, Any]:
-    """Totals, splits, dropped articles by reason, inputs and the tokenizer as JSON values."""
+    """Totals, splits, dropped documents by reason, inputs and the tokenizer as JSON values."""
     splits = manifest.splits
     content = manifest.content()
     return {
@@ -49,7 +49,8 @@ def totals_as_json(manifest: Manifest) -> dict[str, Any]:
         "markup": dict(manifest.markup),
         "unknown_templates": dict(manifest.unknown_templates),
         "tokenizer": content["tokenizer"],
-        "articles_read": manifest.articles_read,
+        "documents_read": manifest.articles_read,
+        "articles_read": manifest.articles_read,  # the name before there were other inputs
         "repeated_sentence_share": manifest.repeated_sentence_share,
         "language": manifest.language,
         "seed": manifest.seed,
@@ -71,11 +72,7 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
     ]
     lines += markup_lines(manifest)
-    lines += [
-        f"input: {i.name}, {i.bytes} bytes, {i.sha256[:16]}"
-        + (f", read as {i.read_as}" if i.read_as else "")
-        for i in manifest.inputs
-    ]
+    lines += [_input_line(info) for info in manifest.inputs]
     for name, split in manifest.splits.items():
         lines.append(
             f"{name}: {split.documents} documents, {split.sentences} sentences, "
@@ -85,6 +82,14 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
             sizes = [info.tokens for info in split.shards]
             lines.append(f"  tokens per shard: {min(sizes)} to {max(sizes)}")
     return lines
+
+
+def _input_line(info: InputInfo) -> str:
+    parts = [info.name, f"{info.bytes} bytes", info.sha256[:16]]
+    parts.append(f"read as {info.read_as}" if info.read_as else "")
+    parts.append(f"language {info.language}" if info.language else "")
+    parts.append(f"{info.repeated} files read once, with an earlier one" if info.repeated else "")
+    return "input: " + ", ".join(part for part in parts if part)
 
 
 def markup_lines(manifest: Manifest) -> list[str]:

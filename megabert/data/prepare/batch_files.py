@@ -122,6 +122,11 @@ def batch_path(work: Path, unit: int, part: int) -> Path:
     return work / f"batch-{unit:08d}-{part:08d}"
 
 
+def unit_of(path: Path) -> int:
+    """The unit of a file named by :func:`batch_path`."""
+    return int(path.name.split("-")[1])
+
+
 def save_batch(path: Path, batch: EncodedPages) -> None:
     """Write a batch whole or not at all.
 

@@ -6,6 +6,7 @@ workers. Units are numbered in the order of the input, and so are their batch fi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from megabert.common.errors import UserError
 from megabert.common.files import new_file
 from megabert.common.progress import Progress
+from megabert.data.prepare.notices.languages import decide_languages, is_sampled
+from megabert.data.prepare.notices.repeated import log_repeated, same_contents, same_places
 from megabert.data.prepare.options import ShardingOptions, input_bytes
 from megabert.data.prepare.text_layouts import InputLayout, input_layouts, log_layouts
 from megabert.data.prepare.worker import Survey, count_numbered, scan_piece, survey_file
@@ -43,10 +47,16 @@ _SCAN_BYTES = 1 << 24  # searched for bzip2 blocks in one task
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of an input, and how many of the input's pages numbered by position precede it."""
+    """A file of an input.
+
+    Attributes:
+        before: how many of the input's pages numbered by position precede it.
+        repeated: an earlier file is the same, and this one is not read.
+    """
 
     form: FileForm
     before: int
+    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class DigestedInputs:
     @property
     def bytes(self) -> int:
         """Total size of the files that are read."""
-        return sum(file.form.size for files in self.files for file in files)
+        return sum(file.form.size for files in self.files for file in files if not file.repeated)
 
     @property
     def is_wiki(self) -> bool:
@@ -69,22 +79,19 @@ class DigestedInputs:
 
 
 def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
-    """Digest all files and detect how each is to be read.
+    """Digest all files, and decide how and in which language each is to be read.
+
+    What was decided, and files that are given twice, are logged.
 
     Raises:
         UserError: a missing, unreadable or unknown input.
     """
     files = [input_files(path) for path in options.inputs]
-    progress = Progress("checking inputs", sum(input_bytes(path) for path in options.inputs))
-    surveys: list[Survey] = []
-    size = 0
-    tasks = enumerate(path for group in files for path in group)
-    with closing(pool.run_unordered(survey_file, tasks)) as results:
-        for survey in results:
-            surveys.append(survey)
-            size += survey.form.size
-            progress.update(size, f"{size / 1e6:.1f} MB")
-    found = iter(sorted(surveys, key=lambda survey: survey.index))
+    every = [path for group in files for path in group]
+    surveys = _surveys(files, every, pool)
+    repeated = same_contents(every, lambda index: surveys[index].sha256, same_places(every))
+    log_repeated(every, repeated)
+    found = iter(surveys)
     groups = [[next(found) for _ in group] for group in files]
     layouts = input_layouts(
         options.inputs,
@@ -92,18 +99,55 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
         options.reading,
     )
     log_layouts(layouts)
+    languages = decide_languages(
+        options.language,
+        [
+            (path, [survey.language_facts(survey.index in repeated) for survey in group])
+            for path, group in zip(options.inputs, groups)
+        ],
+    )
     infos = []
-    for layout, group in zip(layouts, groups):
+    for layout, group, language in zip(layouts, groups, languages):
         paths = [survey.form.path for survey in group]
         digest = joined_sha256(layout.path, paths, [survey.sha256 for survey in group])
-        size = input_bytes(layout.path)
-        infos.append(InputInfo(layout.path.resolve().name, size, digest, layout.read_as))
+        name, size = layout.path.resolve().name, input_bytes(layout.path)
+        again = sum(survey.index in repeated for survey in group)
+        infos.append(InputInfo(name, size, digest, layout.read_as, language, again))
     numbered = _numbered(options, layouts, groups, pool)
     inputs = []
     for group in groups:
         before = np.cumsum([0, *(numbered.get(survey.index, 0) for survey in group)]).tolist()
-        inputs.append(tuple(InputFile(s.form, before[i]) for i, s in enumerate(group)))
+        inputs.append(
+            tuple(
+                InputFile(survey.form, count, survey.index in repeated)
+                for survey, count in zip(group, before)
+            )
+        )
     return DigestedInputs(tuple(infos), tuple(layouts), tuple(inputs))
+
+
+def _surveys(
+    files: Sequence[Sequence[Path]], every: Sequence[Path], pool: TaskPool
+) -> list[Survey]:
+    """The survey of every file; one that is given by two paths is read once."""
+    for path in every:
+        if not path.exists():
+            raise UserError(f"{path}: no such file")
+    places = same_places(every)
+    counted = [is_sampled(place, len(group)) for group in files for place in range(len(group))]
+    tasks = [(i, path, counted[i]) for i, path in enumerate(every) if i not in places]
+    progress = Progress("checking inputs", sum(path.stat().st_size for _, path, _ in tasks))
+    found: dict[int, Survey] = {}
+    size = 0
+    with closing(pool.run_unordered(survey_file, tasks)) as results:
+        for survey in results:
+            found[survey.index] = survey
+            size += survey.form.size
+            progress.update(size, f"{size / 1e6:.1f} MB")
+    for index, first in places.items():
+        form = dataclasses.replace(found[first].form, path=every[index])
+        found[index] = dataclasses.replace(found[first], index=index, form=form)
+    return [found[index] for index in range(len(every))]
 
 
 def _numbered(
@@ -167,8 +211,12 @@ def cut_inputs(
         UserError: a bzip2 file whose block structure is damaged.
     """
     if options.max_pages is not None:
-        rules = tuple((layout.path, layout.rules) for layout in inputs.layouts)
-        stream = FirstPages(rules, options.max_pages, inputs.bytes)
+        sources = tuple(
+            (layout.path, layout.rules, frozenset(f.form.path for f in files if f.repeated))
+            for layout, files in zip(inputs.layouts, inputs.files)
+            if not all(file.repeated for file in files)
+        )
+        stream = FirstPages(sources, options.max_pages, inputs.bytes)
         return Units((stream,), (), ((0, stream),), (), ())
     tables = _block_tables(inputs, work, pool)
     units: list[Segment | Stream] = []
@@ -178,7 +226,11 @@ def cut_inputs(
     groups: list[tuple[Path, range]] = []
     for layout, group in zip(inputs.layouts, inputs.files):
         first_of_input = len(units)
+        if all(file.repeated for file in group):
+            continue
         for file in group:
+            if file.repeated:
+                continue
             first = len(units)
             for unit in _cut_file(file, layout.rules, options, tables):
                 if isinstance(unit, WholeFile) and unit.size > options.segment_bytes:

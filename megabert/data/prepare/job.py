@@ -14,6 +14,7 @@ written.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -26,8 +27,9 @@ from megabert.common.progress import Progress
 from megabert.data.prepare.batch_files import batch_path
 from megabert.data.prepare.inputs import DigestedInputs, Units, cut_inputs, survey_inputs
 from megabert.data.prepare.mpi_ranks import task_pool
+from megabert.data.prepare.notices.duplicates import duplicate_causes, duplicates_line
 from megabert.data.prepare.options import ShardingOptions, ShardingReport, job_record
-from megabert.data.prepare.output_folder import finished_manifest, output_folder
+from megabert.data.prepare.output_folder import check_output, finished_manifest, output_folder
 from megabert.data.prepare.page_streams import PageStreams
 from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan
 from megabert.data.prepare.text_layouts import warn_of_short_documents
@@ -78,8 +80,10 @@ def shard(options: ShardingOptions) -> ShardingReport | None:
 def _lead(
     options: ShardingOptions, tokenizer: Tokenizer, pool: TaskPool, started: float
 ) -> ShardingReport:
+    check_output(options.output, options.resume)
     inputs = survey_inputs(options, pool)
     job = job_record(options, tokenizer.info(), inputs.infos)
+    options = dataclasses.replace(options, language=job["options"]["language"])
     if (finished := finished_manifest(options.output, job, options.resume)) is not None:
         return ShardingReport(finished, time.monotonic() - started)
     with output_folder(options.output, job, options.resume) as work:
@@ -88,6 +92,9 @@ def _lead(
         batches = encoding.run()
         plan = make_plan(batches, options.shards)
         _require_documents(plan, options, inputs.is_wiki)
+        causes = duplicate_causes(plan, batches, _units_by_name(units, inputs))
+        if line := duplicates_line(causes, plan.documents):
+            get_logger().warning(line)
         warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
         splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
@@ -248,6 +255,12 @@ def _write_shards(
             progress.update(len(written), f"{len(written)} of {len(plan.shards)} shards")
     progress.close(f"{len(written)} shards")
     return as_splits(written)
+
+
+def _units_by_name(units: Units, inputs: DigestedInputs) -> list[tuple[str, range]]:
+    """Each input's name and its units; nothing if all inputs are one stream."""
+    names_of = {layout.path: info.name for layout, info in zip(inputs.layouts, inputs.infos)}
+    return [(names_of[path], found) for path, found in units.inputs]
 
 
 def _require_documents(plan: CorpusPlan, options: ShardingOptions, is_wiki: bool) -> None:

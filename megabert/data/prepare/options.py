@@ -12,6 +12,7 @@ from megabert.common.errors import UserError
 from megabert.data.prepare.encode import BATCH_CHARACTERS
 from megabert.data.shards.manifest import InputInfo, Manifest, TokenizerInfo
 from megabert.data.text.input.segments import SEGMENT_BYTES
+from megabert.data.text.languages import AUTO, check_language, joint_language
 from megabert.data.text.reading import ReadingRules
 
 
@@ -21,6 +22,7 @@ class ShardingOptions:
 
     Attributes:
         workers: processes per rank; None for one per core.
+        language: "auto", or a code of :mod:`megabert.data.text.languages`.
         segment_bytes: see ``text/input/segments.py``; it decides the number of a MediaWiki page
             that has none of its own, and nothing else.
     """
@@ -33,7 +35,7 @@ class ShardingOptions:
     line_breaks: str = "auto"
     text_field: str = "text"
     bad_lines: str = "error"
-    language: str = "en"
+    language: str = AUTO
     lower_case: bool | None = None
     shards: int | None = None
     eval_fraction: float = 0.01
@@ -57,6 +59,8 @@ class ShardingOptions:
     def check(self) -> None:
         """Raise ``UserError`` for an invalid value."""
         self.reading.check()
+        if check_language(self.language) != self.language:
+            raise UserError(f"--language {self.language}: write {check_language(self.language)}")
         if not self.inputs:
             raise UserError("--input: give at least one dump")
         if not 0.0 <= self.eval_fraction < 1.0:
@@ -106,7 +110,10 @@ def input_bytes(path: Path) -> int:
 def job_record(
     options: ShardingOptions, tokenizer: TokenizerInfo, inputs: Sequence[InputInfo]
 ) -> dict[str, Any]:
-    """What must be equal for two jobs to give the same result."""
+    """What must be equal for two jobs to give the same result.
+
+    The language is the one that was decided: "auto" and its outcome given as a flag are one job.
+    """
     return {
         "version": megabert.__version__,
         "inputs": [i.as_dict() for i in inputs],
@@ -118,7 +125,7 @@ def job_record(
             "line_breaks": options.line_breaks,
             "text_field": options.text_field,
             "bad_lines": options.bad_lines,
-            "language": options.language,
+            "language": joint_language(info.language for info in inputs),
             "shards": options.shards,
             "eval_fraction": options.eval_fraction,
             "min_document_tokens": options.min_document_tokens,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from megabert.common import names
 from megabert.common.errors import UserError
@@ -23,9 +24,42 @@ from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
 JOB_FILE = "job.json"
+_LOCK = "lock"
 
 Job = Mapping[str, Any]
 """What must be equal for two jobs to give the same result: inputs, tokenizer, options."""
+
+
+def check_output(output: Path, resume: bool) -> None:
+    """Raise ``UserError`` if no job can write into the folder, before anything is read.
+
+    Whether finished or unfinished work belongs to the same job is checked later, when the inputs
+    are known (:func:`finished_manifest`, :func:`output_folder`).
+    """
+    try:
+        _require_possible(output, resume)
+    except PermissionError as error:
+        raise UserError(f"{output}: cannot be read: no permission for {error.filename}") from None
+    place = output
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{output}: cannot be made, because {place} is a file; name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{output}: cannot be written: no permission to write into {place}")
+
+
+def _require_possible(output: Path, resume: bool) -> None:
+    _require_folder(output)
+    if (output / names.MANIFEST).exists():
+        if not resume:
+            raise _finished(output)
+    elif (output / WORK_FOLDER / JOB_FILE).exists():
+        _require_resume(output, resume)
+        if (lock := output / WORK_FOLDER / _LOCK).exists():
+            _try_lock(lock)
+    else:
+        _require_empty(output)
 
 
 def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
@@ -39,9 +73,7 @@ def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
     if not (output / names.MANIFEST).exists():
         return None
     if not resume:
-        raise UserError(
-            f"{output}: already holds finished shards; choose another --output or remove it"
-        )
+        raise _finished(output)
     manifest = load_manifest(output)
     there = {
         "inputs": [i.as_dict() for i in manifest.inputs],
@@ -74,8 +106,8 @@ def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
             write_bytes(work / JOB_FILE, json.dumps(job, indent=2).encode())
             yield work
             shutil.rmtree(work)
-    except _LockedError as error:
-        raise UserError(str(error)) from None
+    except _LockedError:
+        raise
     except Exception as error:
         if not resume:
             _remove(output, existed)
@@ -89,35 +121,63 @@ def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
         raise
 
 
-class _LockedError(Exception):
-    pass
-
-
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _LockedError(
-                f"{work.parent}: another job is writing into this folder; wait for it"
-            ) from None
+    with (work / _LOCK).open("w") as file:
+        _lock(file, work)
         yield
 
 
+def _try_lock(path: Path) -> None:
+    with path.open("r") as file:
+        _lock(file, path.parent)
+
+
+def _lock(file: IO[str], work: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise _LockedError(
+            f"{work.parent}: another job is writing into this folder; wait for it"
+        ) from None
+
+
+class _LockedError(UserError):
+    """The folder belongs to a job that runs."""
+
+
 def _require_usable(output: Path, job: Job, resume: bool) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise UserError(f"{output}: --output is a file; name a folder")
+    _require_folder(output)
     record = output / WORK_FOLDER / JOB_FILE
     if record.exists():
-        if not resume:
-            raise UserError(
-                f"{output}: holds an unfinished job; continue it with --resume, or remove it"
-            )
+        _require_resume(output, resume)
         _require_same(output, json.loads(record.read_text()), job)
-    elif any(entry.name != WORK_FOLDER for entry in output.iterdir()):
+    else:
+        _require_empty(output)
+
+
+def _finished(output: Path) -> UserError:
+    return UserError(
+        f"{output}: already holds finished shards; choose another --output or remove it"
+    )
+
+
+def _require_folder(output: Path) -> None:
+    if output.is_symlink() and not output.exists():
+        raise UserError(f"{output}: --output is a link to nothing; name a folder")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: --output is a file; name a folder")
+
+
+def _require_resume(output: Path, resume: bool) -> None:
+    if not resume:
+        raise UserError(
+            f"{output}: holds an unfinished job; continue it with --resume, or remove it"
+        )
+
+
+def _require_empty(output: Path) -> None:
+    if output.exists() and any(entry.name != WORK_FOLDER for entry in output.iterdir()):
         raise UserError(
             f"{output}: neither empty nor the folder of an unfinished job; choose another --output"
         )

@@ -43,13 +43,18 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """All shards of both splits, and the job's counts over all batches."""
+    """All shards of both splits, and the job's counts over all batches.
+
+    ``duplicates``: per document that is left out, the batch of the first document that equals it
+    and its own batch, [n, 2].
+    """
 
     shards: tuple[ShardPlan, ...]
     pages: int
     dropped: Mapping[str, int]
     counts: Mapping[str, int]
     repeated_sentence_share: float
+    duplicates: npt.NDArray[np.int32]
 
     @property
     def documents(self) -> int:
@@ -89,7 +94,8 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
     """
     table, totals = _read(batches)
     dropped = totals.dropped
-    duplicate = _is_repeated(table.digest)
+    first = _first_equal(table.digest)
+    duplicate = first != np.arange(len(first))
     if duplicates := int(duplicate.sum()):
         dropped[DUPLICATE] += duplicates
     plans: list[ShardPlan] = []
@@ -110,6 +116,7 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
         dict(sorted(dropped.items())),
         dict(sorted(totals.counts.items())),
         totals.repeated,
+        np.stack([table.batch[first[duplicate]], table.batch[duplicate]], axis=1),
     )
 
 
@@ -151,13 +158,15 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, _Totals]:
     return table, totals
 
 
-def _is_repeated(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether each row equals an earlier one: [D, 2] -> bool [D]."""
+def _first_equal(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The first row that equals each row: [D, 2] -> [D]."""
     order = np.lexsort((digest[:, 0], digest[:, 1]))  # stable: equal rows keep the input order
     ordered = digest[order]
-    repeated = np.zeros(len(digest), np.bool_)
-    repeated[order[1:]] = np.all(ordered[1:] == ordered[:-1], axis=1)
-    return repeated
+    begins = np.ones(len(digest), np.bool_)
+    begins[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
+    first = np.empty(len(digest), np.int64)
+    first[order] = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    return first
 
 
 def _cut(

@@ -25,10 +25,20 @@ from megabert.common.log import get_logger
 from megabert.common.names import SPECIAL_TOKENS
 from megabert.common.progress import Progress
 from megabert.data.prepare.encode import page_batches
+from megabert.data.prepare.notices.languages import (
+    LanguageFacts,
+    count_letters,
+    decide_languages,
+    is_sampled,
+)
+from megabert.data.prepare.notices.repeated import log_repeated, same_contents, same_places
 from megabert.data.prepare.worker_pool import WorkerPool
 from megabert.data.text.document import page_to_sentences
-from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.input.segments import inspect_file
+from megabert.data.text.input.sources import file_sha256, input_files, iter_file, iter_pages
+from megabert.data.text.languages import AUTO, joint_language, page_language
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.records import Numbering
 from megabert.data.text.reading import AUTOMATIC, BAD_LINE, ReadingRules
 from megabert.data.tokenizers.base import Tokenizer, starts_word_alone
 from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -73,15 +83,14 @@ class TrainingSettings:
     @property
     def alphabet_size(self) -> int:
         """The limit that applies."""
-        ideographic = self.language.split("-")[0] in ("zh", "ja", "yue", "wuu", "gan", "lzh")
-        return self.alphabet or (self.vocab_size // 3 if ideographic else 1000)
+        return self.alphabet or (self.vocab_size // 3 if _is_ideographic(self.language) else 1000)
 
 
 def read_sentences(
     inputs: Sequence[Path],
     *,
     rules: ReadingRules = AUTOMATIC,
-    language: str = "en",
+    language: str = AUTO,
     max_characters: int | None = None,
     workers: int = 1,
     start_method: str = "spawn",
@@ -92,7 +101,9 @@ def read_sentences(
         UserError: wrong inputs, or no article in them.
     """
     bad_lines = Counter[str]()
-    pages = _good(chain.from_iterable(iter_pages(path, rules) for path in inputs), bad_lines)
+    sources = _read_once(inputs)
+    read = (iter_pages(path, rules, skipped=skipped) for path, skipped in sources)
+    pages = _good(chain.from_iterable(read), bad_lines)
     sentences: list[str] = []
     characters = 0
     progress = Progress("reading text")
@@ -116,6 +127,58 @@ def read_sentences(
     return sentences
 
 
+def _read_once(inputs: Sequence[Path]) -> list[tuple[Path, frozenset[Path]]]:
+    """The inputs without those that repeat earlier ones, and the files of each to leave out."""
+    groups = [input_files(path) for path in inputs]
+    every = [path for group in groups for path in group]
+    repeated = same_contents(every, lambda index: file_sha256(every[index]), same_places(every))
+    log_repeated(every, repeated)
+    sources = []
+    start = 0
+    for path, group in zip(inputs, groups):
+        again = {every[i] for i in range(start, start + len(group)) if i in repeated}
+        start += len(group)
+        if len(again) < len(group):
+            sources.append((path, frozenset(again)))
+    return sources
+
+
+def input_language(
+    inputs: Sequence[Path], *, rules: ReadingRules = AUTOMATIC, choice: str = AUTO
+) -> str:
+    """The language that decides the alphabet of a vocabulary; logs the language of each input.
+
+    Of several languages, it is one that is written in ideographs, if there is one.
+
+    Raises:
+        UserError: a missing or unknown input.
+    """
+    groups = [input_files(path) for path in inputs]
+    facts = [
+        [
+            _language_facts(path, rules, choice, is_sampled(place, len(group)))
+            for place, path in enumerate(group)
+        ]
+        for group in groups
+    ]
+    decide_languages(choice, list(zip(inputs, facts)))
+    codes = [fact.language(choice) for group in facts for fact in group]
+    return next((code for code in codes if _is_ideographic(code)), joint_language(codes))
+
+
+def _language_facts(path: Path, rules: ReadingRules, choice: str, counted: bool) -> LanguageFacts:
+    form = inspect_file(path, rules)
+    if not counted or form.kind == "empty":
+        return LanguageFacts(path, form.head, unread=form.kind == "empty")
+    return LanguageFacts(
+        path, form.head, count_letters(iter_file(path, rules, Numbering()), choice)
+    )
+
+
+def _is_ideographic(language: str) -> bool:
+    return language.split("-")[0] in ("zh", "ja", "yue", "wuu", "gan", "lzh")
+
+
 def _good(pages: Iterator[Page], bad_lines: Counter[str]) -> Iterator[Page]:
     """The pages that could be read; the others are counted under the message about the first."""
     for page in pages:
@@ -134,7 +197,8 @@ def _prepare(language: str) -> None:
 
 
 def _clean(pages: list[Page]) -> list[str]:
-    cleaned = (page_to_sentences(page, _Worker.language) for page in pages)
+    choice = _Worker.language
+    cleaned = (page_to_sentences(p, page_language(choice, p.site.language)) for p in pages)
     return [s for c in cleaned for paragraph in c.paragraphs for s in paragraph]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from megabert.common.errors import UserError
@@ -17,6 +18,7 @@ from megabert.data.prepare.batch_files import (
     save_batch,
 )
 from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
+from megabert.data.prepare.notices.languages import LanguageFacts, count_letters
 from megabert.data.prepare.options import ShardingOptions
 from megabert.data.prepare.output_folder import WORK_FOLDER
 from megabert.data.prepare.plan import ShardPlan, write_planned
@@ -26,6 +28,7 @@ from megabert.data.text.input.bzip2 import BlockFile
 from megabert.data.text.input.bzip2_marks import OVERLAP, Marks, find_marks
 from megabert.data.text.input.segments import FileForm, Segment, inspect_file
 from megabert.data.text.input.sources import file_sha256, iter_file, sample_texts
+from megabert.data.text.languages import AUTO, DEFAULT, page_language
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.layout import TextSample
 from megabert.data.text.plain.records import Numbering
@@ -44,7 +47,7 @@ class _Worker:
     options: ShardingOptions
     work: Path
     tokenizer: Tokenizer
-    rules: EncodingRules
+    rules: dict[str, EncodingRules]
 
 
 def prepare_worker(options: ShardingOptions) -> None:
@@ -52,37 +55,60 @@ def prepare_worker(options: ShardingOptions) -> None:
     _Worker.options = options
     _Worker.work = options.output / WORK_FOLDER
     _Worker.tokenizer = load_tokenizer(options.tokenizer, lower_case=options.lower_case)
-    _Worker.rules = EncodingRules(
-        options.language,
-        options.min_document_tokens,
-        options.eval_fraction,
-        options.seed,
-        find_words(options.language, options.word_boundaries),
-    )
+    _Worker.rules = {}
+    _rules_for(DEFAULT if options.language == AUTO else options.language)
+
+
+def _rules_for(language: str) -> EncodingRules:
+    """The rules of a language, made once."""
+    rules = _Worker.rules.get(language)
+    if rules is None:
+        options = _Worker.options
+        rules = _Worker.rules[language] = EncodingRules(
+            language,
+            options.min_document_tokens,
+            options.eval_fraction,
+            options.seed,
+            find_words(language, options.word_boundaries),
+        )
+    return rules
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A file's digest and how it is read; ``sample``: of a file without segments."""
+    """A file's digest and how it is read.
+
+    Attributes:
+        sample: of a file without segments.
+        letters: letters of each script in its first articles; empty if they were not counted.
+    """
 
     index: int
     sha256: str
     form: FileForm
     sample: TextSample
+    letters: Mapping[str, int] = field(default_factory=dict)
+
+    def language_facts(self, repeated: bool) -> LanguageFacts:
+        """What the file shows of its language; ``repeated``: an earlier file is the same."""
+        unread = repeated or self.form.kind == "empty"
+        return LanguageFacts(self.form.path, self.form.head, self.letters, unread)
 
 
-def survey_file(task: tuple[int, Path]) -> Survey:
-    """Digest a file and detect its form; task: (index, file)."""
-    index, path = task
+def survey_file(task: tuple[int, Path, bool]) -> Survey:
+    """Detect a file's form and digest it; task: (index, file, whether to count letters)."""
+    index, path, counted = task
     rules = _Worker.options.reading
-    digest = file_sha256(path)
     form = inspect_file(path, rules)
     if form.kind == "whole":
         sample = sample_texts(path, rules)
     else:
         name = "parquet" if form.kind == "rows" else "mediawiki"
         sample = TextSample({name: 1} if form.kind != "empty" else {})
-    return Survey(index, digest, form, sample)
+    letters: Mapping[str, int] = {}
+    if counted and form.kind != "empty":
+        letters = count_letters(iter_file(path, rules, Numbering()), _Worker.options.language)
+    return Survey(index, file_sha256(path), form, sample, letters)
 
 
 def count_numbered(task: tuple[int, Path, ReadingRules]) -> tuple[int, int]:
@@ -163,10 +189,13 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
     text_bytes = 0
     bad: list[str] = []
     for pages in groups:
-        batches.append(encode_pages(pages, _Worker.tokenizer, _Worker.rules))
+        for rules, part in _by_language(pages):
+            batches.append(encode_pages(part, _Worker.tokenizer, rules))
         text_bytes += sum(len(page.text.encode("utf-8", "replace")) for page in pages)
         bad += [page.title for page in pages if page.model == BAD_LINE][: LOGGED - len(bad)]
-    batch = join_batches(batches) if batches else encode_pages([], _Worker.tokenizer, _Worker.rules)
+    if not batches:
+        batches = [encode_pages([], _Worker.tokenizer, _rules_for(DEFAULT))]
+    batch = join_batches(batches)
     if not _Worker.work.is_dir():
         raise UserError(
             f"{_Worker.options.output}: not visible on every host: give an --output on a file "
@@ -176,6 +205,13 @@ def _encode(task: EncodingTask, groups: Iterable[list[Page]]) -> Done:
     seconds = time.process_time() - started
     articles = len(batch.document_ids)
     return Done(task.unit, task.part, batch.pages, articles, text_bytes, seconds, False, tuple(bad))
+
+
+def _by_language(pages: list[Page]) -> Iterator[tuple[EncodingRules, list[Page]]]:
+    """The pages in order, as runs of one language; nearly always one run."""
+    choice = _Worker.options.language
+    for language, part in groupby(pages, lambda page: page_language(choice, page.site.language)):
+        yield _rules_for(language), list(part)
 
 
 def write_shard(task: tuple[ShardPlan, ShardHeader, list[Path]]) -> tuple[str, ShardInfo]:

@@ -78,17 +78,22 @@ class InputInfo:
         bytes: its size.
         sha256: of its content.
         read_as: the formats it was taken for, and the layout of text; "" in older manifests.
+        language: the language it was read by, "mul" for files of several; "" in older manifests.
+        repeated: its files that are the same as an earlier file, and were not read again.
     """
 
     name: str
     bytes: int
     sha256: str
     read_as: str = ""
+    language: str = ""
+    repeated: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON object, without ``read_as`` if it is not known."""
+        """The JSON object, without what is not known."""
         record = dataclasses.asdict(self)
-        return record if self.read_as else {k: v for k, v in record.items() if k != "read_as"}
+        optional = ("read_as", "language", "repeated")
+        return {key: value for key, value in record.items() if value or key not in optional}
 
 
 @dataclass(frozen=True)

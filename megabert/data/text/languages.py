@@ -9,6 +9,7 @@ Source of the codes: MediaWiki's list of language names, and the list of Wikiped
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from megabert.common.errors import UserError
 
@@ -135,3 +136,9 @@ def page_language(choice: str, named: str) -> str:
         named: the code that the page's source names, or "".
     """
     return choice if choice != AUTO else named or DEFAULT
+
+
+def joint_language(codes: Iterable[str]) -> str:
+    """The one language of all, or "mul"; the default if there is none."""
+    different = set(codes)
+    return different.pop() if len(different) == 1 else SEVERAL if different else DEFAULT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import errno
 import os
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from data_tools import shard_wiki
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.data.inspect.verify import verify_folder
@@ -281,14 +283,60 @@ def test_an_error_in_a_worker_reaches_the_user(
     assert not list((tmp_path / "shards").iterdir())
 
 
-def test_repeated_articles_are_dropped_once(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_repeated_articles_are_dropped_once(
+    sources: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dump, _ = sources
-    report = run(sources, tmp_path / "shards", inputs=(dump, dump))
+    other = tmp_path / "other.xml"
+    other.write_bytes(bz2.decompress(dump.read_bytes()))
+    report = run(sources, tmp_path / "shards", inputs=(dump, other))
     assert report.manifest.articles_kept == 60
     assert report.manifest.dropped["duplicate"] == 60
     assert report.manifest.articles_read == 144
     assert len(report.manifest.inputs) == 2
     assert 0 <= report.manifest.repeated_sentence_share <= 1
+    said = capsys.readouterr().err
+    assert "60 documents (50.0%) have the same tokens as an earlier one and were left out" in said
+    assert f"60 of other.xml that are in {dump.name} too" in said
+    text = shard_wiki.summary(report, tmp_path / "shards")
+    assert "60 duplicate (50.0%)" in text
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+def test_an_input_given_twice_is_read_once(
+    sources: tuple[Path, Path],
+    reference: tuple[Path, ShardingReport],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    limit: int | None,
+) -> None:
+    """By the same path, by a link, and as a copy in a folder with another file."""
+    dump, _ = sources
+    link, folder = tmp_path / "link.xml.bz2", tmp_path / "folder"
+    link.symlink_to(dump)
+    folder.mkdir()
+    (folder / "copy.bz2").write_bytes(dump.read_bytes())
+    (folder / "more.txt").write_text("Another text of some words, which no dump has.\n")
+    inputs = (dump, dump, link, folder)
+    changes = {"inputs": inputs, "max_pages": limit, "min_document_tokens": 0}
+    manifest = run(sources, tmp_path / "shards", **changes).manifest
+    assert (manifest.articles_read, manifest.articles_kept) == (73, 61)
+    assert [info.repeated for info in manifest.inputs] == [0, 1, 1, 1]
+    assert "duplicate" not in manifest.dropped
+    assert "3 of 5 input files repeat an earlier one" in capsys.readouterr().err
+    if limit is None:
+        alone = run(sources, tmp_path / "alone", inputs=(dump,), min_document_tokens=0)
+        kept = [split.documents for split in alone.manifest.splits.values()]
+        assert sum(kept) == 60
+
+
+def test_only_repeated_inputs_after_the_first(
+    sources: tuple[Path, Path], reference: tuple[Path, ShardingReport], tmp_path: Path
+) -> None:
+    manifest = run(sources, tmp_path / "shards", inputs=(sources[0], sources[0])).manifest
+    assert manifest.splits.keys() == reference[1].manifest.splits.keys()
+    for split, info in manifest.splits.items():
+        assert info.documents == reference[1].manifest.splits[split].documents
 
 
 def test_the_split_does_not_depend_on_order(

@@ -219,15 +219,20 @@ class WholeFile:
 
 @dataclass(frozen=True)
 class FirstPages:
-    """The first ``limit`` pages of all inputs, read one after the other by their rules."""
+    """The first ``limit`` pages of all inputs, read one after the other.
 
-    inputs: tuple[tuple[Path, ReadingRules], ...]
+    ``inputs`` holds each input's path, its rules, and files of it that are not read.
+    """
+
+    inputs: tuple[tuple[Path, ReadingRules, frozenset[Path]], ...]
     limit: int
     size: int
 
     def pages(self, on_open: OnOpen | None = None) -> Iterator[Page]:
         """Its pages. Raises ``UserError`` for damage."""
-        pages = chain.from_iterable(iter_pages(path, rules, on_open) for path, rules in self.inputs)
+        pages = chain.from_iterable(
+            iter_pages(path, rules, on_open, skipped) for path, rules, skipped in self.inputs
+        )
         yield from islice(pages, self.limit)
 
 

@@ -1,7 +1,7 @@
 """Pages from a file or folder of any supported format, in one pass and in bounded memory."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,13 +100,14 @@ def detect_format(path: Path) -> str:
 
 def no_text(path: Path) -> UserError:
     """The error of an input without any page."""
-    return UserError(f"{path}: empty: it holds no page")
+    return UserError(f"{path}: empty: it holds no document")
 
 
 def iter_pages(
     path: Path,
     rules: ReadingRules = AUTOMATIC,
     on_open: Callable[[BinaryIO], None] | None = None,
+    skipped: Collection[Path] = (),
 ) -> Iterator[Page]:
     """Yield the pages of a file, a tar archive or a folder, in their order there.
 
@@ -118,6 +119,7 @@ def iter_pages(
         path: file or folder.
         rules: how to read it.
         on_open: called with each file when it is opened; its ``tell()`` gives the progress.
+        skipped: files that are left out.
 
     Raises:
         UserError: a rule is not valid, the path is missing, the data is damaged or truncated (the
@@ -125,7 +127,7 @@ def iter_pages(
     """
     path = Path(path)
     rules.check()
-    files = input_files(path)
+    files = [file for file in input_files(path) if file not in skipped]
     if rules.documents == AUTO and (path.is_dir() or packing(path)[-1:] == ("tar",)):
         rules = resolved_rules(rules, joined_samples(sample_texts(file, rules) for file in files))
     numbering = Numbering()
