@@ -119,4 +119,6 @@ def _east_asian(letters: Mapping[str, int]) -> str:
 
 def _found(script: str, share: float, codes: Iterable[str], how: str = "") -> str:
     amount = how or f"{share:.0%} of its letters are"
-    return f"{amount} {script}: give --language {' or '.join(codes)} if that is its language"
+    first, *others = codes
+    more = f" (or {', '.join(others)})" if others else ""
+    return f"{amount} {script}: give --language {first}{more} if that is its language"

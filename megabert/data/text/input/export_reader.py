@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.other_forms import other_root
+from megabert.data.text.input.other_forms import FETCH, other_root
 from megabert.data.text.languages import database_language, normal_code
 from megabert.data.text.namespaces import is_redirect
 from megabert.data.text.pages import Page, Site
@@ -59,7 +59,8 @@ class ExportReader:
         base: added to the place of a page that has no number of its own.
         declared, database: the dump's ``xml:lang`` and the name of its database, "" without one.
         count: number of pages so far.
-        stubs: how many of them have no text, although their revision has one.
+        stubs: how many of them have no text in the dump, although their revision has one.
+        texts: how many of them have a text.
         title: title of the last page.
         history: whether a page had several revisions.
     """
@@ -73,6 +74,7 @@ class ExportReader:
     pages: list[Page] = field(default_factory=list)
     count: int = 0
     stubs: int = 0
+    texts: int = 0
     title: str = ""
     history: bool = False
     _path: list[str] = field(default_factory=list)
@@ -137,10 +139,9 @@ class ExportReader:
             newest, now = self._newest, self._revision
             if newest is not None and now.timestamp and not now.is_newer(newest):
                 return  # an older text is not kept
-            size = attributes.get("bytes", "0")
-            now.missing = "deleted" not in attributes and (
-                size not in ("", "0") or "location" in attributes
-            )
+            sized = attributes.get("bytes", "0") not in ("", "0")
+            stored = "id" in attributes or "location" in attributes
+            now.missing = "deleted" not in attributes and (sized or stored)
         self._parts, self._size = [], 0
 
     def data(self, text: str) -> None:
@@ -207,8 +208,9 @@ class ExportReader:
         values, revision = self._values, self._newest or Revision()
         self.count += 1
         self.stubs += revision.missing
-        if self.stubs == self.count == STUBS:
-            raise no_texts(self.name)
+        self.texts += bool(revision.text)
+        if self.count == STUBS:
+            self.require_text()
         self.title = title = values.get("title", "")
         space = values.get("ns", "").strip()
         number = values.get("id", "")
@@ -226,6 +228,13 @@ class ExportReader:
         )
         self._values, self._newest = {}, None
 
+    def require_text(self) -> None:
+        """Raise ``UserError`` if the dump leaves out the texts of all pages so far."""
+        if self.stubs and not self.texts:
+            raise UserError(
+                f"{self.name}: a stub dump: its pages have no text (their <text> is empty); {FETCH}"
+            )
+
     def refuse_doctype(self, doctype: str, *_: object) -> None:
         if doctype.lower() == "html":
             raise other_root(self.name, "html")
@@ -240,11 +249,3 @@ class ExportReader:
                 f"{self.title!r}, which MediaWiki never writes; compress the dump with gzip to "
                 "have it read in one piece"
             )
-
-
-def no_texts(name: str) -> UserError:
-    """The error of a dump whose pages have no text."""
-    return UserError(
-        f"{name}: a stub dump: its pages have no text (their <text> is empty); fetch the "
-        "pages-articles dump of the same date"
-    )

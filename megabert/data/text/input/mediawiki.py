@@ -13,7 +13,7 @@ from itertools import chain
 from xml.parsers import expat
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.export_reader import FEED, ExportReader, no_texts
+from megabert.data.text.input.export_reader import FEED, ExportReader
 from megabert.data.text.input.segment_xml import segment_xml
 from megabert.data.text.pages import Page, Site
 
@@ -35,8 +35,7 @@ def read_mediawiki(stream: io.BufferedReader, name: str) -> Iterator[Page]:
     yield from _parse(reader, _pieces(stream), reader.parser(), line_and_byte)
     if reader.count == 0:
         raise no_page(name)
-    if reader.stubs == reader.count:
-        raise no_texts(name)
+    reader.require_text()
 
 
 def no_page(name: str) -> UserError:
@@ -75,8 +74,7 @@ def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
             parser.Parse(piece, False)
             if reader.head_is_read and place >= HEAD_PIECES:
                 break
-    if reader.count and reader.stubs == reader.count:
-        raise no_texts(name)
+    reader.require_text()
     return DumpHead(reader.site, reader.declared, reader.database, reader.history)
 
 

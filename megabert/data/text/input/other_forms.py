@@ -28,6 +28,7 @@ _ROOTS = {
     "html": _HTML,
     "head": _HTML,
     "body": _HTML,
+    "error": "the error message of a server, not the file itself; fetch it again",
     "rss": "a news feed (RSS), not a dump",
     "sitemapindex": "a site map, not a dump",
     "urlset": "a site map, not a dump",
@@ -97,6 +98,8 @@ def _of_lines(text: str) -> str | None:
         return "a list of checksums; name the files that it lists"
     if first in ("page_title", "page_namespace\tpage_title"):
         return f"a list of all titles, which has no text; {FETCH}"
+    if first.startswith("version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself; run git lfs pull"
     if first.startswith('{"index":{'):
         return f"a CirrusSearch dump (the search index), which is not supported; {FETCH}"
     return None

@@ -217,6 +217,14 @@ def test_a_stub_dump(tmp_path: Path, count: int) -> None:
             read()
 
 
+@pytest.mark.parametrize("kept", ['bytes="94" sha1="x"', 'id="7"', 'location="tt:7"', 'bytes="9"'])
+def test_attributes_of_stubs(tmp_path: Path, kept: str) -> None:
+    blank = STUB.format(n=1).replace('bytes="94" sha1="x" location="tt:1" id="1"', 'bytes="0"')
+    stub = STUB.format(n=2).replace('bytes="94" sha1="x" location="tt:2" id="2"', kept)
+    with pytest.raises(UserError, match="a stub dump"):
+        list(iter_pages(write(tmp_path, blank + stub)))
+
+
 def test_some_missing_texts_are_no_stub_dump(tmp_path: Path) -> None:
     hidden = STUB.format(n=5).replace("sha1", 'deleted="deleted" sha1')
     pages = STUB.format(n=1) * 3 + titled("B") + hidden

@@ -42,6 +42,8 @@ FORMS = {
     "titles and namespaces": ("t", "page_namespace\tpage_title\n0\tGold\n", "a list of all titles"),
     "search": ("c.json", '{"index":{"_type":"page","_id":"1"}}\n{"title":"A"}\n', "a CirrusSearch dump"),
     "sitemap": ("s.xml", "<?xml version='1.0'?><urlset></urlset>", "a site map"),
+    "server": ("e.xml", "<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "the error message of a server"),
+    "pointer": ("d.xml.bz2", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
     "feed": ("f.xml", "<?xml version='1.0'?><rss></rss>", "a news feed"),
 }  # fmt: skip
 MAGIC = {
