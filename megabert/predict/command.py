@@ -82,6 +82,8 @@ def predict(request: Request) -> None:
     elif request.input is not None:
         with as_file(request.input) as (path, name):
             items = read_items(path, fields, request.input_format, own)
+            if own is not None and request.format == own.name:
+                own.names(items.items)  # before the first answer
             answer_all(predictor, items, name, request)
     else:
         converse(predictor, fields)

@@ -8,7 +8,7 @@ or DeepSpeed, and the loop does not depend on questions or labels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -64,6 +64,13 @@ class ItemFormat(Protocol):
 
         Raises:
             UserError: the file is not of this format.
+        """
+
+    def names(self, items: Sequence[dict[str, Any]]) -> list[str]:
+        """The key of each item in the document of their answers.
+
+        Raises:
+            UserError: two have the same, or one has none that can be used; the item is named from 1.
         """
 
     def document(self, answers: Iterable[dict[str, Any]]) -> Any:

@@ -399,6 +399,25 @@ def test_an_output_is_neither_the_input_nor_of_a_terminal(
         ask(folders / "mlm", output=tmp_path / "out.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["a", "b", "a"], "item 3 has the id 'a' of item 1"),
+        ([None, "0"], "item 2 has the id '0' of item 1"),
+        (["a", [1]], "item 2: 'id' is not a text or whole number"),
+    ],
+)
+def test_a_document_of_answers_loses_none(
+    fine_tuned: Path, tmp_path: Path, ids: list[Any], says: str
+) -> None:
+    item = {"question": "the river ?", "context": "the bird lays two eggs"}
+    named = [item if one is None else {**item, "id": one} for one in ids]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, named)), encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        ask(fine_tuned, tmp_path / "a.jsonl", format="squad", output=tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_choices_without_effect_are_reported(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from megabert.common.errors import UserError
 from megabert.tasks.files.column_orders import Check, ColumnOrder, find_column_order
 from megabert.tasks.files.faults import Faults
 from megabert.tasks.files.json_lines import read_json_lines, usual_keys
+from megabert.tasks.files.names import example_ids
 from megabert.tasks.files.tables import Cells, Table
 
 Fields = tuple[tuple[str, ...], ...]
@@ -217,10 +218,11 @@ def columns_of_objects(
         tuple([one[key] for _, one in usable] for key in keys),
         None if label is None else [one[label] for _, one in usable],
         [number for number, _ in usable],
-        [
-            row if identity is None else one.get(identity, row)
-            for row, (_, one) in enumerate(usable)
-        ],
+        example_ids(
+            [None if identity is None else one.get(identity) for _, one in usable],
+            [number for number, _ in usable],
+            faults.problems,
+        ),
     )
 
 

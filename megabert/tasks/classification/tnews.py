@@ -18,7 +18,7 @@ from megabert.common.files import write_bytes
 from megabert.tasks.classification.data import Examples, Label
 from megabert.tasks.files.faults import BadLines, Faults
 from megabert.tasks.files.json_lines import read_json_lines, usual_keys
-from megabert.tasks.files.names import is_no_name
+from megabert.tasks.files.names import example_ids, is_no_name
 
 PREDICTIONS = "tnews_predict.json"
 LABELS_FILE = "labels.json"
@@ -70,11 +70,12 @@ class Tnews:
                 labels.append(self.names[_code_of(content["label"])])
             texts.append(content["sentence"])
             lines.append(number)
-            ids.append(content.get("id", len(ids)))
+            ids.append(content.get("id"))
         if not texts:
             detail = f" ({faults.problems})" if faults.problems.counts else ""
             raise UserError(f"{path} has no example{detail}; expected lines {_FORM}")
-        return Examples((texts,), labels if labelled else None, lines, ids, faults, layout=layout)
+        names = example_ids(ids, lines, faults.problems)
+        return Examples((texts,), labels if labelled else None, lines, names, faults, layout=layout)
 
     def _fault(self, content: dict[str, Any] | str, labelled: bool) -> str | None:
         """What is wrong with a line; the name of its label is stored. ``labelled``: most lines are."""

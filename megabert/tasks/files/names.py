@@ -1,6 +1,11 @@
-"""Whether a text can be the name of a label, where a file's labels are found in the file itself."""
+"""Names of labels and of examples that are found in a file itself."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from megabert.tasks.files.problems import Problems
 
 _MISSING = frozenset(["", "none", "null", "nan", "n/a", "<na>", "undefined", "-", "?"])
 
@@ -10,3 +15,20 @@ def is_no_name(text: str) -> bool:
     plain = text.strip().lower()
     negative = plain[:1] == "-" and plain[1:].replace(".", "", 1).isdecimal()
     return plain in _MISSING or negative
+
+
+def example_ids(given: Sequence[Any], lines: Sequence[int], problems: Problems) -> list[Any]:
+    """What names each example in a prediction file: its own id, or its number from 0.
+
+    Args:
+        given: id of each example, None for one without; they are used if all have one.
+        lines: line of each example.
+        problems: gets the examples without an id, if others have one.
+    """
+    missing = [line for one, line in zip(given, lines) if one is None]
+    if not missing:
+        return list(given)
+    if len(missing) < len(given):
+        for line in missing:
+            problems.add("line without an id, so predictions are named by number", f"line {line}")
+    return list(range(len(given)))

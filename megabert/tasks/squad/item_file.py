@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.tasks.squad.reading import read_squad
 
@@ -27,7 +28,25 @@ class SquadItemFormat:
 
     def document(self, answers: Iterable[dict[str, Any]]) -> dict[str, str]:
         """Question id -> answer; answers without an id are numbered."""
-        texts: dict[str, str] = {}
-        for answer in answers:
-            texts[str(answer.get("id", len(texts)))] = answer["answer"]
-        return texts
+        listed = list(answers)
+        return {name: answer["answer"] for name, answer in zip(self.names(listed), listed)}
+
+    def names(self, items: Sequence[dict[str, Any]]) -> list[str]:
+        """The key of each item in the document.
+
+        Raises:
+            UserError: an id is not a text or whole number, or two items have the same; the item is named
+                from 1.
+        """
+        found: dict[str, int] = {}
+        for number, item in enumerate(items, start=1):
+            identity = item.get("id", number - 1)
+            if type(identity) not in (str, int):
+                raise UserError(f"item {number}: 'id' is not a text or whole number: {identity!r}")
+            first = found.setdefault(str(identity), number)
+            if first != number:
+                raise UserError(
+                    f"item {number} has the id {identity!r} of item {first}: one object of ids and answers "
+                    "cannot hold both; leave --format out, or make the ids differ"
+                )
+        return list(found)

@@ -16,7 +16,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import new_text_file
 from megabert.data.tokenizers.base import without_surrogates
 from megabert.tasks.files.json_lines import read_json_lines
-from megabert.tasks.files.names import is_no_name
+from megabert.tasks.files.names import example_ids, is_no_name
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces
 from megabert.tasks.tagging.entity_spans import Entity, precision_recall_f1
@@ -62,7 +62,7 @@ def read_cluener(path: Path) -> TaggedTexts:
             )
         texts.append(without_surrogates([text])[0])
         lines.append(number)
-        ids.append(content.get("id", len(ids)))
+        ids.append(content.get("id"))
         if labelled:
             listed = list(_entities(content["label"], place))
             entities.append(_in_place(text, listed, f"line {number}", problems))
@@ -71,7 +71,8 @@ def read_cluener(path: Path) -> TaggedTexts:
     if not texts:
         raise UserError(f"{path} has no line; expected lines {_FORM}")
     labels = entities if labelled else None
-    return TaggedTexts(path, texts, labels, lines, ids, problems, unusable=frozenset(unusable))
+    names = example_ids(ids, lines, problems)
+    return TaggedTexts(path, texts, labels, lines, names, problems, unusable=frozenset(unusable))
 
 
 def _entities(label: Any, place: str) -> Iterator[tuple[str, str, int, int]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.tokenizers.base import without_surrogates
+from megabert.tasks.files.json_lines import has_objects
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.files.text_lines import read_lines
 from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces, token_pieces
@@ -56,6 +57,11 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
         UserError: unreadable, empty, a line with another number of columns than the first, a tag
             that is invalid or not of the scheme.
     """
+    if has_objects(path):
+        raise UserError(
+            f"{path} holds JSON objects or Parquet; {_EXPECTED} (numbers of tags, as datasets has them, need "
+            "their names)"
+        )
     sentences, separator = _sentences(path)
     if not sentences:
         raise UserError(f"{path} has no token; {_EXPECTED}")

@@ -146,6 +146,13 @@ def test_whether_a_file_has_labels_is_decided_by_most_lines(tmp_path: Path) -> N
     assert Tnews().read(path, "error").labels == ["one", "one"]
 
 
+def test_ids_are_used_if_every_line_has_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", line("x", id=7), line("y"), line("z", id=1))
+    examples = Tnews().read(path, "error")
+    assert examples.ids == [0, 1, 2]
+    assert "1 x line without an id" in str(examples.faults.problems)
+
+
 def test_empty_files_and_wrong_lists_are_named(tmp_path: Path) -> None:
     for content in ((), ("", " ")):
         with pytest.raises(UserError, match="has no example; expected lines"):

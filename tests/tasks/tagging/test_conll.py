@@ -232,3 +232,13 @@ def test_stray_tags_of_the_msra_file(shared_data: Path) -> None:
     assert len(corpus.texts) == 43029
     assert corpus.problems.counts == {"tag out of the order of bio": 6}
     assert corpus.problems.first == {"tag out of the order of bio": "line 623681"}
+
+
+def test_objects_are_named_for_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    for content in ('{"tokens": ["a"], "ner_tags": [0]}\n', '[\n{"tokens": ["a"]}\n]'):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(
+            UserError, match=r"holds JSON objects or Parquet; expected a token and its tag"
+        ):
+            read_conll(path)
