@@ -9,7 +9,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.data.text.pages import Page
-from megabert.data.text.plain.layout import HEADING, SAMPLE, TextLayout, text_layout, text_sample
+from megabert.data.text.plain.layout import HEADING, SAMPLE, TextLayout, text_layout
 from megabert.data.text.plain.lines import text_lines
 from megabert.data.text.plain.records import Numbering, plain_page
 from megabert.data.text.plain.wrapping import join_lines
@@ -30,12 +30,15 @@ def read_text(
             64 Mi characters.
     """
     sample = stream.read(SAMPLE)
-    layout = text_layout(text_sample(sample), rules)
+    layout = text_layout(sample, rules)
     if len(sample) < SAMPLE:
         stream = io.BufferedReader(io.BytesIO(sample))
     else:
         stream = io.BufferedReader(_Continued(sample, stream), buffer_size=1 << 18)
-    return _documents(text_lines(stream, name, rules.skip), name, numbering, layout)
+    lines = text_lines(stream, name, rules.skip)
+    if layout.documents == "line":
+        return _lines(lines, numbering)
+    return _documents(lines, name, numbering, layout)
 
 
 class _Continued(io.RawIOBase):
@@ -56,38 +59,49 @@ class _Continued(io.RawIOBase):
         return count
 
 
+def _lines(lines: Iterator[tuple[int, str | Page]], numbering: Numbering) -> Iterator[Page]:
+    for _, line in lines:
+        if isinstance(line, Page):
+            yield line
+        elif line and not line.isspace():
+            yield plain_page(numbering.number(), "", line)
+
+
 def _documents(
     lines: Iterator[tuple[int, str | Page]], name: str, numbering: Numbering, layout: TextLayout
 ) -> Iterator[Page]:
     title = ""
     found: list[str | None] = []  # lines of the document
     size = 0
+    by_heading, by_blank = layout.documents == "heading", layout.documents == "blank-line"
     for number, line in lines:
         if isinstance(line, Page):
             found.append(None)
             yield line
             continue
-        blank = not line.strip()
-        if layout.documents == "line":
-            if not blank:
-                yield plain_page(numbering.number(), "", line)
-            continue
-        heading = HEADING.match(line) if layout.documents == "heading" else None
-        if heading or (layout.documents == "blank-line" and blank):
-            if size and (text := _text(found, layout)):
-                yield plain_page(numbering.number(), title, text)
-            found, size = [], 0
-            title = heading.group(1) if heading else ""
-        elif layout.documents == "heading" and _ANY_HEADING.match(line):
-            found.append("")
+        heading = None
+        if not line or line.isspace():
+            if not by_blank:
+                found.append("")
+                continue
+        elif by_heading and "=" in line and _ANY_HEADING.match(line):
+            heading = HEADING.match(line)
+            if heading is None:
+                found.append("")
+                continue
         else:
             found.append(line)
-            size += 0 if blank else len(line)
+            size += len(line)
             if size > MAX_DOCUMENT:
                 raise UserError(
                     f"{name}: the document before line {number:,} is longer than "
                     f"{MAX_DOCUMENT >> 20} Mi characters; --documents says what a document is"
                 )
+            continue
+        if size and (text := _text(found, layout)):
+            yield plain_page(numbering.number(), title, text)
+        found, size = [], 0
+        title = heading.group(1) if heading else ""
     if size and (text := _text(found, layout)):
         yield plain_page(numbering.number(), title, text)
 

@@ -1,6 +1,6 @@
 """What a document of plain text is, and whether its lines are joined: by option, or by its sample.
 
-The sample is the first 4 MiB of a file. Without an option, by the first rule that fits:
+The sample is the first 2 MiB of a file. Without an option, by the first rule that fits:
 
 | the sample has | a document is |
 |---|---|
@@ -16,6 +16,7 @@ In a folder or a tar archive with several text files, a document is a file, if t
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,15 +24,16 @@ from dataclasses import dataclass, field, replace
 from megabert.data.text.plain.wrapping import common_width, wrap_width
 from megabert.data.text.reading import AUTO, ReadingRules
 
-SAMPLE = 1 << 22
+SAMPLE = 1 << 21
 """Bytes of a file by which its layout is judged."""
 RECORD = "record"
 HEADING = re.compile(r"\s*=\s+([^=\s](?:.*\S)?)\s+=\s*$")
-"""A line such as "" = Title = "", as in WikiText."""
-_TITLE_LINE = re.compile(r"^[^\S\n]*=[^\S\n]+[^=\s][^\n]*?[^\S\n]=[^\S\n]*$", re.MULTILINE)
-_LINE = re.compile(r"^.*\S", re.MULTILINE)
-_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
-_WRAP_SAMPLE = 1 << 18  # characters
+"""A line such as " = Title = ", as in WikiText."""
+# each pattern begins with a line feed, which the engine finds fast
+_TITLE_LINE = re.compile(rb"\n[ \t]*=[ \t]+[^=\s][^\n]*?[ \t]=[ \t\r]*(?=\n)")
+_BLANK = re.compile(rb"\n(?:[ \t\r\f\v]*\n)+")
+_CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of a character after the first one
+_WRAP_SAMPLE = 1 << 18  # bytes
 _LONG_LINE = 300  # characters: more than a sentence
 _LINES_PER_BLANK = 200
 _LARGE_FILE = 1 << 20  # bytes
@@ -50,17 +52,43 @@ class TextLayout:
     width: int = 0
 
 
-def text_sample(data: bytes) -> str:
-    """The sample as text: up to SAMPLE bytes, without a line that they cut."""
-    text = data.decode("utf-8-sig", errors="replace")
-    if len(data) >= SAMPLE and "\n" in text:
-        text = text[: text.rindex("\n")]
-    return text.replace("\r\n", "\n")
+def text_layout(sample: bytes, rules: ReadingRules) -> TextLayout:
+    """The layout of a file, from its first SAMPLE bytes."""
+    return _layout(sample, _Marks.of(sample), rules)
 
 
-def text_layout(sample: str, rules: ReadingRules) -> TextLayout:
-    """The layout of a file, from its sample (:func:`text_sample`)."""
-    lines = sample[:_WRAP_SAMPLE].split("\n")
+@dataclass(frozen=True)
+class _Marks:
+    """Marks of documents in a sample: lines, title lines, and runs of blank lines within it."""
+
+    lines: int
+    titles: int
+    title_first: bool
+    blank: int
+
+    @staticmethod
+    def of(sample: bytes) -> _Marks:
+        text = b"\n%b\n" % sample.removeprefix(BOM_UTF8).strip()
+        return _Marks(
+            text.count(b"\n") - 1,
+            len(_TITLE_LINE.findall(text)),
+            _TITLE_LINE.match(text) is not None,
+            len(_BLANK.findall(text)),
+        )
+
+    def documents(self, kind: str) -> int:
+        """Number of documents of a kind."""
+        if kind == "heading":
+            return self.titles
+        if kind == "blank-line":
+            return self.blank + 1
+        return self.lines - self.blank if kind == "line" else 1
+
+
+def _layout(sample: bytes, marks: _Marks, rules: ReadingRules) -> TextLayout:
+    lines = sample[:_WRAP_SAMPLE].decode("utf-8-sig", errors="replace").split("\n")
+    if len(sample) > _WRAP_SAMPLE:
+        lines.pop()  # it may be cut
     width = 0
     if rules.line_breaks == "join":
         width = common_width(lines) or 1
@@ -68,19 +96,15 @@ def text_layout(sample: str, rules: ReadingRules) -> TextLayout:
         width = wrap_width(lines)
     documents = rules.documents
     if documents == AUTO:
-        documents = _documents(sample, width)
+        documents = _documents(len(sample), marks, width)
     return TextLayout(documents, 0 if documents == "line" else width)
 
 
-def _documents(sample: str, width: int) -> str:
-    text = sample.strip()
-    titles = len(_TITLE_LINE.findall(text))
-    if titles > 1 or (titles and text.startswith("=")):
+def _documents(size: int, marks: _Marks, width: int) -> str:
+    if marks.titles > 1 or marks.title_first:
         return "heading"
-    blank = len(_BLANK.findall(text))
-    lines = text.count("\n") + 1
-    long_lines = len(text) >= _LONG_LINE * lines and lines > _LINES_PER_BLANK * blank
-    if blank and not long_lines:
+    long_lines = size >= _LONG_LINE * marks.lines and marks.lines > _LINES_PER_BLANK * marks.blank
+    if marks.blank and not long_lines:
         return "blank-line"
     return "file" if width else "line"
 
@@ -111,26 +135,18 @@ class TextSample:
         return self.formats.get("text", 0)
 
 
-def sample_of(data: bytes, rules: ReadingRules) -> TextSample:
-    """What the sample of one file holds (``data``: its first SAMPLE bytes)."""
-    sample = text_sample(data)
-    layout = text_layout(sample, rules)
+def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
+    """What the sample of one file holds (its first SAMPLE bytes)."""
+    marks = _Marks.of(sample)
+    layout = _layout(sample, marks, rules)
     return TextSample(
         {"text": 1},
         {(layout.documents, layout.width > 0): 1},
-        int(len(data) >= _LARGE_FILE),
-        len(sample),
-        _count(sample.strip(), layout.documents),
-        len(data) < SAMPLE,
+        int(len(sample) >= _LARGE_FILE),
+        len(sample.translate(None, _CONTINUATION)),
+        marks.documents(layout.documents),
+        len(sample) < SAMPLE,
     )
-
-
-def _count(text: str, documents: str) -> int:
-    if documents == "heading":
-        return len(_TITLE_LINE.findall(text))
-    if documents == "blank-line":
-        return len(_BLANK.findall(text)) + 1
-    return len(_LINE.findall(text)) if documents == "line" else 1
 
 
 def joined_samples(samples: Iterable[TextSample]) -> TextSample:

@@ -14,7 +14,7 @@ from megabert.data.text.plain.lines import bad_line, text_lines
 from megabert.data.text.plain.wrapping import common_width, join_lines, wrap_width
 from megabert.data.text.reading import AUTO, ReadingRules
 
-_WRAP_SAMPLE = 1 << 18  # characters of text
+_WRAP_SAMPLE = 1 << 17  # characters of text
 _SHOWN_FIELDS = 8
 _KINDS = {
     bool: "true or false",
@@ -130,7 +130,7 @@ def text_width(texts: list[str], rules: ReadingRules) -> int:
 
 
 def first_pages(pages: Iterator[Page]) -> list[Page]:
-    """The first pages, 256 Ki characters of text, taken from ``pages``."""
+    """The first pages, 128 Ki characters of text, taken from ``pages``."""
     first: list[Page] = []
     size = 0
     for page in pages:

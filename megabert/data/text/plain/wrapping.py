@@ -133,7 +133,9 @@ def _fills(before: str, line: str, width: int, *, exact: bool = False) -> bool:
 
 
 def _width(text: str) -> int:
-    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+    if text.isascii() or len(text) > 2 * _WIDEST:
+        return len(text)
+    return len(text) + len(_WIDE.findall(text))
 
 
 def _indent(line: str) -> int:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages, sample_texts
-from megabert.data.text.plain.layout import TextLayout, text_layout, text_sample
+from megabert.data.text.plain.layout import TextLayout, text_layout
 from megabert.data.text.plain.wrapping import join_lines, wrap_width
 from megabert.data.text.reading import ReadingRules
 from tests.helpers.wrapped_text import sentences, wrapped
 
 
 def layout(text: str, **rules: str) -> TextLayout:
-    return text_layout(text_sample(text.encode()), ReadingRules(**rules))
+    return text_layout(text.encode(), ReadingRules(**rules))
 
 
 def read(path: Path, text: str | bytes, **rules: str) -> list[str]:
@@ -87,7 +87,7 @@ def test_no_sentence_is_cut_at_a_line_end(
     text = "\n\n".join(blocks).replace("\n", end)
     found = layout(text)
     assert (found.documents, found.width > 0) == ("blank-line", True)
-    lines = text_sample(text.encode()).split("\n")
+    lines = text.split("\n")
     assert list(join_lines(lines, found.width)) == [" ".join(d) for d in documents]
 
 
