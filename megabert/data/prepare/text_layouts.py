@@ -111,10 +111,15 @@ def _log(name: str, layout: InputLayout) -> None:
     mean = sample.characters / max(1, number)
     more = "" if sample.complete else " in what was sampled"
     get_logger().info(
-        f"{name}: {sample.files} text file{'s' * (sample.files != 1)}, read as "
+        f"{name}: {sample.files} {'or more ' if sample.more_files else ''}"
+        f"text file{'s' * (sample.files != 1)}, read as "
         f"{'; '.join(ways)}: {number} document{'s' * (number != 1)} of {mean:.0f} characters "
         f"on average{more}; --documents and --line-breaks change this"
     )
+    if sample.markdown:
+        get_logger().warning(
+            f"{name}: {sample.markdown} of the files look like Markdown; its marks are not removed"
+        )
 
 
 def _log_records(layout: InputLayout) -> None:

@@ -74,7 +74,7 @@ def test_a_folder_is_one_document_per_file(
     report = run(vocabulary, tmp_path / "out", folder)
     assert lengths(tmp_path / "out") == [27] * 12
     size = sum(len(path.read_text()) for path in folder.iterdir()) / 12
-    [line] = [m for m in log.messages if "texts" in m]
+    [line] = [m for m in log.messages if "text files" in m]
     assert line == (
         f"{folder}: 12 text files, read as one document per file, hard-wrapped lines joined: 12 "
         f"documents of {size:.0f} characters on average; --documents and --line-breaks change this"
@@ -120,10 +120,25 @@ def test_many_files_given_by_name_and_archives(
     assert "and 11 more inputs: 12 text files, read as one document per file" in log.text
     run(vocabulary, tmp_path / "few", *files[:2])
     assert lengths(tmp_path / "few") == [9] * 6
+    split = run(vocabulary, tmp_path / "split", *files, eval_fraction=0.3)
+    assert 0 < split.manifest.splits[names.EVAL].documents < 12  # by the names of the files
     with tarfile.open(tmp_path / "texts.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "texts", "texts")
     run(vocabulary, tmp_path / "tar", tmp_path / "texts.tar.gz")
     assert lengths(tmp_path / "tar") == [27] * 12
+    with tarfile.open(tmp_path / "long.tar", "w") as archive:
+        for number in range(70):
+            archive.add(files[number % 12], f"{number}.txt")
+    log.clear()
+    run(vocabulary, tmp_path / "long", tmp_path / "long.tar")
+    assert "64 or more text files, read as one document per file" in log.text
+
+
+def test_markdown_is_named(vocabulary: Path, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    parts = [f"## Part {number}\n\nSee [the page](a.md). {wrapped(number)}" for number in range(5)]
+    (tmp_path / "a.md").write_text("# Title\n\n" + "\n\n".join(parts))
+    run(vocabulary, tmp_path / "out", tmp_path / "a.md")
+    assert "1 of the files look like Markdown; its marks are not removed" in log.text
 
 
 def test_short_documents_are_named(

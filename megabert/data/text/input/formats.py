@@ -10,6 +10,7 @@ from megabert.data.text.input.other_forms import refuse_other_form
 from megabert.data.text.input.streams import PIECE
 from megabert.data.text.plain.encodings import likely_encoding
 from megabert.data.text.plain.lines import unreadable
+from megabert.data.text.plain.records import is_wiki_address
 from megabert.data.text.plain.tables import table_dialect
 from megabert.data.text.reading import AUTO, ReadingRules
 
@@ -59,7 +60,13 @@ def stream_format(head: bytes, name: str, rules: ReadingRules) -> str:
         raise UserError(
             f"{name}: JSON, not plain text; give --input-format {kind}, or leave the flag out"
         )
-    return sniff(head, name, rules) if rules.input_format == AUTO else rules.input_format
+    kind = sniff(head, name, rules) if rules.input_format == AUTO else rules.input_format
+    if kind in ("text", "csv", "tsv") and b"\n" not in head and head.count(b"\r") > 1:
+        raise UserError(
+            f"{name}: its lines end with a carriage return alone, as on old Macintoshes; convert "
+            "them with tr '\\r' '\\n' < OLD > NEW"
+        )
+    return kind
 
 
 def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
@@ -156,7 +163,8 @@ def _object_format(text: str) -> str:
         return "json" if continued and len(line) < len(text.rstrip()) else "jsonl"
     except (ValueError, RecursionError):
         return "jsonl"
-    return "wikiextractor" if set(record) >= _WIKIEXTRACTOR_KEYS else "jsonl"
+    of_wiki = set(record) >= _WIKIEXTRACTOR_KEYS and is_wiki_address(record["url"])
+    return "wikiextractor" if of_wiki else "jsonl"
 
 
 def _is_array(text: str, cut: bool) -> bool:

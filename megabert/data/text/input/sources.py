@@ -205,7 +205,7 @@ def sample_texts(file: Path, rules: ReadingRules) -> TextSample:
     samples = []
     for number, (name, stream) in enumerate(open_streams(file)):
         if number == _SAMPLED_MEMBERS:
-            samples.append(TextSample(complete=False))
+            samples.append(TextSample(complete=False, more_files=True))
             break
         head = head_of(stream)
         if head.strip():

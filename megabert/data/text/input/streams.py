@@ -30,6 +30,7 @@ OTHER_MAGIC = {
     b"%PDF-": "a PDF document; extract its text first",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file; import_shards.py reads shards, and this command reads text",
 }
+_OFFICE = (b"[Content_Types].xml", b"mimetypeapplication/", b"word/", b"_rels/.rels")
 TAR_MAGIC_AT = 257
 MAX_NESTING = 4
 
@@ -237,6 +238,8 @@ def _unpack(
     head = _peek(stream, 512)
     for magic, label in OTHER_MAGIC.items():
         if head.startswith(magic):
+            if any(part in head for part in _OFFICE):
+                label = "an office document or e-book; save it as plain text"
             raise UserError(f"{name}: not supported: {label}")
     for kind, magic in MAGIC.items():
         if head.startswith(magic) and depth < MAX_NESTING:

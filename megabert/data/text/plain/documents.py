@@ -25,6 +25,8 @@ def read_text(
 ) -> Iterator[Page]:
     """The documents of a text file, by the layout of :func:`.layout.text_layout`.
 
+    The title of a document that is a whole file is the file's name.
+
     Raises:
         UserError: a line that cannot be read, unless it is skipped, or a document of more than
             64 Mi characters.
@@ -70,7 +72,7 @@ def _lines(lines: Iterator[tuple[int, str | Page]], numbering: Numbering) -> Ite
 def _documents(
     lines: Iterator[tuple[int, str | Page]], name: str, numbering: Numbering, layout: TextLayout
 ) -> Iterator[Page]:
-    title = ""
+    title = re.split(r"[/!]", name)[-1] if layout.documents == "file" else ""
     found: list[str | None] = []  # lines of the document
     size = 0
     by_heading, by_blank = layout.documents == "heading", layout.documents == "blank-line"

@@ -32,6 +32,8 @@ HEADING = re.compile(r"\s*=\s+([^=\s](?:.*\S)?)\s+=\s*$")
 # each pattern begins with a line feed, which the engine finds fast
 _TITLE_LINE = re.compile(rb"\n[ \t]*=[ \t]+[^=\s][^\n]*?[ \t]=[ \t\r]*(?=\n)")
 _BLANK = re.compile(rb"\n(?:[ \t\r\f\v]*\n)+")
+_MARKDOWN_TITLE = re.compile(rb"\n#{1,6} [^\s#]")
+_MARKDOWN = re.compile(rb"\]\(\S+\)|\n```|\*\*\w[^*\n]*\*\*")
 _CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of a character after the first one
 _WRAP_SAMPLE = 1 << 18  # bytes
 _LONG_LINE = 300  # characters: more than a sentence
@@ -120,6 +122,8 @@ class TextSample:
         large: number of text files of 1 MiB or more.
         characters, documents: of the text in the samples.
         complete: whether the samples are all of the text.
+        more_files: whether an archive has further files, which were not sampled.
+        markdown: number of text files with the marks of Markdown.
     """
 
     formats: Mapping[str, int] = field(default_factory=dict)
@@ -128,6 +132,8 @@ class TextSample:
     characters: int = 0
     documents: int = 0
     complete: bool = True
+    more_files: bool = False
+    markdown: int = 0
 
     @property
     def files(self) -> int:
@@ -146,15 +152,20 @@ def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
         len(sample.translate(None, _CONTINUATION)),
         marks.documents(layout.documents),
         len(sample) < SAMPLE,
+        markdown=int(_is_markdown(sample)),
     )
+
+
+def _is_markdown(sample: bytes) -> bool:
+    return len(_MARKDOWN_TITLE.findall(sample)) > 2 and _MARKDOWN.search(sample) is not None
 
 
 def joined_samples(samples: Iterable[TextSample]) -> TextSample:
     """The samples of several files together."""
     formats: Counter[str] = Counter()
     layouts: Counter[tuple[str, bool]] = Counter()
-    large = characters = documents = 0
-    complete = True
+    large = characters = documents = markdown = 0
+    complete, more_files = True, False
     for sample in samples:
         formats.update(sample.formats)
         layouts.update(sample.layouts)
@@ -162,6 +173,8 @@ def joined_samples(samples: Iterable[TextSample]) -> TextSample:
         characters += sample.characters
         documents += sample.documents
         complete = complete and sample.complete
+        more_files = more_files or sample.more_files
+        markdown += sample.markdown
     return TextSample(
         dict(sorted(formats.items())),
         dict(sorted(layouts.items())),
@@ -169,6 +182,8 @@ def joined_samples(samples: Iterable[TextSample]) -> TextSample:
         characters,
         documents,
         complete,
+        more_files,
+        markdown,
     )
 
 

@@ -89,10 +89,16 @@ def missing_field(record: Mapping[str, Any], field: str) -> str:
     """The end of a message about a record without the text field: which fields there are."""
     names = [repr(str(name)[:40]) for name in list(record)[:_SHOWN_FIELDS]]
     names += ["..."] if len(record) > _SHOWN_FIELDS else []
+    array = next((name for name, value in record.items() if _is_of_records(value)), None)
     return (
         f"has no field {field!r} (it has {', '.join(names) or 'none'}); "
         "name the field that holds the text with --text-field"
+        + (f", or extract its array: jq -c '.{array}[]' OLD > NEW.jsonl" if array else "")
     )
+
+
+def _is_of_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def read_jsonl(

@@ -112,12 +112,13 @@ def test_oldest_schema_without_ns_and_redirect_elements(tmp_path: Path) -> None:
     ]
 
 
+URL = "https://xx.wikipedia.org/wiki?curid=1"
 DOCS = (
     '<doc id="12" url="u" title="A &quot;B&quot;">\nA "B"\n\nFirst line.\n\n</doc>\n'
     '<doc id="13" revid="4" url="u" title="Help:Me">\nHelp:Me\n\nText.\n</doc>\n'
 )
 LINES = "".join(
-    json.dumps({"id": str(i), "url": "u", "title": f"T{i}", "text": f"T{i}\n\nBody {i}."}) + "\n"
+    json.dumps({"id": str(i), "url": URL, "title": f"T{i}", "text": f"T{i}\n\nBody {i}."}) + "\n"
     for i in (4, 5)
 )
 
@@ -161,8 +162,8 @@ def test_json_lines_and_plain_text(tmp_path: Path) -> None:
     path.write_text(LINES)
     assert detect_format(path) == "wikiextractor"
     assert [(p.page_id, p.title, p.markup) for p in iter_pages(path)] == [
-        (4, "T4", "plain"),
-        (5, "T5", "plain"),
+        (4, "T4", "extracted"),
+        (5, "T5", "extracted"),
     ]
     path.write_text('\ufeff{"text": "one"}\n\n{"text": "two", "title": null}\n')
     assert detect_format(path) == "jsonl"

@@ -213,6 +213,7 @@ def test_a_folder_is_one_document_per_file(tmp_path: Path) -> None:
     (tmp_path / "5.txt").write_text("\n \n")
     pages = list(iter_pages(tmp_path))
     assert [page.page_id for page in pages] == [1, 2, 3, 4, 5]
+    assert [page.title for page in pages] == [f"{number}.txt" for number in range(5)]
     assert len(page_to_sentences(pages[3], "en").paragraphs) == 4
     by_block = list(iter_pages(tmp_path, ReadingRules(documents="blank-line")))
     assert len(by_block) == 20
