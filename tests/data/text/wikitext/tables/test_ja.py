@@ -42,6 +42,7 @@ CALLS = [
     ("flagicon|JPN", ""),
     ("uk|міст", "міст"),
     ("UK", "イギリス"),
+    ("ウィキ座標度分秒|33|17|3|N|44|15|22|E", None),
     ("convert|12|km|mi", "12キロメートル"),
     ("convert|12|km|mi|abbr=on", "12 km"),
     ("convert|12|to|14|km", None),
