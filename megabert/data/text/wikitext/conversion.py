@@ -37,12 +37,14 @@ _FALLBACKS = {
     "ban": {"ban": "", "ban-bali": "ban", "ban-x-dharma": "ban", "ban-x-palmleaf": "ban",
             "ban-x-pku": "ban"},
 }  # fmt: skip
-# other spellings of these codes (BCP 47)
+# other spellings of these codes (BCP 47), and languages that are written in a variant
 _OTHER_SPELLINGS = {
     "zh-hans-cn": "zh-cn", "zh-hans-sg": "zh-sg", "zh-hans-my": "zh-my", "zh-hant-tw": "zh-tw",
-    "zh-hant-hk": "zh-hk", "zh-hant-mo": "zh-mo", "sr-cyrl": "sr-ec", "sr-latn": "sr-el",
+    "zh-hant-hk": "zh-hk", "zh-hant-mo": "zh-mo", "yue": "zh-hant", "zh-yue": "zh-hant",
+    "lzh": "zh-hant", "zh-classical": "zh-hant", "sr-cyrl": "sr-ec", "sr-latn": "sr-el",
 }  # fmt: skip
-_OTHER_LANGUAGES = frozenset(("zh-classical", "zh-min-nan", "zh-yue"))  # not variants of zh
+_OTHER_LANGUAGES = frozenset(("zh-min-nan", "nan"))  # not variants of zh
+_WITH_CHINESE = ("gan", "wuu")  # their pages have rules with codes of zh too
 _INNERMOST = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
 _FLAGS = frozenset("ATRD-HN")
 _HIDING = frozenset("HT-DN")
@@ -103,9 +105,15 @@ def _order(main: str, wanted: str) -> tuple[str, ...]:
 
 
 @cache
+def _variants(main: str) -> frozenset[str]:
+    """The codes that rules of a language may have."""
+    return frozenset((*_FALLBACKS[main], *(_FALLBACKS["zh"] if main in _WITH_CHINESE else ())))
+
+
+@cache
 def _separator(main: str) -> re.Pattern[str]:
     """A semicolon that ends a rule: before the name of a variant, a one-way rule or the end."""
-    names = [*_FALLBACKS[main], *_OTHER_SPELLINGS]
+    names = [*_variants(main), *_OTHER_SPELLINGS]
     codes = "|".join(sorted(names, key=len, reverse=True))
     return re.compile(rf";\s*(?=(?:{codes})\s*:|[^;]*?=>\s*(?:{codes})\s*:|\s*$)", re.IGNORECASE)
 
@@ -136,7 +144,7 @@ def _rule_text(body: str, main: str, order: tuple[str, ...]) -> str:
             continue
         source, arrow, name = name.rpartition("=>")
         code = _code(name)
-        if code not in _FALLBACKS[main]:
+        if code not in _variants(main):
             return body
         if arrow and source.strip():
             one_way.setdefault(code, text.strip())

@@ -41,6 +41,12 @@ def hole(names: list[str], name: str) -> str:
     return HOLE + chr(_FIRST_NAME + min(len(names) - 1, _NAMES))
 
 
+def hole_name(mark: str, names: Sequence[str]) -> str:
+    """What the hole at the beginning of ``mark`` stands for, "" if that is not known."""
+    place = ord(mark[1]) - _FIRST_NAME if len(mark) > 1 else -1
+    return names[min(place, len(names) - 1)] if names and place >= 0 else ""
+
+
 def settle_lines(text: str, names: Sequence[str]) -> str:
     """Remove the holes whose place in the wikitext shows that they are outside sentences.
 

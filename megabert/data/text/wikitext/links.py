@@ -105,7 +105,7 @@ def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> 
     if "[" in text:
         text = _strip_simple(text, rules)
     if "[" in text:
-        text = _EXTERNAL.sub(_external, text)
+        text = _EXTERNAL.sub(lambda match: _external(match, names), text)
         text = _strip_simple(text, rules)
     if "[[" in text or "]]" in text:
         text = "".join(
@@ -117,8 +117,14 @@ def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> 
     return text
 
 
-def _external(match: re.Match[str]) -> str:
+def _external(match: re.Match[str], names: list[str] | None) -> str:
     label = str(match.group(1)).strip()
+    if not label and names is not None:
+        before = match.string[max(0, match.start() - 2) : match.start()]
+        after = match.string[match.end() : match.end() + 2]
+        # the place of a word, not of a footnote
+        if before[1:] == " " == after[:1] and before[0].isalnum() and after[1:].isalnum():
+            return EXTERNAL + hole(names, "address")
     return EXTERNAL + label + (MARK if not label or label[-1] == "'" else "")
 
 

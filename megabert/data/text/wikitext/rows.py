@@ -1,23 +1,37 @@
 """Rows of tables whose beginning or end a template makes, so that no ``{|`` or ``|}`` shows it."""
 
 import re
+from collections.abc import Sequence
 
-from megabert.data.text.wikitext.holes import HOLE
+from megabert.data.text.wikitext.holes import HOLE, hole_name
 
 TABLE_END = "\ue002"
 """The place of a ``|}`` without its ``{|``."""
-_HEADER = re.compile(r"!(?:.*(?:!!|\|)|[ \t]*$)")
+_HEADER = re.compile(r"!(?!!)(?:.*(?:!!|\|)|[ \t]*$)")
 _CELLS = re.compile(r"\|\||!!")
+_MARKS = ("\n|", "\n!", "||", "!!", TABLE_END)
+_LONGEST_TABLE = 2000  # lines
+# names of templates that end what another one began
+_END_NAME = re.compile(
+    r"\b(?:end|ende|bottom|footer|foot|close|fin|fine|fim|koniec|конец|низ|s-end)\b|end$|-e$"
+    r"|尾|底|末|終|결과 끝|끝|نهاية",
+    re.IGNORECASE,
+)
 _LOOK_AHEAD = 2  # lines of a cell after a blank line
 
 
-def strip_rows(text: str) -> str:
+def strip_rows(text: str, names: Sequence[str] = ()) -> str:
     """Remove the rows of such tables: from their first line to a ``|}``, to a line that holds only a
     template, to a heading, or to a blank line that no further row follows.
 
-    A lone line that begins with ``|`` takes nothing else with it.
+    A lone line that begins with ``|`` takes nothing else with it. If the rows follow a template and
+    a template whose name says so ends the table, everything between goes.
+
+    Args:
+        text: wikitext without templates and tables.
+        names: what the holes of the text stand for.
     """
-    if "\n|" not in text and "\n!" not in text and TABLE_END not in text and text[:1] not in "|!":
+    if text[:1] not in ("|", "!") and not any(mark in text for mark in _MARKS):
         return text
     lines = text.split("\n")
     kept: list[str] = []
@@ -29,7 +43,7 @@ def strip_rows(text: str) -> str:
             continue
         end = _end_of_rows(lines, place)
         kept.append("")
-        place = end
+        place = max(end, _end_by_name(lines, place, names))
     return "\n".join(kept)
 
 
@@ -37,10 +51,33 @@ def _is_row(lines: list[str], place: int) -> bool:
     line = lines[place].lstrip(" \t:")
     if line[:1] == "|":
         return True
-    if line[:1] != "!":
+    if line[:1] != "!" and "||" not in line and "!!" not in line:
         return False
-    following = lines[place + 1].lstrip(" \t:")[:1] if place + 1 < len(lines) else ""
-    return _HEADER.match(line) is not None or following in ("|", "!")
+    # a line that could be prose is a row next to one, or below the template that begins the table
+    before = lines[place - 1].strip() if place else ""
+    after = lines[place + 1].lstrip(" \t:") if place + 1 < len(lines) else ""
+    if line[:1] == "!":
+        begins = before[:1] == HOLE and line[1:2].isspace()
+        row_before = before[:1] in (HOLE, "|", "!", "")
+        return begins or after[:1] in ("|", "!") or (row_before and _is_header(line))
+    return after[:1] == "|" or (before[:1] == HOLE and (after[:1] == "!" or "||" in after))
+
+
+def _is_header(line: str) -> bool:
+    return _HEADER.match(line) is not None
+
+
+def _end_by_name(lines: list[str], first: int, names: Sequence[str]) -> int:
+    """The line of the template that ends the table of these rows by its name, else ``first``."""
+    if not first or lines[first - 1].strip()[:1] != HOLE:
+        return first
+    for place in range(first, min(first + _LONGEST_TABLE, len(lines))):
+        line = lines[place].strip()
+        if line[:1] == "=" or TABLE_END in line:
+            break
+        if line[:1] == HOLE:
+            return place if _END_NAME.search(hole_name(line, names)) else first
+    return first
 
 
 def _end_of_rows(lines: list[str], first: int) -> int:

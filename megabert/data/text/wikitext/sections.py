@@ -34,6 +34,9 @@ _BOLD_LINE = re.compile(
     r"|[ \t]*'''(?!')[^'\n]{1,80}(?<![.!?。！？…\s])''':?[ \t]*"
     r"(?=\n[ \t]*(?:[\n*#:;={|!<]|\[\[[^\[\]|\n]{1,30}:)|\s*\Z))"
 )
+_INNER_SIGN = re.compile(
+    r"(\n(?:'{2,}+|<[a-zA-Z][^<>\n]{0,99}>|\[\[[^\[\]|\n]{1,99}\||\[\[(?=[*;]))++)([*#:;|!]+)"
+)
 _NO_PARAGRAPH = ("", "*", "#", ":", ";", "=", "{", "|", "}", "<")  # begin a line that ends one
 _RULE = re.compile(r"\n-{4,}")
 
@@ -105,13 +108,20 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
-    text = settle_lines(strip_rows(text), calls.names)
+    text = settle_lines(strip_rows(text, calls.names), calls.names)
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
     text = _RULE.sub("\n", f"\n{strip_switches(text, language)}")
     if "\n'''" in text or "\n;" in text:
         text = _BOLD_LINE.sub(_without_heading, text)
+    if _INNER_SIGN.search(text):
+        text = _INNER_SIGN.sub(_protected, text)
     return text
+
+
+def _protected(match: re.Match[str]) -> str:
+    """A zero-width space, which is removed later, before signs that make no list or row there."""
+    return f"{match.group(1)}\u200b{match.group(2)}"
 
 
 def _without_heading(match: re.Match[str]) -> str:

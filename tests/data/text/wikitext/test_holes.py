@@ -1,5 +1,7 @@
 """Nothing broken: unknown templates, formulas, notes without an end, tables without a beginning."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ AROUND = "It is old. {} It is big."
         "The function f({{unknown}}) is even.",
         "The town<ref>Smith, A book of 1999",
         "See [[Town|the {{unknown}} town]] there.",
+        "See [http://example.org] for the details.",
         "The {{nowrap|5|kilo=m}} road is old.",
     ],
 )
@@ -173,6 +176,8 @@ CELLS = "<tr><th>Year</th><td>North 1999</td></tr>\n<tr><td>South\n2000</td></tr
         "{{table top}}\n" + CELLS + "\n</table>",
         "<table>" + CELLS,
         ":{| class=x\n" + ROWS + "\n|}",
+        "{{stats header}}\nNorth is the club || 5 || 7\n|-\nBob the younger || 6\n{{stats footer}}",
+        "{{stats header}}\n! North\nText of a cell.\n\nSecond paragraph of it.\n{{stats footer}}",
     ],
 )
 def test_no_cell_of_a_table_becomes_text(table: str) -> None:
@@ -185,6 +190,18 @@ def test_prose_directly_after_a_table_stays() -> None:
     assert sentences("Old.\n{{top}}\n" + ROWS + "\n{{end}}\nIt is big.") == ["Old.", "It is big."]
     text = sentences("Old.\n!Kung people live there.\n\nIt is big.")
     assert " ".join(text).replace("!", "") == "Old. Kung people live there. It is big."
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["'''#1 Record''' is an album.", "'''*NSYNC''' is a band.", "<span>#1 Record</span> is old.",
+     "[[NSYNC|*NSYNC]] is a band.", "[[*NSYNC]] is a band.", "''':wumpscut:''' is a band.",
+     "'''::1''' is the address.", "'''; DROP TABLE''' is a command.", "'''||''' is an operator.",
+     "!!! is an American band."],
+)  # fmt: skip
+def test_signs_inside_a_line_make_no_list_and_no_table(line: str) -> None:
+    shown = re.sub(r"'''|</?span>|\[\[(?:NSYNC\|)?|\]\]", "", line)
+    assert sentences(f"It is old.\n\n{line}\n\nIt is big.")[1:-1] == [shown]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from functools import cached_property
 from megabert.data.text.wikitext.templates.wording import PLAIN, Wording
 
 _NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
+_LANGUAGE_CODE = re.compile("[a-z]{2,3}")
 _CODE = re.compile("[A-Z]{2,3}")  # of a country, which a flag template prints as its name
 _PLAIN_MARK = re.compile(r"\\(.)")
 
@@ -62,6 +63,7 @@ FILTERS: dict[str, Filter] = {
     "figure": lambda value, wording: wording.figures.printed(value),
     "figures": lambda value, wording: wording.figures.printed_in(value),
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
+    "no-language": lambda value, _: None if _LANGUAGE_CODE.fullmatch(value) else value,
     "int": _int,
     "day": _day,
     "month": _month,
