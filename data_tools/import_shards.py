@@ -27,6 +27,7 @@ from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
 from megabert.data.foreign.importing import ImportOptions, ImportReport, import_shards
+from megabert.data.text.languages import check_language, page_language
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             inputs=tuple(args.input),
             tokenizer=args.tokenizer,
             output=args.output,
-            language=args.language,
+            language=page_language(check_language(args.language), ""),
             shards=args.shards,
             eval_fraction=args.eval_fraction,
             min_document_tokens=args.min_document_tokens,

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import megabert
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of_file
+from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.data.foreign.files import ForeignData, open_foreign
 from megabert.data.foreign.fit import check_fit
@@ -30,9 +32,9 @@ from megabert.data.foreign.recovery import Counts, Recovery, Sentence, segments_
 from megabert.data.foreign.repetition import SeenText
 from megabert.data.foreign.source import check_ids, check_text
 from megabert.data.foreign.static import ForeignFile
-from megabert.data.prepare.batch_files import EncodedPages, save_batch
+from megabert.data.prepare.batch_files import EncodedPages, load_batch, save_batch
 from megabert.data.prepare.encode import SHORT, in_eval_split
-from megabert.data.prepare.output_folder import finished_manifest, output_folder
+from megabert.data.prepare.output_folder import check_output, finished_manifest, output_folder
 from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan, write_planned
 from megabert.data.shards.layout import token_dtype
 from megabert.data.shards.manifest import (
@@ -41,6 +43,7 @@ from megabert.data.shards.manifest import (
     SplitInfo,
     save_manifest,
 )
+from megabert.data.text.scripts import count_scripts, other_script
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.chinese_words import find_words
 from megabert.data.tokenizers.load import load_tokenizer
@@ -50,6 +53,7 @@ REPEATED = "repeated"
 EVAL_FRACTION = 0.01
 _SAMPLES_AT_ONCE = 512
 _BATCH_TOKENS = 2**22
+_SAMPLED_TOKENS = 5000  # whose letters are counted
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
             that holds something else, a full disk.
     """
     options.check()
+    check_output(options.output, resume=False)
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer)
     data = open_foreign(options.inputs)
@@ -133,6 +138,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
         paths = _save(reader, data, tokenizer, work)
         plan = make_plan(paths, options.shards)
         _require_text(plan, options)
+        _warn_of_script(load_batch(paths[0]).tokens[:_SAMPLED_TOKENS], tokenizer, options.language)
         splits = _write(options, plan, paths, tokenizer, inputs)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
         manifest = Manifest(
@@ -155,6 +161,13 @@ def import_shards(options: ImportOptions) -> ImportReport:
         reader.recovery.counts,
         time.monotonic() - started,
     )
+
+
+def _warn_of_script(ids: npt.NDArray[np.integer], tokenizer: Tokenizer, language: str) -> None:
+    """Warn if the text that these ids stand for is not written as the language is."""
+    what = other_script(count_scripts(tokenizer.decode(ids)), language)
+    if what is not None:
+        get_logger().warning(f"the text is split into sentences as {language}, but {what}")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     languages = decide_languages(
         options.language,
         [
-            (path, [survey.language_facts(survey.index in repeated) for survey in group])
+            (path, [s.facts.read_unless(s.index in repeated) for s in group])
             for path, group in zip(options.inputs, groups)
         ],
     )

@@ -26,19 +26,17 @@ from megabert.common.names import SPECIAL_TOKENS
 from megabert.common.progress import Progress
 from megabert.data.prepare.encode import page_batches
 from megabert.data.prepare.notices.languages import (
-    LanguageFacts,
-    count_letters,
     decide_languages,
     is_sampled,
+    language_facts,
 )
 from megabert.data.prepare.notices.repeated import log_repeated, same_contents, same_places
 from megabert.data.prepare.worker_pool import WorkerPool
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.segments import inspect_file
-from megabert.data.text.input.sources import file_sha256, input_files, iter_file, iter_pages
+from megabert.data.text.input.sources import file_sha256, input_files, iter_pages
 from megabert.data.text.languages import AUTO, joint_language, page_language
 from megabert.data.text.pages import Page
-from megabert.data.text.plain.records import Numbering
 from megabert.data.text.reading import AUTOMATIC, BAD_LINE, ReadingRules
 from megabert.data.tokenizers.base import Tokenizer, starts_word_alone
 from megabert.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -156,7 +154,7 @@ def input_language(
     groups = [input_files(path) for path in inputs]
     facts = [
         [
-            _language_facts(path, rules, choice, is_sampled(place, len(group)))
+            language_facts(inspect_file(path, rules), rules, choice, is_sampled(place, len(group)))
             for place, path in enumerate(group)
         ]
         for group in groups
@@ -164,15 +162,6 @@ def input_language(
     decide_languages(choice, list(zip(inputs, facts)))
     codes = [fact.language(choice) for group in facts for fact in group]
     return next((code for code in codes if _is_ideographic(code)), joint_language(codes))
-
-
-def _language_facts(path: Path, rules: ReadingRules, choice: str, counted: bool) -> LanguageFacts:
-    form = inspect_file(path, rules)
-    if not counted or form.kind == "empty":
-        return LanguageFacts(path, form.head, unread=form.kind == "empty")
-    return LanguageFacts(
-        path, form.head, count_letters(iter_file(path, rules, Numbering()), choice)
-    )
 
 
 def _is_ideographic(language: str) -> bool:

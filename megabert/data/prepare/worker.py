@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from megabert.data.prepare.batch_files import (
     save_batch,
 )
 from megabert.data.prepare.encode import EncodingRules, encode_pages, page_batches
-from megabert.data.prepare.notices.languages import LanguageFacts, count_letters
+from megabert.data.prepare.notices.languages import LanguageFacts, language_facts
 from megabert.data.prepare.options import ShardingOptions
 from megabert.data.prepare.output_folder import WORK_FOLDER
 from megabert.data.prepare.plan import ShardPlan, write_planned
@@ -80,35 +80,29 @@ class Survey:
 
     Attributes:
         sample: of a file without segments.
-        letters: letters of each script in its first articles; empty if they were not counted.
+        facts: what it shows of its language.
     """
 
     index: int
     sha256: str
     form: FileForm
     sample: TextSample
-    letters: Mapping[str, int] = field(default_factory=dict)
-
-    def language_facts(self, repeated: bool) -> LanguageFacts:
-        """What the file shows of its language; ``repeated``: an earlier file is the same."""
-        unread = repeated or self.form.kind == "empty"
-        return LanguageFacts(self.form.path, self.form.head, self.letters, unread)
+    facts: LanguageFacts
 
 
 def survey_file(task: tuple[int, Path, bool]) -> Survey:
     """Detect a file's form and digest it; task: (index, file, whether to count letters)."""
     index, path, counted = task
-    rules = _Worker.options.reading
-    form = inspect_file(path, rules)
+    options = _Worker.options
+    form = inspect_file(path, options.reading)
+    facts = language_facts(form, options.reading, options.language, counted)
+    form = replace(form, head=facts.head)
     if form.kind == "whole":
-        sample = sample_texts(path, rules)
+        sample = sample_texts(path, options.reading)
     else:
         name = "parquet" if form.kind == "rows" else "mediawiki"
         sample = TextSample({name: 1} if form.kind != "empty" else {})
-    letters: Mapping[str, int] = {}
-    if counted and form.kind != "empty":
-        letters = count_letters(iter_file(path, rules, Numbering()), _Worker.options.language)
-    return Survey(index, file_sha256(path), form, sample, letters)
+    return Survey(index, file_sha256(path), form, sample, facts)
 
 
 def count_numbered(task: tuple[int, Path, ReadingRules]) -> tuple[int, int]:

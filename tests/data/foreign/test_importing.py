@@ -166,7 +166,7 @@ def test_sentencepiece(kind: Any, size: int, tmp_path: Path) -> None:
     assert np.array_equal(corpus.word_starts(0, 0, size), encoded.word_starts)
 
 
-def test_chinese(shared_data: Path, tmp_path: Path) -> None:
+def test_chinese(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     vocabulary = shared_data / "vocab" / "bert-base-chinese-vocab.txt"
     tokenizer = load_tokenizer(vocabulary)
     samples = [sample(tokenizer, "今天天气很好。我们去公园。", "你呢？好的。", 0, masks=(2, 9))]
@@ -180,6 +180,13 @@ def test_chinese(shared_data: Path, tmp_path: Path) -> None:
         "好的。",
     ]
     assert report.counts.respelled == 4
+    assert "--language" not in capsys.readouterr().err
+    long = sample(tokenizer, "今天天气很好。我们去公园。" * 3, "你呢？好的。", 0)
+    other = write_variable(tmp_path / "b.hdf5", [long])
+    imported(tmp_path / "other", vocabulary, other, language="en")
+    said = capsys.readouterr().err
+    assert "split into sentences as en, but" in said
+    assert "give --language zh" in said
 
 
 # --- text that is there several times ---------------------------------------------------------
@@ -360,6 +367,8 @@ def test_command(
     assert "not recoverable: original documents and their order" in shown
     with pytest.raises(UserError, match="already holds finished shards"):
         command.main(flags)
+    with pytest.raises(UserError, match="--language xx: not a language code"):
+        command.main([*flags, "--language", "xx"])
     path.write_bytes(path.read_bytes()[:300])
     called = [sys.executable, str(root / "data_tools" / "import_shards.py"), *flags]
     called[-1] = str(tmp_path / "other")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megabert.common.log import get_logger
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.mediawiki import DumpHead
+from megabert.data.text.input.segments import FileForm
+from megabert.data.text.input.sources import iter_file
 from megabert.data.text.languages import (
     AUTO,
     database_language,
@@ -23,6 +25,8 @@ from megabert.data.text.languages import (
     same_language,
 )
 from megabert.data.text.pages import Page
+from megabert.data.text.plain.records import Numbering
+from megabert.data.text.reading import ReadingRules
 from megabert.data.text.scripts import count_scripts, other_script
 
 SAMPLED_FILES = 16
@@ -47,6 +51,10 @@ class LanguageFacts:
     letters: Mapping[str, int] = field(default_factory=dict)
     unread: bool = False
 
+    def read_unless(self, repeated: bool) -> LanguageFacts:
+        """The facts of a file that is not read if an earlier one is the same."""
+        return replace(self, unread=self.unread or repeated)
+
     def language(self, choice: str) -> str:
         """The language that the file is read by; ``choice`` is "auto" or a code."""
         return page_language(choice, "" if self.head is None else self.head.site.language)
@@ -70,6 +78,22 @@ def count_letters(pages: Iterable[Page], choice: str) -> Counter[str]:
             letters += count_scripts(text)
             size += len(text)
     return letters
+
+
+def language_facts(
+    form: FileForm, rules: ReadingRules, choice: str, counted: bool
+) -> LanguageFacts:
+    """What a file shows of its language; its letters are counted if ``counted`` is set.
+
+    Raises:
+        UserError: the beginning of the file is damaged.
+    """
+    letters: Mapping[str, int] = {}
+    if counted and form.kind != "empty":
+        pages = form.head.pages if form.head is not None else ()
+        letters = count_letters(pages or iter_file(form.path, rules, Numbering()), choice)
+    head = None if form.head is None else form.head.without_pages()
+    return LanguageFacts(form.path, head, letters, unread=form.kind == "empty")
 
 
 def is_sampled(place: int, count: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from xml.parsers import expat
 
@@ -52,12 +52,18 @@ class DumpHead:
         declared: ``xml:lang`` as it is written, or "".
         database: name of the wiki's database ("enwiki"), or "".
         history: one of the first pages has several revisions.
+        pages: the first pages, until they are looked at (:meth:`without_pages`).
     """
 
     site: Site = field(default=Site(), repr=False)
     declared: str = ""
     database: str = ""
     history: bool = False
+    pages: tuple[Page, ...] = field(default=(), repr=False)
+
+    def without_pages(self) -> DumpHead:
+        """The same, small enough to keep."""
+        return replace(self, pages=())
 
 
 def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
@@ -75,7 +81,9 @@ def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
             if reader.head_is_read and place >= HEAD_PIECES:
                 break
     reader.require_text()
-    return DumpHead(reader.site, reader.declared, reader.database, reader.history)
+    return DumpHead(
+        reader.site, reader.declared, reader.database, reader.history, tuple(reader.pages)
+    )
 
 
 def read_segment(
