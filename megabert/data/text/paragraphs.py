@@ -1,21 +1,22 @@
 """From a section's lines to paragraphs of prose and lists."""
 
-import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+from megabert.data.text.counts import DROPPED_ITEMS, KEPT_ITEMS
+from megabert.data.text.wikitext.items import (
+    ItemKind,
+    is_long_enough,
+    item_kind,
+    look_at,
+    read_note,
+)
 from megabert.data.text.wikitext.links import EXTERNAL
-from megabert.data.text.wikitext.tidy import has_word, spaceless_letters, tidy_line
+from megabert.data.text.wikitext.tidy import has_word, tidy_line
 
 _LIST_MARKS = "*#:;"
-_ISBN = re.compile(r"\bISBN[ :]*[\dX-]{9,}")
-_FOUR_WORDS = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+){3}[^\W_]")
-_INITIALS = re.compile(r"[^\W\d_]+,? [^\W\d_]\.")
-ITEM_LETTERS = 8
-"""Minimum length of a list item in a script without spaces; in other scripts, four words."""
-_STOPS = tuple(".!?。！？…")
-_PROSE_LENGTH = 50
-_PROSE_LETTERS = 15
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,56 @@ class Paragraph:
     lines: tuple[str, ...]
 
 
-def paragraphs(body: str, settle: Callable[[str], str]) -> list[Paragraph]:
+@dataclass
+class SectionBody:
+    """A section without markup, and what paragraphs need to know besides.
+
+    Attributes:
+        text: without links and tags. List items may end in a note
+            (:func:`megabert.data.text.wikitext.items.note_items`).
+        wikitext: the same with them; if there are no notes, line by line the same.
+        spaceless: whether the language is written without spaces.
+        settle: removes from a line the holes outside sentences.
+        counts: receives the numbers of list items kept and dropped.
+    """
+
+    text: str
+    wikitext: str
+    spaceless: bool
+    settle: Callable[[str], str]
+    counts: Counter[str]
+
+    def item(self, place: int, text: str) -> tuple[str, ItemKind]:
+        """The clean line of the list item in line ``place``, and its kind."""
+        text, seen = read_note(text)
+        line = tidy_line(self.settle(text))
+        if not is_long_enough(line):
+            return line, ItemKind.NAME
+        if seen is None:
+            seen = self._look(place)
+        return line, item_kind(line, *seen)
+
+    def _look(self, place: int) -> tuple[int, bool]:
+        line = self._lines[place] if place < len(self._lines) else ""
+        return look_at(line, self.spaceless)
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.wikitext.split("\n")
+
+
+def paragraphs(body: SectionBody) -> list[Paragraph]:
     """Paragraphs of a section without markup: runs of prose lines and runs of list items.
 
-    An item of a discussion (``:``) is prose.
-
-    Args:
-        body: text without links and tags.
-        settle: removes from a line the holes outside sentences.
+    An item of a discussion (``:``) is prose. Of other items, the sentences are kept; if most items
+    of a list are sources, none is.
     """
     found: list[Paragraph] = []
     prose: list[str] = []
-    items: list[str] = []
+    items: list[tuple[str, ItemKind]] = []
 
     def add_prose(raw: str) -> None:
-        line = tidy_line(settle(raw.replace(EXTERNAL, "")))
+        line = tidy_line(body.settle(raw.replace(EXTERNAL, "")))
         if has_word(line):
             found.append(Paragraph("text", (line,)))
 
@@ -52,10 +88,16 @@ def paragraphs(body: str, settle: Callable[[str], str]) -> list[Paragraph]:
         prose.clear()
 
     def close_items() -> None:
-        found.append(Paragraph("list", tuple(items)))
+        kept = [line for line, kind in items if kind is ItemKind.SENTENCE]
+        if sum(kind is ItemKind.SOURCE for _, kind in items) > len(kept):
+            kept = []
+        body.counts[KEPT_ITEMS] += len(kept)
+        body.counts[DROPPED_ITEMS] += len(items) - len(kept)
+        if kept:
+            found.append(Paragraph("list", tuple(kept)))
         items.clear()
 
-    for raw in body.split("\n"):
+    for place, raw in enumerate(body.text.split("\n")):
         mark = raw[:1]
         if not mark or (mark.isspace() and not raw.strip()):
             if prose:
@@ -76,40 +118,14 @@ def paragraphs(body: str, settle: Callable[[str], str]) -> list[Paragraph]:
                 if items:
                     close_items()
                 add_prose(text)
-            elif (
-                EXTERNAL not in text
-            ):  # an item with a web link is a citation or part of a link list
-                line = tidy_line(settle(text))
-                if _keeps_item(line):
-                    items.append(line)
+            elif EXTERNAL in text:  # a citation or part of a link list
+                items.append(("", ItemKind.SOURCE))
+            else:
+                item = body.item(place, text)
+                if has_word(item[0]):
+                    items.append(item)
     if prose:
         close_prose()
     if items:
         close_items()
     return found
-
-
-def _keeps_item(line: str) -> bool:
-    """Whether to keep a list item: it must be long enough, and not a book with an ISBN."""
-    if "ISBN" in line and _ISBN.search(line):
-        return False
-    return _FOUR_WORDS.match(line) is not None or spaceless_letters(line) >= ITEM_LETTERS
-
-
-def reads_as_prose(lines: list[str], raw: str) -> bool:
-    """Whether a section of list items holds sentences, rather than works, links or names.
-
-    Sentences are long, most end in a full stop, and most have no italics, web links or author's
-    initials ("Smith, J."). A single item is not a list of sentences.
-
-    Args:
-        lines: the items.
-        raw: their wikitext, in which titles of works are in italics.
-    """
-    stops = sum(line.endswith(_STOPS) for line in lines)
-    letters = sum(spaceless_letters(line) for line in lines)
-    length = sum(map(len, lines))
-    signs = raw.count("''") // 2 + raw.count("://") + raw.count("ISBN")
-    signs += sum(_INITIALS.match(line) is not None for line in lines)
-    is_long = length >= _PROSE_LENGTH * len(lines) or letters >= _PROSE_LETTERS * len(lines)
-    return len(lines) > 1 and is_long and stops * 3 >= len(lines) * 2 and signs * 2 <= len(lines)

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 from megabert.data.text.counts import TEMPLATES, UNDERSTOOD
 from megabert.data.text.pages import Site
-from megabert.data.text.paragraphs import Paragraph, paragraphs, reads_as_prose
+from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
 from megabert.data.text.wikitext.holes import HOLE, settle_line, settle_lines
 from megabert.data.text.wikitext.inline import strip_inline
+from megabert.data.text.wikitext.items import note_items
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.rows import TABLE_END, strip_rows
 from megabert.data.text.wikitext.templates.expand import Calls, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
-from megabert.data.text.wikitext.tidy import MARK
+from megabert.data.text.wikitext.tidy import MARK, is_spaceless
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
@@ -64,8 +65,8 @@ def clean(
 ) -> list[Section]:
     """Sections of plain text, in the page's order, without empty ones.
 
-    Sections at the end of a page that only list works, links or names (see also, references,
-    external links, in any language) are dropped.
+    Of lists, only items that are sentences are kept, so that sections that only list works, links
+    or names (see also, references, external links, in any language) vanish.
 
     Args:
         text: wikitext of the page.
@@ -84,17 +85,22 @@ def clean(
     rules = LinkRules.of(site or Site(), language)
     calls = Calls(template_table(language), title)
     counts = Counter() if counts is None else counts
-    sections, bodies = [], []
+    spaceless = is_spaceless(language)
+    sections = []
+
+    def settle(line: str) -> str:
+        return settle_line(line, calls.names, counts)
+
     for heading, level, body in _sections(_prepare(text, language, calls)):
-        found = paragraphs(
-            strip_inline(body, rules, calls.names),
-            lambda line: settle_line(line, calls.names, counts),
-        )
-        sections.append(Section(heading, level, tuple(found)))
-        bodies.append(body)
+        stripped = strip_inline(body, rules, calls.names)
+        if stripped.count("\n") != body.count("\n"):  # a link or a tag had lines of its own
+            stripped = strip_inline(note_items(body, spaceless), rules, calls.names)
+        found = paragraphs(SectionBody(stripped, body, spaceless, settle, counts))
+        if found:
+            sections.append(Section(heading, level, tuple(found)))
     counts[TEMPLATES] += calls.met
     counts[UNDERSTOOD] += calls.understood
-    return _without_tail(sections, bodies)
+    return sections
 
 
 def _prepare(text: str, language: str, calls: Calls) -> str:
@@ -146,18 +152,3 @@ def _sections(text: str) -> list[tuple[str, int, str]]:
         heading, level, start = inside, marks, match.end()
     found.append((heading, level, text[start:]))
     return found
-
-
-def _without_tail(sections: list[Section], bodies: list[str]) -> list[Section]:
-    """Remove sections with a heading at the end that only list works, links or names."""
-    last = len(sections)
-    while last > 1 and not _has_prose(sections[last - 1], bodies[last - 1]):
-        last -= 1
-    return [section for section in sections[:last] if section.paragraphs]
-
-
-def _has_prose(section: Section, body: str) -> bool:
-    if any(paragraph.kind == "text" for paragraph in section.paragraphs):
-        return True
-    items = [line for paragraph in section.paragraphs for line in paragraph.lines]
-    return bool(items) and reads_as_prose(items, body)

@@ -42,6 +42,9 @@ _WORD = re.compile(r"[^\W_]")
 _SPACELESS = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 )
+_SPACELESS_LANGUAGES = frozenset(
+    "bo cdo dz gan hak ja km lo lzh my nan shn th wuu yue zh".split()  # noqa: SIM905
+)
 _STOPS = frozenset(".!?;:,)")
 _QUOTES = frozenset('"”’')
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
@@ -134,6 +137,11 @@ def has_word(text: str) -> bool:
 def spaceless_letters(text: str) -> int:
     """Number of letters of scripts written without spaces (Chinese, Japanese, Thai, ...)."""
     return 0 if text.isascii() else len(_SPACELESS.findall(text))
+
+
+def is_spaceless(language: str) -> bool:
+    """Whether a language is written without spaces between words."""
+    return language.lower().replace("_", "-").partition("-")[0] in _SPACELESS_LANGUAGES
 
 
 def has_ideograph(text: str) -> bool:

@@ -76,7 +76,7 @@ Joined line.
 Second paragraph.
 === Empty ===
 == See also ==
-* [[A page]] with a description of some words
+* [[A page of some words]]
 == Izmontuotuo literatura ==
 * Somebody, ''A book with a long title'', 1999
 [[Category:X]]

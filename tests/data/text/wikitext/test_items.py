@@ -1,0 +1,127 @@
+"""Which list items are sentences, in every language and at every place of a page."""
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megabert.data.text.counts import DROPPED_ITEMS, KEPT_ITEMS
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.pages import Page
+from megabert.data.text.wikitext.items import ItemKind, item_kind, look_at
+from megabert.data.text.wikitext.sections import clean
+
+SENTENCES = [
+    ("en", "In [[1900]] the town was hit by a great storm"),
+    ("en", "The [[Treaty of X|treaty]] is signed."),
+    ("en", "John M. Smith (1871–1949) founded the first club of the town."),
+    ("en", "Achilles is the main character in the novel ''Ransom'' (2009)."),
+    ("en", "A new standard was approved on September 9, 2009."),
+    ("en", "A list item that says something here"),
+    ("it", "Scoppia la [[Guerra dei Trent'anni]] in [[Boemia]]."),
+    ("it", "Nel [[1958]] viene creato il primo chip"),
+    ("it", "[[Leonardo da Vinci]] dipinge la [[Gioconda]]."),
+    ("de", "Der [[Vertrag von Verdun]] wird unterzeichnet."),
+    ("fr", "[[Charles X]] devient roi de [[France]] ;"),
+    ("es", "Se funda la ciudad de [[Lima]] a orillas del río"),
+    ("ru", "Начинается строительство новой [[крепость|крепости]] у реки"),
+    ("ko", "새로운 [[다리]]가 강 위에 건설되었다."),
+    ("ar", "تأسست المدينة على ضفة [[النهر]] الكبير"),
+    ("zh", "[[1900年]]該鎮遭到一場可怕的大風暴襲擊"),
+    ("ja", "[[1990年]]、[[東京]]に加盟した。"),
+]
+OTHERS = [
+    ("en", "[[List of towns that were hit by storms]]", ItemKind.NAME),
+    ("en", "[[John Smith]] as [[Paul Brown]] of London", ItemKind.NAME),
+    ("en", "Led Zeppelin, Rock Group Number One.", ItemKind.NAME),
+    ("en", '"[[I Want to Hold Your Hand]]" by the two of them – 2:24', ItemKind.NAME),
+    ("en", "Smith, J. A book about the old town of that name", ItemKind.SOURCE),
+    ("en", "Smith, John, and Anna Jones. 1990. A book about the old town.", ItemKind.SOURCE),
+    ("en", "John Smith, ''A book about the town'', New York: Wiley, 1990.", ItemKind.SOURCE),
+    ("en", "A book about the old town of that name, Oxford University Press, 1990", ItemKind.SOURCE),
+    ("en", "A book about the old town of that name, pp. 12–15, and so on.", ItemKind.SOURCE),
+    ("it", "Anna Bianchi, Storia della città e del suo porto, Einaudi, Torino 1976.", ItemKind.SOURCE),
+    ("it", "''Un film'', regia di [[Anna Bianchi]] (1990)", ItemKind.SOURCE),
+    ("de", "Hans Müller (Hrsg.): ''Geschichte der Stadt und des Landes''. Berlin 2001.", ItemKind.SOURCE),
+    ("de", "[[14. Juli]]: Anna Schmidt, deutsche Autorin von Büchern für Kinder († 1878)", ItemKind.NAME),
+    ("ru", "''Иванов И. И.'' История города. — М.: Наука, 1990. — 300 с.", ItemKind.SOURCE),
+    ("zh", "王明：《城市的歷史》，上海出版社，1990年", ItemKind.SOURCE),
+    ("ja", "[[田中太郎]] - [[歌手]]", ItemKind.NAME),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["* {}\nText.", "Text.\n\n# {}\n\nText.", "Text.\n== H ==\n* {}"])
+@pytest.mark.parametrize(("language", "item"), SENTENCES)
+def test_sentences_stay_at_every_place(language: str, item: str, place: str) -> None:
+    counts: Counter[str] = Counter()
+    found = clean(place.format(item), language=language, counts=counts)
+    assert len([p for s in found for p in s.paragraphs if p.kind == "list"]) == 1
+    assert (counts[KEPT_ITEMS], counts[DROPPED_ITEMS]) == (1, 0)
+
+
+@pytest.mark.parametrize("place", ["* {}\nText.", "Text.\n\n# {}\n\nText.", "Text.\n== H ==\n* {}"])
+@pytest.mark.parametrize(("language", "item", "kind"), OTHERS)
+def test_names_and_sources_go_at_every_place(
+    language: str, item: str, kind: ItemKind, place: str
+) -> None:
+    counts: Counter[str] = Counter()
+    found = clean(place.format(item), language=language, counts=counts)
+    assert not [p for s in found for p in s.paragraphs if p.kind == "list"]
+    assert (counts[KEPT_ITEMS], counts[DROPPED_ITEMS]) == (0, 1)
+
+
+def test_a_list_of_sources_keeps_none_of_its_items() -> None:
+    sources = "* Smith, J. One book.\n* [http://a.b Another one] of them\n"
+    sentence = "* It describes the history of the town.\n"
+    counts: Counter[str] = Counter()
+    assert not clean(sources + sentence, language="en", counts=counts)
+    assert counts[DROPPED_ITEMS] == 3
+    (section,) = clean(sources + 2 * sentence, language="en")
+    assert len(section.paragraphs[0].lines) == 2
+
+
+def test_a_page_of_lists_is_not_empty_and_counts_its_items() -> None:
+    year = "* [[3 May]] – The [[bridge]] over the river is opened.\n* [[4 May]] – [[A. Smith]]\n"
+    page = Page(
+        1,
+        "1900",
+        0,
+        False,
+        "wikitext",
+        f"== Events ==\n{year}== Births ==\n* [[B. Jones]]",
+        "wikitext",
+    )
+    cleaned = page_to_sentences(page, "en")
+    assert cleaned.paragraphs == [["3 May – The bridge over the river is opened."]]
+    assert (cleaned.counts[KEPT_ITEMS], cleaned.counts[DROPPED_ITEMS]) == (1, 2)
+
+
+def test_items_keep_their_place_if_the_section_has_other_lines() -> None:
+    text = "<div>\n* [[A name of some words]]\n* The [[town]] was hit by a storm.\n</div>[[File:a.png|x\ny]]"
+    (section,) = clean(text, language="en")
+    assert [p.lines for p in section.paragraphs] == [("The town was hit by a storm.",)]
+
+
+def test_what_is_counted_of_an_item() -> None:
+    assert look_at("* [[a b c d]] ''e f'' (g H \"i j\" of", False) == (1, True)
+    assert look_at("* [[甲乙]]丙丁戊己", True) == (2, False)
+    assert look_at("* one two three four five", False) == (4, False)
+    assert item_kind("– of a lost head of words", 4, False) is ItemKind.NAME
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="*#:; []{}|'\"<>/()aB1,.–\n年", max_size=80))
+def test_every_item_is_counted_once(text: str) -> None:
+    counts: Counter[str] = Counter()
+    sections = clean(text, language="en", counts=counts)
+    kept = sum(len(p.lines) for s in sections for p in s.paragraphs if p.kind == "list")
+    assert counts[KEPT_ITEMS] == kept
+
+
+@pytest.mark.parametrize("piece", ["''", '"a', "[[a", "(a 1990", "A, B. ", "“", "<", "p. ", "A. "])
+def test_long_items_take_linear_time(piece: str) -> None:
+    start = time.process_time()
+    clean("\n* " + piece * 30_000, language="en")
+    assert time.process_time() - start < 2
