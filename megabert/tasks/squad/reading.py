@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.tasks.files.json_lines import RepeatedKey, read_json_lines, unique_keys
 from megabert.tasks.files.kinds import has_parquet_rows, refuse_binary
 from megabert.tasks.files.problems import Problems
@@ -59,13 +60,18 @@ def read_squad(path: Path) -> SquadData:
         raise UserError(f"{path} is not a SQuAD file: it has no question{detail}; {_LAYOUT}")
     questions = reader.questions
     if reader.flat and told_by_empty_answers(list(reader.truths.values())):
+        empty = {name for name, truths in reader.truths.items() if truths.empty}
         questions = [
-            replace(
-                question,
-                marked_impossible=question.marked_impossible or reader.truths[question.id].empty,
-            )
+            replace(question, marked_impossible=True) if question.id in empty else question
             for question in questions
         ]
+        if empty:
+            get_logger().info(
+                "%s: flat records without 'is_impossible': the %s questions with empty answers are impossible, "
+                "as datasets writes them",
+                path,
+                f"{len(empty):,}",
+            )
     return SquadData(path, list(reader.contexts), questions, reader.problems, reader.bad_answers)
 
 

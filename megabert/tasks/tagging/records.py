@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.tasks.files.feature_records import read_examples
 from megabert.tasks.files.feature_rows import FeatureRows
 from megabert.tasks.files.problems import Problems
@@ -71,6 +72,9 @@ def read_tag_records(
         for _ in out_of_order(row, scheme):
             problems.add(f"tag out of the order of {scheme}", f"record {number}")
     _require_order(labels, tags, problems.total)
+    get_logger().info(
+        "%s is read as token features, labels of %s, scheme %s", path, labels.path, scheme
+    )
     texts: list[str | list[str]] = [_tokens(piece, tokenizer) for piece in pieces]
     numbers = list(range(len(texts)))
     entities = [entities_of(row) for row in tags]
