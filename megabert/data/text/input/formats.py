@@ -6,7 +6,7 @@ import json
 import re
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.other_forms import refuse_other_form
+from megabert.data.text.input.other_forms import first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
 from megabert.data.text.plain.encodings import likely_encoding
 from megabert.data.text.plain.lines import unreadable
@@ -83,7 +83,7 @@ def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
     if text.startswith("<doc "):
         return "wikiextractor"
     refuse_other_form(text, name)
-    if text.startswith(("<mediawiki", "<?xml", "<!DOCTYPE")):
+    if text.startswith(("<?xml", "<!DOCTYPE")) or first_tag(text) == "mediawiki":
         return "mediawiki"
     if kind := _json_format(text, head):
         return kind

@@ -64,6 +64,12 @@ def other_root(name: str, tag: str) -> UserError:
     return UserError(f"{name}: it holds <{tag}>: {what}")
 
 
+def first_tag(text: str) -> str:
+    """Name of the first element (or document type) of XML or HTML, in lower case; "" of others."""
+    markup = _MARKUP.match(text)
+    return "" if markup is None else markup.group(1).lower()
+
+
 def refuse_other_form(text: str, name: str) -> None:
     """Raise ``UserError`` for a text that is a known form without articles.
 
@@ -71,9 +77,8 @@ def refuse_other_form(text: str, name: str) -> None:
         text: the beginning of a file, without white space before it.
         name: the file, for the message.
     """
-    markup = _MARKUP.match(text)
-    if markup is not None:
-        tag = markup.group(1).lower()
+    tag = first_tag(text)
+    if tag:
         if tag in _PIECES.split() or (tag == "title" and "<revision>" in text):
             tag = "page"
         if tag in _ROOTS:
@@ -91,7 +96,7 @@ def _of_lines(text: str) -> str | None:
         return None
     first = lines[0].strip()
     if any(map(_SQL_COMMENT.match, lines[:3])) or _SQL.match(text[:_SCANNED]):
-        return f"a SQL dump, which holds tables of the wiki and no article text; {FETCH}"
+        return f"a SQL dump, which holds the tables of a database; export its text as JSON lines, or for a wiki {FETCH}"
     if all(map(_INDEX.match, lines)):
         return f"the index of a multistream dump, not the dump itself; {FETCH}"
     if all(map(_CHECKSUM.match, lines)):

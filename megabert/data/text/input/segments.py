@@ -85,8 +85,6 @@ def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
     for name, stream in open_streams(path):
         start = head_of(stream)
         if not start.strip():
-            if packed in ((), ("bz2",)):
-                return FileForm(path, size, "empty")
             continue
         if stream_format(start, name, rules) != "mediawiki":
             return FileForm(path, size, "whole")
@@ -94,7 +92,7 @@ def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
         if packed not in ((), ("bz2",)) or not _is_utf8(start):
             return FileForm(path, size, "whole", head)
         return FileForm(path, size, "blocks" if packed else "bytes", head)
-    return FileForm(path, size, "whole")
+    return FileForm(path, size, "empty")
 
 
 def _is_utf8(head: bytes) -> bool:

@@ -134,6 +134,13 @@ def test_a_number_given_with_the_page_is_the_truth(tmp_path: Path) -> None:
     assert [p.namespace for p in iter_pages(write(tmp_path, pages))] == [0, 10, 10, 1]
 
 
+def test_a_comment_before_the_dump(tmp_path: Path) -> None:
+    path = write(tmp_path, titled("A"))
+    path.write_text("<!-- made by hand -->\n" + path.read_text())
+    assert [page.title for page in iter_pages(path)] == ["A"]
+    assert inspect_file(path).kind == "bytes"
+
+
 def test_prefixes_of_links_follow(tmp_path: Path) -> None:
     site = next(iter_pages(write(tmp_path, titled("A"), language="fr"))).site
     assert {"fichier", "file", "image"} <= set(site.file_prefixes)
