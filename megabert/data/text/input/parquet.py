@@ -20,7 +20,7 @@ from megabert.data.text.plain.records import (
     is_wiki_address,
     joined_page,
     missing_field,
-    text_width,
+    texts_wrapping,
 )
 from megabert.data.text.reading import AUTOMATIC, ReadingRules
 
@@ -57,7 +57,7 @@ def read_row_group(path: Path, group: int, rules: ReadingRules = AUTOMATIC) -> I
         UserError: as :func:`row_groups`, or damaged data; the message names file and row group.
     """
     with _open(path, rules.text_field) as file:
-        width = text_width(_first_texts(file, path, rules), rules)
+        wrapping = texts_wrapping(_first_texts(file, path, rules), rules)
         metadata = file.metadata
         place = sum(metadata.row_group(earlier).num_rows for earlier in range(group))
         present = set(file.schema_arrow.names)
@@ -72,7 +72,7 @@ def read_row_group(path: Path, group: int, rules: ReadingRules = AUTOMATIC) -> I
                     what = f"{path}: row {place:,} of row group {group} is not UTF-8 text"
                     yield bad_line(what, rules.skip)
                 else:
-                    yield joined_page(_page(place, values), width)
+                    yield joined_page(_page(place, values), wrapping)
 
 
 def _batches(

@@ -26,7 +26,7 @@ from megabert.data.text.plain.records import (
     Numbering,
     first_pages,
     read_jsonl,
-    text_width,
+    texts_wrapping,
     with_joined_lines,
 )
 from megabert.data.text.plain.tables import named_dialect, read_rows, table_dialect
@@ -221,7 +221,7 @@ def _sample(stream: io.BufferedReader, name: str, head: bytes, rules: ReadingRul
         return TextSample({kind: 1})
     records = _records(kind, stream, name, head, rules, Numbering())
     texts = [page.text for page in first_pages(records)]
-    joined = text_width(texts, rules) > 0
+    joined = texts_wrapping(texts, rules) is not None
     complete = next(records, None) is None
     return TextSample(
         {kind: 1}, {(RECORD, joined): 1}, 0, sum(map(len, texts)), len(texts), complete

@@ -109,6 +109,6 @@ def _documents(
 
 
 def _text(lines: Sequence[str | None], layout: TextLayout) -> str:
-    if layout.width:
-        return "\n".join(join_lines(lines, layout.width))
+    if layout.wrapping is not None:
+        return "\n".join(join_lines(lines, layout.wrapping))
     return "\n".join(line for line in lines if line is not None)

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from megabert.data.text.plain.wrapping import common_width, wrap_width
+from megabert.data.text.plain.wrapping import JOIN_ALL, Wrapping, wrapping_of
 from megabert.data.text.reading import AUTO, ReadingRules
 
 SAMPLE = 1 << 21
@@ -47,11 +47,11 @@ class TextLayout:
 
     Attributes:
         documents: one of ``reading.DOCUMENTS``.
-        width: of hard-wrapped lines, which are joined; 0 if line ends are kept.
+        wrapping: of hard-wrapped lines, which are joined; None if line ends are kept.
     """
 
     documents: str
-    width: int = 0
+    wrapping: Wrapping | None = None
 
 
 def text_layout(sample: bytes, rules: ReadingRules) -> TextLayout:
@@ -91,24 +91,22 @@ def _layout(sample: bytes, marks: _Marks, rules: ReadingRules) -> TextLayout:
     lines = sample[:_WRAP_SAMPLE].decode("utf-8-sig", errors="replace").split("\n")
     if len(sample) > _WRAP_SAMPLE:
         lines.pop()  # it may be cut
-    width = 0
-    if rules.line_breaks == "join":
-        width = common_width(lines) or 1
-    elif rules.line_breaks == AUTO:
-        width = wrap_width(lines)
+    wrapping = JOIN_ALL if rules.line_breaks == "join" else None
+    if rules.line_breaks == AUTO:
+        wrapping = wrapping_of(lines)
     documents = rules.documents
     if documents == AUTO:
-        documents = _documents(len(sample), marks, width)
-    return TextLayout(documents, 0 if documents == "line" else width)
+        documents = _documents(len(sample), marks, wrapping is not None)
+    return TextLayout(documents, None if documents == "line" else wrapping)
 
 
-def _documents(size: int, marks: _Marks, width: int) -> str:
+def _documents(size: int, marks: _Marks, wrapped: bool) -> str:
     if marks.titles > 1 or marks.title_first:
         return "heading"
     long_lines = size >= _LONG_LINE * marks.lines and marks.lines > _LINES_PER_BLANK * marks.blank
     if marks.blank and not long_lines:
         return "blank-line"
-    return "file" if width else "line"
+    return "file" if wrapped else "line"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
     layout = _layout(sample, marks, rules)
     return TextSample(
         {"text": 1},
-        {(layout.documents, layout.width > 0): 1},
+        {(layout.documents, layout.wrapping is not None): 1},
         int(len(sample) >= _LARGE_FILE),
         len(sample.translate(None, _CONTINUATION)),
         marks.documents(layout.documents),

@@ -11,7 +11,7 @@ from typing import Any
 from megabert.data.text.namespaces import canonical_namespace
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.lines import bad_line, text_lines
-from megabert.data.text.plain.wrapping import common_width, join_lines, wrap_width
+from megabert.data.text.plain.wrapping import JOIN_ALL, Wrapping, join_lines, wrapping_of
 from megabert.data.text.reading import AUTO, ReadingRules
 
 _WRAP_SAMPLE = 1 << 17  # characters of text
@@ -127,12 +127,12 @@ def _array_hint(line: str) -> str:
     return "; --input-format json reads an array over several lines" if array else ""
 
 
-def text_width(texts: list[str], rules: ReadingRules) -> int:
-    """The width of the hard-wrapped lines in the first texts of a file; 0 to keep line ends."""
-    if rules.line_breaks == "keep":
-        return 0
+def texts_wrapping(texts: list[str], rules: ReadingRules) -> Wrapping | None:
+    """How the lines of the first texts of a file are hard-wrapped; None to keep line ends."""
+    if rules.line_breaks != AUTO:
+        return JOIN_ALL if rules.line_breaks == "join" else None
     lines = "\n\n".join(text.replace("\r\n", "\n") for text in texts)[:_WRAP_SAMPLE].split("\n")
-    return common_width(lines) or 1 if rules.line_breaks != AUTO else wrap_width(lines)
+    return wrapping_of(lines)
 
 
 def first_pages(pages: Iterator[Page]) -> list[Page]:
@@ -150,15 +150,15 @@ def first_pages(pages: Iterator[Page]) -> list[Page]:
 def with_joined_lines(pages: Iterator[Page], rules: ReadingRules) -> Iterator[Page]:
     """The pages; if the texts of the first ones are hard-wrapped, with the lines of all joined."""
     first = first_pages(pages)
-    width = text_width([page.text for page in first], rules)
+    wrapping = texts_wrapping([page.text for page in first], rules)
     for group in (first, pages):
         for page in group:
-            yield joined_page(page, width)
+            yield joined_page(page, wrapping)
 
 
-def joined_page(page: Page, width: int) -> Page:
-    """The page with the lines of its text joined, if there is a width."""
-    if not width or "\n" not in page.text:
+def joined_page(page: Page, wrapping: Wrapping | None) -> Page:
+    """The page with the lines of its text joined, if they are hard-wrapped."""
+    if wrapping is None or "\n" not in page.text:
         return page
     lines = page.text.replace("\r\n", "\n").split("\n")
-    return replace(page, text="\n".join(join_lines(lines, width)))
+    return replace(page, text="\n".join(join_lines(lines, wrapping)))

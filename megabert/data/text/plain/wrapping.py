@@ -1,20 +1,32 @@
 """Hard-wrapped text: whether lines are cut at a width, and joining such lines to paragraphs.
 
-Text is taken for hard-wrapped if most lines stop inside a sentence although the next word would not
-have fitted into the width of the others; lists, titles and one sentence per line do not. A width
-counts ideographs and other wide characters twice.
+Text is taken for hard-wrapped by the first of these rules that fits (a *cut* line does not end a
+sentence):
+
+1. two in five lines are cut, and 85 % of those are *full*: the next word would not have fitted into
+   the width of the others;
+2. one line in seven (ten lines at least) is cut, has five words, and is continued by a lower-case
+   letter; 85 % of those are full. So is prose among lists and program code;
+3. two in five lines are cut, and a line begins with a lower-case letter where, and only where, the
+   line before is cut: lines of any length, as on a page of print.
+
+Lists, titles and one sentence per line fit none of them. A width counts ideographs and other wide
+characters twice.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 _NARROWEST, _WIDEST = 30, 200
 _FEWEST_CUTS = 3  # lines that stop inside a sentence
-_RAGGED = 6  # lines may end this fraction of the width early
-_MOST_INDENT = 20
+_SLACK = 6  # lines may end this fraction of the width early
+_FULL = 0.85
+_WORDS = 5
+_FEWEST_OF_PROSE = 10
 _STOP = re.compile(r"[.!?…؟۔।။។][\s\"'”’»)]|[.!?…؟۔।။។]$|[。！？．｡]")
 _TERMINATORS = ".!?…:。！？：．｡؟۔।॥։።၊။។؛"
 _CLOSERS = "\"'”’»›)]』」）］】》〉*_"
@@ -27,35 +39,58 @@ _SURE_BULLETS = "•‣◦▪●○"
 _SUSPENDED = re.compile(r"(?:and|or|to|und|oder|bis|et|ou|y|o|e|of|en|och|og|i|a)\b")
 
 
-def wrap_width(lines: Sequence[str]) -> int:
-    """The width at which lines are cut, or 0 if they are not hard-wrapped."""
+@dataclass(frozen=True)
+class Wrapping:
+    """How the lines of a text are cut.
+
+    Attributes:
+        width: of the lines; 0 to join all lines of a paragraph.
+        ragged: lines may end anywhere before the width.
+    """
+
+    width: int
+    ragged: bool = False
+
+
+JOIN_ALL = Wrapping(0, ragged=True)
+
+
+def wrapping_of(lines: Sequence[str]) -> Wrapping | None:
+    """How lines are cut, or None if the text is not hard-wrapped."""
     pairs = [(a, b) for a, b in pairwise(lines) if a.strip() and b.strip()]
-    limit = common_width(lines)
     cut = [(a, b) for a, b in pairs if not _ends_sentence(a)]
-    if len(cut) < _FEWEST_CUTS or 5 * len(cut) < 2 * len(pairs):
-        return 0
-    if 10 * sum(_STOP.search(a) is not None for a, _ in pairs) < len(pairs):
-        return 0  # a list
-    full = sum(_fills(a, b, limit) for a, b in cut)
-    if _NARROWEST <= limit <= _WIDEST and 20 * full >= 17 * len(cut):
-        return limit
-    # lines of any length, as in text taken from pages of print: a line begins with a lower-case
-    # letter if, and only if, the line before stops inside a sentence
+    if len(cut) < _FEWEST_CUTS or 10 * sum(_STOP.search(a) is not None for a, _ in pairs) < len(
+        pairs
+    ):
+        return None
+    limit = _common_width(pairs)
+    most = 5 * len(cut) >= 2 * len(pairs)
+    if _NARROWEST <= limit <= _WIDEST:
+        if most and _share_full(cut, limit) >= _FULL:
+            return Wrapping(limit)
+        prose = [(a, b) for a, b in cut if _begins_lower(b) and len(a.split()) >= _WORDS]
+        enough = len(prose) >= _FEWEST_OF_PROSE and 7 * len(prose) >= len(pairs)
+        if enough and _share_full(prose, limit) >= _FULL:
+            return Wrapping(limit)
     ended = [b for a, b in pairs if _ends_sentence(a)]
     lower = sum(map(_begins_lower, ended)), sum(_begins_lower(b) for _, b in cut)
     running = (
         len(ended) >= _FEWEST_CUTS and 5 * lower[0] <= len(ended) and 5 * lower[1] >= 3 * len(cut)
     )
-    return limit if running else 0
+    return Wrapping(limit, ragged=True) if most and running else None
 
 
-def common_width(lines: Sequence[str]) -> int:
-    """A width that 95 % of the lines within paragraphs do not exceed; 0 without such lines."""
-    widths = sorted(_width(a.rstrip()) for a, b in pairwise(lines) if a.strip() and b.strip())
-    return widths[(len(widths) - 1) * 19 // 20] if widths else 0
+def _share_full(pairs: Sequence[tuple[str, str]], width: int) -> float:
+    return sum(_fills(a, b, width) for a, b in pairs) / len(pairs)
 
 
-def join_lines(lines: Iterable[str | None], width: int) -> Iterator[str]:
+def _common_width(pairs: Sequence[tuple[str, str]]) -> int:
+    """A width that 95 % of the lines within paragraphs do not exceed."""
+    widths = sorted(_width(before.rstrip()) for before, _ in pairs)
+    return widths[(len(widths) - 1) * 19 // 20]
+
+
+def join_lines(lines: Iterable[str | None], wrapping: Wrapping) -> Iterator[str]:
     """Paragraphs of hard-wrapped text, each as one line.
 
     A paragraph ends at a blank line, before an indented line or a list item, and after a line that
@@ -66,28 +101,28 @@ def join_lines(lines: Iterable[str | None], width: int) -> Iterator[str]:
     Args:
         lines: without line ends; None for a line that could not be read, whose paragraph is left
             out.
-        width: of :func:`wrap_width`.
+        wrapping: of :func:`wrapping_of`, or JOIN_ALL.
     """
     block: list[str | None] = []
     for line in lines:
         if line is None or line.strip():
             block.append(line)
         elif block:
-            yield from _paragraphs(block, width)
+            yield from _paragraphs(block, wrapping)
             block = []
     if block:
-        yield from _paragraphs(block, width)
+        yield from _paragraphs(block, wrapping)
 
 
-def _paragraphs(block: Sequence[str | None], width: int) -> Iterator[str]:
+def _paragraphs(block: Sequence[str | None], wrapping: Wrapping) -> Iterator[str]:
     lines = [line for line in block if line is not None]
     if len(lines) < len(block):
         return
-    limit = min(width, _own_width(lines))
+    own = replace(wrapping, width=min(wrapping.width, _own_width(lines)))
     joined = lines[0].strip()
     many = False
     for before, line in pairwise(lines):
-        if _continues(before, line, limit, many):
+        if _continues(before, line, own, many):
             joined, many = _joined(joined, line.strip()), True
         else:
             yield joined
@@ -98,15 +133,19 @@ def _paragraphs(block: Sequence[str | None], width: int) -> Iterator[str]:
 def _own_width(lines: Sequence[str]) -> int:
     """The width of a block whose lines all fill it, which may be narrower than the text's."""
     widest = max(map(_width, lines))
-    if len(lines) >= 4 and all(_fills(a, b, widest, exact=True) for a, b in pairwise(lines)):
+    if (
+        widest >= _NARROWEST
+        and len(lines) > 3
+        and all(_fills(a, b, widest, exact=True) for a, b in pairwise(lines))
+    ):
         return widest
     return _WIDEST**2
 
 
-def _continues(before: str, line: str, width: int, many: bool) -> bool:
+def _continues(before: str, line: str, wrapping: Wrapping, many: bool) -> bool:
     """Whether ``line`` continues the paragraph of ``before``, which has ``many`` lines so far."""
     ends = _ends_sentence(before)
-    full = _fills(before, line, width)
+    full = _fills(before, line, wrapping.width)
     text = line.lstrip()
     if (ends or not full) and (_indent(line) > _indent(before) or _BULLET.match(text)):
         # the further lines of a list item may be indented
@@ -115,7 +154,7 @@ def _continues(before: str, line: str, width: int, many: bool) -> bool:
         return False
     if full:
         return True
-    if ends:
+    if ends or not (wrapping.ragged or 2 * _width(before) >= wrapping.width):
         return False
     start = before.lstrip()[0]
     return many or start.islower() or text[0].islower() or before.rstrip()[-1] in ",;-–—\u00ad"
@@ -129,7 +168,7 @@ def _fills(before: str, line: str, width: int, *, exact: bool = False) -> bool:
         room = 4  # punctuation that must not begin a line takes the last character with it
     else:
         room = 1 + min(_width(text.split(maxsplit=1)[0]), width)
-    return _width(end) + room > width - (0 if exact else width // _RAGGED)
+    return _width(end) + room > width - (0 if exact else width // _SLACK)
 
 
 def _width(text: str) -> int:

@@ -13,7 +13,7 @@ from megabert.common.errors import UserError
 from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages, sample_texts
 from megabert.data.text.plain.layout import TextLayout, text_layout
-from megabert.data.text.plain.wrapping import join_lines, wrap_width
+from megabert.data.text.plain.wrapping import Wrapping, join_lines, wrapping_of
 from megabert.data.text.reading import ReadingRules
 from tests.helpers.wrapped_text import sentences, wrapped
 
@@ -54,9 +54,9 @@ WRAPPED = "\n\n".join(wrapped(number) for number in range(20))
 )  # fmt: skip
 def test_layouts(text: str, documents: str, joined: bool) -> None:
     found = layout(text)
-    assert (found.documents, found.width > 0) == (documents, joined)
+    assert (found.documents, found.wrapping is not None) == (documents, joined)
     sample = layout(text, line_breaks="keep")
-    assert sample.width == 0
+    assert sample.wrapping is None
 
 
 def test_long_lines_with_a_few_blank_ones_are_documents() -> None:
@@ -86,20 +86,22 @@ def test_no_sentence_is_cut_at_a_line_end(
     blocks = [textwrap.fill(" ".join(d), width, initial_indent=indent) for d in documents]
     text = "\n\n".join(blocks).replace("\n", end)
     found = layout(text)
-    assert (found.documents, found.width > 0) == ("blank-line", True)
+    assert (found.documents, found.wrapping is not None) == ("blank-line", True)
     lines = text.split("\n")
-    assert list(join_lines(lines, found.width)) == [" ".join(d) for d in documents]
+    assert list(join_lines(lines, found.wrapping or Wrapping(0))) == [
+        " ".join(d) for d in documents
+    ]
 
 
 @given(st.lists(st.text("ab .,é中\t", max_size=12).filter(lambda t: "\n" not in t), max_size=12))
 def test_joining_loses_no_character(lines: list[str]) -> None:
-    joined = "".join(join_lines(lines, 40))
+    joined = "".join(join_lines(lines, Wrapping(40)))
     assert "".join(joined.split()) == "".join("".join(lines).split())
 
 
 def test_what_is_joined_and_what_is_not() -> None:
     def joined(text: str) -> list[str]:
-        return list(join_lines(text.split("\n"), 40))
+        return list(join_lines(text.split("\n"), Wrapping(40)))
 
     assert joined("CHAPTER ONE\nIt was late and the rain had begun\nto fall.") == [
         "CHAPTER ONE",
@@ -123,21 +125,38 @@ def test_what_is_joined_and_what_is_not() -> None:
     assert joined("The soft hyphen at the end is gone: ex\u00ad\nample") == [
         "The soft hyphen at the end is gone: example"
     ]
-    assert joined("He said that he would come back soon--\nand he did—\nlater.") == [
-        "He said that he would come back soon--and he did—later."
-    ]
+    assert joined(
+        "He said that he would come back soon--\nand he did come back to his farm—\nlater."
+    ) == ["He said that he would come back soon--and he did come back to his farm—later."]
     assert list(
-        join_lines(["A line before the one that cannot be", None, "read.", "", "New."], 40)
+        join_lines(
+            ["A line before the one that cannot be", None, "read.", "", "New."], Wrapping(40)
+        )
     ) == ["New."]
+
+
+def test_prose_among_code_and_lists() -> None:
+    code = "    if (x) {\n      run(x);\n    }\n    return x;"
+    names = "apples\npears\nplums\nnuts"
+    parts = [wrapped(number, 72) for number in range(8)]
+    text = "\n\n".join(f"Part {n}\n\n{part}\n\n{code}\n\n{names}" for n, part in enumerate(parts))
+    found = layout(text)
+    assert found.wrapping
+    assert found.wrapping.ragged is False
+    joined = list(join_lines(text.split("\n"), found.wrapping))
+    assert [line for line in joined if line.startswith("The ")] == [
+        " ".join(sentences(number)) for number in range(8)
+    ]
+    assert joined.count("apples") == 8
 
 
 def test_scripts_without_spaces() -> None:
     text = "春天来了，村子里的人们都到田里去劳动，他们一边唱歌一边种下新的种子。" * 6
     lines = [text[start : start + 30] for start in range(0, len(text), 30)]
-    width = wrap_width(lines)
-    assert width
-    assert list(join_lines(lines, width)) == [text]
-    assert list(join_lines(["그는 아침에 일어나서 학교에", "갔다."], 30)) == [
+    wrapping = wrapping_of(lines)
+    assert wrapping
+    assert list(join_lines(lines, wrapping)) == [text]
+    assert list(join_lines(["그는 아침에 일어나서 학교에", "갔다."], Wrapping(30))) == [
         "그는 아침에 일어나서 학교에 갔다."
     ]
 
@@ -151,8 +170,10 @@ def test_lines_of_any_length_that_stop_inside_sentences() -> None:
         lines.append(" ".join(text[place : place + length]))
         place += length
     lines = [line for line in lines if line]
-    assert wrap_width(lines)
-    assert " ".join(join_lines(lines, wrap_width(lines))).split() == text
+    wrapping = wrapping_of(lines)
+    assert wrapping
+    assert wrapping.ragged
+    assert " ".join(join_lines(lines, wrapping)).split() == text
 
 
 @pytest.mark.parametrize(
@@ -171,7 +192,7 @@ def test_lines_of_any_length_that_stop_inside_sentences() -> None:
     ],
 )
 def test_lists_are_not_hard_wrapped(lines: list[str]) -> None:
-    assert wrap_width(lines) == 0
+    assert wrapping_of(lines) is None
 
 
 def test_documents_by_flag(tmp_path: Path) -> None:
