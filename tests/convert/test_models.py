@@ -177,7 +177,7 @@ def test_a_folder_of_bert_base_chinese_saved_by_transformers(
 @pytest.mark.parametrize("where", ["added_tokens.json", "tokenizer_config.json", "tokenizer.json"])
 def test_added_tokens_are_checked(tmp_path: Path, where: str) -> None:
     """Each is encoded by both sides: it converts with transformers' ids, wherever it is stated."""
-    source, _ = copy_of(make(tmp_path / "hf", vocab_size=104), tmp_path / "in")
+    source, _ = copy_of(make(tmp_path / "hf", vocab_size=104, hidden_act="gelu"), tmp_path / "in")
     tokens = ["covid", "New York", "C++"]
     ids = {token: 101 + i for i, token in enumerate(tokens)}
     if where == "tokenizer.json":
@@ -189,7 +189,7 @@ def test_added_tokens_are_checked(tmp_path: Path, where: str) -> None:
     else:
         entries: dict[str, Any] = {str(i): {"content": token} for token, i in ids.items()}
         (source / where).write_text(json.dumps({"added_tokens_decoder": entries}))
-    for target in ("huggingface", "megabert"):
+    for target in ("huggingface", "megabert", "google-tf"):
         result = convert(ConversionRequest("huggingface", source, target, tmp_path / target))
         assert result.model.config.vocab_size == 104
         ours = load_tokenizer(tmp_path / target)

@@ -238,6 +238,12 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     copy_tokenizer(model.tokenizer, folder)
     if tokenizer is not None:
         complete(folder, tokenizer)
+    if tokenizer is not None and tokenizer.added_tokens:
+        log.warning(
+            "%s: Google's code finds only the entries of vocab.txt in text, so not the added tokens %s",
+            model.origin,
+            first_names(tokenizer.added_tokens),
+        )
     if model.tokenizer is not None and not (folder / "vocab.txt").is_file():
         log.warning(
             "%s: its tokenizer has no vocab.txt, which Google's code requires", model.origin

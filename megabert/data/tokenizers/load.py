@@ -169,13 +169,14 @@ def _check_rules(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) 
         rules = tokenizer.rules
         accents = rules.lower_case if rules.strip_accents is None else rules.strip_accents
         found |= {"strip_accents": accents, "tokenize_chinese_chars": rules.split_ideographs}
+    own = next(n for n in (*SENTENCEPIECE_FILES, JSON_FILE, VOCAB_FILE) if (folder / n).is_file())
     for name, value in found.items():
         stated = config.get(name)
         if stated is not None and bool(stated) != value:
             raise UserError(
-                f"{folder}: {CONFIG_FILE} says {name} {json.dumps(stated)}, but the tokenizer's own "
-                f"file says {json.dumps(value)}: correct the wrong file (transformers follows one of "
-                "the two, depending on its version)"
+                f"{folder}: {CONFIG_FILE} says {name} {json.dumps(stated)}, but {own} says "
+                f"{json.dumps(value)}: correct the wrong file (transformers follows one of the two, "
+                "depending on its version)"
             )
 
 

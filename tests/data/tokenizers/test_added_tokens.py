@@ -187,7 +187,7 @@ def test_two_files_that_contradict_each_other(tmp_path: Path) -> None:
 
 def test_added_to_a_sentencepiece_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only a tokenizer.json can hold them: it is used if it is there, otherwise one line says so."""
-    lines = ["the river rises in the hills and an old bridge stands there, covid"] * 20
+    lines = ["the river rises in the hills and an old bridge is there, covid"] * 20
     ours = train_tokenizer(lines, TrainingSettings("unigram", 28, coverage=1.0))
     ours.save(tmp_path / "in")
     (tmp_path / "in" / "added_tokens.json").write_text('{"[MASK]": 4}')
@@ -202,7 +202,7 @@ def test_added_to_a_sentencepiece_model(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_sentencepiece_model_and_a_tokenizer_json_that_differ_in_casing(tmp_path: Path) -> None:
-    lines = ["The river rises in the hills and an old bridge stands there"] * 20
+    lines = ["The river rises in the hills and an old bridge is there"] * 20
     train_tokenizer(lines, TrainingSettings("unigram", 26, coverage=1.0)).save(tmp_path / "in")
     cased = train_tokenizer(lines, TrainingSettings("unigram", 26, lower_case=False, coverage=1.0))
     (tmp_path / "in" / "spiece.model").write_bytes(cased.files()["spiece.model"])

@@ -103,7 +103,7 @@ def check_json(path: Path, texts: list[str]) -> Tokenizer:
 
     ours = load_tokenizer(path)
     theirs = transformers_ids(PreTrainedTokenizerFast(tokenizer_file=str(path)))
-    # The library finds special tokens that its model has as pieces, even if told not to look.
+    # The library finds special tokens that its model has as pieces, even with that flag.
     names = set(ours.special_tokens.values())
     assert_same(ours, theirs, [t for t in texts if not any(name in t for name in names)])
     never = set(ours.special.values()) - {ours.special.unk}

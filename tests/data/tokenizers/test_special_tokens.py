@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
 from megabert.common.names import SPECIAL_TOKENS
+from megabert.convert import probe_inputs
 from megabert.data.prepare.train_tokenizer import TrainingSettings, train_tokenizer
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
@@ -31,7 +32,7 @@ TEXTS = [
 LINES = [
     "the [MASK] of a [SEP] and <mask> or <s> here",
     "cut [CLS] and [PAD] lines up, then read them all",
-    "the river rises in the hills, and an old bridge stands there",
+    "the river rises in the hills, and an old bridge is there",
     "MASK and SEP and CLS and PAD are words in capitals",
 ] * 30
 
@@ -180,6 +181,22 @@ def test_a_symbol_of_the_user_is_text_and_keeps_its_id(kinds: dict[str, Tokenize
             one.tokens(one.encode_batch([text]).ids) == other.tokens(other.encode_batch([text]).ids)
             or one.vocab_size != other.vocab_size
         )
+
+
+def test_symbols_of_the_user_in_transformers(
+    tmp_path: Path, kinds: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer.json for transformers gives their ids, or conversion's check names the symbol."""
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(probe_inputs, "PAIRS", (("the river is here", "hello"),))
+    monkeypatch.setattr(probe_inputs, "TEXTS", ())
+    for kind, wanted in (("unigram", None), ("bpe", "'<x>'")):
+        ours = kinds[f"{kind}-True"]
+        assert ours.added_tokens.keys() == {"(", "<x>"}
+        ours.save(tmp_path / kind)
+        theirs = AutoTokenizer.from_pretrained(tmp_path / kind)
+        assert probe_inputs.same_ids(ours, theirs) == wanted
 
 
 def test_the_unknown_piece_is_the_models(tmp_path: Path) -> None:
