@@ -58,7 +58,7 @@ class JsonTokenizer(Tokenizer):
     def __init__(self, place: Path, text: str, names: Mapping[str, str] | None = None) -> None:
         body = json.loads(text)
         self._text = text
-        self._backend = tokenizers.Tokenizer.from_str(text)
+        self._backend = _parsed(text)
         self.kind = _KINDS[body["model"]["type"]]
         ids = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
@@ -68,7 +68,7 @@ class JsonTokenizer(Tokenizer):
         self.added_tokens = {t["content"]: t["id"] for t in added if t["content"] not in roles}
         hidden = roles | {t["content"] for t in added if t["special"]}
         hidden.discard(self.special_tokens["unk"])
-        self._encoder = tokenizers.Tokenizer.from_str(without_special_text(body, hidden))
+        self._encoder = _parsed(without_special_text(body, hidden))
         self._encoder.no_truncation()
         self._encoder.no_padding()
         self._encoder.encode_special_tokens = True
@@ -156,12 +156,13 @@ def from_json(
         body = json.loads(text)
     if entries is not None and kind == "WordPiece":
         _check_entries(path, backend, body["model"]["vocab"], entries)
-    roles, _ = find_special(path, backend.get_vocab(with_added_tokens=True), side.names)
+    names = {**side.names, **_unknown(body["model"])}
+    roles, _ = find_special(path, backend.get_vocab(with_added_tokens=True), names)
     special = {t["content"] for t in body.get("added_tokens") or () if t["special"]}
     special |= set(roles.values())
     vocabulary = _bert_vocabulary(body, special)
     if vocabulary is None or not all(map(is_never_a_word, special)):
-        return JsonTokenizer(path, text, side.names)
+        return JsonTokenizer(path, text, names)
     if entries is not None:
         vocabulary[: len(entries)] = entries
     rules = body["normalizer"]
@@ -169,7 +170,7 @@ def from_json(
         path,
         vocabulary,
         BertRules(rules["lowercase"], rules["strip_accents"], rules["handle_chinese_chars"]),
-        names=side.names,
+        names=names,
         extra_special=sorted(special - set(roles.values())),
     )
 
@@ -180,10 +181,7 @@ def _backend(path: Path, body: dict[str, Any], text: str) -> tokenizers.Tokenize
     Raises:
         UserError: an added token gets another id than the file states.
     """
-    try:
-        backend = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more exact
-        raise ValueError(str(error)) from None
+    backend = _parsed(text)
     for token in body.get("added_tokens") or ():
         found = backend.token_to_id(token["content"])
         if found != token["id"]:
@@ -193,6 +191,34 @@ def _backend(path: Path, body: dict[str, Any], text: str) -> tokenizers.Tokenize
                 "tokenizer again with transformers"
             )
     return backend
+
+
+def _unknown(model: Mapping[str, Any]) -> dict[str, str]:
+    """The unknown token that the model itself uses, whatever other files call so; {} for BPE without one.
+
+    Raises:
+        ValueError: a model that needs one has none.
+    """
+    if model["type"] == "Unigram":
+        number = model.get("unk_id")
+        if not isinstance(number, int) or not 0 <= number < len(model["vocab"]):
+            raise ValueError("its unigram model has no unknown token")
+        return {"unk": model["vocab"][number][0]}
+    token = model.get("unk_token")
+    if token is None and model["type"] == "BPE":
+        return {}
+    if token not in model["vocab"]:
+        raise ValueError(f"its model's unknown token {token!r} is not in its vocabulary")
+    return {"unk": str(token)}
+
+
+def _parsed(text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except BaseException as error:  # the library raises nothing more exact, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _check_entries(

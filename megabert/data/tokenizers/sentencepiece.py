@@ -62,7 +62,14 @@ class SentencePieceTokenizer(Tokenizer):
             content = as_control_symbols(content, hidden)
             self._model = sentencepiece.SentencePieceProcessor(model_proto=content)
             self._spec = read_model(content)
-        except (RuntimeError, ValueError, IndexError, KeyError, struct.error):
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            struct.error,
+        ):
             raise UserError(f"{place}: not a SentencePiece model") from None
         if self._spec.kind not in ("unigram", "bpe"):
             raise UserError(

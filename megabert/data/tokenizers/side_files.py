@@ -52,6 +52,11 @@ def read_side_files(folder: Path) -> SideFiles:
         UserError: a file is damaged, or two of them give one added token different ids.
     """
     config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if config.get(name) not in (True, False, None):
+            raise UserError(
+                f"{folder / CONFIG_FILE}: {name} is {config[name]!r:.60}, not true, false or null"
+            )
     stated = dict(config)
     decoder = config.get("added_tokens_decoder")
     legacy = decoder is None
@@ -160,7 +165,7 @@ def _decoded(path: Path, decoder: Any) -> list[tuple[Any, tokenizers.AddedToken]
     found = []
     for number, entry in decoder.items():
         content = _content(entry)
-        if not content:
+        if not content or not isinstance(entry, Mapping):
             raise UserError(f"{path}: the added token {number} has no content")
         flags = {name: bool(entry.get(name, False)) for name in ("special", *_FLAGS[:3])}
         normalized = bool(entry.get("normalized", not flags["special"]))
