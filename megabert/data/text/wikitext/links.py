@@ -168,21 +168,32 @@ def _strip_tangled(block: str, rules: LinkRules) -> str:
     block = _HALF_CLOSED.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
     stack: list[list[str]] = [[]]
     position = 0
+    single = 0  # single brackets that are open outside links
     for match in _BRACKETS.finditer(block):
-        stack[-1].append(block[position : match.start()])
+        between = block[position : match.start()]
+        stack[-1].append(between)
         position = match.end()
+        if len(stack) == 1:
+            single = max(0, single + between.count("[") - between.count("]"))
         if match.group() == "[[":
             if len(stack) <= MAX_LINK_DEPTH:
                 stack.append([])
             continue
         brackets = len(match.group())
+        if len(stack) == 1:  # "a[b[0]]": what closes single brackets is not a link's
+            stack[0].append("]" * min(brackets, single))
+            single = max(0, single - brackets)
+            continue
         while brackets >= 2 and len(stack) > 1:
             body = "".join(stack.pop())
             if brackets % 2 and body.count("[") > body.count("]"):
                 body += "]"  # "[[File:x.png|a caption [with a note]]]"
                 brackets -= 1
             target, bar, label = body.partition("|")
-            stack[-1].append(rules.text(target, label if bar else None))
+            if not bar and 0 <= body.find("]") < (body.find("[") + 1 or len(body)):
+                stack[-1].append(f"[[{body}]]")  # "[[1, 2], [3, 4]]"
+            else:
+                stack[-1].append(rules.text(target, label if bar else None))
             brackets -= 2
         if brackets == 1:
             stack[-1].append("]")

@@ -4,6 +4,11 @@ import re
 
 from megabert.data.text.wikitext.tidy import MARK
 
+_POSSESSIVE = re.compile(r"s(?![^\W_])")
+_ELISION = re.compile(
+    r"(?:^|(?<=[\s(\"«“’'-]))(?:[cdjlmnst]|(?:jus|lors|puis)?qu|(?:d|da|de|ne|su|co|a|que|be)ll|un|sant)$",
+    re.IGNORECASE,
+)
 _RUNS = re.compile(r"('{2,})")
 
 
@@ -14,15 +19,25 @@ def strip_quotes(line: str) -> str:
     than five the surplus remains; if a line has an odd number of bold and of italic marks, one
     triple is an apostrophe and italic: the first one after a word of one letter (``d'un l'''or''``),
     else the first one after a longer word, else the first one after a space.
+
+    That rule finds at most one apostrophe per line. Before it, the triples of ``''Eagle'''s`` and
+    ``l'''amour''`` are read as apostrophe and italic wherever they occur, as their authors meant.
     """
     bold = line.count("'''")
-    if "''''" not in line and not (bold % 2 and (line.count("''") - bold) % 2):
+    italic = line.count("''") - bold
+    if "''''" not in line and not (bold and italic):
         return line.replace("'''", "").replace("''", "")
     # text, run, text, run, ..., text
     pieces = _RUNS.split(line)
     lengths = [min(len(run), 5) if len(run) != 4 else 3 for run in pieces[1::2]]
+    in_bold = False
     for index, length in enumerate(lengths):
-        pieces[2 * index] += "'" * (len(pieces[2 * index + 1]) - length)
+        surplus = len(pieces[2 * index + 1]) - length
+        if length == 3 and not surplus and not in_bold and _is_meant(pieces, index):
+            lengths[index], surplus = 2, 1
+        elif length != 2:
+            in_bold = not in_bold
+        pieces[2 * index] += "'" * surplus
     bold = sum(length in (3, 5) for length in lengths)
     italic = sum(length in (2, 5) for length in lengths)
     if bold % 2 and italic % 2:
@@ -30,6 +45,16 @@ def strip_quotes(line: str) -> str:
         if triples:
             pieces[min(triples, key=lambda place: (_rank(pieces[place]), place))] += "'"
     return "".join(pieces[::2])
+
+
+def _is_meant(pieces: list[str], index: int) -> bool:
+    """Whether a triple is a possessive after italics or an elision before them."""
+    before, after = pieces[2 * index], pieces[2 * index + 2]
+    previous = pieces[2 * index - 1] if index else ""
+    if previous == "''" and _POSSESSIVE.match(after) and before[-1:].strip():
+        return True
+    following = pieces[2 * index + 3] if 2 * index + 3 < len(pieces) else ""
+    return following == "''" and _ELISION.search(before[-10:]) is not None
 
 
 def _rank(before: str) -> int:

@@ -158,7 +158,7 @@ def test_any_text_is_cleaned_without_error(text: str) -> None:
     "piece",
     ["[[", "{{", "{|\n", "<ref>", '<ref name="a" ', "'''''", "[[File:a|", "-{", "= ", "( ,",
      "[http://aaaa", "<b", "[[a]", "<!--", "{{lang|a|", "* [[x|", "[ [[ ] ", "<span>[[",
-     "{{a\n\n", "[[[", "\n*", "\n= x =", "[[a|b] ", "-{zh:a;;", "a.{{b}}c", "， 。", "x"],
+     "{{a\n\n", "[[[", "\n*", "\n= x =", "[[a|b] ", "]]x", "[x]] ", "a''b'''s ", "-{zh:a;;", "a.{{b}}c", "， 。", "x"],
 )  # fmt: skip
 def test_no_page_hangs(piece: str) -> None:
     def seconds(size: int) -> float:

@@ -95,10 +95,11 @@ def test_what_removed_markup_leaves_goes(wikitext: str, shown: str) -> None:
         # one bold and one italic mark are left: a word of one letter comes first,
         ("foo'''x'' a'''b '''c", "foox a'b c"),
         # but not at the beginning of a line, where MediaWiki sees no space, nor beyond ASCII
-        ("L'''a'' '''b x'''c", "La b x'c"), ("foo'''x'' à'''b '''c", "foo'x àb c"),
+        ("R'''a'' '''b x'''c", "Ra b x'c"), ("foo'''x'' à'''b '''c", "foo'x àb c"),
         ("x '''y ''z", "x 'y z"), ("'''y ''z", "'y z"),
-        # an even number of bold marks: MediaWiki takes no apostrophe either
-        ("''A'''s and ''B'''s", "As and Bs"), ("''a''", "a"), ("'a' and ''' b", "'a' and  b"),
+        # two in a line, where MediaWiki finds none
+        ("''A'''s and ''B'''s", "A's and B's"), ("l'''a'' e dell'''o''", "l'a e dell'o"),
+        ("''a '''so''' b'' all'''x''' ''y''", "a so b allx y"), ("''A'''s b '''c'''", "A's b c"), ("L''''x''' '''N''' (''y'')", "L'x N (y)"), ("'''S'''a ''y''", "Sa y"), ("''a''", "a"), ("'a' and ''' b", "'a' and  b"),
     ],
 )  # fmt: skip
 def test_quotes_follow_mediawiki(line: str, shown: str) -> None:
@@ -141,6 +142,17 @@ def test_possessives_keep_their_apostrophes(wikitext: str, shown: str) -> None:
 )  # fmt: skip
 def test_superscripts_make_no_other_figure(wikitext: str, shown: str) -> None:
     assert text_of(f"So {wikitext} is") == f"So {shown} is"
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "shown"),
+    [
+        ("y = [[1, 2], [3, 4]] here", "y = [[1, 2], [3, 4]] here"), ("arr[arr[i]] here", "arr[arr[i]] here"),
+        ("a[b[c[0]]] and d", "a[b[c[0]]] and d"), ("Text }} goes ]] by", "Text goes by"), ("[[a [b]]] c", "a [b] c"),
+    ],
+)  # fmt: skip
+def test_brackets_that_are_no_links_stay(wikitext: str, shown: str) -> None:
+    assert text_of(wikitext) == shown
 
 
 def test_scripts_take_linear_time() -> None:
