@@ -13,6 +13,7 @@ name it in the ``pyproject.toml`` of a package:
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ from megabert.model.head_registry import Head, register_head
 from megabert.model.task_heads import LabelHead, TaskModel
 from megabert.tasks.base import Features, Forward, Task
 from megabert.tasks.batches import draw_subset
+from megabert.tasks.classification.data import texts_of_items
 from megabert.tasks.classification.features import join_texts
 from megabert.tasks.files.rows import Rows
+from megabert.tasks.files.text_lines import read_lines
 from megabert.tasks.registry import register_task
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class MeanModel(TaskModel):
@@ -113,9 +118,12 @@ class Numbers(Task):
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> NumberFeatures:
         """Lines of a file, or some of them."""
-        lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-        if not all(len(line) == 2 for line in lines):
-            raise UserError(f"{path}: expected lines NUMBER<TAB>TEXT")
+        lines = []
+        for place, line in read_lines(path):
+            number, tab, text = line.partition("\t")
+            if not tab or not _NUMBER.fullmatch(number):
+                raise UserError(f"{path} line {place}: expected NUMBER<TAB>TEXT, not {line[:40]!r}")
+            lines.append((number, text))
         chosen = [lines[row] for row in draw_subset(len(lines), max_examples, seed)]
         rows, _, _ = join_texts(([text for _, text in chosen],), tokenizer, self.max_length)
         return NumberFeatures(rows, np.array([number for number, _ in chosen], np.float32))
@@ -126,9 +134,9 @@ class Numbers(Task):
 
     def item_features(self, items: list[dict[str, Any]], tokenizer: Tokenizer) -> NumberFeatures:
         """Objects with a ``text``."""
-        texts = [str(item.get("text", "")) for item in items]
-        rows, _, _ = join_texts((texts,), tokenizer, self.max_length)
-        return NumberFeatures(rows, np.zeros(len(texts), np.float32))
+        texts = texts_of_items(items, self.input_fields)
+        rows, _, _ = join_texts(texts, tokenizer, self.max_length)
+        return NumberFeatures(rows, np.zeros(len(items), np.float32))
 
     def build_model(self, config: ModelConfig, *arguments: Any) -> MeanModel:
         """The encoder with the head."""
