@@ -117,5 +117,5 @@ def _sample_lines(sample: ShownSample, colour: bool) -> list[str]:
         head += f", {sample.sentence_task} label {sample.label}: {sample.label_text}"
     lines = [head]
     for name, page, text in zip("AB", sample.page_ids, sample.texts(paint)):
-        lines.append(f"{name} (document {page}): {text}")
+        lines.append(f"{name} (page {page}): {text}")
     return lines
