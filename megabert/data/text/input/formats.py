@@ -41,6 +41,24 @@ _CLOSING_TAG = re.compile(
     r"</(?:p|div|span|a|li|ul|ol|td|tr|table|h[1-6]|html|body|head|title|script|b|i|em|strong)>",
     re.IGNORECASE,
 )
+_JSON_NAME = re.compile(r"\.(?:jsonl?|ndjson|geojson)(?:\.(?:bz2|gz|xz))?$", re.IGNORECASE)
+# a line of a literal or of JSON that something surrounds
+_LITERAL_LINE = re.compile(
+    r"""\s*(?:[\[{(][\s\[{(]*['"]|['"][^'"\n]{1,60}['"]\s*:|[\[\]{}()]+[;,]?\s*$|(?:var|let|const)\s+\w+\s*=\s*[\[{])"""
+)
+_DICTIONARY = re.compile(r"\[?\{\s*'\w+'\s*:")
+_FEWEST_LINES = 3  # of a literal
+_FEWEST_STRINGS = 3  # lines of nothing but a quoted string
+_WIKITEXT = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"\[\[[^\[\]\n]+\]\]",
+        r"'''[^'\n]+'''",
+        r"\{\{[^{}]+\}\}",
+        r"^==+[^=\n]+==+\s*$",
+    )
+)
+_WIKITEXT_EVERY = 300  # characters of wikitext, at most
 _TAG_EVERY = 500  # characters of HTML, at most
 
 
@@ -200,17 +218,35 @@ def _is_json(text: str) -> bool:
 
 
 def _are_strings(text: str) -> bool:
-    """Whether each line is a JSON string, one of them at least with an escape."""
+    """Whether each line is a JSON string, and they are several or one has an escape."""
     lines = [line for line in text.split("\n") if line.strip()]
-    return "\\" in text and all(line.startswith('"') and _is_json(line) for line in lines)
+    certain = "\\" in text or len(lines) >= _FEWEST_STRINGS
+    return certain and all(line.startswith('"') and _is_json(line) for line in lines)
 
 
 def _refuse_other_text(text: str, name: str) -> None:
     kind = next((kind for kind, pattern in _OTHER_TEXT if pattern.match(text)), None)
     if kind is None and len(_CLOSING_TAG.findall(text)) * _TAG_EVERY > len(text) + 4 * _TAG_EVERY:
         kind = "HTML"
+    if kind is None and _is_wikitext(text):
+        kind = "wikitext outside of a MediaWiki export"
+    if kind is None and (_JSON_NAME.search(name) or _is_literal(text)):
+        kind = "JSON in another form, or the literal of a program"
     if kind is not None:
         raise UserError(
             f"{name}: looks like {kind}, which is not read: extract the text first "
             "(--input-format text reads its lines as they are)"
         )
+
+
+def _is_wikitext(text: str) -> bool:
+    found = [len(pattern.findall(text)) for pattern in _WIKITEXT]
+    kinds = sum(count > 0 for count in found)
+    return kinds > 1 and sum(found) >= 4 and sum(found) * _WIKITEXT_EVERY > len(text)
+
+
+def _is_literal(text: str) -> bool:
+    lines = [line for line in text.split("\n") if line.strip()]
+    found = sum(_LITERAL_LINE.match(line) is not None for line in lines)
+    certain = found >= _FEWEST_LINES or _DICTIONARY.match(text) is not None
+    return certain and 2 * found > len(lines)

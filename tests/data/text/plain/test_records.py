@@ -136,6 +136,10 @@ def test_formats(tmp_path: Path, content: str, kind: str) -> None:
         ("1\n00:00:01,000 --> 00:00:02,000\nHi.\n", "subtitles"),
         ("\\documentclass{article}\n\\begin{document}\nText.\n", "LaTeX"),
         ("{{Infobox town\n|name=X\n}}\n'''X''' is a town.\n", "wikitext"),
+        ("'''Gold''' is a [[metal]].\n\n== History ==\n* It is [[old]].\n", "wikitext"),
+        ("// a comment\n[\n {\n  'text': 'a'\n }\n]\n", "JSON in another form"),
+        ('data([\n {"text": "a"},\n {"text": "b"}\n]);\n', "JSON in another form"),
+        ("[{'text': 'a'},\n{'text': 'b'}]\n", "JSON in another form"),
         ("A title\n<p>One.</p><p>Two.</p><p>Three.</p><p>Four.</p><p>Five.</p><p>Six.</p>\n", "HTML"),
         ("<article><p>Text.</p></article>\n", "<article>"),
         ('{"data": [{"text": "a"}]}\n', r"it has 'data'.*jq -c '\.data\[\]' OLD > NEW\.jsonl"),
@@ -157,6 +161,25 @@ def test_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None
         read(tmp_path / "data", content)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_prose_with_quotes_and_brackets_is_text(tmp_path: Path) -> None:
+    for number, content in enumerate(
+        (
+            '"Come here," he said.\n"I will not," she said.\n"Why?"\n',
+            "(He waits.)\n[Exit.]\nHe: I wait.\nShe: I go.\n",
+            "See [[a note]] here.\n\nIt is old. It is big.\n",
+        )
+    ):
+        path = tmp_path / str(number)
+        path.write_text(content)
+        assert detect_format(path) == "text"
+
+
+def test_a_file_named_json_is_json(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl", "a.ndjson.gz"):
+        with pytest.raises(UserError, match="JSON in another form"):
+            read(tmp_path / name, "null\n")
 
 
 def test_json_is_never_plain_text(tmp_path: Path) -> None:
