@@ -37,8 +37,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
 
     A formula, code or sign leaves a hole, which is added to ``names``; a formula of a few symbols
     becomes text, except on a line of its own. The text inside ``<nowiki>`` remains, with its
-    special characters as entities. A ``<ref>`` that is never closed takes the rest of its line with it and leaves a
-    hole; of other tags that are never closed, only the tag itself is removed.
+    special characters as entities. A ``<ref>`` that is never closed takes the rest of its line with
+    it and leaves a hole; of other tags that are never closed, only the tag itself is removed.
     """
     if "<" not in text:
         return text
@@ -51,16 +51,13 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
             parts.append(text[position : match.start()])
         position = match.end()
         shown = ""
-        if not match.group(3):
-            position = match.start() + 1  # not a tag
-            if name == "ref":
-                position = _line_end(text, match.start())
-                shown = hole(names, "<ref>") + _closers(text[match.start() : position])
-            else:
-                parts.append("<")
-                continue
-        elif not match.group(2).endswith("/"):
-            end = None if name in no_more else _content_end(text, name, position)
+        if not match.group(3) and name != "ref":
+            position = match.start() + 1
+            parts.append("<")  # not a tag
+            continue
+        if not match.group(3) or not match.group(2).endswith("/"):
+            is_closed = match.group(3) and name not in no_more
+            end = _content_end(text, name, position) if is_closed else None
             if end is not None:
                 if name == "math" and _is_displayed(text, match.start(), end[1]):
                     shown = hole(names, "<math>")
@@ -68,8 +65,10 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
                     shown = _shown_text(name, text[position : end[0]], names)
                 position = end[1]
             elif name == "ref":
-                position = _line_end(text, position)
-                shown = hole(names, "<ref>") + _closers(text[match.end() : position])
+                # without its ">", the tag itself may extend over lines
+                begin = match.end() if match.group(3) else match.start()
+                position = _line_end(text, begin)
+                shown = hole(names, "<ref>") + _closers(text[begin:position])
             else:
                 no_more.add(name)
         if shown:
@@ -85,7 +84,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
 
 
 def _is_displayed(text: str, start: int, end: int) -> bool:
-    """Whether a formula is all of an indented line, so that the text around it does not go through it."""
+    """Whether a formula is all of an indented line, apart from the text around it."""
     before = text[max(0, start - _INDENT) : start].rpartition("\n")[2]
     after = text[end : end + _INDENT].partition("\n")[0]
     return ":" in before and not before.strip(" \t:") and not after.strip(" \t.,;")

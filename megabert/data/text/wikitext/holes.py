@@ -42,9 +42,8 @@ def hole(names: list[str], name: str) -> str:
 
 
 def hole_name(mark: str, names: Sequence[str]) -> str:
-    """What the hole at the beginning of ``mark`` stands for, "" if that is not known."""
-    place = ord(mark[1]) - _FIRST_NAME if len(mark) > 1 else -1
-    return names[min(place, len(names) - 1)] if names and place >= 0 else ""
+    """What the hole whose mark begins the text ``mark`` stands for."""
+    return names[min(ord(mark[1]) - _FIRST_NAME, len(names) - 1)]
 
 
 def settle_lines(text: str, names: Sequence[str]) -> str:
@@ -70,7 +69,7 @@ def settle_lines(text: str, names: Sequence[str]) -> str:
         line = text[start:end]
         if _OWN_LINE.fullmatch(line):
             marks = _ANY.findall(line)
-            formula = all(_name(mark, names)[:1] == "<" for mark in marks)
+            formula = all(hole_name(mark, names)[:1] == "<" for mark in marks)
             first = _half_before(text, start, formula)
             second = _half_after(text, end, formula)
             parts.append(text[done:start] if first is None else text[done:first])
@@ -85,10 +84,6 @@ def settle_lines(text: str, names: Sequence[str]) -> str:
             done = start + bold.end()
         place = text.find(HOLE, end)
     return "".join(parts) + text[done:]
-
-
-def _name(mark: str, names: Sequence[str]) -> str:
-    return names[min(ord(mark[1]) - _FIRST_NAME, len(names) - 1)]
 
 
 def _half_before(text: str, start: int, formula: bool) -> int | None:
@@ -132,7 +127,7 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
     line = _GLUED.sub(_between_sentences, _FIRST.sub(_at_beginning, line))
     if HOLE not in line:
         return line
-    counts.update(unknown_template(_name(mark, names)) for mark in _ANY.findall(line))
+    counts.update(unknown_template(hole_name(mark, names)) for mark in _ANY.findall(line))
     return _ANY.sub(HOLE, line)
 
 

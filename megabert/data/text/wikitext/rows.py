@@ -13,14 +13,13 @@ _MARKS = ("\n|", "\n!", "||", "!!", TABLE_END)
 _LONGEST_TABLE = 2000  # lines
 # names of templates that end what another one began
 _END_NAME = re.compile(
-    r"\b(?:end|ende|bottom|footer|foot|close|fin|fine|fim|koniec|конец|низ|s-end)\b|end$|-e$"
-    r"|尾|底|末|終|결과 끝|끝|نهاية",
+    r"\b(?:end|ende|bottom|footer|foot|close|fin|fine|fim|koniec|конец|низ)\b|尾|底|末|終|끝|نهاية",
     re.IGNORECASE,
 )
 _LOOK_AHEAD = 2  # lines of a cell after a blank line
 
 
-def strip_rows(text: str, names: Sequence[str] = ()) -> str:
+def strip_rows(text: str, names: Sequence[str]) -> str:
     """Remove the rows of such tables: from their first line to a ``|}``, to a line that holds only a
     template, to a heading, or to a blank line that no further row follows.
 
@@ -59,12 +58,8 @@ def _is_row(lines: list[str], place: int) -> bool:
     if line[:1] == "!":
         begins = before[:1] == HOLE and line[1:2].isspace()
         row_before = before[:1] in (HOLE, "|", "!", "")
-        return begins or after[:1] in ("|", "!") or (row_before and _is_header(line))
+        return begins or after[:1] in ("|", "!") or (row_before and _HEADER.match(line) is not None)
     return after[:1] == "|" or (before[:1] == HOLE and (after[:1] == "!" or "||" in after))
-
-
-def _is_header(line: str) -> bool:
-    return _HEADER.match(line) is not None
 
 
 def _end_by_name(lines: list[str], first: int, names: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from megabert.data.text.namespaces import core_names, local_names
 from megabert.data.text.wikitext.templates.pattern import Pattern, PatternError, read_pattern
 from megabert.data.text.wikitext.templates.rules import RULES, Call, Rule
 from megabert.data.text.wikitext.templates.wording import PLAIN, Figures, Wording
@@ -21,11 +22,12 @@ _SAME_TEMPLATES = {"simple": "en"}
 _SPACES = re.compile(r"[\s_]+")
 _INNER = "rest"
 _REMEMBERED = 10_000
-# what may precede the name of a template in a call
-_PREFIXES = ("template", "subst", "safesubst", "msg", "msgnw", "raw")
+_TEMPLATE = 10  # number of the namespace
+# what may precede the name of a template in a call, besides the namespace
+_PREFIXES = ("subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
-    "months", "first_day", "figures", "nothing", "unknown", "namespace", "called", "show", "alike", "prefix",
-    "suffix", "function", "map",
+    "months", "first_day", "figures", "nothing", "unknown", "called", "show", "alike", "prefix", "suffix",
+    "function", "map",
 }  # fmt: skip
 
 
@@ -71,7 +73,7 @@ class TemplateTable:
             return self.codes[code]
         name = _name(head)
         entry = self.calls.get(name)
-        if entry == () and len(self._silent) < _REMEMBERED:
+        if entry == () and len(self._silent) < _REMEMBERED and head.strip() not in self.codes:
             self._silent.add(head)
         if entry is None and ":" in name:
             prefix, _, after = name.partition(":")
@@ -176,7 +178,7 @@ def template_table(language: str) -> TemplateTable:
                 contents.append((file, tomllib.loads(file.read_text(encoding="utf-8"))))
             except tomllib.TOMLDecodeError as error:
                 raise PatternError(f"{file}: {error}") from None
-    table = TemplateTable(code, namespaces=set(_PREFIXES))
+    table = TemplateTable(code, namespaces=_namespaces(code))
     for file, content in contents:
         try:
             table.wording = _wording(contents[-1][1])
@@ -186,6 +188,12 @@ def template_table(language: str) -> TemplateTable:
     table.prefix_names = tuple(table.prefixes)
     table.suffix_names = tuple(table.suffixes)
     return table
+
+
+def _namespaces(code: str) -> set[str]:
+    """What may precede the name of a template in a call, in the form of :func:`_name`."""
+    names = {**local_names(""), **local_names(code), **core_names()}
+    return {*_PREFIXES, *(_name(name) for name, number in names.items() if number == _TEMPLATE)}
 
 
 def _wording(content: Mapping[str, Any]) -> Wording:
@@ -211,7 +219,6 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
         elif name.endswith("*"):
             known = table.prefixes
         known[name.rstrip(":*")] = ()
-    table.namespaces.update(content.get("namespace", ()))
     for section, known in (
         ("show", table.calls),
         ("prefix", table.prefixes),

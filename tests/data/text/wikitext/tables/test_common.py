@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megabert.data.text.wikitext.templates.pattern import PatternError, read_pattern
-from megabert.data.text.wikitext.templates.table import template_table
+from megabert.data.text.wikitext.templates.table import TemplateTable, template_table
 from megabert.data.text.wikitext.templates.wording import Figures, Wording
 
 CALLS = [
@@ -118,6 +118,23 @@ def test_patterns(pattern: str, arguments: dict[str, str], shown: str | None) ->
     maps = {"country": {"JPN": "日本"}}
     read = read_pattern(pattern, Wording(("I", "II", "III"), maps=maps, figures=Figures("", ",")))
     assert read.shown({**arguments, "0": "Old name"}, ("0",)) == shown
+
+
+def test_a_name_that_shows_nothing_is_not_a_code_of_the_same_letters() -> None:
+    table = TemplateTable("xx", calls={"col": ()}, codes={"COL": "Colombia"})
+    for _ in range(2):
+        assert table.text_of("COL|x") == ""
+        assert table.text_of("COL") == "Colombia"
+        assert table.text_of("col") == ""
+
+
+@pytest.mark.parametrize(
+    ("language", "prefix"),
+    [("en", "Template"), ("de", "Vorlage"), ("fr", "modèle"), ("ko", "틀"), ("zh", "模板"), ("sv", "Mall"),
+     ("en", "Vorlage"), ("en", "subst")],
+)  # fmt: skip
+def test_the_namespace_may_precede_a_name(language: str, prefix: str) -> None:
+    assert template_table(language).text_of(f"{prefix}:nowrap|x") == "x"
 
 
 @pytest.mark.parametrize("pattern", ["{1", "[{1}", "{1:nothing}", "}", "a]", "{}"])
