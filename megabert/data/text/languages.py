@@ -1,6 +1,6 @@
 """Language codes: which are known, what wikis call them, and the language of a page.
 
-A code is known if MediaWiki or sentencex has it, or if it is an ISO 639-1 code. Subtags may follow.
+A code is known if it is in ``_LISTED`` or ``_ALIASES``. Subtags may follow.
 They count for languages that are written in several ways ("zh-tw", "sr-el"), and not for others
 ("en-GB" is "en").
 Source of the codes: MediaWiki's list of language names, and the list of Wikipedias.
