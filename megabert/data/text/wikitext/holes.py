@@ -17,6 +17,9 @@ HOLE = "\ue001"
 """Marks a hole; the character behind it says what was taken."""
 _FIRST_NAME, _NAMES = 0xF0000, 0xFFFD
 _MARK = HOLE + "[\U000f0000-\U000ffffd]"
+SPOKEN = "\ue003"
+"""What a table says of a template that shows phonetic signs, and the beginning of its hole's name:
+inside brackets it is not missed."""
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
 _OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+[.,;:。，；：]?[ \t]*")
@@ -30,6 +33,7 @@ _LAST = re.compile(rf"(?<=[{_STOPS}])([{re.escape(_CLOSING)}]*)\s*(?:{_MARK}\s*)
 _FIRST = re.compile(rf"^\s*(?:{_MARK})+(?=[^\W\d_])")
 _GLUED = re.compile(rf"(?<=[{_STOPS}])(?:{_MARK})+(?=[^\W\d_])")
 _ANY = re.compile(_MARK)
+_SEPARATOR = re.compile(r"([,;，；、()（）\[\]])")
 _INDENT = " \t\n:*#"  # before the halves of a sentence around a displayed formula
 _NO_PROSE = "=|!{<*#:;"  # begin a heading, a row, a tag or a list item
 _ENDS = (*_STOPS, ":", "：", ">", "")
@@ -118,17 +122,42 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
     """
     if HOLE not in line:
         return line
+    spoken = any(hole_name(mark, names)[0] == SPOKEN for mark in _ANY.findall(line))
+
+    def settle_brackets(match: re.Match[str]) -> str:
+        remark = _without_spoken(match.group(), names) if spoken else match.group()
+        if HOLE not in remark:
+            return remark
+        counts[BRACKETS] += 1
+        return MARK
+
     for _ in range(4):
-        line, left_out = _IN_BRACKETS.subn(MARK, line)
-        if not left_out:
+        line, settled = _IN_BRACKETS.subn(settle_brackets, line)
+        if not settled:
             break
-        counts[BRACKETS] += left_out
     line = _LAST.sub(r"\1", _NOTE.sub("", line))
     line = _GLUED.sub(_between_sentences, _FIRST.sub(_at_beginning, line))
     if HOLE not in line:
         return line
-    counts.update(unknown_template(hole_name(mark, names)) for mark in _ANY.findall(line))
+    found = (hole_name(mark, names).removeprefix(SPOKEN) for mark in _ANY.findall(line))
+    counts.update(map(unknown_template, found))
     return _ANY.sub(HOLE, line)
+
+
+def _without_spoken(remark: str, names: Sequence[str]) -> str:
+    """A remark in brackets without pronunciations, and without words of small letters around one:
+    ``(pronounced {{IPA}}; born 1990)`` is (born 1990)."""
+    parts = _SEPARATOR.split(remark)
+    for index, part in enumerate(parts):
+        if HOLE not in part:
+            continue
+        for mark in _ANY.findall(part):
+            if hole_name(mark, names)[0] == SPOKEN:
+                part = part.replace(mark, MARK)
+        if HOLE not in part and all(letter.islower() for letter in part if letter.isalnum()):
+            part = MARK
+        parts[index] = part
+    return "".join(parts)
 
 
 def _at_beginning(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from megabert.data.text.pages import Site
 from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
-from megabert.data.text.wikitext.holes import HOLE, settle_line, settle_lines
+from megabert.data.text.wikitext.holes import HOLE, SPOKEN, settle_line, settle_lines
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.items import note_items
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
@@ -28,7 +28,7 @@ MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
-_MARKS = (EXTERNAL, HOLE, TABLE_END, MARK)  # the cleaner uses these characters itself
+_MARKS = (EXTERNAL, HOLE, SPOKEN, TABLE_END, MARK)  # the cleaner uses these characters itself
 # a heading made of bold text, or of a term without its definition
 _BOLD_LINE = re.compile(
     r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"

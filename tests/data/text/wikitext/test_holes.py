@@ -37,6 +37,11 @@ AROUND = "It is old. {} It is big."
         "See [[Town|the {{unknown}} town]] there.",
         "See [http://example.org] for the details.",
         "The {{nowrap|5|kilo=m}} road is old.",
+        "The name is pronounced {{IPAc-en|b|ɜːr}}, and rhymes.",
+        "It is called {{IPA-fr|mo}} or {{respell|MOH}}.",
+        "The name {{audio|x.ogg|Town}} is French.",
+        "It is [[called]] {{IPA-fr|mo}} there.",
+        "It is ''Mot'' (in Paris) {{IPA-fr|mo}}, and (here) {{IPA-en|mo}}.",
     ],
 )
 def test_a_sentence_with_a_hole_is_left_out_and_counted(broken: str) -> None:
@@ -83,6 +88,26 @@ def test_what_is_no_part_of_a_sentence_leaves_no_hole(wikitext: str, kept: list[
 )  # fmt: skip
 def test_a_displayed_formula_joins_the_halves_of_a_sentence(wikitext: str, kept: list[str]) -> None:
     assert sentences(wikitext) == kept
+
+
+@pytest.mark.parametrize(
+    ("remark", "left"),
+    [
+        ("({{IPAc-en|b|ɜːr}})", ""),
+        ("({{IPAc-en|b|ɜːr}}; French: ''mot'')", " (French: mot)"),
+        ("(pronounced {{IPAc-en|b|ɜːr}}, {{respell|BUR}}; born 1990)", " (born 1990)"),
+        ("(French: ''Mot'' {{IPA|fr|mo}})", " (French: Mot)"),
+        ("({{IPA-fr|mo}}, {{unknown}})", ""),
+        ("{{IPA-fr|mo}}", ""),
+        ("(French: ''Mot'') {{IPA-fr|mo}}", " (French: Mot)"),
+        ("{{nihongo||水|mizu}} {{IPA-ja|mizu}}", " mizu (水)"),
+        ("of the word ''mot'' {{IPA-fr|mo}}", " of the word mot"),
+    ],
+)
+def test_pronunciations_in_brackets_and_behind_a_name_are_not_missed(
+    remark: str, left: str
+) -> None:
+    assert sentences(f"'''The Town''' {remark} is old.") == [f"The Town{left} is old."]
 
 
 def test_dots_of_a_formula_end_no_sentence() -> None:

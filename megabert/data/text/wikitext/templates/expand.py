@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from megabert.data.text.wikitext.holes import HOLE, hole
+from megabert.data.text.wikitext.holes import HOLE, SPOKEN, hole
 from megabert.data.text.wikitext.rows import TABLE_END
 from megabert.data.text.wikitext.templates.table import TemplateTable
 from megabert.data.text.wikitext.tidy import MARK, gap
@@ -18,6 +18,7 @@ MAX_TEMPLATE_DEPTH = 60
 _PASSES = 8
 MAX_INDENT = 40
 _MAX_NAME = 60
+_PUNCTUATION = frozenset(".,;:!?。，；：")
 
 
 @dataclass
@@ -46,6 +47,10 @@ class Calls:
         shown = self.table.text_of(body, self.title)
         if shown is not None:
             self.understood += 1
+            if shown == SPOKEN:
+                if not _is_named(before, after):
+                    return hole(self.names, SPOKEN + _called(body))
+                shown = ""
             if shown:
                 if shown[0] == "'" or shown[-1] == "'":
                     # the template's own tag keeps its quotes apart from those around it
@@ -58,6 +63,16 @@ class Calls:
         if shown is None:
             return hole(self.names, _called(body))
         return gap(before, after)
+
+
+def _is_named(before: str, after: str) -> bool:
+    """Whether a pronunciation follows the title, a word in italics or brackets that it explains, so
+    that the sentence has all its words without it."""
+    before = before[-_MAX_NAME:].rstrip(" ")
+    if before.endswith("'''"):
+        return True
+    named = before.endswith(("''", ")", "）", "]")) and not before.endswith("]]")
+    return named and after[:2].strip()[:1] not in _PUNCTUATION
 
 
 def _called(body: str) -> str:
@@ -94,7 +109,8 @@ def strip_templates(text: str, calls: Calls) -> str:
         for index in range(1, len(pieces), 2):
             shown = calls.replacement(pieces[index], before, pieces[index + 1])
             pieces[index] = shown
-            before = pieces[index + 1] or shown or before
+            between = pieces[index + 1]
+            before = between if between.strip() else (shown or before) + between
         text = "".join(pieces)
     if "{{" not in text and "{|" not in text and "}}" not in text and "|}" not in text:
         return text

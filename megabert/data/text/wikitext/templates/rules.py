@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
+from megabert.data.text.wikitext.holes import SPOKEN
 from megabert.data.text.wikitext.templates import units
 from megabert.data.text.wikitext.templates.biography import italian_lead
 from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
@@ -268,6 +269,16 @@ def _title(call: Call) -> str | None:
     return call.title
 
 
+def _spoken(call: Call) -> str | None:
+    return SPOKEN
+
+
+def _english_ipa(call: Call) -> str | None:
+    """``{{IPA|/x/}}`` shows its text; ``{{IPA|fr|x}}`` a pronunciation with its language."""
+    texts = call.positional
+    return texts[0] if len(texts) == 1 and call.named().keys() <= {"cat", "class"} else SPOKEN
+
+
 def _spaces(call: Call) -> str | None:
     return " "
 
@@ -311,6 +322,8 @@ RULES: dict[str, Rule] = {
     "number": _number,
     "title": _title,
     "spaces": _spaces,
+    "spoken": _spoken,
+    "english ipa": _english_ipa,
     "if": _if,
     "ifeq": _if_equal,
     "tag": _tag,

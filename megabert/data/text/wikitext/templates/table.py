@@ -26,7 +26,7 @@ _TEMPLATE = 10  # number of the namespace
 # what may precede the name of a template in a call, besides the namespace
 _PREFIXES = ("subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
-    "months", "first_day", "figures", "nothing", "unknown", "called", "show", "alike", "prefix", "suffix",
+    "months", "first_day", "figures", "nothing", "spoken", "unknown", "called", "show", "alike", "prefix", "suffix",
     "function", "map",
 }  # fmt: skip
 
@@ -212,13 +212,16 @@ def _add(table: TemplateTable, content: Mapping[str, Any]) -> None:
         if name not in maps:
             raise PatternError(f"no map {name!r}")
         table.codes.update(maps[name])
-    for name in content.get("nothing", ()):
-        known = table.calls
-        if name.endswith(":"):
-            known = table.functions
-        elif name.endswith("*"):
-            known = table.prefixes
-        known[name.rstrip(":*")] = ()
+    entries: tuple[tuple[str, tuple[Pattern, ...] | Rule], ...]
+    entries = (("nothing", ()), ("spoken", RULES["spoken"]))
+    for key, silent in entries:
+        for name in content.get(key, ()):
+            known = table.calls
+            if name.endswith(":"):
+                known = table.functions
+            elif name.endswith("*"):
+                known = table.prefixes
+            known[name.rstrip(":*")] = silent
     for section, known in (
         ("show", table.calls),
         ("prefix", table.prefixes),

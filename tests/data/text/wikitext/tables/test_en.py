@@ -2,6 +2,7 @@
 
 import pytest
 
+from megabert.data.text.wikitext.holes import SPOKEN
 from megabert.data.text.wikitext.templates.table import template_table
 
 CALLS = [
@@ -17,8 +18,8 @@ CALLS = [
     ("zh|s=水|t=水|p=shuǐ", "simplified Chinese: 水; traditional Chinese: 水; pinyin: shuǐ"),
     ("zh|c=水|first=t", None),
     ("IPA|/a/", "/a/"),
-    ("IPA|de|a|lang", ""),
-    ("IPAc-en|b|ɜːr", ""),
+    ("IPA|de|a|lang", SPOKEN),
+    ("IPAc-en|b|ɜːr", SPOKEN),
     ("IPAslink|ʃ", "/ʃ/"),
     ("angbr|a", "⟨a⟩"),
     ("birth date|1879|3|14|df=y", "14 March 1879"),

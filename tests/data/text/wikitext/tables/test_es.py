@@ -2,6 +2,7 @@
 
 import pytest
 
+from megabert.data.text.wikitext.holes import SPOKEN
 from megabert.data.text.wikitext.templates.table import template_table
 
 CALLS = [
@@ -28,7 +29,7 @@ CALLS = [
     ("lang-de|Wasser", "en alemán: Wasser"),
     ("nihongo|Agua|水|mizu", "Agua (水, mizu)"),
     ("AFI|ˈaɣwa", "ˈaɣwa"),
-    ("IPA-de|a|pron", ""),
+    ("IPA-de|a|pron", SPOKEN),
     ("cita|El agua moja.|A. Pérez", "\n\nEl agua moja.\n\n"),
     ("sic", "[sic]"),
     ("abreviatura|EE.UU.|Estados", "EE.UU."),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from megabert.data.text.wikitext.holes import SPOKEN
 from megabert.data.text.wikitext.templates.table import template_table
 
 CALLS = [
@@ -27,7 +28,7 @@ CALLS = [
     ("kolor|red|woda", "woda"),
     ("cytat|Woda jest mokra.|A. Nowak", "\n\nWoda jest mokra.\n\n"),
     ("unikod|水", "水"),
-    ("IPA3|a", ""),
+    ("IPA3|a", SPOKEN),
     ("sic", "[sic!]"),
     ("Clear", ""),
     ("convert|5|mi|km", None),
