@@ -82,6 +82,7 @@ Rule = Callable[[Call], str | None]
 
 _NUMBER = re.compile(r"[-+−–]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+−]?\d+)?")
 _MIXED = re.compile(r"([-+−–]?\d+)[+ ](\d+)//?(\d+)|([-+−–]?\d+)//?(\d+)")
+_ONE = re.compile(r"1|\d+/\d+")
 _HARMLESS = frozenset(
     [
         "abbr",
@@ -155,14 +156,13 @@ def _convert(call: Call) -> str | None:
             break
     if not words or words[-1] in units.RANGES.values():
         return None
-    if words[-1].endswith("s") and (words[-1] in units.WORDS or " " in words[-1]):
-        adjective = call.arguments.get("adj") == "on"
-        if adjective and (len(words) > 2 or " " in words[-1]):
+    one = units.WORDS.get(words[-1])
+    if call.arguments.get("adj") == "on" and (one or words[-1].partition(" ")[2] in units.WORDS):
+        if one is None or len(words) > 2 or " " in one:
             return None  # "22-million-acre"
-        if adjective or words[-2:-1] == ["1"]:
-            words[-1] = words[-1].removesuffix("s")
-        if adjective:
-            words = ["-".join(words)]
+        words = [f"{words[0]}-{one}"]
+    elif one is not None and _ONE.fullmatch(words[-2]):
+        words[-1] = one
     return " ".join(words).replace(" – ", "–") if _is_output(values[place:]) else None
 
 
