@@ -77,7 +77,7 @@ def resolve_conversion(text: str, language: str) -> str:
         if chosen:
             return chosen
         start, end = match.span()
-        return gap(match.string[max(0, start - 2) : start], match.string[end : end + 2])
+        return gap(match.string[max(0, start - 2) : start], match.string[end : end + 3])
 
     for _ in range(_MAX_NESTING):
         text, count = _INNERMOST.subn(shown, text)

@@ -74,7 +74,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
         if shown:
             parts.append(shown)
         elif parts and (name != "nowiki" or parts[-1][-1:] == "'"):
-            parts.append(gap(parts[-1], text[position : position + 1]))
+            parts.append(gap(parts[-1], text[position : position + 3]))
             if not parts[-1]:
                 parts.pop()
     parts.append(text[position:])

@@ -47,6 +47,8 @@ _SPACELESS_LANGUAGES = frozenset(
 )
 _STOPS = frozenset(".!?;:,)")
 _QUOTES = frozenset('"”’')
+# a comma, full stop or closing bracket with a space before it
+_SPACED = re.compile(r" (?:[,.](?:\s|$)|\))")
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 
 
@@ -155,9 +157,12 @@ def gap(before: str, after: str) -> str:
     A space if two words or sentences would be joined ("breaks{{clarify}}in", "end.<ref/>The"),
     except in scripts without spaces. A MARK if a bracket or quote was opened before it, or if
     punctuation follows that belonged to what was removed ("a, {{b}}, c"); between two apostrophes
-    too, which would become one mark of bold text.
+    too, which would become one mark of bold text. A space typed between it and a comma, full stop or
+    closing bracket goes: "a{{b}} , c". Of ``after``, three characters count.
     """
     left, right = before[-1:], after[:1]
+    if right == " " and _SPACED.match(after):
+        return MARK
     if right.isalnum():
         if right.isdigit() and left not in _STOPS:
             return ""

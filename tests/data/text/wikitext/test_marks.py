@@ -80,6 +80,9 @@ def test_links_to_other_languages() -> None:
         ("(see [http://a.b]) and ([http://a.b c])", "(see) and (c)"), ("({{cn}} [[de:x]]) y", "y"),
         ("甲（{{cn}}，乙）。{{cn}}，丙{{cn}}、{{cn}}、丁", "甲（乙）。丙、丁"), ("{{cn}}。{{cn}}，丙", "丙"),
         ("\"{{cn}}\" x ''{{cn}}'' y '''{{cn}}''' z", "x y z"), ("'{{cn}}' and {{cn}}'s", "'' and 's"),
+        ("a{{cn}} , b {{cn}} . C<ref>d</ref> , e ({{cn}} f<ref>g</ref> ) h.", "a, b. C, e (f) h."),
+        ("a{{cn}} .NET and b <ref>c</ref> ,d; e , f .", "a .NET and b ,d; e , f ."),
+        ("a{{cn|{}}} , b.", "a, b."),
         ("See it (http://a.b/c_(d)), please.", "See it, please."),
     ],
 )  # fmt: skip

@@ -136,9 +136,9 @@ def _strip_nested(text: str, calls: Calls) -> str:
                 stack[-1].add("{")  # the brace of a conversion "-{{{...}}}-"
             stack.extend(_Frame(False) for _ in range(len(token) // 2))
         else:
-            after = text[position : position + 1]
+            after = text[position : position + 3]
             _close(stack, token, calls, after)
-            if token[0] == "}" and len(token) % 2 and after == "-":
+            if token[0] == "}" and len(token) % 2 and after[:1] == "-":
                 stack[-1].add("}")
         if len(stack) > MAX_TEMPLATE_DEPTH:
             _unwind(stack)
@@ -157,7 +157,7 @@ def _starts_line(text: str, place: int) -> bool:
 def _close(stack: list[_Frame], token: str, calls: Calls, after: str) -> None:
     """Close the frames that a run of closing marks closes; unpaired marks are dropped.
 
-    ``after`` is the character after the marks.
+    ``after`` is the text after the marks, of which three characters count.
     """
     braces = len(token.lstrip("|"))
     if "|" in token and braces in (1, 3, 5):
