@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         input_format=args.input_format,
         documents=args.documents,
         line_breaks=args.line_breaks,
+        line_marks=args.line_marks,
         text_field=args.text_field,
         bad_lines=args.bad_lines,
         language=check_language(args.language),

@@ -33,6 +33,7 @@ class ShardingOptions:
     input_format: str = "auto"
     documents: str = "auto"
     line_breaks: str = "auto"
+    line_marks: str = "auto"
     text_field: str = "text"
     bad_lines: str = "error"
     language: str = AUTO
@@ -53,7 +54,12 @@ class ShardingOptions:
     def reading(self) -> ReadingRules:
         """How the inputs are read."""
         return ReadingRules(
-            self.input_format, self.documents, self.line_breaks, self.text_field, self.bad_lines
+            self.input_format,
+            self.documents,
+            self.line_breaks,
+            self.text_field,
+            self.bad_lines,
+            self.line_marks,
         )
 
     def check(self) -> None:
@@ -123,6 +129,7 @@ def job_record(
             "input_format": options.input_format,
             "documents": options.documents,
             "line_breaks": options.line_breaks,
+            "line_marks": options.line_marks,
             "text_field": options.text_field,
             "bad_lines": options.bad_lines,
             "language": joint_language(info.language for info in inputs),

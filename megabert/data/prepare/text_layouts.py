@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,47 @@ def _log(name: str, layout: InputLayout) -> None:
         f"{'; '.join(ways)}: {number} document{'s' * (number != 1)} of {mean:.0f} characters "
         f"on average{more}; --documents and --line-breaks change this"
     )
+    _log_marks(name, sample)
+    _log_spacing(name, sample)
     if sample.markdown:
         get_logger().warning(
             f"{name}: {sample.markdown} of the files look like Markdown; its marks are not removed"
+        )
+
+
+def _log_marks(name: str, sample: TextSample) -> None:
+    """Log which marks are removed from the beginnings of lines, and warn of those that stay."""
+    if sample.marked:
+        get_logger().info(
+            f"{name}: marks at the beginning of lines are removed: {_listed(sample.marked)} of "
+            f"{sample.marked_of:,} lines in what was sampled; --line-marks keep keeps them"
+        )
+    if sample.kept_marks:
+        get_logger().warning(
+            f"{name}: marks at the beginning of lines stay in the text: "
+            f"{_listed(sample.kept_marks)} of {sample.marked_of:,} lines in what was sampled; if "
+            "they do not belong to it, give --line-marks remove"
+        )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _log_spacing(name: str, sample: TextSample) -> None:
+    """Log that blank lines inside paragraphs are left out, and warn if they may be and are not."""
+    if sample.spaced:
+        files = f" in {sample.spaced} of the files" if sample.files > 1 else ""
+        get_logger().info(
+            f"{name}: blank lines between the lines of a paragraph (double spacing) are left "
+            f"out{files}; --line-breaks keep keeps them"
+        )
+    if sample.doubtful:
+        get_logger().warning(
+            f"{name}: {sample.doubtful} text file{'s' * (sample.doubtful != 1)} may be "
+            "double-spaced: blank lines follow lines that stop inside sentences, and each line is "
+            "read as a paragraph; if these are not paragraphs, remove the blank lines: "
+            "sed '/^[[:space:]]*$/d' OLD > NEW"
         )
 
 

@@ -12,6 +12,7 @@ RECORDS = ("jsonl", "json", "csv", "tsv", "parquet")
 """The formats with a document in a field of each record."""
 DOCUMENTS = ("file", "blank-line", "line", "heading")
 LINE_BREAKS = ("keep", "join")
+LINE_MARKS = ("keep", "remove")
 BAD_LINES = ("error", "skip")
 BAD_LINE = "bad line"
 """Drop reason of a line or record that cannot be read, and the content model of its page."""
@@ -27,6 +28,8 @@ class ReadingRules:
             line, or the lines below a ``= Title =`` line.
         line_breaks: whether a line's end in a document ends a sentence ("keep"), or is a space as
             in hard-wrapped text ("join").
+        line_marks: whether marks before lines ("> " of quoted mail, comment marks, line numbers) are
+            text ("keep") or are removed from lines in a row.
         text_field: field or column that holds the text, in the formats of RECORDS.
         bad_lines: whether a line or record that cannot be read is an error or is left out.
     """
@@ -36,6 +39,7 @@ class ReadingRules:
     line_breaks: str = AUTO
     text_field: str = "text"
     bad_lines: str = "error"
+    line_marks: str = AUTO
 
     @property
     def skip(self) -> bool:
@@ -51,6 +55,7 @@ class ReadingRules:
         for flag, value, known in (
             ("--documents", self.documents, (AUTO, *DOCUMENTS)),
             ("--line-breaks", self.line_breaks, (AUTO, *LINE_BREAKS)),
+            ("--line-marks", self.line_marks, (AUTO, *LINE_MARKS)),
             ("--bad-lines", self.bad_lines, BAD_LINES),
         ):
             if value not in known:
@@ -92,6 +97,12 @@ def add_reading_flags(parser: argparse.ArgumentParser, *, documents: bool) -> No
         "as in hard-wrapped text (default: auto, by the widths of the lines; logged)",
     )  # fmt: skip
     group.add_argument(
+        "--line-marks", choices=(AUTO, *LINE_MARKS), default=AUTO,
+        help="marks before the lines of plain text, such as '> ' of quoted mail, '# ' of comments "
+        "and line numbers: keep them as text, or remove them from lines in a row (default: auto, "
+        "removed from prose that is cut at line ends; logged)",
+    )  # fmt: skip
+    group.add_argument(
         "--bad-lines", choices=BAD_LINES, default="error",
         help="lines or records that are not UTF-8, not complete, or without the text field: stop, "
         "or leave them out and count them (default: error)",
@@ -110,6 +121,7 @@ def rules_of(args: argparse.Namespace) -> ReadingRules:
         args.line_breaks,
         args.text_field,
         args.bad_lines,
+        args.line_marks,
     )
     rules.check()
     return rules

@@ -93,6 +93,37 @@ def test_a_folder_is_one_document_per_file(
     assert load_manifest(tmp_path / "out") == report.manifest
 
 
+def test_marks_and_blank_lines_that_are_left_out_are_logged(
+    vocabulary: Path, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    text = "\n\n".join(wrapped(number) for number in range(9))
+    quoted, doubled, numbered = (tmp_path / name for name in ("quoted", "doubled", "numbered"))
+    quoted.write_text("".join(f"> {line}\n" for line in text.split("\n")))
+    other = "\n\n".join(wrapped(number) for number in range(9, 18))
+    doubled.write_text(other.replace("\n", "\n\n"))
+    numbered.write_text("".join(f"{n}. {s}\n" for n, s in enumerate(sentences(50, 30), 1)))
+    run(vocabulary, tmp_path / "out", quoted, doubled, numbered)
+    assert lengths(tmp_path / "out") == [*[9] * 18, *[1] * 30]
+    count = len(text.split("\n"))
+    assert (
+        f"{quoted}: marks at the beginning of lines are removed: '> ' {count} of {count} lines in "
+        "what was sampled; --line-marks keep keeps them"
+    ) in log.messages
+    assert (
+        f"{doubled}: blank lines between the lines of a paragraph (double spacing) are left out; "
+        "--line-breaks keep keeps them"
+    ) in log.messages
+    assert (
+        f"{numbered}: marks at the beginning of lines stay in the text: line numbers 30 of 30 lines "
+        "in what was sampled; if they do not belong to it, give --line-marks remove"
+    ) in log.messages
+    log.clear()
+    run(vocabulary, tmp_path / "kept", quoted, line_marks="keep")
+    assert not any("marks at the beginning" in message for message in log.messages)
+    with pytest.raises(UserError, match="--line-marks 'drop' is unknown"):
+        run(vocabulary, tmp_path / "bad", quoted, line_marks="drop")
+
+
 @pytest.mark.parametrize("changes", [{"workers": 3}, {"segment_bytes": 100}, {"resume": True}])
 def test_the_same_bytes_however_it_is_read(
     vocabulary: Path, tmp_path: Path, changes: dict[str, Any]

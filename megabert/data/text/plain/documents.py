@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from megabert.common.errors import UserError
@@ -12,7 +12,6 @@ from megabert.data.text.pages import Page
 from megabert.data.text.plain.layout import HEADING, SAMPLE, TextLayout, text_layout
 from megabert.data.text.plain.lines import text_lines
 from megabert.data.text.plain.records import Numbering, plain_page
-from megabert.data.text.plain.wrapping import join_lines
 from megabert.data.text.reading import ReadingRules
 
 MAX_DOCUMENT = 1 << 26
@@ -39,7 +38,9 @@ def read_text(
         stream = io.BufferedReader(_Continued(sample, stream), buffer_size=1 << 18)
     lines = text_lines(stream, name, rules.skip)
     if layout.documents == "line":
-        return _lines(lines, numbering)
+        return _lines(lines, numbering, layout)
+    if layout.spacing:
+        lines = _without_spacing(lines, layout)
     return _documents(lines, name, numbering, layout)
 
 
@@ -61,11 +62,36 @@ class _Continued(io.RawIOBase):
         return count
 
 
-def _lines(lines: Iterator[tuple[int, str | Page]], numbering: Numbering) -> Iterator[Page]:
+def _without_spacing(
+    lines: Iterator[tuple[int, str | Page]], layout: TextLayout
+) -> Iterator[tuple[int, str | Page]]:
+    """The lines without the blank ones that follow each line of a paragraph."""
+    left = 0
+    for number, line in lines:
+        if isinstance(line, Page) or not _is_blank(line, layout):
+            left = layout.spacing
+        elif left:
+            left -= 1
+            continue
+        yield number, line
+
+
+def _is_blank(line: str, layout: TextLayout) -> bool:
+    if not line or line.isspace():
+        return True
+    return layout.margins is not None and layout.margins.is_blank(line)
+
+
+def _lines(
+    lines: Iterator[tuple[int, str | Page]], numbering: Numbering, layout: TextLayout
+) -> Iterator[Page]:
     for _, line in lines:
         if isinstance(line, Page):
             yield line
-        elif line and not line.isspace():
+            continue
+        if layout.margins is not None:
+            line = layout.text([line])
+        if line and not line.isspace():
             yield plain_page(numbering.number(), "", line)
 
 
@@ -82,7 +108,7 @@ def _documents(
             yield line
             continue
         heading = None
-        if not line or line.isspace():
+        if _is_blank(line, layout):
             if not by_blank:
                 found.append("")
                 continue
@@ -100,15 +126,9 @@ def _documents(
                     f"{MAX_DOCUMENT >> 20} Mi characters; --documents says what a document is"
                 )
             continue
-        if size and (text := _text(found, layout)):
+        if size and (text := layout.text(found)):
             yield plain_page(numbering.number(), title, text)
         found, size = [], 0
         title = heading.group(1) if heading else ""
-    if size and (text := _text(found, layout)):
+    if size and (text := layout.text(found)):
         yield plain_page(numbering.number(), title, text)
-
-
-def _text(lines: Sequence[str | None], layout: TextLayout) -> str:
-    if layout.wrapping is not None:
-        return "\n".join(join_lines(lines, layout.wrapping))
-    return "\n".join(line for line in lines if line is not None)

@@ -18,10 +18,19 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from megabert.data.text.plain.wrapping import JOIN_ALL, Wrapping, wrapping_of
+from megabert.data.text.plain.margins import (
+    FoundMargins,
+    Margins,
+    count_names,
+    find_margins,
+    without_margins,
+)
+from megabert.data.text.plain.spacing import blank_lines_between, spaced_wrapping, without_spacing
+from megabert.data.text.plain.wrapping import JOIN_ALL, Wrapping, join_lines, wrapping_of
 from megabert.data.text.reading import AUTO, ReadingRules
 
 SAMPLE = 1 << 21
@@ -48,20 +57,43 @@ class TextLayout:
     Attributes:
         documents: one of ``reading.DOCUMENTS``.
         wrapping: of hard-wrapped lines, which are joined; None if line ends are kept.
+        margins: marks that are removed from the beginnings of lines.
+        spacing: blank lines after each line of a paragraph, which are left out.
     """
 
     documents: str
     wrapping: Wrapping | None = None
+    margins: Margins | None = None
+    spacing: int = 0
+
+    def text(self, lines: Sequence[str | None]) -> str:
+        """The text of a document; a paragraph with a None, a line that cannot be read, is left out
+        where lines are joined."""
+        if self.margins is not None:
+            lines = without_margins(lines, self.margins)
+        if self.wrapping is not None:
+            return "\n".join(join_lines(lines, self.wrapping))
+        return "\n".join(line for line in lines if line is not None)
 
 
 def text_layout(sample: bytes, rules: ReadingRules) -> TextLayout:
     """The layout of a file, from its first SAMPLE bytes."""
-    return _layout(sample, _Marks.of(sample), rules)
+    return _judged(sample, rules).layout
 
 
 @dataclass(frozen=True)
-class _Marks:
-    """Marks of documents in a sample: lines, title lines, and runs of blank lines within it."""
+class _Judged:
+    """What was found in a sample."""
+
+    layout: TextLayout
+    places: _Places
+    margins: FoundMargins
+    doubtful_spacing: bool
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Ends of documents in a sample: lines, title lines, and runs of blank lines within it."""
 
     lines: int
     titles: int
@@ -69,9 +101,9 @@ class _Marks:
     blank: int
 
     @staticmethod
-    def of(sample: bytes) -> _Marks:
+    def of(sample: bytes) -> _Places:
         text = b"\n%b\n" % sample.removeprefix(BOM_UTF8).strip()
-        return _Marks(
+        return _Places(
             text.count(b"\n") - 1,
             len(_TITLE_LINE.findall(text)),
             _TITLE_LINE.match(text) is not None,
@@ -87,20 +119,46 @@ class _Marks:
         return self.lines - self.blank if kind == "line" else 1
 
 
-def _layout(sample: bytes, marks: _Marks, rules: ReadingRules) -> TextLayout:
-    lines = sample[:_WRAP_SAMPLE].decode("utf-8-sig", errors="replace").split("\n")
+def _judged(sample: bytes, rules: ReadingRules) -> _Judged:
+    head = sample[:_WRAP_SAMPLE].decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    lines = head.split("\n")
     if len(sample) > _WRAP_SAMPLE:
         lines.pop()  # it may be cut
+    found = find_margins(lines, rules.line_marks)
+    if found.margins is not None:
+        lines = [line or "" for line in without_margins(lines, found.margins)]
     wrapping = JOIN_ALL if rules.line_breaks == "join" else None
-    if rules.line_breaks == AUTO:
+    spacing, doubtful = 0, False
+    if rules.documents in (AUTO, "file", "heading") and rules.line_breaks != "keep":
+        spacing = blank_lines_between(lines)
+        if spacing:
+            spaced, doubtful = spaced_wrapping(lines, spacing)
+            spacing = spacing if spaced else 0
+            wrapping = wrapping or spaced
+    if rules.line_breaks == AUTO and not spacing:
         wrapping = wrapping_of(lines)
+    places = _Places.of(_unmarked_sample(sample, found.margins, spacing))
     documents = rules.documents
     if documents == AUTO:
-        documents = _documents(len(sample), marks, wrapping is not None)
-    return TextLayout(documents, None if documents == "line" else wrapping)
+        documents = _documents(len(sample), places, wrapping is not None)
+    if documents == "line":
+        wrapping = None
+    layout = TextLayout(documents, wrapping, found.margins, spacing)
+    return _Judged(layout, places, found, doubtful)
 
 
-def _documents(size: int, marks: _Marks, wrapped: bool) -> str:
+def _unmarked_sample(sample: bytes, margins: Margins | None, spacing: int) -> bytes:
+    """The sample as documents are found in it."""
+    whole = margins is not None and margins.whole
+    if not whole and not spacing:
+        return sample
+    lines = sample.decode("utf-8-sig", errors="replace").split("\n")
+    if margins is not None and whole:
+        lines = ["" if margins.is_blank(line) else line for line in lines]
+    return "\n".join(without_spacing(lines, spacing) if spacing else lines).encode()
+
+
+def _documents(size: int, marks: _Places, wrapped: bool) -> str:
     if marks.titles > 1 or marks.title_first:
         return "heading"
     long_lines = size >= _LONG_LINE * marks.lines and marks.lines > _LINES_PER_BLANK * marks.blank
@@ -122,6 +180,11 @@ class TextSample:
         complete: whether the samples are all of the text.
         more_files: whether an archive has further files, which were not sampled.
         markdown: number of text files with the marks of Markdown.
+        marked: number of lines by the name of the mark that is removed from their beginning.
+        kept_marks: the same of marks that are kept although most lines of a file have one.
+        marked_of: lines of the files of ``marked`` and ``kept_marks``.
+        spaced, doubtful: number of text files with blank lines between the lines of a paragraph, that
+            are left out, and that may be such and are kept.
     """
 
     formats: Mapping[str, int] = field(default_factory=dict)
@@ -132,6 +195,11 @@ class TextSample:
     complete: bool = True
     more_files: bool = False
     markdown: int = 0
+    marked: Mapping[str, int] = field(default_factory=dict)
+    kept_marks: Mapping[str, int] = field(default_factory=dict)
+    marked_of: int = 0
+    spaced: int = 0
+    doubtful: int = 0
 
     @property
     def files(self) -> int:
@@ -141,16 +209,21 @@ class TextSample:
 
 def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
     """What the sample of one file holds (its first SAMPLE bytes)."""
-    marks = _Marks.of(sample)
-    layout = _layout(sample, marks, rules)
+    judged = _judged(sample, rules)
+    layout, margins = judged.layout, judged.margins
     return TextSample(
         {"text": 1},
         {(layout.documents, layout.wrapping is not None): 1},
         int(len(sample) >= _LARGE_FILE),
         len(sample.translate(None, _CONTINUATION)),
-        marks.documents(layout.documents),
+        judged.places.documents(layout.documents),
         len(sample) < SAMPLE,
         markdown=int(_is_markdown(sample)),
+        marked=count_names(margins.removed),
+        kept_marks=count_names(margins.kept),
+        marked_of=margins.lines if margins.removed or margins.kept else 0,
+        spaced=int(layout.spacing > 0),
+        doubtful=int(judged.doubtful_spacing),
     )
 
 
@@ -160,28 +233,31 @@ def _is_markdown(sample: bytes) -> bool:
 
 def joined_samples(samples: Iterable[TextSample]) -> TextSample:
     """The samples of several files together."""
-    formats: Counter[str] = Counter()
-    layouts: Counter[tuple[str, bool]] = Counter()
-    large = characters = documents = markdown = 0
-    complete, more_files = True, False
-    for sample in samples:
-        formats.update(sample.formats)
-        layouts.update(sample.layouts)
-        large += sample.large
-        characters += sample.characters
-        documents += sample.documents
-        complete = complete and sample.complete
-        more_files = more_files or sample.more_files
-        markdown += sample.markdown
+    samples = list(samples)
+
+    def total(name: str) -> int:
+        return sum(getattr(sample, name) for sample in samples)
+
+    def counts(name: str) -> dict[Any, int]:
+        found: Counter[Any] = Counter()
+        for sample in samples:
+            found.update(getattr(sample, name))
+        return dict(sorted(found.items()))
+
     return TextSample(
-        dict(sorted(formats.items())),
-        dict(sorted(layouts.items())),
-        large,
-        characters,
-        documents,
-        complete,
-        more_files,
-        markdown,
+        formats=counts("formats"),
+        layouts=counts("layouts"),
+        large=total("large"),
+        characters=total("characters"),
+        documents=total("documents"),
+        complete=all(sample.complete for sample in samples),
+        more_files=any(sample.more_files for sample in samples),
+        markdown=total("markdown"),
+        marked=counts("marked"),
+        kept_marks=counts("kept_marks"),
+        marked_of=total("marked_of"),
+        spaced=total("spaced"),
+        doubtful=total("doubtful"),
     )
 
 

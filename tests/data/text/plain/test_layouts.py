@@ -161,6 +161,79 @@ def test_scripts_without_spaces() -> None:
     ]
 
 
+PROSE = {
+    "zh": "春天来了，村子里的人们都到田里去劳动，他们一边唱歌一边种下新的种子。老人坐在门口看着孩子们跑来跑去。天黑了！",
+    "ja": "昔々、ある所に、おじいさんとおばあさんが住んでいました。おじいさんは山へ柴刈りに、おばあさんは川へ洗濯に行きました。",
+    "without stops": "道可道非常道名可名非常名無名天地之始有名萬物之母故常無欲以觀其妙常有欲以觀其徼此兩者同出而異名",
+}
+
+
+@pytest.mark.parametrize("language", PROSE)
+@pytest.mark.parametrize("count", [9, 13, 16, 20, 25, 32, 40, 60])
+def test_grids_of_characters(language: str, count: int) -> None:
+    text = PROSE[language] * 20
+    lines = [text[start : start + count] for start in range(0, len(text), count)]
+    wrapping = wrapping_of(lines)
+    if count < 15 and language == "without stops":  # as verse is written
+        assert wrapping is None
+    else:
+        assert wrapping
+        assert list(join_lines(lines, wrapping)) == [text]
+
+
+@pytest.mark.parametrize("width", [50, 60, 70])
+def test_thai_lines_end_between_words(width: int) -> None:
+    words = [
+        "วันหนึ่ง",
+        "เขา",
+        "เดิน",
+        "ไป",
+        "ตลาด",
+        "เพื่อ",
+        "ซื้อ",
+        "ผลไม้",
+        "และ",
+        "ผัก",
+        "สด",
+        "สำหรับ",
+        "ครอบครัว",
+        "ของ",
+        "เขา",
+        "เมื่อ",
+    ]
+    paragraphs: list[str] = []
+    lines: list[str] = []
+    for number in range(5):
+        text = [words[(place * place + number) % len(words)] for place in range(70)]
+        paragraphs.append("".join(text))
+        line = ""
+        for word in text:
+            if len(line + word) > width:
+                lines.append(line)
+                line = ""
+            line += word
+        lines += [line, ""]
+    wrapping = wrapping_of(lines)
+    assert wrapping
+    assert list(join_lines(lines, wrapping)) == paragraphs
+    pause = next(join_lines([f"{lines[0]} ", *lines[1:]], wrapping))
+    assert pause == f"{lines[0]} {paragraphs[0].removeprefix(lines[0])}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["汉皇重色思倾国，御宇多年求不得。", "杨家有女初长成，养在深闺人未识，"] * 9,
+        ["天生丽质难自弃 一朝选在君王侧", "回眸一笑百媚生 六宫粉黛无颜色"] * 9,
+        ["床前明月光", "疑是地上霜", "举头望明月", "低头思故乡"] * 9,
+        ["关于加强环境保护工作的决定", "上海市人民政府", "北京大学学报", "论中国古代文学的发展"]
+        * 9,
+    ],
+)
+def test_verse_and_titles_in_chinese_are_lines(lines: list[str]) -> None:
+    assert wrapping_of(lines) is None
+
+
 def test_lines_of_any_length_that_stop_inside_sentences() -> None:
     """As text taken from a page of print, with a picture next to it."""
     text = " ".join(" ".join(sentences(number)) for number in range(4)).split(" ")
