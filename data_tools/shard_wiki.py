@@ -30,11 +30,11 @@ from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
-from megabert.data.inspect.report import markup_lines
 from megabert.data.prepare.encode import DUPLICATE
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 from megabert.data.prepare.notices.duplicates import MANY
 from megabert.data.shards.manifest import Manifest
+from megabert.data.text.counts import markup_lines
 from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags
 
@@ -164,7 +164,7 @@ def summary(report: ShardingReport, output: Path) -> str:
         for info in manifest.inputs
         if info.repeated
     ]
-    lines += markup_lines(manifest)
+    lines += markup_lines(manifest.markup, manifest.unknown_templates)
     lines += [
         f"{name}: {split.documents} documents, {split.sentences} sentences, "
         f"{split.tokens} tokens in {len(split.shards)} shard{'s' * (len(split.shards) != 1)}"

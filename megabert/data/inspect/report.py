@@ -15,14 +15,7 @@ from megabert.data.inspect.statistics import (
     Vocabulary,
 )
 from megabert.data.shards.manifest import InputInfo, Manifest
-from megabert.data.text.counts import (
-    BRACKETS,
-    DROPPED_ITEMS,
-    HOLES,
-    KEPT_ITEMS,
-    TEMPLATES,
-    UNDERSTOOD,
-)
+from megabert.data.text.counts import markup_lines
 
 WIDTH = 80
 
@@ -71,7 +64,7 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
         f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
     ]
-    lines += markup_lines(manifest)
+    lines += markup_lines(manifest.markup, manifest.unknown_templates)
     lines += [_input_line(info) for info in manifest.inputs]
     for name, split in manifest.splits.items():
         lines.append(
@@ -90,26 +83,6 @@ def _input_line(info: InputInfo) -> str:
     parts.append(f"language {info.language}" if info.language else "")
     parts.append(f"{info.repeated} files read once, with an earlier one" if info.repeated else "")
     return "input: " + ", ".join(part for part in parts if part)
-
-
-def markup_lines(manifest: Manifest) -> list[str]:
-    """What became of the templates and lists of wikitext, where there were any."""
-    counts, lines = manifest.markup, []
-    if met := counts.get(TEMPLATES, 0):
-        lines.append(
-            f"templates: {met} calls, {100 * counts.get(UNDERSTOOD, 0) / met:.1f} % understood; "
-            f"left out for the others: {counts.get(HOLES, 0)} sentences, "
-            f"{counts.get(BRACKETS, 0)} remarks in brackets"
-        )
-    if manifest.unknown_templates:
-        first = list(manifest.unknown_templates.items())[:5]
-        lines.append(
-            "most frequent of those not understood: "
-            + ", ".join(f"{name} ({count})" for name, count in first)
-        )
-    if items := counts.get(KEPT_ITEMS, 0) + counts.get(DROPPED_ITEMS, 0):
-        lines.append(f"list items: {counts.get(KEPT_ITEMS, 0)} kept of {items}")
-    return lines
 
 
 def statistics_lines(statistics: Statistics) -> list[str]:

@@ -31,3 +31,28 @@ def split_unknown(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, 
     ]
     names.sort(key=lambda item: (-item[0], item[1]))
     return known, {name: count for count, name in names[:_MOST]}
+
+
+def markup_lines(counts: Mapping[str, int], unknown: Mapping[str, int]) -> list[str]:
+    """What became of the templates and lists of wikitext, where there were any.
+
+    Args:
+        counts: the counts of a job.
+        unknown: template names and how often they made a hole, the most frequent first.
+    """
+    lines = []
+    if met := counts.get(TEMPLATES, 0):
+        lines.append(
+            f"templates: {met} calls, {100 * counts.get(UNDERSTOOD, 0) / met:.1f} % understood; "
+            f"left out for the others: {counts.get(HOLES, 0)} sentences, "
+            f"{counts.get(BRACKETS, 0)} remarks in brackets"
+        )
+    if unknown:
+        first = list(unknown.items())[:5]
+        lines.append(
+            "most frequent of those not understood: "
+            + ", ".join(f"{name} ({count})" for name, count in first)
+        )
+    if items := counts.get(KEPT_ITEMS, 0) + counts.get(DROPPED_ITEMS, 0):
+        lines.append(f"list items: {counts.get(KEPT_ITEMS, 0)} kept of {items}")
+    return lines

@@ -7,6 +7,7 @@ markup that are removed. Of other text ("plain") every word and sign remains.
 import html
 import re
 
+from megabert.common.patterns import lazy_pattern
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.inline import strip_inline
@@ -15,11 +16,11 @@ from megabert.data.text.wikitext.tidy import has_ideograph, has_word, single_spa
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
-_REFERENCE = re.compile(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
+_REFERENCE = lazy_pattern(r"<ref\b[^<>]*(?:>(?:[^<>]*</ref\s*>)?|$)", re.IGNORECASE | re.MULTILINE)
 _MARK = re.compile(r"(?:formula|codice)_\d+(?:\{\})?|\[/?url[^\[\]]*\]")
 _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
 # a table row, the attributes of a table, the settings or name of a picture, or a heading
-_NO_TEXT = re.compile(
+_NO_TEXT = lazy_pattern(
     r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
     r"|[^|]*\.(?:jpe?g|png|svg|gif)\s*\||[\W\d]*\|\|[\W\d]*$|[^=]{0,9}={2,}[^=]+={2,}\s*$",
     re.IGNORECASE,
@@ -31,29 +32,29 @@ _WIDE = "\u3000-〿＀-￯一-鿿㐀-䶿぀-ヿ"
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
 # each pattern below begins with a plain character or set, so that the engine can skip ahead
 # brackets and quotes that a dropped template left empty; not "f()", "[]", "(())"
-_EMPTY = re.compile(
+_EMPTY = lazy_pattern(
     '[（［【〔(“「『《〈‘„«"]'
     rf"(?:(?<=[（［【〔])[{_SEPARATORS}]*[）］】〕]"
     rf"|(?<=\()(?<![\w()\[\]{{}}\"'.]\()[{_SEPARATORS}]*\)"
     "|(?<=“) ?”|(?<=「) ?」|(?<=『) ?』|(?<=《) ?》|(?<=〈) ?〉|(?<=‘) ?’|(?<=„) ?“|(?<=«) ?»"
     r'|(?<=")(?<!\w") ?"(?![\w"]))'
 )
-_AFTER_OPEN = re.compile(r"([(（])[\s,;、，；]+(?=\S)")
-_BEFORE_CLOSE = re.compile(r"[\s,;、，；:：]{1,20}(?=[)）])")
+_AFTER_OPEN = lazy_pattern(r"([(（])[\s,;、，；]+(?=\S)")
+_BEFORE_CLOSE = lazy_pattern(r"[\s,;、，；:：]{1,20}(?=[)）])")
 # what a dropped template leaves between commas
-_REPEATED = re.compile(r"(?<![,;、，；])[,;、，；](?:\s+[,;、，；]|[、，；])+")
-_HAS_REPEATED = re.compile(r"[,;、，；]\s*[,;、，；]")
-_HAS_OPEN = re.compile(r"[(（\[［【〔“「『《〈‘„«\"]")
-_BEFORE_STOP = re.compile(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
-_AFTER_STOP = re.compile("([。！？])[、，；]+")
-_SPACE_BEFORE = re.compile(r" (?=[,.;、，。；：！？](?: |$)|[、，。；：！？)\]）］】」』》])")
-_SPACE_AFTER_OPEN = re.compile(r" (?<=[(\[（［【「『《] )")
-_WIDE_SPACE = re.compile(
+_REPEATED = lazy_pattern(r"(?<![,;、，；])[,;、，；](?:\s+[,;、，；]|[、，；])+")
+_HAS_REPEATED = lazy_pattern(r"[,;、，；]\s*[,;、，；]")
+_HAS_OPEN = lazy_pattern(r"[(（\[［【〔“「『《〈‘„«\"]")
+_BEFORE_STOP = lazy_pattern(r"[,;、，；]\s*(?=(?:\.(?:\s|$)|[。！？]))")
+_AFTER_STOP = lazy_pattern("([。！？])[、，；]+")
+_SPACE_BEFORE = lazy_pattern(r" (?=[,.;、，。；：！？](?: |$)|[、，。；：！？)\]）］】」』》])")
+_SPACE_AFTER_OPEN = lazy_pattern(r" (?<=[(\[（［【「『《] )")
+_WIDE_SPACE = lazy_pattern(
     rf" (?:(?<=[{_WIDE}] )(?=[（「『《〈])|(?<=[、，。；：！？（）「」『』《》〈〉] )(?=[{_WIDE}]))"
 )
-_LEADING = re.compile(r"^(?:[,;:](?=\s)|[、，；。：\s])+(?=\S)")
+_LEADING = lazy_pattern(r"^(?:[,;:](?=\s)|[、，；。：\s])+(?=\S)")
 # a line without a match is tidy: a set of rare characters, then what precedes or follows
-_UNTIDY = re.compile(
+_UNTIDY = lazy_pattern(
     '[,.;:、，。；：！？()（）\\[\\]［］【】〔「」『』《》〈〉“‘„«"]'
     "(?:(?<= [、，。；：！？)\\]）］】」』》（「『《〈])"
     "|(?<= [,.;])(?= |$)"

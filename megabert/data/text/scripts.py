@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from megabert.common.patterns import lazy_pattern
 from megabert.data.text.languages import same_language
 
 MIN_LETTERS = 20
@@ -49,18 +49,20 @@ _ALSO_LATIN = (
     "nan ruq mo chr ha pi tru"
 )
 _NOT_COUNTED = "ban bug ccp cop got mnc nod syl tdd"  # languages in scripts that are not counted
-_LETTERS = re.compile(
+_LETTERS = lazy_pattern(
     "|".join(f"(?P<s{index}>[{ranges}]+)" for index, ranges in enumerate(_RANGES.values()))
 )
+_NO_LETTERS = lazy_pattern("[\0-@\\[-`{-\x7f]+")
 _NAMES = tuple(_RANGES)
 
 
 def count_scripts(text: str) -> Counter[str]:
     """Letters of each script in a text."""
-    found: Counter[str] = Counter()
-    for match in _LETTERS.finditer(text):
-        found[_NAMES[match.lastindex - 1 if match.lastindex else 0]] += match.end() - match.start()
-    return found
+    counts = [0] * (len(_NAMES) + 1)
+    # without spaces and signs, whole sentences are one run of letters
+    for match in _LETTERS.finditer(_NO_LETTERS.sub("", text)):
+        counts[match.lastindex or 0] += match.end() - match.start()
+    return Counter({name: count for name, count in zip(_NAMES, counts[1:]) if count})
 
 
 def scripts_of(language: str) -> frozenset[str]:

@@ -11,6 +11,7 @@ sentence. What differs between languages is data, in sentence_rules.
 import re
 from functools import cache, lru_cache
 
+from megabert.common.patterns import lazy_pattern
 from megabert.data.text.sentence_rules.quotations import CLOSING_MARK, LIMIT, is_open
 from megabert.data.text.sentence_rules.words import (
     ALWAYS,
@@ -60,7 +61,7 @@ _CHAIN = re.compile(r"(?<!\w)(?:\w\. )+\w\Z")
 # 24.12, 3.–5
 _DATE = re.compile(r"\d{1,2}\.(?:0?[1-9]|1[0-2])|\d{1,3}\.[-–/]\d{1,3}")
 # a number, Roman numeral or letter alone begins an item of a list
-_ITEM = re.compile(r"\W*(?:[IVXLC]+|[^\W\u1100-\U0010ffff]?|\d+[a-z]?(?:[.\-–]\d+)*)\W*")
+_ITEM = lazy_pattern(r"\W*(?:[IVXLC]+|[^\W\u1100-\U0010ffff]?|\d+[a-z]?(?:[.\-–]\d+)*)\W*")
 _CONSONANTS = frozenset(
     "bcdfghjklmnpqrstvwxzçčćďđðģķļłńňņñŗřśšşťþźżžбвгджзйклмнпрстфхцчшщґћђбβγδζθκλμνξπρσςτφχψ"
 )
@@ -79,6 +80,7 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
     words = words_of(language)
     tails = words.tails
     own = bool(words.own_stops) and any(map(paragraph.__contains__, words.own_stops))
+    paired = CLOSING_MARK.search(paragraph) is not None
     sentences: list[str] = []
     start = 0
     for place in _ends(paragraph, words).finditer(paragraph):
@@ -93,7 +95,11 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
             paragraph, start, place, first, words, own
         ):
             continue
-        if CLOSING_MARK.search(paragraph, end, end + LIMIT) and is_open(paragraph, start, end):
+        if (
+            paired
+            and CLOSING_MARK.search(paragraph, end, end + LIMIT)
+            and is_open(paragraph, start, end)
+        ):
             continue
         sentences.append(paragraph[start:end].rstrip())
         start = end

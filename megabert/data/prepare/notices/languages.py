@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from megabert.common.log import get_logger
@@ -68,15 +69,14 @@ def count_letters(pages: Iterable[Page], choice: str) -> Counter[str]:
         if size >= _SAMPLED_CHARACTERS or number >= _SAMPLED_PAGES:
             break
         if page.markup == "plain":
-            texts = [page.text[:_SAMPLED_CHARACTERS]]
+            text = page.text[:_SAMPLED_CHARACTERS]
         elif page.namespace or page.redirect:
             continue
         else:
             cleaned = page_to_sentences(page, page_language(choice, page.site.language))
-            texts = [sentence for paragraph in cleaned.paragraphs for sentence in paragraph]
-        for text in texts:
-            letters += count_scripts(text)
-            size += len(text)
+            text = " ".join(chain.from_iterable(cleaned.paragraphs))
+        letters += count_scripts(text)
+        size += len(text)
     return letters
 
 

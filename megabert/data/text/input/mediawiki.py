@@ -17,7 +17,7 @@ from megabert.data.text.input.export_reader import FEED, ExportReader
 from megabert.data.text.input.segment_xml import segment_xml
 from megabert.data.text.pages import Page, Site
 
-HEAD_PIECES = 4
+HEAD_PIECES = 3
 """Pieces of ``FEED`` bytes in which the head of an export and its first pages are looked at."""
 
 Place = Callable[[expat.ExpatError, int], str]
@@ -67,7 +67,9 @@ class DumpHead:
 
 
 def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
-    """The head of an export, and what its first pages show; reads at most 1 MiB.
+    """The head of an export, and what its first pages show.
+
+    Reads 768 KiB, or more if the head is longer; a block of bzip2 is 900 kB.
 
     Raises:
         UserError: as :func:`read_mediawiki`, except that the input may end too early; also for a

@@ -30,7 +30,7 @@ from megabert.data.text.input import mediawiki
 from megabert.data.text.input.bzip2 import BlockFile
 from megabert.data.text.input.formats import stream_format
 from megabert.data.text.input.sources import head_of, is_parquet_file, iter_file, iter_pages
-from megabert.data.text.input.streams import PIECE, compressed_fault, open_streams, packing
+from megabert.data.text.input.streams import PIECE, compressed_fault, open_streams, packing_of
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.plain.records import Numbering
 from megabert.data.text.reading import AUTOMATIC, ReadingRules
@@ -81,7 +81,6 @@ def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
         from megabert.data.text.input import parquet
 
         return FileForm(path, size, "rows", groups=parquet.row_groups(path, rules.text_field))
-    packed = packing(path)
     for name, stream in open_streams(path):
         start = head_of(stream)
         if not start.strip():
@@ -89,6 +88,7 @@ def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
         if stream_format(start, name, rules) != "mediawiki":
             return FileForm(path, size, "whole")
         head = mediawiki.read_head(stream, name)
+        packed = packing_of(stream)
         if packed not in ((), ("bz2",)) or not _is_utf8(start):
             return FileForm(path, size, "whole", head)
         return FileForm(path, size, "blocks" if packed else "bytes", head)

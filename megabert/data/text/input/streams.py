@@ -88,7 +88,8 @@ class DecompressedFile(io.RawIOBase):
     """
 
     def __init__(self, source: BinaryIO, kind: str, name: str) -> None:
-        self._source, self._kind, self._name = source, kind, name
+        self.source, self.kind = source, kind
+        self._name = name
         self._decompressor: _Decompressor | None = None
         self._pending = b""  # compressed bytes read but not yet passed to a decompressor
         self._read = 0  # compressed bytes read from the source
@@ -114,7 +115,7 @@ class DecompressedFile(io.RawIOBase):
         if self._pending:
             data, self._pending = self._pending, b""
             return data
-        data = self._source.read(PIECE)
+        data = self.source.read(PIECE)
         self._read += len(data)
         return data
 
@@ -129,7 +130,7 @@ class DecompressedFile(io.RawIOBase):
             try:
                 data = self._decompressor.decompress(feed, limit)
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise self._fail(f"damaged {self._kind} data ({error})") from None
+                raise self._fail(f"damaged {self.kind} data ({error})") from None
             if self._decompressor.eof:
                 self._pending = self._decompressor.unused_data + self._pending
                 self._decompressor = None
@@ -138,13 +139,13 @@ class DecompressedFile(io.RawIOBase):
             if self._decompressor is not None:
                 feed = self._more()
                 if not feed:
-                    raise self._fail(f"the {self._kind} data is truncated: it ends")
+                    raise self._fail(f"the {self.kind} data is truncated: it ends")
 
     def _next_stream(self) -> bool:
         """Start the next compressed stream; False at the real end of the file."""
         head = self._more()
         while len(head) < 6:
-            more = self._source.read(PIECE)
+            more = self.source.read(PIECE)
             self._read += len(more)
             if not more:
                 break
@@ -152,13 +153,13 @@ class DecompressedFile(io.RawIOBase):
         self._pending = head
         if not head:
             return False
-        if head.startswith(MAGIC[self._kind]):
-            self._decompressor = _NEW[self._kind]()
+        if head.startswith(MAGIC[self.kind]):
+            self._decompressor = _NEW[self.kind]()
             self._started = True
             return True
         if self._started and self._rest_is_padding():
             return False
-        raise not_padding(self._name, self._kind, self._read - len(self._pending))
+        raise not_padding(self._name, self.kind, self._read - len(self._pending))
 
     def _rest_is_padding(self) -> bool:
         """Whether only zero bytes follow, which xz and tape tools write as padding."""
@@ -270,6 +271,17 @@ def packing(path: Path) -> tuple[str, ...]:
             found.append(kind)
             stream = buffered(DecompressedFile(cast(BinaryIO, stream), kind, str(path)))
         return tuple(found)
+
+
+def packing_of(stream: io.BufferedReader) -> tuple[str, ...]:
+    """How a stream of :func:`open_streams` is packed, outermost first; "tar" for a member of a tar,
+    whose own packing is left out."""
+    found: list[str] = []
+    raw = stream.raw
+    while isinstance(raw, DecompressedFile):
+        found.insert(0, raw.kind)
+        raw = cast(io.BufferedReader, raw.source).raw
+    return ("tar", *found) if isinstance(raw, _MemberFile) else tuple(found)
 
 
 def _members(

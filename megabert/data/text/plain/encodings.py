@@ -2,6 +2,8 @@
 
 import re
 
+from megabert.common.patterns import lazy_pattern
+
 _SAMPLE = 1 << 16  # bytes
 _LEAST = 0.35  # of the score that running text has
 _UTF16_NULS = 0.3
@@ -33,7 +35,7 @@ _MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
-_UTF16_TEXT = re.compile("[\t-~\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uff60]")
+_UTF16_TEXT = lazy_pattern("[\t-~\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uff60]")
 _OTHERS = re.compile(r"[^\x00-\x7f]+")
 
 

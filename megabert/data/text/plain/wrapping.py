@@ -26,6 +26,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from megabert.common.patterns import lazy_pattern
+
 _NARROWEST, _WIDEST = 30, 200
 _FEWEST_CUTS = 3  # lines that stop inside a sentence
 _SLACK = 6  # lines may end this fraction of the width early
@@ -33,18 +35,18 @@ _NARROWEST_GRID = 16  # columns, in scripts without spaces
 _FULL = 0.85
 _WORDS = 5
 _FEWEST_OF_PROSE = 10
-_STOP = re.compile(r"[.!?…؟۔।။។][\s\"'”’»)]|[.!?…؟۔।။។]$|[。！？．｡]")
+_STOP = lazy_pattern(r"[.!?…؟۔।။។][\s\"'”’»)]|[.!?…؟۔।။។]$|[。！？．｡]")
 _TERMINATORS = ".!?…:。！？：．｡؟۔।॥։።၊။។؛"
 _CLOSERS = "\"'”’»›)]』」）］】》〉*_"
 _PAUSE = re.compile(r"[\s、。，．,.；;：:！!？?]")
-_WIDE = re.compile("[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff\U00020000-\U0003ffff]")  # fmt: skip
+_WIDE = lazy_pattern("[\u1100-\u115f\u2e80-\ua4cf\ua960-\ua97c\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff\U00020000-\U0003ffff]")  # fmt: skip
 # accents, and the vowels and tones of Thai and Lao
-_NO_WIDTH = re.compile(
+_NO_WIDTH = lazy_pattern(
     "[\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece]"
 )
 # scripts written without spaces between words, and their punctuation
-_SPACELESS = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60\U00020000-\U0003ffff]")  # fmt: skip
-_PHRASES = re.compile(
+_SPACELESS = lazy_pattern("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60\U00020000-\U0003ffff]")  # fmt: skip
+_PHRASES = lazy_pattern(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
 )  # a space is a pause in these scripts
 _BULLET = re.compile(r"[•‣◦▪●○·]\s*\S|(?:[-–—*+]|\(?(?:\d{1,3}|[A-Za-z])[.)])\s+\S")

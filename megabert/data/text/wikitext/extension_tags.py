@@ -46,17 +46,18 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     position = 0
     no_more: set[str] = set()  # names without another closing tag
     while match := _TAG.search(text, position):
-        name = match.group(1).lower()
+        name, attributes, bracket = match.groups()
+        name = name.lower()
         if position < match.start():
             parts.append(text[position : match.start()])
         position = match.end()
         shown = ""
-        if not match.group(3) and name != "ref":
+        if not bracket and name != "ref":
             position = match.start() + 1
             parts.append("<")  # not a tag
             continue
-        if not match.group(3) or not match.group(2).endswith("/"):
-            is_closed = match.group(3) and name not in no_more
+        if not bracket or not attributes.endswith("/"):
+            is_closed = bracket and name not in no_more
             end = _content_end(text, name, position) if is_closed else None
             if end is not None:
                 if name == "math" and _is_displayed(text, match.start(), end[1]):
@@ -66,17 +67,19 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
                 position = end[1]
             elif name == "ref":
                 # without its ">", the tag itself may extend over lines
-                begin = match.end() if match.group(3) else match.start()
+                begin = match.end() if bracket else match.start()
                 position = _line_end(text, begin)
                 shown = hole(names, "<ref>") + _closers(text[begin:position])
             else:
                 no_more.add(name)
         if shown:
             parts.append(shown)
-        elif parts and (name != "nowiki" or parts[-1][-1:] == "'"):
-            parts.append(gap(parts[-1], text[position : position + 3]))
-            if not parts[-1]:
-                parts.pop()
+        elif (
+            parts
+            and (name != "nowiki" or parts[-1][-1:] == "'")
+            and (left := gap(parts[-1], text[position : position + 3]))
+        ):
+            parts.append(left)
     parts.append(text[position:])
     text = "".join(parts)
     # rows of a table that a template begins

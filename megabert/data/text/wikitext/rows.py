@@ -9,7 +9,8 @@ TABLE_END = "\ue002"
 """The place of a ``|}`` without its ``{|``."""
 _HEADER = re.compile(r"!(?!!)(?:.*(?:!!|\|)|[ \t]*$)")
 _CELLS = re.compile(r"\|\||!!")
-_MARKS = ("\n|", "\n!", "||", "!!", TABLE_END)
+_ROW = re.compile(r"\n[|!]")
+_MARKS = ("||", "!!", TABLE_END)
 _LONGEST_TABLE = 2000  # lines
 # names of templates that end what another one began
 _END_NAME = re.compile(
@@ -30,7 +31,7 @@ def strip_rows(text: str, names: Sequence[str]) -> str:
         text: wikitext without templates and tables.
         names: what the holes of the text stand for.
     """
-    if text[:1] not in ("|", "!") and not any(mark in text for mark in _MARKS):
+    if text[:1] not in ("|", "!") and not _ROW.search(text) and not any(m in text for m in _MARKS):
         return text
     lines = text.split("\n")
     kept: list[str] = []

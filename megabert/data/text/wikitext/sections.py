@@ -117,7 +117,9 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     text = settle_lines(strip_rows(text, calls.names), calls.names)
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
-    text = _RULE.sub("\n", f"\n{strip_switches(text, language)}")
+    text = f"\n{strip_switches(text, language)}"
+    if "\n----" in text:
+        text = _RULE.sub("\n", text)
     if "\n'''" in text or "\n;" in text:
         text = _BOLD_LINE.sub(_without_heading, text)
     if _INNER_SIGN.search(text):

@@ -8,16 +8,18 @@ are brackets, commas and spaces put right.
 import html
 import re
 
+from megabert.common.patterns import lazy_pattern
+
 MARK = "\ue010"  # something was removed here, next to punctuation
 # form feeds, vertical tabs and separators (U+001C to U+001F) are not removed: they are spaces
 _REMOVED = re.compile("[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f"
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
 _WIDE = "\u3000-〿＀-￯一-鿿㐀-䶿぀-ヿ"
-_IS_WIDE = re.compile(f"[{_WIDE}]")
+_IS_WIDE = lazy_pattern(f"[{_WIDE}]")
 _SEPARATORS = r"\s,;:·•/、，；：–—\-"
 _PAIRS = "()（）［］【】〔〕[]“”「」『』《》〈〉‘’„“«»"
 # brackets and quotes around nothing else than separators
-_AROUND = re.compile(
+_AROUND = lazy_pattern(
     "|".join(
         rf"{re.escape(left)}[{_SEPARATORS}{MARK}]*+{re.escape(right)}"
         for left, right in zip(_PAIRS[::2], _PAIRS[1::2], strict=True)
@@ -39,7 +41,7 @@ _LOW_QUOTE = ",,"
 """Typed for a German or Polish quotation mark."""
 _WORD = re.compile(r"[^\W_]")
 # scripts written without spaces between words
-_SPACELESS = re.compile(
+_SPACELESS = lazy_pattern(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
 )
 _SPACELESS_LANGUAGES = frozenset(
@@ -49,7 +51,7 @@ _STOPS = frozenset(".!?;:,)")
 _QUOTES = frozenset('"”’')
 # a comma, full stop or closing bracket with a space before it
 _SPACED = re.compile(r" (?:[,.](?:\s|$)|\))")
-_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
+_IDEOGRAPH = lazy_pattern("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 
 
 def tidy_line(text: str) -> str:
@@ -168,9 +170,9 @@ def gap(before: str, after: str) -> str:
             return ""
         if left in _QUOTES and before[-2:-1] in _STOPS:
             left = "."
-        if not (left.isalnum() or left in _STOPS) or _SPACELESS.search(left + right):
+        if not (left.isalnum() or left in _STOPS):
             return ""
-        return " "
+        return "" if spaceless_letters(left + right) else " "
     if (
         left in _OPEN
         or (right in _CLOSE and not left.isalnum())
