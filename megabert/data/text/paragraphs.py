@@ -7,15 +7,18 @@ from functools import cached_property
 
 from megabert.data.text.counts import DROPPED_ITEMS, KEPT_ITEMS
 from megabert.data.text.wikitext.items import (
+    MAX_WORDS,
     ItemKind,
     is_long_enough,
     item_kind,
     look_at,
+    may_be_short,
     read_note,
 )
 from megabert.data.text.wikitext.links import EXTERNAL
 from megabert.data.text.wikitext.tidy import has_word, tidy_line
 
+_KEPT = (ItemKind.SENTENCE, ItemKind.SHORT)
 _LIST_MARKS = "*#:;"
 
 
@@ -53,11 +56,15 @@ class SectionBody:
         """The clean line of the list item in line ``place``, and its kind."""
         text, seen = read_note(text)
         line = tidy_line(self.settle(text))
-        if not is_long_enough(line):
+        is_short = not is_long_enough(line)
+        if is_short and not may_be_short(line):
             return line, ItemKind.NAME
         if seen is None:
             seen = self._look(place)
-        return line, item_kind(line, *seen)
+        if is_short and seen[0] < MAX_WORDS:
+            return line, ItemKind.NAME
+        kind = item_kind(line, *seen)
+        return line, ItemKind.SHORT if is_short and kind is ItemKind.SENTENCE else kind
 
     def _look(self, place: int) -> tuple[int, bool]:
         line = self._lines[place] if place < len(self._lines) else ""
@@ -88,8 +95,11 @@ def paragraphs(body: SectionBody) -> list[Paragraph]:
         prose.clear()
 
     def close_items() -> None:
-        kept = [line for line, kind in items if kind is ItemKind.SENTENCE]
-        if sum(kind is ItemKind.SOURCE for _, kind in items) > len(kept):
+        kept = [line for line, kind in items if kind in _KEPT]
+        kinds = Counter(kind for _, kind in items)
+        if kinds[ItemKind.SHORT] and kinds[ItemKind.NAME] > len(kept):
+            kept = [line for line, kind in items if kind is ItemKind.SENTENCE]
+        if kinds[ItemKind.SOURCE] > len(kept):
             kept = []
         body.counts[KEPT_ITEMS] += len(kept)
         body.counts[DROPPED_ITEMS] += len(items) - len(kept)

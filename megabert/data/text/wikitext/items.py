@@ -12,9 +12,10 @@ from megabert.data.text.wikitext.tidy import spaceless_letters
 
 
 class ItemKind(Enum):
-    """What a list item is; only sentences are kept."""
+    """What a list item is; only sentences are kept, and short ones if the list has not more names."""
 
     SENTENCE = "sentence"
+    SHORT = "short sentence"
     SOURCE = "source"
     NAME = "name"
 
@@ -32,6 +33,11 @@ _HTML_ITEM = re.compile(r"\s*<li(?=[\s/>])[^<>]*>\s*", re.IGNORECASE)
 # links, italics, quotations that are not sentences, tags
 _LINKS_AND_TITLES = re.compile(
     r"\[\[[^\[\]]*\]\]|''.*?''+|《[^》]*》|『[^』]*』|\"[^\"]*[^\".!?]\"|“[^”]*[^”.!?]”|<[^<>]*>"
+)
+# "[[Napoleon]] abdicates." and "Muore [[Napoleone]].", also behind a date
+_SHORT_SENTENCE = re.compile(
+    r"[*#:; ]*(?:(?:\[\[[^\[\]]*\d[^\[\]]*\]\]|\d[^\[\]:–—]{0,20})(?: ?[–—:]| -) ?)?"
+    r"(?:(\[\[[^\[\]:]+\]\])((?: [^\W\d_]+){1,3})|([^\W\d_]{3,}) (\[\[[^\[\]:]+\]\])) ?[.!۔।]\s*"
 )
 _FOUR_WORDS = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+){3}[^\W_]")
 _STOPS = tuple(".!?。！？…؟۔।")
@@ -86,9 +92,16 @@ def _note(line: str, spaceless: bool) -> str:
 
 def look_at(line: str, spaceless: bool) -> tuple[int, bool]:
     """(number of words outside links and titles that begin small, up to MAX_WORDS; whether there is a
-    title) of an item's wikitext. In a language without spaces, two letters count as a word."""
+    title) of an item's wikitext. In a language without spaces, two letters count as a word. A short
+    sentence, such as "Muore [[Napoleone]].", has MAX_WORDS."""
     titled = "''" in line or "《" in line or "『" in line
     line = line[:_LOOK_AT]
+    if (
+        "[[" in line
+        and (short := _SHORT_SENTENCE.fullmatch(line))
+        and _is_sentence(*short.groups())
+    ):
+        return MAX_WORDS, titled
     if "[" in line or titled or '"' in line or "<" in line:
         line = _LINKS_AND_TITLES.sub(" ", line)
     if spaceless:
@@ -103,6 +116,16 @@ def look_at(line: str, spaceless: bool) -> tuple[int, bool]:
     return words, titled
 
 
+def _is_sentence(name: str, predicate: str, verb: str, other: str) -> bool:
+    """Whether a link and the words around it have the letters of a name and its predicate."""
+    label = (name or other).strip("[]").rpartition("|")[2]
+    if not label[:1].isalpha() or label[0].islower():
+        return False
+    return not any(word[0].isupper() for word in (predicate or "").split()) and not (
+        verb and verb[0].islower()
+    )
+
+
 def read_note(text: str) -> tuple[str, tuple[int, bool] | None]:
     """(text without its note, what the note says; None without a note)."""
     note = ord(text[-1:] or " ")
@@ -115,6 +138,11 @@ def read_note(text: str) -> tuple[str, tuple[int, bool] | None]:
 def is_long_enough(line: str) -> bool:
     """Whether an item has four words, or eight letters in a script without spaces."""
     return _FOUR_WORDS.match(line) is not None or spaceless_letters(line) >= ITEM_LETTERS
+
+
+def may_be_short(line: str) -> bool:
+    """Whether a shorter item may be a sentence, for which its wikitext must be looked at."""
+    return line.endswith((".", "!", "۔", "।"))
 
 
 def item_kind(line: str, words: int, titled: bool) -> ItemKind:

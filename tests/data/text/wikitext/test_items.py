@@ -21,6 +21,12 @@ SENTENCES = [
     ("en", "A new standard was approved on September 9, 2009."),
     ("en", "A list item that says something here"),
     ("it", "Scoppia la [[Guerra dei Trent'anni]] in [[Boemia]]."),
+    ("it", "Muore [[Napoleone]]."),
+    ("it", "[[1821]] – Muore [[Bonaparte|Napoleone Bonaparte]]."),
+    ("en", "[[Napoleon]] is crowned."),
+    ("en", "1814: [[Bonaparte|Napoleon]] abdicates."),
+    ("ru", "Умирает [[Наполеон]]."),
+    ("de", "[[Napoleon]] dankt ab."),
     ("it", "Nel [[1958]] viene creato il primo chip"),
     ("it", "[[Leonardo da Vinci]] dipinge la [[Gioconda]]."),
     ("de", "Der [[Vertrag von Verdun]] wird unterzeichnet."),
@@ -49,6 +55,12 @@ OTHERS = [
     ("ru", "''Иванов И. И.'' История города. — М.: Наука, 1990. — 300 с.", ItemKind.SOURCE),
     ("zh", "王明：《城市的歷史》，上海出版社，1990年", ItemKind.SOURCE),
     ("ja", "[[田中太郎]] - [[歌手]]", ItemKind.NAME),
+    ("it", "[[Gloria Gaynor]], cantante.", ItemKind.NAME),
+    ("it", "[[Congresso di Berlino]].", ItemKind.NAME),
+    ("it", "lo [[shofar]].", ItemKind.NAME),
+    ("en", "[[Abae]] in [[Phocis]].", ItemKind.NAME),
+    ("en", "Wimbledon [[1999]].", ItemKind.NAME),
+    ("en", "''Leonardo'' da Vinci.", ItemKind.NAME),
 ]  # fmt: skip
 
 
@@ -80,6 +92,14 @@ def test_a_list_of_sources_keeps_none_of_its_items() -> None:
     assert counts[DROPPED_ITEMS] == 3
     (section,) = clean(sources + 2 * sentence, language="en")
     assert len(section.paragraphs[0].lines) == 2
+
+
+def test_short_sentences_among_names_go() -> None:
+    names = "* [[Bode-Museum]]\n* Museum [[Berggruen]].\n* [[Berlin Wall]]"
+    assert clean(names, language="de") == []
+    dated = "* Im Jahr beginnt der Bau.\n* Stirbt [[Napoleon]].\n* [[Wien]]"
+    found = [line for s in clean(dated, language="de") for p in s.paragraphs for line in p.lines]
+    assert found == ["Im Jahr beginnt der Bau.", "Stirbt Napoleon."]
 
 
 def test_a_page_of_lists_is_not_empty_and_counts_its_items() -> None:
