@@ -18,6 +18,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import new_file
 from megabert.common.progress import Progress
 from megabert.data.prepare.notices.languages import decide_languages, is_sampled
+from megabert.data.prepare.notices.namespaces import log_assumed_namespaces
 from megabert.data.prepare.notices.repeated import log_repeated, same_contents, same_places
 from megabert.data.prepare.options import ShardingOptions, input_bytes
 from megabert.data.prepare.text_layouts import InputLayout, input_layouts, log_layouts
@@ -105,6 +106,10 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
             (path, [s.facts.read_unless(s.index in repeated) for s in group])
             for path, group in zip(options.inputs, groups)
         ],
+    )
+    log_assumed_namespaces(
+        (path, [s.form.head for s in group if s.form.head and s.index not in repeated])
+        for path, group in zip(options.inputs, groups)
     )
     infos = []
     for layout, group, language in zip(layouts, groups, languages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from data_tools import shard_wiki, train_tokenizer
 from megabert.common import names
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.data.prepare.job import ShardingOptions, shard
 from megabert.data.prepare.train_tokenizer import input_language, read_sentences
 from megabert.data.shards.corpus import Corpus
@@ -236,3 +238,25 @@ def test_manifests_without_languages_are_read(vocabulary: Path, tmp_path: Path) 
     content = json.loads((tmp_path / "wiki" / names.MANIFEST).read_text())
     assert content["articles"] == {"read": 3, "kept": 1}
     assert wiki.kept_of_read == "1 articles kept of 3 pages"
+
+
+def test_assumed_namespaces_are_logged(
+    vocabulary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = get_logger()
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, "megabert")
+    bare = dump(tmp_path / "bare.xml", GERMAN, "de")
+    bare.write_text(bare.read_text().replace("<ns>0</ns>", ""))
+    listed = dump(tmp_path / "listed.xml", GERMAN + " So.", "de")
+    names_of = "".join(f'<namespace key="{n}">N{n}</namespace>' for n in range(16))
+    site = f"<siteinfo><namespaces>{names_of}</namespaces></siteinfo>"
+    listed.write_text(listed.read_text().replace('"de">', f'"de">{site}'))
+    run(vocabulary, tmp_path / "out", bare, listed)
+    logger.removeHandler(caplog.handler)
+    [line] = [message for message in caplog.messages if "<siteinfo>" in message]
+    assert line == (
+        f"{bare}: the <siteinfo> is missing or does not list all namespaces: the names that "
+        "MediaWiki, Wikimedia's wikis and de have for them are assumed; pages without <ns> are "
+        "articles if their title begins with none of these names"
+    )

@@ -8,11 +8,12 @@ Source of the element names: https://www.mediawiki.org/xml/export-0.11.xsd and i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.other_forms import FETCH, other_root
+from megabert.data.text.input.other_forms import FETCH, declared_type, other_root
 from megabert.data.text.languages import database_language, normal_code
 from megabert.data.text.namespaces import is_redirect
 from megabert.data.text.pages import Page, Site
@@ -27,6 +28,7 @@ _OF_REVISION = {
     ("revision", "id"), ("revision", "timestamp"), ("revision", "model"), ("revision", "text"),
 }  # fmt: skip
 _OF_SITE = {("siteinfo", "sitename"), ("siteinfo", "dbname")}
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _WANTED = _OF_PAGE | _OF_REVISION | _OF_SITE | {("namespaces", "namespace")}
 
 
@@ -46,7 +48,7 @@ class Revision:
             return True
         if self.timestamp != other.timestamp and self.timestamp and other.timestamp:
             return self.timestamp > other.timestamp
-        if self.number.isdigit() and other.number.isdigit():
+        if _NUMBER.fullmatch(self.number) and _NUMBER.fullmatch(other.number):
             return int(self.number) >= int(other.number)
         return True
 
@@ -63,6 +65,7 @@ class ExportReader:
         texts: how many of them have a text.
         title: title of the last page.
         history: whether a page had several revisions.
+        guessed: whether a page had no namespace, so that its title decided.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ExportReader:
     texts: int = 0
     title: str = ""
     history: bool = False
+    guessed: bool = False
     _path: list[str] = field(default_factory=list)
     _sitename: str = ""
     _namespaces: list[tuple[int, str]] = field(default_factory=list)
@@ -96,6 +100,7 @@ class ExportReader:
         parser.StartElementHandler = self.start
         parser.EndElementHandler = self.end
         parser.CharacterDataHandler = self.data
+        parser.XmlDeclHandler = self.check_encoding
         parser.StartDoctypeDeclHandler = self.refuse_doctype
         return parser
 
@@ -134,7 +139,9 @@ class ExportReader:
 
     def _listen(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "namespace":
-            self._namespace_key = int(attributes.get("key", "0"))
+            self._namespace_key = self._number(
+                attributes.get("key", "0"), "the key of a <namespace>"
+            )
         elif tag == "text":
             newest, now = self._newest, self._revision
             if newest is not None and now.timestamp and not now.is_newer(newest):
@@ -213,12 +220,15 @@ class ExportReader:
             self.require_text()
         self.title = title = values.get("title", "")
         space = values.get("ns", "").strip()
-        number = values.get("id", "")
+        number = values.get("id", "").strip()
+        self.guessed = self.guessed or not space
         self.pages.append(
             Page(
-                page_id=int(number) if number.strip().isdigit() else self.base + self.count,
+                page_id=int(number) if _NUMBER.fullmatch(number) else self.base + self.count,
                 title=title,
-                namespace=int(space) if space else self.site.title_namespace(title),
+                namespace=self._number(space, f"the <ns> of page {title!r}")
+                if space
+                else self.site.title_namespace(title),
                 redirect=self._redirect or is_redirect(revision.text),
                 model=revision.model,
                 text=revision.text,
@@ -228,6 +238,14 @@ class ExportReader:
         )
         self._values, self._newest = {}, None
 
+    def _number(self, value: str, what: str) -> int:
+        if not _NUMBER.fullmatch(value.strip()):
+            raise UserError(
+                f"{self.name}: {what} is {value[:40]!r}, not a number; the dump is damaged, or was "
+                "changed after its export"
+            )
+        return int(value)
+
     def require_text(self) -> None:
         """Raise ``UserError`` if the dump leaves out the texts of all pages so far."""
         if self.stubs and not self.texts:
@@ -235,12 +253,17 @@ class ExportReader:
                 f"{self.name}: a stub dump: its pages have no text (their <text> is empty); {FETCH}"
             )
 
+    def check_encoding(self, version: str, encoding: str | None, standalone: int) -> None:
+        """Raise ``UserError`` if the XML declares another encoding than UTF-8."""
+        if encoding is not None and encoding.lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+            raise UserError(
+                f"{self.name}: the XML declares the encoding {encoding[:40]!r}; a MediaWiki export is "
+                "UTF-8: if its bytes are in the declared encoding, convert them with iconv, and write "
+                'encoding="utf-8" in its first line'
+            )
+
     def refuse_doctype(self, doctype: str, *_: object) -> None:
-        if doctype.lower() == "html":
-            raise other_root(self.name, "html")
-        raise UserError(
-            f"{self.name}: the XML declares a document type; a MediaWiki export has none"
-        )
+        raise declared_type(self.name, doctype)
 
     def refuse_section(self, *_: object) -> None:
         if self.head_is_read:

@@ -6,7 +6,7 @@ import json
 import re
 
 from megabert.common.errors import UserError
-from megabert.data.text.input.other_forms import first_tag, refuse_other_form
+from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
 from megabert.data.text.plain.encodings import likely_encoding
 from megabert.data.text.plain.lines import unreadable
@@ -117,10 +117,7 @@ def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
     return "text"
 
 
-_EXPECTED = (
-    "expected MediaWiki XML, wikiextractor output, JSON, CSV, TSV, Parquet or UTF-8 text "
-    "(--input-format text reads it as it is)"
-)
+_EXPECTED = f"{READ_FORMS} are read (--input-format text reads it as it is)"
 
 
 def _decoded(head: bytes) -> str:

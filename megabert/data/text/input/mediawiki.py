@@ -52,6 +52,7 @@ class DumpHead:
         declared: ``xml:lang`` as it is written, or "".
         database: name of the wiki's database ("enwiki"), or "".
         history: one of the first pages has several revisions.
+        guessed: one of the first pages has no namespace, so that its title decides.
         pages: the first pages, until they are looked at (:meth:`without_pages`).
     """
 
@@ -59,6 +60,7 @@ class DumpHead:
     declared: str = ""
     database: str = ""
     history: bool = False
+    guessed: bool = False
     pages: tuple[Page, ...] = field(default=(), repr=False)
 
     def without_pages(self) -> DumpHead:
@@ -84,7 +86,12 @@ def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
                 break
     reader.require_text()
     return DumpHead(
-        reader.site, reader.declared, reader.database, reader.history, tuple(reader.pages)
+        reader.site,
+        reader.declared,
+        reader.database,
+        reader.history,
+        reader.guessed,
+        tuple(reader.pages),
     )
 
 
@@ -158,8 +165,6 @@ def _explained(reader: ExportReader, parser: expat.XMLParserType, place: Place) 
     except expat.ExpatError as error:
         where = place(error, parser.CurrentByteIndex)
         raise UserError(_explain(error, where, reader)) from None
-    except ValueError as error:
-        raise UserError(f"{reader.name}: a number in the XML cannot be read ({error})") from None
 
 
 def _explain(error: expat.ExpatError, place: str, reader: ExportReader) -> str:

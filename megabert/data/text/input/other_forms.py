@@ -10,6 +10,9 @@ import re
 from megabert.common.errors import UserError
 
 FETCH = "fetch the pages-articles.xml.bz2 file of the same dump"
+READ_FORMS = "MediaWiki XML, wikiextractor output, JSON, CSV, TSV, Parquet and UTF-8 text"
+"""The forms that are read, for messages."""
+_EXTRACT = f"which is not read; extract its text first ({READ_FORMS} are read)"
 _PAGES_ALONE = (
     "pages of a MediaWiki export without the <mediawiki> element around them; put a line "
     '<mediawiki xml:lang="CODE"> before them and </mediawiki> behind them, or ' + FETCH
@@ -32,6 +35,14 @@ _ROOTS = {
     "rss": "a news feed (RSS), not a dump",
     "sitemapindex": "a site map, not a dump",
     "urlset": "a site map, not a dump",
+    "tei": f"a TEI edition, {_EXTRACT}",
+    "tei.2": f"a TEI edition, {_EXTRACT}",
+    "teicorpus": f"a TEI corpus, {_EXTRACT}",
+    "fictionbook": f"an FB2 book, {_EXTRACT}",
+    "tmx": f"a translation memory (TMX), {_EXTRACT}",
+    "xliff": f"a translation (XLIFF), {_EXTRACT}",
+    "rdf:rdf": f"RDF, {_EXTRACT}",
+    "svg": "a drawing (SVG), not text",
     "api": f"an answer of MediaWiki's API, not a dump; use Special:Export, or {FETCH}",
 }
 _PIECES = "text ns revision timestamp contributor restrictions namespaces namespace parentid"
@@ -59,9 +70,19 @@ def other_root(name: str, tag: str) -> UserError:
     if what is None:
         return UserError(
             f"{name}: XML, but not a MediaWiki export: the outermost element is <{tag}>, not "
-            "<mediawiki>"
+            f"<mediawiki>; extract its text first ({READ_FORMS} are read)"
         )
     return UserError(f"{name}: it holds <{tag}>: {what}")
+
+
+def declared_type(name: str, doctype: str) -> UserError:
+    """The error of an XML file with a document type, which no MediaWiki export has."""
+    if doctype.lower() in _ROOTS:
+        return other_root(name, doctype)
+    return UserError(
+        f"{name}: the XML declares a document type, {doctype!r}; a MediaWiki export has none "
+        f"({READ_FORMS} are read)"
+    )
 
 
 def first_tag(text: str) -> str:

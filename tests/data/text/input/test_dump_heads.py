@@ -258,3 +258,37 @@ def test_the_language_that_a_dump_names(
     assert head is not None
     assert (head.site.language, head.declared, head.database) == (expected, language, database)
     assert next(iter_pages(path)).site.language == expected
+
+
+@pytest.mark.parametrize("value", ["abc", "0.0", "²", "1" * 5000, "1_0", "--1"])
+def test_a_namespace_that_is_not_a_number(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.xml"
+    page = f"<page><title>T</title><ns>{value}</ns><revision><text>A.</text></revision></page>"
+    path.write_text(f"<mediawiki>{page}</mediawiki>")
+    with pytest.raises(
+        UserError, match=r"a\.xml: the <ns> of page 'T' is '.{1,40}', not a number; the dump"
+    ):
+        list(iter_pages(path))
+    names = f'<siteinfo><namespaces><namespace key="{value}">N</namespace></namespaces></siteinfo>'
+    path.write_text(f"<mediawiki>{names}{page.replace(value, '0')}</mediawiki>")
+    with pytest.raises(UserError, match=r"the key of a <namespace> is '.{1,40}', not a number"):
+        list(iter_pages(path))
+
+
+@pytest.mark.parametrize("value", ["²", "1" * 5000, "x"])
+def test_a_page_number_that_is_none(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.xml"
+    page = f"<page><title>T</title><ns>0</ns><id>{value}</id><revision><id>{value}</id></revision></page>"
+    path.write_text(f"<mediawiki>{page * 2}</mediawiki>")
+    assert [page.page_id for page in iter_pages(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "ISO-8859-1", "klingon"])
+def test_another_declared_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.xml"
+    page = "<page><title>T</title><ns>0</ns><revision><text>A.</text></revision></page>"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><mediawiki>{page}</mediawiki>')
+    with pytest.raises(UserError, match=f"declares the encoding '{encoding}'.*UTF-8"):
+        list(iter_pages(path))
+    path.write_text(f'<?xml version="1.0" encoding="utf-8"?><mediawiki>{page}</mediawiki>')
+    assert [page.title for page in iter_pages(path)] == ["T"]
