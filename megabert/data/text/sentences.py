@@ -42,7 +42,9 @@ _ALL_STOPS = re.compile(rf"[{_STOPS}]{_AFTER}")
 _WIDE_STOP = re.compile(f"[{_WIDE_STOPS}]")
 _IDEOGRAPHS = "\u3041-\u30ff\u3400-\u9fff"
 # marks that may precede the first letter of a sentence
-_OPENING = re.compile("[\"'‘’“”„‚«»‹`(\\[¿¡#$£€*+•·†–—―−\\-「『《〈（【\\s]+|,,[\\s\"']*")
+_OPENING = re.compile(
+    "[\"'‘’“”„‚«»‹`(\\[¿¡#$£€*+•·†–—―−\\-「『《〈（【~≈\\s]+|,,[\\s\"']*|\\.{1,3}(?=\\w)"
+)
 # letters that Unicode calls small, of a script without capitals
 _GEORGIAN = ("\u10d0", "\u10ff")
 # the first of the scripts in which a letter is a syllable or a word and no initial

@@ -17,6 +17,11 @@ LINES = [
     ("pl", "W 1991 r. prezydent był tam. | Potem wyjechał."),
     ("en", "“Where is it?” he asked. | “Here!” | He left."),
     ("en", "Yahoo! is old. | It made $5. iPods sold well."),
+    # a word that begins with a stop, and a figure with a sign
+    ("en", "It began in 1972. | .NET was new. | .45 ACP is old. | The .txt file. .doc is another."),
+    ("en", "It ended. | ...And Justice came. | It grew. | ~5000 came. | ≈20 left. | He was, vs. .NET, old."),
+    ("en", "Wait. . . and go. .. or (see [...]. .) stay."),
+    ("de", "Es war 1972. | .NET war neu, z. B. .NET 2 und Nr. .45 davon."),
     # ordinal numbers
     ("de", "Am 3. Oktober des 13. Jahrhunderts fiel die Burg. | Der Ort blieb."),
     ("de", "Er wurde am 24.12. Vater. | Das war 1990. | Danach zog er um."),
