@@ -8,7 +8,7 @@ import re
 from megabert.common.errors import UserError
 from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
-from megabert.data.text.plain.encodings import likely_encoding
+from megabert.data.text.plain.encodings import is_encoded_twice, likely_encoding
 from megabert.data.text.plain.lines import unreadable
 from megabert.data.text.plain.records import is_wiki_address
 from megabert.data.text.plain.tables import table_dialect
@@ -47,6 +47,8 @@ _LITERAL_LINE = re.compile(
     r"""\s*(?:[\[{(][\s\[{(]*['"]|['"][^'"\n]{1,60}['"]\s*:|[\[\]{}()]+[;,]?\s*$|(?:var|let|const)\s+\w+\s*=\s*[\[{])"""
 )
 _DICTIONARY = re.compile(r"\[?\{\s*'\w+'\s*:")
+_SOFT_END = re.compile(r"[^=\n]=\r?\n(?=[^\n])")  # of quoted-printable text
+_QUOTED_BYTE = re.compile(r"=[0-9A-F]{2}")
 _FEWEST_LINES = 3  # of a literal
 _FEWEST_STRINGS = 3  # lines of nothing but a quoted string
 _WIKITEXT = tuple(
@@ -145,9 +147,16 @@ def _refuse_binary(head: bytes, name: str, rules: ReadingRules) -> None:
     except UnicodeDecodeError as error:
         cut = len(head) >= PIECE and error.start >= len(head) - 4
         fault = -1 if cut else error.start
-    if fault < 0 and not nul:
+    if fault < 0 and not nul and b"\x1b$" not in head:
         return
     encoding = likely_encoding(head)
+    if fault < 0 and not nul:
+        if encoding == "ISO-2022-JP":
+            raise UserError(
+                f"{name}: Japanese text in ISO-2022-JP; convert it with "
+                "iconv -f ISO-2022-JP -t UTF-8 OLD > NEW"
+            )
+        return
     if encoding is None and 20 * len(_CONTROLS.findall(head)) > len(head):
         raise UserError(f"{name}: unknown format (binary data); {_EXPECTED}")
     if rules.skip and not (encoding or "").startswith(("UTF-16", "UTF-32")):
@@ -222,7 +231,15 @@ def _are_strings(text: str) -> bool:
 
 
 def _refuse_other_text(text: str, name: str) -> None:
+    if not text.isascii() and is_encoded_twice(text):
+        raise UserError(
+            f"{name}: looks like UTF-8 that was converted to UTF-8 a second time; "
+            "iconv -f UTF-8 -t WINDOWS-1252 OLD > NEW undoes it (--input-format text reads it as "
+            "it is)"
+        )
     kind = next((kind for kind, pattern in _OTHER_TEXT if pattern.match(text)), None)
+    if kind is None and _is_quoted_printable(text):
+        kind = "mail in quoted-printable form"
     if kind is None and len(_CLOSING_TAG.findall(text)) * _TAG_EVERY > len(text) + 4 * _TAG_EVERY:
         kind = "HTML"
     if kind is None and _is_wikitext(text):
@@ -234,6 +251,12 @@ def _refuse_other_text(text: str, name: str) -> None:
             f"{name}: looks like {kind}, which is not read: extract the text first "
             "(--input-format text reads its lines as they are)"
         )
+
+
+def _is_quoted_printable(text: str) -> bool:
+    lines = text.count("\n") + 1
+    cut = len(_SOFT_END.findall(text))
+    return cut >= _FEWEST_LINES and (len(_QUOTED_BYTE.findall(text)) >= cut or 4 * cut >= lines)
 
 
 def _is_wikitext(text: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from megabert.common.errors import UserError
 from megabert.data.text.pages import Page
-from megabert.data.text.plain.encodings import likely_encoding
+from megabert.data.text.plain.encodings import is_certain, likely_encoding
 from megabert.data.text.reading import BAD_LINE
 
 MAX_LINE = 1 << 26  # bytes
@@ -80,8 +80,12 @@ def unreadable(where: str, value: int, offset: int, data: bytes, skip: bool = Fa
     if encoding == "UTF-8":
         return f"{what}, although most of the text is UTF-8{advice}"
     if encoding is not None:
+        command = f"iconv -f {encoding} -t UTF-8 OLD > NEW"
+        if is_certain(encoding):
+            return f"{what}; it is {encoding}: convert it with {command}"
         return (
-            f"{what}; it is probably {encoding}: convert it with "
-            f"iconv -f {encoding} -t UTF-8 OLD > NEW"
+            f"{what}; its encoding is not known; a guess from its letters is {encoding}: convert it "
+            f"with {command}, and look at the letters outside of ASCII in NEW before you use it "
+            f"(iconv -l lists other encodings){advice}"
         )
     return f"{what} (binary data, or an encoding that was not recognized){advice}"

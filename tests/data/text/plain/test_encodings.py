@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import quopri
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ CHINESE = "人人生而自由，在尊严和权利上一律平等。他们有理
 TAIWAN = "人人生而自由，在尊嚴和權利上一律平等。他們有理性和良心，並應以兄弟關係的精神相對待。\n"
 JAPANESE = "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。\n"
 KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.\n"
+THAI = "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ\n"
+LITHUANIAN = (
+    "Visi žmonės gimsta laisvi ir lygūs savo orumu ir teisėmis. Jiems suteiktas protas ir sąžinė.\n"
+)
 HEBREW = "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם.\n"
 ARABIC = "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق.\n"
 
@@ -35,6 +40,12 @@ ARABIC = "يولد جميع الناس أحراراً متساوين في الك
         (TURKISH, "cp1254", "WINDOWS-1254"),
         (RUSSIAN, "cp1251", "WINDOWS-1251"),
         (RUSSIAN, "koi8_r", "KOI8-R"),
+        (RUSSIAN, "cp866", "CP866"),
+        (RUSSIAN, "iso8859_5", "ISO-8859-5"),
+        (THAI, "cp874", "CP874"),
+        (LITHUANIAN, "cp1257", "WINDOWS-1257"),
+        (WESTERN, "mac_roman", "MACINTOSH"),
+        (WESTERN, "cp850", "CP850"),
         (GREEK, "cp1253", "WINDOWS-1253"),
         (HEBREW, "cp1255", "WINDOWS-1255"),
         (ARABIC, "cp1256", "WINDOWS-1256"),
@@ -60,6 +71,8 @@ def test_encodings(tmp_path: Path, text: str, codec: str, name: str) -> None:
         with pytest.raises(UserError, match=f"iconv -f {name} -t UTF-8") as caught:
             list(iter_pages(path, rules))
         assert str(caught.value).startswith(f"{path}: line ")
+    sure = name.startswith("UTF-")
+    assert ("a guess from its letters" in str(caught.value)) is not sure
     iconv = data.decode(name.lower().replace("iso-8859-1", "latin-1"))
     assert text in iconv
 
@@ -88,3 +101,37 @@ def test_binary_is_not_text(tmp_path: Path) -> None:
         for rules in (ReadingRules(), ReadingRules(bad_lines="skip")):
             with pytest.raises(UserError, match="binary data"):
                 list(iter_pages(path, rules))
+
+
+def test_japanese_in_seven_bits(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(JAPANESE.encode("iso2022_jp") * 3)
+    with pytest.raises(UserError, match=r"ISO-2022-JP; convert it with iconv -f ISO-2022-JP"):
+        list(iter_pages(path))
+    path.write_bytes(b"A line with \x1b[31mcolour\x1b[0m and \x1b$ 5.\n" * 9)
+    assert list(iter_pages(path))
+
+
+def test_text_that_is_encoded_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text, codec in (
+        (WESTERN, "cp1252"),
+        (WESTERN, "latin-1"),
+        (POLISH, "latin-1"),
+        (CHINESE, "latin-1"),
+    ):
+        path.write_text((text * 3).encode().decode(codec))
+        with pytest.raises(UserError, match="converted to UTF-8 a second time; iconv -f UTF-8 -t"):
+            list(iter_pages(path))
+    for text in (WESTERN, CURLY, POLISH, TURKISH, RUSSIAN, GREEK, CHINESE, THAI, HEBREW, ARABIC):
+        path.write_text(text * 3)
+        assert list(iter_pages(path))
+
+
+def test_quoted_printable_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(quopri.encodestring((WESTERN.strip() * 9).encode()))
+    with pytest.raises(UserError, match="quoted-printable"):
+        list(iter_pages(path))
+    path.write_text("The sum is a =\nand b = 4.\nIt is so.\n" * 2)
+    assert list(iter_pages(path))
