@@ -23,9 +23,12 @@ _TABLE = re.compile(r"<(/?)table(?![\w-])[^<>]*>", re.IGNORECASE)
 _SHOWN = frozenset(["nowiki", *_FORMULAS.split()])
 _PLAIN_END = "</ref>"
 _CELL = re.compile(
-    r"<t([rdh])(?![\w-])[^<>]*>.*?(?:</t\1\s*>|(?=<t[rdh](?![\w-])|\n[ \t]*\n)|\Z)",
+    r"<t([dh])(?![\w-])[^<>]*>(?:[^<]|<(?!/?t(?:[rdh]|able)(?![\w-])))*+</t\1\s*>"
+    r"|<t([rdh])(?![\w-])[^<>]*>.*?(?:</t\2\s*>|(?=<t[rdh](?![\w-])|\n[ \t]*\n)|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
+# "<tabber>Label=Text|-|Label=Text</tabber>", or names of pages
+_TABS = re.compile(r"<(tabber(?:transclude)?)\s*>((?:[^<]|<(?!/?tabber))*+)</\1\s*>", re.IGNORECASE)
 _SIMPLE_CHEMISTRY = re.compile(r"(?:[A-Z][a-z]?\d*){1,8}")
 _INDENT = 40  # longest indent and punctuation of a formula on a line of its own
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
@@ -42,6 +45,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     """
     if "<" not in text:
         return text
+    if "<tabber" in text:
+        text = _TABS.sub(_tabs, text)
     parts: list[str] = []
     position = 0
     no_more: set[str] = set()  # names without another closing tag
@@ -84,6 +89,14 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     text = "".join(parts)
     # rows of a table that a template begins
     return _CELL.sub("\n\n", text) if "<t" in text or "<T" in text else text
+
+
+def _tabs(match: re.Match[str]) -> str:
+    """The texts of tabs as paragraphs, without their labels; nothing of tabs that name pages."""
+    if len(match.group(1)) > len("tabber"):
+        return "\n\n"
+    texts = [tab.partition("=")[2] for tab in match.group(2).split("|-|")]
+    return "\n\n".join(["", *texts, ""])
 
 
 def _is_displayed(text: str, start: int, end: int) -> bool:

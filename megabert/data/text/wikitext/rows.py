@@ -17,6 +17,7 @@ _END_NAME = re.compile(
     r"\b(?:end|ende|bottom|footer|foot|close|fin|fine|fim|koniec|конец|низ)\b|尾|底|末|終|끝|نهاية",
     re.IGNORECASE,
 )
+_LONGEST_CELL = 30  # lines
 _LOOK_AHEAD = 2  # lines of a cell after a blank line
 
 
@@ -24,7 +25,7 @@ def strip_rows(text: str, names: Sequence[str]) -> str:
     """Remove the rows of such tables: from their first line to a ``|}``, to a line that holds only a
     template, to a heading, or to a blank line that no further row follows.
 
-    A lone line that begins with ``|`` takes nothing else with it. If the rows follow a template and
+    A lone line that begins with ``|`` takes nothing else with it, unless a row follows below it. If the rows follow a template and
     a template whose name says so ends the table, everything between goes.
 
     Args:
@@ -90,10 +91,25 @@ def _end_of_rows(lines: list[str], first: int) -> int:
         elif not line:
             if not any(_is_row(lines, p) for p in _next_lines(lines, place)):
                 return place
-        elif line[0] == "=" or line[0] == HOLE or (not table and not _CELLS.search(line)):
+        elif line[0] == "=" or line[0] == HOLE:
             return place
+        elif not table and not _CELLS.search(line):
+            if not _row_follows(lines, place):
+                return place
+            table = True
         place += 1
     return place
+
+
+def _row_follows(lines: list[str], place: int) -> bool:
+    """Whether a row follows in the same block of lines, so that line ``place`` is part of a cell."""
+    for after in range(place, min(place + _LONGEST_CELL, len(lines))):
+        line = lines[after].strip()
+        if not line or line[0] == "=" or line[0] == HOLE:
+            return False
+        if TABLE_END in line or _is_row(lines, after):
+            return True
+    return False
 
 
 def _next_lines(lines: list[str], blank: int) -> list[int]:

@@ -202,6 +202,10 @@ CELLS = "<tr><th>Year</th><td>North 1999</td></tr>\n<tr><td>South\n2000</td></tr
         "<table>" + CELLS,
         ":{| class=x\n" + ROWS + "\n|}",
         "{{stats header}}\nNorth is the club || 5 || 7\n|-\nBob the younger || 6\n{{stats footer}}",
+        "| The cell has text that is\nwrapped over lines.\n| North\nis the club.\n|}",
+        "{{top}}\n| The cell has text\nwrapped over lines.\n| North is a club.",
+        "<tr><td>North\n\nSecond paragraph of it.</td><td>5</td></tr>",
+        "<tabbertransclude>North|The label</tabbertransclude>",
         "{{stats header}}\n! North\nText of a cell.\n\nSecond paragraph of it.\n{{stats footer}}",
     ],
 )
@@ -210,7 +214,15 @@ def test_no_cell_of_a_table_becomes_text(table: str) -> None:
     assert sentences(text) == ["The town is old.", "It is big."]
 
 
+def test_tabs_are_paragraphs_without_labels() -> None:
+    tabs = "<tabber>\nFirst=\n{|\n" + ROWS + "\n|}\nIt is big.\n|-|Second=It is red.\n</tabber>"
+    assert sentences(f"It is old.\n{tabs}\nThe end.") == [
+        "It is old.", "It is big.", "It is red.", "The end.",
+    ]  # fmt: skip
+
+
 def test_prose_directly_after_a_table_stays() -> None:
+    assert sentences("| stray\nIt is big.\n\n| other") == ["It is big."]
     assert sentences("Old.\n{{top}}\n" + ROWS + "\n|}\nIt is big.") == ["Old.", "It is big."]
     assert sentences("Old.\n{{top}}\n" + ROWS + "\n{{end}}\nIt is big.") == ["Old.", "It is big."]
     text = sentences("Old.\n!Kung people live there.\n\nIt is big.")

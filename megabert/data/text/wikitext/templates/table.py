@@ -18,7 +18,7 @@ from megabert.data.text.wikitext.templates.wording import PLAIN, Figures, Wordin
 
 _FOLDER = "megabert.data.text.wikitext.tables"
 _COMMON = "common"
-_SAME_TEMPLATES = {"simple": "en"}
+_SAME_TEMPLATES = {"simple": "en", "yue": "zh"}
 _SPACES = re.compile(r"[\s_]+")
 _INNER = "rest"
 _REMEMBERED = 10_000

@@ -161,6 +161,11 @@ def test_a_pattern_that_cannot_be_read(pattern: str) -> None:
         read_pattern(pattern)
 
 
+def test_cantonese_has_the_templates_of_chinese() -> None:
+    assert template_table("yue").text_of("link-en|水|Water") == "水"
+    assert template_table("lzh").text_of("bd|1900年|1月|1950年|2月") is None
+
+
 def test_simple_english_has_the_templates_of_english() -> None:
     assert template_table("simple").text_of("USS|Hornet|CV-12|6") == "USS Hornet"
 
