@@ -3,9 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from megabert.data.text.counts import HOLES
+from megabert.data.text.counts import DROPPED_ITEMS, HOLES, KEPT_ITEMS
 from megabert.data.text.leftovers import extracted_lines, plain_lines
 from megabert.data.text.pages import Page
+from megabert.data.text.paragraphs import Paragraph
 from megabert.data.text.reading import BAD_LINE
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.holes import HOLE
@@ -43,9 +44,9 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
         return Cleaned([], "model")
     counts: Counter[str] = Counter()
     if page.markup == "plain":
-        groups = [[line] for line in plain_lines(page)]
+        groups = [Paragraph("text", (line,)) for line in plain_lines(page)]
     elif page.markup == "extracted":
-        groups = [[line] for line in extracted_lines(page, language)]
+        groups = [Paragraph("text", (line,)) for line in extracted_lines(page, language)]
     else:
         try:
             sections = clean(
@@ -53,14 +54,25 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
             )
         except PageLimitError:
             return Cleaned([], "too long")
-        groups = [list(p.lines) for section in sections for p in section.paragraphs]
+        groups = [p for section in sections for p in section.paragraphs]
     paragraphs = []
-    for lines in groups:
-        sentences = [s for line in lines for s in split_sentences(line, language)]
-        if any(HOLE in line for line in lines):
-            whole = [sentence for sentence in sentences if HOLE not in sentence]
-            counts[HOLES] += len(sentences) - len(whole)
-            sentences = whole
+    for paragraph in groups:
+        sentences: list[str] = []
+        for line in paragraph.lines:
+            found = split_sentences(line, language)
+            if HOLE in line:
+                found = _without_holes(found, paragraph.kind == "list", counts)
+            sentences += found
         if sentences:
             paragraphs.append(sentences)
     return Cleaned(paragraphs, None if paragraphs else "empty", counts)
+
+
+def _without_holes(sentences: list[str], item: bool, counts: Counter[str]) -> list[str]:
+    """The sentences without a hole; a list item that has none is counted as dropped."""
+    whole = [sentence for sentence in sentences if HOLE not in sentence]
+    counts[HOLES] += len(sentences) - len(whole)
+    if item and not whole:
+        counts[KEPT_ITEMS] -= 1
+        counts[DROPPED_ITEMS] += 1
+    return whole

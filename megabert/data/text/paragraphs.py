@@ -7,8 +7,11 @@ from functools import cached_property
 
 from megabert.data.text.counts import DROPPED_ITEMS, KEPT_ITEMS
 from megabert.data.text.wikitext.items import (
+    LINK_WORDS,
     MAX_WORDS,
     ItemKind,
+    Look,
+    begins_with_link,
     is_long_enough,
     item_kind,
     look_at,
@@ -18,8 +21,8 @@ from megabert.data.text.wikitext.items import (
 from megabert.data.text.wikitext.links import EXTERNAL
 from megabert.data.text.wikitext.tidy import has_word, tidy_line
 
-_KEPT = (ItemKind.SENTENCE, ItemKind.SHORT)
 _LIST_MARKS = "*#:;"
+_FEW_ITEMS = 3  # of a shorter list, sentences by a stop are kept
 
 
 @dataclass(frozen=True)
@@ -38,48 +41,76 @@ class SectionBody:
     """A section without markup, and what paragraphs need to know besides.
 
     Attributes:
-        text: without links and tags. List items may end in a note
-            (:func:`megabert.data.text.wikitext.items.note_items`).
-        wikitext: the same with them; if there are no notes, line by line the same.
+        text: without links and tags.
+        wikitext: the same with them, line by line the same; None if the list items begin with
+            notes (:func:`megabert.data.text.wikitext.items.note_items`).
         spaceless: whether the language is written without spaces.
         settle: removes from a line the holes outside sentences.
         counts: receives the numbers of list items kept and dropped.
     """
 
     text: str
-    wikitext: str
+    wikitext: str | None
     spaceless: bool
     settle: Callable[[str], str]
     counts: Counter[str]
 
     def item(self, place: int, text: str) -> tuple[str, ItemKind]:
         """The clean line of the list item in line ``place``, and its kind."""
-        text, seen = read_note(text)
+        look = None
+        if self.wikitext is None:
+            text, look = read_note(text)
+        if EXTERNAL in text:  # a citation or part of a link list, or prose with a link
+            look = look or self._look(place, text)
+            if look.words < LINK_WORDS or begins_with_link(text):
+                return "", ItemKind.SOURCE
+            text = text.replace(EXTERNAL, "")
         line = tidy_line(self.settle(text))
         is_short = not is_long_enough(line)
         if is_short and not may_be_short(line):
             return line, ItemKind.NAME
-        if seen is None:
-            seen = self._look(place)
-        if is_short and seen[0] < MAX_WORDS:
+        look = look or self._look(place, text)
+        if is_short and look.words < MAX_WORDS:
             return line, ItemKind.NAME
-        kind = item_kind(line, *seen)
+        kind = item_kind(line, look)
         return line, ItemKind.SHORT if is_short and kind is ItemKind.SENTENCE else kind
 
-    def _look(self, place: int) -> tuple[int, bool]:
-        line = self._lines[place] if place < len(self._lines) else ""
-        return look_at(line, self.spaceless)
+    def _look(self, place: int, text: str) -> Look:
+        """An item that had no line of its own in the wikitext is looked at as it is."""
+        return look_at(self._lines[place] if self._lines else text, self.spaceless)
 
     @cached_property
     def _lines(self) -> list[str]:
-        return self.wikitext.split("\n")
+        return self.wikitext.split("\n") if self.wikitext else []
+
+
+def _kept_items(items: list[tuple[str, ItemKind]]) -> list[str]:
+    """The sentences of a list.
+
+    Sentences by a stop stay if a quarter of the list are others, short ones if the list has not
+    more names. If it has more sources than sentences, none stays.
+    """
+    kinds = [kind for _, kind in items]
+    wanted = [ItemKind.SENTENCE, ItemKind.SHORT, ItemKind.STOPPED]
+
+    def number() -> int:
+        return sum(map(kinds.count, wanted))
+
+    stopped = kinds.count(ItemKind.STOPPED)
+    if stopped and len(items) >= _FEW_ITEMS and 4 * (number() - stopped) < len(items):
+        wanted.remove(ItemKind.STOPPED)
+    if ItemKind.SHORT in kinds and kinds.count(ItemKind.NAME) > number():
+        wanted.remove(ItemKind.SHORT)
+    if kinds.count(ItemKind.SOURCE) > number():
+        return []
+    return [line for line, kind in items if kind in wanted]
 
 
 def paragraphs(body: SectionBody) -> list[Paragraph]:
     """Paragraphs of a section without markup: runs of prose lines and runs of list items.
 
-    An item of a discussion (``:``) is prose. Of other items, the sentences are kept; if most items
-    of a list are sources, none is.
+    An item of a discussion (``:``) is prose. Of other items, the sentences are kept
+    (:func:`_kept_items`).
     """
     found: list[Paragraph] = []
     prose: list[str] = []
@@ -95,12 +126,7 @@ def paragraphs(body: SectionBody) -> list[Paragraph]:
         prose.clear()
 
     def close_items() -> None:
-        kept = [line for line, kind in items if kind in _KEPT]
-        kinds = Counter(kind for _, kind in items)
-        if kinds[ItemKind.SHORT] and kinds[ItemKind.NAME] > len(kept):
-            kept = [line for line, kind in items if kind is ItemKind.SENTENCE]
-        if kinds[ItemKind.SOURCE] > len(kept):
-            kept = []
+        kept = _kept_items(items)
         body.counts[KEPT_ITEMS] += len(kept)
         body.counts[DROPPED_ITEMS] += len(items) - len(kept)
         if kept:
@@ -128,12 +154,10 @@ def paragraphs(body: SectionBody) -> list[Paragraph]:
                 if items:
                     close_items()
                 add_prose(text)
-            elif EXTERNAL in text:  # a citation or part of a link list
-                items.append(("", ItemKind.SOURCE))
             else:
-                item = body.item(place, text)
-                if has_word(item[0]):
-                    items.append(item)
+                line, kind = body.item(place, text)
+                if kind is ItemKind.SOURCE or has_word(line):
+                    items.append((line, kind))
     if prose:
         close_prose()
     if items:

@@ -56,6 +56,11 @@ def strip_inline(text: str, rules: LinkRules, names: list[str] | None = None) ->
     return text
 
 
+def has_block_tag(text: str) -> bool:
+    """Whether :func:`strip_inline` begins new lines in the text."""
+    return "<" in text and _BLOCK_TAG.search(text) is not None
+
+
 def _write_scripts(text: str) -> str:
     """Write superscripts and subscripts in a line, without making other figures of them.
 

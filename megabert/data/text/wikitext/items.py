@@ -1,46 +1,78 @@
 """List items: which are sentences, which are sources, and which only links and names.
 
 One rule for every language and every place of a page. What counts is the text outside links and
-titles, which is only known in the wikitext: :func:`mark_items` notes it at the end of each item's
-line, and :func:`item_kind` decides on the clean line.
+titles, which is only known in the wikitext: :func:`look_at` finds it, :func:`note_items` writes it
+at the beginning of each item if lines may move, and :func:`item_kind` decides on the clean line.
 """
 
 import re
 from enum import Enum
+from typing import NamedTuple
 
+from megabert.data.text.wikitext.links import EXTERNAL
 from megabert.data.text.wikitext.tidy import spaceless_letters
 
 
 class ItemKind(Enum):
-    """What a list item is; only sentences are kept, and short ones if the list has not more names."""
+    """What a list item is; the sentences are kept, the two weaker kinds if their list has others."""
 
     SENTENCE = "sentence"
     SHORT = "short sentence"
+    """Under four words: a link and its predicate."""
+    STOPPED = "sentence by its stop"
+    """Few words outside links, and a full stop."""
     SOURCE = "source"
     NAME = "name"
 
 
-MAX_WORDS = 4
+class Look(NamedTuple):
+    """What is counted in the wikitext of an item.
+
+    Attributes:
+        words: outside links and titles, not capitalised; up to MAX_WORDS, or up to
+            LINK_WORDS if the item has a web link.
+        titled: whether it has a title: italics, ``《》`` or ``『』``.
+        names: whether it may be a list of names in a script without capitals: no part between
+            commas has CLAUSE_WORDS.
+    """
+
+    words: int
+    titled: bool
+    names: bool = False
+
+
 ITEM_WORDS = 3
 """Words outside links and titles, not capitalised, that make an item prose; with a stop, one."""
+CLAUSE_WORDS = 5
+"""In a script without capitals, and without a stop, words between two commas that do so."""
+LINK_WORDS = 8
+"""Words outside a web link, not capitalised, with which an item may be prose in spite of it."""
 ITEM_LETTERS = 8
 """Minimum length of an item in a script without spaces; two letters count as a word."""
+MAX_WORDS = 4
 _FIRST_NOTE = 0xE020
-_LAST_NOTE = _FIRST_NOTE + 2 * MAX_WORDS + 1
+_LAST_NOTE = _FIRST_NOTE + 4 * LINK_WORDS + 3
 _LOOK_AT = 300  # characters of an item
-_LINE = re.compile(r"\n[*#:;]*[*#;](?![*#:;])[^\n]*")
-_HTML_ITEM = re.compile(r"\s*<li(?=[\s/>])[^<>]*>\s*", re.IGNORECASE)
+_LOOK_AT_LINKED = 900
+_LINE = re.compile(r"(\n[*#:;]*[*#;])(?![*#:;])([^\n]*)")
 # links, italics, quotations that are not sentences, tags
 _LINKS_AND_TITLES = re.compile(
-    r"\[\[[^\[\]]*\]\]|''.*?''+|《[^》]*》|『[^』]*』|\"[^\"]*[^\".!?]\"|“[^”]*[^”.!?]”|<[^<>]*>"
+    r"\[\[[^\[\]]*\]\]|''.*?''+|《[^》]*》|『[^』]*』|「[^「」]*[^「」。！？]」|<[^<>]*>"
+    r"|\"[^\"]*[^\".!?]\"|“[^”]*[^”.!?。！？]”|„[^„“”\"]*[^„“”\".!?][“”\"]|«[^«»]*[^«».!?\s]\s*»"
 )
 # "[[Napoleon]] abdicates." and "Muore [[Napoleone]].", also behind a date
 _SHORT_SENTENCE = re.compile(
     r"[*#:; ]*(?:(?:\[\[[^\[\]]*\d[^\[\]]*\]\]|\d[^\[\]:–—]{0,20})(?: ?[–—:]| -) ?)?"
     r"(?:(\[\[[^\[\]:]+\]\])((?: [^\W\d_]+){1,3})|([^\W\d_]{3,}) (\[\[[^\[\]:]+\]\])) ?[.!۔।]\s*"
 )
+_WEB_LINK = re.compile(r"\[[^\s\[\]]*//[^\[\]]*\]?|[a-zA-Z]*://\S*")
+# separate names, in scripts with and without spaces
+_COMMA = re.compile(r"[,;:،؛·/()]|\s[–—-]\s")
+_COMMAS = re.compile(r"[\s,;:،؛、，；：・·/()（）]+")
+_GEORGIAN = frozenset(map(chr, range(0x10D0, 0x1100)))  # small letters that no capital begins with
+_OPENING = " '\"“„«‘「『(（["
 _FOUR_WORDS = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+){3}[^\W_]")
-_STOPS = tuple(".!?。！？…؟۔।")
+_STOPS = tuple(".!?。！？…؟۔।։።။។")
 _LOST_HEAD = ",;:–—"  # begin an item whose first words were removed
 _CLOSING = "\"'”’»)）」』】] "
 _DIGIT_OR_SIGN = re.compile(r"[\d(版書]")
@@ -52,12 +84,17 @@ _PUBLISHERS = ("Press", "Verlag", "ditore", "dition", "Editorial", "Wydawnictwo"
 _PUBLISHER_AND_YEAR = re.compile(rf"(?:{'|'.join(_PUBLISHERS)})s?[,. (]{{1,3}}(?:1[4-9]|20)\d\d\b")
 # "p. 12", "vol. IV"; each pattern begins with a plain character, so that the engine can skip ahead
 _PAGE = re.compile(
-    r"\.(?:(?<=\bp\.)|(?<=\bpp\.)|(?<=\bS\.)|(?<=\bс\.)|(?<=\bpag\.)|(?<=\bstr\.)|(?<=\bvol\.)"
-    r"|(?<=\bvols\.)|(?<=\bvoll\.)) ?(?:\d|[IVX])"
+    r"\.(?:(?:(?<=\bp\.)|(?<=\bpp\.)|(?<=\bS\.)(?<!\.S\.)|(?<=\bс\.)|(?<=\bpag\.)|(?<=\bstr\.)"
+    r"|(?<=\bvol\.)|(?<=\bvols\.)|(?<=\bvoll\.)) ?(?:\d|[IVXLC]+\b(?!\.))"
+    r"|(?:(?<=\bs\.)|(?<=\bС\.)|(?<=\bblz\.)|(?<=\bpagg\.)|(?<=\bpág\.)|(?<=\bpágs\.)) ?\d)"
 )
-# "Smith, J.", "Smith J. (1990)" and "J. Smith, A. Jones", not "John M. Smith was"
+_PLAIN_PAGE = re.compile(r"\bpp? \d")
+_ARABIC_PAGE = re.compile(r"\bصص?[. ]{0,2}\d")
+# "Smith, J.", "Smith, John M., 1990", "Smith J. (1990)" and "J. Smith, A. Jones",
+# not "John M. Smith was" and "Arsenal F.C.,"
 _AUTHOR = re.compile(
-    r"[^\W\d_]+, [^\W\d_]\.|[^\W\d_]+ (?:[^\W\d_]\.[ -]?)+(?=[,(:]|&)"
+    r"[^\W\d_]+, (?:[^\W\d_]+ )?[^\W\d_]\.(?:(?<=, \w\.)|,? \(?(?:1[4-9]|20)\d\d)"
+    r"|[^\W\d_]+ (?!(?:[AR]\.)?F\. ?[CK]\.|[CD]\. ?[FC]\.)(?:[^\W\d_]\.[ -]?)+(?=[,(:]|&)"
     r"|(?:[^\W\d_]\. ?)+[^\W\d_]+, (?:[^\W\d_]\. ?)+[^\W\d_]"
 )
 # "Smith, John (1990).", "Smith, John, and Anna Jones. 1990."
@@ -66,9 +103,10 @@ _PARTICLES = frozenset(
     ["and", "et", "al", "al.", "und", "y", "e", "&", "ed.", "eds.", "von", "van", "de", "der"]
 )
 _LAST_CHARACTERS = 60
-# "1976.", "(1976)", "1976年" or "320 p." at the end
+# "1976.", "(1976)", "1976年" or "320 p.", "1976. 320 s." at the end
 _YEAR_AT_END = re.compile(r"(?:1[4-9]|20)\d\d[a-z]?年?[)）]?[.;,]?$")
-_PAGES = re.compile(r"\d ?(?:pp?|S|с|pag|str|стр)\.?$")
+_PAGES = re.compile(r"\d ?(?:pp?|S|с|pag|str|стр)\.?$|\d\.? (?:o|old|lpp)\.$|\d ?[頁页쪽][。.]?$")
+_YEAR_AND_PAGES = re.compile(r"\b(?:1[4-9]|20)\d\d[,.:;)]* (?:[–—-] )?[\d–-]+ ?[sС]\.?$")
 # "Torino, 1976", "New York: Wiley 1976.", but not the date "May 9, 1976"
 _PLACE_AND_YEAR = re.compile(r"(?<!\d)[,.:;–—] ?([^\d,.:;()–—]{0,40}?)\d{4}[a-z]?年?[.;,]?$")
 _LONGEST_SOURCE = 150  # characters of a source without a title in italics
@@ -78,42 +116,51 @@ _SEPARATOR = re.compile(r"[,:;，：；.] ?")
 
 
 def note_items(body: str, spaceless: bool) -> str:
-    """The wikitext of a section, with a note at the end of each line that is a list item.
+    """The wikitext of a section, with a note at the beginning of each list item.
 
-    For sections whose lines are others after cleaning, so that :func:`read_item` finds the notes.
+    For sections whose lines are others after cleaning, so that :func:`read_note` finds the notes.
     """
-    return _LINE.sub(lambda match: match.group() + _note(match.group(), spaceless), body)
+
+    def noted(match: re.Match[str]) -> str:
+        words, titled, names = look_at(match.group(2), spaceless)
+        note = chr(_FIRST_NOTE + 4 * words + 2 * titled + names)
+        return f"{match.group(1)}{note}{match.group(2)}"
+
+    return _LINE.sub(noted, body)
 
 
-def _note(line: str, spaceless: bool) -> str:
-    words, titled = look_at(line, spaceless)
-    return chr(_FIRST_NOTE + 2 * words + titled)
-
-
-def look_at(line: str, spaceless: bool) -> tuple[int, bool]:
-    """(number of words outside links and titles that begin small, up to MAX_WORDS; whether there is a
-    title) of an item's wikitext. In a language without spaces, two letters count as a word. A short
-    sentence, such as "Muore [[Napoleone]].", has MAX_WORDS."""
+def look_at(line: str, spaceless: bool) -> Look:
+    """What is counted in an item's wikitext. In a language without spaces, two letters count as a
+    word. A short sentence, such as "Muore [[Napoleone]].", has MAX_WORDS."""
     titled = "''" in line or "《" in line or "『" in line
+    most = MAX_WORDS
+    if "//" in line:
+        line, most = _WEB_LINK.sub(" ", line[:_LOOK_AT_LINKED]), LINK_WORDS
     line = line[:_LOOK_AT]
     if (
         "[[" in line
         and (short := _SHORT_SENTENCE.fullmatch(line))
         and _is_sentence(*short.groups())
     ):
-        return MAX_WORDS, titled
-    if "[" in line or titled or '"' in line or "<" in line:
-        line = _LINKS_AND_TITLES.sub(" ", line)
+        return Look(MAX_WORDS, titled)
+    if "[" in line or titled or '"' in line or "<" in line or not line.isascii():
+        line = _LINKS_AND_TITLES.sub("" if spaceless else " ", line)
     if spaceless:
-        return min(spaceless_letters(line) // 2, MAX_WORDS), titled
-    words = 0
+        words = min(spaceless_letters(line) // 2, most)
+        return Look(words, titled, words > 0 and not _has_clause(line, spaceless))
+    words = small = 0
     for word in line.split():
         first = word[0]
-        if first.islower() or (first.isalpha() and not first.isupper()):
-            words += 1
-            if words == MAX_WORDS:
-                break
-    return words, titled
+        if first.islower():
+            if first not in _GEORGIAN:
+                small += 1
+        elif not first.isalpha() or first.isupper():
+            continue
+        words += 1
+        if words == most:
+            break
+    names = small < ITEM_WORDS and small < words and not _has_clause(line, spaceless)
+    return Look(words, titled, names)
 
 
 def _is_sentence(name: str, predicate: str, verb: str, other: str) -> bool:
@@ -126,13 +173,26 @@ def _is_sentence(name: str, predicate: str, verb: str, other: str) -> bool:
     )
 
 
-def read_note(text: str) -> tuple[str, tuple[int, bool] | None]:
+def _has_clause(line: str, spaceless: bool) -> bool:
+    """Whether there are CLAUSE_WORDS words between two commas."""
+    if spaceless:
+        return any(spaceless_letters(part) >= 2 * CLAUSE_WORDS for part in _COMMAS.split(line))
+    parts = (part.split() for part in _COMMA.split(line))
+    return any(sum(word[0].isalpha() for word in part) >= CLAUSE_WORDS for part in parts)
+
+
+def read_note(text: str) -> tuple[str, Look | None]:
     """(text without its note, what the note says; None without a note)."""
-    note = ord(text[-1:] or " ")
+    note = ord(text[:1] or " ")
     if _FIRST_NOTE <= note <= _LAST_NOTE:
-        words, titled = divmod(note - _FIRST_NOTE, 2)
-        return text[:-1], (words, bool(titled))
+        words, flags = divmod(note - _FIRST_NOTE, 4)
+        return text[1:], Look(words, flags >= 2, flags % 2 == 1)
     return text, None
+
+
+def begins_with_link(text: str) -> bool:
+    """Whether an item without links and tags began with a web link."""
+    return text.lstrip(_OPENING).startswith(EXTERNAL)
 
 
 def is_long_enough(line: str) -> bool:
@@ -145,34 +205,37 @@ def may_be_short(line: str) -> bool:
     return line.endswith((".", "!", "۔", "।"))
 
 
-def item_kind(line: str, words: int, titled: bool) -> ItemKind:
+def item_kind(line: str, look: Look) -> ItemKind:
     """What a list item is.
 
     Args:
         line: its clean text, not empty.
-        words, titled: what :func:`read_note` found.
+        look: what was counted in its wikitext.
     """
-    if words < ITEM_WORDS and not (words and line.rstrip(_CLOSING).endswith(_STOPS)):
-        dated = titled and _DIGIT_OR_SIGN.search(line, max(0, len(line) - 6))
+    short = look.words < ITEM_WORDS
+    if (short or look.names) and not (look.words and line.rstrip(_CLOSING).endswith(_STOPS)):
+        dated = look.titled and _DIGIT_OR_SIGN.search(line, max(0, len(line) - 6))
         return ItemKind.SOURCE if dated else ItemKind.NAME
     if line[0] in _LOST_HEAD:
         return ItemKind.NAME
     end = line.rstrip(".;,")[-1:]
     if (end in ")）" or end.isdigit()) and _NO_PROSE_END.search(line, _tail(line)):
         return ItemKind.NAME
-    return ItemKind.SOURCE if _is_source(line, words, titled) else ItemKind.SENTENCE
+    if _is_source(line, look):
+        return ItemKind.SOURCE
+    return ItemKind.STOPPED if short else ItemKind.SENTENCE
 
 
 def _tail(line: str) -> int:
     return max(0, len(line) - _LAST_CHARACTERS)
 
 
-def _is_source(line: str, words: int, titled: bool) -> bool:
+def _is_source(line: str, look: Look) -> bool:
     if _AUTHOR.match(line):
         return True
     if not _DIGIT_OR_SIGN.search(line):
         return False
-    if _PAGE.search(line) or _PAGES.search(line, max(0, len(line) - 10)):
+    if _has_page(line):
         return True
     if any(map(line.__contains__, _SIGNS)):
         return True
@@ -184,14 +247,24 @@ def _is_source(line: str, words: int, titled: bool) -> bool:
             return True
     if not _YEAR_AT_END.search(line, max(0, len(line) - 10)):
         return False
-    if titled and words >= MAX_WORDS:
+    if look.titled and look.words >= MAX_WORDS:
         return False  # the words of titles are not counted
     if line.rstrip(".;,")[-1:] in ")）":
-        return titled
-    if not titled and (len(line) > _LONGEST_SOURCE or len(_SEPARATOR.findall(line)) < 2):
+        return look.titled
+    if not look.titled and (len(line) > _LONGEST_SOURCE or len(_SEPARATOR.findall(line)) < 2):
         return False
     place = _PLACE_AND_YEAR.search(line, _tail(line))
     return place is not None and _are_names(place.group(1))
+
+
+def _has_page(line: str) -> bool:
+    if _PAGE.search(line) or _PAGES.search(line, max(0, len(line) - 10)):
+        return True
+    if line.endswith(("s.", "s", "С.", "С")) and _YEAR_AND_PAGES.search(line, _tail(line)):
+        return True
+    if "p " in line and _PLAIN_PAGE.search(line):
+        return True
+    return "ص" in line and _ARABIC_PAGE.search(line) is not None
 
 
 def _are_names(text: str) -> bool:

@@ -15,7 +15,7 @@ from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
 from megabert.data.text.wikitext.holes import HOLE, SPOKEN, settle_line, settle_lines
-from megabert.data.text.wikitext.inline import strip_inline
+from megabert.data.text.wikitext.inline import has_block_tag, strip_inline
 from megabert.data.text.wikitext.items import note_items
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.rows import TABLE_END, strip_rows
@@ -93,9 +93,12 @@ def clean(
 
     for heading, level, body in _sections(_prepare(text, language, calls)):
         stripped = strip_inline(body, rules, calls.names)
-        if stripped.count("\n") != body.count("\n"):  # a link or a tag had lines of its own
+        lines: str | None = body
+        # a link or a tag had lines of its own
+        if stripped.count("\n") != body.count("\n") or has_block_tag(body):
             stripped = strip_inline(note_items(body, spaceless), rules, calls.names)
-        found = paragraphs(SectionBody(stripped, body, spaceless, settle, counts))
+            lines = None
+        found = paragraphs(SectionBody(stripped, lines, spaceless, settle, counts))
         if found:
             sections.append(Section(heading, level, tuple(found)))
     counts[TEMPLATES] += calls.met
