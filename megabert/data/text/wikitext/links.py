@@ -16,6 +16,11 @@ _FILE_END = re.compile(
     r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|webm|pdf|djvu|xcf|mid|wav|mp3|mp4|stl)\s*$",
     re.IGNORECASE,
 )
+# options of a picture that are the same on every wiki
+_OPTION = re.compile(
+    r"(?:^|\|)\s*(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|none|upright|\d*x?\d+ ?px)"
+    r"\s*(?:\||$)"
+)
 _SIMPLE = re.compile(r"\[(?=\[)\[([^\[\]|]*+)((?:\|[^\[\]]*+)?)\]\]")
 _EXTERNAL = re.compile(
     rf"\[(?:{PROTOCOLS.replace(' ', '|')})[^\s\[\]<>]+((?:(?=[\s<>])[^\[\]\n]*)?)\]", re.IGNORECASE
@@ -67,6 +72,13 @@ class LinkRules:
         key = name_key(prefix)
         return key in self.files or (key in _any_file() and bool(_FILE_END.search(target)))
 
+    def is_picture(self, name: str, label: str | None) -> bool:
+        """Whether the link is a file's, or has an option of pictures and ends like a file, with any
+        prefix (of a wiki that does not list its namespaces)."""
+        if self.is_file(name):
+            return True
+        return bool(label) and bool(_FILE_END.search(name)) and bool(_OPTION.search(label or ""))
+
     def text(self, target: str, label: str | None) -> str:
         """What a reader sees of ``[[target|label]]`` in running text; "" for files, categories and
         links to other languages. ``label`` is None if there is no ``|``."""
@@ -75,7 +87,7 @@ class LinkRules:
         name = target[1:] if shown else target
         prefix, colon, rest = name.partition(":")
         if colon and not shown:
-            if self.is_file(name) or name_key(prefix) in self.categories:
+            if self.is_picture(name, label) or name_key(prefix) in self.categories:
                 return ""
             if name_key(prefix) in self.languages:
                 return ""
@@ -207,6 +219,6 @@ def _never_closed(body: str, rules: LinkRules) -> str:
     """What remains of ``[[`` and the rest of its block; a file link loses its line."""
     line, newline, rest = body.partition("\n")
     target, bar, label = line.partition("|")
-    if rules.is_file(target):
+    if ":" in target and rules.is_picture(target, label):
         return newline + rest
     return (label if bar else target) + newline + rest

@@ -96,6 +96,8 @@ def _close_gaps(text: str) -> str:
             piece += after  # only separators up to the next mark
             continue
         run = piece[len(left) :], after[: len(after) - len(right)]
+        if right[:1] == "." == left[-1:] != left[-2:-1] and _FULL_STOP.match(right):
+            right = right[1:]  # "end.{{a}}."
         if not done and not left:
             piece = _at_start(run, right)
         else:

@@ -63,6 +63,8 @@ def test_links_to_other_languages() -> None:
         text_of("[[Law: a.jpg]] [[Datei:a.jpg]][[Bild:b]] [[Files:c]]", "de")
         == "Law: a.jpg Files:c"
     )
+    pictures = "[[Faidhle:a.jpg|250px|right|x]] [[Picha: b.svg|thumb|y [[z]]]] [[Q:c.png|d]]"
+    assert text_of(pictures, "gd") == "d"
     assert {"en", "zh-yue", "be-x-old"} <= language_codes("de")
     assert not {"re", "doi", "voy", "de"} & language_codes("de")
 
@@ -83,6 +85,8 @@ def test_links_to_other_languages() -> None:
         ("a{{cn}} , b {{cn}} . C<ref>d</ref> , e ({{cn}} f<ref>g</ref> ) h.", "a, b. C, e (f) h."),
         ("a{{cn}} .NET and b <ref>c</ref> ,d; e , f .", "a .NET and b ,d; e , f ."),
         ("a{{cn|{}}} , b.", "a, b."),
+        ("It is old.<ref>a</ref>. It is big.<ref>b</ref>.", "It is old. It is big."),
+        ("a.{{cn}}.NET and so..<ref>b</ref>. c", "a..NET and so... c"),
         ("See it (http://a.b/c_(d)), please.", "See it, please."),
     ],
 )  # fmt: skip
