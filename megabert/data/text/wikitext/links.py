@@ -70,7 +70,9 @@ class LinkRules:
         if not colon:
             return False
         key = name_key(prefix)
-        return key in self.files or (key in _any_file() and bool(_FILE_END.search(target)))
+        return key in self.files or (
+            key in _any_name(*FILE_NAMESPACES) and bool(_FILE_END.search(target))
+        )
 
     def is_picture(self, name: str, label: str | None) -> bool:
         """Whether the link is a file's, or has an option of pictures and ends like a file, with any
@@ -87,9 +89,10 @@ class LinkRules:
         name = target[1:] if shown else target
         prefix, colon, rest = name.partition(":")
         if colon and not shown:
-            if self.is_picture(name, label) or name_key(prefix) in self.categories:
+            key = name_key(prefix)
+            if key in self.languages or key in self.categories or self.is_picture(name, label):
                 return ""
-            if name_key(prefix) in self.languages:
+            if key in _any_name(CATEGORY_NAMESPACE) and not rest[:1].isspace():
                 return ""
         if label is not None and label.strip():
             return shown_text(label.strip(" \t"), True)
@@ -100,10 +103,10 @@ class LinkRules:
 
 
 @cache
-def _any_file() -> frozenset[str]:
-    """Names of the file namespaces in all languages."""
+def _any_name(*numbers: int) -> frozenset[str]:
+    """Names of these namespaces in all languages."""
     return frozenset(
-        name_key(name) for name, number in local_names("").items() if number in FILE_NAMESPACES
+        name_key(name) for name, number in local_names("").items() if number in numbers
     )
 
 

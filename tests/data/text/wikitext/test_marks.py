@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.wikitext.links import LinkRules, strip_links
 from megabert.data.text.wikitext.quotes import strip_quotes
 from megabert.data.text.wikitext.sections import clean
 from megabert.data.text.wikitext.wiki_words import language_codes, switch_pattern
@@ -63,10 +64,21 @@ def test_links_to_other_languages() -> None:
         text_of("[[Law: a.jpg]] [[Datei:a.jpg]][[Bild:b]] [[Files:c]]", "de")
         == "Law: a.jpg Files:c"
     )
-    pictures = "[[Faidhle:a.jpg|250px|right|x]] [[Picha: b.svg|thumb|y [[z]]]] [[Q:c.png|d]]"
-    assert text_of(pictures, "gd") == "d"
     assert {"en", "zh-yue", "be-x-old"} <= language_codes("de")
     assert not {"re", "doi", "voy", "de"} & language_codes("de")
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[[Faidhle:a.jpg|250px|right|x]]", ""), ("[[Picha: b.svg|thumb|y [[z]]]]", ""),
+        ("[[Faidhle:a.jpg|a]]", "a"), ("[[Faidhle:a|thumb]]", "thumb"), ("[[Faidhle:a.jpg|thumb|b", ""),
+        ("[[Categoria:Berlin|*]]", ""), ("[[:Categoria:Berlin|b]]", "b"), ("[[Categoria: b]]", "Categoria: b"),
+    ],
+)  # fmt: skip
+def test_names_of_namespaces_that_a_dump_does_not_list(link: str, shown: str) -> None:
+    rules = LinkRules(frozenset(["file"]), frozenset(["category"]))
+    assert strip_links(link, rules) == shown
 
 
 @pytest.mark.parametrize(
