@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megabert.common.log import get_logger
 from megabert.data.text.plain.layout import RECORD, TextSample, joined_samples, resolved_rules
+from megabert.data.text.plain.looks import WARNINGS
 from megabert.data.text.reading import AUTO, RECORDS, ReadingRules
 
 _LISTED_FILES = 8
@@ -116,6 +117,8 @@ def _log(name: str, layout: InputLayout) -> None:
         f"{'; '.join(ways)}: {number} document{'s' * (number != 1)} of {mean:.0f} characters "
         f"on average{more}; --documents and --line-breaks change this"
     )
+    for kind, count in sample.looks.items():
+        get_logger().warning(f"{name}: {count} of the files {WARNINGS[kind]}")
     _log_marks(name, sample)
     _log_spacing(name, sample)
     if sample.markdown:

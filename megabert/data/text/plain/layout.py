@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from megabert.data.text.plain.looks import other_kinds
 from megabert.data.text.plain.margins import (
     FoundMargins,
     Margins,
@@ -89,6 +90,7 @@ class _Judged:
     places: _Places
     margins: FoundMargins
     doubtful_spacing: bool
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _judged(sample: bytes, rules: ReadingRules) -> _Judged:
     if documents == "line":
         wrapping = None
     layout = TextLayout(documents, wrapping, found.margins, spacing)
-    return _Judged(layout, places, found, doubtful)
+    return _Judged(layout, places, found, doubtful, lines)
 
 
 def _unmarked_sample(sample: bytes, margins: Margins | None, spacing: int) -> bytes:
@@ -183,6 +185,7 @@ class TextSample:
         marked: number of lines by the name of the mark that is removed from their beginning.
         kept_marks: the same of marks that are kept although most lines of a file have one.
         marked_of: lines of the files of ``marked`` and ``kept_marks``.
+        looks: number of text files by what else they look like (``looks.WARNINGS``).
         spaced, doubtful: number of text files with blank lines between the lines of a paragraph, that
             are left out, and that may be such and are kept.
     """
@@ -198,6 +201,7 @@ class TextSample:
     marked: Mapping[str, int] = field(default_factory=dict)
     kept_marks: Mapping[str, int] = field(default_factory=dict)
     marked_of: int = 0
+    looks: Mapping[str, int] = field(default_factory=dict)
     spaced: int = 0
     doubtful: int = 0
 
@@ -222,6 +226,7 @@ def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
         marked=count_names(margins.removed),
         kept_marks=count_names(margins.kept),
         marked_of=margins.lines if margins.removed or margins.kept else 0,
+        looks=dict.fromkeys(other_kinds(judged.lines, layout.wrapping), 1),
         spaced=int(layout.spacing > 0),
         doubtful=int(judged.doubtful_spacing),
     )
@@ -256,6 +261,7 @@ def joined_samples(samples: Iterable[TextSample]) -> TextSample:
         marked=counts("marked"),
         kept_marks=counts("kept_marks"),
         marked_of=total("marked_of"),
+        looks=counts("looks"),
         spaced=total("spaced"),
         doubtful=total("doubtful"),
     )

@@ -23,6 +23,7 @@ from megabert.data.text.plain.wrapping import (
 )
 
 LINE_NUMBERS = "line numbers"
+TIMES = "times"
 _QUOTE = ">"
 _BEGIN = r"[ \t]*"
 _END = r"(?:[ \t]|$)"
@@ -38,10 +39,11 @@ _PATTERNS = {
     "%": re.compile(rf"{_BEGIN}%+{_END}"),
     "!": re.compile(rf"{_BEGIN}!{_END}"),
     "REM": re.compile(rf"{_BEGIN}(?:REM|rem|dnl){_END}"),
-    LINE_NUMBERS: re.compile(rf"{_BEGIN}(\d{{1,6}})(?:[.:)\]|]?{_END}|[:|])"),
+    LINE_NUMBERS: re.compile(rf"{_BEGIN}(\d{{1,6}})(?:[.:)\]|]?{_END}|\||:(?!\d))"),
+    TIMES: re.compile(rf"{_BEGIN}[\[(]?\d{{1,2}}:\d\d(?::\d\d)?(?:[.,]\d+)?[\])]?{_END}"),
 }
-_OF_LISTS = ("*",)  # marks of list items, which never give a warning
-_FIRST = frozenset(">|:#/*-;%!0123456789")
+_SILENT = ("*", "|", TIMES)  # marks of list items, tables and logs, which give no warning
+_FIRST = frozenset(">|:#/*-;%![(0123456789")
 _WORD_MARK = re.compile(r"[ \t]*(?:[A-Z][A-Za-z]{0,3}>|REM|rem|dnl)")
 _CLOSED = {
     kind: re.compile(rf"[ \t]+\{kind}+/?[ \t]*$|^\{kind}*/[ \t]*$")
@@ -124,7 +126,7 @@ def find_margins(lines: Sequence[str], choice: str = "auto") -> FoundMargins:
             continue
         if choice == "remove" or _is_margin(kind, long):
             removed[kind] = count
-        elif kind not in _OF_LISTS and in_runs >= _MANY and 2 * in_runs >= total:
+        elif kind not in _SILENT and in_runs >= _MANY and 2 * in_runs >= total:
             kept[kind] = in_runs
     if not removed:
         return FoundMargins(None, {}, kept, total)
@@ -164,7 +166,7 @@ def _split(line: str, kinds: Sequence[str] = tuple(_PATTERNS)) -> tuple[str, str
             if kind in _CLOSED:
                 rest = _CLOSED[kind].sub("", rest)
             mark = match.group(1) if kind == LINE_NUMBERS else "".join(match.group().split())
-            return "*" if kind == "*" else mark, rest, kind
+            return kind if kind in ("*", TIMES) else mark, rest, kind
     return "", line, ""
 
 
@@ -251,5 +253,5 @@ def _is_overflow(parts: Sequence[tuple[str, str, str]], place: int) -> bool:
 def count_names(counts: dict[str, int]) -> Counter[str]:
     """Numbers of lines by the names of their marks, for adding them up."""
     return Counter(
-        {name if name == LINE_NUMBERS else f"'{name} '": n for name, n in counts.items()}
+        {name if name in (LINE_NUMBERS, TIMES) else f"'{name} '": n for name, n in counts.items()}
     )

@@ -14,6 +14,8 @@ In scripts without spaces between words, two in five lines are cut and 85 % of t
 (from 16 columns on; below 30 only if stops or commas are inside of the lines). Lines with pauses at the
 same places are verse.
 
+If 85 % of the lines after a cut one begin with a capital, they are verse, and are not joined.
+
 Lists, titles and one sentence per line fit none of them. A width counts ideographs and other wide
 characters twice.
 """
@@ -79,6 +81,8 @@ def wrapping_of(lines: Sequence[str]) -> Wrapping | None:
         return _grid(pairs, cut)
     if len(cut) < _FEWEST_CUTS or 10 * sum(has_stop(a) for a, _ in pairs) < len(pairs):
         return None
+    if _are_verses(cut):
+        return None
     limit = _common_width(pairs)
     most = 5 * len(cut) >= 2 * len(pairs)
     if _NARROWEST <= limit <= _WIDEST:
@@ -96,9 +100,17 @@ def wrapping_of(lines: Sequence[str]) -> Wrapping | None:
     return Wrapping(limit, ragged=True) if most and running else None
 
 
+def _are_verses(cut: Sequence[tuple[str, str]]) -> bool:
+    """Whether nearly all lines begin with a capital although the line before is cut, as in verse."""
+    nexts = [b.lstrip("\"'“‘«„¿¡(— ") for a, b in cut if not a.isupper()]
+    cased = [text for text in nexts if text[:1].lower() != text[:1].upper()]
+    capital = sum(text[0].isupper() for text in cased)
+    return len(cased) >= _FEWEST_CUTS and 20 * capital >= 17 * len(cased)
+
+
 def are_spaceless(pairs: Sequence[tuple[str, str]]) -> bool:
     """Whether nearly all lines join without a space."""
-    return sum(joins_spaceless(a, b) for a, b in pairs) > 0.8 * len(pairs)
+    return sum(joins_spaceless(a, b) for a, b in pairs if not a.isascii()) > 0.8 * len(pairs)
 
 
 def _grid(pairs: Sequence[tuple[str, str]], cut: Sequence[tuple[str, str]]) -> Wrapping | None:

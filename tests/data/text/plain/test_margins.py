@@ -56,6 +56,18 @@ def test_line_numbers(tmp_path: Path, form: str, numbered: str) -> None:
         assert read(tmp_path, text) == SENTENCES
 
 
+def test_times_before_lines_that_are_cut(tmp_path: Path) -> None:
+    lines = [line for line in TEXT.split("\n") if line]
+    for form in ("00:{:02}:{:02} {}", "[{:02}:{:02}] {}", "({:02}:{:02}.5) {}"):
+        timed = "\n".join(form.format(n // 60, n % 60, line) for n, line in enumerate(lines))
+        assert read(tmp_path, timed) == SENTENCES
+    log = "\n".join(f"12:{n % 60:02} {one}" for n, one in enumerate(SENTENCES))
+    assert read(tmp_path, log)[0].startswith("12:00 ")
+    verses = "\n".join(f"1:{n} {one}" for n, one in enumerate(SENTENCES, 1))
+    assert read(tmp_path, verses)[0].startswith("1:1 ")
+    assert not sample_texts(tmp_path / "a", ReadingRules()).kept_marks
+
+
 def test_a_figure_at_the_beginning_of_an_unnumbered_line_is_text(tmp_path: Path) -> None:
     lines = [f"{n} {line}" for n, line in enumerate(TEXT.split("\n"), 1) if line]
     lines.insert(40, "1904 was a good year.")
