@@ -138,7 +138,8 @@ def look_at(line: str, spaceless: bool) -> Look:
         line, most = _WEB_LINK.sub(" ", line[:_LOOK_AT_LINKED]), LINK_WORDS
     line = line[:_LOOK_AT]
     if (
-        "[[" in line
+        may_be_short(line.rstrip())
+        and "[[" in line
         and (short := _SHORT_SENTENCE.fullmatch(line))
         and _is_sentence(*short.groups())
     ):
