@@ -37,7 +37,7 @@ class EncodedPages:
         document_sentences, document_tokens, document_ids: [D].
         document_eval: 1 for the evaluation split [D].
         document_digest: digests of ids and sentence lengths, uint64 [D, 2].
-        sentence_sample: uint64, the digests of about one sentence in 64, chosen by the digest
+        sentence_sample: uint64, the digests of about one sentence in 64, chosen by the sum of its ids
             itself.
         pages: pages read.
         dropped: pages dropped, by reason.

@@ -130,12 +130,6 @@ def _as_batch(
     dropped: Counter[str],
 ) -> EncodedPages:
     encoded = documents.encoded
-    ends = np.cumsum(encoded.lengths)
-    begins = ends - encoded.lengths
-    digests = (
-        _digest(encoded.ids[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist())
-    )
-    sample = [digest for digest in digests if digest % _SAMPLED_ONE_IN == 0]
     evaluation = [
         in_eval_split(page.page_id, page.title, rules.seed, rules.eval_fraction)
         for page in documents.pages
@@ -149,14 +143,35 @@ def _as_batch(
         document_ids=np.array([page.page_id for page in documents.pages], np.int64),
         document_eval=np.array(evaluation, np.uint8),
         document_digest=_document_digests(documents),
-        sentence_sample=np.array(sample, np.uint64),
+        sentence_sample=_sentence_sample(encoded),
         pages=pages_read,
         dropped=dict(sorted(dropped.items())),
     )
 
 
-def _digest(ids: npt.NDArray[np.int32]) -> int:
-    return int.from_bytes(hashlib.blake2b(ids.tobytes(), digest_size=8).digest(), "little")
+def _sentence_sample(encoded: EncodedBatch) -> npt.NDArray[np.uint64]:
+    """Digests of about one sentence in 64, uint64; equal sentences are all in the sample or none is.
+
+    What chooses a sentence is the sum of its ids, so that only the chosen ones are digested.
+    """
+    ends = np.cumsum(encoded.lengths)
+    begins = ends - encoded.lengths
+    totals = np.concatenate(([0], np.cumsum(encoded.ids, dtype=np.int64)))
+    keys = _mixed((totals[ends] - totals[begins]).astype(np.uint64))
+    chosen = np.flatnonzero(keys % np.uint64(_SAMPLED_ONE_IN) == 0)
+    digests = [
+        hashlib.blake2b(encoded.ids[begin:end].tobytes(), digest_size=8).digest()
+        for begin, end in zip(begins[chosen].tolist(), ends[chosen].tolist())
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood, 2014): every bit depends on all bits."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _document_digests(documents: _Documents) -> npt.NDArray[np.uint64]:
