@@ -26,6 +26,7 @@ from megabert.checkpoint.universal import (
 )
 from megabert.common.errors import UserError
 from megabert.model.parameters import WholeParameter, merge
+from megabert.model.plain_pickles import load_plain_archive
 
 _WEIGHT = "fp32"
 """DeepSpeed's file name of a weight."""
@@ -113,7 +114,7 @@ class _Universal(WholeCheckpoint):
         path = self._zero / name / f"{self._files[kind]}.pt"
         if not path.is_file():
             raise UserError(f"{self._source} holds no {kind} of {name}")
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        value = load_plain_archive(path, mapped=True)
         return value["param"] if isinstance(value, dict) else value
 
 

@@ -19,10 +19,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from megabert.checkpoint.deepspeed_files import (
+    CheckpointReader,
+    check_content,
+    only_checkpoint_content,
+)
 from megabert.checkpoint.layout import Layout, checkpoint_bytes, restore_counters
 from megabert.checkpoint.merged import WholeCheckpoint, open_merged
 from megabert.checkpoint.record import Checkpoint, damaged_file
-from megabert.checkpoint.save_load import check_space, newest_checkpoint, shared_fault
+from megabert.checkpoint.save_load import (
+    check_space,
+    newest_checkpoint,
+    shared_fault,
+)
 from megabert.checkpoint.universal import merge_partitions, universal_checkpoint_info
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
@@ -158,7 +167,10 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
     """
     before, now = Layout.from_record(checkpoint.record), Layout.of(engine)
     if before.fits(now):
-        if not engine.load_files(checkpoint.folder, checkpoint.step):
+        _check_content(checkpoint, engine.world)
+        with only_checkpoint_content():
+            found = engine.load_files(checkpoint.folder, checkpoint.step, CheckpointReader())
+        if not found:
             raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
     else:
         run = checkpoint.folder.parent.parent
@@ -175,6 +187,23 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
     _require_step(checkpoint, "schedule", engine.scheduled_steps)
     _require_step(checkpoint, "optimizer", engine.optimizer_steps)
     get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
+
+
+def _check_content(checkpoint: Checkpoint, world: World) -> None:
+    """Check that the files hold what DeepSpeed writes; ranks share them and agree (all call).
+
+    Raises:
+        UserError: on every rank, the first file that does not.
+    """
+    mine = None
+    try:
+        check_content(checkpoint.folder, world.topology.rank, world.topology.world_size)
+    except UserError as error:
+        mine = str(error)
+    faults: list[Any] = [None] * world.topology.world_size
+    torch.distributed.all_gather_object(faults, mine)
+    if any(faults):
+        raise UserError(next(filter(None, faults)))
 
 
 def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:

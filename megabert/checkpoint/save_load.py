@@ -10,7 +10,8 @@ disk does rank 0 write the record, rename the folder and update ``latest``. File
 are synced in this order, so that a kill or a power cut at any moment leaves the previous checkpoint
 in use.
 
-DeepSpeed's files are pickles: load only checkpoints that you trust.
+DeepSpeed's files are pickles; :mod:`megabert.checkpoint.deepspeed_files` reads them without running
+code that they may bring.
 """
 
 from __future__ import annotations

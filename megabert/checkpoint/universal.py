@@ -28,7 +28,8 @@ from torch import Tensor
 
 from megabert.checkpoint.deepspeed_files import (
     base_optimizer,
-    check_pickles,
+    check_content,
+    only_checkpoint_content,
     partition_steps,
     read_deepspeed_file,
     slice_lengths,
@@ -101,7 +102,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     Raises:
         UserError: the checkpoint is damaged or cannot be merged.
     """
-    check_pickles(folder)
+    check_content(folder)
     output.mkdir(parents=True, exist_ok=True)
     if zero_stage(folder) == 0:
         return
@@ -120,7 +121,11 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
     )
     output_text = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output_text), contextlib.redirect_stderr(output_text):
+        with (
+            only_checkpoint_content(),
+            contextlib.redirect_stdout(output_text),
+            contextlib.redirect_stderr(output_text),
+        ):
             ds_to_universal.main(arguments)
     except OSError as error:
         if error.errno == errno.ENOSPC:

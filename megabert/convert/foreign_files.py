@@ -17,6 +17,7 @@ from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.name_table import first_names
+from megabert.model.plain_pickles import only_plain
 from megabert.model.weight_files import read_tensors
 
 # raised by readers that interpret damaged bytes as lengths, names and tables
@@ -50,7 +51,8 @@ def load_plain(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            with only_plain():
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors (or is damaged), so it is not loaded: "

@@ -253,10 +253,10 @@ class TrainingEngine:
         finally:
             engine.checkpoint_engine = previous
 
-    def load_files(self, folder: Path, step: int) -> bool:
+    def load_files(self, folder: Path, step: int, reader: Any) -> bool:
         """Load what :meth:`save_files` wrote after update ``step``, bit for bit (all ranks call).
 
-        DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those
+        ``reader``: the DeepSpeed checkpoint engine that reads them. DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those
         of this run stay in force, so that a flag given on resume takes effect. False if DeepSpeed
         found nothing to load.
         """
@@ -266,7 +266,12 @@ class TrainingEngine:
             for group in base.param_groups
         ]
         clipping = getattr(wrapper, "clip_grad", None)
-        path, _ = self._deepspeed.load_checkpoint(str(folder.parent), tag=folder.name)
+        engine = self._deepspeed
+        previous, engine.checkpoint_engine = engine.checkpoint_engine, reader
+        try:
+            path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        finally:
+            engine.checkpoint_engine = previous
         if path is None:
             return False
         for group, own in zip(base.param_groups, settings):

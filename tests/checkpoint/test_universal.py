@@ -202,7 +202,7 @@ def test_damage_is_named(saved: Any) -> None:
 
 def test_strange_code_is_refused(tmp_path: Path) -> None:
     """A pickle that would run something is not opened."""
-    from megabert.checkpoint.deepspeed_files import check_pickles
+    from megabert.checkpoint.deepspeed_files import check_content
 
     class Strange:
         def __reduce__(self) -> Any:
@@ -210,7 +210,7 @@ def test_strange_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"module": Strange()}, tmp_path / "mp_rank_00_model_states.pt")
     with pytest.raises(UserError, match="exec"):
-        check_pickles(tmp_path)
+        check_content(tmp_path)
 
 
 def test_patterns_match_parameters() -> None:

@@ -24,11 +24,13 @@ import h5py
 import numpy as np
 
 from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
+from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 from megabert.data.shards.spans import Ints
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NEEDED = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")
 _MASK, _NEXT = "input_mask", "next_sentence_labels"
+_NAMES = (*_NEEDED, _MASK, _NEXT)
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
 
 
@@ -44,6 +46,7 @@ class Hdf5File(ForeignFile):
             self._inspect(file)
 
     def _inspect(self, file: h5py.File) -> None:
+        _require_own(self.path, file)
         if "packed_input_len" in file:
             raise ForeignShardError(
                 f"{self.path}: several sequences are packed into one row (packed_input_len), and "
@@ -119,7 +122,12 @@ class Hdf5File(ForeignFile):
         """The open datasets of this process."""
         if self._handle is None or self._handle[0] != os.getpid():
             file = _open(self.path)
-            self._handle = (os.getpid(), file, {name: file[name] for name in file})
+            _require_own(self.path, file)  # the file may be another one than when it was inspected
+            self._handle = (
+                os.getpid(),
+                file,
+                {name: file[name] for name in file if name in _NAMES},
+            )
         datasets: dict[str, Any] = self._handle[2]
         return datasets
 
@@ -132,6 +140,15 @@ class Hdf5File(ForeignFile):
 def _open(path: Path) -> h5py.File:
     # No chunk cache: rows are read in random order, and many files are open.
     return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+
+
+def _require_own(path: Path, file: h5py.File) -> None:
+    """Refuse a file whose data is elsewhere; ``ForeignShardError``."""
+    try:
+        require_own_links(file)
+        require_own_data(file, _NAMES)
+    except Hdf5Refused as error:
+        raise ForeignShardError(f"{path}: {error}") from None
 
 
 def _bytes_read(dataset: h5py.Dataset) -> int:

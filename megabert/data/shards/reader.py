@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import ShardError
+from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 
 _VERIFIED_BYTES = 2**22
 
@@ -126,10 +127,14 @@ class ShardFile:
         self.check(position, self.preamble.file_bytes)
         try:
             with h5py.File(self.path, "r", locking=False) as file:
+                require_own_links(file)
+                require_own_data(file, [*self.preamble.arrays, layout.CHECKSUMS])
                 found = {
                     name: (d.id.get_offset(), d.id.get_storage_size()) for name, d in file.items()
                 }
                 attributes = dict(file.attrs)
+        except Hdf5Refused as error:
+            raise ShardError(f"{self.path}: {error}") from None
         except (OSError, RuntimeError, KeyError, AttributeError) as error:
             raise ShardError(f"{self.path}: not readable as HDF5: {error}") from None
         found.pop(layout.CHECKSUMS, None)
