@@ -256,9 +256,9 @@ class TrainingEngine:
     def load_files(self, folder: Path, step: int, reader: Any) -> bool:
         """Load what :meth:`save_files` wrote after update ``step``, bit for bit (all ranks call).
 
-        ``reader``: the DeepSpeed checkpoint engine that reads them. DeepSpeed also takes over the optimizer's settings and the clipping of the checkpoint. Those
-        of this run stay in force, so that a flag given on resume takes effect. False if DeepSpeed
-        found nothing to load.
+        ``reader``: the DeepSpeed checkpoint engine that reads them. DeepSpeed also takes over the
+        optimizer's settings and the clipping of the checkpoint. Those of this run stay in force, so
+        that a flag given on resume takes effect. False if DeepSpeed found nothing to load.
         """
         base, wrapper = self._deepspeed.basic_optimizer, self._deepspeed.optimizer
         settings = [

@@ -43,6 +43,7 @@ class Hdf5File(ForeignFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         with _damage_named(path, "cannot be opened"), _open(path) as file:
+            self._require_unchanged(file.id.get_vfd_handle())
             self._inspect(file)
 
     def _inspect(self, file: h5py.File) -> None:
@@ -97,9 +98,11 @@ class Hdf5File(ForeignFile):
 
     def read(self, row: int) -> StaticSample:
         with _damage_named(self.path, f"sample {row} cannot be read"):
+            self._look()
             ids, segments, positions, labels = (self._row(name, row) for name in _NEEDED)
             mask = self._row(_MASK, row) if self._fixed else None
             label = int(self._datasets()[_NEXT][row]) if self.labelled else NO_LABEL
+            self._look()  # there are no checksums that would cover the time between
         if mask is not None:
             size = self._without_padding(row, mask)
             ids, segments = ids[:size], segments[:size]
@@ -113,6 +116,10 @@ class Hdf5File(ForeignFile):
             if self._fixed:
                 return self._without_padding(row, self._row(_MASK, row))
             return len(self._datasets()["input_ids"][row])
+
+    def _look(self) -> None:
+        self._datasets()
+        self._require_unchanged(self._handle[1].id.get_vfd_handle())
 
     def _row(self, name: str, row: int) -> Ints:
         values: Ints = self._datasets()[name][row].astype(np.int64)

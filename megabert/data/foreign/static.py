@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.data.shards.file_state import FileState
 from megabert.data.shards.spans import Ints
 
 NO_LABEL = -1
@@ -45,7 +46,8 @@ class StaticSample:
 class ForeignFile(ABC):
     """One shard file, inspected when created, and opened by each process when it first reads.
 
-    The open handle is not pickled.
+    The open handle is not pickled. A file that changes after it was inspected is an error: it has no
+    checksums by which its rows could be compared with what was inspected.
 
     Attributes:
         layout: name of its layout.
@@ -65,6 +67,7 @@ class ForeignFile(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: Any = None
+        self._state: FileState | None = None
 
     @abstractmethod
     def read(self, row: int) -> StaticSample:
@@ -81,6 +84,21 @@ class ForeignFile(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the file; the next read opens it again."""
+
+    def _require_unchanged(self, handle: int) -> None:
+        """Look at the open file, the first time to remember it.
+
+        Raises:
+            ForeignShardError: it was changed, replaced or deleted since then.
+        """
+        try:
+            now = FileState.of(handle)
+        except OSError as error:
+            raise ForeignShardError(f"{self.path}: cannot be read ({error.strerror})") from None
+        self._state = self._state or now
+        if now.content != self._state.content:
+            fault = self._state.fault(now) or "the file was changed while it was in use"
+            raise ForeignShardError(f"{self.path}: {fault}")
 
     def error(self, row: int, what: str) -> ForeignShardError:
         """An error that names the file and the sample."""

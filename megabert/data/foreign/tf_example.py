@@ -85,7 +85,9 @@ class TFRecordFile(ForeignFile):
         return self._without_padding(row, self._numbers(example, "input_mask", row))
 
     def _example(self, row: int) -> dict[str, Feature]:
-        record = read_framed_record(self._descriptor(), int(self._offsets[row]), self.path, row)
+        handle = self._descriptor()
+        self._require_unchanged(handle)  # the record's checksum covers what happens after this
+        record = read_framed_record(handle, int(self._offsets[row]), self.path, row)
         try:
             return parse_example(record)
         except ValueError as error:

@@ -85,11 +85,11 @@ def read_framed_record(handle: int, offset: int, path: Path, row: int) -> bytes:
     Raises:
         ForeignShardError: a checksum is wrong, or the file ends inside the record.
     """
-    head = os.pread(handle, HEAD_BYTES, offset)
+    head = _pread(handle, HEAD_BYTES, offset, path)
     if len(head) == HEAD_BYTES:
         size, crc = _HEAD.unpack(head)
         if crc == masked_crc32c(head[:8]):
-            body = os.pread(handle, size + TAIL_BYTES, offset + HEAD_BYTES)
+            body = _pread(handle, size + TAIL_BYTES, offset + HEAD_BYTES, path)
             data = body[:size]
             if len(body) == size + TAIL_BYTES and _TAIL.unpack(body[size:])[0] == masked_crc32c(
                 data
@@ -98,3 +98,10 @@ def read_framed_record(handle: int, offset: int, path: Path, row: int) -> bytes:
     raise ForeignShardError(
         f"{path}: damaged or cut off: record {row} (byte {offset:,}) does not match its checksum"
     )
+
+
+def _pread(handle: int, size: int, offset: int, path: Path) -> bytes:
+    try:
+        return os.pread(handle, size, offset)
+    except OSError as error:
+        raise ForeignShardError(f"{path}: cannot be read ({error.strerror})") from None

@@ -3,6 +3,9 @@
 Files are read by plain positioned reads, not mapped into memory. So a file that is truncated or a
 server that fails during a read is an error that names the file, where a memory map would end the
 process by a signal; and the memory of a process does not depend on what it has read.
+
+A file that changes while it is in use is noticed after each read, by its inode, size and times. What is
+then read from it is checked again.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from megabert.common.log import get_logger
 from megabert.data.shards import layout
+from megabert.data.shards.file_state import FileState
 from megabert.data.shards.manifest import ShardError
 from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 
+LOOKS = 5
+"""How often a file that changes is read again."""
 _VERIFIED_BYTES = 2**22
 
 
@@ -41,7 +48,7 @@ class ShardFile:
     def __init__(self, path: Path, checked: npt.NDArray[np.bool_] | None = None) -> None:
         self.path = path
         self._handle = -1
-        self._identity: tuple[int, int] | None = None
+        self._state: FileState | None = None
         size = os.fstat(self.open()).st_size
         head = self._pread(0, min(layout.PREAMBLE_BYTES, size))
         self.preamble = layout.read_preamble(path, head, size)
@@ -56,15 +63,45 @@ class ShardFile:
         if self._handle < 0:
             try:
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                status = os.fstat(self._handle)
+                now = FileState.of(self._handle)
             except OSError as error:
                 raise _unreadable(self.path, error) from None
-            identity = status.st_ino, status.st_size
-            if self._identity not in (None, identity):
+            self._state = self._state or now
+            fault = self._state.fault(now)
+            if fault is not None:
                 self.close()
-                raise ShardError(f"{self.path}: the file was replaced while it was in use")
-            self._identity = identity
+                raise ShardError(f"{self.path}: {fault}")
         return self._handle
+
+    @property
+    def state(self) -> FileState:
+        """The file as it was when its content was checked."""
+        assert self._state is not None
+        return self._state
+
+    def look_again(self) -> bool:
+        """Whether the file is as it was; if not, everything is checked again at its next use.
+
+        Raises:
+            ShardError: it was deleted, replaced, or overwritten by another shard.
+        """
+        handle = self.open()
+        try:
+            now = FileState.of(handle)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        if now == self._state:
+            return True
+        fault = self.state.fault(now)
+        if fault is not None:
+            raise ShardError(f"{self.path}: {fault}")
+        head = self._pread(0, layout.PREAMBLE_BYTES)
+        if layout.read_preamble(self.path, head, now.size) != self.preamble:
+            raise ShardError(f"{self.path}: the file was overwritten while it was in use")
+        self._read_table()
+        self._state, self._checked[:] = now, False
+        get_logger().warning("%s changed while it was in use; it is checked again", self.path)
+        return False
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -74,8 +111,12 @@ class ShardFile:
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of the file, after checking their blocks."""
-        self.check(start, stop)
-        return self._pread(start, stop)
+        for _ in range(LOOKS):
+            self.check(start, stop)
+            content = self._pread(start, stop)
+            if self.look_again():
+                return content
+        raise ShardError(f"{self.path}: the file keeps changing while it is in use")
 
     def check(self, start: int, stop: int) -> None:
         """Check the blocks of bytes ``start`` to ``stop`` that were not checked before."""

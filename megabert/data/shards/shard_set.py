@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.data.shards import layout
+from megabert.data.shards.file_state import NEVER_SEEN
 from megabert.data.shards.manifest import Manifest, ShardError, ShardInfo
-from megabert.data.shards.reader import ShardFile
+from megabert.data.shards.reader import LOOKS, ShardFile
 from megabert.data.shards.spans import Ints
 
 _Item = TypeVar("_Item")
@@ -75,6 +76,27 @@ class ShardSet:
         self._open_new(shards)
         offsets = self._offsets[name][shards]
         starts, stops = offsets + starts, offsets + stops
+        for _ in range(LOOKS):
+            content = self._read_once(shards, starts, stops)
+            if self._unchanged(shards):
+                return content
+        raise ShardError(f"{self.folder}: shards keep changing while they are in use")
+
+    def _unchanged(self, shards: Ints) -> bool:
+        """Whether these shards' open files are those that were checked; others are checked again."""
+        handles, states = self._handles, self._states
+        open_shards = [shard for shard in set(shards.tolist()) if handles[shard] >= 0]
+        try:
+            changed = [s for s in open_shards if not states[s].is_of(handles[s])]
+        except OSError:
+            changed = open_shards  # look_again names the one that is gone
+        for shard in changed:
+            file = self.file(shard)
+            file.look_again()
+            states[shard] = file.state
+        return not changed
+
+    def _read_once(self, shards: Ints, starts: Ints, stops: Ints) -> bytes:
         self._check(shards, starts, stops)
         lengths, handles, pread = stops - starts, self._handles, os.pread
         places = zip(shards.tolist(), lengths.tolist(), starts.tolist())
@@ -98,7 +120,7 @@ class ShardSet:
                 oldest = self._opened.popleft()
                 self._handles[oldest] = -1
                 self._files[oldest].close()  # type: ignore[union-attr]
-            self._handles[shard] = file.open()
+            self._handles[shard], self._states[shard] = file.open(), file.state
             self._opened.append(shard)
         return file
 
@@ -142,6 +164,7 @@ class ShardSet:
         count = len(self.infos)
         self._files: list[ShardFile | None] = [None] * count
         self._handles = [-1] * count
+        self._states = [NEVER_SEEN] * count
         self._opened: deque[int] = deque()  # in the order of opening
         self._known = np.zeros(count, bool)
         names = (layout.TOKENS, layout.WORD_STARTS, layout.SENTENCE_STARTS)
