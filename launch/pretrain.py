@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
+from megabert.common.processes.stopping import stop_watch
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
 
@@ -18,7 +19,9 @@ Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
   deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 2 --init-from runs/p1 --output runs/p2
 
 Precedence: flag > --config > DeepSpeed file > the phase's published recipe > default.
-The run folder holds config.yaml (a valid --config), metrics.jsonl, tensorboard/, checkpoints/, results.json."""
+The run folder holds config.yaml (a valid --config), metrics.jsonl, tensorboard/, checkpoints/, results.json.
+SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit status: 0 finished, 1 a fault, 2 wrong input, 3 stopped on
+request with a checkpoint (--resume auto continues)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.to_yaml(settings), end="")
         return 0
     check_files(settings)
+    stop_watch().resumable("before its first update; start it again with --resume auto")
     from megabert.pretrain.loop import pretrain  # only this imports torch
 
     pretrain(settings)

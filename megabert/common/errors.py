@@ -1,9 +1,15 @@
-"""Errors that a user reads, each one line with its remedy, and the exit status of a wrong input."""
+"""Errors that a user reads, each one line with its remedy, and the exit statuses of every command."""
 
 from __future__ import annotations
 
+EXIT_FAULT = 1
+"""Exit status of every command for a fault: it cannot continue."""
+
 EXIT_USAGE = 2
 """Exit status of every command for a wrong input."""
+
+EXIT_STOPPED = 3
+"""Exit status of a run that stopped because it was asked to, and that can be resumed without loss."""
 
 
 class UserError(Exception):
@@ -25,3 +31,7 @@ class RankError(UserError):
 
 class TrainingStopped(Exception):
     """A run that cannot continue (NaN, lost rank, full disk); the last good checkpoint is kept."""
+
+
+class StoppedOnRequest(Exception):
+    """A run that was asked to stop and has saved everything: one line that says how to resume it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,7 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from megabert.common.errors import EXIT_USAGE, RankError, TrainingStopped, UserError
+from megabert.common.errors import (
+    EXIT_FAULT,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    RankError,
+    StoppedOnRequest,
+    TrainingStopped,
+    UserError,
+)
+from megabert.common.processes.reports import report_end, report_start
+from megabert.common.processes.stopping import StopWatch, command_watch, end_now
 
 
 def process_rank() -> int:
@@ -22,11 +33,20 @@ def process_rank() -> int:
     return 0
 
 
+def print_error(line: str) -> None:
+    """Print a line on standard error, if there still is one."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class _StandardError(logging.Handler):
-    """Writes to what standard error is at the time of the message (a test may have replaced it)."""
+    """Writes to what standard error is at the time of the message (a test may have replaced it).
+
+    A reader that is gone (a killed launcher) must not end a run that is about to save.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        print_error(self.format(record))
 
 
 def get_logger(name: str = "megabert") -> logging.Logger:
@@ -56,48 +76,80 @@ def show_alone(stop: Callable[[], None] | None) -> None:
 def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """Run a command's ``main`` and exit as every megabert command does.
 
-    Exit status: 0 on success, 2 for a wrong input (one line on standard error), 1 for a run
-    that had to stop, 130 for Ctrl-C. Under a launcher every rank meets the same wrong input;
-    rank 0 prints it and the others exit a moment later: the launcher ends all ranks as soon as one
-    exits, and must not cut the message off.
+    Exit status: 0 on success, 1 for a fault, 2 for a wrong input, 3 for a run that was asked to stop and
+    can be resumed without loss, 128 + N for a signal N that ended it. All but 0 come with one line on
+    standard error. SIGTERM, SIGINT, SIGUSR1 and SIGHUP interrupt ``main`` as Ctrl-C does, unless it looks
+    at :func:`megabert.common.processes.stopping.stop_watch` itself.
+
+    Under a launcher every rank meets the same wrong input; rank 0 prints it and the others exit a moment
+    later: the launcher ends all ranks as soon as one exits, and must not cut the message off.
     """
-    try:
-        status = main(None) or 0
-    except UserError as error:
-        status = EXIT_USAGE
-        _say_error(str(error), all_ranks=isinstance(error, RankError))
-    except TrainingStopped as error:
-        status = 1
-        _say_error(str(error), all_ranks=True)
-    except BrokenPipeError:  # the reader of our output (head, less) has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        status = EXIT_USAGE
-        place = f" while writing {error.filename}" if error.filename else ""
-        _say_error(f"the disk is full{place}: free some space and run the same command again")
-    except KeyboardInterrupt:
-        status = 130
-        _say_error("interrupted")
-    show_alone(None)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with command_watch(get_logger().info, _last_words) as watch:
+        report_start()
+        status, line = _status_of(main, watch)
+        if status != EXIT_FAULT:
+            watch.leave()
+        report_end(process_rank(), status, line)
+        show_alone(None)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
     if status and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
-        os._exit(status)  # a collective of another rank may be pending: do not wait for it
+        end_now(status)  # a collective of another rank may be pending: do not wait for it
     sys.exit(status)
 
 
-def _say_error(message: str, all_ranks: bool = False) -> None:
+def _status_of(
+    main: Callable[[Sequence[str] | None], int | None], watch: StopWatch
+) -> tuple[int, str]:
+    """Run ``main``; its exit status and the line that was printed about it."""
+    try:
+        return main(None) or 0, ""
+    except UserError as error:
+        watch.leave()
+        return EXIT_USAGE, _say_error(str(error), all_ranks=isinstance(error, RankError))
+    except TrainingStopped as error:
+        return EXIT_FAULT, _say_error(str(error), all_ranks=True)
+    except StoppedOnRequest as error:
+        watch.leave()
+        return EXIT_STOPPED, _say_error(str(error), kind="stopped", wait=0.0)
+    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141, ""
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        text = f"the disk is full{place}: free some space and run the same command again"
+        return EXIT_USAGE, _say_error(text)
+    except KeyboardInterrupt:
+        watch.leave()
+        reason = "interrupted" if watch.reason in (None, "SIGINT") else watch.reason
+        text = f"{reason} {watch.advice}".strip()
+        return watch.status, _say_error(text, kind="stopped" if watch.advice else "error")
+
+
+def _say_error(
+    message: str, *, all_ranks: bool = False, kind: str = "error", wait: float = 2.0
+) -> str:
+    """Print the line on rank 0 or on ``all_ranks``; another rank waits instead. Returns the line."""
     show_alone(None)
     rank = process_rank()
+    line = f"{kind}: {' '.join(message.split())}"
     if rank == 0 or all_ranks:
-        prefix = "" if rank == 0 else f"[rank {rank}] "
-        line = " ".join(message.split())
-        print(f"{prefix}error: {line}", file=sys.stderr, flush=True)
+        print_error(f"[rank {rank}] {line}" if rank else line)
     else:
-        time.sleep(2.0)
+        time.sleep(wait)
+    return line
+
+
+def _last_words(status: int, line: str) -> None:
+    """Print and report the end of a process whose main thread may be in the midst of printing."""
+    rank = process_rank()
+    line = f"error: {line}"
+    report_end(rank, status, line)
+    with contextlib.suppress(OSError):
+        os.write(2, (f"[rank {rank}] {line}\n" if rank else f"{line}\n").encode())
 
 
 def human_duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from megabert.common.log import human_duration, show_alone
+from megabert.common.log import human_duration, print_error, show_alone
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -42,7 +42,7 @@ class Progress:
         self._last = now
         if not sys.stderr.isatty() and self._bar is None:
             parts = [self.label, *self._fraction_and_eta(done, now), text]
-            print("  ".join(parts), file=sys.stderr, flush=True)
+            print_error("  ".join(parts))
             return
         bar, task = self._bar or self._start()
         status = "  ".join([*self._fraction_and_eta(done, now)[1:], text])
@@ -51,7 +51,7 @@ class Progress:
     def close(self, text: str) -> None:
         """End the progress with a last line."""
         self._stop()
-        print(f"{self.label}  {text}", file=sys.stderr, flush=True)
+        print_error(f"{self.label}  {text}")
 
     def _fraction_and_eta(self, done: float, now: float) -> list[str]:
         """Fraction done and remaining time; nothing if the total is unknown."""

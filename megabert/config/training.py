@@ -54,6 +54,10 @@ SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
 """``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
 
+STOP_GRACE = 600.0
+"""Default of ``--stop-grace``, in seconds."""
+
+
 class Recipe(NamedTuple):
     """Published settings of one phase (BERT-large with LAMB: You et al. 2020, and its public scripts)."""
 
@@ -307,6 +311,11 @@ class RunSettings:
         None,
         "save a checkpoint and stop after this update, counted from the start of the run; the "
         "schedule is still that of --steps",
+    )
+    stop_grace: PositiveFloat = setting(
+        STOP_GRACE,
+        "seconds in which a checkpoint must be saved after a signal or the end of the launcher; then the "
+        "process ends without",
     )
     eval_interval: NonNegativeInt = setting(
         500, "updates between evaluations; 0 evaluates only at the end"

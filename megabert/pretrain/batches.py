@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from megabert.common.log import get_logger
@@ -15,6 +14,7 @@ from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches
+from megabert.engine.agreement import StopAgreement
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.pretrain.inputs import Inputs
@@ -54,16 +54,19 @@ def evaluation_micro_batches(
         yield micro_batch.to(world.device)
 
 
-def global_counts(world: World, micro_batches: list[PackedBatch[Tensor]]) -> tuple[Tensor, Tensor]:
-    """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors."""
-    counts = torch.tensor(
-        [
-            sum(len(batch.labels["masked_positions"]) for batch in micro_batches),
-            sum(b.real_samples for b in micro_batches if "next_sentence_labels" in b.labels),
-        ],
-        dtype=torch.float32,
-    ).to(world.device, non_blocking=True)
-    masked, pairs = world.sum_over_data_parallel(counts).clamp(min=1.0).unbind()
+def global_counts(
+    agreement: StopAgreement, world: World, micro_batches: list[PackedBatch[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors.
+
+    Requests to stop travel along. The ranks that split a layer have the same batches: one of them counts.
+    """
+    counts = [
+        sum(len(batch.labels["masked_positions"]) for batch in micro_batches),
+        sum(b.real_samples for b in micro_batches if "next_sentence_labels" in b.labels),
+    ]
+    mine = 1.0 if world.topology.tensor_parallel_rank == 0 else 0.0
+    masked, pairs = agreement.sum([mine * count for count in counts]).clamp(min=1.0).unbind()
     return masked, pairs
 
 

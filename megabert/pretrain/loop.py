@@ -17,7 +17,6 @@ is written after a bad update.
 
 from __future__ import annotations
 
-import signal
 import time
 from dataclasses import replace
 from typing import Any
@@ -32,13 +31,15 @@ from megabert.checkpoint.save_load import (
     find_checkpoint,
     save_checkpoint,
 )
-from megabert.common.errors import RankError, UserError
+from megabert.common.errors import RankError, StoppedOnRequest, UserError
 from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
-from megabert.common.names import RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
+from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
+from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
 from megabert.config.training import DividedSettings, ResolvedSettings
 from megabert.data.samples import skip
+from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
 from megabert.engine.config import resolve_precision
@@ -72,6 +73,7 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     Raises:
         UserError: a wrong input, before anything is written.
         TrainingStopped: the loss jumped or is not finite; the last checkpoint is kept.
+        StoppedOnRequest: the run was asked to stop before its last step, and has saved a checkpoint.
     """
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
@@ -166,7 +168,9 @@ class Loop:
         )
         self.clock = self.meter.clock
         self.progress = Progress("pretrain", self.last, interval=30.0)
-        self.stop_requested = False
+        self.watch = stop_watch()
+        self.agreement = StopAgreement(self.world, self.watch)
+        self.stopped: str | None = None  # who asked the run to stop, once all ranks know
         self._restore_position(checkpoint)
 
     def _restore_position(self, checkpoint: Checkpoint | None) -> None:
@@ -190,8 +194,12 @@ class Loop:
         self.last_evaluation: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step; returns the results, which are also in ``results.json``."""
-        signal.signal(signal.SIGTERM, self._request_stop)
+        """Train to the last step; returns the results, which are also in ``results.json``.
+
+        Raises:
+            StoppedOnRequest: some rank was asked to stop before; everything is saved.
+        """
+        self.watch.look(self.settings.run.stop_grace, self._kept)
         profile = self.settings.run.profile
         with (
             self.clock.running(),
@@ -203,7 +211,13 @@ class Loop:
             self._evaluate()
         if self.saved_step < self.engine.steps_done:
             self._save()
-        return self._finish()
+        results = self._finish()
+        if self.stopped is not None:
+            tag = self.run_folder / RUN_CHECKPOINTS / checkpoint_tag(self.saved_step)
+            raise StoppedOnRequest(
+                f"{self.stopped}: saved {tag} of {self.steps} steps; continue with --resume auto"
+            )
+        return results
 
     def _train(self) -> None:
         """Update until the last step, or until the run is asked to stop."""
@@ -218,9 +232,9 @@ class Loop:
             evaluate = run.eval_interval and step % run.eval_interval == 0 and before_last
             save = run.save_interval and step % run.save_interval == 0 and before_last
             ratios = run.trust_ratio_interval and step % run.trust_ratio_interval == 0
-            stop = log_now and not self.world.agree(not self.stop_requested)
+            stop = self.agreement.asked and before_last
             saves_next = bool(save or stop or not before_last)
-            look = log_now or evaluate or save or ratios
+            look = log_now or evaluate or save or ratios or stop
             if look and not self._all_finite(weights=saves_next):
                 continue
             if log_now:
@@ -228,7 +242,8 @@ class Loop:
             if ratios:
                 self.metrics.write_tensors(step, self.engine.tensor_norms())
             if stop:
-                log.info("asked to stop: saving after step %d", step)
+                self.stopped = self.agreement.reason()
+                log.info("%s: saving after step %d", self.stopped, step)
                 break
             if evaluate:
                 self._evaluate()
@@ -244,7 +259,7 @@ class Loop:
         except UserError as error:
             raise RankError(str(error)) from error
         clock.enter(OTHER)
-        masked, pairs = global_counts(self.world, micro_batches)
+        masked, pairs = global_counts(self.agreement, self.world, micro_batches)
         # this rank's: losses, correct, counts; the gradient norm
         sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
         work, applied = Workload(), False
@@ -398,8 +413,11 @@ class Loop:
     def _elapsed(self) -> float:
         return round(self.elapsed_before + time.monotonic() - self.started, 3)
 
-    def _request_stop(self, *_: Any) -> None:
-        self.stop_requested = True
+    def _kept(self) -> str:
+        """What is left if the process ends now; called by the thread of the watch."""
+        if self.saved_step < 0:
+            return "; no checkpoint is saved yet"
+        return f"; the last checkpoint is {checkpoint_tag(self.saved_step)}; continue with --resume auto"
 
     def _finish(self) -> dict[str, Any]:
         step = self.engine.steps_done
@@ -416,5 +434,6 @@ class Loop:
         if self.world.is_main:
             write_json(self.run_folder / RUN_RESULTS, results)
             self.progress.close(f"step {step}/{self.steps} after {human_duration(self._elapsed())}")
+        self.watch.leave()
         self.world.barrier()
         return results

@@ -112,14 +112,14 @@ def open_run(
 
 @contextlib.contextmanager
 def nothing_left_behind(output: Path) -> Iterator[None]:
-    """Remove a new run folder if a wrong input ends the run before it has a checkpoint.
+    """Remove a new run folder if a wrong input or a request ends the run before it has a checkpoint.
 
     Such a run cannot be resumed, and its folder would only block the next attempt.
     """
     new = not _taken(output)
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
             shutil.rmtree(output, ignore_errors=True)
         raise

@@ -19,7 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
+from megabert.common.processes.stopping import StopWatch
 from megabert.config import flags
 from megabert.config.training import PretrainSettings, RunSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
@@ -321,8 +322,9 @@ def _run_jobs(rank: int, ranks: int, shards: Path, base: Path, jobs: list[Job]) 
         settings = settings_of([*argv, *job.arguments])
         with _planted(job):
             try:
-                prepare(settings, open_inputs(settings), world).run()
-            except (TrainingStopped, UserError) as error:
+                with StopWatch():
+                    prepare(settings, open_inputs(settings), world).run()
+            except (TrainingStopped, StoppedOnRequest, UserError) as error:
                 stopped[job.name] = str(error)
     world.close()
     return stopped
@@ -387,6 +389,7 @@ def singles(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Singles:
         Job("rollback-early", [*blind, *ROLLBACK], "nan", (0, 8)),
     ]
     stopped = run_ranks(_run_jobs, 1, shards, base, jobs, initialize=False, timeout=240.0)[0]
+    assert "step-0000011" in stopped["return-stopped"]
     before = record(base / "return-stopped", 11)
     assert before["skipped_ranges"] == [list(BAD)]
     assert before["consumed_samples"] == 88

@@ -10,6 +10,7 @@ size, micro batch size and number of workers.
 """
 
 import dataclasses
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.common.processes.stopping import REQUESTS
 from megabert.data.samples.counter_rng import Ints
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import (
@@ -113,6 +115,7 @@ class MicroBatches:
             multiprocessing_context=options.start_method if workers else None,
             prefetch_factor=max(1, options.prefetch // micro_steps) if workers else None,
             generator=torch.Generator(),  # so that no draw is taken from the global one
+            worker_init_fn=_leave_signals_to_parent,
         )
         self._items: Iterator[Any] | None = iter(loader)
         self._ready: deque[PackedBatch[Ints]] = deque()
@@ -226,6 +229,13 @@ class _Steps(Dataset[Any]):
             self._steps.data_parallel_rank % self._window.ranks,
             self._token_multiple,
         )
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """A launcher, terminal or scheduler may send a signal to workers as well; the rank needs them until it
+    has saved. They end with it."""
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Counting:
