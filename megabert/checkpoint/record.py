@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megabert.checkpoint.record_schema import record_fault
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file, write_json
+from megabert.common.json_text import read_json
 from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
 
 PARTIAL = ".partial"
@@ -75,7 +77,7 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
     """
     path = folder / CHECKPOINT_RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, of_data=True)
         if isinstance(record, dict) and record.get("format") == WEIGHTS_FORMAT:
             raise UserError(
                 f"{folder} is a megabert folder: it has weights but no training state; name a run or "
@@ -94,6 +96,9 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
         raise UserError(f"{folder} is not a complete checkpoint: no {CHECKPOINT_RECORD}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
+    fault = record_fault(record)
+    if fault is not None:
+        raise UserError(f"{path} is not a checkpoint record of this program: {fault}")
     return Checkpoint(folder, record)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
+from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
 from megabert.convert.check import Comparison, Side, compare, our_side
 from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
@@ -182,9 +183,8 @@ def _existing(request: ConversionRequest) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
     try:
-        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        return dict(record)
-    except (OSError, ValueError, TypeError):
+        return read_json_object(output / RECORD, of_data=True)
+    except (OSError, UserError):
         raise UserError(
             f"{output} exists and was not made by launch/convert.py; choose another output folder"
         ) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
+from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.config import flags
@@ -56,14 +56,14 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     if not is_this_run(folder, settings):
         return None
     try:
-        results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))
+        results = read_json_object(folder / RUN_RESULTS, of_data=True)
     except FileNotFoundError:
         get_logger().info("%s is unfinished: it is run again", folder)
         remove_folder(folder)
         return None
-    except ValueError as error:
-        raise UserError(f"{folder / RUN_RESULTS} is not JSON: {error}; remove {folder}") from error
-    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder}") from error
+    if not isinstance(results.get("scores"), dict):
         raise UserError(
             f"{folder / RUN_RESULTS} does not hold the results of a run; remove {folder}"
         )

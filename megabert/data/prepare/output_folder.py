@@ -20,6 +20,7 @@ from typing import IO, Any
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import write_bytes
+from megabert.common.json_text import read_json_object
 from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
@@ -151,9 +152,16 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
     record = output / WORK_FOLDER / JOB_FILE
     if record.exists():
         _require_resume(output, resume)
-        _require_same(output, json.loads(record.read_text()), job)
+        _require_same(output, _job_there(record), job)
     else:
         _require_empty(output)
+
+
+def _job_there(record: Path) -> Job:
+    there = read_json_object(record)
+    if not isinstance(there.get("options"), dict):
+        raise UserError(f"{record}: not the record of a job; choose another --output or remove it")
+    return there
 
 
 def _finished(output: Path) -> UserError:
