@@ -28,7 +28,15 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class JsonError(ValueError):
-    """A text that is not JSON, or JSON that is refused; the message says what and where."""
+    """A text that is not JSON, or JSON that is refused; the message says what and where.
+
+    Attributes:
+        reason: the message; of a text that is not JSON, without these words.
+    """
+
+    def __init__(self, reason: str, *, syntax: bool = False) -> None:
+        super().__init__(f"not JSON: {reason}" if syntax else reason)
+        self.reason = reason
 
 
 def has_several_values(error: JsonError) -> bool:
@@ -139,7 +147,7 @@ def read_json(path: Path, *, of_data: bool = False, largest: int = MAX_JSON_BYTE
     try:
         return parse_json(read_json_text(path, largest=largest), of_data=of_data)
     except JsonError as error:
-        raise UserError(f"{path}: not JSON that can be read: {error}") from error
+        raise UserError(f"{path} cannot be read as JSON: {error.reason}") from error
 
 
 def read_json_text(path: Path, *, largest: int = MAX_JSON_BYTES) -> str:
@@ -156,7 +164,7 @@ def read_json_text(path: Path, *, largest: int = MAX_JSON_BYTES) -> str:
     try:
         return _decoded(content)
     except JsonError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error.reason}") from error
 
 
 def read_json_object(path: Path, *, of_data: bool = False) -> dict[str, Any]:
@@ -187,14 +195,17 @@ def _decoded(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise JsonError(f"not UTF-8 (line {line}, byte {error.start} of the file)") from None
+        raise JsonError(
+            f"not UTF-8 (line {line}, byte {error.start} of the file)", syntax=True
+        ) from None
 
 
 def _as_json_error(error: ValueError | MemoryError) -> JsonError:
     if isinstance(error, JsonError):
         return error
     if isinstance(error, json.JSONDecodeError):
-        return JsonError(f"{error.msg}, line {error.lineno} column {error.colno}")
+        place = f"line {error.lineno} column {error.colno}"
+        return JsonError(f"{error.msg}, {place}", syntax=True)
     if isinstance(error, MemoryError):
         return JsonError("too large for this machine's memory")
     return JsonError("a whole number of more than 4,300 digits")  # all that int() refuses here

@@ -55,6 +55,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         return read_object(path)
     try:
         documents = read_yaml_documents(path)
+    except UserError as error:
+        raise UserError(f"the settings cannot be read as YAML: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     settings = documents[0] if documents else None

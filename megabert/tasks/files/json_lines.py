@@ -34,7 +34,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         try:
             content = parse_json(line, of_data=True)
         except JsonError as error:
-            yield number, f"not JSON that can be read ({error})"
+            yield number, str(error)
         else:
             yield number, content if isinstance(content, dict) else "no JSON object"
 

@@ -198,4 +198,5 @@ def _load_json(path: Path) -> tuple[Any, bool]:
     except JsonError as error:
         if has_several_values(error):
             return None, True
-        raise UserError(f"{path} is not JSON that can be read ({error}); {_LAYOUT}") from error
+        is_or = " is" if str(error).startswith("not ") else ":"
+        raise UserError(f"{path}{is_or} {error}; {_LAYOUT}") from error
