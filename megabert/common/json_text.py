@@ -204,15 +204,14 @@ def _as_json_error(error: ValueError | MemoryError) -> JsonError:
     if isinstance(error, JsonError):
         return error
     if isinstance(error, json.JSONDecodeError):
-        place = f"line {error.lineno} column {error.colno}"
-        return JsonError(f"{error.msg}, {place}", syntax=True)
+        return JsonError(str(error), syntax=True)
     if isinstance(error, MemoryError):
         return JsonError("too large for this machine's memory")
     return JsonError("a whole number of more than 4,300 digits")  # all that int() refuses here
 
 
 def _too_deep() -> JsonError:
-    return JsonError(f"lists and objects nested in more than {MAX_DEPTH} levels")
+    return JsonError(f"nested too deeply, in more than {MAX_DEPTH} levels", syntax=True)
 
 
 def _opens_often(text: str) -> bool:

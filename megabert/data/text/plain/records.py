@@ -117,7 +117,7 @@ def read_jsonl(
                 record = parse_json(line, of_data=True)
             except JsonError as error:
                 hint = _array_hint(line) if place == 1 else ""
-                yield bad_line(f"{where} is not complete JSON ({error}){hint}", rules.skip)
+                yield bad_line(f"{where} is not complete JSON ({error.reason}){hint}", rules.skip)
                 continue
             yield record_page(record, where, numbering, rules)
 
