@@ -25,7 +25,10 @@ from megabert.common.yaml_text import read_yaml_documents, read_yaml_value
         ("", "Expecting value: line 1 column 1"),
         ('{\n"a": }', "line 2 column 6"),
         ("[" * 100_000, "nested too deeply, in more than 100 levels"),
-        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "nested too deeply, in more than 100 levels"),
+        (
+            "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+            "nested too deeply, in more than 100 levels",
+        ),
         ('{"a":' * 5_000 + "1" + "}" * 5_000, "nested too deeply, in more than 100 levels"),
         ("1" * 5_000, "more than 300 digits"),
         ("[" + "9" * 400 + "]", "more than 300 digits"),
