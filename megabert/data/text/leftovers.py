@@ -12,7 +12,7 @@ from megabert.data.text.pages import Page, Site
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
-from megabert.data.text.wikitext.tidy import has_ideograph, has_word, single_spaced, tidy_line
+from megabert.data.text.wikitext.tidy import gap, has_ideograph, has_word, single_spaced, tidy_line
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
@@ -105,10 +105,16 @@ def extracted_lines(page: Page, language: str) -> list[str]:
 
 def _without_markup(text: str, language: str) -> str:
     """Remove wikitext that extractors leave: links, tags, conversions, formula marks."""
-    text = strip_switches(_MARK.sub(" ", _REFERENCE.sub("", text)), language)
+    text = strip_switches(_MARK.sub(" ", _REFERENCE.sub(_note_gap, text)), language)
     if "-{" in text and has_variants(language):
         text = resolve_conversion(text, language)
     return strip_inline(text, LinkRules.of(Site(), language)).replace(EXTERNAL, "")
+
+
+def _note_gap(match: re.Match[str]) -> str:
+    """What a footnote leaves: a space where words or figures would be joined."""
+    start, end = match.span()
+    return gap(match.string[max(0, start - 3) : start], match.string[end : end + 3])
 
 
 def _is_heading(line: str) -> bool:

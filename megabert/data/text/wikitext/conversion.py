@@ -8,7 +8,7 @@ pairs, one-way rules ``text => variant: text;``, and flags before a ``|``.
 import re
 from functools import cache
 
-from megabert.data.text.wikitext.tidy import gap
+from megabert.data.text.wikitext.tidy import GAP, gap
 
 # variants of each language and, for each, those whose text is shown instead, as in MediaWiki
 _FALLBACKS = {
@@ -77,6 +77,8 @@ def resolve_conversion(text: str, language: str) -> str:
         if chosen:
             return chosen
         start, end = match.span()
+        if match.string[start - 1 : start].isdigit() and match.string.startswith("-{", end):
+            return GAP
         return gap(match.string[max(0, start - 2) : start], match.string[end : end + 3])
 
     for _ in range(_MAX_NESTING):

@@ -165,15 +165,20 @@ def _strip_simple(text: str, rules: LinkRules) -> str:
 
 def _show(pieces: list[str], rules: LinkRules) -> None:
     """Change ``pieces`` (text, target, label with its bar or "", text, target, ...) in place."""
+    before = ""
     for index in range(1, len(pieces), 3):
         target, label = pieces[index], pieces[index + 1]
+        before = pieces[index - 1] or before
         if ":" in target or "#" in target or label == "|":
             shown = rules.text(target, label[1:] if label else None)
-            pieces[index] = shown or gap(pieces[index - 1], pieces[index + 2])
+            # between two links nothing may be left: "3[[File:a.png]][[4]]"
+            after = pieces[index + 2] or ("[" if index + 3 < len(pieces) else "")
+            pieces[index] = shown or gap(before, after)
         else:
             pieces[index] = label[1:].strip(" \t") or target.strip()
             if "'" in pieces[index]:
                 pieces[index] = shown_text(pieces[index], label != "")
+        before = pieces[index] or before
         pieces[index + 1] = ""
 
 
@@ -208,7 +213,11 @@ def _strip_tangled(block: str, rules: LinkRules) -> str:
             if not bar and 0 <= body.find("]") < (body.find("[") + 1 or len(body)):
                 stack[-1].append(f"[[{body}]]")  # "[[1, 2], [3, 4]]"
             else:
-                stack[-1].append(rules.text(target, label if bar else None))
+                shown = rules.text(target, label if bar else None)
+                if not shown and brackets == 2:
+                    before = next((piece for piece in reversed(stack[-1]) if piece), "")
+                    shown = gap(before, block[position : position + 3])
+                stack[-1].append(shown)
             brackets -= 2
         if brackets == 1:
             stack[-1].append("]")

@@ -15,20 +15,28 @@ from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
 from megabert.data.text.wikitext.holes import HOLE, SPOKEN, settle_line, settle_lines
-from megabert.data.text.wikitext.inline import has_block_tag, strip_inline
+from megabert.data.text.wikitext.inline import ITALIC, has_block_tag, strip_inline
 from megabert.data.text.wikitext.items import note_items
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
 from megabert.data.text.wikitext.rows import TABLE_END, strip_rows
 from megabert.data.text.wikitext.templates.expand import Calls, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
-from megabert.data.text.wikitext.tidy import MARK, is_spaceless
+from megabert.data.text.wikitext.tidy import GAP, MARK, is_spaceless
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
-_MARKS = (EXTERNAL, HOLE, SPOKEN, TABLE_END, MARK)  # the cleaner uses these characters itself
+_MARKS = (
+    EXTERNAL,
+    HOLE,
+    SPOKEN,
+    TABLE_END,
+    MARK,
+    GAP,
+    ITALIC,
+)  # the cleaner uses these characters itself
 # a heading made of bold text, or of a term without its definition
 _BOLD_LINE = re.compile(
     r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"

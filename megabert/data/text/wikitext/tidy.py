@@ -11,6 +11,7 @@ import re
 from megabert.common.patterns import lazy_pattern
 
 MARK = "\ue010"  # something was removed here, next to punctuation
+GAP = "\ue011"  # something was removed here, next to other markup; a space if that joins words
 # form feeds, vertical tabs and separators (U+001C to U+001F) are not removed: they are spaces
 _REMOVED = re.compile("[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f"
                       "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffc\ufffe\uffff]")  # fmt: skip
@@ -40,6 +41,11 @@ _FULL_STOP = re.compile(r"[.!?](?=[\s\"”’»)\]]|$)|[。！？]")
 _LOW_QUOTE = ",,"
 """Typed for a German or Polish quotation mark."""
 _WORD = re.compile(r"[^\W_]")
+_GAPS = re.compile(f"{GAP}+")
+# markup behind which a letter or digit may follow, and that in which one may end
+_OPENING_MARKUP = frozenset("'[<{")
+_CLOSING_MARKUP = frozenset("']>}")
+_ENDS_WORD = frozenset("']>" + ".!?;:,)")
 # scripts written without spaces between words
 _SPACELESS = lazy_pattern(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]"
@@ -67,12 +73,21 @@ def single_spaced(text: str) -> str:
     """One line without invisible characters, with single spaces; every word remains."""
     if not text.isprintable() or "\ufffc" in text:
         text = _REMOVED.sub("", text)
+        if GAP in text:
+            text = _GAPS.sub(_between, text)
         if MARK in text:
             text = _close_gaps(text)
         return " ".join(text.split())
     if "  " in text:
         return " ".join(text.split())
     return text.strip()
+
+
+def _between(match: re.Match[str]) -> str:
+    """What a GAP leaves, now that the markup next to it is gone."""
+    text, (start, end) = match.string, match.span()
+    shown = gap(text[max(0, start - 3) : start], text[end : end + 1])
+    return shown if shown == " " else ""
 
 
 def _unless_typed(match: re.Match[str]) -> str:
@@ -117,6 +132,8 @@ def _at_start(run: tuple[str, str], right: str) -> str:
 def _joint(left: str, run: tuple[str, str], right: str) -> str:
     """What remains of the separators ``run``, before and after a mark, between two characters."""
     marks = (run[0] + run[1]).replace(" ", "")
+    if right[:1].isdigit() and (left.isdigit() or left == "."):
+        return (max(marks, key=_STRENGTH.index) if marks else "") + " "
     if left in _BRACKETS or right.startswith(_CLOSING):
         return ""
     if _FULL_STOP.match(right):
@@ -155,12 +172,20 @@ def has_ideograph(text: str) -> bool:
     return _IDEOGRAPH.search(text) is not None
 
 
+def _meets_markup(left: str, after: str) -> bool:
+    """Whether the markup that begins ``after`` may show a word that would join the one before it."""
+    if after.startswith("{{"):
+        return left.isdigit()  # most calls behind a word are notes
+    return (left.isalnum() or left in _ENDS_WORD) and not after.startswith("<re")
+
+
 def gap(before: str, after: str) -> str:
     """What removed markup leaves between ``before`` and ``after``: a space, a MARK or nothing.
 
-    A space if two words or sentences would be joined ("breaks{{clarify}}in", "end.<ref/>The"),
-    except in scripts without spaces. A MARK if a bracket or quote was opened before it, or if
-    punctuation follows that belonged to what was removed ("a, {{b}}, c"); between two apostrophes
+    A space if two words, figures or sentences would be joined ("breaks{{clarify}}in",
+    "3<ref/>4", "end.<ref/>The"), except in scripts without spaces. A GAP if other markup is next
+    to it, so that this cannot be seen yet ("'''3'''<ref/>4"). A MARK if a bracket or quote was
+    opened before it, or if punctuation follows that belonged to what was removed ("a, {{b}}, c"); between two apostrophes
     too, which would become one mark of bold text. A space typed between it and a comma, full stop or
     closing bracket goes: "a{{b}} , c". Of ``after``, three characters count.
     """
@@ -168,13 +193,14 @@ def gap(before: str, after: str) -> str:
     if right == " " and _SPACED.match(after):
         return MARK
     if right.isalnum():
-        if right.isdigit() and left not in _STOPS:
-            return ""
         if left in _QUOTES and before[-2:-1] in _STOPS:
             left = "."
         if not (left.isalnum() or left in _STOPS):
-            return ""
+            closes = left in _CLOSING_MARKUP and (left != "}" or right.isdigit())
+            return GAP if closes else ""
         return "" if spaceless_letters(left + right) else " "
+    if right in _OPENING_MARKUP and _meets_markup(left, after):
+        return GAP
     if (
         left in _OPEN
         or (right in _CLOSE and not left.isalnum())

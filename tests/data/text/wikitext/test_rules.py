@@ -13,7 +13,7 @@ from megabert.data.text.wikitext.links import LinkRules, strip_links
 from megabert.data.text.wikitext.sections import clean
 from megabert.data.text.wikitext.templates.expand import Calls, _strip_nested, strip_templates
 from megabert.data.text.wikitext.templates.table import template_table
-from megabert.data.text.wikitext.tidy import MARK, gap, tidy_line
+from megabert.data.text.wikitext.tidy import GAP, MARK, gap, tidy_line
 
 HOLES = re.compile("\ue001.")
 RULES = LinkRules.of(Site(), "en")
@@ -48,8 +48,8 @@ def test_templates_from_inside_out_and_by_the_stack(text: str) -> None:
     ("before", "after", "space"),
     [("breaks", "in", " "), ("end.", "The", " "), ('said."', "The", " "), ("6", "million", " "),
      ("end.", "5", " "), ("(", "a", ""), ("中", "文", ""), ("中。", "A", ""), ("a", ",", ""),
-     ("a", " b", ""), ("", "a", ""), ('"', "a", ""), ("2", "3", ""), ("(", ")", MARK),
-     ("a, ", ", b", MARK), ("''", "''", MARK), ("", ", b", MARK), ("a", ".", ""), ("a ", " b", "")],
+     ("a", " b", ""), ("", "a", ""), ("I", "5", " "), ("3", "[[4", GAP), ("]]", "4", GAP), ('"', "a", ""), ("2", "3", " "), ("(", ")", MARK),
+     ("a, ", ", b", MARK), ("''", "''", GAP), ("", ", b", MARK), ("a", ".", ""), ("a ", " b", "")],
 )  # fmt: skip
 def test_gap(before: str, after: str, space: str) -> None:
     assert gap(before, after) == space

@@ -41,7 +41,8 @@ class Calls:
     def replacement(self, body: str, before: str, after: str) -> str:
         """What stands for ``{{body}}`` between two texts, of which the nearest characters count.
 
-        A call that shows nothing leaves a gap between words; an unknown one leaves a hole.
+        A call that shows nothing leaves a gap between words; an unknown one leaves a hole, and so does
+        one between two digits: a note, or a mark inside one figure.
         """
         self.met += 1
         shown = self.table.text_of(body, self.title)
@@ -60,7 +61,7 @@ class Calls:
                 return f" {shown}" if glued else shown
         if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
             return f"//{MARK}"  # the address of "[{{x}} label]"
-        if shown is None:
+        if shown is None or (before[-1:].isdigit() and after[:1].isdigit()):
             return hole(self.names, _called(body))
         return gap(before, after)
 
@@ -107,9 +108,10 @@ def strip_templates(text: str, calls: Calls) -> str:
             break
         before = pieces[0]
         for index in range(1, len(pieces), 2):
-            shown = calls.replacement(pieces[index], before, pieces[index + 1])
-            pieces[index] = shown
             between = pieces[index + 1]
+            after = between or ("{{" if index + 2 < len(pieces) else "")
+            shown = calls.replacement(pieces[index], before, after)
+            pieces[index] = shown
             before = between if between.strip() else (shown or before) + between
         text = "".join(pieces)
     if "{{" not in text and "{|" not in text and "}}" not in text and "|}" not in text:
