@@ -14,6 +14,7 @@ from typing import Annotated
 from megabert.common.errors import UserError
 from megabert.common.files import rename, sync
 from megabert.common.log import run_command
+from megabert.common.storage import named_storage_errors
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Limits, NonNegativeInt, PositiveInt
 from megabert.config.values import ValueReader
@@ -101,6 +102,15 @@ def write_sample(
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; it must be a folder")
+    with named_storage_errors(output):
+        _write_files(world, output, (seed, train_questions, dev_questions), force=force)
+    print(f"{output}: {len(world.published)} articles")
+
+
+def _write_files(
+    world: InventedWorld, output: Path, numbers: tuple[int, int, int], *, force: bool
+) -> None:
+    seed, train_questions, dev_questions = numbers
     output.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".sample-", dir=output))
     try:
@@ -122,7 +132,6 @@ def write_sample(
             rename(work / name, output / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(f"{output}: {len(world.published)} articles")
 
 
 def _write_dump(pieces: Iterator[str], path: Path) -> None:

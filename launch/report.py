@@ -10,8 +10,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.errors import UserError
+from megabert.common.files import new_file
 from megabert.common.log import run_command
 from megabert.common.names import RUN_METRICS, RUN_RESULTS
+from megabert.common.storage import named_storage_errors
 from megabert.config.flags import plain_parser
 from megabert.finetune.summary import table as table_of_seeds
 
@@ -123,9 +125,11 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
     rates.set_ylabel("learning rate")
     rates.set_xlabel("updates")
     rates.grid(alpha=0.3)
+    form = output.suffix.lower().removeprefix(".") or "png"
     try:
-        figure.savefig(output, dpi=110)
-    except (OSError, ValueError) as error:
+        with named_storage_errors(output), new_file(output, unique=True) as temporary:
+            figure.savefig(temporary, dpi=110, format=form)
+    except ValueError as error:
         raise UserError(f"--output {output}: {error}") from error
     pyplot.close(figure)
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megabert.checkpoint.record_schema import record_fault
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file, write_json
-from megabert.common.json_text import JsonError, parse_json, read_json_text
 from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
+from megabert.common.storage import storage_line
 
 PARTIAL = ".partial"
 """Ending of a folder that is being written, or removed."""
@@ -29,6 +28,15 @@ RECORD_VERSION = 2
 _READABLE = (1, 2)
 _RECORD_SUM = "record_sha256"
 _TAG = re.compile(r"step-(\d{7,})")
+
+
+class UnreadableCheckpoint(UserError):
+    """A checkpoint that may be whole, but not for this process: no permission, a failing disk, or a newer
+    version of this program. A run must not start from an earlier one instead, and remove this one."""
+
+
+class Unreadable(str):
+    """A fault of a checkpoint's file that says nothing about its content; see `UnreadableCheckpoint`."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,11 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
 
     Raises:
         UserError: the folder is not a whole checkpoint of this program, or its record has changed.
+        UnreadableCheckpoint: it cannot be read, or a newer program wrote it.
     """
     path = folder / CHECKPOINT_RECORD
     try:
-        record = parse_json(read_json_text(path), of_data=True)
+        record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, dict) and record.get("format") == WEIGHTS_FORMAT:
             raise UserError(
                 f"{folder} is a megabert folder: it has weights but no training state; name a run or "
@@ -87,19 +96,17 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
             raise UserError(f"{path} has changed since it was written (SHA-256 differs)")
         version = record["version"]
         if version not in _READABLE:
-            raise UserError(f"{path}: version {version} is newer than this program")
+            raise UnreadableCheckpoint(f"{path}: version {version} is newer than this program")
         if version > 1:
             record[_RECORD_SUM]
         for name in ("step", "consumed_samples", "files", "model"):
             record[name]
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a complete checkpoint: no {CHECKPOINT_RECORD}") from error
+    except OSError as error:
+        raise UnreadableCheckpoint(storage_line(error, path, "cannot be read")) from error
     except (ValueError, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, JsonError) else repr(error)
-        raise UserError(f"{path} is not a checkpoint record ({reason})") from error
-    fault = record_fault(record)
-    if fault is not None:
-        raise UserError(f"{path} is not a checkpoint record of this program: {fault}")
+        raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
     return Checkpoint(folder, record)
 
 
@@ -110,8 +117,15 @@ def step_of_tag(name: str) -> int:
 
 
 def tagged_folders(base: Path) -> list[Path]:
-    """Folders with names of checkpoints, whole or not, the newest first."""
-    folders = [p for p in base.glob("step-*") if step_of_tag(p.name) >= 0 and p.is_dir()]
+    """Folders with names of checkpoints, whole or not, the newest first; none if ``base`` is missing.
+
+    Raises:
+        OSError: ``base`` cannot be read.
+    """
+    try:
+        folders = [p for p in base.iterdir() if step_of_tag(p.name) >= 0 and p.is_dir()]
+    except FileNotFoundError:
+        return []
     return sorted(folders, key=lambda folder: step_of_tag(folder.name), reverse=True)
 
 
@@ -140,5 +154,5 @@ def damaged_file(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str |
             if sha256_of_file(path) != entry["sha256"]:
                 return f"{path} has changed since it was written (SHA-256 differs)"
         except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
+            return Unreadable(storage_line(error, path, "cannot be read"))
     return None

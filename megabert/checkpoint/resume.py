@@ -36,6 +36,7 @@ from megabert.checkpoint.universal import merge_partitions, universal_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING
+from megabert.common.storage import storage_line
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
@@ -99,7 +100,6 @@ def transfer(
     Works from any ZeRO stage, data and tensor parallel degree to any other.
     """
     _write_whole(engine, model, source, run / RUN_MERGING, moments=moments, step=0)
-    _require_finite(engine, source)
 
 
 def _write_whole(
@@ -121,8 +121,9 @@ def _write_whole(
             merge_partitions(source.folder, merged)
         except OSError as error:
             raise UserError(
-                f"{source.folder} could not be merged in {merged} ({error.strerror}); this needs "
-                f"about {2 * checkpoint_bytes(engine) / 1e9:.1f} GB there: free some space and run again"
+                f"{source.folder} could not be merged, which needs about "
+                f"{2 * checkpoint_bytes(engine) / 1e9:.1f} GB: "
+                f"{storage_line(error, merged, 'cannot be written')}"
             ) from error
 
     try:
@@ -187,7 +188,6 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
         restore_counters(engine, checkpoint.record)
     _require_step(checkpoint, "schedule", engine.scheduled_steps)
     _require_step(checkpoint, "optimizer", engine.optimizer_steps)
-    _require_finite(engine, checkpoint)
     get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
 
 
@@ -206,20 +206,6 @@ def _check_content(checkpoint: Checkpoint, world: World) -> None:
     torch.distributed.all_gather_object(faults, mine)
     if any(faults):
         raise UserError(next(filter(None, faults)))
-
-
-def _require_finite(engine: TrainingEngine, source: Checkpoint) -> None:
-    """Refuse what would make every loss NaN, so that the samples are not blamed for it (all ranks call).
-
-    Raises:
-        UserError: the checkpoint, and which of its tensors.
-    """
-    what = engine.not_finite()
-    if what is not None:
-        raise UserError(
-            f"{source.folder}: {what} is NaN or infinite; the fault is in the checkpoint, not in the "
-            "samples: use another one (--resume TAG, or --init-from with its folder)"
-        )
 
 
 def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:

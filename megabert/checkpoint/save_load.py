@@ -16,11 +16,10 @@ code that they may bring.
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
@@ -29,6 +28,8 @@ from megabert.checkpoint.layout import Layout, checkpoint_bytes, counters
 from megabert.checkpoint.record import (
     PARTIAL,
     Checkpoint,
+    Unreadable,
+    UnreadableCheckpoint,
     damaged_file,
     plain,
     read_checkpoint_record,
@@ -39,11 +40,36 @@ from megabert.checkpoint.record import (
 )
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder, rename, sha256_of_file, sync, write_text
+from megabert.common.locks import require_lock
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
+from megabert.common.storage import RESUME, StorageFault, named_storage_errors, storage_line
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
+
+
+class _WatchedFile:
+    """A file for torch's writer, which replaces errors of the system by its own: the first is kept."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write, and remember an error."""
+        return int(self._watched(lambda: self._file.write(content)))
+
+    def flush(self) -> None:
+        """Flush, and remember an error."""
+        self._watched(self._file.flush)
+
+    def _watched(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 class _RecordingEngine(TorchCheckpointEngine):
@@ -51,25 +77,26 @@ class _RecordingEngine(TorchCheckpointEngine):
 
     def __init__(self) -> None:
         self.name = "megabert"
-        self.failure: str | None = None
+        self.failure: OSError | RuntimeError | None = None
         self.files: dict[str, dict[str, Any]] = {}
 
     def save(self, state_dict: Any, path: str) -> None:
         if self.failure is not None:
             return
+        watched = None
         try:
             with Path(path).open("wb") as file:
-                torch.save(state_dict, file)
+                watched = _WatchedFile(file)
+                torch.save(state_dict, cast(IO[bytes], watched))
             sync(Path(path))
             self.files[Path(path).name] = {
                 "bytes": Path(path).stat().st_size,
                 "sha256": sha256_of_file(Path(path)),
             }
         except (OSError, RuntimeError) as error:
-            # on a full disk torch's writer reports only an unexpected position in the file
-            full = "unexpected pos" in str(error) or "file write failed" in str(error)
-            reason = os.strerror(errno.ENOSPC) if full else str(error)
-            self.failure = f"{Path(path).name}: {reason}"
+            self.failure = (watched and watched.error) or error
+            if isinstance(self.failure, OSError):
+                self.failure.filename = self.failure.filename or path
 
 
 # ---------------------------------------------------------------- writing
@@ -89,34 +116,36 @@ def save_checkpoint(
     one, and do not belong to it any longer.
 
     Raises:
-        UserError: the disk is full or not writable; the partial folder is removed, the previous
-            checkpoint and ``latest`` are unchanged.
+        StorageFault: the disk is full or not writable, or another job has taken over the run folder; the
+            partial folder is removed, the previous checkpoint and ``latest`` are unchanged.
     """
     world = engine.world
     base = run / RUN_CHECKPOINTS
     tag = checkpoint_tag(int(record["step"]))
     partial, final = base / (tag + PARTIAL), base / tag
     record = plain({**record, **Layout.of(engine).to_record(), **counters(engine)})
-    if world.is_main:
+
+    def make_room() -> None:
+        require_lock(run)
         for stale in base.glob("*" + PARTIAL):
             shutil.rmtree(stale, ignore_errors=True)
         check_space(base, checkpoint_bytes(engine), "a checkpoint")
-    world.barrier()
+
+    broadcast_object(world, make_room)
     written, failures = _write_files(engine, partial, record, universal_info)
     if not failures and world.is_main:
         try:
             _finish(partial, final, {**record, "files": written})
         except OSError as error:
-            failures = [f"rank 0: {error}"]
+            failures = [_failure(0, error)]
     outcome = [failures]
     torch.distributed.broadcast_object_list(outcome, src=0)
     if outcome[0]:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
         world.barrier()
-        raise UserError(
-            f"checkpoint {final} could not be written ({outcome[0][0]}); "
-            f"{_previous(base)}; free some space and run again with --resume auto"
+        raise StorageFault(
+            f"checkpoint {final} could not be written ({_previous(base)}): {outcome[0][0]}"
         )
     if world.is_main:
         for old in whole_checkpoints(base)[keep_last:]:
@@ -136,11 +165,20 @@ def _write_files(
     try:
         engine.save_files(partial, client_state, writer)
     except OSError as error:
-        writer.failure = str(error)
-    everyone: list[Any] = [None] * engine.world.topology.world_size
-    torch.distributed.all_gather_object(everyone, (writer.failure, writer.files))
-    failures = [f"rank {rank}: {failure}" for rank, (failure, _) in enumerate(everyone) if failure]
+        writer.failure = error
+    world = engine.world.topology
+    everyone: list[Any] = [None] * world.world_size
+    failure = writer.failure and _failure(world.rank, writer.failure)
+    torch.distributed.all_gather_object(everyone, (failure, writer.files))
+    failures = [failure for failure, _ in everyone if failure]
     return {name: entry for _, files in everyone for name, entry in files.items()}, failures
+
+
+def _failure(rank: int, error: OSError | RuntimeError) -> str:
+    """Which file of a rank could not be written, why, and what to do."""
+    if isinstance(error, OSError):
+        return f"rank {rank}: {storage_line(error, None, 'cannot be written', RESUME)}"
+    return f"rank {rank}: {' '.join(str(error).split())}; {RESUME}"
 
 
 def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
@@ -177,11 +215,16 @@ def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
 
 
 def _previous(base: Path) -> str:
-    whole = whole_checkpoints(base)
+    try:
+        whole = whole_checkpoints(base)
+    except OSError:
+        return "earlier checkpoints cannot be read"
     return f"checkpoint {whole[0].folder.name} is kept" if whole else "no earlier checkpoint exists"
 
 
 # ---------------------------------------------------------------- finding
+
+_MAY_BE_WHOLE = "--resume auto: {}; this checkpoint may be whole, so no earlier one is used instead"
 
 
 def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
@@ -189,7 +232,8 @@ def shared_fault(checkpoint: Checkpoint, world: World) -> str | None:
     faults: list[Any] = [None] * world.topology.world_size
     mine = damaged_file(checkpoint, world.topology.rank, world.topology.world_size)
     torch.distributed.all_gather_object(faults, mine)
-    return next((text for text in faults if text), None)
+    found = [text for text in faults if text]
+    return next((text for text in found if isinstance(text, Unreadable)), next(iter(found), None))
 
 
 def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
@@ -209,6 +253,8 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
             return found
         if wanted != "auto":
             raise UserError(f"--resume {wanted}: {fault}")
+        if isinstance(fault, Unreadable):
+            raise UserError(_MAY_BE_WHOLE.format(fault))
         first_fault = first_fault or fault
         if world.is_main:
             name = "a checkpoint" if isinstance(found, str) else f"checkpoint {found.folder.name}"
@@ -216,13 +262,22 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
     if first_fault is not None:
         raise UserError(
             f"--resume {wanted}: no checkpoint in {base} is complete ({first_fault}); restore what "
-            "is missing, or remove that folder to start again at step 0"
+            "is missing, or start again at step 0 in another --output"
         )
     return None
 
 
 def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
-    """Checkpoints that ``wanted`` can mean, the newest first, or what is wrong with their records."""
+    """Checkpoints that ``wanted`` can mean, the newest first, or what is wrong with their records.
+
+    Raises:
+        UserError: there is no such checkpoint, or one of them may be whole and cannot be read.
+    """
+    with named_storage_errors(base, "cannot be read"):
+        return _read_candidates(base, wanted)
+
+
+def _read_candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
     if wanted != "auto":
         if wanted.endswith(PARTIAL) or not (base / wanted).is_dir():
             found_tags = ", ".join(checkpoint.folder.name for checkpoint in whole_checkpoints(base))
@@ -236,6 +291,8 @@ def _candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
     for folder in tagged_folders(base):
         try:
             found.append(read_checkpoint_record(folder))
+        except UnreadableCheckpoint as error:
+            raise UserError(_MAY_BE_WHOLE.format(error)) from error
         except UserError as error:
             found.append(str(error))
     return found
@@ -255,6 +312,8 @@ def newest_checkpoint(path: Path) -> Checkpoint:
     pointer = base / LATEST
     try:
         return read_checkpoint_record(base / pointer.read_text(encoding="utf-8").strip())
+    except PermissionError as error:
+        raise UserError(storage_line(error, pointer, "cannot be read")) from error
     except (OSError, UnicodeDecodeError):
         fault = f"{pointer} cannot be read"
     except UserError as error:

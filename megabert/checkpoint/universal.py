@@ -37,6 +37,7 @@ from megabert.checkpoint.deepspeed_files import (
 )
 from megabert.common.errors import UserError
 from megabert.common.files import rename
+from megabert.common.storage import is_storage_error
 from megabert.model.parameters import WholeParameter
 
 CONVERTED = ("exp_avg", "exp_avg_sq")
@@ -128,7 +129,7 @@ def merge_partitions(folder: Path, output: Path, *, workers: int = 1) -> None:
         ):
             ds_to_universal.main(arguments)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_storage_error(error):
             raise
         raise UserError(f"{folder} cannot be merged: {error}") from error
     except (AssertionError, RuntimeError, ValueError, LookupError) as error:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from megabert.common.errors import UserError
+from megabert.common.storage import storage_line
 
 TEMPORARY = ".tmp"
 """Ending of the name of a file that is being written."""
@@ -62,8 +63,8 @@ def new_file(path: Path, *, durable: bool = True, unique: bool = False) -> Itera
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and str(error.filename) in (str(temporary), "None"):
+            error.filename, error.filename2 = str(path), None  # a full disk's error has no name
         raise
 
 
@@ -76,12 +77,8 @@ def new_text_file(path: Path) -> Iterator[TextIO]:
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True, unique: bool = False) -> None:
     """Create or replace a file; see :func:`new_file`."""
-    try:
-        with new_file(path, durable=durable, unique=unique) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the error of a full disk has no name
-        raise
+    with new_file(path, durable=durable, unique=unique) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -123,20 +120,30 @@ def new_folder(
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_folder(output, unique)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
+        raise UserError(storage_line(error, output, "cannot be written")) from error
     try:
         yield temporary
         sync_tree(temporary)
         _take_place(temporary, output)
         sync(output.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             for parent in made:
                 parent.rmdir()
+        if isinstance(error, OSError):
+            _name_target(error, temporary, output)
         raise
+
+
+def _name_target(error: OSError, temporary: Path, output: Path) -> None:
+    """Let an error about the temporary folder name the file of ``output`` instead."""
+    named = error.filename
+    if named is None:
+        error.filename = str(output)  # the error of a full disk has no name
+    elif Path(os.fsdecode(named)).is_relative_to(temporary):
+        error.filename = str(output / Path(os.fsdecode(named)).relative_to(temporary))
+        error.filename2 = None
 
 
 def _temporary_folder(output: Path, unique: bool) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from megabert.common.errors import (
 )
 from megabert.common.processes.reports import report_end, report_start
 from megabert.common.processes.stopping import StopWatch, command_watch, end_now
+from megabert.common.storage import is_storage_error, storage_line
 
 
 def process_rank() -> int:
@@ -87,6 +87,8 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     with command_watch(get_logger().info, _last_words) as watch:
         report_start()
         status, line = _status_of(main, watch)
+        if not status:
+            status, line = _flush_output()
         if status != EXIT_FAULT:
             watch.leave()
         report_end(process_rank(), status, line)
@@ -117,16 +119,28 @@ def _status_of(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141, ""
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_storage_error(error):
             raise
-        place = f" while writing {error.filename}" if error.filename else ""
-        text = f"the disk is full{place}: free some space and run the same command again"
-        return EXIT_USAGE, _say_error(text)
+        # files have names in their errors, standard output has none
+        line = storage_line(error, "standard output (or another file)")
+        return EXIT_USAGE, _say_error(line, all_ranks=True)
     except KeyboardInterrupt:
         watch.leave()
         reason = "interrupted" if watch.reason in (None, "SIGINT") else watch.reason
         text = f"{reason} {watch.advice}".strip()
         return watch.status, _say_error(text, kind="stopped" if watch.advice else "error")
+
+
+def _flush_output() -> tuple[int, str]:
+    """Write what is left of standard output; the exit status, and the line about an error."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141, ""
+        return EXIT_USAGE, _say_error(storage_line(error, "standard output", "cannot be written"))
+    return 0, ""
 
 
 def _say_error(

@@ -10,6 +10,8 @@ MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 SHARD_SUFFIX = ".h5"
 
+LOCK_FILE = "in-use.json"
+
 RUN_CONFIG = "config.yaml"
 RUN_DEEPSPEED_CONFIG = "ds_config.json"
 RUN_DEEPSPEED_LOG = "deepspeed.log"

@@ -194,21 +194,35 @@ def _shown(value: Any) -> str:
     return "" if value is None or value == () else str(value)
 
 
+def _repeated_keys(node: Any, place: str = "") -> list[str]:
+    """Keys that a mapping of a composed YAML document has twice, as ``section.setting``."""
+    found, seen = [], set()
+    for key, value in getattr(node, "value", ()) if getattr(node, "id", "") == "mapping" else ():
+        name = f"{place}{key.value}"
+        if name in seen:
+            found.append(name)
+        seen.add(name)
+        found += _repeated_keys(value, f"{name}.")
+    return found
+
+
 def read_yaml(path: Path, cls: type) -> SettingsLayer:
     """Settings of a YAML file; an unknown section or setting is an error that names it."""
-    from megabert.common.yaml_text import read_yaml_value
+    import yaml
 
     try:
-        content = read_yaml_value(path)
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        repeated = _repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; name a readable YAML file") from error
-    except UserError as error:
-        raise UserError(f"--config {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
     known_sections = sections(cls)
     if not isinstance(content, Mapping):
         raise UserError(f"--config {path}: expected sections {', '.join(known_sections)}")
     values: Values = {}
-    problems: list[str] = []
+    problems = [f"{key} is given twice; keep one" for key in repeated]
     for name, body in content.items():
         if name not in known_sections:
             problems.append(f"unknown section {name!r}{suggestion(name, known_sections)}")
@@ -329,8 +343,10 @@ def narrow_section(cls: type[Settings], section: Any, **more: Any) -> Settings:
     return cls(**{name: getattr(section, name) for name in names}, **more)
 
 
-def to_values(settings: Any) -> Values:
+def to_values(settings: Any, *, absolute: bool = False) -> Values:
     """Plain values of a settings tree (paths as strings, lists as lists), ready for YAML.
+
+    ``absolute``: paths do not depend on the working folder.
 
     A field that is a dictionary of sections counts as these sections.
     """
@@ -343,19 +359,25 @@ def to_values(settings: Any) -> Values:
             if dataclasses.is_dataclass(section)
         }
     return {
-        name: {key: _plain(value) for key, value in dataclasses.asdict(section).items()}
+        name: {key: _plain(value, absolute) for key, value in dataclasses.asdict(section).items()}
         for name, section in found.items()
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, absolute: bool) -> Any:
     if isinstance(value, tuple):
-        return [_plain(item) for item in value] or None
-    return str(value) if isinstance(value, Path) else value
+        return [_plain(item, absolute) for item in value] or None
+    if isinstance(value, Path):
+        return str(value.absolute() if absolute else value)
+    return value
 
 
-def to_yaml(settings: Any) -> str:
-    """The settings as YAML, in the order of the dataclasses; a valid ``--config``."""
+def to_yaml(settings: Any, *, absolute: bool = False) -> str:
+    """The settings as YAML, in the order of the dataclasses; a valid ``--config``.
+
+    ``absolute``: as of :func:`to_values`.
+    """
     import yaml
 
-    return yaml.safe_dump(to_values(settings), sort_keys=False, allow_unicode=True)
+    values = to_values(settings, absolute=absolute)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

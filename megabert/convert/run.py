@@ -12,8 +12,9 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
-from megabert.common.json_text import read_json_object
+from megabert.common.locks import lock_beside, output_locked, refuse_if_in_use
 from megabert.common.log import get_logger
+from megabert.common.storage import named_storage_errors, storage_line
 from megabert.convert.check import Comparison, Side, compare, our_side
 from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
 from megabert.convert.format import Format, ModelSource
@@ -95,6 +96,7 @@ def convert(request: ConversionRequest) -> ConversionResult:
             f"{request.target} can be read but not written; --to takes one of {', '.join(others)}"
         )
     old = _existing(request)
+    refuse_if_in_use(lock_beside(request.output), request.output)
     model = _read(source, request)
     tokenizer = None
     if model.tokenizer is None:
@@ -118,10 +120,15 @@ def convert(request: ConversionRequest) -> ConversionResult:
             f"{request.output} holds another conversion; choose another folder, or set --force to "
             "replace it"
         )
-    with new_folder(request.output, replace_existing=old is not None) as temporary:
-        target.write(temporary, model, tokenizer)
-        comparison = _check(request, target, model, tokenizer, temporary)
-        _write_record(request, model, comparison, fingerprint, temporary)
+    with named_storage_errors(request.output), output_locked(request.output):
+        if _existing(request) != old:
+            raise UserError(
+                f"{request.output} was changed by another job during this conversion; choose another folder"
+            )
+        with new_folder(request.output, replace_existing=old is not None) as temporary:
+            target.write(temporary, model, tokenizer)
+            comparison = _check(request, target, model, tokenizer, temporary)
+            _write_record(request, model, comparison, fingerprint, temporary)
     return ConversionResult(request.output, False, comparison, model)
 
 
@@ -181,10 +188,13 @@ def _existing(request: ConversionRequest) -> dict[str, Any] | None:
         if not output.exists() and not output.is_symlink():
             return None
     except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
+        raise UserError(storage_line(error, output, "cannot be written")) from error
     try:
-        return read_json_object(output / RECORD, of_data=True)
-    except (OSError, UserError):
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        return dict(record)
+    except PermissionError as error:
+        raise UserError(storage_line(error, output, "cannot be read")) from error
+    except (OSError, ValueError, TypeError):
         raise UserError(
             f"{output} exists and was not made by launch/convert.py; choose another output folder"
         ) from None

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megabert.common.errors import UserError
+from megabert.common.storage import RESUME, StorageFault, is_storage_error, storage_line
 from megabert.engine.launch import World
 
 Value = TypeVar("Value")
@@ -21,13 +22,20 @@ def broadcast_object(world: World, make: Callable[[], Value]) -> Value:
 
     Raises:
         UserError: on every rank, where ``make`` raised it on the main one.
+        StorageFault: the same; also in place of an error of the disk.
     """
     outcome: list[Any] = [None, None]
     if world.is_main:
         try:
             outcome[0] = make()
         except UserError as error:
-            outcome[1] = str(error)
+            outcome[1] = UserError, str(error)
+        except StorageFault as error:
+            outcome[1] = StorageFault, str(error)
+        except OSError as error:
+            if not is_storage_error(error):
+                raise
+            outcome[1] = StorageFault, storage_line(error, then=RESUME)
     if world.topology.world_size > 1:
         dist.broadcast_object_list(outcome, src=0, device=world.device)
     if outcome[1] is not None:
@@ -36,7 +44,8 @@ def broadcast_object(world: World, make: Callable[[], Value]) -> Value:
             # read it may exit before the others.
             with contextlib.suppress(RuntimeError):
                 dist.barrier()
-        raise UserError(outcome[1])
+        kind, message = outcome[1]
+        raise kind(message)
     return outcome[0]
 
 

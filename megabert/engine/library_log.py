@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
+from megabert.common.log import get_logger
+from megabert.common.storage import storage_line
 from megabert.engine.launch import World
 
 _LIBRARY = "DeepSpeed"
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is opened by its first message. If it cannot be written, one warning says so, and
+    the messages are lost: no run ends because of its log."""
+
+    failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.failed:
+            return
+        try:
+            if self.stream is None:
+                self.stream = self._open()
+            self.stream.write(self.format(record) + self.terminator)
+            self.flush()
+        except OSError as error:
+            self.failed = True
+            line = storage_line(
+                error, self.baseFilename, "cannot be written", "start the run again"
+            )
+            get_logger().warning("DeepSpeed's messages are lost: %s", line)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # the same error again, reported above
+            super().close()
 
 
 def log_deepspeed_to(path: Path, world: World) -> None:
@@ -18,7 +47,7 @@ def log_deepspeed_to(path: Path, world: World) -> None:
     """
     if not world.is_main:
         path = path.with_name(f"{path.stem}-rank{world.topology.rank}{path.suffix}")
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(filename)s: %(message)s"))
     logger = logging.getLogger(_LIBRARY)
     for old in list(logger.handlers):

@@ -20,6 +20,7 @@ import torch
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, lost_ranks_named, start
+from megabert.engine.run_lock import run_folder_locked
 from megabert.finetune.inputs import (
     check_free,
     divide_rows,
@@ -45,7 +46,7 @@ def finetune(settings: ResolvedFinetuning) -> dict[str, Any]:
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     world = start(settings.parallel.tensor_parallel)
     try:
-        with lost_ranks_named():
+        with lost_ranks_named(), run_folder_locked(settings.task.output, world):
             return run_all(settings, world)
     finally:
         world.close()

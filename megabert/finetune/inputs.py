@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.locks import is_lock_name
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_DEEPSPEED_LOG
+from megabert.common.storage import named_storage_errors
 from megabert.config.flags import Given
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
@@ -212,7 +214,9 @@ def check_free(output: Path) -> None:
     """Raise UserError if the run folder exists and is not empty."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a new folder")
-    if output.is_dir() and any(path.name != RUN_DEEPSPEED_LOG for path in output.iterdir()):
+    with named_storage_errors(output, "cannot be read"):
+        found = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if any(name != RUN_DEEPSPEED_LOG and not is_lock_name(name) for name in found):
         raise UserError(
             f"{output} is not empty: it may belong to another run; choose another --output"
         )
@@ -227,9 +231,7 @@ def claim_output(output: Path, world: World) -> None:
 
     def make() -> None:
         check_free(output)
-        try:
+        with named_storage_errors(f"--output {output}", "cannot be created"):
             output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--output {output} cannot be created: {error.strerror}") from error
 
     broadcast_object(world, make)

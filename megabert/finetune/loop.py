@@ -23,8 +23,10 @@ from megabert.common.names import (
     RUN_RESULTS,
 )
 from megabert.common.progress import Progress
+from megabert.common.storage import StorageFault
 from megabert.config import flags
 from megabert.config.model import ModelConfig
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
 from megabert.engine.launch import World
 from megabert.engine.library_log import log_deepspeed_to
@@ -72,9 +74,12 @@ def build_loop(
     engine = build_engine(
         model, world, schedule, settings.parallel, division, settings.deepspeed_sections
     )
-    if world.is_main:
-        write_text(place.output / RUN_CONFIG, flags.to_yaml(settings))
+
+    def write() -> None:
+        write_text(place.output / RUN_CONFIG, flags.to_yaml(settings, absolute=True))
         write_json(place.output / RUN_DEEPSPEED_CONFIG, engine.config)
+
+    broadcast_object(world, write)
     for topic, text in engine.describe().items():
         log.info("%-10s%s", topic, text)
     return FinetuneLoop(settings, task, inputs, config, engine, UpdatePlan(steps, scored_after))
@@ -104,7 +109,8 @@ class FinetuneLoop:
         self.engine, self.world = engine, engine.world
         self.steps, self.scored_after = plan.steps, plan.scored_after
         self.output = settings.task.output
-        self.metrics = MetricsWriter(self.output, enabled=self.world.is_main)
+        self.metrics = MetricsWriter(self.output, enabled=False)
+        broadcast_object(self.world, self._open_metrics)
         self.meter = Throughput()
         chosen = settings.selection
         self.selection = Selection(task.metric, chosen.keep, chosen.patience)
@@ -118,6 +124,19 @@ class FinetuneLoop:
             "seed": settings.task.seed,
             "lr": settings.optimizer.lr,
         }
+
+    def _open_metrics(self) -> None:
+        self.metrics = MetricsWriter(self.output, enabled=True)
+
+    def _require_metrics(self) -> None:
+        """End the run if its metrics cannot be written (a collective).
+
+        Raises:
+            StorageFault: they cannot; with the file and the reason.
+        """
+        if not self.world.agree(self.metrics.failure is None):
+            failure = broadcast_object(self.world, lambda: self.metrics.failure)
+            raise StorageFault(f"stopped after step {self.engine.steps_done}: {failure}")
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate, select; returns the results, which are also in ``results.json``.
@@ -166,6 +185,7 @@ class FinetuneLoop:
                         f"step {step}/{self.steps}  loss {line['loss']:.4f}  lr {line['lr']:.2e}  "
                         f"{line['samples_per_second']:.1f} samples/s",
                     )
+                self._require_metrics()
             if score_now and self.inputs.evaluation is not None:
                 stop = self._evaluate(self.inputs.evaluation)
         seconds = time.monotonic() - began - self.paused
@@ -244,8 +264,8 @@ class FinetuneLoop:
         selected = self.selection.add(step, epoch, scored.scores)
         if train is not None and selected:
             self.final.save()
-        if self.world.is_main and not only:
-            publish(folder, self.output, selected)
+        if not only:
+            broadcast_object(self.world, lambda: publish(folder, self.output, selected))
         self.results |= {"eval": features.sizes(), **scored.rates("eval")}
         self.metrics.write(
             {"step": step, "epoch": self.selection.last["epoch"]}
@@ -287,8 +307,9 @@ class FinetuneLoop:
             "elapsed_seconds": round(time.monotonic() - self.started, 3),
             "settings": flags.to_values(self.settings),
         }
-        if self.world.is_main:
-            write_json(self.output / RUN_RESULTS, self.results)
+        self.metrics.close()
+        self._require_metrics()
+        broadcast_object(self.world, lambda: write_json(self.output / RUN_RESULTS, self.results))
         self.world.barrier()
 
     def release(self) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.files import remove_folder
-from megabert.common.json_text import read_json_object
+from megabert.common.locks import FolderLock, is_held, is_lock_name, lock_inside
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
+from megabert.common.storage import named_storage_errors, storage_line
 from megabert.config import flags
 from megabert.finetune.evaluation import shown
 from megabert.finetune.inputs import check_free
@@ -23,8 +26,8 @@ def difference(settings: DividedFinetuning, config: Path) -> str | None:
     """
     tree = finetune_settings()
     rules = flags.resume_rules(tree)
-    made = flags.to_values(flags.build(tree, flags.read_yaml(config, tree)))
-    for section, values in flags.to_values(settings).items():
+    made = flags.to_values(flags.build(tree, flags.read_yaml(config, tree)), absolute=True)
+    for section, values in flags.to_values(settings, absolute=True).items():
         for name, value in values.items():
             if rules[section, name] != "free" and made[section][name] != value:
                 return f"{section}.{name} = {made[section][name]!r}, not {value!r}"
@@ -38,13 +41,34 @@ def is_this_run(folder: Path, settings: DividedFinetuning) -> bool:
         UserError: the folder holds something else.
     """
     config = folder / RUN_CONFIG
-    if not config.is_file():
+    with named_storage_errors(folder, "cannot be read"):
+        found = config.is_file()
+    if not found:
         check_free(folder)
+        get_logger().info(
+            "--resume auto starts from the beginning: there is no run in %s yet", folder
+        )
         return False
     other = difference(settings, config)
     if other is not None:
         raise UserError(f"--resume auto: {folder} was run with {other}; choose another --output")
     return True
+
+
+def _empty(folder: Path) -> None:
+    """Remove an unfinished run; the file that says which run it is goes last, the lock stays.
+
+    Raises:
+        UserError: another job writes there.
+    """
+    file = lock_inside(folder)
+    with contextlib.nullcontext() if is_held(file) else FolderLock(file, folder):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != RUN_CONFIG and not is_lock_name(path.name):
+                path.unlink()
+        (folder / RUN_CONFIG).unlink()
 
 
 def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None:
@@ -56,16 +80,21 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     if not is_this_run(folder, settings):
         return None
     try:
-        results = read_json_object(folder / RUN_RESULTS, of_data=True)
+        results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        get_logger().info("%s is unfinished: it is run again", folder)
-        remove_folder(folder)
+        get_logger().info("--resume auto: %s is unfinished: it is run again", folder)
+        with named_storage_errors(folder, "cannot be emptied"):
+            _empty(folder)
         return None
-    except UserError as error:
-        raise UserError(f"{error}; remove {folder}") from error
-    if not isinstance(results.get("scores"), dict):
+    except ValueError as error:
         raise UserError(
-            f"{folder / RUN_RESULTS} does not hold the results of a run; remove {folder}"
+            f"{folder / RUN_RESULTS} is not JSON: {error}; choose another --output"
+        ) from error
+    except OSError as error:
+        raise UserError(storage_line(error, folder, "cannot be read")) from error
+    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
+        raise UserError(
+            f"{folder / RUN_RESULTS} does not hold the results of a run; choose another --output"
         )
     get_logger().info(
         "%s is finished: nothing is trained or scored again; its results are used (%s). To run it again, "

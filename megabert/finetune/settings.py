@@ -24,6 +24,7 @@ from megabert.config.numbers import (
     PositiveInt,
 )
 from megabert.config.optimizers import OPTIMIZERS
+from megabert.config.run_config import with_own_output
 from megabert.config.training import (
     BatchSettings,
     OptimizerSettings,
@@ -215,6 +216,7 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
     Raises:
         UserError: a wrong value, or no checkpoint, or nothing to train on or to score.
     """
+    given = with_own_output(given, "task")
     tree = finetune_settings()
     first = flags.build(tree, given.file, given.flags)
     raw: dict[str, Any] = {}

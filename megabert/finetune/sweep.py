@@ -16,9 +16,11 @@ from megabert.common.errors import TrainingStopped
 from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
+from megabert.common.storage import StorageFault
 from megabert.config import flags
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
+from megabert.engine.run_lock import run_folder_locked
 from megabert.finetune.inputs import (
     FinetuneInputs,
     check_free,
@@ -86,8 +88,9 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
         reader = _InputReader(settings, world)
         if not (output / RUN_CONFIG).is_file():
             claim_output(output, world)
-        if world.is_main:
-            write_text(output / RUN_CONFIG, flags.to_yaml(settings))
+        broadcast_object(
+            world, lambda: write_text(output / RUN_CONFIG, flags.to_yaml(settings, absolute=True))
+        )
     for number, one in enumerate(sorted(todo, key=lambda run: run.seed), start=1):
         own = todo[one]
         log.info("run %d of %d: %s", number, len(todo), own.task.output)
@@ -98,8 +101,8 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
         **collect(make_task_of(settings).metric, [results[one] for one in chosen]),
         "settings": flags.to_values(settings),
     }
+    broadcast_object(world, lambda: write_json(output / RUN_RESULTS, together))
     if world.is_main:
-        write_json(output / RUN_RESULTS, together)
         print(table(together), flush=True)
     failed = [run for run in together["runs"] if "failed" in run]
     if failed:
@@ -152,14 +155,17 @@ def _run(
     inputs: FinetuneInputs,
 ) -> dict[str, Any]:
     """One run; its engine is freed. If it diverges, the result says so; no error is raised."""
-    loop = build_loop(settings, world, task, inputs)
-    try:
-        entry = _entry(one, loop.run())
-    except TrainingStopped as error:
-        if world.is_main:
-            log.warning("%s failed: %s", one.name, error)
-        entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "failed": str(error)}
-    loop.release()
+    with run_folder_locked(settings.task.output, world):
+        loop = build_loop(settings, world, task, inputs)
+        try:
+            entry = _entry(one, loop.run())
+        except StorageFault:
+            raise  # it would end the other runs too
+        except TrainingStopped as error:
+            if world.is_main:
+                log.warning("%s failed: %s", one.name, error)
+            entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "failed": str(error)}
+        loop.release()
     return entry
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import umask
+from megabert.common.storage import system_error
 
 TOKENIZER_FILES = (
     "vocab.txt",
@@ -45,9 +44,10 @@ def write_tensors(
     try:
         save_file(plain, path, metadata=dict(metadata or {}))
     except SafetensorError as error:
-        if "os error 28" in str(error).lower() or "no space" in str(error).lower():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
+        found = system_error(error, path)
+        if found is None:
+            raise
+        raise found from error
     path.chmod(0o666 & ~umask())
 
 

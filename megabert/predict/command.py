@@ -19,8 +19,10 @@ from typing import Any, TextIO
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_text_file
+from megabert.common.locks import output_locked
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
+from megabert.common.storage import named_storage_errors
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items
 from megabert.predict.predictor import AnswerOptions, Predictor, open_predictor
 from megabert.tasks.base import Features, ItemFormat
@@ -188,13 +190,12 @@ def _opened(output: Path) -> Iterator[TextIO]:
     if output == STANDARD_INPUT:
         yield sys.stdout
         return
-    try:
-        with new_text_file(output) as stream:
-            yield stream
-    except OSError as error:
-        if error.filename == str(output):
-            raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
-        raise
+    with (
+        named_storage_errors(output),
+        output_locked(output),
+        new_text_file(output) as stream,
+    ):
+        yield stream
 
 
 def _report(found: Items, chunks: list[Features], reading: float, seconds: float) -> None:

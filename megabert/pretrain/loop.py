@@ -37,6 +37,7 @@ from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
 from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
+from megabert.common.storage import RESUME, StorageFault, named_storage_errors
 from megabert.config.training import DividedSettings, ResolvedSettings
 from megabert.data.samples import skip
 from megabert.engine.agreement import StopAgreement
@@ -50,6 +51,7 @@ from megabert.engine.metrics.profiler import profiled, require_room
 from megabert.engine.metrics.throughput import Meter
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
+from megabert.engine.run_lock import run_folder_locked
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.encoder import variant_of
 from megabert.model.heads import BertForPreTraining
@@ -79,7 +81,11 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     inputs = open_inputs(settings)
     world = start(settings.parallel.tensor_parallel)
     try:
-        with lost_ranks_named(), run_folder.nothing_left_behind(settings.run.output):
+        with (
+            lost_ranks_named(),
+            run_folder_locked(settings.run.output, world),
+            run_folder.nothing_left_behind(settings.run.output, world),
+        ):
             return prepare(settings, inputs, world).run()
     finally:
         world.close()
@@ -122,9 +128,13 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     elif source is not None:
         resume.transfer(engine, model, source, run.output, moments=run.init_moments)
         log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
-    if world.is_main:
-        run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
-        check_room(engine, run.output, run.keep_last)
+
+    def write() -> None:
+        with named_storage_errors(run.output):
+            run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
+            check_room(engine, run.output, run.keep_last)
+
+    broadcast_object(world, write)
     for line in opening_lines(
         divided, inputs, engine, checkpoint.consumed_samples if checkpoint else 0
     ):
@@ -184,14 +194,21 @@ class Loop:
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
         self.meter.restore(record, self.batches.seconds_waited)
-        self.metrics = MetricsWriter(
-            self.run_folder,
-            enabled=self.world.is_main,
-            resumed_step=checkpoint.step if checkpoint else None,
-        )
+        self._open_metrics(checkpoint.step if checkpoint else None)
         self.saved_step = checkpoint.step if checkpoint else -1
         self.last_line: dict[str, Any] = {}
         self.last_evaluation: dict[str, Any] = {}
+
+    def _open_metrics(self, resumed_step: int | None) -> None:
+        self.metrics = MetricsWriter(self.run_folder, enabled=False)
+
+        def open_files() -> None:
+            with named_storage_errors(self.run_folder, then=RESUME):
+                self.metrics = MetricsWriter(
+                    self.run_folder, enabled=True, resumed_step=resumed_step
+                )
+
+        broadcast_object(self.world, open_files)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step; returns the results, which are also in ``results.json``.
@@ -247,8 +264,28 @@ class Loop:
                 break
             if evaluate:
                 self._evaluate()
+            if log_now or evaluate or ratios:
+                self._require_metrics()
             if save:
                 self._save()
+
+    def _require_metrics(self) -> None:
+        """End the run, with a checkpoint if there is room for one, if its metrics cannot be written.
+
+        Raises:
+            StorageFault: they cannot; with the file, the reason, and what is kept.
+        """
+        if self.world.agree(self.metrics.failure is None):
+            return
+        failure = broadcast_object(self.world, lambda: self.metrics.failure)
+        step = self.engine.steps_done
+        if self.saved_step < step and self.engine.weights_are_finite():
+            try:
+                self._save()
+            except StorageFault as error:
+                raise StorageFault(f"stopped after step {step}: {failure}; {error}") from error
+        kept = checkpoint_tag(self.saved_step) if self.saved_step >= 0 else "no checkpoint"
+        raise StorageFault(f"stopped after step {step} ({kept} is kept): {failure}")
 
     def _update(self) -> bool:
         """One update with the next global batch; False if DeepSpeed did not apply it."""
@@ -431,8 +468,9 @@ class Loop:
             "elapsed_seconds": self._elapsed(),
         }
         self.metrics.close()
+        self._require_metrics()
+        broadcast_object(self.world, lambda: write_json(self.run_folder / RUN_RESULTS, results))
         if self.world.is_main:
-            write_json(self.run_folder / RUN_RESULTS, results)
             self.progress.close(f"step {step}/{self.steps} after {human_duration(self._elapsed())}")
         self.watch.leave()
         self.world.barrier()

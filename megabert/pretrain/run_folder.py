@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megabert import __version__
 from megabert.checkpoint.record import (
+    PARTIAL,
     Checkpoint,
-    plain,
     whole_checkpoints,
 )
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, temporary_name, write_json, write_text
+from megabert.common.locks import is_lock_name
 from megabert.common.log import get_logger
 from megabert.common.names import (
     RUN_CHECKPOINTS,
@@ -24,13 +27,16 @@ from megabert.common.names import (
     RUN_DEEPSPEED_CONFIG,
     RUN_DEEPSPEED_LOG,
     RUN_MERGING,
+    RUN_METRICS,
+    RUN_RESULTS,
     TOKENIZER_FOLDER,
 )
+from megabert.common.storage import named_storage_errors
 from megabert.config import flags
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import Manifest
-from megabert.data.shards.summary import data_summary, summary_changes
+from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
 
@@ -53,25 +59,30 @@ def run_identity(
         "heads": ["mlm"] if settings.data.sentence_task == "none" else ["mlm", "nsp"],
         "tokenizer_sha256": manifest.tokenizer.sha256,
         "data_fingerprint": manifest.fingerprint,
-        "data": plain(data_summary(manifest)),
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
     }
 
 
 def _taken(output: Path) -> bool:
-    """True if ``output`` holds more than what a run killed before its first update leaves there."""
-    if not output.is_dir():
-        return output.exists()
-    worthless = {
-        RUN_CHECKPOINTS,
-        RUN_DEEPSPEED_LOG,
-        RUN_MERGING,
-        temporary_name(output / RUN_CONFIG).name,
-    }
-    if any(path.name not in worthless for path in output.iterdir()):
-        return True
-    base = output / RUN_CHECKPOINTS
-    return base.exists() and (not base.is_dir() or any(base.iterdir()))
+    """True if ``output`` holds more than what a run killed before its first update leaves there.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with named_storage_errors(output, "cannot be read"):
+        if not output.is_dir():
+            return output.exists()
+        worthless = {
+            RUN_CHECKPOINTS,
+            RUN_DEEPSPEED_LOG,
+            RUN_MERGING,
+            temporary_name(output / RUN_CONFIG).name,
+        }
+        names = {path.name for path in output.iterdir()}
+        if any(name not in worthless and not is_lock_name(name) for name in names):
+            return True
+        base = output / RUN_CHECKPOINTS
+        return RUN_CHECKPOINTS in names and (not base.is_dir() or any(base.iterdir()))
 
 
 def open_run(
@@ -80,11 +91,30 @@ def open_run(
     world: World,
     find_checkpoint: Callable[[Path, str, World], Checkpoint | None],
 ) -> Checkpoint | None:
-    """Check and create the output folder; the checkpoint to resume from (all ranks call).
+    """Check the output folder; the checkpoint to resume from (all ranks call).
 
     Raises:
-        UserError: the folder is another run's, or its checkpoints are damaged.
+        UserError: the folder is another run's, or its checkpoints are damaged, missing or unreadable.
     """
+    reason = broadcast_object(world, partial(_check_run_folder, output, resume))
+    checkpoint = None
+    if resume != "never":
+        checkpoint = find_checkpoint(output, resume, world)
+        if checkpoint is None:
+            broadcast_object(world, partial(_require_no_progress, output))
+            get_logger().info("--resume %s starts at step 0: %s", resume, reason)
+
+    def make() -> None:
+        shutil.rmtree(output / RUN_MERGING, ignore_errors=True)
+        with named_storage_errors(f"--output {output}", "cannot be created"):
+            (output / RUN_CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+    broadcast_object(world, make)
+    return checkpoint
+
+
+def _check_run_folder(output: Path, resume: str) -> str:
+    """Refuse a folder that this command must not use; why a run that finds no checkpoint there is new."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a new folder")
     taken = _taken(output)
@@ -95,41 +125,79 @@ def open_run(
             f"{output} is not empty: it may belong to another run; choose another --output, "
             "or resume that run with --resume auto"
         )
-    checkpoint = None
-    if resume != "never":
-        checkpoint = find_checkpoint(output, resume, world)
-        if checkpoint is None:
-            get_logger().info("no complete checkpoint in %s: starting at step 0", output)
-    world.barrier()
-    if world.is_main:
-        shutil.rmtree(output / RUN_MERGING, ignore_errors=True)
+    base = output / RUN_CHECKPOINTS
+    with named_storage_errors(base, "cannot be read"):
+        if base.is_symlink() and not base.exists():
+            raise UserError(
+                f"{base} is a link to {base.readlink()}, which is not there: is its disk mounted? Bring it "
+                "back, or start a new run in another --output"
+            )
+        if base.exists() and not base.is_dir():
+            raise UserError(
+                f"{base} is a file, and a run's checkpoints are a folder of that name: bring that folder "
+                "back, or start a new run in another --output"
+            )
+        inside = [path.name for path in base.iterdir()] if base.is_dir() else []
+    if not taken:
+        return f"there is no run in {output} yet"
+    if any(name.endswith(PARTIAL) for name in inside):
+        return f"the first checkpoint in {base} was not written completely"
+    return f"the run in {output} ended before its first checkpoint"
+
+
+def _require_no_progress(output: Path) -> None:
+    """Refuse to begin again where a run without checkpoints has saved some.
+
+    Raises:
+        UserError: what shows that it has.
+    """
+    lost = (
+        f"{output / RUN_CHECKPOINTS} holds no checkpoint, but {{}}: bring the checkpoints back (moved? on a "
+        "disk that is not mounted?), or start a new run in another --output"
+    )
+    with named_storage_errors(output, "cannot be read"):
+        if (output / RUN_RESULTS).exists():
+            raise UserError(lost.format(f"{output / RUN_RESULTS} says that some were written"))
+        config, metrics = output / RUN_CONFIG, output / RUN_METRICS
+        if not config.exists() or not metrics.exists():
+            return
+        recorded = flags.read_yaml(config, PretrainSettings).values.get("run", {})
+        every, last = recorded.get("save_interval"), _last_step(metrics)
+    if isinstance(every, int) and 0 < every < last:
+        raise UserError(
+            lost.format(f"{metrics} reaches step {last}, and one was due every {every} steps")
+        )
+
+
+def _last_step(metrics: Path) -> int:
+    """The step of the last whole line of metrics; 0 if there is none."""
+    for line in reversed(metrics.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
-            (output / RUN_CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno == 28:
-                raise
-            raise UserError(f"--output {output} cannot be created: {error.strerror}") from error
-    world.barrier()
-    return checkpoint
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return 0
 
 
 @contextlib.contextmanager
-def nothing_left_behind(output: Path) -> Iterator[None]:
+def nothing_left_behind(output: Path, world: World) -> Iterator[None]:
     """Remove a new run folder if a wrong input or a request ends the run before it has a checkpoint.
 
-    Such a run cannot be resumed, and its folder would only block the next attempt.
+    Such a run cannot be resumed, and its folder would only block the next attempt. The main rank holds the
+    folder's lock: it is not another job's.
     """
-    new = not _taken(output)
+    new = world.is_main and not _taken(output)
     try:
         yield
     except (UserError, KeyboardInterrupt):
-        if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
-            shutil.rmtree(output, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
+                shutil.rmtree(output, ignore_errors=True)
         raise
 
 
 def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) -> None:
-    """Refuse to resume from a checkpoint that other settings made; log another version's.
+    """Refuse to resume from a checkpoint that other settings made.
 
     Raises:
         UserError: which settings, from what to what.
@@ -137,13 +205,6 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
     if checkpoint is None:
         return
     record = checkpoint.record
-    if record.get("program") != identity["program"]:
-        get_logger().info(
-            "%s was written by %s; this is %s",
-            checkpoint.folder.name,
-            record.get("program", "an unknown version"),
-            identity["program"],
-        )
     differing = []
     for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
@@ -152,8 +213,6 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
                 f"{name} {before!r} -> {now!r}"
                 for name, (before, now) in changed_fields(*models).items()
             ]
-        elif key == "data_fingerprint" and record.get(key) != identity[key]:
-            differing += _data_changes(record, identity)
         elif record.get(key) != identity[key]:
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
@@ -161,20 +220,6 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
             f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; give the run's own "
             "settings (--config RUN/config.yaml), or another --output"
         )
-
-
-def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """What differs between the shards of a checkpoint and those of this run."""
-    if "data" not in record:  # of an earlier version
-        return [
-            f"data_fingerprint {record.get('data_fingerprint')!r} -> {identity['data_fingerprint']!r}"
-        ]
-    changes = summary_changes(record["data"], identity["data"])
-    if not changes:
-        return [
-            "the text of the shards of --data (seed, source, tokenizer and counts are the same)"
-        ]
-    return [f"the shards of --data: {changes[0]}", *changes[1:]]
 
 
 def trained_positions(
@@ -202,7 +247,7 @@ def write_settings(
     ``stop_after`` is not written: it ends one job, and the file is used to resume the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
-    write_text(output / RUN_CONFIG, flags.to_yaml(lasting))
+    write_text(output / RUN_CONFIG, flags.to_yaml(lasting, absolute=True))
     write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
     target = output / TOKENIZER_FOLDER
     if not target.exists():

@@ -13,6 +13,7 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
+from megabert.config.run_config import with_own_output
 from megabert.config.training import (
     RECIPES,
     DataSettings,
@@ -33,6 +34,7 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     Raises:
         UserError: a wrong value, values that contradict each other, or a file that is not there.
     """
+    given = with_own_output(given, "run")
     first = flags.build(PretrainSettings, given.file, given.flags)
     raw: dict[str, Any] = {}
     from_file = SettingsLayer()

@@ -9,6 +9,7 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_file
+from megabert.common.storage import named_storage_errors
 from megabert.data.inspect.statistics import Statistics
 
 
@@ -55,8 +56,5 @@ def write_plot(path: Path, title: str, statistics: Statistics) -> None:
     frequency.loglog(np.arange(1, len(by_rank) + 1), by_rank)
     frequency.set(title="Frequency of tokens", xlabel="rank", ylabel="occurrences")
 
-    try:
-        with new_file(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"--plot {path}: cannot be written: {error.strerror}") from None
+    with named_storage_errors(path), new_file(path, unique=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

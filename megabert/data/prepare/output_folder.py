@@ -6,8 +6,6 @@ finished shards (``manifest.json``); something else, which is never changed.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -15,17 +13,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import write_bytes
-from megabert.common.json_text import read_json_object
+from megabert.common.locks import FolderLock, lock_inside, refuse_if_in_use
+from megabert.common.storage import is_storage_error, storage_line
 from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
 JOB_FILE = "job.json"
-_LOCK = "lock"
 
 Job = Mapping[str, Any]
 """What must be equal for two jobs to give the same result: inputs, tokenizer, options."""
@@ -52,13 +50,12 @@ def check_output(output: Path, resume: bool) -> None:
 
 def _require_possible(output: Path, resume: bool) -> None:
     _require_folder(output)
+    refuse_if_in_use(lock_inside(output / WORK_FOLDER), output)
     if (output / names.MANIFEST).exists():
         if not resume:
             raise _finished(output)
     elif (output / WORK_FOLDER / JOB_FILE).exists():
         _require_resume(output, resume)
-        if (lock := output / WORK_FOLDER / _LOCK).exists():
-            _try_lock(lock)
     else:
         _require_empty(output)
 
@@ -99,52 +96,28 @@ def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
     work = output / WORK_FOLDER
     existed = output.exists()
     _require_usable(output, job, resume)
+    with FolderLock(lock_inside(work), output):
+        _require_usable(output, job, resume)  # another job may have finished since
+        yield from _work_in(output, job, resume, existed)
+
+
+def _work_in(output: Path, job: Job, resume: bool, existed: bool) -> Iterator[Path]:
+    """The work folder; what is left of it is removed as :func:`output_folder` says."""
+    work = output / WORK_FOLDER
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with _locked(work):
-            for stale in chain(output.glob("*.tmp"), work.glob("*.tmp")):
-                stale.unlink()
-            write_bytes(work / JOB_FILE, json.dumps(job, indent=2).encode())
-            yield work
-            shutil.rmtree(work)
-    except _LockedError:
-        raise
+        for stale in chain(output.glob("*.tmp"), work.glob("*.tmp")):
+            stale.unlink()
+        write_bytes(work / JOB_FILE, json.dumps(job, indent=2).encode())
+        yield work
+        shutil.rmtree(work)
     except Exception as error:
         if not resume:
             _remove(output, existed)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            note = "; finished work is kept for the next --resume" if resume else ""
-            raise UserError(
-                f"{output}: the disk is full: free some space or choose another --output{note}"
-            ) from None
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError) and is_storage_error(error):
+            note = "what is finished is kept" if resume else "nothing is kept; --resume keeps work"
+            line = storage_line(error, output, "cannot be written")
+            raise UserError(f"{line} ({note})") from None
         raise
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    with (work / _LOCK).open("w") as file:
-        _lock(file, work)
-        yield
-
-
-def _try_lock(path: Path) -> None:
-    with path.open("r") as file:
-        _lock(file, path.parent)
-
-
-def _lock(file: IO[str], work: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise _LockedError(
-            f"{work.parent}: another job is writing into this folder; wait for it"
-        ) from None
-
-
-class _LockedError(UserError):
-    """The folder belongs to a job that runs."""
 
 
 def _require_usable(output: Path, job: Job, resume: bool) -> None:
@@ -152,16 +125,9 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
     record = output / WORK_FOLDER / JOB_FILE
     if record.exists():
         _require_resume(output, resume)
-        _require_same(output, _job_there(record), job)
+        _require_same(output, json.loads(record.read_text()), job)
     else:
         _require_empty(output)
-
-
-def _job_there(record: Path) -> Job:
-    there = read_json_object(record)
-    if not isinstance(there.get("options"), dict):
-        raise UserError(f"{record}: not the record of a job; choose another --output or remove it")
-    return there
 
 
 def _finished(output: Path) -> UserError:

@@ -21,9 +21,11 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder
+from megabert.common.locks import output_locked
 from megabert.common.log import get_logger
 from megabert.common.names import SPECIAL_TOKENS
 from megabert.common.progress import Progress
+from megabert.common.storage import named_storage_errors
 from megabert.data.prepare.encode import page_batches
 from megabert.data.prepare.notices.languages import (
     decide_languages,
@@ -296,9 +298,13 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer's files into a new folder, all of them or none.
 
     Raises:
-        UserError: the folder exists and is not empty.
+        UserError: the folder exists and is not empty, cannot be written, or another job writes it.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --output")
-    with new_folder(folder, replace_existing=True) as temporary:
+    with (
+        named_storage_errors(folder),
+        output_locked(folder),
+        new_folder(folder, replace_existing=True) as temporary,
+    ):
         tokenizer.save(temporary)

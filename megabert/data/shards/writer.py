@@ -23,6 +23,7 @@ import numpy.typing as npt
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import rename, sha256_of_file, sync, temporary_name
+from megabert.common.storage import system_error
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import (
     Manifest,
@@ -119,9 +120,12 @@ class ShardWriter:
             self._arrays, self._checksums = _lay_out(self._temporary, shapes, attributes)
             self._file = self._temporary.open("r+b")
             os.posix_fallocate(self._file.fileno(), 0, self._temporary.stat().st_size)
-        except OSError:
+        except (OSError, RuntimeError) as error:
             self._temporary.unlink(missing_ok=True)
-            raise
+            found = system_error(error, path)
+            if found is None or found is error:
+                raise
+            raise found from error
         self._put(layout.SENTENCE_STARTS, 0, np.zeros(1, "<u4"))
         self._put(layout.DOCUMENT_STARTS, 0, np.zeros(1, "<u4"))
         self._put(layout.DOCUMENT_TOKEN_STARTS, 0, np.zeros(1, "<u4"))

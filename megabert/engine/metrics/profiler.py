@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
+from megabert.common.storage import storage_line
 from megabert.engine.launch import World
 from megabert.engine.metrics.clock import OTHER
 from megabert.engine.metrics.throughput import Meter
@@ -194,16 +195,14 @@ class _UpdateProfiler:
         wall = self._wall
         operators = _kernels(recorded) if self._cuda else _operators(recorded)
         found = time_fractions(operators, wall, self._in_collectives)
-        self._folder.mkdir(exist_ok=True)
-        recorded.export_chrome_trace(str(self._folder / "rank0.json.gz"))
-        order = "self_device_time_total" if self._cuda else "self_cpu_time_total"
-        table = recorded.key_averages().table(
-            sort_by=order, row_limit=_ROWS, max_name_column_width=70
-        )
-        heads = [f"{self._updates} updates in {wall:.3f} s", ""]
-        heads += [f"{name:15s}{100 * fraction:6.1f} %" for name, fraction in found.items()]
-        text = "\n".join([*heads, "", table, ""])
-        (self._folder / "operators.txt").write_text(text, encoding="utf-8")
+        try:
+            self._write_files(recorded, found)
+        except (OSError, RuntimeError) as error:
+            line = str(error)
+            if isinstance(error, OSError):
+                line = storage_line(error, self._folder, "cannot be written", "profile again")
+            get_logger().warning("--profile: no profile is written: %s", line)
+            return
         get_logger().info("profile of %d updates: %s", self._updates, self._folder)
         self._done(
             {
@@ -213,6 +212,18 @@ class _UpdateProfiler:
                 "shares": {name: round(fraction, 6) for name, fraction in found.items()},
             }
         )
+
+    def _write_files(self, recorded: profile, found: dict[str, float]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        recorded.export_chrome_trace(str(self._folder / "rank0.json.gz"))
+        order = "self_device_time_total" if self._cuda else "self_cpu_time_total"
+        table = recorded.key_averages().table(
+            sort_by=order, row_limit=_ROWS, max_name_column_width=70
+        )
+        heads = [f"{self._updates} updates in {self._wall:.3f} s", ""]
+        heads += [f"{name:15s}{100 * fraction:6.1f} %" for name, fraction in found.items()]
+        text = "\n".join([*heads, "", table, ""])
+        (self._folder / "operators.txt").write_text(text, encoding="utf-8")
 
 
 def _operators(recorded: profile) -> Iterable[OperatorTime]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.files import write_text
-from megabert.common.json_text import JsonError, parse_json
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
+from megabert.common.storage import RESUME, storage_line
 from megabert.optim.base import TensorNorms
 
 
@@ -19,22 +19,29 @@ class MetricsWriter:
 
     On resume, lines of steps after the checkpoint are removed: the file equals that of an
     uninterrupted run.
+
+    Attributes:
+        failure: one line about the first error of writing, None as long as there is none. After it
+            nothing more is written; the run saves a checkpoint and ends.
+
+    Raises:
+        OSError: a file cannot be opened; no method raises it later.
     """
 
     def __init__(self, folder: Path, *, enabled: bool, resumed_step: int | None = None) -> None:
+        self.failure: str | None = None
         self._file = None
         self._board = None
         if not enabled:
             return
-        path = folder / RUN_METRICS
+        self._path = path = folder / RUN_METRICS
         if resumed_step is not None and path.exists():
             _remove_lines_after(path, resumed_step)
         self._file = path.open("a" if resumed_step is not None else "w", encoding="utf-8")
-        from torch.utils.tensorboard import SummaryWriter
+        from megabert.engine.metrics.event_file import EventFile
 
-        self._board = SummaryWriter(
-            str(folder / RUN_TENSORBOARD),
-            purge_step=resumed_step + 1 if resumed_step is not None else None,
+        self._board = EventFile(
+            folder / RUN_TENSORBOARD, None if resumed_step is None else resumed_step + 1
         )
 
     def write(self, record: dict[str, Any]) -> None:
@@ -42,15 +49,13 @@ class MetricsWriter:
 
         A record with an ``event`` is a remark, not a measurement: it is not sent to TensorBoard.
         """
-        if self._file is None or self._board is None:
-            return
         record = {key: value for key, value in record.items() if value is not None}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for key, value in record.items() if "event" not in record else ():
-            if key != "step" and isinstance(value, (int, float)):
-                group = "eval" if key.startswith("eval_") else "train"
-                self._board.add_scalar(f"{group}/{key}", value, record["step"])
+        points = {
+            f"{'eval' if key.startswith('eval_') else 'train'}/{key}": value
+            for key, value in record.items()
+            if "event" not in record and key != "step" and isinstance(value, (int, float))
+        }
+        self._append(record, points)
 
     def write_tensors(self, step: int, rows: Sequence[TensorNorms]) -> None:
         """Append a line with each tensor's trust ratio and norms after update ``step``.
@@ -58,33 +63,53 @@ class MetricsWriter:
         ``{"step", "trust_ratio": {name: r}, "weight_norm": {...}, "update_norm": {...}, "clamped": n}``
         and, for TensorBoard, one curve per tensor and quantity. Nothing if no tensor is adapted.
         """
-        if self._file is None or self._board is None or not rows:
+        if self._file is None or not rows:
             return
         quantities = {
             key: {row.name: float(f"{getattr(row, key):.6g}") for row in rows}
             for key in ("trust_ratio", "weight_norm", "update_norm")
         }
         line = {"step": step, **quantities, "clamped": sum(row.clamped for row in rows)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for key, values in quantities.items():
-            for name, value in values.items():
-                self._board.add_scalar(f"{key}/{name}", value, step)
+        points = {
+            f"{key}/{name}": value
+            for key, values in quantities.items()
+            for name, value in values.items()
+        }
+        self._append(line, points)
+
+    def _append(self, line: dict[str, Any], points: Mapping[str, float]) -> None:
+        if self._file is None or self._board is None or self.failure is not None:
+            return
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for name, value in points.items():
+                self._board.add_scalar(name, value, line["step"])
+            self._board.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = self.failure or storage_line(error, self._path, "cannot be written", RESUME)
 
     def close(self) -> None:
         """Flush and close both."""
-        if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+        for file in (self._file, self._board):
+            try:
+                if file is not None:
+                    file.close()
+            except OSError as error:
+                self._fail(error)
+        self._file = self._board = None
 
 
 def _remove_lines_after(path: Path, step: int) -> None:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if parse_json(line, of_data=True)["step"] <= step:
+            if json.loads(line)["step"] <= step:
                 lines.append(line + "\n")
-        except (JsonError, LookupError, TypeError):
+        except (ValueError, KeyError):
             continue  # a line that a killed run did not finish
     write_text(path, "".join(lines))
 

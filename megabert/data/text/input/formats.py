@@ -6,7 +6,6 @@ import json
 import re
 
 from megabert.common.errors import UserError
-from megabert.common.json_text import JsonError, parse_json, parse_json_at
 from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
 from megabert.data.text.plain.encodings import is_encoded_twice, likely_encoding
@@ -181,12 +180,12 @@ def _object_format(text: str) -> str:
         return ""
     line = text.split("\n", 1)[0].rstrip()
     try:
-        record = parse_json_at(line, 0)[0]
+        record = json.loads(line)
     except json.JSONDecodeError as error:
         # a value that the next line continues, not a damaged line
         continued = error.pos >= len(line) and not error.msg.startswith("Unterminated")
         return "json" if continued and len(line) < len(text.rstrip()) else "jsonl"
-    except JsonError:
+    except (ValueError, RecursionError):
         return "jsonl"
     of_wiki = set(record) >= _WIKIEXTRACTOR_KEYS and is_wiki_address(record["url"])
     return "wikiextractor" if of_wiki else "jsonl"
@@ -205,8 +204,8 @@ def _is_array(text: str, cut: bool) -> bool:
     if inner.startswith("]"):
         return not inner[1:].strip()
     try:
-        _, end = parse_json_at(inner, 0)
-    except ValueError:
+        _, end = json.JSONDecoder().raw_decode(inner)
+    except (ValueError, RecursionError):
         return False
     rest = inner[end:].lstrip()
     if not rest:
@@ -218,8 +217,8 @@ def _is_array(text: str, cut: bool) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        parse_json(text, of_data=True)
-    except JsonError:
+        json.loads(text)
+    except (ValueError, RecursionError):
         return False
     return True
 

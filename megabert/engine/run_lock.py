@@ -1,0 +1,33 @@
+"""The lock of a run folder, held by the main rank for all ranks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megabert.common.errors import UserError
+from megabert.common.locks import FolderLock, lock_inside
+from megabert.engine.broadcast import broadcast_object
+from megabert.engine.launch import World
+
+
+@contextmanager
+def run_folder_locked(output: Path, world: World) -> Iterator[None]:
+    """Hold a run folder's lock during the block (all ranks call); it makes the folder.
+
+    Raises:
+        UserError: on every rank: another job writes into the folder, or it cannot be written.
+    """
+    lock = FolderLock(lock_inside(output), output)
+
+    def take() -> None:
+        if output.exists() and not output.is_dir():
+            raise UserError(f"--output {output} is a file; name a new folder")
+        lock.take()
+
+    broadcast_object(world, take)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,290 @@
+"""Disks that are full, read-only, limited or another user's: one line, the system's own reason, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from megabert.common.storage import is_storage_error, storage_line, system_error
+from tests.helpers.planted import (
+    command,
+    fill,
+    give_away,
+    open_folder,
+    powerless,
+    read_only,
+    small_disk,
+)
+from tests.helpers.training_runs import TINY, VOCAB, last_given, make_shards
+
+SAMPLE = "data_tools/make_sample_wiki.py"
+PRETRAIN = "launch/pretrain.py"
+CONVERT = "launch/convert.py"
+
+# ---------------------------------------------------------------- the line
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, r"free some space on that disk \([\d,.]+ MB are free\)"),
+        (errno.EDQUOT, "your quota"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EACCES, "belongs to .* runs as"),
+        (errno.EPERM, "lsattr"),
+        (errno.EROFS, "mounted read-only"),
+        (errno.EIO, "dmesg"),
+        (errno.ESTALE, "mount it again"),
+    ],
+)
+def test_every_reason_has_its_own_cure(tmp_path: Path, number: int, cure: str) -> None:
+    path = tmp_path / "no such folder" / "file"
+    error = OSError(number, os.strerror(number), str(path))
+    assert is_storage_error(error)
+    line = storage_line(error)
+    assert line.startswith(f"{path} cannot be used: {os.strerror(number)}; ")
+    with pytest.raises(AssertionError, match=cure):
+        raise AssertionError(line)
+    assert ("free some space" in line) == (number == errno.ENOSPC)
+
+
+def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
+    line = storage_line(OSError(errno.ENOSPC, "full"), tmp_path, "cannot be written")
+    assert line.startswith(f"{tmp_path} cannot be written: full; ")
+    assert "{" not in line
+
+
+def test_errors_that_are_not_of_a_disk_stay_what_they_are() -> None:
+    assert not is_storage_error(ConnectionResetError(errno.ECONNRESET, "reset"))
+    assert not is_storage_error(BrokenPipeError(errno.EPIPE, "pipe"))
+    assert not is_storage_error(OSError("could not get source code"))
+
+
+def test_the_systems_error_in_a_librarys_text(tmp_path: Path) -> None:
+    hdf5 = RuntimeError("failed (file write failed: errno = 28, error message = 'No space left')")
+    found = system_error(hdf5, tmp_path)
+    assert found is not None
+    assert (found.errno, found.filename) == (errno.ENOSPC, str(tmp_path))
+    rust = ValueError('Error while serializing: I/O error: "File too large (os error 27)"')
+    assert getattr(system_error(rust, tmp_path), "errno", None) == errno.EFBIG
+    assert system_error(ValueError("another"), tmp_path) is None
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def _failing(folder: Path, plant: str) -> str:
+    """What a metrics writer reports that meets a full disk after its first line."""
+    from megabert.engine.metrics.writer import MetricsWriter
+
+    writer = MetricsWriter(folder, enabled=True)
+    writer.write({"step": 0, "loss": 1.0})
+    assert writer.failure is None
+    fill(folder / plant)
+    for step in range(1, 400):
+        writer.write({"step": step, **{f"value{number}": 0.5 for number in range(20)}})
+    writer.close()
+    assert writer.failure is not None
+    return writer.failure
+
+
+def test_a_full_disk_below_metrics(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "run", "64k") as run:
+        line = _failing(run, ".")
+    assert line.startswith(f"{run}/")  # metrics.jsonl or the curves: whichever needs a page first
+    assert "cannot be written: No space left on device; free some space" in line
+    assert "--resume auto" in line
+
+
+def test_a_full_disk_below_tensorboard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with small_disk(run / "tensorboard", "64k"):
+        line = _failing(run, "tensorboard")
+    assert f"{run}/tensorboard/events.out.tfevents." in line
+    assert "No space left on device" in line
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_curves_are_what_tensorboard_reads(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from megabert.engine.metrics.writer import MetricsWriter
+
+    for first, resumed in ((0, None), (3, 2)):
+        writer = MetricsWriter(tmp_path, enabled=True, resumed_step=resumed)
+        for step in range(first, 5):
+            writer.write({"step": step, "loss": step + 0.5, "event": None, "eval_f1": 2})
+        writer.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = [(point.step, point.value) for point in found.Scalars("train/loss")]
+    assert points == [(step, step + 0.5) for step in range(5)]
+    assert [point.value for point in found.Scalars("eval/eval_f1")] == [2.0] * 5
+
+
+def test_deepspeeds_log_on_a_full_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from megabert.engine.library_log import _LogFile
+
+    handler = _LogFile("/dev/full", encoding="utf-8", delay=True)
+    for _ in range(3):
+        handler.emit(logging.LogRecord("DeepSpeed", logging.INFO, "", 0, "text", None, None))
+    handler.close()
+    errors = capfd.readouterr().err
+    assert errors.count("DeepSpeed's messages are lost: /dev/full cannot be written") == 1
+    assert "Traceback" not in errors
+
+
+# ---------------------------------------------------------------- commands without torch
+
+
+def test_a_full_standard_output_is_an_error(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = command(SAMPLE, "--output", tmp_path / "wiki", stdout=full)
+    line = ended.one_line(2)
+    assert "error: standard output " in line
+    assert "No space left on device" in line
+
+
+def test_a_full_standard_error_ends_nothing(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = command(SAMPLE, "--output", tmp_path / "wiki", stderr=full)
+        assert ended.status == 0
+        assert command(SAMPLE, "--output", "/dev/full", stderr=full).status == 2
+
+
+def _limited(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    ended = command(SAMPLE, "--output", tmp_path / "w", preexec_fn=partial(_limited, 4096))
+    line = ended.one_line(2)
+    assert "cannot be written: File too large; raise the limit" in line
+    assert not list((tmp_path / "w").iterdir())
+
+
+def test_the_folder_of_another_user() -> None:
+    with open_folder() as folder:
+        vocabulary = folder / "vocab.txt"
+        vocabulary.write_text("\n".join(VOCAB) + "\n")
+        give_away(folder)
+        for tool, arguments in (
+            (SAMPLE, []),
+            ("data_tools/shard_wiki.py", ["--input", vocabulary, "--tokenizer", vocabulary]),
+        ):
+            output = folder / "out"
+            ended = command(tool, *arguments, "--output", output, prefix=powerless())
+            line = ended.one_line(2)
+            assert str(folder) in line
+            assert "ermission" in line
+            assert not output.exists()
+
+
+def test_a_read_only_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    with read_only(tmp_path / "disk"):
+        ended = command(SAMPLE, "--output", tmp_path / "disk" / "w")
+    assert "Read-only file system; that disk is mounted read-only" in ended.one_line(2)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _training(folder: Path, run: Path, *more: str) -> list[str]:
+    shards = folder / "shards"
+    if not shards.exists():
+        make_shards(shards)
+    return last_given(
+        [*TINY, "--data", str(shards), "--output", str(run), "--resume", "auto", *more]
+    )
+
+
+@pytest.mark.slow
+def test_the_run_folder_of_another_user() -> None:
+    with open_folder() as folder:
+        run = folder / "run"
+        made = command(PRETRAIN, *_training(folder, run, "--stop-after", "1"))
+        assert made.status == 0, made.errors
+        before = sorted(path.name for path in run.iterdir())
+        give_away(run)
+        line = command(PRETRAIN, *_training(folder, run), prefix=powerless()).one_line(2)
+        assert "cannot be written: Permission denied" in line
+        assert "belongs to nobody" in line
+        assert "runs as root" in line
+        with read_only(folder):
+            line = command(PRETRAIN, *_training(folder, run)).one_line(2)
+        assert "Read-only file system" in line
+        protected = run / "metrics.jsonl"
+        if subprocess.run(
+            ["chattr", "+i", str(protected)], capture_output=True, check=False
+        ).returncode:
+            pytest.skip("chattr +i is not allowed here")
+        try:
+            line = command(PRETRAIN, *_training(folder, run)).one_line(2)
+        finally:
+            subprocess.run(["chattr", "-i", str(protected)], check=True)
+        assert f"{protected} cannot be written: Operation not permitted" in line
+        assert "free some space" not in line
+        assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["tensorboard", "checkpoints"])
+def test_a_disk_that_fills_up_while_training(tmp_path: Path, where: str) -> None:
+    """The curves' disk: a checkpoint is saved first. The checkpoints' disk: the last one is kept."""
+    run = tmp_path / "run"
+    assert command(PRETRAIN, *_training(tmp_path, run, "--stop-after", "2")).status == 0
+    kept = tmp_path / "kept"
+    shutil.move(str(run / where), kept)
+    size = sum(path.stat().st_size for path in kept.rglob("*"))
+    with small_disk(run / where, "64k" if where == "tensorboard" else str(3 * size)) as disk:
+        shutil.copytree(kept, disk, dirs_exist_ok=True, symlinks=True)
+        if where == "checkpoints":
+            fill(disk)
+        steps = ["--steps", "4", "--save-interval", "0"]
+        if where == "tensorboard":
+            shutil.rmtree(disk, ignore_errors=True)
+            (disk / "filler").write_bytes(bytes(56 * 1024))
+        line = command(PRETRAIN, *_training(tmp_path, run, *steps)).one_line(1)
+        assert "cannot be written: No space left on device; free some space" in line
+        assert f"{run}/{where}/" in line
+        assert "--resume auto" in line
+        saved = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+        if where == "checkpoints":
+            assert "checkpoint step-0000002 is kept" in line
+            assert saved == ["step-0000002"]
+            (disk / "filler").unlink()
+        else:
+            assert "stopped after step" in line
+            assert len(saved) == 2
+    if where == "tensorboard":
+        shutil.rmtree(run / where)
+        again = command(PRETRAIN, *_training(tmp_path, run))
+        assert again.status == 0, again.errors
+        assert json.loads((run / "results.json").read_text())["finished"]
+
+
+@pytest.mark.slow
+def test_converts_output(tmp_path: Path) -> None:
+    with open_folder() as folder:
+        run = folder / "run"
+        assert command(PRETRAIN, *_training(folder, run, "--stop-after", "1")).status == 0
+        wanted = ["--from", "megabert", "--input", run, "--to", "google-tf", "--output"]
+        (folder / "theirs").mkdir()
+        give_away(folder / "theirs")
+        line = command(CONVERT, *wanted, folder / "theirs" / "out", prefix=powerless()).one_line(2)
+        assert "Permission denied" in line
+        with small_disk(folder / "small", "64k") as disk:
+            line = command(CONVERT, *wanted, disk / "out").one_line(2)
+            assert "No space left on device" in line
+            assert not list(disk.iterdir())
