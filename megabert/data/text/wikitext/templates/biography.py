@@ -1,7 +1,9 @@
 """The first sentence of Italian biographies, which ``{{Bio}}`` writes from its arguments."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from megabert.data.text.wikitext.templates.calendar import written_date
 
 # arguments that the sentence does not use: links, categories, notes, the picture
 _HIDDEN = frozenset(
@@ -51,8 +53,12 @@ _UNO = re.compile("s[^aeiouàèéìòù]|z|gn|ps|pn", re.IGNORECASE)
 _DOUBTFUL = re.compile("[hjwxy]|i[aeou]", re.IGNORECASE)
 
 
-def italian_lead(arguments: Mapping[str, str]) -> str | None:
+def italian_lead(arguments: Mapping[str, str], months: Sequence[str]) -> str | None:
     """The sentence "Name (place, date – place, date) è stato un chimico svedese."
+
+    Args:
+        arguments: of the call.
+        months: names of the months.
 
     Returns:
         The sentence, or None if an argument is not understood.
@@ -60,7 +66,7 @@ def italian_lead(arguments: Mapping[str, str]) -> str | None:
     if arguments.keys() - _HIDDEN - _USED or arguments.get("Sesso") not in ("M", "F"):
         return None
     name = " ".join(arguments[key] for key in ("Nome", "Cognome") if key in arguments)
-    dates, predicate = _dates(arguments), _predicate(arguments)
+    dates, predicate = _dates(arguments, months), _predicate(arguments)
     if not name or dates is None or predicate is None:
         return None
     title = f"{arguments['Titolo']} " if "Titolo" in arguments else ""
@@ -75,7 +81,7 @@ def italian_lead(arguments: Mapping[str, str]) -> str | None:
     return text if open_end or text.endswith(".") else f"{text}."
 
 
-def _dates(arguments: Mapping[str, str]) -> str | None:
+def _dates(arguments: Mapping[str, str], months: Sequence[str]) -> str | None:
     found = []
     for when in ("Nascita", "Morte"):
         year = arguments.get(f"Anno{when}")
@@ -88,6 +94,8 @@ def _dates(arguments: Mapping[str, str]) -> str | None:
         if not _YEAR.fullmatch(year):
             return None
         day = arguments.get(f"GiornoMese{when}")
+        if day and not written_date(day.replace("º", ""), months):
+            return None
         place = arguments.get(f"Luogo{when}")
         found.append(f"{place}, " * bool(place) + f"{day} " * bool(day) + year)
     return " – ".join(found)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from megabert.data.text.wikitext.templates.calendar import Date, is_date, is_year, month_number
 from megabert.data.text.wikitext.templates.units import MONTHS
 from megabert.data.text.wikitext.templates.wording import Wording
 
@@ -43,7 +44,9 @@ def spaced_date(arguments: Mapping[str, str], wording: Wording) -> str | None:
         return None
     if day:
         number = day.removesuffix("er")
-        if not number.isdecimal() or not 1 <= int(number) <= 31:
+        if not number.isdecimal():
+            return None
+        if not is_date(Date(int(number), month_number(month, wording.months), year)):
             return None
         day = wording.first_day if int(number) == 1 else ""
         day = day or str(int(number))
@@ -81,7 +84,7 @@ def as_of(values: Sequence[str], named: dict[str, str]) -> str | None:
     american = named.pop("df", "").lower() in ("us", "mdy", "y")
     before, after = named.pop("pre", ""), named.pop("post", "")
     named.pop("url", "")
-    if named or not 1 <= len(values) <= 3 or not values[0].isdigit():
+    if named or not 1 <= len(values) <= 3 or not is_year(values[0]):
         return None
     if alternative:
         return alternative + after
@@ -91,6 +94,8 @@ def as_of(values: Sequence[str], named: dict[str, str]) -> str | None:
         if month is None or not all(value.isdigit() for value in values[2:]):
             return None
         day = str(int(values[2])) if len(values) > 2 else ""
+        if day and not is_date(Date(int(day), month_number(month, MONTHS), values[0])):
+            return None
         if day and american:
             date = f"{month} {day}, {date}"
         else:

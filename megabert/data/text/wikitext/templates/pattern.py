@@ -24,6 +24,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import cached_property
 
+from megabert.data.text.wikitext.templates.calendar import (
+    Date,
+    is_date,
+    is_year,
+    month_number,
+    written_date,
+)
 from megabert.data.text.wikitext.templates.wording import PLAIN, Wording
 
 _NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
@@ -48,9 +55,23 @@ def _int(value: str, _: Wording) -> str | None:
 
 
 def _day(value: str, wording: Wording) -> str | None:
-    """A day of the month; so a year does not pass for one."""
+    """A day of a month; so a year does not pass for one."""
     number = _int(value, wording)
     return number if number is not None and 1 <= int(number) <= 31 else None
+
+
+def _year(value: str, _: Wording) -> str | None:
+    return value if is_year(value) else None
+
+
+def _day_of_month(value: str, wording: Wording) -> str | None:
+    """A day and a month in one argument ("22 April", "7月10日")."""
+    return value if written_date(value, wording.months) else None
+
+
+def _named_year(value: str, _: Wording) -> str | None:
+    """A year with a word or sign behind it ("1970年", "?"), which a number alone is not."""
+    return None if value.isdecimal() else value
 
 
 Filter = Callable[[str, Wording], str | None]
@@ -67,7 +88,11 @@ FILTERS: dict[str, Filter] = {
     "int": _int,
     "day": _day,
     "month": _month,
+    "year": _year,
+    "day-of-month": _day_of_month,
+    "named-year": _named_year,
 }
+_DATES = frozenset(["day", "month", "year"])
 
 
 @dataclass(frozen=True)
@@ -137,11 +162,25 @@ class Pattern:
             optional: arguments that the pattern need not use.
         """
         used = set(optional)
-        text = self._text(self.parts, arguments, used)
-        return text if text is not None and len(used) == len(arguments) else None
+        found: dict[str, str] = {}
+        text = self._text(self.parts, arguments, used, found)
+        if text is None or len(used) != len(arguments):
+            return None
+        if "day" in found and "month" in found and not self._is_date(found):
+            return None
+        return text
+
+    def _is_date(self, found: Mapping[str, str]) -> bool:
+        """Whether the day, the month and the year that filters found are those of a date."""
+        month = month_number(found.get("month", ""), self.wording.months)
+        return is_date(Date(int(found["day"]), month, found.get("year", "")))
 
     def _text(
-        self, parts: Sequence[_Part], arguments: Mapping[str, str], used: set[str]
+        self,
+        parts: Sequence[_Part],
+        arguments: Mapping[str, str],
+        used: set[str],
+        dates: dict[str, str],
     ) -> str | None:
         found: list[str] = []
         for part in parts:
@@ -149,7 +188,7 @@ class Pattern:
                 found.append(part)
             elif isinstance(part, _Group):
                 inside: set[str] = set()
-                text = self._text(part.parts, arguments, inside)
+                text = self._text(part.parts, arguments, inside, dates)
                 if text is not None:
                     used |= inside
                     found.append(text)
@@ -161,6 +200,8 @@ class Pattern:
                 text = self._values(part, arguments, used)
                 if text is None:
                     return None
+                if isinstance(part, _Field) and part.filter in _DATES:
+                    dates.setdefault(part.filter, text)
                 found.append(text)
         return "".join(found)
 

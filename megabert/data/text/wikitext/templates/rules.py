@@ -262,7 +262,7 @@ def _number(call: Call) -> str | None:
 
 
 def _biography(call: Call) -> str | None:
-    return italian_lead(call.arguments)
+    return italian_lead(call.arguments, call.table.wording.months)
 
 
 def _title(call: Call) -> str | None:
