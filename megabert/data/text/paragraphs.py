@@ -19,6 +19,7 @@ from megabert.data.text.wikitext.items import (
     read_note,
 )
 from megabert.data.text.wikitext.links import EXTERNAL
+from megabert.data.text.wikitext.rows import is_absolute_value
 from megabert.data.text.wikitext.tidy import has_word, tidy_line
 
 _LIST_MARKS = "*#:;"
@@ -141,7 +142,8 @@ def paragraphs(body: SectionBody) -> list[Paragraph]:
             if items:
                 close_items()
         elif mark not in _LIST_MARKS:
-            if mark == "|" or (mark.isspace() and raw.lstrip()[:1] == "|"):
+            bare = raw.lstrip() if mark.isspace() else raw
+            if bare[:1] == "|" and not is_absolute_value(bare):
                 continue  # a row of a table without beginning or end
             if items:
                 close_items()

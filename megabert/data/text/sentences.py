@@ -52,6 +52,7 @@ _SYLLABLES = "\u1100"
 
 # characters of a word before a stop that are looked at
 _LONGEST = 40
+_LONGEST_ENDING = 4  # letters: a word of no more is not a compound
 _WORD = re.compile(r"[^\W_]{1,40}")
 _ROMAN = re.compile(r"[IVXLCDM]+(?!\w)")
 _BEFORE_WORD = "([{\"'“”„‚«»‘’¡¿"
@@ -80,7 +81,7 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
         language: a code such as "en" or "zh-tw". For a code without lists, the common ones apply.
     """
     words = words_of(language)
-    tails = words.tails
+    tails, endings = words.tails, words.endings
     own = bool(words.own_stops) and any(map(paragraph.__contains__, words.own_stops))
     paired = CLOSING_MARK.search(paragraph) is not None
     sentences: list[str] = []
@@ -93,7 +94,8 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
         # nearly always there is one stop, and the last five letters show that no list has the word
         alone = end - stop == 2 and stop - start > 7 and paragraph[stop] != "…"
         tail = paragraph[stop - 5 : stop] if alone else ""
-        if (not tail.isalpha() or tail in tails) and _continues(
+        listed = tail in tails or tail.endswith(endings)
+        if (listed or not tail.isalpha()) and _continues(
             paragraph, start, place, first, words, own
         ):
             continue
@@ -214,6 +216,8 @@ def _kind(word: str, language: str) -> int:
             return NONE  # 3–5, NATO-u
     if word in words.kinds:
         return words.kinds[word]
+    if words.endings and word.endswith(words.endings) and len(word) > _LONGEST_ENDING:
+        return FIGURE
     if word.isdecimal():
         return ORDINAL if len(word) <= words.ordinals else NONE
     if len(word) == 1:

@@ -27,6 +27,9 @@ LINES = [
     ("de", "Er wurde am 24.12. Vater. | Das war 1990. | Danach zog er um."),
     ("de", "Der 100. Geburtstag von Wilhelm II. war 1959. | Es gab Feiern."),
     ("de", "Er gewann 1990. | 1992 verlor er."),
+    ("de", "Das sagte Prof. Dr. med. Müller. | Dr. rer. nat. Schmidt, Dr. h. c. mult. Kurz und Dr. iur. Alt kamen."),
+    ("de", "Sie wohnt in der Hauptstr. 5 und in der Bahnhofstr. 17a, Hausnr. 7. | Er wohnt in der Ringstr. | Das Haus ist alt."),
+    ("en", "It is Hauptstr. | 5 of them came."),
     ("da", "Den 4. maj 1945 kom de. | Krigen var slut."),
     ("nb", "Bygget er fra 17. århundre. | Det brant i 1890. | 30 år senere sto det igjen."),
     ("fi", "Hän syntyi 3. elokuuta. | Isä oli 2. Divisioonan komentaja."),
@@ -148,7 +151,7 @@ def test_any_text_is_kept(line: str) -> None:
 
 
 def test_lists_are_well_formed() -> None:
-    names = {"like", "ordinals", "syllabic", "always", "figure", "last", "plain", "starters",
+    names = {"like", "ordinals", "syllabic", "always", "figure", "last", "plain", "starters", "endings",
              "stops", "own", "continuation"}  # fmt: skip
     sections = _sections()
     for code, lists in sections.items():

@@ -22,6 +22,7 @@ class SentenceWords:
         kinds: word without its last full stop -> NONE, ALWAYS, FIGURE or LAST; a word with another
             stop ("Yahoo!") has it in its name.
         tails: the last five letters of the longer words in ``kinds``.
+        endings: how longer words end that are FIGURE ("Hauptstr.").
         starters: words that begin sentences.
         ordinals: the most digits with which "13." is an ordinal number before a capital, or 0: three
             where nouns are capitalised ("100. Geburtstag"), else two ("2. Bundesliga").
@@ -34,6 +35,7 @@ class SentenceWords:
     language: str
     kinds: dict[str, int]
     tails: frozenset[str]
+    endings: tuple[str, ...]
     starters: frozenset[str]
     ordinals: int
     syllabic: bool
@@ -71,6 +73,7 @@ def words_of(language: str) -> SentenceWords:
         language=language,
         kinds=kinds,
         tails=frozenset(tails),
+        endings=tuple(facts["endings"]),
         starters=frozenset(facts["starters"]),
         ordinals=0 if "ordinals" not in facts else 3 if "de" in codes else 2,
         syllabic="syllabic" in facts,

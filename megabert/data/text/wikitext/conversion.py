@@ -7,6 +7,7 @@ pairs, one-way rules ``text => variant: text;``, and flags before a ``|``.
 
 import re
 from functools import cache
+from typing import NamedTuple
 
 from megabert.data.text.wikitext.tidy import GAP, gap
 
@@ -45,9 +46,15 @@ _OTHER_SPELLINGS = {
 }  # fmt: skip
 _OTHER_LANGUAGES = frozenset(("zh-min-nan", "nan"))  # not variants of zh
 _WITH_CHINESE = ("gan", "wuu")  # their pages have rules with codes of zh too
+# the names of variants that the flag D writes, as in MediaWiki
+_NAMES = {
+    "zh": "原文", "zh-hans": "简体", "zh-hant": "繁體", "zh-cn": "大陆", "zh-tw": "臺灣", "zh-hk": "香港",
+    "zh-mo": "澳門", "zh-sg": "新加坡", "zh-my": "大马", "sr-ec": "ћирилица", "sr-el": "latinica",
+}  # fmt: skip
 _INNERMOST = re.compile(r"-\{((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
 _FLAGS = frozenset("ATRD-HN")
 _HIDING = frozenset("HT-DN")
+_STRONGER = frozenset("ATN-")  # what hides the description that D would show
 _MAX_FLAGS = 100  # characters
 _MAX_NESTING = 5
 
@@ -66,7 +73,8 @@ def resolve_conversion(text: str, language: str) -> str:
     That is the text for the variant of ``language``; if there is none, for the first variant in
     MediaWiki's order of fallbacks (a traditional one for ``zh-tw``), then for the language itself.
     A rule without any of these, which MediaWiki reports as an error, gives its first text. Rules
-    that show nothing (flags H, T, D, N, -) are removed.
+    that show nothing (flags H, T, -) are removed; D shows
+    the rules with the names of their variants, N such a name.
     """
     wanted = _code(language)
     main = _main_codes().get(wanted) or wanted.partition("-")[0]
@@ -128,16 +136,52 @@ def _choose(body: str, order: tuple[str, ...]) -> str:
         given = {flag.strip() for flag in flags.split(";")}
         if "R" in given:
             return rest
+        if "D" in given and not given & _STRONGER:
+            return _description(rest, main)
         if given & _HIDING:
-            return ""
+            return _NAMES.get(_code(rest), "") if "N" in given else ""
         body = rest
         if not given & _FLAGS and any(_code(flag) in _FALLBACKS[main] for flag in given):
             return body  # "-{zh-hans;zh-hant|text}-"
     return _rule_text(body, main, order)
 
 
+def _description(body: str, main: str) -> str:
+    """What the flag D shows: each rule with the name of its variant; ``body`` if it has no rules."""
+    found = _rules(body, main)
+    if found is None or not (found.both or found.one_way):
+        return body
+    colon, end = "：；" if main == "zh" else ":;"
+    shown = [(code, "", text) for code, text in found.both.items()]
+    shown += [(code, f"{found.sources[code]}⇒", text) for code, text in found.one_way.items()]
+    return "".join(
+        f"{source}{_NAMES.get(code, code)}{colon}{text}{end}" for code, source, text in shown
+    )
+
+
 def _rule_text(body: str, main: str, order: tuple[str, ...]) -> str:
     """The text for the first variant of ``order``; ``body`` itself if it is not a list of rules."""
+    found = _rules(body, main)
+    if found is None:
+        return body
+    for table in (found.both, found.one_way):
+        for code in order:
+            if table.get(code):
+                return table[code]
+    return next(iter((found.both or found.one_way).values()), body)
+
+
+class _Rules(NamedTuple):
+    """The texts of a list of rules by variant: for both ways, and of one-way rules with their sources."""
+
+    both: dict[str, str]
+    one_way: dict[str, str]
+    sources: dict[str, str]
+
+
+def _rules(body: str, main: str) -> _Rules | None:
+    """The rules of a list; None for another text."""
+    sources: dict[str, str] = {}
     both: dict[str, str] = {}
     one_way: dict[str, str] = {}
     for part in _separator(main).split(body):
@@ -147,13 +191,10 @@ def _rule_text(body: str, main: str, order: tuple[str, ...]) -> str:
         source, arrow, name = name.rpartition("=>")
         code = _code(name)
         if code not in _variants(main):
-            return body
+            return None
         if arrow and source.strip():
             one_way.setdefault(code, text.strip())
+            sources.setdefault(code, source.strip())
         elif text.strip():
             both[code] = text.strip()
-    for table in (both, one_way):
-        for code in order:
-            if table.get(code):
-                return table[code]
-    return next(iter((both or one_way).values()), body)
+    return _Rules(both, one_way, sources)

@@ -20,6 +20,8 @@ _MARK = HOLE + "[\U000f0000-\U000ffffd]"
 SPOKEN = "\ue003"
 """What a table says of a template that shows phonetic signs, and the beginning of its hole's name:
 inside brackets it is not missed."""
+NEVER_CLOSED = "unclosed "
+"""Begins the name of a hole that markup without its end leaves."""
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
 _OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+[.,;:。，；：]?[ \t]*")

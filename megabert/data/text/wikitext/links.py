@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 from megabert.data.text.namespaces import assumed_names, local_names, name_key
 from megabert.data.text.pages import CATEGORY_NAMESPACE, FILE_NAMESPACES, Site
-from megabert.data.text.wikitext.holes import hole
+from megabert.data.text.wikitext.holes import NEVER_CLOSED, hole
 from megabert.data.text.wikitext.quotes import shown_text
 from megabert.data.text.wikitext.tidy import MARK, gap
 from megabert.data.text.wikitext.wiki_words import PROTOCOLS, language_codes
@@ -31,6 +31,7 @@ _BARE_URL = re.compile(
 # the author forgot a bracket: "[target|label]]", "[[target|label]"
 _HALF_OPEN = re.compile(r"\[(?<!\[\[)([^\[\]|\n]+)\|([^\[\]|\n]+)\]\]")
 _HALF_CLOSED = re.compile(r"\[\[([^\[\]|\n]+)\|([^\[\]|\n]+)\](?!\])")
+_LIST_SIGNS = " \t*#:;"
 _STOPS = ",;.:!?"
 _BRACKETS = re.compile(r"\[\[|\]{2,}")
 _BLANK = re.compile(r"(\n[ \t]*\n)")
@@ -124,7 +125,7 @@ def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> 
         text = _strip_simple(text, rules)
     if "[[" in text or "]]" in text:
         text = "".join(
-            _strip_tangled(block, rules) if "[[" in block or "]]" in block else block
+            _strip_tangled(block, rules, names) if "[[" in block or "]]" in block else block
             for block in _BLANK.split(text)
         )
     if "://" in text:
@@ -182,7 +183,7 @@ def _show(pieces: list[str], rules: LinkRules) -> None:
         pieces[index + 1] = ""
 
 
-def _strip_tangled(block: str, rules: LinkRules) -> str:
+def _strip_tangled(block: str, rules: LinkRules, names: list[str] | None) -> str:
     """Replace links that hold single brackets, lack a bracket, or are never closed."""
     block = _HALF_OPEN.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
     block = _HALF_CLOSED.sub(lambda match: rules.text(match.group(1), match.group(2)), block)
@@ -223,14 +224,18 @@ def _strip_tangled(block: str, rules: LinkRules) -> str:
             stack[-1].append("]")
     stack[-1].append(block[position:])
     while len(stack) > 1:
-        stack[-2].append(_never_closed("".join(stack.pop()), rules))
+        before, body = "".join(stack[-2]), "".join(stack.pop())
+        stack[-1] = [before, _never_closed(body, rules, names, before.rpartition("\n")[2])]
     return "".join(stack[0])
 
 
-def _never_closed(body: str, rules: LinkRules) -> str:
-    """What remains of ``[[`` and the rest of its block; a file link loses its line."""
+def _never_closed(body: str, rules: LinkRules, names: list[str] | None, before: str) -> str:
+    """What remains of ``[[`` and the rest of its block; a file link loses its line, and leaves a hole
+    in the text ``before`` it on this line."""
     line, newline, rest = body.partition("\n")
     target, bar, label = line.partition("|")
     if ":" in target and rules.is_picture(target, label):
+        if names is not None and before.strip(_LIST_SIGNS):
+            return hole(names, NEVER_CLOSED + "[[") + newline + rest
         return newline + rest
     return (label if bar else target) + newline + rest

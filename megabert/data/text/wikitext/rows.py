@@ -9,6 +9,10 @@ TABLE_END = "\ue002"
 """The place of a ``|}`` without its ``{|``."""
 _HEADER = re.compile(r"!(?!!)(?:.*(?:!!|\|)|[ \t]*$)")
 _CELLS = re.compile(r"\|\||!!")
+# "|x| is the absolute value": not a cell, whose attributes have a "="
+_ABSOLUTE = re.compile(
+    r"\|[^|=\n\s+}-](?:[^|=\n]{0,30}[^|=\s])?\|(?=[ ,.;:)^<>=]|\^|$)(?!\s*\|)[^|]*$"
+)
 _ROW = re.compile(r"\n[|!]")
 _MARKS = ("||", "!!", TABLE_END)
 _LONGEST_TABLE = 2000  # lines
@@ -51,7 +55,7 @@ def strip_rows(text: str, names: Sequence[str]) -> str:
 def _is_row(lines: list[str], place: int) -> bool:
     line = lines[place].lstrip(" \t:")
     if line[:1] == "|":
-        return True
+        return not (is_absolute_value(line) and _is_alone(lines, place))
     if line[:1] != "!" and "||" not in line and "!!" not in line:
         return False
     # a line that could be prose is a row next to one, or below the template that begins the table
@@ -62,6 +66,17 @@ def _is_row(lines: list[str], place: int) -> bool:
         row_before = before[:1] in (HOLE, "|", "!", "")
         return begins or after[:1] in ("|", "!") or (row_before and _HEADER.match(line) is not None)
     return after[:1] == "|" or (before[:1] == HOLE and (after[:1] == "!" or "||" in after))
+
+
+def is_absolute_value(line: str) -> bool:
+    """Whether a line begins with a value between two bars ("|x| is ...") and has no other bar."""
+    return _ABSOLUTE.match(line) is not None
+
+
+def _is_alone(lines: list[str], place: int) -> bool:
+    """Whether neither the line before nor the one after begins as a row or as a template."""
+    near = [*lines[max(0, place - 1) : place], *lines[place + 1 : place + 2]]
+    return not any(line.lstrip(" \t:")[:1] in ("|", "!", HOLE, TABLE_END) for line in near if line)
 
 
 def _end_by_name(lines: list[str], first: int, names: Sequence[str]) -> int:

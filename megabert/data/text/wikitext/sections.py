@@ -14,7 +14,14 @@ from megabert.data.text.pages import Site
 from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.extension_tags import strip_extension_tags
-from megabert.data.text.wikitext.holes import HOLE, SPOKEN, settle_line, settle_lines
+from megabert.data.text.wikitext.holes import (
+    HOLE,
+    NEVER_CLOSED,
+    SPOKEN,
+    hole,
+    settle_line,
+    settle_lines,
+)
 from megabert.data.text.wikitext.inline import ITALIC, has_block_tag, strip_inline
 from megabert.data.text.wikitext.items import note_items
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
@@ -26,6 +33,7 @@ from megabert.data.text.wikitext.wiki_words import strip_switches
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 
+_COMMENT_END = "-->"
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _MARKS = (
@@ -116,12 +124,12 @@ def clean(
 
 def _prepare(text: str, language: str, calls: Calls) -> str:
     """Remove markup that spans lines; the result begins with a line feed."""
-    if "<!--" in text:
-        text = _COMMENT.sub("", text)
     if not text.isascii():
         for mark in _MARKS:
             if mark in text:
                 text = text.replace(mark, "")
+    if "<!--" in text:
+        text = _COMMENT.sub("", _close_comment(text, calls.names))
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
@@ -136,6 +144,12 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     if _INNER_SIGN.search(text):
         text = _INNER_SIGN.sub(_protected, text)
     return text
+
+
+def _close_comment(text: str, names: list[str]) -> str:
+    """A hole for a comment that is never closed, which ends the page."""
+    start = text.find("<!--", text.rfind(_COMMENT_END) + 1)
+    return text if start < 0 else text[:start] + hole(names, NEVER_CLOSED + "comment")
 
 
 def _protected(match: re.Match[str]) -> str:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from megabert.data.text.wikitext.holes import HOLE, SPOKEN, hole
+from megabert.data.text.wikitext.holes import HOLE, NEVER_CLOSED, SPOKEN, hole
 from megabert.data.text.wikitext.rows import TABLE_END
 from megabert.data.text.wikitext.templates.table import TemplateTable
 from megabert.data.text.wikitext.tidy import MARK, gap
@@ -100,7 +100,7 @@ class _Frame:
 def strip_templates(text: str, calls: Calls) -> str:
     """Replace nested template calls, as ``calls`` decides, and remove tables.
 
-    Braces that are never closed remove the text up to the next blank line or heading.
+    Braces that are never closed remove the text up to the next blank line or heading, and leave a hole.
     """
     for _ in range(_PASSES):
         pieces = _INNERMOST.split(text) if "{{" in text else [text]
@@ -143,9 +143,9 @@ def _strip_nested(text: str, calls: Calls) -> str:
             if token[0] == "}" and len(token) % 2 and after[:1] == "-":
                 stack[-1].add("}")
         if len(stack) > MAX_TEMPLATE_DEPTH:
-            _unwind(stack)
+            _unwind(stack, calls)
     stack[-1].add(text[position:])
-    _unwind(stack)
+    _unwind(stack, calls)
     return "".join(stack[0].parts)
 
 
@@ -182,11 +182,14 @@ def _close(stack: list[_Frame], token: str, calls: Calls, after: str) -> None:
         frame.add(calls.replacement(body, before, after if left == 1 else ""))
 
 
-def _unwind(stack: list[_Frame]) -> None:
-    """Drop the text of all open frames up to the first blank line or heading of each."""
+def _unwind(stack: list[_Frame], calls: Calls) -> None:
+    """Drop the text of all open frames up to the first blank line or heading of each; a call leaves
+    a hole, as it was part of a sentence."""
     while len(stack) > 1:
         frame = stack.pop()
         body = "".join(frame.parts)
+        if not frame.table:
+            stack[-1].add(hole(calls.names, NEVER_CLOSED + "{{"))
         cut = re.search(r"\n(?=\n|=)", body)
         if cut:
             stack[-1].add(body[cut.start() :])
