@@ -120,6 +120,7 @@ def _log(name: str, layout: InputLayout) -> None:
     for kind, count in sample.looks.items():
         get_logger().warning(f"{name}: {count} of the files {WARNINGS[kind]}")
     _log_marks(name, sample)
+    _log_pages(name, sample)
     _log_spacing(name, sample)
     if sample.markdown:
         get_logger().warning(
@@ -128,10 +129,10 @@ def _log(name: str, layout: InputLayout) -> None:
 
 
 def _log_marks(name: str, sample: TextSample) -> None:
-    """Log which marks are removed from the beginnings of lines, and warn of those that stay."""
+    """Log which marks and numbers are removed from lines, and warn of those that stay."""
     if sample.marked:
         get_logger().info(
-            f"{name}: marks at the beginning of lines are removed: {_listed(sample.marked)} of "
+            f"{name}: marks at the edges of lines are removed: {_listed(sample.marked)} of "
             f"{sample.marked_of:,} lines in what was sampled; --line-marks keep keeps them"
         )
     if sample.kept_marks:
@@ -144,6 +145,14 @@ def _log_marks(name: str, sample: TextSample) -> None:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _log_pages(name: str, sample: TextSample) -> None:
+    if sample.page_lines:
+        get_logger().info(
+            f"{name}: page numbers, running heads and feet between the pages are removed: "
+            f"{sample.page_lines:,} lines in what was sampled; --line-breaks keep keeps them"
+        )
 
 
 def _log_spacing(name: str, sample: TextSample) -> None:

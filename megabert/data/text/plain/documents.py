@@ -36,7 +36,7 @@ def read_text(
         stream = io.BufferedReader(io.BytesIO(sample))
     else:
         stream = io.BufferedReader(_Continued(sample, stream), buffer_size=1 << 18)
-    lines = text_lines(stream, name, rules.skip)
+    lines = layout.lines(text_lines(stream, name, rules.skip))
     if layout.documents == "line":
         return _lines(lines, numbering, layout)
     if layout.spacing:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from megabert.data.text.plain.line_numbers import count_up
 from megabert.data.text.plain.wrapping import Wrapping
 
 _FEWEST = 10  # lines
@@ -59,6 +60,10 @@ def _has_hyphens(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
     return count >= _FEWEST_HYPHENS and 40 * count >= len(lines)
 
 
+def _has_numbers(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
+    return count_up(lines)
+
+
 _KINDS: dict[str, tuple[Callable[[Sequence[str], Wrapping | None], bool], str]] = {
     "code": (_is_code, "look like program code; its lines are read as text"),
     "log": (
@@ -69,6 +74,11 @@ _KINDS: dict[str, tuple[Callable[[Sequence[str], Wrapping | None], bool], str]] 
         _has_columns,
         "look like columns or a table of fixed width; lines are read across the columns, which "
         "gives false sentences: extract the columns one by one first",
+    ),
+    "numbers": (
+        _has_numbers,
+        "have numbers that count up before or behind lines, which are read as text; if they are not "
+        "part of it, remove them: sed -E 's/^ *[0-9]+ +//; s/ {2,}[0-9]+ *$//' OLD > NEW",
     ),
     "hyphens": (
         _has_hyphens,

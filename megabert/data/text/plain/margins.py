@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from megabert.data.text.plain.wrapping import (
@@ -25,6 +25,7 @@ from megabert.data.text.plain.wrapping import (
 LINE_NUMBERS = "line numbers"
 TIMES = "times"
 _QUOTE = ">"
+_SIGNS = "other signs"
 _BEGIN = r"[ \t]*"
 _END = r"(?:[ \t]|$)"
 _PATTERNS = {
@@ -39,12 +40,21 @@ _PATTERNS = {
     "%": re.compile(rf"{_BEGIN}%+{_END}"),
     "!": re.compile(rf"{_BEGIN}!{_END}"),
     "REM": re.compile(rf"{_BEGIN}(?:REM|rem|dnl){_END}"),
-    LINE_NUMBERS: re.compile(rf"{_BEGIN}(\d{{1,6}})(?:[.:)\]|]?{_END}|\||:(?!\d))"),
+    "+": re.compile(rf"{_BEGIN}\+{_END}"),
+    "-": re.compile(rf"{_BEGIN}[-–—]{_END}"),
+    LINE_NUMBERS: re.compile(
+        rf"{_BEGIN}(?:[A-Za-z]{{1,8}}[-_.#]?[ ]?(?=\d+[.:)\]|\t]))?(\d{{1,6}})"
+        rf"(?:[.:)\]|]?{_END}|\||:(?!\d))"
+    ),
     TIMES: re.compile(rf"{_BEGIN}[\[(]?\d{{1,2}}:\d\d(?::\d\d)?(?:[.,]\d+)?[\])]?{_END}"),
+    _SIGNS: re.compile(rf"{_BEGIN}[=~$&@^§¶+<>|/\\]{{1,3}}{_END}"),
 }
-_SILENT = ("*", "|", TIMES)  # marks of list items, tables and logs, which give no warning
-_FIRST = frozenset(">|:#/*-;%![(0123456789")
-_WORD_MARK = re.compile(r"[ \t]*(?:[A-Z][A-Za-z]{0,3}>|REM|rem|dnl)")
+# marks of list items, tables and logs, which give a warning only if the lines are joined
+_SILENT = ("*", "|", "+", "-", TIMES)
+_FIRST = frozenset(">|:#/*-–—+;%![(0123456789=~$&@^§¶<\\")
+_WORD_MARK = re.compile(
+    r"[ \t]*(?:[A-Z][A-Za-z]{0,3}>|REM|rem|dnl|[A-Za-z]{1,8}[-_.#]? ?\d+[.:)\]|\t])"
+)
 _CLOSED = {
     kind: re.compile(rf"[ \t]+\{kind}+/?[ \t]*$|^\{kind}*/[ \t]*$")
     for kind in ("#", "*", ";", "%", "|")
@@ -81,8 +91,9 @@ class FoundMargins:
 
     Attributes:
         margins: those to remove; None without any.
-        removed, kept: lines of the sample by the kind of their mark: those that lose it, and those
+        removed, kept: lines of the sample by the name of their mark: those that lose it, and those
             that keep it although most lines have it.
+        of_items: the same of marks that are kept and that list items have too.
         lines: lines of the sample that are not blank.
     """
 
@@ -90,6 +101,7 @@ class FoundMargins:
     removed: dict[str, int]
     kept: dict[str, int]
     lines: int
+    of_items: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,6 +110,7 @@ class _Run:
 
     kind: str
     lines: list[str]
+    mark: str = ""
 
 
 def find_margins(lines: Sequence[str], choice: str = "auto") -> FoundMargins:
@@ -113,7 +126,10 @@ def find_margins(lines: Sequence[str], choice: str = "auto") -> FoundMargins:
     runs: dict[str, list[_Run]] = {}
     for run in _runs(lines):
         runs.setdefault(run.kind, []).append(run)
-    removed, kept = {}, {}
+    removed: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    of_items: dict[str, int] = {}
+    kinds = []
     for kind, found in runs.items():
         count = sum(len(run.lines) for run in found)
         long = [run for run in found if len(run.lines) >= _RUN]
@@ -125,13 +141,25 @@ def find_margins(lines: Sequence[str], choice: str = "auto") -> FoundMargins:
         ):
             continue
         if choice == "remove" or _is_margin(kind, long):
-            removed[kind] = count
-        elif kind not in _SILENT and in_runs >= _MANY and 2 * in_runs >= total:
-            kept[kind] = in_runs
-    if not removed:
-        return FoundMargins(None, {}, kept, total)
+            kinds.append(kind)
+            removed[_name(long)] = count
+        elif in_runs >= _MANY and 2 * in_runs >= total:
+            (of_items if kind in _SILENT else kept)[_name(long)] = in_runs
+    if not kinds:
+        return FoundMargins(None, {}, kept, total, of_items)
     whole = sum(removed.values()) >= _WHOLE * total
-    return FoundMargins(Margins(tuple(removed), whole), removed, kept, total)
+    return FoundMargins(Margins(tuple(kinds), whole), removed, kept, total, of_items)
+
+
+def _name(runs: Sequence[_Run]) -> str:
+    """The name of a kind of marks: the one that most lines have."""
+    kind = runs[0].kind
+    if kind in (LINE_NUMBERS, TIMES):
+        return kind
+    marks: Counter[str] = Counter()
+    for run in runs:
+        marks[run.mark] += len(run.lines)
+    return f"'{marks.most_common(1)[0][0]} '"
 
 
 def _runs(lines: Sequence[str]) -> Iterator[_Run]:
@@ -151,7 +179,7 @@ def _runs(lines: Sequence[str]) -> Iterator[_Run]:
             continue
         if run.kind:
             yield run
-        run = _Run(kind, [rest])
+        run = _Run(kind, [rest], mark)
     if run.kind:
         yield run
 
@@ -247,11 +275,4 @@ def _is_overflow(parts: Sequence[tuple[str, str, str]], place: int) -> bool:
         and begins_lower(line)
         and bool(before.strip())
         and not ends_sentence(before)
-    )
-
-
-def count_names(counts: dict[str, int]) -> Counter[str]:
-    """Numbers of lines by the names of their marks, for adding them up."""
-    return Counter(
-        {name if name in (LINE_NUMBERS, TIMES) else f"'{name} '": n for name, n in counts.items()}
     )

@@ -32,7 +32,7 @@ def before_lines(mark: str, text: str = TEXT) -> str:
 
 @pytest.mark.parametrize(
     "mark",
-    ["> ", ">", ">> ", "> > ", "AB> ", "# ", "// ", "    /// ", " * ", "-- ", "; ", "% ", "| ", ": ", "! ", "REM "],
+    ["> ", ">", ">> ", "> > ", "AB> ", "# ", "// ", "    /// ", " * ", "-- ", "; ", "% ", "| ", ": ", "! ", "REM ", "dnl ", "+ ", "- ", "~ ", "== "],
 )  # fmt: skip
 def test_a_mark_before_every_line(tmp_path: Path, mark: str) -> None:
     assert read(tmp_path, before_lines(mark)) == SENTENCES
@@ -175,3 +175,20 @@ def test_lines_that_may_be_double_spaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("\n\n".join(lines))
     sample = sample_texts(tmp_path / "a", ReadingRules())
     assert (sample.spaced, sample.doubtful) == (0, 1)
+
+
+@pytest.mark.parametrize("mark", ["REM ", "rem ", "dnl ", "/// ", "## ", "+ ", "- ", "AB> "])
+def test_a_mark_is_named_as_the_file_has_it(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a").write_text(before_lines(mark))
+    assert list(sample_texts(tmp_path / "a", ReadingRules()).marked) == [f"'{mark}'"]
+
+
+@pytest.mark.parametrize("mark", ["+ ", "- ", "* ", "| "])
+def test_marks_that_stay_in_joined_lines_give_a_warning(tmp_path: Path, mark: str) -> None:
+    lines = [f"{mark}{line}" for line in TEXT.upper().split("\n") if line]
+    (tmp_path / "a").write_text("\n".join(lines))
+    sample = sample_texts(tmp_path / "a", ReadingRules(line_breaks="join"))
+    assert sample.kept_marks == {f"'{mark}'": len(lines)}
+    listed = "\n".join(f"{mark}{sentence}" for sentence in SENTENCES)
+    (tmp_path / "a").write_text(listed)
+    assert not sample_texts(tmp_path / "a", ReadingRules()).kept_marks
