@@ -8,6 +8,7 @@ import re
 from megabert.common.errors import UserError
 from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
+from megabert.data.text.input.text_forms import text_form
 from megabert.data.text.plain.encodings import is_encoded_twice, likely_encoding
 from megabert.data.text.plain.lines import unreadable
 from megabert.data.text.plain.records import is_wiki_address
@@ -112,6 +113,10 @@ def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
     if tag := _FIRST_TAG.match(text):
         raise UserError(
             f"{name}: a file beginning with <{tag.group(1)}> is not supported; {_EXPECTED}"
+        )
+    if what := text_form(text):
+        raise UserError(
+            f"{name}: looks like {what} (--input-format text reads its lines as they are)"
         )
     if dialect := table_dialect(_whole_lines(text, head), name, rules):
         return dialect.name

@@ -48,7 +48,7 @@ _ROOTS = {
 _PIECES = "text ns revision timestamp contributor restrictions namespaces namespace parentid"
 _SQL = re.compile(
     r"(?:--[^\n]*\n|\s|/\*[^!M].*?\*/)*+(?:/\*[!M]\S* .*\*/;|insert\s+into\s.*\bvalues\b"
-    r"|create\s+(?:table|database)\s[^.!?\n]*[(;]|drop\s+table\s+(?:if\s+exists\s|\S+\s*;)"
+    r"|create\s+(?:table|database)\s[^.!?\n]*[(;]|copy\s+\S+\s*(?:\([^()]*\)\s*)?from\s+stdin\b|drop\s+table\s+(?:if\s+exists\s|\S+\s*;)"
     r"|set\s+names\s+['\"]?utf|begin\s+transaction\s*;|pragma\s+foreign_keys)",
     re.IGNORECASE,
 )

@@ -37,7 +37,7 @@ def read_json_values(
     """
     text = _Text(stream, name, rules.skip)
     for number, value in enumerate(json_values(text), 1):
-        where = f"{name}: value {number:,}, which ends in line {text.line:,},"
+        where = f"{name}: value {number:,} (it ends in line {text.line:,})"
         if text.has_escapes and _ESCAPED.search(json.dumps(value, ensure_ascii=False)):
             yield bad_line(f"{where} is not UTF-8 text", rules.skip)
         else:

@@ -21,6 +21,9 @@ _CLOCK = re.compile(
 _GAP = re.compile(r"(?<=\S) {2,}(?=\S)")
 _HYPHENATED = re.compile(r"[^\W\d_]{2}-$")
 _FEWEST_HYPHENS = 5
+_END_TAG = re.compile(r"</[A-Za-z][\w:.-]*>")
+_OUTLINE = re.compile(r"\*{2,8} \S|#\+[A-Za-z_]+:? ?\S")
+_FEWEST_TAGS = 3
 
 
 def other_kinds(lines: Sequence[str], wrapping: Wrapping | None) -> tuple[str, ...]:
@@ -31,9 +34,8 @@ def other_kinds(lines: Sequence[str], wrapping: Wrapping | None) -> tuple[str, .
         wrapping: of the lines if they are joined.
     """
     lines = [line for line in lines[:_LINES] if line.strip()]
-    if len(lines) < _FEWEST:
-        return ()
-    return tuple(name for name, (check, _) in _KINDS.items() if check(lines, wrapping))
+    kinds = _KINDS if len(lines) >= _FEWEST else {"tags": _KINDS["tags"]}
+    return tuple(name for name, (check, _) in kinds.items() if check(lines, wrapping))
 
 
 def _is_code(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
@@ -64,6 +66,16 @@ def _has_numbers(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
     return count_up(lines)
 
 
+def _has_tags(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
+    count = sum(_END_TAG.search(line) is not None for line in lines if "</" in line)
+    return count >= _FEWEST_TAGS and 20 * count >= len(lines)
+
+
+def _is_org(lines: Sequence[str], wrapping: Wrapping | None) -> bool:
+    count = sum(_OUTLINE.match(line) is not None for line in lines if line[0] in "*#")
+    return count >= _FEWEST_TAGS and 50 * count >= len(lines)
+
+
 _KINDS: dict[str, tuple[Callable[[Sequence[str], Wrapping | None], bool], str]] = {
     "code": (_is_code, "look like program code; its lines are read as text"),
     "log": (
@@ -79,6 +91,16 @@ _KINDS: dict[str, tuple[Callable[[Sequence[str], Wrapping | None], bool], str]] 
         _has_numbers,
         "have numbers that count up before or behind lines, which are read as text; if they are not "
         "part of it, remove them: sed -E 's/^ *[0-9]+ +//; s/ {2,}[0-9]+ *$//' OLD > NEW",
+    ),
+    "tags": (
+        _has_tags,
+        "have tags of XML or HTML (</...>) in their lines, which are read as text: extract the text "
+        "first",
+    ),
+    "outline": (
+        _is_org,
+        "look like Org or a list in wikitext (lines that begin with ** or #+); these marks are not "
+        "removed",
     ),
     "hyphens": (
         _has_hyphens,

@@ -23,7 +23,7 @@ from megabert.data.text.reading import ReadingRules
 MAX_FIELD = 1 << 26
 """Characters of a field."""
 _SAMPLE_LINES = 200
-_SEPARATORS = ("\t", ",", ";")
+_SEPARATORS = ("\t", ",", ";", "|")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%-]{0,39}")
 _FILE_NAME = re.compile(r"\.(csv|tsv|tab)(\.(bz2|gz|xz))?$", re.IGNORECASE)
 
@@ -69,7 +69,8 @@ def named_dialect(sample: str, kind: str) -> Dialect:
     if kind != "csv":
         return Dialect("\t", _has_quotes(sample, "\t"))
     line = sample.lstrip().split("\n", 1)[0]
-    return Dialect(max(",;\t", key=line.count), True)
+    separator = max(",;\t|", key=line.count)
+    return Dialect(separator, separator == "\t" or _has_quotes(sample, separator))
 
 
 def _is_table(rows: Sequence[Sequence[str]], separator: str, text_field: str) -> bool:
@@ -100,7 +101,7 @@ def _sample_rows(sample: str, dialect: Dialect) -> list[list[str]]:
 
 
 def _has_quotes(sample: str, separator: str) -> bool:
-    if separator != "\t":
+    if separator not in ("\t", "|"):
         return True
     raw = _sample_rows(sample, Dialect(separator, False))
     fields = [field for row in raw for field in row if field.startswith('"')]
