@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from megabert.checkpoint.record import whole_checkpoints
 from tests.helpers.kill_and_resume import checkpoint_differences
-from tests.helpers.launched_runs import LaunchedRun, launched, pretraining, trained_steps
+from tests.helpers.launched_runs import ROOT, LaunchedRun, launched, pretraining, trained_steps
 from tests.helpers.training_runs import losses, make_shards, metrics
 
 STEPS = 600
@@ -96,3 +99,168 @@ def test_one_rank_is_asked_and_both_save(tmp_path: Path, shards: Path) -> None:
         assert said.endswith(f"step-{step:07d} of {STEPS} steps; continue with --resume auto")
         assert job.output.splitlines()[-1] == said
         assert "Traceback" not in job.output
+
+
+LAUNCHERS: list[tuple[str, Target, signal.Signals, list[int]]] = [
+    # launcher, who gets the signal, which, exit statuses of what the user started (None: any)
+    ("deepspeed", launcher, signal.SIGTERM, [-15]),
+    ("deepspeed", launcher, signal.SIGKILL, [-9]),
+    ("deepspeed", inner, signal.SIGTERM, [1, 3]),
+    ("deepspeed", inner, signal.SIGKILL, [0]),
+    ("deepspeed", everybody, signal.SIGINT, [1, -2]),
+    ("deepspeed", rank(1), signal.SIGUSR1, [3]),
+    ("torchrun", launcher, signal.SIGTERM, [1, 143]),
+    ("torchrun", launcher, signal.SIGKILL, [-9]),
+    ("torchrun", everybody, signal.SIGINT, [1, 130]),
+    ("torchrun", all_ranks, signal.SIGTERM, [1]),
+    ("bare", all_ranks, signal.SIGINT, [3]),
+    ("bare", rank(0), signal.SIGUSR1, [3]),
+    ("run.py deepspeed", launcher, signal.SIGTERM, [3]),
+    ("run.py deepspeed", inner, signal.SIGKILL, [3]),
+    ("run.py deepspeed", launcher, signal.SIGKILL, [-9]),
+    ("run.py torchrun", launcher, signal.SIGUSR1, [3]),
+    ("run.py torchrun", all_ranks, signal.SIGTERM, [3]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target", "number", "statuses"),
+    LAUNCHERS,
+    ids=lambda value: (
+        getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+    ),
+)
+def test_every_launcher(
+    tmp_path: Path,
+    shards: Path,
+    name: str,
+    target: Target,
+    number: signal.Signals,
+    statuses: list[int],
+) -> None:
+    """Nothing is left, nothing is lost, one line says so, and the run continues bit for bit."""
+    run = tmp_path / "run"
+    with launched(tmp_path, name, pretraining(shards, run, STEPS, "--log-interval", "1")) as job:
+        job.wait_for_step(run, 4)
+        send(job, target, number)
+        seconds = job.wait_until_gone(SECONDS)
+        assert set(job.statuses()) <= set(statuses), job.output[-3000:]
+        said = [line for line in job.output.splitlines() if line.startswith("stopped: ")]
+        assert len(said) == (2 if name.startswith("run.py") and target is not launcher else 1) or (
+            name.startswith("run.py") and len(set(said)) == 1
+        )
+        step = saved_step(run)
+        assert f"step-{step:07d} of {STEPS} steps; continue with --resume auto" in said[-1]
+        if name.startswith("run.py") and number is not signal.SIGKILL:
+            assert job.output.splitlines()[-1] == said[-1]
+        print(f"{name} | {number.name} | {job.statuses()} | {seconds:.1f} s")
+    continues_bit_for_bit(tmp_path, shards, run, step)
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once(tmp_path: Path, shards: Path) -> None:
+    """While the save takes for ever: rank 1 is stopped, so rank 0 waits in a collective."""
+    run = tmp_path / "run"
+    arguments = pretraining(shards, run, STEPS, "--log-interval", "1", "--save-interval", "3")
+    with launched(tmp_path, "bare", arguments) as job:
+        job.wait_for_step(run, 4)
+        first, second = job.ranks()
+        os.kill(second, signal.SIGSTOP)
+        os.kill(first, signal.SIGTERM)
+        time.sleep(2.5)
+        os.kill(first, signal.SIGTERM)
+        assert job.processes[0].wait(5) == 143
+        assert "error: SIGTERM after SIGTERM: stopped at once; the last checkpoint is" in job.output
+        os.kill(second, signal.SIGCONT)
+        job.wait_until_gone(SECONDS)
+
+
+@pytest.mark.slow
+def test_a_save_that_cannot_succeed_ends_after_the_grace_period(
+    tmp_path: Path, shards: Path
+) -> None:
+    """A rank stands still and the launcher is killed: the other one does not wait for ever."""
+    run = tmp_path / "run"
+    arguments = pretraining(
+        shards, run, STEPS, "--log-interval", "1", "--save-interval", "3", "--stop-grace", "4"
+    )
+    with launched(tmp_path, "torchrun", arguments) as job:
+        job.wait_for_step(run, 4)
+        first, second = job.ranks()
+        os.kill(second, signal.SIGSTOP)
+        send(job, launcher, signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while first in job.ranks():
+            assert time.monotonic() < deadline, job.output[-2000:]
+            time.sleep(0.1)
+        assert "no checkpoint could be saved within 4 s; the last checkpoint is step-" in job.output
+        os.kill(second, signal.SIGCONT)
+        job.wait_until_gone(SECONDS)
+
+
+@pytest.mark.slow
+def test_a_signal_during_a_save(tmp_path: Path, shards: Path) -> None:
+    """Saves follow each other; the signal falls into one of them."""
+    run = tmp_path / "run"
+    arguments = pretraining(shards, run, STEPS, "--log-interval", "1", "--save-interval", "1")
+    with launched(tmp_path, "bare", arguments) as job:
+        job.wait_for_step(run, 3)
+        job.wait_for(lambda: list((run / "checkpoints").glob("*.partial")))
+        send(job, all_ranks, signal.SIGTERM)
+        job.wait_until_gone(SECONDS)
+        assert job.statuses() == [3, 3]
+        step = saved_step(run)
+        stopped_line(job)
+    assert not list((run / "checkpoints").glob("*.partial"))
+    continues_bit_for_bit(tmp_path, shards, run, step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepspeed", "torchrun", "bare"])
+def test_a_killed_rank_leaves_nothing_behind(tmp_path: Path, shards: Path, name: str) -> None:
+    run = tmp_path / "run"
+    arguments = pretraining(
+        shards, run, STEPS, "--log-interval", "1", "--save-interval", "3", "--loader-workers", "1"
+    )
+    with launched(tmp_path, name, arguments) as job:
+        job.wait_for_step(run, 4)
+        send(job, rank(1), signal.SIGKILL)
+        seconds = job.wait_until_gone(SECONDS)
+        assert 3 not in job.statuses()
+        assert 0 not in job.statuses()
+        print(f"{name} | kill -9 of a rank | {job.statuses()} | {seconds:.1f} s")
+
+
+@pytest.mark.slow
+def test_the_launcher_is_killed_before_its_ranks_start(tmp_path: Path, shards: Path) -> None:
+    """deepspeed imports for seconds; its inner process then starts ranks that nobody watches."""
+    run = tmp_path / "run"
+    with launched(tmp_path, "deepspeed", pretraining(shards, run, STEPS)) as job:
+        job.wait_for(lambda: [one for one in job.left() if "launcher.launch" in one.text])
+        send(job, launcher, signal.SIGKILL)
+        job.wait_until_gone(90.0)
+        assert "the launcher deepspeed is gone before its first update" in job.output
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_the_shell_that_started_a_run_may_end(tmp_path: Path, shards: Path) -> None:
+    """``launch/pretrain.py &`` in a script that ends: the run trains on."""
+    run = tmp_path / "run"
+    words = pretraining(shards, run, STEPS, "--log-interval", "1", "--stop-after", "12")
+    script = tmp_path / "job.sh"
+    python = f"{sys.executable} launch/pretrain.py {' '.join(words)}"
+    script.write_text(f"{python} &\n")
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": ".",
+    }
+    subprocess.run(["bash", str(script)], check=True, env=environment, cwd=ROOT, timeout=60)
+    deadline = time.monotonic() + 120
+    while not (run / "results.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert trained_steps(run)[-1] == 12

@@ -64,6 +64,7 @@ class StopWatch:
         announce: prints a line about a request that was accepted.
         last_words: is called with exit status and line when the watch ends the process itself.
         launchers: the processes whose end is a request.
+        to_the_end: the process ends after the block: what :meth:`leave` ignores stays ignored.
 
     Attributes:
         reason: who has asked, in words; None: nobody.
@@ -75,10 +76,13 @@ class StopWatch:
         announce: Callable[[str], None] = lambda line: None,
         last_words: Callable[[int, str], None] = lambda status, line: None,
         launchers: Sequence[Launcher] = (),
+        *,
+        to_the_end: bool = False,
     ) -> None:
         self.reason: str | None = None
         self.advice = ""
         self._announce, self._last_words, self._launchers = announce, last_words, launchers
+        self._to_the_end = to_the_end
         self._mode = _Mode.INTERRUPT
         self._signal = 0  # the first one
         self._since = 0.0  # time of the request
@@ -142,7 +146,7 @@ class StopWatch:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._handle:  # otherwise somebody else has taken it
-                leaving = self._mode is _Mode.LEAVE
+                leaving = self._to_the_end and self._mode is _Mode.LEAVE
                 signal.signal(number, signal.SIG_IGN if leaving else handler)
         self._ended = True
         with contextlib.suppress(OSError):
@@ -242,7 +246,7 @@ def command_watch(
     announce: Callable[[str], None], last_words: Callable[[int, str], None]
 ) -> StopWatch:
     """The watch of a whole command, which looks at the launchers that started it."""
-    return StopWatch(announce, last_words, STARTED_BY)
+    return StopWatch(announce, last_words, STARTED_BY, to_the_end=True)
 
 
 def _forget() -> None:
