@@ -21,12 +21,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from megabert.common.log import human_duration, run_command
+from megabert.common.processes.stopping import stop_watch
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
 from megabert.config.values import ValueReader
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         workers=args.workers,
         resume=args.resume,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_watch().resumable("; continue with --resume")
     report = shard(options)
     if report is not None:
         print(summary(report, args.output))

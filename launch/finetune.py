@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
+from megabert.common.processes.stopping import stop_watch
 from megabert.config import flags
 from megabert.finetune.settings import (
     check_task_files,
@@ -29,7 +30,9 @@ Precedence: flag > --config > DeepSpeed file > default. The run folder holds con
 metrics.jsonl, tensorboard/, final/ (the best model), its predictions, results.json, and test/ (predictions of
 --test). With --seeds or --lrs each run has such a folder in RUN, for example RUN/2e-5-seed-42, and RUN/results.json
 has the mean and standard deviation for each learning rate. If a run diverges, the command reports it,
-continues with the other runs, and exits with status 1."""
+continues with the other runs, and exits with status 1.
+SIGTERM, SIGINT and SIGUSR1 stop after the present update; final/ keeps a model. Exit status: 0 finished, 1 a fault,
+2 wrong input, 3 stopped on request (--resume auto trains the stopped run again and keeps the finished ones)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.to_yaml(settings), end="")
         return 0
     check_task_files(settings)
+    stop_watch().resumable("before its end; run it again with --resume auto")
     # torch is imported only now
     from megabert.finetune.command import finetune
     from megabert.finetune.inputs import log_unused

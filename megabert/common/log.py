@@ -127,7 +127,7 @@ def _status_of(
     except KeyboardInterrupt:
         watch.leave()
         reason = "interrupted" if watch.reason in (None, "SIGINT") else watch.reason
-        text = f"{reason} {watch.advice}".strip()
+        text = f"{reason} {watch.advice}".strip().replace(" ;", ";")
         return watch.status, _say_error(text, kind="stopped" if watch.advice else "error")
 
 

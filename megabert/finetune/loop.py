@@ -7,12 +7,12 @@ import math
 import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from megabert.common.errors import TrainingStopped
+from megabert.common.errors import StoppedOnRequest, TrainingStopped
 from megabert.common.files import write_json, write_text
 from megabert.common.log import get_logger, human_duration
 from megabert.common.names import (
@@ -22,10 +22,13 @@ from megabert.common.names import (
     RUN_FINAL,
     RUN_RESULTS,
 )
+from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
 from megabert.common.storage import StorageFault
 from megabert.config import flags
 from megabert.config.model import ModelConfig
+from megabert.config.training import STOP_GRACE
+from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
 from megabert.engine.launch import World
@@ -115,6 +118,8 @@ class FinetuneLoop:
         chosen = settings.selection
         self.selection = Selection(task.metric, chosen.keep, chosen.patience)
         self.final = Final(self.output / RUN_FINAL, config, task, inputs, engine)
+        self.watch = stop_watch()
+        self.agreement = StopAgreement(self.world, self.watch)
         self.started = time.monotonic()
         self.paused = 0.0
         self.results: dict[str, Any] = {
@@ -143,10 +148,13 @@ class FinetuneLoop:
 
         Raises:
             TrainingStopped: the loss is no longer finite; the model selected so far is in ``final``.
+            StoppedOnRequest: some rank was asked to stop; a model is in ``final``.
         """
         try:
             if self.inputs.train is not None:
+                self.watch.look(STOP_GRACE, lambda: "; run it again with --resume auto")
                 self._train(self.inputs.train)
+                self.watch.interrupt()
             elif self.inputs.evaluation is not None:
                 self._evaluate(self.inputs.evaluation)
             self.results |= self.selection.report()
@@ -186,6 +194,8 @@ class FinetuneLoop:
                         f"{line['samples_per_second']:.1f} samples/s",
                     )
                 self._require_metrics()
+            if self.agreement.asked and step < self.steps:
+                self._stop()
             if score_now and self.inputs.evaluation is not None:
                 stop = self._evaluate(self.inputs.evaluation)
         seconds = time.monotonic() - began - self.paused
@@ -204,10 +214,27 @@ class FinetuneLoop:
         if self.inputs.evaluation is None:
             self.final.save()
 
+    def _stop(self) -> NoReturn:
+        """End before the last update: ``final`` keeps a model, and the run counts as unfinished.
+
+        Raises:
+            StoppedOnRequest: always.
+        """
+        reason = self.agreement.reason()
+        if self.final.step is None:
+            self.final.save()
+        self.world.barrier()
+        self.watch.leave()
+        raise StoppedOnRequest(
+            f"{reason}: stopped after step {self.engine.steps_done} of {self.steps}; {self.final.folder} "
+            f"has the model of step {self.final.step}; --resume auto trains this run again from its start"
+        )
+
     def _update(self, features: Features, rows: np.ndarray, attempt: int) -> torch.Tensor:
         """One update; this rank's part of its loss."""
         batch, topology = self.engine.batch, self.world.topology
         total = torch.zeros((), device=self.world.device)
+        self.agreement.sum([])
         for micro in range(batch.accumulation):
             first = (
                 micro * topology.data_parallel + topology.data_parallel_rank

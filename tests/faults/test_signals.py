@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from megabert.checkpoint.record import whole_checkpoints
+from tests.helpers.distributed import run_ranks
+from tests.helpers.finetune_runs import make_inputs
 from tests.helpers.kill_and_resume import checkpoint_differences
 from tests.helpers.launched_runs import ROOT, LaunchedRun, launched, pretraining, trained_steps
 from tests.helpers.training_runs import losses, make_shards, metrics
@@ -264,3 +266,34 @@ def test_the_shell_that_started_a_run_may_end(tmp_path: Path, shards: Path) -> N
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert trained_steps(run)[-1] == 12
+
+
+@pytest.fixture(scope="module")
+def finetuning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetuning")
+    run_ranks(make_inputs, 1, folder, initialize=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_fine_tuning_stops_with_a_model(tmp_path: Path, finetuning: Path) -> None:
+    run = tmp_path / "run"
+    train = str(finetuning / "train.json")
+    arguments = [
+        "--task", "squad", "--checkpoint", str(finetuning / "start"), "--train", train,
+        "--eval", train, "--output", str(run), "--steps", "100000", "--max-length", "40",
+        "--max-query-length", "8", "--doc-stride", "12", "--batch-size", "8",
+        "--micro-batch-size", "2", "--log-interval", "1", "--eval-interval", "end",
+    ]  # fmt: skip
+    with launched(tmp_path, "bare", arguments, "launch/finetune.py") as job:
+        job.wait_for_step(run, 3)
+        send(job, rank(1), signal.SIGUSR1)
+        job.wait_until_gone(SECONDS)
+        assert job.statuses() == [3, 3], job.output[-3000:]
+        said = stopped_line(job)
+        step = trained_steps(run)[-1]
+        assert said.startswith(f"stopped: SIGUSR1 (rank 1): stopped after step {step} of 100000")
+        assert said.endswith("--resume auto trains this run again from its start")
+        assert job.output.splitlines()[-1] == said
+    assert (run / "final" / "model.safetensors").is_file()
+    assert not (run / "results.json").exists()

@@ -116,6 +116,15 @@ class StopWatch:
         with self._lock:
             self._mode, self._grace, self._kept = _Mode.LOOK, grace, kept
 
+    def interrupt(self) -> None:
+        """From here on a request is raised in the main thread again; one that came before is raised now."""
+        with self._lock:
+            self._mode, self._grace = _Mode.INTERRUPT, CLEANUP_SECONDS
+            if self.reason is None or self._raised:
+                return
+            self._raised = True
+        raise Interrupted(self.reason)
+
     def leave(self) -> None:
         """From here on requests are ignored: everything is saved."""
         with self._lock:

@@ -3,6 +3,9 @@
     rank 0: task pool = its own workers + the other ranks
     rank r: "ready" with its number of workers; then for every task a result or an error
     rank 0: "stop" when the job fails, and "end" when it is over
+    rank r: "stopped"; "goodbye", when its workers have ended
+
+A rank that does not answer "stop" or "end" in time is named, and ended when rank 0 exits.
 
 Messages are small (what to read, or a batch of pages), and rank 0 sends them to a rank only while
 it has an idle worker. Only the main process of a rank uses MPI; the workers are spawned and never
@@ -11,6 +14,7 @@ load it. mpi4py is imported only if a launcher started more than one rank.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -21,12 +25,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from megabert.common.errors import UserError
+from megabert.common.errors import EXIT_FAULT, EXIT_USAGE, UserError
+from megabert.common.log import print_error
+from megabert.common.processes.stopping import stop_watch
 from megabert.data.prepare.worker_pool import TaskPool, WorkerPool, available_cores, portable
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _POLL = 0.002  # seconds between two checks for messages
-_STOP_TIMEOUT = 60.0  # seconds in which a rank must stop its work
+_STOP_TIMEOUT = 60.0  # seconds in which a rank must stop its work, or say goodbye
 
 
 def launched_ranks() -> int:
@@ -66,10 +72,13 @@ def task_pool(
     with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
         if ranks.rank:
             _serve(ranks, pool)
-            yield None
         else:
             with _RankedPool(ranks, pool) as all_ranks:
                 yield all_ranks
+    if ranks.rank:
+        ranks.send(0, ("goodbye",))
+        ranks.flush()
+        yield None
 
 
 class Ranks:
@@ -120,10 +129,11 @@ class Ranks:
         self._mpi.Request.Waitall(self._sent)
         self._sent = []
 
-    def abort(self) -> None:
-        """End all ranks at once, with exit status 1."""
+    def abort(self, status: int = EXIT_FAULT) -> None:
+        """End all ranks at once."""
+        sys.stdout.flush()
         sys.stderr.flush()
-        self._comm.Abort(1)
+        self._comm.Abort(status)
 
 
 class _RankedPool(TaskPool):
@@ -135,6 +145,7 @@ class _RankedPool(TaskPool):
         self._hosts: dict[int, str] = {}
         self._free: dict[int, int] = {}
         self._given: dict[int, int] = dict.fromkeys(self._others, 0)
+        self._lost: set[int] = set()
         self.count = local.count
         while len(self._hosts) < len(self._others):
             self._take_messages()
@@ -143,10 +154,39 @@ class _RankedPool(TaskPool):
     def __enter__(self) -> _RankedPool:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for rank in self._others:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        asked = set(self._others) - self._lost
+        for rank in asked:
             self._ranks.send(rank, ("end",))
-        self._ranks.flush()
+        self._wait_for(asked, ("goodbye", "interrupted"))
+        if not self._lost:
+            self._ranks.flush()
+            return
+        state = "the result is complete" if error is None else "there is no result"
+        print_error(f"error: {self._names()} not answer within {_STOP_TIMEOUT:g} s; {state}")
+        # a rank that hangs would keep MPI, and with it this process, from ending
+        atexit.register(self._ranks.abort, _status_after(error))
+
+    def _wait_for(self, ranks: set[int], answers: tuple[str, ...]) -> None:
+        """Wait for one of ``answers`` from each of ``ranks``; those that do not answer are lost."""
+        waiting, deadline = set(ranks), time.monotonic() + _STOP_TIMEOUT
+        while waiting:
+            news = self._ranks.receive()
+            if news is not None:
+                if news[1][0] in answers:
+                    waiting.discard(news[0])
+            elif time.monotonic() > deadline:
+                self._lost |= waiting
+                return
+            else:
+                time.sleep(_POLL)
+
+    def _names(self) -> str:
+        """As ``rank 1 on host7 does`` and ``rank 1 on host7, rank 2 on host8 do``."""
+        named = [f"rank {rank} on {self._hosts[rank]}" for rank in sorted(self._lost)]
+        return ", ".join(named) + (" does" if len(named) == 1 else " do")
 
     @property
     def idle(self) -> bool:
@@ -202,19 +242,19 @@ class _RankedPool(TaskPool):
         waiting = {rank for rank in self._others if self._given[rank]}
         for rank in waiting:
             self._ranks.send(rank, ("stop",))
-        deadline = time.monotonic() + _STOP_TIMEOUT
-        while waiting:
-            news = self._ranks.receive()
-            if news is None:
-                time.sleep(_POLL)
-            elif news[1][0] in ("stopped", "interrupted"):
-                waiting.discard(news[0])
-            if time.monotonic() > deadline:
-                print(f"error: ranks {sorted(waiting)} do not respond", file=sys.stderr)
-                self._ranks.abort()
+        self._wait_for(waiting, ("stopped", "interrupted"))
         for rank in self._others:
             self._free[rank] += self._given[rank]
             self._given[rank] = 0
+
+
+def _status_after(error: BaseException | None) -> int:
+    """Exit status of the job, as its command gives it."""
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return stop_watch().status
+    return EXIT_USAGE if isinstance(error, UserError) else EXIT_FAULT
 
 
 def _serve(ranks: Ranks, pool: WorkerPool) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from megabert.common.errors import UserError
+from megabert.common.processes.stopping import REQUESTS
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -262,9 +263,10 @@ def _died() -> UserError:
 
 
 def begin_child() -> None:
-    """Make a child process leave Ctrl-C to its parent, and end when the parent ends."""
+    """Make a child process leave signals such as Ctrl-C to its parent, and end when the parent ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

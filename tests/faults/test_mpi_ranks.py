@@ -1,0 +1,57 @@
+"""A sharding job whose other rank never says goodbye ends, and says what there is of its result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megabert.common.names import MANIFEST
+from tests.helpers.small_dump import write_dump, write_vocabulary
+
+MPIRUN = Path(sys.executable).parent / "mpirun"
+# the command, where rank 1 hangs instead of its last message
+HANGS = """
+import runpy, sys, time
+from megabert.data.prepare import mpi_ranks
+mpi_ranks._STOP_TIMEOUT = 2.0
+send = mpi_ranks.Ranks.send
+def hang(self, rank, message):
+    if message[0] == "goodbye":
+        time.sleep(1000)
+    send(self, rank, message)
+mpi_ranks.Ranks.send = hang
+sys.argv[0] = "data_tools/shard_wiki.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+pytestmark = pytest.mark.skipif(
+    not MPIRUN.is_file(), reason="no mpirun next to the interpreter: pip install 'megabert[mpi]'"
+)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_rank_that_never_says_goodbye(root: Path, tmp_path: Path, whole: bool) -> None:
+    dump = write_dump(tmp_path / "wiki.xml.bz2", count=60)
+    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
+    output = tmp_path / "shards"
+    given = dump if whole else tmp_path / "nowhere.bz2"
+    flags = ["--input", str(given), "--tokenizer", str(vocabulary), "--output", str(output)]
+    done = subprocess.run(
+        [str(MPIRUN), "-n", "2", sys.executable, "-c", HANGS, *flags, "--workers", "1"],
+        cwd=root, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "rank 1 on " in errors[0]
+    assert " does not answer within 2 s; " in errors[0]
+    assert done.returncode == (0 if whole else 2)
+    assert (output / MANIFEST).is_file() == whole
+    if whole:
+        assert errors[0].endswith("the result is complete")
+        assert "articles kept" in done.stdout
+    else:
+        assert errors[0].endswith("there is no result")
+        assert "no such file" in errors[1]
