@@ -185,14 +185,15 @@ def _flags(command: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_exist(page: str) -> None:
-    """Flags of launch/ and data_tools/ commands; launchers' own flags come before the command."""
+    """Flags of launch/ and data_tools/ commands; those of launchers, and launch/run.py with its launcher,
+    come before the command."""
     wrong = []
     for words in _commands(page):
         places = [
             i for i, word in enumerate(words) if re.match(r"(launch|data_tools)/\w+\.py$", word)
         ]
         if places and Path(words[0]).stem in ("python", "deepspeed", "torchrun", "srun", "mpirun"):
-            command, *rest = words[places[0] :]
+            command, *rest = words[places[-1] :]
             given = {word.partition("=")[0] for word in rest if word.startswith("--")}
             wrong += [f"{command} {flag}" for flag in sorted(given - _flags(command))]
     assert not set(wrong) - OF_EXAMPLES.get(page, frozenset())
