@@ -6,7 +6,6 @@ converter for it: its ``mp_rank`` files hold tensor parallel parts, which are jo
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from megabert.checkpoint.universal import (
     one_step,
 )
 from megabert.common.errors import UserError
+from megabert.common.json_text import read_json_object
 from megabert.model.parameters import WholeParameter, merge
 from megabert.model.plain_pickles import load_plain_archive
 
@@ -106,7 +106,7 @@ class _Universal(WholeCheckpoint):
     ) -> None:
         self._zero = merged / "zero"
         _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, parameters, source)
-        found = json.loads((merged / STATE_FILE).read_text(encoding="utf-8"))
+        found = read_json_object(merged / STATE_FILE)
         super().__init__(parameters, found["step"], found["states"], source)
         self._files = dict(zip(self.states, CONVERTED), weight=_WEIGHT)
 

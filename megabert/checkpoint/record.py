@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megabert.checkpoint.record_schema import record_fault
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, sha256_of_file, write_json
+from megabert.common.json_text import JsonError, parse_json, read_json_text
 from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
 from megabert.common.storage import storage_line
 
@@ -86,7 +88,7 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
     """
     path = folder / CHECKPOINT_RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_json_text(path), of_data=True)
         if isinstance(record, dict) and record.get("format") == WEIGHTS_FORMAT:
             raise UserError(
                 f"{folder} is a megabert folder: it has weights but no training state; name a run or "
@@ -106,7 +108,11 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
     except OSError as error:
         raise UnreadableCheckpoint(storage_line(error, path, "cannot be read")) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a checkpoint record ({error!r})") from error
+        reason = str(error) if isinstance(error, JsonError) else repr(error)
+        raise UserError(f"{path} is not a checkpoint record ({reason})") from error
+    fault = record_fault(record)
+    if fault is not None:
+        raise UserError(f"{path} is not a checkpoint record of this program: {fault}")
     return Checkpoint(folder, record)
 
 

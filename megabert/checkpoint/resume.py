@@ -100,6 +100,7 @@ def transfer(
     Works from any ZeRO stage, data and tensor parallel degree to any other.
     """
     _write_whole(engine, model, source, run / RUN_MERGING, moments=moments, step=0)
+    _require_finite(engine, source)
 
 
 def _write_whole(
@@ -188,6 +189,7 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
         restore_counters(engine, checkpoint.record)
     _require_step(checkpoint, "schedule", engine.scheduled_steps)
     _require_step(checkpoint, "optimizer", engine.optimizer_steps)
+    _require_finite(engine, checkpoint)
     get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
 
 
@@ -206,6 +208,20 @@ def _check_content(checkpoint: Checkpoint, world: World) -> None:
     torch.distributed.all_gather_object(faults, mine)
     if any(faults):
         raise UserError(next(filter(None, faults)))
+
+
+def _require_finite(engine: TrainingEngine, source: Checkpoint) -> None:
+    """Refuse what would make every loss NaN, so that the samples are not blamed for it (all ranks call).
+
+    Raises:
+        UserError: the checkpoint, and which of its tensors.
+    """
+    what = engine.not_finite()
+    if what is not None:
+        raise UserError(
+            f"{source.folder}: {what} is NaN or infinite; the fault is in the checkpoint, not in the "
+            "samples: use another one (--resume TAG, or --init-from with its folder)"
+        )
 
 
 def _require_step(checkpoint: Checkpoint, what: str, step: int) -> None:

@@ -28,10 +28,9 @@ def return_to_checkpoint(engine: TrainingEngine, run: Path, step: int) -> Checkp
     for tag in tags:
         try:
             checkpoint = find_checkpoint(run, tag, engine.world)
+            if checkpoint is not None:
+                resume.resume(engine, checkpoint)
+                return checkpoint
         except UserError as error:
             get_logger().warning("skipped: %s", error)
-            continue
-        if checkpoint is not None:
-            resume.resume(engine, checkpoint)
-            return checkpoint
     return None

@@ -40,9 +40,9 @@ from megabert.checkpoint.record import (
 )
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder, rename, sha256_of_file, sync, write_text
-from megabert.common.locks import require_lock
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
+from megabert.common.processes.locks import require_lock
 from megabert.common.storage import RESUME, StorageFault, named_storage_errors, storage_line
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World

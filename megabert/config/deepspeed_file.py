@@ -6,11 +6,11 @@ the configuration that DeepSpeed gets.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import read_json_object
 from megabert.config.flags import SettingsLayer
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.values import suggestion
@@ -54,15 +54,20 @@ _OPTIMIZER_PARAMS = {
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON file; misspelt or unsupported top-level sections are errors by name."""
+    """A DeepSpeed JSON file, checked.
+
+    Raises:
+        UserError: it cannot be read; a top-level section is misspelt or not supported; a value that
+            megabert or DeepSpeed reads has another type.
+    """
+    from megabert.config.deepspeed_schema import deepspeed_fault
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_object(path)
     except OSError as error:
         raise UserError(f"--deepspeed_config {path}: {error.strerror}; see ds_configs/") from error
-    except ValueError as error:
-        raise UserError(f"--deepspeed_config {path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--deepspeed_config {path}: expected a JSON object of sections")
+    except UserError as error:
+        raise UserError(f"--deepspeed_config {error}") from error
     problems = []
     for key in content:
         if key in _REFUSED:
@@ -73,6 +78,9 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
             )
     if problems:
         raise UserError(f"--deepspeed_config {path}: {'; '.join(problems)}")
+    fault = deepspeed_fault(content)
+    if fault is not None:
+        raise UserError(f"--deepspeed_config {path}: {fault}")
     return content
 
 
@@ -82,16 +90,17 @@ def deepspeed_layer(raw: dict[str, Any], path: Path) -> SettingsLayer:
     optimizer: dict[str, Any] = {}
     parallel: dict[str, Any] = {}
     for key, name in _BATCH_NAMES.items():
-        if raw.get(key, "auto") != "auto":
+        if raw.get(key, "auto") not in ("auto", None):
             batch[name] = raw[key]
     if raw.get("gradient_clipping", "auto") != "auto":
         optimizer["gradient_clipping"] = raw["gradient_clipping"]
     optimizer.update(_optimizer_values(raw.get("optimizer"), path))
     parallel["zero_stage"] = raw.get("zero_optimization", {}).get("stage", 0)
-    half = [kind for kind in ("bf16", "fp16") if raw.get(kind, {}).get("enabled") is True]
+    stated = {kind: raw[kind].get("enabled", False) for kind in ("bf16", "fp16") if kind in raw}
+    half = [kind for kind, enabled in stated.items() if enabled is True]
     if len(half) > 1:
         raise UserError(f"--deepspeed_config {path}: bf16 and fp16 are both on; keep one")
-    if half or any(kind in raw for kind in ("bf16", "fp16")):
+    if half or any(enabled != "auto" for enabled in stated.values()):
         parallel["precision"] = half[0] if half else "fp32"
     names = {("batch", name): key for key, name in _BATCH_NAMES.items()}
     names |= {

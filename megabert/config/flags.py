@@ -194,35 +194,21 @@ def _shown(value: Any) -> str:
     return "" if value is None or value == () else str(value)
 
 
-def _repeated_keys(node: Any, place: str = "") -> list[str]:
-    """Keys that a mapping of a composed YAML document has twice, as ``section.setting``."""
-    found, seen = [], set()
-    for key, value in getattr(node, "value", ()) if getattr(node, "id", "") == "mapping" else ():
-        name = f"{place}{key.value}"
-        if name in seen:
-            found.append(name)
-        seen.add(name)
-        found += _repeated_keys(value, f"{name}.")
-    return found
-
-
 def read_yaml(path: Path, cls: type) -> SettingsLayer:
     """Settings of a YAML file; an unknown section or setting is an error that names it."""
-    import yaml
+    from megabert.common.yaml_text import read_yaml_value
 
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        repeated = _repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        content = read_yaml_value(path)
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; name a readable YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    except UserError as error:
+        raise UserError(f"--config {error}") from error
     known_sections = sections(cls)
     if not isinstance(content, Mapping):
         raise UserError(f"--config {path}: expected sections {', '.join(known_sections)}")
     values: Values = {}
-    problems = [f"{key} is given twice; keep one" for key in repeated]
+    problems: list[str] = []
     for name, body in content.items():
         if name not in known_sections:
             problems.append(f"unknown section {name!r}{suggestion(name, known_sections)}")

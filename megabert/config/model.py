@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, first_fault
 from megabert.common.registry import Registry
 from megabert.config.numbers import PositiveFloat, PositiveInt, Probability
 from megabert.config.values import DEFERRED
@@ -85,15 +85,20 @@ class ModelConfig:
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            UserError: an unknown field or encoder.
+            UserError: an unknown field or encoder, or a value that its field does not take.
         """
         values = dict(values)
         named = values.pop("encoder", None)
+        if named is not None and not isinstance(named, str):
+            raise UserError(f"model configuration has {named!r:.60} as its encoder, not a name")
         kind = ModelConfig if named is None else ENCODERS.get(named).config_class
         unknown = sorted(set(values) - {field.name for field in fields(kind)})
         if unknown:
-            raise UserError(f"model configuration has unknown fields {unknown}")
-        return kind(**values)
+            raise UserError(f"model configuration has unknown fields {unknown[:8]}")
+        try:
+            return kind(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model configuration: {first_fault(error)}") from error
 
 
 def changed_fields(before: ModelConfig, after: ModelConfig) -> dict[str, tuple[Any, Any]]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
-from megabert.common.locks import lock_beside, output_locked, refuse_if_in_use
+from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
+from megabert.common.processes.locks import lock_beside, output_locked, refuse_if_in_use
 from megabert.common.storage import named_storage_errors, storage_line
 from megabert.convert.check import Comparison, Side, compare, our_side
 from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
@@ -190,11 +191,10 @@ def _existing(request: ConversionRequest) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(storage_line(error, output, "cannot be written")) from error
     try:
-        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        return dict(record)
+        return read_json_object(output / RECORD, of_data=True)
     except PermissionError as error:
         raise UserError(storage_line(error, output, "cannot be read")) from error
-    except (OSError, ValueError, TypeError):
+    except (OSError, UserError):
         raise UserError(
             f"{output} exists and was not made by launch/convert.py; choose another output folder"
         ) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from megabert.common.errors import UserError, first_fault
 from megabert.common.log import get_logger
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.config import BatchSizes, make_deepspeed_config, resolve_precision
@@ -77,6 +78,7 @@ def build_engine(
         ValueError: settings without a schedule.
     """
     import deepspeed
+    from pydantic import ValidationError
 
     precision = resolve_precision(parallel.precision, world.device.type == "cuda")
     config = make_deepspeed_config(deepspeed_sections or {}, batch, settings, parallel, precision)
@@ -86,13 +88,16 @@ def build_engine(
         use_float8(model, by_row=parallel.fp8_scaling == "row")
     optimizer = _optimizer(model, settings, StateLayout(parallel.zero_stage, world.tp.size))
     schedule = _schedule(optimizer, settings)
-    engine, _, _, _ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        lr_scheduler=schedule,
-        mpu=world.mpu,
-        config=config,
-        dist_init_required=False,
-    )
+    try:
+        engine, _, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            lr_scheduler=schedule,
+            mpu=world.mpu,
+            config=config,
+            dist_init_required=False,
+        )
+    except ValidationError as error:  # of a value that DeepSpeed alone reads
+        raise UserError(f"--deepspeed_config: {error.title}: {first_fault(error)}") from error
     prepare_engine(engine, world.tp)
     return TrainingEngine(engine, optimizer, world, batch, precision, config)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megabert.common.errors import UserError
-from megabert.common.locks import FolderLock, lock_inside
+from megabert.common.processes.locks import FolderLock, lock_inside
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 

@@ -35,6 +35,10 @@ MOST_SKIPPED_IN_A_ROW = 50
 """A run stops when this many consecutive updates overflow."""
 
 
+def _all_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(torch.linalg.vector_norm(values, torch.inf)))
+
+
 @dataclass
 class TrainingEngine:
     """DeepSpeed's engine with what a training loop needs, and nothing else."""
@@ -163,12 +167,27 @@ class TrainingEngine:
 
     def weights_are_finite(self) -> bool:
         """Whether all weights of all ranks are finite (one collective; waits for the device)."""
-        good = all(
-            bool(torch.isfinite(torch.linalg.vector_norm(item.flat, torch.inf)))
-            for item in self.partitions()
-            if item.flat.numel()
-        )
+        good = all(_all_finite(item.flat) for item in self.partitions() if item.flat.numel())
         return self.world.agree(good)
+
+    def not_finite(self) -> str | None:
+        """A weight or state tensor of any rank that is NaN or infinite, or None (all ranks call)."""
+        mine = next(self._not_finite_here(), None)
+        everyone: list[str | None] = [None] * self.world.topology.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return next(filter(None, everyone), None)
+
+    def _not_finite_here(self) -> Iterator[str]:
+        for item in self.partitions():
+            state = self.optimizer.state.get(item.flat, {})
+            for key in ("weight", *self.optimizer.state_names):
+                flat = item.flat if key == "weight" else state.get(key)
+                if flat is None or not flat.numel() or _all_finite(flat):
+                    continue
+                for segment in item.partition.segments:
+                    start = segment.partition_start
+                    if not _all_finite(flat.reshape(-1)[start : start + segment.numel]):
+                        yield f"{key} of {item.partition.names[segment.row]}"
 
     # ---------------------------------------------------------------- weights and moments
 

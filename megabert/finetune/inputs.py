@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from megabert.common.errors import UserError
-from megabert.common.locks import is_lock_name
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_DEEPSPEED_LOG
+from megabert.common.processes.locks import is_lock_name
 from megabert.common.storage import named_storage_errors
 from megabert.config.flags import Given
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel

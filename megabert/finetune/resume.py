@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.locks import FolderLock, is_held, is_lock_name, lock_inside
+from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
+from megabert.common.processes.locks import FolderLock, is_held, is_lock_name, lock_inside
 from megabert.common.storage import named_storage_errors, storage_line
 from megabert.config import flags
 from megabert.finetune.evaluation import shown
@@ -80,19 +80,17 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     if not is_this_run(folder, settings):
         return None
     try:
-        results: dict[str, Any] = json.loads((folder / RUN_RESULTS).read_text(encoding="utf-8"))
+        results = read_json_object(folder / RUN_RESULTS, of_data=True)
     except FileNotFoundError:
         get_logger().info("--resume auto: %s is unfinished: it is run again", folder)
         with named_storage_errors(folder, "cannot be emptied"):
             _empty(folder)
         return None
-    except ValueError as error:
-        raise UserError(
-            f"{folder / RUN_RESULTS} is not JSON: {error}; choose another --output"
-        ) from error
     except OSError as error:
         raise UserError(storage_line(error, folder, "cannot be read")) from error
-    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
+    except UserError as error:
+        raise UserError(f"{error}; choose another --output") from error
+    if not isinstance(results.get("scores"), dict):
         raise UserError(
             f"{folder / RUN_RESULTS} does not hold the results of a run; choose another --output"
         )

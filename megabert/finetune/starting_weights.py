@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import read_json_object
 from megabert.common.names import (
     RUN_CHECKPOINTS,
     RUN_CONFIG,
@@ -75,7 +75,6 @@ def _name_missing_task(path: Path, error: UserError) -> None:
 def _read_object(file: Path) -> dict[str, Any]:
     """A JSON object, {} where there is none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(file, of_data=True)
+    except (OSError, UserError):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError, first_fault
 from megabert.common.files import new_folder
+from megabert.common.json_text import read_json
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
@@ -130,14 +131,14 @@ def read_weights_record(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / WEIGHTS_RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, of_data=True)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not a megabert folder: it has no {WEIGHTS_RECORD} "
             "(launch/convert.py makes one from a checkpoint or from a Hugging Face folder)"
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(record, dict) or record.get("format") != WEIGHTS_FORMAT:
         raise UserError(f"{path} does not describe a megabert folder of weights")
     if record.get("version") != VERSION:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from megabert.common.errors import UserError
+from megabert.common.yaml_text import read_yaml_value
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -45,12 +45,11 @@ def read_parameter_groups(path: Path) -> list[GroupRule]:
         UserError: the file cannot be read, or which entry is wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(list[GroupRule]).validate_python(content)
+        return TypeAdapter(list[GroupRule]).validate_python(read_yaml_value(path))
     except OSError as error:
         raise UserError(f"--parameter-groups {path}: {error.strerror}; name a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--parameter-groups {path}: not YAML ({error})") from error
+    except UserError as error:
+        raise UserError(f"--parameter-groups {error}") from error
     except ValidationError as error:
         parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise UserError(

@@ -75,7 +75,11 @@ class Buckets:
             "stage3_max_live_parameters": "live",
             "sub_group_size": "sub_group",
         }
-        given = {ours: int(zero[theirs]) for theirs, ours in names.items() if theirs in zero}
+        given = {
+            ours: int(zero[theirs])
+            for theirs, ours in names.items()
+            if zero.get(theirs, "auto") != "auto"
+        }
         return replace(cls(double=bool(zero.get("overlap_comm", False))), **given)  # type: ignore[arg-type]
 
 

@@ -19,8 +19,8 @@ from typing import Any, TextIO
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_text_file
-from megabert.common.locks import output_locked
 from megabert.common.log import get_logger
+from megabert.common.processes.locks import output_locked
 from megabert.common.progress import Progress
 from megabert.common.storage import named_storage_errors
 from megabert.predict.inputs import STANDARD_INPUT, Items, as_file, item_of, read_items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import JsonError, parse_json
 from megabert.common.log import get_logger
 from megabert.tasks.base import ItemFormat
 from megabert.tasks.files.json_lines import begins_list, read_json_lines
@@ -94,8 +94,8 @@ def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
         return "jsonl" if own is None else own.name
     if first.lstrip().startswith("{"):
         try:
-            content = json.loads(first)
-        except ValueError:
+            content = parse_json(first, of_data=True)
+        except JsonError:
             return "jsonl" if own is None else own.name
         documents = (form.name for form in item_formats().values() if form.key in content)
         return next(documents, "jsonl")

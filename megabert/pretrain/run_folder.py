@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,11 +14,12 @@ from megabert import __version__
 from megabert.checkpoint.record import (
     PARTIAL,
     Checkpoint,
+    plain,
     whole_checkpoints,
 )
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder, temporary_name, write_json, write_text
-from megabert.common.locks import is_lock_name
+from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import (
     RUN_CHECKPOINTS,
@@ -31,11 +31,13 @@ from megabert.common.names import (
     RUN_RESULTS,
     TOKENIZER_FOLDER,
 )
+from megabert.common.processes.locks import is_lock_name
 from megabert.common.storage import named_storage_errors
 from megabert.config import flags
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import Manifest
+from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
@@ -59,6 +61,7 @@ def run_identity(
         "heads": ["mlm"] if settings.data.sentence_task == "none" else ["mlm", "nsp"],
         "tokenizer_sha256": manifest.tokenizer.sha256,
         "data_fingerprint": manifest.fingerprint,
+        "data": plain(data_summary(manifest)),
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
     }
 
@@ -173,7 +176,7 @@ def _last_step(metrics: Path) -> int:
     """The step of the last whole line of metrics; 0 if there is none."""
     for line in reversed(metrics.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
-            return int(json.loads(line)["step"])
+            return int(parse_json(line)["step"])
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return 0
@@ -197,7 +200,7 @@ def nothing_left_behind(output: Path, world: World) -> Iterator[None]:
 
 
 def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) -> None:
-    """Refuse to resume from a checkpoint that other settings made.
+    """Refuse to resume from a checkpoint that other settings made; log another version's.
 
     Raises:
         UserError: which settings, from what to what.
@@ -205,6 +208,13 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
     if checkpoint is None:
         return
     record = checkpoint.record
+    if record.get("program") != identity["program"]:
+        get_logger().info(
+            "%s was written by %s; this is %s",
+            checkpoint.folder.name,
+            record.get("program", "an unknown version"),
+            identity["program"],
+        )
     differing = []
     for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
@@ -213,6 +223,8 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
                 f"{name} {before!r} -> {now!r}"
                 for name, (before, now) in changed_fields(*models).items()
             ]
+        elif key == "data_fingerprint" and record.get(key) != identity[key]:
+            differing += _data_changes(record, identity)
         elif record.get(key) != identity[key]:
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
@@ -220,6 +232,20 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
             f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; give the run's own "
             "settings (--config RUN/config.yaml), or another --output"
         )
+
+
+def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """What differs between the shards of a checkpoint and those of this run."""
+    if "data" not in record:  # of an earlier version
+        return [
+            f"data_fingerprint {record.get('data_fingerprint')!r} -> {identity['data_fingerprint']!r}"
+        ]
+    changes = summary_changes(record["data"], identity["data"])
+    if not changes:
+        return [
+            "the text of the shards of --data (seed, source, tokenizer and counts are the same)"
+        ]
+    return [f"the shards of --data: {changes[0]}", *changes[1:]]
 
 
 def trained_positions(

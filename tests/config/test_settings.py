@@ -146,6 +146,37 @@ def test_wrong_yaml(text: str, message: str, tmp_path: Path) -> None:
         ),
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "both on"),
         ([], "expected a JSON object"),
+        (
+            {"fp16": {"enabled": "yes"}},
+            r"fp16.enabled: expected true, false or \"auto\", not 'yes'",
+        ),
+        ({"fp16": {"enabled": 1}}, "fp16.enabled: expected true, false"),
+        ({"fp16": True}, "fp16: input should be a valid dictionary, not True"),
+        ({"bf16": None}, "bf16: input should be a valid dictionary"),
+        ({"zero_optimization": 2}, "zero_optimization: input should be a valid dictionary"),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage: expected 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "2"}}, "zero_optimization.stage: expected 0, 1, 2 or 3"),
+        (
+            {"zero_optimization": {"offload_optimizer": "cpu"}},
+            "zero_optimization.offload_optimizer: input should be a valid dictionary",
+        ),
+        (
+            {"zero_optimization": {"reduce_bucket_size": [1]}},
+            "zero_optimization.reduce_bucket_size: expected a number",
+        ),
+        ({"optimizer": {"type": "Lamb", "params": []}}, "optimizer.params: input should be"),
+        (
+            {"optimizer": {"type": "Lamb", "params": {"betas": 0.9}}},
+            "optimizer.params.betas: expected a list of two numbers",
+        ),
+        ({"optimizer": {"type": ["Lamb"]}}, "optimizer.type: input should be a valid string"),
+        (
+            {"optimizer": {"type": "Lamb", "params": {"lr": "high"}}},
+            "optimizer.params.lr: expected",
+        ),
+        ({"gradient_clipping": [1]}, "gradient_clipping: expected a number"),
+        ({"train_batch_size": {}}, "train_batch_size: expected a whole number"),
+        ({"comms_logger": []}, "comms_logger: expected a JSON object"),
     ],
 )
 def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) -> None:
@@ -153,6 +184,15 @@ def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) ->
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         settings("--deepspeed_config", str(path))
+
+
+def test_auto_in_a_deepspeed_file_sets_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    content = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, "train_batch_size": "auto"}
+    path.write_text(json.dumps(content))
+    made = settings("--phase", "1", "--deepspeed_config", str(path))
+    assert made.parallel.precision == settings("--phase", "1").parallel.precision
+    assert made.batch.global_batch_size == RECIPES[1].global_batch_size
 
 
 def test_shipped_deepspeed_files(root: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from megabert.common import locks
 from megabert.common.errors import UserError
-from megabert.common.locks import FolderLock, lock_beside, lock_inside
+from megabert.common.processes import locks
+from megabert.common.processes.locks import FolderLock, lock_beside, lock_inside
 from megabert.common.storage import StorageFault
 from tests.helpers.planted import command, start
 from tests.helpers.training_runs import TINY, last_given, make_shards

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megabert.common.files import write_bytes
+from megabert.common.json_text import read_json_object
 
 FOLDER_VARIABLE = "MEGABERT_REPORTS"
 """Environment variable with the folder of reports; ``launch/run.py`` sets it."""
@@ -64,7 +65,7 @@ def read_reports(folder: Path) -> tuple[set[int], dict[int, Ended]]:
         if kind == "started":
             started.add(int(pid))
         elif kind == "ended":
-            ended[int(pid)] = Ended(**json.loads(path.read_text(encoding="utf-8")))
+            ended[int(pid)] = Ended(**read_json_object(path))
     return started, ended
 
 

@@ -5,13 +5,13 @@ Both use the same names for common fields, and so does :class:`ModelConfig`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError, first_fault
+from megabert.common.json_text import read_json_object
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface.other_models import evidence_against_bert
 from megabert.model.modules import ACTIVATIONS
@@ -63,12 +63,9 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     check_downloaded(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return values
+        return read_json_object(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def is_relative(values: Mapping[str, Any]) -> bool:

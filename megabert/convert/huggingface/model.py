@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import read_json
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.convert.foreign_files import read_weight_files
@@ -61,11 +62,11 @@ def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
     if not modules.is_file():
         return folder, []
     try:
-        listed = json.loads(modules.read_text(encoding="utf-8"))
+        listed = read_json(modules)
         encoder = next(m for m in listed if m["type"].endswith("Transformer"))
         inner = folder / Path(encoder["path"]).name if encoder["path"] else folder
         rest = [m["path"] for m in listed if m is not encoder]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except (OSError, LookupError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(
             f"{modules} is not the list of modules of a sentence-transformers model"
         ) from error

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megabert.common.errors import UserError
+from megabert.common.yaml_text import read_yaml_documents
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
 
@@ -55,10 +54,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     if path.suffix not in YAML_SUFFIXES:
         return read_object(path)
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as YAML: {first}") from error
+        documents = read_yaml_documents(path)
+    except UserError as error:
+        raise UserError(f"the settings cannot be read as YAML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     settings = documents[0] if documents else None
     if not isinstance(settings, dict):
         raise UserError(f"{path} does not hold named settings")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.common.files import new_file
+from megabert.common.json_text import parse_json
 from megabert.data.shards.writer import Piece
 
 _MAGIC = b"MBSPILL1"
@@ -170,7 +171,7 @@ def load_batch(path: Path) -> EncodedPages:
     content = np.asarray(np.memmap(path, np.uint8, "r"))
     _, size, _, _ = _HEAD.unpack_from(content[: _HEAD.size].tobytes())
     position = _HEAD.size + size
-    head = json.loads(content[_HEAD.size : position].tobytes())
+    head = parse_json(content[_HEAD.size : position].tobytes())
     arrays = {}
     for name, dtype, shape in head["arrays"]:
         stop = position + int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -18,7 +18,8 @@ from typing import Any
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import write_bytes
-from megabert.common.locks import FolderLock, lock_inside, refuse_if_in_use
+from megabert.common.json_text import read_json_object
+from megabert.common.processes.locks import FolderLock, lock_inside, refuse_if_in_use
 from megabert.common.storage import is_storage_error, storage_line
 from megabert.data.shards.manifest import Manifest, load_manifest
 
@@ -125,9 +126,16 @@ def _require_usable(output: Path, job: Job, resume: bool) -> None:
     record = output / WORK_FOLDER / JOB_FILE
     if record.exists():
         _require_resume(output, resume)
-        _require_same(output, json.loads(record.read_text()), job)
+        _require_same(output, _job_there(record), job)
     else:
         _require_empty(output)
+
+
+def _job_there(record: Path) -> Job:
+    there = read_json_object(record)
+    if not isinstance(there.get("options"), dict):
+        raise UserError(f"{record}: not the record of a job; choose another --output or remove it")
+    return there
 
 
 def _finished(output: Path) -> UserError:

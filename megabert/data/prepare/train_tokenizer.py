@@ -21,9 +21,9 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_folder
-from megabert.common.locks import output_locked
 from megabert.common.log import get_logger
 from megabert.common.names import SPECIAL_TOKENS
+from megabert.common.processes.locks import output_locked
 from megabert.common.progress import Progress
 from megabert.common.storage import named_storage_errors
 from megabert.data.prepare.encode import page_batches

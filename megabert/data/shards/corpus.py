@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from megabert.data.shards import layout
 from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
-from megabert.data.shards.shard_set import ShardSet, check_file
+from megabert.data.shards.shard_set import ShardSet, check_file, for_each_shard
 from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
 
 
@@ -50,9 +50,9 @@ class Corpus:
                 f"{folder}: the split {split!r} has no documents; "
                 "make shards from more text, or with another --eval-fraction"
             )
-        corpus = cls(folder, split, manifest)
-        corpus._shards.each(check_file)
-        return corpus
+        # before memory is taken for what they say they hold
+        for_each_shard(check_file, folder, manifest.splits[split].shards)
+        return cls(folder, split, manifest)
 
     @property
     def num_documents(self) -> int:

@@ -17,9 +17,11 @@ import json
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from megabert.common.json_text import JsonError, parse_json
 from megabert.data.shards.manifest import ShardError
 
 FORMAT = "megabert-shard"
@@ -36,6 +38,11 @@ DOCUMENT_TOKEN_STARTS = "document_token_starts"
 WORD_STARTS = "word_starts"
 DOCUMENT_IDS = "document_ids"
 CHECKSUMS = "block_crc32"
+
+_ARRAYS = (
+    *(TOKENS, WORD_STARTS, SENTENCE_STARTS, DOCUMENT_STARTS),
+    *(DOCUMENT_TOKEN_STARTS, DOCUMENT_IDS),
+)
 
 CONTENT = (
     *("tokenizer_sha256", "vocab_size", "language", "seed", "split", "shard_index", "shard_count"),
@@ -123,7 +130,7 @@ def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
     body, tail = content[:-_CRC_TAIL], content[-_CRC_TAIL:]
     if b"%08x\n" % zlib.crc32(body) != tail:
         raise ShardError(f"{path}: damaged: preamble (bytes 0 to {PREAMBLE_BYTES})")
-    fields = json.loads(body)
+    fields = _fields(path, body)
     if fields["version"] not in READABLE or fields["block_bytes"] != BLOCK_BYTES:
         raise ShardError(
             f"{path}: shard version {fields['version']} with blocks of {fields['block_bytes']} "
@@ -134,7 +141,64 @@ def read_preamble(path: Path, content: bytes, file_bytes: int) -> Preamble:
     if file_bytes != preamble.file_bytes:
         what = "truncated" if file_bytes < preamble.file_bytes else "damaged"
         raise ShardError(f"{path}: {what}: {file_bytes} bytes instead of {preamble.file_bytes}")
+    fault = _fault(preamble)
+    if fault is not None:
+        raise ShardError(f"{path}: its preamble is not consistent: {fault}")
     return preamble
+
+
+def _fields(path: Path, body: bytes) -> dict[str, Any]:
+    """The checked JSON of a preamble."""
+    from megabert.data.shards.schema import preamble_fault
+
+    try:
+        fields = parse_json(body)
+    except JsonError as error:
+        raise ShardError(f"{path}: its preamble is not JSON: {error}") from None
+    fault = preamble_fault(fields)
+    if fault is not None:
+        raise ShardError(f"{path}: its preamble: {fault}")
+    return {key: value for key, value in fields.items() if key in Preamble.__annotations__}
+
+
+def _fault(preamble: Preamble) -> str | None:
+    """What does not fit together in a preamble of known version; None if all does."""
+    from megabert.data.shards.schema import ranges_fault
+
+    if preamble.checksums_count < preamble.blocks or preamble.file_bytes <= PREAMBLE_BYTES:
+        return f"{preamble.checksums_count} checksums for {preamble.blocks} blocks"
+    table = (CHECKSUMS, preamble.checksums_offset, 4 * preamble.checksums_count)
+    arrays = [(name, *place) for name, place in preamble.arrays.items()]
+    fault = ranges_fault([*arrays, table], PREAMBLE_BYTES, preamble.file_bytes)
+    if fault is not None:
+        return fault
+    wanted = _ARRAYS if preamble.version > 1 else [n for n in _ARRAYS if n != DOCUMENT_TOKEN_STARTS]
+    if absent := [name for name in wanted if name not in preamble.arrays]:
+        return f"no array {absent[0]}"
+    return _content_fault(preamble) if preamble.content else None
+
+
+def _content_fault(preamble: Preamble) -> str | None:
+    """What is wrong with the counts of a preamble, or with the sizes of arrays by these counts."""
+    from megabert.data.shards.schema import content_fault
+
+    content = preamble.content
+    fault = content_fault(content)
+    if fault is not None:
+        return fault
+    documents, sentences, tokens = (int(content[n]) for n in ("documents", "sentences", "tokens"))
+    sizes = {
+        TOKENS: tokens * token_dtype(int(content["vocab_size"])).itemsize,
+        WORD_STARTS: -(-tokens // 8),
+        SENTENCE_STARTS: 4 * (sentences + 1),
+        DOCUMENT_STARTS: 4 * (documents + 1),
+        DOCUMENT_TOKEN_STARTS: 4 * (documents + 1),
+        DOCUMENT_IDS: 8 * documents,
+    }
+    for name, (_, size) in preamble.arrays.items():
+        if sizes.get(name, size) != size:
+            return f"{name} has {size} bytes, but should have {sizes[name]}"
+    return None
 
 
 def _looks_like_shard(content: bytes) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of, write_bytes
+from megabert.common.json_text import MAX_JSON_BYTES, JsonError, parse_json
 
 FORMAT = "megabert-shards"
 VERSION = 1
@@ -221,11 +222,11 @@ def load_manifest(folder: Path | str) -> Manifest:
             f"{folder}: not a finished folder of shards ({names.MANIFEST} is missing); "
             "make it with data_tools/shard_wiki.py (--resume continues a stopped run)"
         )
-    content = path.read_bytes()
+    content = _content(path)
     try:
-        body = json.loads(content.decode("utf-8"))
+        body = parse_json(content)
         fingerprint = body.pop("fingerprint")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (JsonError, KeyError, AttributeError, TypeError) as error:
         raise ShardError(f"{path}: damaged or not a manifest ({error})") from None
     if body.get("format") != FORMAT or body.get("version") != VERSION:
         raise ShardError(
@@ -236,10 +237,26 @@ def load_manifest(folder: Path | str) -> Manifest:
         raise ShardError(f"{path}: damaged or edited: its content does not match its fingerprint")
     if _as_written(body | {"fingerprint": fingerprint}) != content:
         raise ShardError(f"{path}: damaged or edited: its line breaks or spaces have changed")
+    from megabert.data.shards.schema import manifest_fault
+
+    fault = manifest_fault(body)
+    if fault is not None:
+        raise ShardError(f"{path}: not a manifest of this version ({fault})")
     try:
         return _from_json(body)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: not a manifest of this version ({error!r})") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise ShardError(f"{path}: larger than any manifest, {MAX_JSON_BYTES >> 20} MiB")
+    return content
 
 
 def _as_written(body: Mapping[str, Any]) -> bytes:

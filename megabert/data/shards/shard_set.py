@@ -56,12 +56,8 @@ class ShardSet:
 
     def document_ends(self) -> Ints:
         """Tokens up to and including each document of the split, int64 [D]."""
-        parts = self.each(_document_ends)
+        parts = for_each_shard(_document_ends, self.folder, self.infos)
         return np.concatenate([e + t for e, t in zip(parts, self.first_tokens.tolist())])
-
-    def each(self, function: Callable[[Path, ShardInfo], _Result]) -> list[_Result]:
-        """Results of a function for each shard, in threads, since it mostly waits for files."""
-        return _in_threads(lambda info: function(self.folder, info), self.infos)
 
     def sentences(self, shards: Ints, documents: Ints) -> tuple[Ints, Ints]:
         """First sentence and stop of these documents, numbered within their shards: [N], [N]."""
@@ -178,6 +174,13 @@ class ShardSet:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"], state["_split"], state["_manifest"])  # type: ignore[misc]
+
+
+def for_each_shard(
+    function: Callable[[Path, ShardInfo], _Result], folder: Path, shards: Sequence[ShardInfo]
+) -> list[_Result]:
+    """Results of a function for each shard, in threads, since it mostly waits for files."""
+    return _in_threads(lambda info: function(folder, info), shards)
 
 
 def check_file(folder: Path, info: ShardInfo) -> None:

@@ -19,6 +19,7 @@ import tokenizers
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
+from megabert.common.json_text import parse_json, read_json_text
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -56,7 +57,7 @@ class JsonTokenizer(Tokenizer):
     """
 
     def __init__(self, place: Path, text: str, names: Mapping[str, str] | None = None) -> None:
-        body = json.loads(text)
+        body = parse_json(text)
         self._text = text
         self._backend = _parsed(text)
         self.kind = _KINDS[body["model"]["type"]]
@@ -136,8 +137,8 @@ def load_json(
     """
     check_downloaded(path)
     try:
-        return from_json(path, path.read_text(encoding="utf-8"), side, entries)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_json(path, read_json_text(path), side, entries)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path}: not a tokenizer.json: {error}") from None
 
 
@@ -145,7 +146,7 @@ def from_json(
     path: Path, text: str, side: SideFiles | None, entries: Sequence[str] | None
 ) -> Tokenizer:
     """The tokenizer that the content of a ``tokenizer.json`` describes, as :func:`load_json`."""
-    body = json.loads(text)
+    body = parse_json(text)
     kind = body["model"]["type"]
     if kind not in _KINDS:
         raise UserError(f"{path}: tokenizer model {kind!r} is not one of {', '.join(_KINDS)}")
@@ -153,7 +154,7 @@ def from_json(
     side = side or SideFiles(path.parent)
     if add_tokens(backend, side):
         text = backend.to_str()
-        body = json.loads(text)
+        body = parse_json(text)
     if entries is not None and kind == "WordPiece":
         _check_entries(path, backend, body["model"]["vocab"], entries)
     names = {**side.names, **_unknown(body["model"])}

@@ -7,7 +7,6 @@ These are transformers' ``tokenizer_config.json``, ``special_tokens_map.json`` a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import tokenizers
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.json_text import read_json_object
 from megabert.data.tokenizers.base import CONFIG_FILE, SPECIAL_NAMES
 
 MAP_FILE = "special_tokens_map.json"
@@ -51,7 +51,7 @@ def read_side_files(folder: Path) -> SideFiles:
     Raises:
         UserError: a file is damaged, or two of them give one added token different ids.
     """
-    config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    config = _object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
         if config.get(name) not in (True, False, None):
             raise UserError(
@@ -61,34 +61,26 @@ def read_side_files(folder: Path) -> SideFiles:
     decoder = config.get("added_tokens_decoder")
     legacy = decoder is None
     if legacy and (folder / MAP_FILE).is_file():
-        stated |= read_json(folder / MAP_FILE)
+        stated |= _object(folder / MAP_FILE)
     named = ((role, _content(stated.get(f"{role}_token"))) for role in _ROLES)
     names = {role: name for role, name in named if name}
     extra = tuple(dict.fromkeys(name for key in _EXTRA for name in _contents(stated.get(key))))
     special = {*names.values(), *extra}
     if legacy:
         path = folder / ADDED_FILE
-        listed = read_json(path) if path.is_file() else {}
+        listed = _object(path) if path.is_file() else {}
         added = _by_id(path, [(number, _legacy(t, special)) for t, number in listed.items()])
     else:
         added = _by_id(folder / CONFIG_FILE, _decoded(folder / CONFIG_FILE, decoder))
     return SideFiles(folder, config, names, extra, added)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: it is not JSON, or not an object.
-    """
+def _object(path: Path) -> dict[str, Any]:
     check_downloaded(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return content
+        return read_json_object(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def add_tokens(backend: tokenizers.Tokenizer, side: SideFiles) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.files import write_text
+from megabert.common.json_text import JsonError, parse_json
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
 from megabert.common.storage import RESUME, storage_line
 from megabert.optim.base import TensorNorms
@@ -107,9 +108,9 @@ def _remove_lines_after(path: Path, step: int) -> None:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line, of_data=True)["step"] <= step:
                 lines.append(line + "\n")
-        except (ValueError, KeyError):
+        except (JsonError, LookupError, TypeError):
             continue  # a line that a killed run did not finish
     write_text(path, "".join(lines))
 

@@ -6,7 +6,6 @@ Checksums of all TFRecords are verified.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import JsonError, parse_json
 from megabert.data.foreign.tf_example import Feature, parse_example
 from megabert.data.foreign.tfrecord import (
     HEAD_BYTES,
@@ -48,8 +48,8 @@ def is_features_file(path: Path) -> bool:
         return True
     try:
         first = next((line for _, line in read_lines(path) if line.strip()), "")
-        return f'"{IDS}"' in first and IDS in json.loads(first)
-    except (UserError, ValueError, RecursionError):
+        return f'"{IDS}"' in first and IDS in parse_json(first, of_data=True)
+    except (UserError, JsonError, TypeError):
         return False
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import JsonError, parse_json
 from megabert.tasks.files.kinds import has_parquet_rows
 from megabert.tasks.files.text_lines import read_lines
 
@@ -32,11 +32,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             _refuse_list(path, line)
         first = False
         try:
-            content = json.loads(line, object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as error:
-            yield number, f"not JSON ({error})"
-        except RepeatedKey as error:
-            yield number, f"the key {error} occurs twice"
+            content = parse_json(line, of_data=True)
+        except JsonError as error:
+            yield number, str(error)
         else:
             yield number, content if isinstance(content, dict) else "no JSON object"
 
@@ -87,23 +85,6 @@ def has_objects(path: Path) -> bool:
     if begins_list(first):
         return True
     try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(first, of_data=True), dict)
+    except JsonError:
         return False
-
-
-class RepeatedKey(Exception):
-    """A key that an object has twice."""
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values (an ``object_pairs_hook`` of :mod:`json`).
-
-    Raises:
-        RepeatedKey: a key occurs twice; its message is the key.
-    """
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise RepeatedKey(repr(next(name for name in names if names.count(name) > 1)))
-    return content

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import lzma
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import JsonError, has_several_values, parse_json
 from megabert.common.log import get_logger
-from megabert.tasks.files.json_lines import RepeatedKey, read_json_lines, unique_keys
+from megabert.tasks.files.json_lines import read_json_lines
 from megabert.tasks.files.kinds import has_parquet_rows, refuse_binary
 from megabert.tasks.files.problems import Problems
 from megabert.tasks.squad.data import Question, SquadData, valid_text
@@ -194,15 +194,9 @@ def _load_json(path: Path) -> tuple[Any, bool]:
         reason = error.strerror or str(error)
         raise UserError(f"{path}: {reason}; give a readable SQuAD file") from error
     try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique_keys), False
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); {_LAYOUT}") from error
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
+        return parse_json(content, of_data=True), False
+    except JsonError as error:
+        if has_several_values(error):
             return None, True
-        where = f"line {error.lineno} column {error.colno}"
-        raise UserError(f"{path} is not JSON ({error.msg}, {where}); {_LAYOUT}") from error
-    except RepeatedKey as error:
-        raise UserError(f"{path}: the key {error} occurs twice in an object; correct it") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is not a SQuAD file: nested too deeply; {_LAYOUT}") from error
+        is_or = " is" if str(error).startswith("not ") else ":"
+        raise UserError(f"{path}{is_or} {error}; {_LAYOUT}") from error

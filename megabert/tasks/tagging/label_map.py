@@ -9,14 +9,13 @@ A label is a tag, or the name of a token that has none: a special token, or a fu
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.tasks.files.json_lines import RepeatedKey, unique_keys
+from megabert.common.json_text import parse_json
 from megabert.tasks.tagging.entity_spans import Tag, parse_tag
 
 NAMES = ("label2id.json", "label2id.pkl")
@@ -78,10 +77,8 @@ def _load(path: Path) -> Any:
     try:
         data = path.read_bytes()[:_MOST_BYTES]
         if path.suffix == ".json":
-            return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique_keys)
+            return parse_json(data)
         return _PlainValues(io.BytesIO(data)).load()
-    except RepeatedKey as error:
-        raise UserError(f"{path}: the label {error} occurs twice; correct it") from error
     except Exception as error:  # a damaged pickle raises anything
         reason = " ".join(str(error).split())[:120]
         raise UserError(

@@ -81,7 +81,9 @@ def test_stop_and_resume(ours: Path, theirs: Path, reference: Path, tmp_path: Pa
     """On two ranks: other data is refused, and the run's own config is enough to resume."""
     run, words = tmp_path / "run", vocabulary(ours)
     train(theirs / "variable", run, *words, "--stop-after", "2", ranks=2)
-    with pytest.raises(UserError, match="was made with other settings: data_fingerprint"):
+    with pytest.raises(
+        UserError, match="was made with other settings: the shards of --data: layout NVIDIA HDF5"
+    ):
         train(theirs / "tfrecord", run, *words, "--resume", "auto", ranks=2)
     config = ["--config", str(run / "config.yaml"), "--resume", "auto"]
     lines = train(theirs / "variable", run, *config, ranks=2)

@@ -182,7 +182,7 @@ def test_label_sets_that_do_not_match_are_errors(tmp_path: Path) -> None:
         ("{", "label2id.json cannot be read"),
         ("[]", "is not an object of labels"),
         ("{}", "is not an object of labels"),
-        ('{"O": 0, "O": 1}', "the label 'O' occurs twice"),
+        ('{"O": 0, "O": 1}', "the key 'O' occurs twice"),
         ('{"O": 0, "B-a": 0}', "two labels have the number 0"),
         ('{"O": 0, "B-a": "1"}', "'B-a': '1' is not a label and its number"),
         ('{"O": 0, "B-a": null}', "is not a label and its number"),

@@ -6,6 +6,7 @@ import json
 import re
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import JsonError, parse_json, parse_json_at
 from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
 from megabert.data.text.input.streams import PIECE
 from megabert.data.text.input.text_forms import text_form
@@ -185,12 +186,12 @@ def _object_format(text: str) -> str:
         return ""
     line = text.split("\n", 1)[0].rstrip()
     try:
-        record = json.loads(line)
+        record = parse_json_at(line, 0)[0]
     except json.JSONDecodeError as error:
         # a value that the next line continues, not a damaged line
         continued = error.pos >= len(line) and not error.msg.startswith("Unterminated")
         return "json" if continued and len(line) < len(text.rstrip()) else "jsonl"
-    except (ValueError, RecursionError):
+    except JsonError:
         return "jsonl"
     of_wiki = set(record) >= _WIKIEXTRACTOR_KEYS and is_wiki_address(record["url"])
     return "wikiextractor" if of_wiki else "jsonl"
@@ -209,8 +210,8 @@ def _is_array(text: str, cut: bool) -> bool:
     if inner.startswith("]"):
         return not inner[1:].strip()
     try:
-        _, end = json.JSONDecoder().raw_decode(inner)
-    except (ValueError, RecursionError):
+        _, end = parse_json_at(inner, 0)
+    except ValueError:
         return False
     rest = inner[end:].lstrip()
     if not rest:
@@ -222,8 +223,8 @@ def _is_array(text: str, cut: bool) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
+        parse_json(text, of_data=True)
+    except JsonError:
         return False
     return True
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import parse_json_at
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.lines import bad_line, unreadable
 from megabert.data.text.plain.records import Numbering, record_page
@@ -24,7 +25,6 @@ _PIECE = 1 << 18  # bytes
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
 _MARGIN = 16  # characters at the end of what was read, where an error may come from the cut
-_DECODER = json.JSONDecoder()
 
 
 def read_json_values(
@@ -107,8 +107,8 @@ class _Text:
         """Read a JSON value."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.place)
-            except (ValueError, RecursionError) as error:
+                value, end = parse_json_at(self.buffer, self.place)
+            except ValueError as error:
                 if self.at_end or _is_wrong(error, len(self.buffer)):
                     raise self.fault(str(error)) from None
             else:

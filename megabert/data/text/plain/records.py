@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from megabert.common.json_text import JsonError, parse_json
 from megabert.data.text.namespaces import canonical_namespace
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.lines import bad_line, text_lines
@@ -114,10 +114,10 @@ def read_jsonl(
         elif line.strip():
             where = f"{name}: line {place:,}"
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                record = parse_json(line, of_data=True)
+            except JsonError as error:
                 hint = _array_hint(line) if place == 1 else ""
-                yield bad_line(f"{where} is not complete JSON ({error}){hint}", rules.skip)
+                yield bad_line(f"{where} is not complete JSON ({error.reason}){hint}", rules.skip)
                 continue
             yield record_page(record, where, numbering, rules)
 

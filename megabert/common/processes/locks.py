@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from megabert.common.errors import UserError
+from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import LOCK_FILE
 from megabert.common.storage import StorageFault, named_storage_errors, storage_line
@@ -138,7 +139,7 @@ def _read(file: Path) -> tuple[Holder | None, float, bytes] | None:
     except FileNotFoundError:
         return None
     try:
-        found = json.loads(content)
+        found = parse_json(content)
         values = {field.name: found[field.name] for field in fields(Holder)}
         typed = all(type(values[f.name]).__name__ == f.type for f in fields(Holder))
         holder = Holder(**values) if typed else None
