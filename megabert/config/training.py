@@ -269,6 +269,13 @@ class ParallelSettings:
     activation_checkpointing: bool = setting(
         False, "save memory by recomputing each layer in the backward pass", resume="free"
     )
+    hang_timeout: NonNegativeFloat = setting(
+        300.0,
+        "seconds with no progress of any rank, or no sign of one, after which the run ends and names the "
+        "rank; ten times as long outside an update (start, evaluation, save); 0 waits for ever",
+        metavar="SECONDS",
+        resume="free",
+    )
     deepspeed_config: Path | None = setting(
         None,
         "DeepSpeed configuration; its batch, precision, clipping, ZeRO and optimizer sections apply",

@@ -11,9 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
-import signal
 import socket
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -24,22 +22,17 @@ import torch
 
 from megabert.common.errors import TrainingStopped, UserError
 from megabert.common.log import get_logger
+from megabert.engine.watch.ending import WatchedRun
+from megabert.engine.watch.judge import SLOW
+from megabert.engine.watch.watcher import Watcher
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
 from megabert.parallel.topology import ProcessGroups, Topology
 
 DEEPSPEED_MINIMUM = (0, 19, 8)
+JOIN_TIMEOUT = timedelta(minutes=30)
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
-_SECONDS_FOR_THE_LAUNCHER = 5.0
-_LOST_PEER = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Timed out waiting",
-    "NCCL communicator was aborted",
-    "remote process exited",
-)
+"""At least; longer than the watch's longest limit, whose message says more."""
 
 # rank, local rank, world size, as other launchers name them
 _LAUNCHERS = (
@@ -106,6 +99,7 @@ class World:
     mpu: Mpu
     tp: TensorParallel
     device: torch.device
+    watcher: Watcher | None = None
 
     @property
     def is_main(self) -> bool:
@@ -134,11 +128,12 @@ class World:
             torch.distributed.destroy_process_group()
 
 
-def start(tensor_parallel: int = 1) -> World:
-    """Join the run and return this rank's :class:`World`.
+def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
+    """Join the run and return this rank's :class:`World`; the watch over the run begins.
 
     Raises:
         UserError: the world size is not a multiple of ``tensor_parallel``; a DeepSpeed too old.
+        TrainingStopped: not all ranks came.
     """
     fill_environment(os.environ)
     topology = Topology(
@@ -163,12 +158,14 @@ def start(tensor_parallel: int = 1) -> World:
     if cuda:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    limit = watched.limit if watched is not None else 0.0
     try:
+        watcher = _join(topology, watched)
         deepspeed.init_distributed(
             dist_backend="nccl" if cuda else "gloo",
             auto_mpi_discovery=False,
             verbose=False,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit)),
         )
     except torch.distributed.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
@@ -178,31 +175,33 @@ def start(tensor_parallel: int = 1) -> World:
             "choose another one (deepspeed --master_port N, torchrun --master-port N)"
         ) from error
     groups = ProcessGroups.create(topology)
-    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device)
+    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device, watcher)
 
 
-@contextlib.contextmanager
-def lost_ranks_named() -> Iterator[None]:
-    """Report a collective that failed because another rank has exited, in one line.
-
-    The rank that failed first has printed its reason and exited with its own status. A launcher then
-    ends the others; they wait for that, so that their messages and statuses do not hide the first
-    one's, and report only if nobody ends them.
+def _join(topology: Topology, watched: WatchedRun | None) -> Watcher | None:
+    """Wait for all ranks, and begin to watch over them.
 
     Raises:
-        TrainingStopped: instead of the backend's error.
+        TrainingStopped: not all of them came.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _LOST_PEER):
-            raise
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(_SECONDS_FOR_THE_LAUNCHER)
-        raise TrainingStopped(
-            f"another rank of this run has exited ({str(error).strip().splitlines()[0][-120:]}); see its "
-            "own message for the reason; continue from the last checkpoint with --resume auto"
-        ) from error
+    if watched is None:
+        return None
+    store = None
+    if topology.world_size > 1:
+        try:
+            store, _, _ = next(torch.distributed.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        except torch.distributed.DistError as error:
+            if "EADDRINUSE" in str(error):
+                raise
+            raise TrainingStopped(
+                f"not all of the {topology.world_size} ranks came together within "
+                f"{JOIN_TIMEOUT.total_seconds() / 60:.0f} minutes at {os.environ['MASTER_ADDR']} port "
+                f"{os.environ['MASTER_PORT']}: see why the others did not start, or whether they "
+                "reach that host"
+            ) from error
+    watcher = Watcher(watched, topology.rank, topology.world_size, store)
+    watcher.start()
+    return watcher
 
 
 def _quiet_libraries() -> None:

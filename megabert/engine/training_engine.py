@@ -26,6 +26,7 @@ from megabert.common.errors import TrainingStopped
 from megabert.common.log import get_logger
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
+from megabert.engine.watch.pulse import PULSE
 from megabert.engine.zero.fixes import grad_norm
 from megabert.engine.zero.partitions import FlatPartition, partitions_of
 from megabert.engine.zero.whole_tensors import iterate_state, optimizer_step, write_state
@@ -59,10 +60,12 @@ class TrainingEngine:
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Forward through DeepSpeed (ZeRO 3 gathers weights, training or evaluation mode)."""
+        PULSE.tick()
         return self._deepspeed(*inputs, **named)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro step's part (a scalar) of the update's mean loss."""
+        PULSE.tick()
         self._deepspeed.backward(loss * (self.batch.accumulation * self.batch.data_parallel))
 
     def step(self) -> bool:
@@ -74,6 +77,7 @@ class TrainingEngine:
         engine = self._deepspeed
         boundary = engine.is_gradient_accumulation_boundary()
         skipped = engine.skipped_steps
+        PULSE.tick()
         engine.step()
         if not boundary:
             return False

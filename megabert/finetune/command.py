@@ -19,8 +19,10 @@ import torch
 
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.config import resolve_precision
-from megabert.engine.launch import World, lost_ranks_named, start
+from megabert.engine.launch import World, start
 from megabert.engine.run_lock import run_folder_locked
+from megabert.engine.watch.ending import WatchedRun
+from megabert.engine.watch.guard import watched_to_the_end
 from megabert.finetune.inputs import (
     check_free,
     divide_rows,
@@ -44,12 +46,17 @@ def finetune(settings: ResolvedFinetuning) -> dict[str, Any]:
         TrainingStopped: the loss is not finite any more.
     """
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
-    world = start(settings.parallel.tensor_parallel)
+    watched = WatchedRun(settings.parallel.hang_timeout, settings.task.output, _what_is_kept)
+    world = start(settings.parallel.tensor_parallel, watched)
     try:
-        with lost_ranks_named(), run_folder_locked(settings.task.output, world):
+        with watched_to_the_end(world.watcher), run_folder_locked(settings.task.output, world):
             return run_all(settings, world)
     finally:
         world.close()
+
+
+def _what_is_kept() -> str:
+    return "finished runs are kept: start again with --resume auto"
 
 
 def run_all(settings: ResolvedFinetuning, world: World) -> dict[str, Any]:

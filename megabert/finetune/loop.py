@@ -37,6 +37,7 @@ from megabert.engine.metrics.devices import peak_rank_memory
 from megabert.engine.metrics.throughput import each_rank
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
+from megabert.engine.watch.pulse import PULSE
 from megabert.finetune.checkpoints import Final, build_model
 from megabert.finetune.evaluation import SCORING, TEST, publish, score_file, shown
 from megabert.finetune.inputs import FinetuneInputs, claim_output, divide_rows
@@ -176,7 +177,8 @@ class FinetuneLoop:
         stop = False
         while self.engine.steps_done < self.steps and not stop:
             rows, before = plan.rows(attempt % self.steps), self.engine.steps_done
-            total += self._update(features, rows, attempt)
+            with PULSE.update(before + 1):
+                total += self._update(features, rows, attempt)
             attempt += 1
             tokens += int(features.lengths[rows].sum())
             step = self.engine.steps_done
@@ -284,7 +286,8 @@ class FinetuneLoop:
         only = len(self.scored_after) == 1
         folder = self.output if only else self.output / SCORING
         size = self.settings.batch.eval_batch_size
-        scored = score_file(self.engine, self.task, features, size, folder)
+        with PULSE.doing("evaluation"):
+            scored = score_file(self.engine, self.task, features, size, folder)
         epoch = 0.0
         if train is not None:
             epoch = step * self.engine.batch.global_size / len(train.lengths)
@@ -315,7 +318,8 @@ class FinetuneLoop:
             self.final.restore()
         self.task.freeze_thresholds()
         size = self.settings.batch.eval_batch_size
-        scored = score_file(self.engine, self.task, features, size, self.output / TEST)
+        with PULSE.doing("predictions of --test"):
+            scored = score_file(self.engine, self.task, features, size, self.output / TEST)
         scores = {f"test_{name}": value for name, value in scored.scores.items()}
         self.results |= {"test": features.sizes(), **scored.rates("test"), **scores}
         self.results["scores"] = {**self.results["scores"], **scores}

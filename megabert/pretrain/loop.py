@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine
 from megabert.engine.config import resolve_precision
-from megabert.engine.launch import World, lost_ranks_named, start
+from megabert.engine.launch import World, start
 from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.clock import OTHER
 from megabert.engine.metrics.profiler import profiled, require_room
@@ -53,6 +54,9 @@ from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
 from megabert.engine.run_lock import run_folder_locked
 from megabert.engine.training_engine import TrainingEngine
+from megabert.engine.watch.ending import WatchedRun
+from megabert.engine.watch.guard import watched_to_the_end
+from megabert.engine.watch.pulse import PULSE
 from megabert.model.encoder import variant_of
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
@@ -79,10 +83,14 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     """
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
-    world = start(settings.parallel.tensor_parallel)
+    output = settings.run.output
+    watched = WatchedRun(
+        settings.parallel.hang_timeout, output, partial(run_folder.what_is_kept, output)
+    )
+    world = start(settings.parallel.tensor_parallel, watched)
     try:
         with (
-            lost_ranks_named(),
+            watched_to_the_end(world.watcher),
             run_folder_locked(settings.run.output, world),
             run_folder.nothing_left_behind(settings.run.output, world),
         ):
@@ -240,7 +248,9 @@ class Loop:
         """Update until the last step, or until the run is asked to stop."""
         run = self.settings.run
         while self.engine.steps_done < self.last:
-            if not self._update():
+            with PULSE.update(self.engine.steps_done + 1):
+                applied = self._update()
+            if not applied:
                 self._all_finite()  # DeepSpeed has waited for the device already
                 continue
             step = self.engine.steps_done
@@ -291,10 +301,12 @@ class Loop:
         """One update with the next global batch; False if DeepSpeed did not apply it."""
         clock, step = self.clock, self.engine.steps_done + 1
         clock.begin(sampled=step % self.settings.run.log_interval == 0 or step == self.last)
+        PULSE.enter("reading samples")
         try:
             micro_batches = self.batches.next()
         except UserError as error:
             raise RankError(str(error)) from error
+        PULSE.enter("update")
         clock.enter(OTHER)
         masked, pairs = global_counts(self.agreement, self.world, micro_batches)
         # this rank's: losses, correct, counts; the gradient norm
@@ -405,7 +417,8 @@ class Loop:
         if self.inputs.evaluation is None:
             return
         began, step = time.monotonic(), self.engine.steps_done
-        values = evaluate(self.engine, self.settings, self.inputs)
+        with PULSE.doing("evaluation"):
+            values = evaluate(self.engine, self.settings, self.inputs)
         self.last_evaluation = {"step": step, **values}
         self.metrics.write(self.last_evaluation)
         seconds = time.monotonic() - began
@@ -433,13 +446,14 @@ class Loop:
             "unlogged": self.unlogged,
             **self.meter.record(),
         }
-        folder = save_checkpoint(
-            self.engine,
-            self.run_folder,
-            record,
-            resume.universal_info(self.engine, self.inputs.model),
-            self.settings.run.keep_last,
-        )
+        with PULSE.doing("saving a checkpoint"):
+            folder = save_checkpoint(
+                self.engine,
+                self.run_folder,
+                record,
+                resume.universal_info(self.engine, self.inputs.model),
+                self.settings.run.keep_last,
+            )
         self.saved_step = self.engine.steps_done
         self.meter.pause(time.monotonic() - began)
         log.info("saved %s (%.1f s)", folder, time.monotonic() - began)

@@ -26,6 +26,7 @@ from megabert.common.names import (
     RUN_CONFIG,
     RUN_DEEPSPEED_CONFIG,
     RUN_DEEPSPEED_LOG,
+    RUN_FAULTS,
     RUN_MERGING,
     RUN_METRICS,
     RUN_RESULTS,
@@ -78,6 +79,7 @@ def _taken(output: Path) -> bool:
         worthless = {
             RUN_CHECKPOINTS,
             RUN_DEEPSPEED_LOG,
+            RUN_FAULTS,
             RUN_MERGING,
             temporary_name(output / RUN_CONFIG).name,
         }
@@ -197,6 +199,14 @@ def nothing_left_behind(output: Path, world: World) -> Iterator[None]:
             if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
                 shutil.rmtree(output, ignore_errors=True)
         raise
+
+
+def what_is_kept(output: Path) -> str:
+    """What a run that ends now leaves, and how to continue it."""
+    whole = whole_checkpoints(output / RUN_CHECKPOINTS)
+    if whole:
+        return f"checkpoint {whole[0].folder.name} is kept: continue with --resume auto"
+    return "no checkpoint was written yet: start again with --resume auto"
 
 
 def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) -> None:

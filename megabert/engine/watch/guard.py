@@ -1,0 +1,56 @@
+"""The watch around a run: begins before the first collective, ends with the run's last word."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from megabert.common.errors import TrainingStopped, UserError
+from megabert.engine.watch.watcher import Watcher
+
+_LIBRARIES = (
+    "gloo", "nccl", "c10d", "tcpstore", "connection closed by peer", "connection reset by peer",
+    "broken pipe", "timed out waiting", "process group",
+)  # fmt: skip
+
+
+def is_collective_failure(error: BaseException) -> bool:
+    """Whether a collective failed: in nearly all cases because another rank is lost."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _LIBRARIES)
+
+
+@contextlib.contextmanager
+def watched_to_the_end(watcher: Watcher | None) -> Iterator[None]:
+    """Tell the other ranks how this one leaves; have the watch explain a collective that failed.
+
+    Raises:
+        TrainingStopped: instead of a library's error, if the watch has not ended the process.
+    """
+    goodbye = watcher.stop if watcher is not None else lambda _: None
+    try:
+        yield
+    except (UserError, TrainingStopped):
+        goodbye("reported")
+        raise
+    except Exception as error:
+        if type(error).__module__ == UserError.__module__:  # stopped on request
+            goodbye("finished")
+            raise
+        if not is_collective_failure(error):
+            goodbye("failed")
+            raise
+        if watcher is not None:
+            watcher.wait_for_verdict(f"{type(error).__name__}: {error}")
+        raise TrainingStopped(
+            "a collective failed, mostly because another rank has ended; continue from the last "
+            "checkpoint with --resume auto"
+        ) from error
+    except BaseException:
+        goodbye("reported")
+        raise
+    goodbye("finished")
