@@ -173,7 +173,9 @@ def main() -> None:
 
     from megabert.common.log import run_command
 
-    command = importlib.import_module(f"launch.{sys.argv.pop(1)}")
+    name = next(word for word in sys.argv[1:] if not word.startswith("-"))  # after deepspeed's own
+    sys.argv.remove(name)
+    command = importlib.import_module(f"launch.{name}")
     plant(os.environ)
     run_command(command.main)
 

@@ -13,15 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from megabert.common.errors import EXIT_FAULT
 from megabert.common.log import show_alone
 from megabert.common.names import RUN_FAULTS
+from megabert.common.processes.launchers import STARTED_BY, Launcher
+from megabert.common.processes.reports import FOLDER_VARIABLE, report_end
+from megabert.common.processes.stopping import end_now
 from megabert.engine.watch.judge import Beat, Verdict
-from megabert.engine.watch.processes import STOPPED, end_process, launcher_above, stacks, state_of
+from megabert.engine.watch.processes import STOPPED, end_process, stacks, state_of
 
 _FILES_SECONDS = 5.0
 """A run folder that does not answer must not keep the run from ending."""
 _LAUNCHER_SECONDS = 60
 OUT_OF_REACH = "it is stopped, or its host or network is down"
+_WITH_TABLES = ("torchrun", "torch.distributed", "deepspeed")
 _LAST_WORDS = """
 import os, select, sys
 line, pid, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -61,6 +66,18 @@ def within(seconds: float, act: Callable[[], object]) -> bool:
     thread.start()
     thread.join(seconds)
     return bool(good)
+
+
+def _launcher_to_outlive() -> Launcher | None:
+    """The topmost launcher that prints tables of its own when a rank has failed."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) < int(
+        os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0
+    ):
+        return None  # it starts the run again
+    if FOLDER_VARIABLE in os.environ:
+        return None  # launch/run.py prints the last line
+    known = [one for one in STARTED_BY if any(name in one.name for name in _WITH_TABLES)]
+    return next((one for one in reversed(known) if one.pid and not one.gone), None)
 
 
 class Ending:
@@ -112,6 +129,7 @@ class Ending:
             self._end(verdict, first)
 
     def _end(self, verdict: Verdict, first: bool) -> None:
+        said = ""
         try:
             with contextlib.suppress(Exception):
                 show_alone(None)
@@ -124,11 +142,14 @@ class Ending:
                 hint = self._look_at(verdict)
                 line = f"error: {verdict.text}{hint}; {self._kept()}"
                 if within(_FILES_SECONDS, lambda: self._claim(line)) or self._unwritable():
+                    said = line
                     self._print(line)
             time.sleep(0.5)  # the others must have read the verdict
             self._kill(verdict)
+            if FOLDER_VARIABLE in os.environ:
+                report_end(self.own.rank, EXIT_FAULT, said)
         finally:
-            os._exit(1)
+            end_now(EXIT_FAULT)
 
     def _write_stack(self) -> None:
         with self.log.open("a", encoding="utf-8") as file:
@@ -177,21 +198,16 @@ class Ending:
 
     def _print(self, line: str) -> None:
         """Print the line, after the last of the launcher's if that has tables of its own."""
-        launcher = launcher_above()
-        restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0)
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
-        if launcher and restarted >= restarts:
-            command = [sys.executable, "-S", "-c", _LAST_WORDS, line, str(launcher)]
-            try:
+        launcher = _launcher_to_outlive()
+        if launcher is not None:
+            command = [sys.executable, "-S", "-c", _LAST_WORDS, line, str(launcher.pid)]
+            with contextlib.suppress(OSError):
                 subprocess.Popen(
                     [*command, str(_LAUNCHER_SECONDS)],
                     stdin=subprocess.DEVNULL,
                     stderr=self._error,
                     start_new_session=True,  # the launcher ends this rank's process group
                 )
-            except OSError:
-                launcher = 0
-            else:
                 return
         os.write(self._error, (line + "\n").encode())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.engine.watch.watcher import Watcher
 
 _LIBRARIES = (
@@ -37,10 +37,10 @@ def watched_to_the_end(watcher: Watcher | None) -> Iterator[None]:
     except (UserError, TrainingStopped):
         goodbye("reported")
         raise
+    except StoppedOnRequest:
+        goodbye("finished")
+        raise
     except Exception as error:
-        if type(error).__module__ == UserError.__module__:  # stopped on request
-            goodbye("finished")
-            raise
         if not is_collective_failure(error):
             goodbye("failed")
             raise

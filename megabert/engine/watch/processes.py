@@ -15,7 +15,6 @@ from types import FrameType
 OWN_THREADS = ("watch", "watch-files")
 """Names of the watch's threads, which are of no interest in a stack."""
 _FRAMES_OF_A_COLLECTIVE = 5
-_LAUNCHERS = ("torchrun", "torch.distributed", "deepspeed")
 STOPPED = "it is stopped by a signal (SIGSTOP)"
 _STATES = {
     "T": STOPPED,
@@ -63,22 +62,6 @@ def end_process(pid: int, born: int) -> None:
     if born and start_time(pid) == born:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-
-
-def launcher_above() -> int:
-    """Process number of the topmost launcher with tables of its own (torchrun, deepspeed); 0: none."""
-    found, pid = 0, os.getppid()
-    while pid > 1:
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            break
-        if not any(name in word for word in words[:4] for name in _LAUNCHERS):
-            break
-        found = pid
-        fields = _stat(pid)
-        pid = int(fields[1]) if len(fields) > 1 else 0
-    return found
 
 
 def waits_for_others() -> bool:
