@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from megabert.common.json_text import JsonError, parse_json
+
 Message = dict[str, Any]
 _LONGEST_LINE = 1 << 20
 _open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -71,10 +73,10 @@ class Link:
         *lines, rest = bytes(self._buffer).split(b"\n")
         self._buffer = bytearray(rest)
         try:
-            found = [json.loads(line) for line in lines]
+            found = [parse_json(line) for line in lines]
             if len(rest) > _LONGEST_LINE or not all(isinstance(one, dict) for one in found):
                 raise ValueError
-        except ValueError:  # not one of ours
+        except (ValueError, JsonError):  # not one of ours
             self.close(reset=True)
             return []
         return found
