@@ -32,7 +32,10 @@ def missing() -> str:
             return f"two hosts need the program {tool}"
     script = "ip link add link0 type veth peer name link1 && hostname node0"
     tried = subprocess.run(
-        ["unshare", "-Urnu", "bash", "-c", script], capture_output=True, text=True, env=_environment()
+        ["unshare", "-Urnu", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        env=_environment(),
     )
     if tried.returncode:
         return f"this machine allows no network namespaces: {tried.stderr.strip()[-200:]}"
@@ -93,9 +96,13 @@ class TwoHosts:
         self.folder.mkdir(parents=True, exist_ok=True)
         first = self._hold(["unshare", "-Urnu", "sleep", "infinity"])
         self._hosts = [Host(0, first)]
-        self._hosts.append(Host(1, self._hold(self[0].inside(["unshare", "-nu", "sleep", "infinity"]))))
+        self._hosts.append(
+            Host(1, self._hold(self[0].inside(["unshare", "-nu", "sleep", "infinity"])))
+        )
         peer = str(self[1]._holder.pid)
-        self[0].run("ip", "link", "add", "link0", "type", "veth", "peer", "name", "link1", "netns", peer)
+        self[0].run(
+            "ip", "link", "add", "link0", "type", "veth", "peer", "name", "link1", "netns", peer
+        )
         for host in self._hosts:
             host.run("hostname", host.name)
             host.run("ip", "addr", "add", f"{host.address}/24", "dev", host.interface)
