@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from megabert.common.storage import is_storage_error, storage_line, system_error
+from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.planted import (
     command,
     fill,
@@ -203,7 +204,9 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
 def _training(folder: Path, run: Path, *more: str) -> list[str]:
     shards = folder / "shards"
     if not shards.exists():
-        make_shards(shards)
+        make_shards(folder / "first")
+        info = load_tokenizer(folder / "first" / "tokenizer")
+        make_shards(shards, sha256=info.sha256)  # which convert checks
     return last_given(
         [*TINY, "--data", str(shards), "--output", str(run), "--resume", "auto", *more]
     )
@@ -242,8 +245,8 @@ def test_the_run_folder_of_another_user() -> None:
 @pytest.mark.parametrize("where", ["tensorboard", "checkpoints"])
 def test_a_disk_that_fills_up_while_training(tmp_path: Path, where: str) -> None:
     """The curves' disk: a checkpoint is saved first. The checkpoints' disk: the last one is kept."""
-    run = tmp_path / "run"
-    assert command(PRETRAIN, *_training(tmp_path, run, "--stop-after", "2")).status == 0
+    run, steps = tmp_path / "run", ["--steps", "30"]
+    assert command(PRETRAIN, *_training(tmp_path, run, *steps, "--stop-after", "2")).status == 0
     kept = tmp_path / "kept"
     shutil.move(str(run / where), kept)
     size = sum(path.stat().st_size for path in kept.rglob("*"))
@@ -251,7 +254,6 @@ def test_a_disk_that_fills_up_while_training(tmp_path: Path, where: str) -> None
         shutil.copytree(kept, disk, dirs_exist_ok=True, symlinks=True)
         if where == "checkpoints":
             fill(disk)
-        steps = ["--steps", "4", "--save-interval", "0"]
         if where == "tensorboard":
             shutil.rmtree(disk, ignore_errors=True)
             (disk / "filler").write_bytes(bytes(56 * 1024))
@@ -269,7 +271,7 @@ def test_a_disk_that_fills_up_while_training(tmp_path: Path, where: str) -> None
             assert len(saved) == 2
     if where == "tensorboard":
         shutil.rmtree(run / where)
-        again = command(PRETRAIN, *_training(tmp_path, run))
+        again = command(PRETRAIN, *_training(tmp_path, run, *steps))
         assert again.status == 0, again.errors
         assert json.loads((run / "results.json").read_text())["finished"]
 
