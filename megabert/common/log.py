@@ -143,13 +143,19 @@ def _flush_output() -> tuple[int, str]:
     return 0, ""
 
 
+_LONGEST_LINE = 2000  # characters
+
+
 def _say_error(
     message: str, *, all_ranks: bool = False, kind: str = "error", wait: float = 2.0
 ) -> str:
     """Print the line on rank 0 or on ``all_ranks``; another rank waits instead. Returns the line."""
     show_alone(None)
     rank = process_rank()
-    line = f"{kind}: {' '.join(message.split())}"
+    words = " ".join(message.split())
+    if len(words) > _LONGEST_LINE:  # a name or value from a damaged file
+        words = f"{words[: _LONGEST_LINE // 2]} ... {words[-_LONGEST_LINE // 2 :]}"
+    line = f"{kind}: {words}"
     if rank == 0 or all_ranks:
         print_error(f"[rank {rank}] {line}" if rank else line)
     else:

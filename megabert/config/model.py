@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError, first_fault
 from megabert.common.registry import Registry
-from megabert.config.numbers import PositiveFloat, PositiveInt, Probability
+from megabert.config.numbers import LayerCount, PositiveFloat, Probability, Size
 from megabert.config.values import DEFERRED
 
 
@@ -36,22 +36,22 @@ class ModelConfig:
     """
 
     name: str = "bert-large"
-    vocab_size: PositiveInt = 30522
-    hidden_size: PositiveInt = 1024
-    num_hidden_layers: PositiveInt = 24
-    num_attention_heads: PositiveInt = 16
-    intermediate_size: PositiveInt = 4096
+    vocab_size: Size = 30522
+    hidden_size: Size = 1024
+    num_hidden_layers: LayerCount = 24
+    num_attention_heads: Size = 16
+    intermediate_size: Size = 4096
     hidden_act: str = "gelu"
     hidden_dropout_prob: Probability = 0.1
     attention_probs_dropout_prob: Probability = 0.1
-    max_position_embeddings: PositiveInt = 512
-    type_vocab_size: PositiveInt = 2
+    max_position_embeddings: Size = 512
+    type_vocab_size: Size = 2
     initializer_range: PositiveFloat = 0.02
     layer_norm_eps: PositiveFloat = 1e-12
     norm: Literal["post", "pre"] = "post"
-    vocab_multiple: PositiveInt = 128
+    vocab_multiple: Size = 128
     position_embeddings: Literal["absolute", "relative"] = "absolute"
-    max_relative_position: PositiveInt = 64
+    max_relative_position: Size = 64
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:

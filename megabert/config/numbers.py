@@ -39,6 +39,9 @@ class Limits:
 
 
 PositiveInt = Annotated[int, Limits(gt=0)]
+Size = Annotated[int, Limits(gt=0, le=2**24)]
+"""Of a dimension of a model: far above that of any, and far below what overflows a product of three."""
+LayerCount = Annotated[int, Limits(gt=0, le=1000)]
 NonNegativeInt = Annotated[int, Limits(ge=0)]
 PositiveFloat = Annotated[float, Limits(gt=0.0)]
 NonNegativeFloat = Annotated[float, Limits(ge=0.0)]

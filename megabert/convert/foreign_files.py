@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.schema import plain_file_name
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.name_table import first_names
 from megabert.model.plain_pickles import only_plain
@@ -27,6 +28,7 @@ _UNREADABLE = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,
@@ -104,11 +106,16 @@ def _read_sharded(index: Path) -> dict[str, Tensor]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no weight_map")
-    if not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{index}: a value of its weight_map is not a file name")
+    for file in weight_map.values():
+        try:
+            plain_file_name(file if isinstance(file, str) else "")
+        except ValueError as error:
+            raise UserError(
+                f"{index}: a value of its weight_map is not a file name: {file!r:.60}"
+            ) from error
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(weight_map.values())):
-        path = index.parent / Path(file).name
+        path = index.parent / file
         if not path.is_file():
             raise UserError(f"{index} names {file}, which does not exist")
         part = read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)

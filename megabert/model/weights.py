@@ -24,7 +24,12 @@ from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import head_modules
-from megabert.model.parameters import ENCODER, VOCABULARY_TENSORS, whole_parameter
+from megabert.model.parameters import (
+    ENCODER,
+    VOCABULARY_TENSORS,
+    pretraining_parameters,
+    whole_parameter,
+)
 from megabert.model.weight_files import copy_tokenizer, read_tensors, write_tensors
 from megabert.parallel.layers import TensorParallel
 
@@ -173,8 +178,25 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{Path(folder) / WEIGHTS_RECORD}: {first_fault(error)}") from error
     tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    _require_size(config, tensors, Path(folder) / WEIGHTS_RECORD)
     skip = {"format", "version", "model", "qkv_layout"}
     return config, tensors, {key: value for key, value in record.items() if key not in skip}
+
+
+def _require_size(config: ModelConfig, tensors: Mapping[str, Tensor], record: Path) -> None:
+    """Raise UserError if an encoder is larger than the tensors of its file, before memory is taken for it."""
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    padding = config.hidden_size * (config.padded_vocab_size - config.vocab_size)
+    if config.num_hidden_layers <= len(tensors):
+        try:
+            whole = pretraining_parameters(config)
+        except RuntimeError:  # a size that overflows
+            whole = {}
+        wanted = sum(p.numel for name, p in whole.items() if name.startswith(f"{ENCODER}."))
+        pooler = sum(p.numel for name, p in whole.items() if name.startswith(f"{ENCODER}.pooler."))
+        if whole and wanted - pooler - padding <= stored:
+            return
+    raise UserError(f"{record} describes a larger model than {WEIGHTS_FILE} next to it holds")
 
 
 @dataclass(frozen=True)

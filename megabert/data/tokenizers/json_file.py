@@ -45,6 +45,7 @@ from megabert.data.tokenizers.wordpiece import (
 
 _KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "BPE": "bpe"}
 _BATCH = 1024
+_MOST_IDS = 1 << 24
 
 
 class JsonTokenizer(Tokenizer):
@@ -62,7 +63,9 @@ class JsonTokenizer(Tokenizer):
         self._backend = _parsed(text)
         self.kind = _KINDS[body["model"]["type"]]
         ids = self._backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(ids.values()) + 1
+        self.vocab_size = max(ids.values(), default=0) + 1
+        if self.vocab_size > _MOST_IDS:
+            raise UserError(f"{place}: id {self.vocab_size - 1} is larger than any vocabulary's")
         self.special_tokens, self.special = find_special(place, ids, names)
         added = body.get("added_tokens") or ()
         roles = set(self.special_tokens.values())

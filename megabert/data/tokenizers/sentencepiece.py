@@ -75,6 +75,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(
                 f"{place}: a SentencePiece model of an unsupported kind; expected unigram or bpe"
             )
+        _check_rules(place, self._spec)
         self.kind = self._spec.kind
         self.vocab_size = self._model.vocab_size()
         self._pieces = [text for text, _, _ in self._spec.pieces]
@@ -199,6 +200,17 @@ def load_sentencepiece(
     """
     check_downloaded(path)
     return SentencePieceTokenizer(path, path.read_bytes(), names)
+
+
+def _check_rules(place: Path, spec: ModelSpec) -> None:
+    """Raise ``UserError`` if the tokenizers library cannot read the table of a model's normalisation."""
+    try:
+        if spec.charsmap:
+            normalizers.Precompiled(spec.charsmap)
+    except Exception as error:  # the library raises nothing more exact
+        raise UserError(
+            f"{place}: its precompiled_charsmap is damaged: get the file again"
+        ) from error
 
 
 def _joined(parts: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:

@@ -1,0 +1,1 @@
+"""Every reader of files is given damaged and hostile inputs: what ends otherwise than in one line is a fault."""
