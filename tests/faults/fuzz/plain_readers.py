@@ -420,8 +420,8 @@ PLAIN: tuple[FuzzedReader, ...] = (
     FuzzedReader(
         "shard", _shards("train-00000-of-00002.h5"), _read_shards, BYTES, seal=seals.shard
     ),
-    FuzzedReader("run config", _run_config, _read_run_config, TEXT, quick=100),
-    FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT, quick=250),
+    FuzzedReader("run config", _run_config, _read_run_config, TEXT, quick=60),
+    FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT, quick=60),
     FuzzedReader(
         "wordpiece tokenizer.json",
         _tokenizer_file("tokenizer.json"),
@@ -436,7 +436,7 @@ PLAIN: tuple[FuzzedReader, ...] = (
         _tokenizer_file("tokenizer_config.json"),
         _read_tokenizer,
         JSON,
-        quick=250,
+        quick=100,
     ),
     FuzzedReader(
         "sentencepiece unigram", _sentencepiece("unigram"), _read_tokenizer, BYTES, quick=250
