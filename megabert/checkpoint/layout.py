@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
@@ -49,8 +50,17 @@ class Layout:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Layout:
-        """The layout in a checkpoint's record."""
+        """The layout in a checkpoint's record.
+
+        Raises:
+            UserError: the record does not state it.
+        """
         values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(cls)}
+        needed = ("world_size", "tensor_parallel", "zero_stage", "precision")
+        if absent := [name for name in needed if values[name] is None]:
+            raise UserError(
+                f"the record of a checkpoint has no {absent[0]}: use another checkpoint"
+            )
         return cls(**values)
 
     def to_record(self) -> dict[str, Any]:

@@ -48,6 +48,18 @@ class Checkpoint:
     folder: Path
     record: dict[str, Any]
 
+    def field(self, name: str) -> Any:
+        """A value of the record that not every reader of checkpoints needs.
+
+        Raises:
+            UserError: the record does not have it.
+        """
+        if name not in self.record:
+            raise UserError(
+                f"{self.folder / CHECKPOINT_RECORD} has no {name}: use another checkpoint"
+            )
+        return self.record[name]
+
     @property
     def step(self) -> int:
         """Updates done."""

@@ -70,9 +70,9 @@ def find_source(
             included) or damaged files.
     """
     source = newest_checkpoint(path)
-    if source.record["tokenizer_sha256"] != tokenizer_sha256:
+    if source.field("tokenizer_sha256") != tokenizer_sha256:
         raise UserError(
-            f"--init-from {path}: its tokenizer ({source.record['tokenizer_sha256'][:12]}...) is not "
+            f"--init-from {path}: its tokenizer ({source.field('tokenizer_sha256')[:12]}...) is not "
             f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
         )
     # a field that the record's program did not know has its default
@@ -130,7 +130,7 @@ def _write_whole(
     try:
         broadcast_object(world, merge)
         config = ModelConfig.from_dict(source.record["model"])
-        parameters = recorded_parameters(config, source.record["heads"])
+        parameters = recorded_parameters(config, source.field("heads"))
         whole = open_merged(source.folder, merged, parameters)
         missing = [name for name, _ in model.named_parameters() if name not in parameters]
         if missing:

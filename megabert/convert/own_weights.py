@@ -85,7 +85,7 @@ def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -
         raise UserError(f"the checkpoint is damaged: {fault}; {advice}")
     record, folder = checkpoint.record, checkpoint.folder
     config = ModelConfig.from_dict(record["model"])
-    parameters = recorded_parameters(config, record["heads"])
+    parameters = recorded_parameters(config, checkpoint.field("heads"))
     trained_with = record.get("tokenizer_sha256")
     tokenizer = tokenizer or tokenizer_in(folder.parent.parent / TOKENIZER_FOLDER)
     if tokenizer is not None:

@@ -105,7 +105,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
         require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
-    resumed_size = checkpoint.record["global_batch_size"] if checkpoint else None
+    resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
     divided, batch = divide_batch(settings, world.topology.data_parallel, resumed_size)
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
     identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)

@@ -90,7 +90,7 @@ def _record(folder: Path) -> Path:
 def _read_record(path: Path) -> None:
     found = read_checkpoint_record(path.parent)
     config = ModelConfig.from_dict(found.record["model"])
-    recorded_parameters(config, found.record.get("heads", ()))
+    recorded_parameters(config, found.field("heads"))
     Layout.from_record(found.record).describe()
     damaged_file(found)
 
