@@ -33,5 +33,9 @@ class TrainingStopped(Exception):
     """A run that cannot continue (NaN, lost rank, full disk); the last good checkpoint is kept."""
 
 
+class AgreedStop(TrainingStopped):
+    """A run that cannot continue, for a reason that all ranks know: only rank 0 prints it."""
+
+
 class StoppedOnRequest(Exception):
     """A run that was asked to stop and has saved everything: one line that says how to resume it."""

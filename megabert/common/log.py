@@ -14,6 +14,7 @@ from megabert.common.errors import (
     EXIT_FAULT,
     EXIT_STOPPED,
     EXIT_USAGE,
+    AgreedStop,
     RankError,
     StoppedOnRequest,
     TrainingStopped,
@@ -111,7 +112,8 @@ def _status_of(
         watch.leave()
         return EXIT_USAGE, _say_error(str(error), all_ranks=isinstance(error, RankError))
     except TrainingStopped as error:
-        return EXIT_FAULT, _say_error(str(error), all_ranks=True)
+        agreed = isinstance(error, AgreedStop)
+        return EXIT_FAULT, _say_error(str(error), all_ranks=not agreed)
     except StoppedOnRequest as error:
         watch.leave()
         return EXIT_STOPPED, _say_error(str(error), kind="stopped", wait=0.0)

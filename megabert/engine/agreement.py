@@ -1,4 +1,4 @@
-"""Whether any rank was asked to stop: known to all ranks after the same update."""
+"""Whether any rank was asked to stop or lacks its batch: known to all ranks in the same update."""
 
 from __future__ import annotations
 
@@ -17,38 +17,45 @@ class StopAgreement:
     the device has long computed it, and does not wait for the update that it has just started.
 
     Attributes:
-        asked: whether any rank was asked to stop, as of the last :meth:`sum`.
+        delayed: whether ``asked`` and ``failed`` are those of the :meth:`sum` before the last one.
+        asked: whether any rank was asked to stop.
+        failed: whether any rank cannot read its batches.
     """
 
     def __init__(self, world: World, watch: StopWatch) -> None:
-        self.asked = False
+        self.asked = self.failed = False
+        self.delayed = read_later(world)
         self._world, self._watch = world, watch
-        self._copied: tuple[Tensor, torch.cuda.Event] | None = None
+        self._copied: tuple[Tensor, torch.cuda.Event | None] | None = None
 
-    def sum(self, values: list[float]) -> Tensor:
-        """``values`` summed over all ranks, float32 on the device (one collective, if there are several)."""
-        mine = torch.tensor([*values, float(self._watch.asked)], dtype=torch.float32)
+    def sum(self, values: list[float], *, failed: bool = False) -> Tensor:
+        """``values`` summed over all ranks, float32 on the device (one collective, if there are several).
+
+        ``failed``: this rank has no batch; with ``delayed``, none for the next update.
+        """
+        flags = [float(self._watch.asked), float(failed)]
+        mine = torch.tensor([*values, *flags], dtype=torch.float32)
         if self._world.topology.world_size == 1:
-            self.asked = self._watch.asked
-            return mine[:-1].to(self._world.device, non_blocking=True)
+            self.asked, self.failed = self._watch.asked, failed
+            return mine[:-2].to(self._world.device, non_blocking=True)
         sums = mine.to(self._world.device, non_blocking=True)
         torch.distributed.all_reduce(sums)
-        if sums.device.type == "cuda":
+        if self.delayed:
             self._read_the_last()
-            copy = torch.empty(1, pin_memory=True)
-            copy.copy_(sums[-1:], non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._copied = copy, event
+            self._copied = _copy_to_host(sums[-2:])
         else:
-            self.asked = bool(sums[-1] > 0)
-        return sums[:-1]
+            self._take(sums[-2:])
+        return sums[:-2]
 
     def _read_the_last(self) -> None:
         if self._copied is not None:
             copy, event = self._copied
-            event.synchronize()
-            self.asked = bool(copy[0] > 0)
+            if event is not None:
+                event.synchronize()
+            self._take(copy)
+
+    def _take(self, flags: Tensor) -> None:
+        self.asked, self.failed = (flags > 0).tolist()
 
     def reason(self) -> str:
         """Who has asked, in words: of the first rank that was asked (a collective)."""
@@ -59,3 +66,19 @@ class StopAgreement:
             return "asked to stop"
         rank, reason = asked[0]
         return f"{reason} (rank {rank})" if len(asked) < len(reasons) else reason
+
+
+def read_later(world: World) -> bool:
+    """Whether a sum is read one update later: where the host would have to wait for a device."""
+    return world.device.type == "cuda" and world.topology.world_size > 1
+
+
+def _copy_to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A copy, and the event after which it holds the values."""
+    if flags.device.type != "cuda":
+        return flags.clone(), None
+    copy = torch.empty(len(flags), pin_memory=True)
+    copy.copy_(flags, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return copy, event

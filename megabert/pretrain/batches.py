@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.training import ResolvedSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
-from megabert.data.samples.skip import GlobalBatches
-from megabert.engine.agreement import StopAgreement
+from megabert.data.samples.skip import GlobalBatches, Range
+from megabert.engine.agreement import StopAgreement, read_later
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.pretrain.inputs import Inputs
@@ -22,7 +25,7 @@ from megabert.pretrain.inputs import Inputs
 
 def open_batches(
     settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
-) -> GlobalBatches:
+) -> ReadBatches:
     """The global batches of the run, packed where the settings say so; nothing is read yet."""
     steps = _micro_steps(world, batch)
     options = LoaderOptions(
@@ -36,37 +39,120 @@ def open_batches(
         here = replace(steps, consumed_samples=consumed_samples)
         return MicroBatches(inputs.train, here, options, stop)
 
-    return GlobalBatches(open_at, batch.global_size, batch.accumulation)
+    batches = GlobalBatches(open_at, batch.global_size, batch.accumulation)
+    return ReadBatches(batches, ahead=read_later(world))
 
 
 def evaluation_micro_batches(
     settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
 ) -> Iterator[PackedBatch[Tensor]]:
-    """The evaluation samples, the same every time, packed as in training; on the device."""
+    """The evaluation samples, the same every time, packed as in training; in host memory."""
     assert inputs.evaluation is not None
-    for micro_batch in evaluation_batches(
+    yield from evaluation_batches(
         inputs.evaluation,
         _micro_steps(world, batch),
         settings.run.eval_samples,
         packed=settings.data.packing == "on",
         token_multiple=_token_multiple(settings),
-    ):
-        yield micro_batch.to(world.device)
+    )
+
+
+class UnreadableData(Exception):
+    """Some rank cannot read its samples; raised on all ranks, between two updates."""
+
+
+def require_readable(world: World, fault: str | None) -> None:
+    """Raise ``UnreadableData`` on every rank if one has a fault (a collective)."""
+    faults: list[str | None] = [None] * world.topology.world_size
+    torch.distributed.all_gather_object(faults, fault)
+    first = next(filter(None, faults), None)
+    if first is not None:
+        raise UnreadableData(first)
+
+
+class ReadBatches:
+    """A run's global batches. A fault of the data is kept until all ranks can end the run together.
+
+    Args:
+        batches: where they are read from.
+        ahead: read one more global batch than is handed out, so that the other ranks can be told of a
+            fault one update before this rank lacks a batch.
+
+    Attributes:
+        position: the sample after the last global batch that was handed out.
+        fault: why the next one cannot be read, or None.
+        at_start: whether none was handed out since the start or the last :meth:`move`.
+    """
+
+    def __init__(self, batches: GlobalBatches, *, ahead: bool) -> None:
+        self._batches, self.ahead = batches, ahead
+        self._read: deque[tuple[list[PackedBatch[Tensor]], int]] = deque()
+        self.position = batches.position
+        self.fault: UserError | None = None
+        self.at_start = True
+
+    @property
+    def seconds_waited(self) -> float:
+        """Time spent waiting for batches, since the beginning."""
+        return self._batches.seconds_waited
+
+    def ready(self) -> bool:
+        """Read the next global batch, if that is not done yet; whether there is one."""
+        if not self._read and self.fault is None:
+            self._read_one()
+        return bool(self._read)
+
+    def next(self, *, more: bool) -> list[PackedBatch[Tensor]]:
+        """This rank's micro batches of the next global batch; none at a :attr:`fault`.
+
+        ``more``: another one will be needed after it.
+        """
+        if not self.ready():
+            return []
+        batches, self.position = self._read.popleft()
+        self.at_start = False
+        if more and self.ahead:
+            self.ready()
+        return batches
+
+    def _read_one(self) -> None:
+        try:
+            batches = self._batches.next()
+        except UserError as error:
+            self.fault = error
+        else:
+            self._read.append((batches, self._batches.position))
+
+    def move(self, position: int, skipped: Sequence[Range]) -> None:
+        """Continue at ``position``, a global batch's first sample, and skip the merged ranges."""
+        self._read.clear()
+        self._batches.move(position, skipped)
+        self.position, self.fault, self.at_start = position, None, True
+
+    def close(self) -> None:
+        """End the worker processes; :meth:`next` starts new ones."""
+        self._batches.close()
 
 
 def global_counts(
-    agreement: StopAgreement, world: World, micro_batches: list[PackedBatch[Tensor]]
+    agreement: StopAgreement,
+    world: World,
+    micro_batches: list[PackedBatch[Tensor]],
+    *,
+    failed: bool,
 ) -> tuple[Tensor, Tensor]:
     """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors.
 
-    Requests to stop travel along. The ranks that split a layer have the same batches: one of them counts.
+    Requests to stop, and ``failed`` (this rank cannot read its batches), travel along. The ranks that split a layer have the same batches: one of them counts.
     """
     counts = [
         sum(len(batch.labels["masked_positions"]) for batch in micro_batches),
         sum(b.real_samples for b in micro_batches if "next_sentence_labels" in b.labels),
     ]
     mine = 1.0 if world.topology.tensor_parallel_rank == 0 else 0.0
-    masked, pairs = agreement.sum([mine * count for count in counts]).clamp(min=1.0).unbind()
+    masked, pairs = (
+        agreement.sum([mine * count for count in counts], failed=failed).clamp(min=1.0).unbind()
+    )
     return masked, pairs
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from megabert.common.errors import UserError
+from megabert.common.packed_batch import PackedBatch
 from megabert.config.training import ResolvedSettings
 from megabert.engine.training_engine import TrainingEngine
-from megabert.pretrain.batches import evaluation_micro_batches
+from megabert.pretrain.batches import evaluation_micro_batches, require_readable
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Sums
 
@@ -18,13 +21,22 @@ def evaluate(
 
     The same samples and masks every time. A collective of all ranks; the model is in training mode
     before and after.
+
+    Raises:
+        UnreadableData: on every rank, with the fault of the first one that cannot read its samples.
     """
-    world = engine.world
+    world, fault = engine.world, None
+    batches: list[PackedBatch[Tensor]] = []
+    try:
+        batches = list(evaluation_micro_batches(settings, inputs, world, engine.batch))
+    except UserError as error:
+        fault = str(error)
+    require_readable(world, fault)
     engine.module.eval()
     sums = torch.zeros(6, dtype=torch.float64, device=world.device)
     with torch.no_grad():
-        for batch in evaluation_micro_batches(settings, inputs, world, engine.batch):
-            sums += torch.stack([value.double() for value in engine(batch)])
+        for batch in batches:
+            sums += torch.stack([value.double() for value in engine(batch.to(world.device))])
     engine.module.train()
     values = Sums(*world.sum_over_data_parallel(sums).tolist()).metrics()
     return {f"eval_{name}": values[name] for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy")}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -32,7 +32,7 @@ from megabert.checkpoint.save_load import (
     find_checkpoint,
     save_checkpoint,
 )
-from megabert.common.errors import RankError, StoppedOnRequest, UserError
+from megabert.common.errors import AgreedStop, StoppedOnRequest, UserError
 from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
 from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
@@ -62,7 +62,12 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
-from megabert.pretrain.batches import global_counts, open_batches
+from megabert.pretrain.batches import (
+    UnreadableData,
+    global_counts,
+    open_batches,
+    require_readable,
+)
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, divide_batch, open_inputs
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
@@ -226,14 +231,17 @@ class Loop:
         """
         self.watch.look(self.settings.run.stop_grace, self._kept)
         profile = self.settings.run.profile
-        with (
-            self.clock.running(),
-            profiled(profile, self.run_folder, self.world, self.meter, self._remark),
-        ):
-            self._train()
-        self.batches.close()
-        if self.engine.steps_done == self.last:
-            self._evaluate()
+        try:
+            with (
+                self.clock.running(),
+                profiled(profile, self.run_folder, self.world, self.meter, self._remark),
+            ):
+                self._train()
+            self.batches.close()
+            if self.engine.steps_done == self.last:
+                self._evaluate()
+        except UnreadableData as error:
+            self._end_without_data(str(error))
         if self.saved_step < self.engine.steps_done:
             self._save()
         results = self._finish()
@@ -248,6 +256,7 @@ class Loop:
         """Update until the last step, or until the run is asked to stop."""
         run = self.settings.run
         while self.engine.steps_done < self.last:
+            self._require_first_batch()
             with PULSE.update(self.engine.steps_done + 1):
                 applied = self._update()
             if not applied:
@@ -302,13 +311,16 @@ class Loop:
         clock, step = self.clock, self.engine.steps_done + 1
         clock.begin(sampled=step % self.settings.run.log_interval == 0 or step == self.last)
         PULSE.enter("reading samples")
-        try:
-            micro_batches = self.batches.next()
-        except UserError as error:
-            raise RankError(str(error)) from error
+        before = self.batches.position
+        micro_batches = self.batches.next(more=step < self.last)
         PULSE.enter("update")
         clock.enter(OTHER)
-        masked, pairs = global_counts(self.agreement, self.world, micro_batches)
+        failed = self.batches.fault is not None
+        masked, pairs = global_counts(self.agreement, self.world, micro_batches, failed=failed)
+        if self.agreement.failed:
+            clock.end()
+            self.batches.position = before  # this batch is not trained on
+            require_readable(self.world, self._fault_of_data())
         # this rank's: losses, correct, counts; the gradient norm
         sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
         work, applied = Workload(), False
@@ -330,6 +342,38 @@ class Loop:
         number = self.engine.steps_done + (0 if applied else 1)
         self.pending.append((sums, work, Update(number, samples, applied)))
         return applied
+
+    def _require_first_batch(self) -> None:
+        """With batches read ahead: all ranks have one to begin with, at the start and after a return."""
+        if self.batches.ahead and self.batches.at_start:
+            self.batches.ready()
+            require_readable(self.world, self._fault_of_data())
+
+    def _fault_of_data(self) -> str | None:
+        return None if self.batches.fault is None else str(self.batches.fault)
+
+    def _end_without_data(self, reason: str) -> NoReturn:
+        """Save what was trained, and end the run (all ranks call, between two updates).
+
+        Raises:
+            UserError: there is nothing to save.
+            AgreedStop: the fault of the data, and the checkpoint.
+        """
+        self.batches.close()
+        if self.pending:
+            self._all_finite(
+                weights=True
+            )  # after a return to a checkpoint, that is the one to name
+        step = self.engine.steps_done
+        if step == 0:
+            raise UserError(reason)
+        if self.saved_step < step:
+            self._save()
+        self.metrics.close()
+        raise AgreedStop(
+            f"{reason}; {checkpoint_tag(step)} is saved: bring the data back as it was, and continue with "
+            "--resume auto"
+        )
 
     def _all_finite(self, *, weights: bool = False) -> bool:
         """Judge all updates since the last call; False if the run returned to a checkpoint.

@@ -129,7 +129,7 @@ class MicroBatches:
             raise StopIteration
         started = time.perf_counter()
         if not self._ready:
-            item = next(self._items)
+            item = self._next_item()
             if isinstance(item, _Failure):
                 self.close()
                 raise UserError(item.message)
@@ -142,6 +142,19 @@ class MicroBatches:
         batch = dataclasses.replace(batch, first_sample=first)
         self.seconds_waited += time.perf_counter() - started
         return batch
+
+    def _next_item(self) -> Any:
+        assert self._items is not None
+        try:
+            return next(self._items)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            self.close()
+            raise UserError(
+                "a process that reads samples was killed (out of memory?): use fewer --loader-workers, or "
+                "a machine with more memory"
+            ) from error
 
     def close(self) -> None:
         """Ends the worker processes; no batch comes after it."""
