@@ -24,6 +24,7 @@ from typing import IO, Any, cast
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
+from megabert.checkpoint.deepspeed_files import read_deepspeed_file
 from megabert.checkpoint.layout import Layout, checkpoint_bytes, counters
 from megabert.checkpoint.record import (
     PARTIAL,
@@ -89,6 +90,7 @@ class _RecordingEngine(TorchCheckpointEngine):
                 watched = _WatchedFile(file)
                 torch.save(state_dict, cast(IO[bytes], watched))
             sync(Path(path))
+            require_readable_file(Path(path))
             self.files[Path(path).name] = {
                 "bytes": Path(path).stat().st_size,
                 "sha256": sha256_of_file(Path(path)),
@@ -97,6 +99,20 @@ class _RecordingEngine(TorchCheckpointEngine):
             self.failure = (watched and watched.error) or error
             if isinstance(self.failure, OSError):
                 self.failure.filename = self.failure.filename or path
+
+
+def require_readable_file(path: Path) -> None:
+    """Raise ``RuntimeError`` if a file that was just written cannot be loaded again (:mod:`deepspeed_files`).
+
+    An optimizer of another package may keep anything in its state.
+    """
+    try:
+        read_deepspeed_file(path)
+    except UserError as error:
+        raise RuntimeError(
+            f"{path.name} could not be read again, and an optimizer's state may hold only tensors and plain "
+            f"values ({error})"
+        ) from error
 
 
 # ---------------------------------------------------------------- writing

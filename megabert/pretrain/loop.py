@@ -360,10 +360,8 @@ class Loop:
             AgreedStop: the fault of the data, and the checkpoint.
         """
         self.batches.close()
-        if self.pending:
-            self._all_finite(
-                weights=True
-            )  # after a return to a checkpoint, that is the one to name
+        if self.pending:  # if this returns to a checkpoint, that is the one to name
+            self._all_finite(weights=True)
         step = self.engine.steps_done
         if step == 0:
             raise UserError(reason)

@@ -47,6 +47,8 @@ _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
 ]
 """(section, setting) of the settings that a resumed run must share with its checkpoint."""
+_WRITTEN_INTO = (RUN_METRICS, RUN_DEEPSPEED_LOG, RUN_MERGING, RUN_CONFIG, RUN_RESULTS)
+"""What a run writes, except its folders, which may be on another disk."""
 _IDENTITY = ("model", "tokenizer_sha256", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""
 
@@ -130,6 +132,11 @@ def _check_run_folder(output: Path, resume: str) -> str:
             f"{output} is not empty: it may belong to another run; choose another --output, "
             "or resume that run with --resume auto"
         )
+    for path in (output / name for name in _WRITTEN_INTO):
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a symbolic link, and this run would write where it points to: remove the link"
+            )
     base = output / RUN_CHECKPOINTS
     with named_storage_errors(base, "cannot be read"):
         if base.is_symlink() and not base.exists():

@@ -25,6 +25,7 @@ from megabert.checkpoint.deepspeed_files import (
     only_checkpoint_content,
     read_deepspeed_file,
 )
+from megabert.checkpoint.save_load import require_readable_file
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
@@ -110,6 +111,17 @@ def test_names_of_parameters_are_not_paths(name: Any, place: str, tmp_path: Path
     torch.save(content, tmp_path / MODEL)
     with pytest.raises(UserError, match="is not the name of a parameter"):
         check_content(tmp_path)
+
+
+def test_what_cannot_be_read_again_is_not_a_checkpoint(tmp_path: Path, witness: Path) -> None:
+    """An optimizer of another package whose state holds an object."""
+    (tmp_path / MODEL).write_bytes(in_an_archive({}, witness))
+    with pytest.raises(RuntimeError, match="may hold only tensors and plain values") as caught:
+        require_readable_file(tmp_path / MODEL)
+    assert "exec" in str(caught.value)
+    assert not witness.exists()
+    torch.save({"module": {"weight": torch.ones(2)}}, tmp_path / MODEL)
+    require_readable_file(tmp_path / MODEL)
 
 
 # ---------------------------------------------------------------- paths that load a checkpoint
