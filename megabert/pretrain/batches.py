@@ -75,7 +75,7 @@ class ReadBatches:
 
     Args:
         batches: where they are read from.
-        ahead: read one more global batch than is handed out, so that the other ranks can be told of a
+        ahead: read one more global batch than is handed out, so that the other ranks know of a
             fault one update before this rank lacks a batch.
 
     Attributes:
