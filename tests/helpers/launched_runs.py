@@ -64,6 +64,8 @@ class LaunchedRun:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "output.log"
         self.mark = uuid.uuid4().hex
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background of a script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.script = script
         port = str(_free_port())
         work = [script, *arguments]
