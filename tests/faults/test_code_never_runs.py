@@ -181,6 +181,7 @@ def test_deepspeeds_loading_runs_nothing(
 def test_phase_change(name: str, file: str, tmp_path: Path, witness: Path) -> None:
     run = planted(FIXTURES / name, tmp_path, file, witness)
     config = ["--config", str(run / "config.yaml"), "--init-from", str(run), *options(1, 0)]
+    config += ["--gradient-accumulation-steps", "4"]
     with pytest.raises(UserError) as caught:
         train(FIXTURES / "shards", tmp_path / "new", *config, *_shape(run), ranks=1)
     assert_refused(caught.value, witness, file, "exec")
