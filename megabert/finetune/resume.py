@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.json_text import read_json_object
+from megabert.common.json_text import read_json
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CONFIG, RUN_RESULTS
 from megabert.common.processes.locks import FolderLock, is_held, is_lock_name, lock_inside
@@ -80,7 +80,7 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
     if not is_this_run(folder, settings):
         return None
     try:
-        results = read_json_object(folder / RUN_RESULTS, of_data=True)
+        results: Any = read_json(folder / RUN_RESULTS, of_data=True)
     except FileNotFoundError:
         get_logger().info("--resume auto: %s is unfinished: it is run again", folder)
         with named_storage_errors(folder, "cannot be emptied"):
@@ -90,7 +90,7 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
         raise UserError(storage_line(error, folder, "cannot be read")) from error
     except UserError as error:
         raise UserError(f"{error}; choose another --output") from error
-    if not isinstance(results.get("scores"), dict):
+    if not isinstance(results, dict) or not isinstance(results.get("scores"), dict):
         raise UserError(
             f"{folder / RUN_RESULTS} does not hold the results of a run; choose another --output"
         )
@@ -100,4 +100,4 @@ def finished(folder: Path, settings: DividedFinetuning) -> dict[str, Any] | None
         folder,
         shown(results["scores"]) or "no scores",
     )
-    return results
+    return dict(results)

@@ -99,7 +99,7 @@ def test_results_of_something_else_are_not_reused(tmp_path: Path, monkeypatch: A
     monkeypatch.setattr("megabert.finetune.resume.is_this_run", lambda *_: True)
     settings: Any = None
     (tmp_path / "results.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match=r"does not hold the results of a run; remove"):
+    with pytest.raises(UserError, match=r"does not hold the results of a run; choose another"):
         finished(tmp_path, settings)
 
 
