@@ -15,6 +15,7 @@ import yaml
 from megabert.common.errors import UserError
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_BRACKET = re.compile(r"[\[\]{}]")
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 50
 _MAX_VALUES = 100_000
@@ -33,6 +34,7 @@ def read_yaml_documents(path: Path) -> list[Any]:
         raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB, which no file of settings has")
     try:
         text = content.decode("utf-8-sig")
+        _check_brackets(text)
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
         for node in nodes:
             _check(node)
@@ -69,6 +71,15 @@ class _Refused(Exception):
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _check_brackets(text: str) -> None:
+    """Refuse deep nesting before the library scans it, in a time that grows with the square of the depth."""
+    depth = 0
+    for mark in _BRACKET.findall(text):
+        depth += 1 if mark in "[{" else -1 if depth else 0
+        if depth > _MAX_DEPTH:
+            raise _Refused(f"values nested in more than {_MAX_DEPTH} levels")
 
 
 def _check(node: Any) -> None:

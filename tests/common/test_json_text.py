@@ -87,7 +87,8 @@ _BOMB = "\n".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 5_000, "too many levels"),
+        ("[" * 5_000, "more than 50 levels"),
+        ("- " * 5_000, "too many levels"),
         ("[" * 60 + "]" * 60, "more than 50 levels"),
         (_BOMB, "more than 100,000 values"),
         ("a: &a [*a]", "more than 50 levels"),

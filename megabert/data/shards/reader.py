@@ -24,6 +24,7 @@ import numpy.typing as npt
 from megabert.common.log import get_logger
 from megabert.data.shards import layout
 from megabert.data.shards.file_state import FileState
+from megabert.data.shards.isolated import IsolatedFault, run_isolated
 from megabert.data.shards.manifest import ShardError
 from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 
@@ -167,21 +168,30 @@ class ShardFile:
             position = offset + size
         self.check(position, self.preamble.file_bytes)
         try:
-            with h5py.File(self.path, "r", locking=False) as file:
-                require_own_links(file)
-                require_own_data(file, [*self.preamble.arrays, layout.CHECKSUMS])
-                found = {
-                    name: (d.id.get_offset(), d.id.get_storage_size()) for name, d in file.items()
-                }
-                attributes = dict(file.attrs)
-        except Hdf5Refused as error:
-            raise ShardError(f"{self.path}: {error}") from None
-        except (OSError, RuntimeError, KeyError, AttributeError) as error:
+            answer = run_isolated(self._hdf5_content)
+        except IsolatedFault as error:
             raise ShardError(f"{self.path}: not readable as HDF5: {error}") from None
+        if answer.get("refused"):
+            raise ShardError(f"{self.path}: {answer['refused']}")
+        found = {name: tuple(place) for name, place in answer["datasets"].items()}
         found.pop(layout.CHECKSUMS, None)
         if found != self.preamble.arrays:
             raise ShardError(f"{self.path}: its datasets are not where its preamble says")
-        return {k: v if isinstance(v, str) else int(v) for k, v in attributes.items()}
+        return dict(answer["attributes"])
+
+    def _hdf5_content(self) -> dict[str, Any]:
+        """Places of the datasets, and the attributes, as the HDF5 library reads them."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            try:
+                require_own_links(file)
+                require_own_data(file, [*self.preamble.arrays, layout.CHECKSUMS])
+            except Hdf5Refused as error:
+                return {"refused": str(error)}
+            datasets = {
+                name: (d.id.get_offset(), d.id.get_storage_size()) for name, d in file.items()
+            }
+            attributes = {k: v if isinstance(v, str) else int(v) for k, v in file.attrs.items()}
+            return {"datasets": datasets, "attributes": attributes}
 
     def verify(self) -> None:
         """Check every byte of the file, and that its arrays and counts are consistent."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.isolated import IsolatedFault, run_isolated
 from megabert.data.shards.layout import PREAMBLE_BYTES
 from megabert.data.shards.manifest import ShardError, load_manifest
 from tests.helpers.sums import manifest_with_sum
@@ -131,3 +134,17 @@ def test_a_preamble_with_right_sums(
     with pytest.raises(ShardError, match=message) as caught:
         Corpus.open(folder, "train").sentence_starts(0)
     assert str(path) in str(caught.value)
+
+
+def test_the_hdf5_library_is_left_alone_with_what_it_cannot_read() -> None:
+    """What hangs, crashes, raises or fills memory in a process of its own is one fault."""
+    assert run_isolated(lambda: {"a": [1, 2]}) == {"a": [1, 2]}
+    wrong = (
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "does not come to an end on it, or crashes"),
+        (lambda: [0 for _ in iter(int, 1)], "does not come to an end on it, or crashes"),
+        (lambda: len(bytes(3 << 30)), "MemoryError"),
+        (lambda: {}["a"], "'a'"),
+    )
+    for function, message in wrong:
+        with pytest.raises(IsolatedFault, match=message):
+            run_isolated(function)
