@@ -92,6 +92,10 @@ class TwoHosts:
     def __getitem__(self, number: int) -> Host:
         return self._hosts[number]
 
+    def first(self, count: int) -> list[Host]:
+        """The first hosts."""
+        return self._hosts[:count]
+
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         first = self._hold(["unshare", "-Urnu", "sleep", "infinity"])
@@ -131,6 +135,11 @@ class TwoHosts:
         for host, other in (self._hosts, self._hosts[::-1]):
             nowhere = ["lladdr", "02:00:00:00:00:99", "nud", "permanent"]
             host.run("ip", "neigh", "replace", other.address, *nowhere, "dev", host.interface)
+
+    def mend(self) -> None:
+        """Packets arrive again."""
+        for host, other in (self._hosts, self._hosts[::-1]):
+            host.run("ip", "neigh", "del", other.address, "dev", host.interface)
 
     def _write_ssh(self) -> None:
         """A program ``ssh`` that starts a shell on the host of that address, and a hostfile."""
