@@ -85,6 +85,8 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     Under a launcher every rank meets the same wrong input; rank 0 prints it and the others exit a moment
     later: the launcher ends all ranks as soon as one exits, and must not cut the message off.
     """
+    # torch reads it when it is imported: warnings of its sockets say nothing about a run
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with command_watch(get_logger().info, _last_words) as watch:
         report_start()
         status, line = _status_of(main, watch)

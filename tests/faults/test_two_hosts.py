@@ -55,6 +55,7 @@ class Launched:
         environment = {
             MARK: self.mark, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1", "PATH": hosts.ssh_path,
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # of torchrun itself
         }  # fmt: skip
         commands = {
             "bare": [str(BIN / "python"), PRETRAIN, *arguments],
@@ -160,7 +161,7 @@ def test_fault(hosts: TwoHosts, shards: Path, tmp_path: Path, launcher: str, fau
     print(f"{launcher} {fault}: statuses {statuses}, {seconds:.1f} s")
     output = launched.output()
     kind = "stopped" if fault == "stop" else "error"
-    lines = [line for line in output.splitlines() if re.search(rf"\b{kind}: ", line)]
+    lines = [line for line in output.splitlines() if re.match(rf"(10\.\S+: )?{kind}: ", line)]
     print("\n".join(lines))
     assert len(lines) == 1, output
     assert "--resume auto" in lines[0]

@@ -6,6 +6,7 @@ import contextlib
 import linecache
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -26,11 +27,11 @@ _STATES = {
 
 
 def machine_name() -> str:
-    """The same for processes that can see each other: kernel's boot and process namespace."""
+    """The same for processes that can see each other: host, kernel's boot and process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/pid").readlink()
-        return f"{boot} {namespace}"
+        return f"{socket.gethostname()} {boot} {namespace}"
     except OSError:
         return ""
 
