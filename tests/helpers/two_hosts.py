@@ -58,10 +58,13 @@ class Host:
         self.interface, self.name = f"link{number}", f"node{number}"
         self._holder = holder
 
-    def inside(self, command: Sequence[str]) -> list[str]:
-        """The command that runs ``command`` on this host, as the same process."""
-        target = ["-t", str(self._holder.pid)]
-        return ["nsenter", *target, "-U", "--preserve-credentials", "-n", "-u", *command]
+    def inside(self, command: Sequence[str], *, from_host: bool = False) -> list[str]:
+        """The command that runs ``command`` on this host, as the same process.
+
+        ``from_host``: it is called on one of the hosts, whose rights it then has already.
+        """
+        rights = [] if from_host else ["-U", "--preserve-credentials"]
+        return ["nsenter", "-t", str(self._holder.pid), *rights, "-n", "-u", *command]
 
     def run(self, *command: str) -> str:
         """Run a command to its end; its output."""
@@ -143,16 +146,17 @@ class TwoHosts:
 
     def _write_ssh(self) -> None:
         """A program ``ssh`` that starts a shell on the host of that address, and a hostfile."""
-        cases = "\n".join(
-            f"{host.address}) exec {shlex.join(host.inside(['env', f'GLOO_SOCKET_IFNAME={host.interface}']))} "
-            'bash -c "$*";;'
-            for host in self._hosts
-        )
+        cases = ""
+        for host in self._hosts:
+            shell = ["env", f"GLOO_SOCKET_IFNAME={host.interface}", "bash", "-c"]
+            cases += (
+                f'{host.address}) exec {shlex.join(host.inside(shell, from_host=True))} "$*";;\n'
+            )
         ssh = self.folder / "ssh"
         ssh.write_text(
             "#!/bin/bash\n"
             'while [[ "$1" == -* ]]; do case "$1" in -[olpi]) shift 2;; *) shift;; esac; done\n'
-            f'host="${{1##*@}}"; shift\ncase "$host" in\n{cases}\n'
+            f'host="${{1##*@}}"; shift\ncase "$host" in\n{cases}'
             '*) echo "no host $host" >&2; exit 255;;\nesac\n'
         )
         ssh.chmod(0o755)

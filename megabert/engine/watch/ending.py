@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from megabert.common.errors import EXIT_FAULT
@@ -69,15 +70,18 @@ def within(seconds: float, act: Callable[[], object]) -> bool:
 
 
 def _launcher_to_outlive() -> Launcher | None:
-    """The topmost launcher that prints tables of its own when a rank has failed."""
+    """The topmost launcher that prints tables of its own when a rank has failed.
+
+    Not beyond a remote shell: that, and all above it, wait until nobody holds their output.
+    """
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) < int(
         os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0
     ):
         return None  # it starts the run again
     if FOLDER_VARIABLE in os.environ:
         return None  # launch/run.py prints the last line
-    known = [one for one in STARTED_BY if any(name in one.name for name in _WITH_TABLES)]
-    return next((one for one in reversed(known) if one.pid and not one.gone), None)
+    above = list(takewhile(lambda one: any(n in one.name for n in _WITH_TABLES), STARTED_BY))
+    return next((one for one in reversed(above) if one.pid and not one.gone), None)
 
 
 class Ending:
