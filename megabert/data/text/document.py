@@ -7,12 +7,12 @@ from megabert.data.text.counts import DROPPED_ITEMS, HOLES, KEPT_ITEMS
 from megabert.data.text.leftovers import extracted_lines, plain_lines
 from megabert.data.text.pages import Page
 from megabert.data.text.paragraphs import Paragraph
-from megabert.data.text.reading import BAD_LINE
+from megabert.data.text.reading import BAD_LINE, TOO_LONG
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.holes import HOLE
 from megabert.data.text.wikitext.sections import PageLimitError, clean
 
-DROP_REASONS = (BAD_LINE, "namespace", "redirect", "model", "too long", "empty")
+DROP_REASONS = (BAD_LINE, "namespace", "redirect", "model", TOO_LONG, "empty")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
         return Cleaned([], "namespace")
     if page.redirect:
         return Cleaned([], "redirect")
+    if page.model == TOO_LONG:
+        return Cleaned([], TOO_LONG)
     if page.model != "wikitext":
         return Cleaned([], "model")
     counts: Counter[str] = Counter()
@@ -53,7 +55,7 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
                 page.text, language=language, title=page.title, site=page.site, counts=counts
             )
         except PageLimitError:
-            return Cleaned([], "too long")
+            return Cleaned([], TOO_LONG)
         groups = [p for section in sections for p in section.paragraphs]
     paragraphs = []
     for paragraph in groups:

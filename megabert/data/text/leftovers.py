@@ -4,7 +4,6 @@ Text that an extractor made of a wiki ("extracted") has headings, empty brackets
 markup that are removed. Of other text ("plain") every word and sign remains.
 """
 
-import html
 import re
 
 from megabert.common.patterns import lazy_pattern
@@ -12,7 +11,14 @@ from megabert.data.text.pages import Page, Site
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
 from megabert.data.text.wikitext.inline import strip_inline
 from megabert.data.text.wikitext.links import EXTERNAL, LinkRules
-from megabert.data.text.wikitext.tidy import gap, has_ideograph, has_word, single_spaced, tidy_line
+from megabert.data.text.wikitext.tidy import (
+    gap,
+    has_ideograph,
+    has_word,
+    single_spaced,
+    tidy_line,
+    unescape,
+)
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 _MARKUP = re.compile(r"\[\[|\]\]|-\{|<[a-zA-Z/]|''|://|__|formula_|codice_|\[/?url")
@@ -80,7 +86,7 @@ def extracted_lines(page: Page, language: str) -> list[str]:
     """
     text = page.text
     if "&" in text:
-        text = html.unescape(text)
+        text = unescape(text)
     if _MARKUP.search(text):
         text = _without_markup(text, language)
     lines = []

@@ -16,6 +16,8 @@ LINE_MARKS = ("keep", "remove")
 BAD_LINES = ("error", "skip")
 BAD_LINE = "bad line"
 """Drop reason of a line or record that cannot be read, and the content model of its page."""
+TOO_LONG = "too long"
+"""Drop reason of a page that no wiki can hold, and its content model if its text was not kept."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,11 @@
 Of a page with several revisions the newest one is used, by its timestamp, in whatever order they
 are stored; without timestamps by its number, and without numbers the last one. Only one revision's text
 is kept at a time, besides the one that is being read.
+
+Memory and time are bounded whatever the file holds: of a text that is longer than a page can be, only
+the beginning is kept; other values, the depth of the elements and the length of a tag have limits,
+beyond which the dump is damaged. (Expat reads a tag that is not complete again from its beginning
+with each piece of the file.)
 Source of the element names: https://www.mediawiki.org/xml/export-0.11.xsd and its predecessors.
 """
 
@@ -17,9 +22,16 @@ from megabert.data.text.input.other_forms import FETCH, declared_type, other_roo
 from megabert.data.text.languages import database_language, normal_code
 from megabert.data.text.namespaces import is_redirect
 from megabert.data.text.pages import Page, Site
+from megabert.data.text.reading import TOO_LONG
 
 FEED = 1 << 18
-MAX_TEXT = 1 << 26  # characters of one revision; MediaWiki itself stops at 2 MiB
+MAX_TEXT = 1 << 23  # characters of one revision; MediaWiki itself stops at 2 MiB
+MAX_TOKEN = 1 << 20  # bytes of a tag, comment or entity
+_MAX_VALUE = 1 << 16  # characters of any other value, such as a title
+_MAX_DEPTH = 32  # MediaWiki nests 5 elements
+_MAX_NAMESPACES = 10_000
+_KEPT = 1000  # characters of a text that is too long
+_SHOWN = 80  # characters of a title in a message
 STUBS = 64
 """Pages without text, and no other, that show a dump without text."""
 # (parent, element) whose content is wanted
@@ -34,13 +46,15 @@ _WANTED = _OF_PAGE | _OF_REVISION | _OF_SITE | {("namespaces", "namespace")}
 
 @dataclass
 class Revision:
-    """A revision of a page; ``missing``: its text is left out of the dump."""
+    """A revision of a page; ``missing``: its text is left out of the dump; ``too_long``: only the
+    beginning of its text is kept."""
 
     timestamp: str = ""
     number: str = ""
     model: str = "wikitext"
     text: str = ""
     missing: bool = False
+    too_long: bool = False
 
     def is_newer(self, other: Revision | None) -> bool:
         """Whether to use this revision and not ``other``, which precedes it."""
@@ -66,6 +80,7 @@ class ExportReader:
         title: title of the last page.
         history: whether a page had several revisions.
         guessed: whether a page had no namespace, so that its title decided.
+        fed: bytes that were given to the parser.
     """
 
     name: str
@@ -81,6 +96,7 @@ class ExportReader:
     title: str = ""
     history: bool = False
     guessed: bool = False
+    fed: int = 0
     _path: list[str] = field(default_factory=list)
     _sitename: str = ""
     _namespaces: list[tuple[int, str]] = field(default_factory=list)
@@ -111,6 +127,11 @@ class ExportReader:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         path = self._path
+        if self._parts is not None or len(path) >= _MAX_DEPTH:
+            raise self._damaged(
+                f"holds the element <{tag[:_SHOWN]}> inside <{path[-1][:_SHOWN]}>, where MediaWiki "
+                "writes none"
+            )
         if not path:
             self._begin(tag, attributes)
         elif (path[-1], tag) in _WANTED:
@@ -155,11 +176,28 @@ class ExportReader:
         if self._parts is not None:
             self._parts.append(text)
             self._size += len(text)
-            if self._size > MAX_TEXT:
-                raise UserError(
-                    f"{self.name}: page {self._values.get('title', '?')!r} is longer than "
-                    f"{MAX_TEXT:,} characters; the dump is damaged"
-                )
+            if self._size > _MAX_VALUE:
+                self._bound()
+
+    def _bound(self) -> None:
+        """Keep only the beginning of a text over MAX_TEXT; any other value is not as long."""
+        tag = self._path[-1]
+        if tag != "text":
+            raise self._damaged(f"has a <{tag}> of more than {_MAX_VALUE:,} characters")
+        if self._size > MAX_TEXT and self._parts is not None:
+            self._parts = ["".join(self._parts[:_KEPT])[:_KEPT]]
+            self._revision.too_long = True
+
+    def _damaged(self, what: str) -> UserError:
+        """The error of a dump that MediaWiki did not write, near the page that is being read."""
+        title = self._values.get("title", "") or self.title
+        place = f", at or after page {title[:_SHOWN]!r}" if title else ""
+        return UserError(f"{self.name} {what}{place}; the dump is damaged: fetch it again")
+
+    def check_token(self, size: int) -> None:
+        """Raise ``UserError`` if N bytes (``size``) of a tag, comment or entity do not end it."""
+        if size > MAX_TOKEN:
+            raise self._damaged(f"has a tag, comment or entity of more than {MAX_TOKEN:,} bytes")
 
     def end(self, tag: str) -> None:
         path = self._path
@@ -184,6 +222,8 @@ class ExportReader:
             self._values[tag] = value
         elif tag == "namespace":
             self._namespaces.append((self._namespace_key, value))
+            if len(self._namespaces) > _MAX_NAMESPACES:
+                raise self._damaged(f"lists more than {_MAX_NAMESPACES:,} namespaces")
         elif tag == "sitename":
             self._sitename = value
         else:
@@ -226,11 +266,13 @@ class ExportReader:
             Page(
                 page_id=int(number) if _NUMBER.fullmatch(number) else self.base + self.count,
                 title=title,
-                namespace=self._number(space, f"the <ns> of page {title!r}")
+                namespace=self._number(space, f"the <ns> of page {title[:_SHOWN]!r}")
                 if space
                 else self.site.title_namespace(title),
                 redirect=self._redirect or is_redirect(revision.text),
-                model=revision.model,
+                model=TOO_LONG
+                if revision.too_long and revision.model == "wikitext"
+                else revision.model,
                 text=revision.text,
                 markup="wikitext",
                 site=self.site,
@@ -269,6 +311,6 @@ class ExportReader:
         if self.head_is_read:
             raise UserError(
                 f"{self.name}: a comment, a CDATA section or a processing instruction after page "
-                f"{self.title!r}, which MediaWiki never writes; compress the dump with gzip to "
+                f"{self.title[:_SHOWN]!r}, which MediaWiki never writes; compress the dump with gzip to "
                 "have it read in one piece"
             )

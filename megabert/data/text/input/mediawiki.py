@@ -81,7 +81,7 @@ def read_head(stream: io.BufferedReader, name: str) -> DumpHead:
     parser = reader.parser()
     with _explained(reader, parser, line_and_byte):
         for place, piece in enumerate(_pieces(stream), 1):
-            parser.Parse(piece, False)
+            _feed(reader, parser, piece)
             if reader.head_is_read and place >= HEAD_PIECES:
                 break
     reader.require_text()
@@ -149,12 +149,20 @@ def _parse(
 ) -> Iterator[Page]:
     with _explained(reader, parser, place):
         for piece in pieces:
-            parser.Parse(piece, False)
-            if reader.pages:
-                done, reader.pages = reader.pages, []
-                yield from done
+            for at in range(0, len(piece), FEED):  # a block of bzip2 may have 46 MB
+                _feed(reader, parser, piece[at : at + FEED])
+                if reader.pages:
+                    done, reader.pages = reader.pages, []
+                    yield from done
         parser.Parse(b"", True)
     yield from reader.pages
+
+
+def _feed(reader: ExportReader, parser: expat.XMLParserType, piece: bytes) -> None:
+    """Parse a piece of at most ``FEED`` bytes."""
+    reader.fed += len(piece)
+    parser.Parse(piece, False)
+    reader.check_token(reader.fed - parser.CurrentByteIndex)
 
 
 @contextmanager
@@ -174,7 +182,7 @@ def _explain(error: expat.ExpatError, place: str, reader: ExportReader) -> str:
     )
     if ended and not reader.started:
         return f"{reader.name}: not XML: it has no element ({place})"
-    before = f", after page {reader.title!r}" if reader.count else ""
+    before = f", after page {reader.title[:80]!r}" if reader.count else ""
     if not ended:
         return (
             f"{reader.name}: not well-formed XML at {place}{before} "

@@ -56,12 +56,12 @@ _SQL_COMMENT = re.compile(r"--\s+(?:\w+\s+){0,3}(?:SQL|database)?\s*dump\b", re.
 _INDEX = re.compile(r"\d{3,}:\d+:\S")
 _CHECKSUM = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}) [ *]\S+\s*$")
 _MARKUP = re.compile(
-    r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+|/)?([a-z][\w.:-]*)",
+    r"(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->)\s*+)*+<(?:!doctype\s+|/)?([a-z][\w.:-]*)",
     re.IGNORECASE | re.DOTALL,
 )
 _BETWEEN_PAGES = re.compile(r"</page>\s*<page>\s*<title>")
 _LINES = 20  # that must all look alike
-_SCANNED = 4096  # characters searched for SQL
+_SCANNED = 4096  # characters of a line that are looked at, and those searched for SQL
 
 
 def other_root(name: str, tag: str) -> UserError:
@@ -69,7 +69,7 @@ def other_root(name: str, tag: str) -> UserError:
     what = _ROOTS.get(tag.lower())
     if what is None:
         return UserError(
-            f"{name}: XML, but not a MediaWiki export: the outermost element is <{tag}>, not "
+            f"{name}: XML, but not a MediaWiki export: the outermost element is <{tag[:80]}>, not "
             f"<mediawiki>; extract its text first ({READ_FORMS} are read)"
         )
     return UserError(f"{name}: it holds <{tag}>: {what}")
@@ -80,7 +80,7 @@ def declared_type(name: str, doctype: str) -> UserError:
     if doctype.lower() in _ROOTS:
         return other_root(name, doctype)
     return UserError(
-        f"{name}: the XML declares a document type, {doctype!r}; a MediaWiki export has none "
+        f"{name}: the XML declares a document type, {doctype[:80]!r}; a MediaWiki export has none "
         f"({READ_FORMS} are read)"
     )
 
@@ -112,7 +112,7 @@ def refuse_other_form(text: str, name: str) -> None:
 
 def _of_lines(text: str) -> str | None:
     """What a text of lines is, if it is a known form."""
-    lines = [line for line in text.split("\n", _LINES)[:_LINES] if line.strip()]
+    lines = [line[:_SCANNED] for line in text.split("\n", _LINES)[:_LINES] if line.strip()]
     if not lines:
         return None
     first = lines[0].strip()

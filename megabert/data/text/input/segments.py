@@ -37,6 +37,8 @@ from megabert.data.text.reading import AUTOMATIC, ReadingRules
 
 SEGMENT_BYTES = 1 << 21
 """Compressed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
+MAX_BLOCKS = 32
+"""Blocks of a segment at most: 29 MB of XML of the usual kind, of which 10 MB are usual."""
 UNPACKED_FACTOR = 4
 """Size of the segments of an uncompressed file, as a multiple of ``SEGMENT_BYTES``."""
 _PAGES_OF_A_SEGMENT = 32  # bits of a page's number that count within a segment
@@ -243,7 +245,9 @@ Stream = WholeFile | FirstPages
 def block_segments(
     form: FileForm, table: Path, blocks: npt.NDArray[np.int64], segment_bytes: int
 ) -> list[BlockSegment]:
-    """Runs of blocks of at least ``segment_bytes`` each, except for the last one.
+    """Runs of blocks of at least ``segment_bytes`` each, or of MAX_BLOCKS, except for the last one.
+
+    What a block unpacks to is known only when it is read, but it is rarely more than 900 kB.
 
     Args:
         form: the file.
@@ -256,7 +260,7 @@ def block_segments(
     first = size = 0
     for index, block in enumerate(sizes.tolist()):
         size += block
-        if size >= segment_bytes or index + 1 == len(sizes):
+        if size >= segment_bytes or index + 1 in (first + MAX_BLOCKS, len(sizes)):
             place = len(segments)
             segments.append(
                 BlockSegment(form.path, table, first, index + 1, place, form.site, size)

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, Self, cast
 
 from megabert.common.errors import UserError
 
@@ -33,6 +33,17 @@ OTHER_MAGIC = {
 _OFFICE = (b"[Content_Types].xml", b"mimetypeapplication/", b"word/", b"_rels/.rels")
 TAR_MAGIC_AT = 257
 MAX_NESTING = 4
+MAX_HEADER = 1 << 20
+"""Bytes of the name or the attributes of a member of a tar."""
+_READS_AT_END = 100
+_MAX_NAME = 255  # characters of a member's name in messages
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 class _Decompressor(Protocol):
@@ -185,6 +196,37 @@ def buffered(raw: io.RawIOBase) -> io.BufferedReader:
     return io.BufferedReader(raw, buffer_size=PIECE)
 
 
+class _Archive:
+    """The bytes of a tar archive. Its end is an error where :mod:`tarfile` still skips a member, which
+    takes it for ever if the size in the member's header is huge."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
+        self._empty = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes. Raises ``tarfile.ReadError`` if the end was met often."""
+        data = self._stream.read(size)
+        self._empty += not data
+        if self._empty > _READS_AT_END:
+            raise tarfile.ReadError("it ends inside a file")
+        return data
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar archive. One that holds a name or attributes is read at once: it has a limit."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block of the archive. Raises ``tarfile.TarError``."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _EXTENDED and not 0 <= header.size <= MAX_HEADER:
+            raise tarfile.ReadError(
+                f"a header of {header.size:,} bytes for the name or attributes of a file"
+            )
+        return header
+
+
 class _MemberFile(io.RawIOBase):
     """A tar member whose truncation raises a UserError."""
 
@@ -197,7 +239,7 @@ class _MemberFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._member.read(len(buffer))
-        except tarfile.ReadError as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:
             raise UserError(f"{self._name}: the tar archive is damaged here ({error})") from None
         buffer[: len(data)] = data
         return len(data)
@@ -288,15 +330,19 @@ def _members(
     stream: io.BufferedReader, name: str, depth: int
 ) -> Iterator[tuple[str, io.BufferedReader]]:
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(
+            fileobj=cast(Any, _Archive(stream)), mode="r|", tarinfo=_Header
+        ) as archive:
             for member in archive:
+                cast(Any, archive).members = []  # which would grow with the archive
                 parts = Path(member.name).parts
                 if not member.isfile() or any(p.startswith(".") and p != "." for p in parts):
                     continue
                 handle = archive.extractfile(member)
                 assert handle is not None
-                label = f"{name}!{member.name}"
+                label = f"{name}!{member.name[:_MAX_NAME]}"
                 inner = buffered(_MemberFile(cast(BinaryIO, handle), label))
                 yield from _unpack(inner, label, depth + 1)
-    except tarfile.ReadError as error:
-        raise UserError(f"{name}: the tar archive is damaged or truncated ({error})") from None
+    except (tarfile.TarError, RecursionError, ValueError, OverflowError) as error:
+        reason = str(error)[:160]
+        raise UserError(f"{name}: the tar archive is damaged or truncated ({reason})") from None

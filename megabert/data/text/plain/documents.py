@@ -16,7 +16,9 @@ from megabert.data.text.reading import ReadingRules
 
 MAX_DOCUMENT = 1 << 26
 """Characters of a document."""
-_ANY_HEADING = re.compile(r"\s*(?:=\s+){1,6}[^=].*?(?:\s+=){1,6}\s*$")
+MAX_LINES = 1 << 23
+"""Lines of a document."""
+_HEADING_BEGIN = re.compile(r"\s*(?:=\s+){1,6}[^=\s]")
 
 
 def read_text(
@@ -82,6 +84,19 @@ def _is_blank(line: str, layout: TextLayout) -> bool:
     return layout.margins is not None and layout.margins.is_blank(line)
 
 
+def _too_long(name: str, number: int, limit: str) -> UserError:
+    return UserError(
+        f"{name}: the document before line {number:,} is longer than {limit}; --documents says what a "
+        "document is"
+    )
+
+
+def _is_any_heading(line: str) -> bool:
+    """Whether a line has one to six "= " before its text, and " =" after it."""
+    end = line.rstrip()[-2:]
+    return end[1:] == "=" and end[0].isspace() and _HEADING_BEGIN.match(line) is not None
+
+
 def _lines(
     lines: Iterator[tuple[int, str | Page]], numbering: Numbering, layout: TextLayout
 ) -> Iterator[Page]:
@@ -103,6 +118,8 @@ def _documents(
     size = 0
     by_heading, by_blank = layout.documents == "heading", layout.documents == "blank-line"
     for number, line in lines:
+        if len(found) > MAX_LINES:
+            raise _too_long(name, number, f"{MAX_LINES >> 20} Mi lines")
         if isinstance(line, Page):
             found.append(None)
             yield line
@@ -112,7 +129,7 @@ def _documents(
             if not by_blank:
                 found.append("")
                 continue
-        elif by_heading and "=" in line and _ANY_HEADING.match(line):
+        elif by_heading and "=" in line and _is_any_heading(line):
             heading = HEADING.match(line)
             if heading is None:
                 found.append("")
@@ -121,10 +138,7 @@ def _documents(
             found.append(line)
             size += len(line)
             if size > MAX_DOCUMENT:
-                raise UserError(
-                    f"{name}: the document before line {number:,} is longer than "
-                    f"{MAX_DOCUMENT >> 20} Mi characters; --documents says what a document is"
-                )
+                raise _too_long(name, number, f"{MAX_DOCUMENT >> 20} Mi characters")
             continue
         if size and (text := layout.text(found)):
             yield plain_page(numbering.number(), title, text)

@@ -52,7 +52,8 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._skip = skip
         self._bytes = 0
-        self._lines = 1  # number of the line in which ``buffer`` begins
+        self._lines = 1  # number of the line at ``_counted``
+        self._counted = 0
         self.has_escapes = False
         self.buffer = ""
         self.place = 0
@@ -61,7 +62,9 @@ class _Text:
     @property
     def line(self) -> int:
         """Number of the line at ``place``, from 1."""
-        return self._lines + self.buffer.count("\n", 0, self.place)
+        self._lines += self.buffer.count("\n", self._counted, self.place)
+        self._counted = self.place
+        return self._lines
 
     def more(self) -> None:
         """Read at least as much as there is already."""
@@ -70,9 +73,9 @@ class _Text:
                 f"{self._name}: line {self.line:,}: the JSON value that begins here is longer than "
                 f"{MAX_VALUE >> 20} Mi characters"
             )
-        self._lines += self.buffer.count("\n", 0, self.place)
+        self._lines = self.line
         self.buffer = self.buffer[self.place :]
-        self.place = 0
+        self.place = self._counted = 0
         data = self._stream.read(max(_PIECE, len(self.buffer)))
         self.at_end = not data
         begin = self._bytes - len(self._decoder.getstate()[0])

@@ -56,10 +56,10 @@ _WORD_MARK = re.compile(
     r"[ \t]*(?:[A-Z][A-Za-z]{0,3}>|REM|rem|dnl|[A-Za-z]{1,8}[-_.#]? ?\d+[.:)\]|\t])"
 )
 _CLOSED = {
-    kind: re.compile(rf"[ \t]+\{kind}+/?[ \t]*$|^\{kind}*/[ \t]*$")
+    kind: re.compile(rf"(?<![ \t])[ \t]+\{kind}+/?[ \t]*$|^\{kind}*/[ \t]*$")
     for kind in ("#", "*", ";", "%", "|")
 }  # the right side of a box, and the end of a comment
-_WORDS = re.compile(r"[^\W\d_]{2,}(?=[\s,.;:!?'\"”’)-]|$)")
+_WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}+(?=[\s,.;:!?'\"”’)-]|$)")
 _RUN = 3  # lines with a mark, one after the other
 _FEWEST = 4  # lines in such runs
 _MANY = 10  # lines whose marks are worth a warning

@@ -21,7 +21,7 @@ from megabert.data.text.plain.records import Numbering, missing_field, record_pa
 from megabert.data.text.reading import ReadingRules
 
 MAX_FIELD = 1 << 26
-"""Characters of a field."""
+"""Characters of a field, and of a row."""
 _SAMPLE_LINES = 200
 _SEPARATORS = ("\t", ",", ";", "|")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%-]{0,39}")
@@ -122,11 +122,13 @@ def _rows(lines: Iterator[str], dialect: Dialect) -> Iterator[list[str]]:
 
 
 class _Lines:
-    """The lines of a file; ``faults`` are the pages of those that cannot be read."""
+    """The lines of a file; ``faults`` are the pages of those that cannot be read, and ``size`` is the
+    number of characters since a row began."""
 
-    def __init__(self, lines: Iterator[tuple[int, str | Page]]) -> None:
-        self._lines = lines
+    def __init__(self, lines: Iterator[tuple[int, str | Page]], name: str) -> None:
+        self._lines, self._name = lines, name
         self.number = 0
+        self.size = 0
         self.faults: list[Page] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -135,6 +137,12 @@ class _Lines:
             if isinstance(line, Page):
                 self.faults.append(line)
                 line = line.text
+            self.size += len(line)
+            if self.size > MAX_FIELD:
+                raise UserError(
+                    f"{self._name}: the row that ends in line {number:,} or later is longer than "
+                    f"{MAX_FIELD >> 20} Mi characters"
+                )
             yield line.replace("\r", " ")
 
 
@@ -151,12 +159,12 @@ def read_rows(
         UserError: no column of that name; a row with another number of fields than the first one,
             with a quote that does not end, or that is not UTF-8, unless such rows are skipped.
     """
-    lines = _Lines(text_lines(stream, name, rules.skip))
+    lines = _Lines(text_lines(stream, name, rules.skip), name)
     rows = _rows(iter(lines), dialect)
     columns: list[str] = []
     kind = dialect.name.upper()
     while True:
-        first = lines.number + 1
+        first, lines.size = lines.number + 1, 0
         try:
             row = next(rows, None)
         except csv.Error as error:
@@ -192,7 +200,7 @@ def _columns(header: list[str], what: str, field: str) -> list[str]:
         if header.count(field) > 1:
             raise UserError(f"{what} has two columns named {field!r}; rename one of them")
         return header
-    if field.isdecimal() and 1 <= int(field) <= len(header):
+    if field.isdecimal() and len(field) < 9 and 1 <= int(field) <= len(header):
         return [field if number == int(field) else "" for number in range(1, len(header) + 1)]
     names = dict.fromkeys(header)
     raise UserError(

@@ -39,6 +39,7 @@ _NARROWEST_GRID = 16  # columns, in scripts without spaces
 _FULL = 0.85
 _FEWEST_CLAUSES = 5
 _WORDS = 5
+_PARAGRAPH_END = 1000  # characters
 _FEWEST_OF_PROSE = 10
 _STOP = lazy_pattern(r"[.!?…؟۔।။។][\s\"'”’»)]|[.!?…؟۔।။។]$|[。！？．｡]")
 _TERMINATORS = ".!?…:。！？：．｡؟۔।॥։።၊။។؛"
@@ -186,16 +187,20 @@ def _paragraphs(block: Sequence[str | None], wrapping: Wrapping) -> Iterator[str
     if len(lines) < len(block):
         return
     own = replace(wrapping, width=min(wrapping.width, _own_width(lines)))
+    done: list[str] = []  # of the paragraph, up to the end that decides how the next line joins it
     joined = lines[0].strip()
     many = False
     for before, line in pairwise(lines):
         if _continues(before, line, own, many):
             pause = " " if before[-1:] == " " and _PHRASES.match(joined[-1]) else ""
             joined, many = _joined(joined + pause, line.strip()), True
+            if len(joined) > 2 * _PARAGRAPH_END:
+                done.append(joined[:-_PARAGRAPH_END])
+                joined = joined[-_PARAGRAPH_END:]
         else:
-            yield joined
-            joined, many = line.strip(), False
-    yield joined
+            yield "".join((*done, joined))
+            done, joined, many = [], line.strip(), False
+    yield "".join((*done, joined))
 
 
 def _own_width(lines: Sequence[str]) -> int:

@@ -125,7 +125,7 @@ def _separator(main: str) -> re.Pattern[str]:
     """A semicolon that ends a rule: before the name of a variant, a one-way rule or the end."""
     names = [*_variants(main), *_OTHER_SPELLINGS]
     codes = "|".join(sorted(names, key=len, reverse=True))
-    return re.compile(rf";\s*(?=(?:{codes})\s*:|[^;]*?=>\s*(?:{codes})\s*:|\s*$)", re.IGNORECASE)
+    return re.compile(rf";\s*+(?=(?:{codes})\s*:|[^;]*?=>\s*(?:{codes})\s*:|\s*$)", re.IGNORECASE)
 
 
 def _choose(body: str, order: tuple[str, ...]) -> str:

@@ -24,7 +24,7 @@ NEVER_CLOSED = "unclosed "
 """Begins the name of a hole that markup without its end leaves."""
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
-_OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*)+[.,;:。，；：]?[ \t]*")
+_OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*+)+[.,;:。，；：]?[ \t]*")
 _BEFORE_BOLD = re.compile(rf"[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
 _IN_BRACKETS = re.compile(
     rf"(?<![^\W\d_])\((?=[^()]*{HOLE})[^()]*\)|（(?=[^（）]*{HOLE})[^（）]*）"

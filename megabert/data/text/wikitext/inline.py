@@ -46,7 +46,7 @@ _MOST_NESTED = 8
 _MARKUP_SIGNS = frozenset("<>&'[]{}|\n")
 _ENTITY = re.compile(r"&(?:#\d{2,6}|#x[\da-fA-F]{2,5}|[a-zA-Z]{2,8}\d?);")
 _WINDOW = 80  # characters before a superscript that are looked at
-_ITALIC = re.compile(r"[a-zA-Z]'{2,}|'{2,}[a-zA-Z]")
+_ITALIC = re.compile(r"[a-zA-Z]''|''[a-zA-Z]")
 _VARIABLES = frozenset("nNkxyzijpq")
 _EXPRESSION = re.compile(r"[\w)'] ?[-+−–=×·/*] ?[\w('−-]")
 _LONG_WORD = re.compile(r"[^\W\d_]{3}")

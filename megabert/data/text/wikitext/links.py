@@ -18,8 +18,8 @@ _FILE_END = re.compile(
 )
 # options of a picture that are the same on every wiki
 _OPTION = re.compile(
-    r"(?:^|\|)\s*(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|none|upright|\d*x?\d+ ?px)"
-    r"\s*(?:\||$)"
+    r"(?:^|\|)\s*(?:thumb(?:nail)?|frame(?:d|less)?|border|left|right|center|none|upright"
+    r"|(?:\d++(?:x\d++)?|x\d++) ?px)\s*(?:\||$)"
 )
 _SIMPLE = re.compile(r"\[(?=\[)\[([^\[\]|]*+)((?:\|[^\[\]]*+)?)\]\]")
 _EXTERNAL = re.compile(

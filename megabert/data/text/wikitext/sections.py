@@ -32,6 +32,7 @@ from megabert.data.text.wikitext.tidy import GAP, MARK, is_spaceless
 from megabert.data.text.wikitext.wiki_words import strip_switches
 
 MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
+_LONGEST_TITLE = 255  # bytes, in MediaWiki
 
 _COMMENT_END = "-->"
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -48,7 +49,7 @@ _MARKS = (
 # a heading made of bold text, or of a term without its definition
 _BOLD_LINE = re.compile(
     r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"
-    r"|[ \t]*'''(?!')[^'\n]{1,80}(?<![.!?。！？…\s])''':?[ \t]*"
+    r"|[ \t]*'''(?!')[^'\n]{1,80}(?<![.!?。！？…\s])''':?[ \t]*+"
     r"(?=\n[ \t]*(?:[\n*#:;={|!<]|\[\[[^\[\]|\n]{1,30}:)|\s*\Z))"
 )
 _INNER_SIGN = re.compile(
@@ -99,7 +100,7 @@ def clean(
     if len(text) > MAX_CHARACTERS:
         raise PageLimitError
     rules = LinkRules.of(site or Site(), language)
-    calls = Calls(template_table(language), title)
+    calls = Calls(template_table(language), title[:_LONGEST_TITLE])
     counts = Counter() if counts is None else counts
     spaceless = is_spaceless(language)
     sections = []

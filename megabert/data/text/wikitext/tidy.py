@@ -40,6 +40,8 @@ _CLOSING = tuple(")）]］】〕")
 _FULL_STOP = re.compile(r"[.!?](?=[\s\"”’»)\]]|$)|[。！？]")
 _LOW_QUOTE = ",,"
 """Typed for a German or Polish quotation mark."""
+_LONGEST_NUMBER = 9  # digits; no character has a number with as many
+_LONG_NUMBER = re.compile(rf"&#([0-9]{{{_LONGEST_NUMBER},}});?")
 _WORD = re.compile(r"[^\W_]")
 _GAPS = re.compile(f"{GAP}+")
 # markup behind which a letter or digit may follow, and that in which one may end
@@ -66,7 +68,18 @@ def tidy_line(text: str) -> str:
     ``( {{a}}, {{b}} )`` goes with its templates; brackets, commas and stops that are not next to
     a MARK remain. The time is linear in the text.
     """
-    return single_spaced(html.unescape(text) if "&" in text else text)
+    return single_spaced(unescape(text) if "&" in text else text)
+
+
+def unescape(text: str) -> str:
+    """Text with its entities decoded; a number that is not a character's is U+FFFD, whatever its
+    length."""
+    return html.unescape(_LONG_NUMBER.sub(_short_number, text) if "&#" in text else text)
+
+
+def _short_number(match: re.Match[str]) -> str:
+    number = match.group(1).lstrip("0")
+    return f"&#{number or 0};" if len(number) < _LONGEST_NUMBER else "\ufffd"
 
 
 def single_spaced(text: str) -> str:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from megabert.data.text.wikitext.templates.wording import whole_number
+
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _MOST_DAYS = 31
 _FEBRUARY = 2
@@ -53,8 +55,9 @@ def _is_leap_year(year: int) -> bool:
 
 def month_number(value: str, months: Sequence[str]) -> int | None:
     """The number of a month from its number or name, from 1; None for another text."""
-    if value.isascii() and value.isdigit():
-        return int(value) if 1 <= int(value) <= len(_DAYS) else None
+    number = whole_number(value) if value.isascii() else None
+    if number is not None:
+        return number if 1 <= number <= len(_DAYS) else None
     names = [month.lower() for month in months]
     return names.index(value.lower()) + 1 if value.lower() in names else None
 
@@ -66,7 +69,7 @@ def written_date(text: str, months: Sequence[str]) -> bool:
     found = [
         number for word in words if (number := month_number(word, months)) and not word.isdecimal()
     ]
-    figures = [int(word) for word in words if word.isdecimal()]
+    figures = [whole_number(word) or 0 for word in words if word.isdecimal()]
     if len(found) != 1 or len(figures) > 1:
         return False
     return not figures or is_date(Date(figures[0], found[0]))

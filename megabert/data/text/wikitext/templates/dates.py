@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from megabert.data.text.wikitext.templates.calendar import Date, is_date, is_year, month_number
 from megabert.data.text.wikitext.templates.units import MONTHS
-from megabert.data.text.wikitext.templates.wording import Wording
+from megabert.data.text.wikitext.templates.wording import Wording, whole_number
 
 _YEAR = re.compile(r"[1-9]\d{0,3}(?: av\. J\.-C\.)?")
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
@@ -43,13 +43,13 @@ def spaced_date(arguments: Mapping[str, str], wording: Wording) -> str | None:
     if (year and not _YEAR.fullmatch(year)) or (day and not month):
         return None
     if day:
-        number = day.removesuffix("er")
-        if not number.isdecimal():
+        number = whole_number(day.removesuffix("er"))
+        if number is None:
             return None
-        if not is_date(Date(int(number), month_number(month, wording.months), year)):
+        if not is_date(Date(number, month_number(month, wording.months), year)):
             return None
-        day = wording.first_day if int(number) == 1 else ""
-        day = day or str(int(number))
+        day = wording.first_day if number == 1 else ""
+        day = day or str(number)
     return " ".join(part for part in (day, month, year) if part) or None
 
 
@@ -65,8 +65,9 @@ def _parts(text: str) -> tuple[str, str, str] | None:
 
 
 def _month(value: str, months: Sequence[str]) -> str | None:
-    if value.isdecimal():
-        return months[int(value) - 1] if 1 <= int(value) <= len(months) else None
+    number = whole_number(value)
+    if number is not None:
+        return months[number - 1] if 1 <= number <= len(months) else None
     return value if value.lower() in months else None
 
 
@@ -91,11 +92,12 @@ def as_of(values: Sequence[str], named: dict[str, str]) -> str | None:
     date = values[0]
     if len(values) > 1:
         month = _english_month(values[1])
-        if month is None or not all(value.isdigit() for value in values[2:]):
+        if month is None or None in map(whole_number, values[2:]):
             return None
-        day = str(int(values[2])) if len(values) > 2 else ""
-        if day and not is_date(Date(int(day), month_number(month, MONTHS), values[0])):
+        number = whole_number(values[2]) if len(values) > 2 else None
+        if number is not None and not is_date(Date(number, month_number(month, MONTHS), values[0])):
             return None
+        day = "" if number is None else str(number)
         if day and american:
             date = f"{month} {day}, {date}"
         else:
@@ -106,7 +108,8 @@ def as_of(values: Sequence[str], named: dict[str, str]) -> str | None:
 
 def _english_month(value: str) -> str | None:
     """An English month from its number or name."""
-    if value.isdigit():
-        return MONTHS[int(value) - 1] if 1 <= int(value) <= 12 else None
+    number = whole_number(value)
+    if number is not None:
+        return MONTHS[number - 1] if 1 <= number <= 12 else None
     found = [month for month in MONTHS if month.lower().startswith(value.lower()[:3])]
     return found[0] if len(value) >= 3 and found else None

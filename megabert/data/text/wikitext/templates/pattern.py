@@ -31,7 +31,7 @@ from megabert.data.text.wikitext.templates.calendar import (
     month_number,
     written_date,
 )
-from megabert.data.text.wikitext.templates.wording import PLAIN, Wording
+from megabert.data.text.wikitext.templates.wording import PLAIN, Wording, whole_number
 
 _NUMBER = re.compile(r"[-+−–]?\d[\d.,'  \u202f\u2009]*|[-+−–]?[.,]\d+")
 _LANGUAGE_CODE = re.compile("[a-z]{2,3}")
@@ -45,13 +45,15 @@ class PatternError(ValueError):
 
 def _month(value: str, wording: Wording) -> str | None:
     months = wording.months
-    if value.isascii() and value.isdigit():
-        return months[int(value) - 1] if 1 <= int(value) <= len(months) else None
+    number = whole_number(value) if value.isascii() else None
+    if number is not None:
+        return months[number - 1] if 1 <= number <= len(months) else None
     return value if value.lower() in (month.lower() for month in months) else None
 
 
 def _int(value: str, _: Wording) -> str | None:
-    return str(int(value)) if value.isascii() and value.isdigit() else None
+    number = whole_number(value) if value.isascii() else None
+    return None if number is None else str(number)
 
 
 def _day(value: str, wording: Wording) -> str | None:
@@ -113,7 +115,8 @@ class _Check:
         first = self.key[:-2]
         if not first:
             return arguments
-        return [key for key in arguments if key.isdigit() and int(key) >= int(first)]
+        numbers = ((key, whole_number(key)) for key in arguments)
+        return [key for key, number in numbers if number is not None and number >= int(first)]
 
 
 @dataclass(frozen=True)

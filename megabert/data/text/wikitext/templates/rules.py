@@ -15,7 +15,7 @@ from megabert.data.text.wikitext.holes import SPOKEN
 from megabert.data.text.wikitext.templates import units
 from megabert.data.text.wikitext.templates.biography import italian_lead
 from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
-from megabert.data.text.wikitext.templates.wording import ENGLISH, Wording
+from megabert.data.text.wikitext.templates.wording import ENGLISH, Wording, whole_number
 
 
 class Language(Protocol):
@@ -48,8 +48,9 @@ class Call:
             key, equals, value = part.partition("=")
             if equals and "[[" not in key:
                 key = key.strip()
-                if key.isdigit():
-                    key = str(int(key))
+                number = whole_number(key)
+                if number is not None:
+                    key = str(number)
             else:
                 position += 1
                 key, value = str(position), part
@@ -74,7 +75,7 @@ class Call:
         return {
             key: value
             for key, value in self.arguments.items()
-            if not (key.isdigit() and 1 <= int(key) <= count)
+            if not 1 <= (whole_number(key) or 0) <= count
         }
 
 

@@ -5,9 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _PLAIN = re.compile(r"([-+−–]?)(\d+)(?:\.(\d+))?")
+_LONGEST_FIGURE = 1000  # digits before the decimal mark
 _POWER = re.compile(r"\d[eE][-+−]?\d")
 _POINT = re.compile(r"(?<=\d)\.(?=\d)")
+_MOST_DIGITS = 18
 _EXAMPLE = re.compile(r"1(\D?)234(\D)5")
+
+
+def whole_number(text: str) -> int | None:
+    """The number of a text that is nothing but digits of one script or another, up to 18 of them.
+
+    Signs such as "²", which Python calls digits, make no number.
+    """
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Figures:
         if match is None:
             return None
         sign, whole, rest = match.groups()
+        if len(whole) > _LONGEST_FIGURE:
+            return None
         if self.thousands and len(whole) > 3 and whole[0] != "0":
             whole = f"{int(whole):,}".replace(",", self.thousands)
         return f"{sign}{whole}{self.decimal}{rest}" if rest else sign + whole

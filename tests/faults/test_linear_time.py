@@ -1,0 +1,210 @@
+"""Time against size: every pattern of the text package, and the cleaning of hostile pages.
+
+The short forms are part of ``make test``; the slow ones go to 8 times the size, with all marks and scripts.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.pages import Page
+from megabert.data.text.plain.documents import read_text
+from megabert.data.text.plain.json_values import read_json_values
+from megabert.data.text.plain.records import Numbering
+from megabert.data.text.plain.tables import Dialect, read_rows
+from megabert.data.text.reading import ReadingRules
+from megabert.data.text.sentence_rules.words import words_of
+from megabert.data.text.sentences import _wide_ends
+from megabert.data.text.wikitext.conversion import _separator
+from megabert.data.text.wikitext.extension_tags import _closing
+from megabert.data.text.wikitext.wiki_words import switch_pattern, tag_pattern
+from tests.helpers.growth import too_fast_growth
+from tests.helpers.hostile_patterns import (
+    anchored_names,
+    attacks,
+    made_in_functions,
+    module_patterns,
+)
+
+# patterns that only ever see this many characters
+_BOUNDED = {
+    "sentences:_CHAIN": 40,
+    "wikitext.items:_LINKS_AND_TITLES": 900,
+    "wikitext.items:_SHORT_SENTENCE": 300,
+    "wikitext.items:_WEB_LINK": 900,
+    "input.other_forms:_SQL": 4096,
+    "input.other_forms:_SQL_COMMENT": 4096,
+    "input.other_forms:_INDEX": 4096,
+}
+# patterns in tables, which are used with match (or search in at most 200 characters)
+_MATCHED = {
+    "input.formats:_OTHER_TEXT",
+    "plain.line_numbers:_PATTERNS",
+    "plain.margins:_PATTERNS",
+}
+_MADE: dict[str, list[re.Pattern[str]]] = {
+    "sentences:_wide_ends": [_wide_ends(""), _wide_ends("·;")],
+    "sentence_rules.words:words_of": [
+        pattern for code in ("zh", "ja") if (pattern := words_of(code).continuation)
+    ],
+    "wikitext.conversion:_separator": [_separator("zh"), _separator("sr")],
+    "wikitext.extension_tags:_closing": [_closing("ref"), _closing("math")],
+    "wikitext.wiki_words:switch_pattern": [switch_pattern("en"), switch_pattern("zh")],
+    "wikitext.wiki_words:tag_pattern": [tag_pattern("sub sup")],
+}
+_WORDS = {
+    "en": "Word ", "ru": "Слово ", "ar": "كلمة ", "he": "מילה ", "hi": "शब्द ", "th": "คำไทย",
+    "zh": "汉字", "ja": "日本かな", "ko": "한국어 ", "ka": "სიტყვა ",
+}  # fmt: skip
+_LIKELY = [
+    "[[", "[[a|", "]]", "[http://a ", "{{", "{{a|", "}}", "{|", "|}", "\n|", "\n!", "<!--", "<ref>", "<ref ",
+    "<nowiki>", "<math>", "<table>", "<td>", "<sup>", "</a", "''", "'''''", "\n* a", "\n;a", "\n'''a'''",
+    "\n==a==", "\n==", "-{", "-{zh:a;", "&#", "&lt;", "http://", "(", "「", "“", "\"", ". ", "A. ", "a. b. ",
+    "1. ", "。", "「a。", "...", "!", " ", "\t", "\n", "\n\n", "1", "\ue001", "\u200b",
+]  # fmt: skip
+_OTHERS = [
+    "[", "]", "[[a]]", "[[a|b]]", "[[File:a.png|thumb|", "[[Category:a]]", "[http://a b]", "{", "}", "{{{", "}}}",
+    "{{{a|", "{{a}}", "{{a|b}}", "{{lang|en|", "{{convert|1|km}}", "{{#if:", "\n|-", "||", "!!", "<", "-->",
+    "</ref>", "</nowiki>", "<div>", "<sub>", "<br", "<pre>", "<gallery>", "<ruby>", "<poem>", "'", "*", "#", ":",
+    "=", "\n:", "}-", "-{a|", "=>", "__", "__TOC__", "&", "&amp;", "//", ")", "（", "）", "『", "《", "【", "”",
+    "„", "«", "»", "‘", "?", "！", "，", ",", ";", "-", "—", "\u00a0", "\u3000", "U.S. ", "z. B. ", "(A. ",
+    '"A. ', "“A. ", "॥", "।", "۔ ", "։ ", "\ue010", "e\u0301", "formula_1", "\n----", "\r", "<includeonly>",
+]  # fmt: skip
+
+
+def _finds(name: str, pattern: re.Pattern[Any], text: str) -> Callable[[], object]:
+    data = text.encode() if isinstance(pattern.pattern, bytes) else text
+    names, matched = name.partition("[")[0], anchored_names()
+    if names in _MATCHED or names.partition(":")[2] in matched:
+        return lambda: (pattern.match(data), pattern.fullmatch(data))
+    return lambda: sum(1 for _ in pattern.finditer(data))
+
+
+def _growth_of_patterns(largest: int) -> list[str]:
+    made = {f"{name}[{n}]": p for name, some in _MADE.items() for n, p in enumerate(some)}
+    found = []
+    for name, pattern in {**module_patterns(), **made}.items():
+        if name.partition("[")[0] in _BOUNDED:
+            continue
+        for attack in attacks(pattern):
+            growth = too_fast_growth(
+                lambda size, a=attack, p=pattern, n=name: _finds(n, p, a.text(size)),
+                largest,
+                largest,
+            )
+            if growth:
+                found.append(f"{name}: {growth}: {attack}")
+                break
+    return found
+
+
+def test_functions_that_compile_patterns_are_known() -> None:
+    assert made_in_functions() == set(_MADE)
+
+
+def test_time_of_patterns_grows_with_the_text() -> None:
+    assert _growth_of_patterns(3000) == []
+
+
+@pytest.mark.slow
+def test_time_of_patterns_grows_with_long_texts() -> None:
+    assert _growth_of_patterns(64_000) == []
+
+
+def _growth_of_pages(units: list[str], languages: list[str], markup: str, most: int) -> list[str]:
+    found = []
+    for language, unit in product(languages, units):
+        word = _WORDS[language]
+        for shape in dict.fromkeys(
+            (unit, unit + word, f"{unit}{word}{unit}\n", f"{word}{unit}\n\n")
+        ):
+
+            def work(size: int, shape: str = shape, language: str = language) -> Any:
+                text = shape * (size // len(shape))
+                page = Page(1, "Title", 0, False, "wikitext", text, markup)  # type: ignore[arg-type]
+                return lambda: page_to_sentences(page, language)
+
+            if growth := too_fast_growth(work, most // 2, most):
+                found.append(f"{language}, {markup}, {shape!r}: {growth}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("language", "markup"),
+    [("en", "wikitext"), ("zh", "wikitext"), ("en", "extracted"), ("ja", "plain")],
+)
+def test_time_of_hostile_pages_grows_with_the_page(language: str, markup: str) -> None:
+    assert _growth_of_pages(_LIKELY, [language], markup, 8000) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("markup", ["wikitext", "extracted", "plain"])
+@pytest.mark.parametrize("language", _WORDS)
+def test_time_of_hostile_pages_grows_with_long_pages(language: str, markup: str) -> None:
+    assert _growth_of_pages(_LIKELY + _OTHERS, [language], markup, 64_000) == []
+
+
+def _read_text(data: bytes) -> object:
+    rules = ReadingRules()
+    return sum(
+        len(page_to_sentences(page, "en").paragraphs)
+        for page in read_text(io.BufferedReader(io.BytesIO(data)), "a", Numbering(), rules)
+    )
+
+
+def _read_wrapped(data: bytes) -> object:
+    rules = ReadingRules(line_breaks="join", documents="file")
+    stream = io.BufferedReader(io.BytesIO(data))
+    return sum(len(page.text) for page in read_text(stream, "a", Numbering(), rules))
+
+
+def _read_json(data: bytes) -> object:
+    rules = ReadingRules(bad_lines="skip")
+    stream = io.BufferedReader(io.BytesIO(data))
+    return sum(1 for _ in read_json_values(stream, "a", Numbering(), rules))
+
+
+def _read_table(data: bytes) -> object:
+    rules = ReadingRules(bad_lines="skip")
+    stream = io.BufferedReader(io.BytesIO(data))
+    return sum(1 for _ in read_rows(stream, "a", Numbering(), rules, Dialect(",", True)))
+
+
+_READERS: list[tuple[str, Callable[[bytes], object], bytes, bytes]] = [
+    ("a paragraph of many lines", _read_wrapped, b"", b"words of a line\n"),
+    ("headings", _read_text, b"\n = A = \n text\n", b"= a \n"),
+    ("a heading of spaces", _read_text, b"\n = A = \n text\n = ", b" "),
+    ("marks", _read_text, b"> a\n> b\n> c\n> d\n", b"# "),
+    ("tabs before a mark", _read_text, b"# a b c\n# d e f\n# g h i\n# j k l\n#", b"\t"),
+    ("page breaks", _read_text, b"", b"a b\n\f1\n\n"),
+    ("line numbers", _read_text, b"", b"1 a\n"),
+    ("one line", _read_text, b"", b"a "),
+    ("values", _read_json, b"", b"1\n"),
+    ("values after a long one", _read_json, b'"' + b"x" * (1 << 21) + b'"\n', b"1\n"),
+    ("objects", _read_json, b"", b'{"text":"a"}'),
+    ("rows", _read_table, b"text\n", b"a\n"),
+    ("an open quotation", _read_table, b'text\n"', b"a\n"),
+    ("quotations", _read_table, b"text\n", b'"a""'),
+]
+
+
+@pytest.mark.parametrize(
+    ("reader", "before", "unit"),
+    [case[1:] for case in _READERS],
+    ids=[case[0] for case in _READERS],
+)
+def test_time_of_readers_grows_with_the_file(
+    reader: Callable[[bytes], object], before: bytes, unit: bytes
+) -> None:
+    def work(size: int) -> Callable[[], object]:
+        data = before + unit * (size // len(unit))
+        return lambda: reader(data)
+
+    assert too_fast_growth(work, 1 << 15, 1 << 19) == ""
