@@ -203,30 +203,19 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
                 finally:
                     os._exit(status)
             ended = _wait(process, shared, folder)
-            if ended is None:
-                break
             at = struct.unpack("<q", shared[:8])[0]
-            if ended != "" or at < numbers.stop:
-                crash = (folder / "crash").read_text() if (folder / "crash").exists() else ""
+            if ended is not None and (ended or at < numbers.stop):
+                crash = _text_of(folder / "crash")
                 if at < first:
-                    raise RuntimeError(
-                        f"{reader.name}: the campaign itself failed: {ended} {crash}"
-                    )
+                    raise RuntimeError(f"{reader.name}: the campaign failed: {ended} {crash}")
                 done, _ = mutated(reader, _valid(reader), at)
-                faults.append(
-                    {"number": at, "mutations": done, "fault": ended or crash or "it ended"}
-                )
+                what = ended or crash or "the process ends"
+                faults.append({"number": at, "mutations": done, "fault": what})
             first = at + 1
             (folder / "crash").unlink(missing_ok=True)
-            found = (
-                (folder / "faults").read_text(encoding="utf-8")
-                if (folder / "faults").exists()
-                else ""
-            )
-            if found.count("\n") >= _MOST_FAULTS:
+            if _text_of(folder / "faults").count("\n") >= _MOST_FAULTS:
                 break
-        lines = found.splitlines()
-        faults += [json.loads(line) for line in lines]
+        faults += [json.loads(line) for line in _text_of(folder / "faults").splitlines()]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     read, refused = struct.unpack("<qq", shared[16:32])
@@ -238,6 +227,10 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "faults": faults,
     }
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _valid(reader: FuzzedReader) -> bytes:
