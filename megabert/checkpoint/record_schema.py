@@ -29,7 +29,7 @@ class _Record(TypedDict):
     model: dict[str, Any]
     program: NotRequired[str]
     heads: NotRequired[Annotated[list[str], Field(max_length=64)]]
-    tokenizer_sha256: NotRequired[str]
+    tokenizer_sha256: NotRequired[str | None]
     data_fingerprint: NotRequired[str]
     global_batch_size: NotRequired[Annotated[int, Field(ge=1, lt=1 << 40)]]
     trained_positions: NotRequired[Annotated[int, Field(ge=0, lt=1 << 31)]]

@@ -72,7 +72,7 @@ def find_source(
     source = newest_checkpoint(path)
     if source.field("tokenizer_sha256") != tokenizer_sha256:
         raise UserError(
-            f"--init-from {path}: its tokenizer ({source.field('tokenizer_sha256')[:12]}...) is not "
+            f"--init-from {path}: its tokenizer ({str(source.field('tokenizer_sha256'))[:12]}...) is not "
             f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
         )
     # a field that the record's program did not know has its default

@@ -22,7 +22,8 @@ class UserError(Exception):
 def first_fault(error: Exception) -> str:
     """One line for an error; of pydantic's, the first field that is wrong, and why."""
     lines = str(error).splitlines()  # pydantic: a heading, then two lines for each field
-    return " ".join(" ".join(lines[1:3] or lines).split())
+    line = " ".join(" ".join(lines[1:3] or lines).split())
+    return line.partition(" [type=")[0]
 
 
 class RankError(UserError):

@@ -226,7 +226,10 @@ def test_a_stale_folder_of_a_killed_run_is_removed(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"), files.new_folder(tmp_path / "file" / "a"):
+    with (
+        pytest.raises(UserError, match="cannot be written"),
+        files.new_folder(tmp_path / "file" / "a"),
+    ):
         pass
 
 

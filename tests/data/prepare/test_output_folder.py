@@ -28,7 +28,7 @@ def _places(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "link").symlink_to(folder / "nothing")
     return {
         "a file": (folder / "file", "is a file"),
-        "below a file": (folder / "file" / "shards", "is a file; name another folder"),
+        "below a file": (folder / "file" / "shards", "is a file: name another place"),
         "something else": (folder / "other", "neither empty nor the folder of an unfinished job"),
         "finished": (folder / "done", "already holds finished shards"),
         "unfinished": (folder / "begun", "unfinished job; continue it with --resume"),
