@@ -150,16 +150,16 @@ def plant(environment: Mapping[str, str]) -> None:
     elif fault and mine:
         opened = batches.open_batches
 
-        def open_batches(*inputs: Any) -> Any:
-            made = opened(*inputs)
+        def open_batches(*inputs: Any, **named: Any) -> Any:
+            made = opened(*inputs, **named)
             following, count = made.next, 0
 
-            def next_batch() -> Any:
+            def next_batch(*given: Any, **named: Any) -> Any:
                 nonlocal count
                 count += 1
                 if count == int(at):
                     _act(fault)
-                return following()
+                return following(*given, **named)
 
             made.next = next_batch
             return made
