@@ -34,6 +34,12 @@ from megabert.data.tokenizers.base import (
 )
 from megabert.data.tokenizers.hidden_tokens import without_special_text
 from megabert.data.tokenizers.side_files import SideFiles, add_tokens
+from megabert.data.tokenizers.split_patterns import (
+    LONGEST_PIECE,
+    expressions,
+    has_nested_repeats,
+    pieces,
+)
 from megabert.data.tokenizers.vocab_file import matched_entries, same_entry
 from megabert.data.tokenizers.wordpiece import (
     MAX_WORD_CHARACTERS,
@@ -59,7 +65,8 @@ class JsonTokenizer(Tokenizer):
 
     def __init__(self, place: Path, text: str, names: Mapping[str, str] | None = None) -> None:
         body = parse_json(text)
-        self._text = text
+        self._text, self._place = text, place
+        self._has_patterns = any(expressions(body))
         self._backend = _parsed(text)
         self.kind = _KINDS[body["model"]["type"]]
         ids = self._backend.get_vocab(with_added_tokens=True)
@@ -89,13 +96,44 @@ class JsonTokenizer(Tokenizer):
         sentences = without_surrogates(sentences)
         for first in range(0, len(sentences), _BATCH):
             batch = list(sentences[first : first + _BATCH])
-            encodings = self._encoder.encode_batch(batch, add_special_tokens=False)
-            for sentence, encoding in zip(batch, encodings):
+            for sentence, encoding in zip(batch, self._encode(batch)):
+                if encoding is None:
+                    result.append(self._encode_long(sentence, with_offsets))
+                    continue
                 ids = np.array(encoding.ids, np.int32)
                 offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
                 starts = _word_starts(sentence, encoding.word_ids, offsets)
                 result.append(Encoded(ids, starts, offsets if with_offsets else NO_OFFSETS))
         return result
+
+    def _encode(self, batch: list[str]) -> list[tokenizers.Encoding | None]:
+        """The library's encodings; None of a sentence that is too long for a pattern of the file."""
+        long = self._has_patterns and any(len(text) > LONGEST_PIECE for text in batch)
+        if long:
+            whole = iter(self._encode([text for text in batch if len(text) <= LONGEST_PIECE]))
+            return [next(whole) if len(text) <= LONGEST_PIECE else None for text in batch]
+        try:
+            return list(self._encoder.encode_batch(batch, add_special_tokens=False))
+        except BaseException as error:  # the engine of patterns panics when it gives up
+            if type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"{self._place}: a regular expression of this tokenizer.json fails on a text of the "
+                f"data ({reason}); use another tokenizer"
+            ) from None
+
+    def _encode_long(self, sentence: str, with_offsets: bool) -> Encoded:
+        """A sentence whose pieces are encoded one by one; a word that a cut divides becomes two."""
+        parts = pieces(sentence)
+        found = self.encode_sentences(parts)
+        places = np.cumsum([0, *map(len, parts)])
+        offsets = [part.offsets + place for part, place in zip(found, places)]
+        return Encoded(
+            np.concatenate([part.ids for part in found]),
+            np.concatenate([part.word_starts for part in found]),
+            np.concatenate(offsets).astype(np.int32) if with_offsets else NO_OFFSETS,
+        )
 
     def tokens(self, ids: Sequence[int] | npt.NDArray[Any]) -> list[str]:
         return [str(self._backend.id_to_token(int(i))) for i in ids]
@@ -150,6 +188,12 @@ def from_json(
 ) -> Tokenizer:
     """The tokenizer that the content of a ``tokenizer.json`` describes, as :func:`load_json`."""
     body = parse_json(text)
+    for pattern in expressions(body):
+        if has_nested_repeats(pattern):
+            raise UserError(
+                f"{path}: the regular expression {pattern[:80]!r} repeats a repetition, which can take "
+                "for ever; use another tokenizer"
+            )
     kind = body["model"]["type"]
     if kind not in _KINDS:
         raise UserError(f"{path}: tokenizer model {kind!r} is not one of {', '.join(_KINDS)}")

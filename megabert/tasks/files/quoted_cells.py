@@ -17,7 +17,7 @@ _INSIDE = re.compile(r'[^"]*(?:""[^"]*)*')
 def quoted_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[QuotedRow]:
     """The rows of numbered lines; a quoted cell may extend over several of them. Blank lines are skipped."""
     cells: list[str] = []
-    open_cell: str | None = None
+    open_cell: list[str] | None = None  # its lines
     first = 0
     for number, line in lines:
         if open_cell is None:
@@ -37,8 +37,8 @@ def quoted_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[Qu
 
 
 def _scan(
-    line: str, delimiter: str, cells: list[str], open_cell: str | None
-) -> tuple[bool, str | None]:
+    line: str, delimiter: str, cells: list[str], open_cell: list[str] | None
+) -> tuple[bool, list[str] | None]:
     """Add a line's cells to ``cells``; whether they are sound, and the cell that is open at its end."""
     place = 0
     while True:
@@ -46,11 +46,12 @@ def _scan(
             place += open_cell is None
             inside = _INSIDE.match(line, place)
             assert inside is not None
-            content = inside[0] if open_cell is None else f"{open_cell}\n{inside[0]}"
+            open_cell = [] if open_cell is None else open_cell
+            open_cell.append(inside[0])
             place = inside.end()
             if place == len(line):
-                return True, content
-            cells.append(content.replace('""', '"'))
+                return True, open_cell
+            cells.append("\n".join(open_cell).replace('""', '"'))
             open_cell = None
             place += 1  # behind the closing mark
             if place < len(line) and not line.startswith(delimiter, place):

@@ -12,10 +12,6 @@ left out, counted by kind, and the first of each kind is named.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +20,10 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.json_text import JsonError, has_several_values, parse_json
 from megabert.common.log import get_logger
-from megabert.tasks.files.json_lines import read_json_lines
+from megabert.tasks.files.json_lines import has_objects, read_json_lines
 from megabert.tasks.files.kinds import has_parquet_rows, refuse_binary
 from megabert.tasks.files.problems import Problems
+from megabert.tasks.files.text_lines import whole_content
 from megabert.tasks.squad.data import Question, SquadData, valid_text
 from megabert.tasks.squad.truths import Truths, read_truths, told_by_empty_answers
 
@@ -34,11 +31,8 @@ _LAYOUT = (
     "expected SQuAD JSON (data > paragraphs > context, qas > id, question, answers), or one object with "
     "id, context, question and answers per line"
 )
-_OPENERS: tuple[tuple[bytes, Any], ...] = (
-    (b"\xfd7zXZ\x00", lzma.open),
-    (b"\x1f\x8b", gzip.open),
-    (b"BZh", bz2.open),
-)
+MAX_DOCUMENT = 1 << 28
+"""Bytes of a file that is one JSON document; one of lines is read line by line."""
 _Place = tuple[str, Any]
 """Where a value is in the file, for messages, and the value."""
 
@@ -179,20 +173,14 @@ def _load_json(path: Path) -> tuple[Any, bool]:
     if has_parquet_rows(path):
         return None, True
     refuse_binary(path)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-        opener = next((open_ for start, open_ in _OPENERS if magic.startswith(start)), None)
-        if opener is None:
-            content = path.read_bytes()
-        else:
-            with opener(path, "rb") as file:
-                content = file.read()
-    except (lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: damaged archive ({error}); fetch or pack it again") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"{path}: {reason}; give a readable SQuAD file") from error
+    content = whole_content(path, MAX_DOCUMENT)
+    if content is None:
+        if has_objects(path):
+            return None, True
+        raise UserError(
+            f"{path}: one JSON document of more than {MAX_DOCUMENT >> 20} MiB; write one object with id, "
+            "context, question and answers per line"
+        )
     try:
         return parse_json(content, of_data=True), False
     except JsonError as error:
