@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any
+
+from megabert.data.shards.layout import BLOCK_BYTES, PREAMBLE_BYTES
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
@@ -26,3 +30,22 @@ def record_with_sum(record: Mapping[str, Any]) -> bytes:
     return json.dumps(
         {**rest, "record_sha256": hashlib.sha256(_canonical(rest)).hexdigest()}
     ).encode()
+
+
+def shard_with_sums(content: bytes) -> bytes:
+    """A shard with the sum of its preamble and, where its table is in the file, those of its blocks."""
+    body, rest = content[: PREAMBLE_BYTES - 9], bytearray(content[PREAMBLE_BYTES:])
+    fields = json.loads(body)
+    start = fields["checksums_offset"] - PREAMBLE_BYTES
+    count = fields["checksums_count"]
+    if start >= 0 and start + 4 * count <= len(rest) and count < 1000:
+        plain = rest[:start] + bytes(4 * count) + rest[start + 4 * count :]
+        blocks = (
+            zlib.crc32(plain[at : at + BLOCK_BYTES]) for at in range(0, len(plain), BLOCK_BYTES)
+        )
+        sums = struct.pack(f"<{count}I", *([*blocks] + [0] * count)[:count])
+        rest[start : start + 4 * count] = sums
+        fields["checksums_crc32"] = zlib.crc32(sums)
+        fields["file_bytes"] = len(content)
+        body = json.dumps(fields, separators=(",", ":")).encode().ljust(PREAMBLE_BYTES - 9)
+    return body + b"%08x\n" % zlib.crc32(body) + bytes(rest)

@@ -83,6 +83,7 @@ class Corpus:
         counts = stop + 1 - first
         content = self._shards.read(layout.SENTENCE_STARTS, shards, 4 * first, 4 * (stop + 1))
         starts = np.frombuffer(content, "<u4").astype(np.int64)
+        self._require_sentences(documents, shards, inside, starts, counts)
         bases = starts[counts.cumsum() - counts]
         return SentenceStarts(starts - bases.repeat(counts), counts)
 
@@ -129,6 +130,30 @@ class Corpus:
         """The file that holds a document, and the document's index in it."""
         shards, inside = self._locate(np.array([document]))
         return self.folder / self._shards.infos[int(shards[0])].file, int(inside[0])
+
+    def _require_sentences(
+        self, documents: Ints, shards: Ints, inside: Ints, starts: Ints, counts: Ints
+    ) -> None:
+        """Raise ``ShardError`` unless sentence starts fill their documents, whose sums say nothing of that.
+
+        Args:
+            documents, shards, inside: [N]; the last two as :meth:`_locate` returns them.
+            starts: of all sentences and the end of each document, within its shard.
+            counts: entries of ``starts`` of each document [N].
+        """
+        ends, base = self.document_ends, self._shards.first_tokens[shards]
+        begins = np.where(inside > 0, ends[documents - 1] - base, 0)
+        last = counts.cumsum() - 1
+        first = last - counts + 1
+        wrong = (starts[first] != begins) | (starts[last] != ends[documents] - base)
+        rising = np.diff(starts) > 0
+        rising[last[:-1]] = True  # the next document may be an earlier one
+        if wrong.any() or not rising.all():
+            row = int(wrong.argmax()) if wrong.any() else int(last.searchsorted(rising.argmin()))
+            path = self.folder / self._shards.infos[int(shards[row])].file
+            raise ShardError(
+                f"{path}: the sentences of document {int(inside[row])} do not fill it: make the shards again"
+            )
 
     def _locate(self, documents: Ints) -> tuple[Ints, Ints]:
         """Shard of each document, and its number in that shard: [N] -> [N], [N]."""

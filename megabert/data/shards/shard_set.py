@@ -134,7 +134,11 @@ class ShardSet:
         blocks = slice(*self._first_blocks[shard : shard + 2].tolist())
         file = ShardFile(self.folder / self.infos[shard].file, self._checked[blocks])
         check_membership(file, self._manifest, self._split, shard)
-        return file, file.array(layout.DOCUMENT_STARTS, "<u4")
+        starts = file.array(layout.DOCUMENT_STARTS, "<u4")
+        rising = bool((starts[1:] > starts[:-1]).all())
+        if starts[0] or not rising or starts[-1] != self.infos[shard].sentences:
+            raise ShardError(f"{file.path}: its documents are not in order: make the shards again")
+        return file, starts
 
     def _learn(self, shard: int, file: ShardFile, starts: npt.NDArray[np.uint32]) -> None:
         """Store the offsets of a shard's arrays and the first sentences of its documents."""
@@ -229,7 +233,8 @@ def _document_ends(folder: Path, info: ShardInfo) -> Ints:
     file = ShardFile(folder / info.file)
     ends = file.document_ends()
     file.close()
-    if len(ends) != info.documents or int(ends[-1]) != info.tokens:
+    rising = bool((np.diff(ends, prepend=0) > 0).all())
+    if len(ends) != info.documents or int(ends[-1]) != info.tokens or not rising:
         raise ShardError(
             f"{file.path}: its documents differ from the manifest: make the shards again"
         )

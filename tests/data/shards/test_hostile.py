@@ -17,7 +17,7 @@ from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.isolated import IsolatedFault, run_isolated
 from megabert.data.shards.layout import PREAMBLE_BYTES
 from megabert.data.shards.manifest import ShardError, load_manifest
-from tests.helpers.sums import manifest_with_sum
+from tests.helpers.sums import manifest_with_sum, shard_with_sums
 
 _SHARD = "train-00000-of-00002.h5"
 
@@ -148,3 +148,23 @@ def test_the_hdf5_library_is_left_alone_with_what_it_cannot_read() -> None:
     for function, message in wrong:
         with pytest.raises(IsolatedFault, match=message):
             run_isolated(function)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("sentence_starts", 1, "sentences of document 0 do not fill it"),
+        ("sentence_starts", 0, "sentences of document 0 do not fill it"),
+        ("document_starts", 1, "documents are not in order"),
+        ("document_token_starts", 1, "documents differ from the manifest"),
+    ],
+)
+def test_starts_that_fit_nothing(folder: Path, name: str, entry: int, message: str) -> None:
+    """With right sums: found when the documents are read, as there is no other guard in training."""
+    path = folder / _SHARD
+    content = bytearray(path.read_bytes())
+    place = json.loads(content[: PREAMBLE_BYTES - 9])["arrays"][name][0] + 4 * entry
+    content[place : place + 4] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(shard_with_sums(bytes(content)))
+    with pytest.raises(ShardError, match=message):
+        Corpus.open(folder, "train").tokens(0)

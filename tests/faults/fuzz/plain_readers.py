@@ -31,6 +31,7 @@ from tests.faults.fuzz.mutations import BYTES, JSON, JSON_LINES, PICKLES, TEXT
 from tests.faults.fuzz.reader import FuzzedReader, Sealed
 from tests.helpers.foreign_shards import random_samples, write_fixed, write_tfrecord, write_variable
 from tests.helpers.small_dump import article, pages_xml, write_vocabulary
+from tests.helpers.sums import shard_with_sums
 
 _FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 _SENTENCES = ["The town of place 1, founded in 1901.", "[MASK] é 中文", ""]
@@ -418,7 +419,7 @@ def _task(
 PLAIN: tuple[FuzzedReader, ...] = (
     FuzzedReader("manifest", _shards("manifest.json"), _read_shards, JSON, seal=seals.manifest),
     FuzzedReader(
-        "shard", _shards("train-00000-of-00002.h5"), _read_shards, BYTES, seal=seals.shard
+        "shard", _shards("train-00000-of-00002.h5"), _read_shards, BYTES, seal=shard_with_sums
     ),
     FuzzedReader("run config", _run_config, _read_run_config, TEXT, quick=60),
     FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT, quick=60),
