@@ -144,6 +144,20 @@ def test_time_of_hostile_pages_grows_with_the_page(language: str, markup: str) -
     assert _growth_of_pages(_LIKELY, [language], markup, 8000) == []
 
 
+@pytest.mark.parametrize(
+    ("unit", "markup"),
+    [("<ref>Word <ref>\n", "wikitext"), ("http://Word ", "extracted")],
+    ids=["notes that are never closed", "addresses alone"],
+)
+def test_time_of_long_pages_that_were_slow(unit: str, markup: str) -> None:
+    def work(size: int) -> Callable[[], object]:
+        text = unit * (size // len(unit))
+        page = Page(1, "Title", 0, False, "wikitext", text, markup)  # type: ignore[arg-type]
+        return lambda: page_to_sentences(page, "en")
+
+    assert too_fast_growth(work, 1 << 17, 1 << 18) == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("markup", ["wikitext", "extracted", "plain"])
 @pytest.mark.parametrize("language", _WORDS)

@@ -126,8 +126,8 @@ def _content_end(text: str, name: str, position: int) -> tuple[int, int] | None:
                 return match.start(), match.end()
         return None
     # most footnotes end in a plain tag and hold no other one
-    end = text.find(_PLAIN_END, position) if name == "ref" else -1
-    if end >= 0 and text.find("<", position, end) < 0:
+    end = text.find("<", position) if name == "ref" else -1
+    if end >= 0 and text.startswith(_PLAIN_END, end):
         return end, end + len(_PLAIN_END)
     closing = _closing(name).search(text, position)
     if closing is None or closing.group()[1] != "/":

@@ -118,11 +118,15 @@ def _close_gaps(text: str) -> str:
     first, *rest = text.split(MARK)
     done: list[str] = []
     piece = first
+    separators: list[str] = []
     for after in rest:
-        left, right = piece.rstrip(_BETWEEN), after.lstrip(_BETWEEN)
+        right = after.lstrip(_BETWEEN)
         if not right and after is not rest[-1]:
-            piece += after  # only separators up to the next mark
+            separators.append(after)  # nothing else up to the next mark
             continue
+        piece += "".join(separators)
+        separators = []
+        left = piece.rstrip(_BETWEEN)
         run = piece[len(left) :], after[: len(after) - len(right)]
         if right[:1] == "." == left[-1:] != left[-2:-1] and _FULL_STOP.match(right):
             right = right[1:]  # "end.{{a}}."
