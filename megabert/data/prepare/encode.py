@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from megabert.data.prepare.batch_files import EncodedPages
 from megabert.data.shards.layout import token_dtype
-from megabert.data.text.document import page_to_sentences
 from megabert.data.text.pages import Page
 from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, WordFinder
 
@@ -68,6 +67,9 @@ def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
 
 def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRules) -> EncodedPages:
     """Clean, split into sentences and encode; drop pages that are not articles or are too short."""
+    # the leading process imports this module too, and cleans no page
+    from megabert.data.text.document import page_to_sentences
+
     dropped: Counter[str] = Counter()
     markup: Counter[str] = Counter()
     articles: list[Page] = []

@@ -82,7 +82,8 @@ def _lead(
 ) -> ShardingReport:
     check_output(options.output, options.resume)
     inputs = survey_inputs(options, pool)
-    job = job_record(options, tokenizer.info(), inputs.infos)
+    info = tokenizer.info()
+    job = job_record(options, info, inputs.infos)
     options = dataclasses.replace(options, language=job["options"]["language"])
     if (finished := finished_manifest(options.output, job, options.resume)) is not None:
         return ShardingReport(finished, time.monotonic() - started)
@@ -96,11 +97,11 @@ def _lead(
         if line := duplicates_line(causes, plan.documents):
             get_logger().warning(line)
         warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
-        splits = _write_shards(options, plan, batches, tokenizer.info(), inputs.infos, pool)
+        splits = _write_shards(options, plan, batches, info, inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
         markup, unknown = split_unknown(plan.counts)
         manifest = Manifest(
-            tokenizer=tokenizer.info(),
+            tokenizer=info,
             language=options.language,
             seed=options.seed,
             splits=splits,

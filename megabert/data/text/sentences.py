@@ -12,7 +12,12 @@ import re
 from functools import cache, lru_cache
 
 from megabert.common.patterns import lazy_pattern
-from megabert.data.text.sentence_rules.quotations import CLOSING_MARK, LIMIT, is_open
+from megabert.data.text.sentence_rules.quotations import (
+    CLOSING_MARK,
+    LIMIT,
+    has_closing_mark,
+    is_open,
+)
 from megabert.data.text.sentence_rules.words import (
     ALWAYS,
     FIGURE,
@@ -83,7 +88,7 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
     words = words_of(language)
     tails, endings = words.tails, words.endings
     own = bool(words.own_stops) and any(map(paragraph.__contains__, words.own_stops))
-    paired = CLOSING_MARK.search(paragraph) is not None
+    paired = has_closing_mark(paragraph)
     sentences: list[str] = []
     start = 0
     for place in _ends(paragraph, words).finditer(paragraph):
@@ -92,10 +97,9 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
         if first < 0:
             continue
         # nearly always there is one stop, and the last five letters show that no list has the word
-        alone = end - stop == 2 and stop - start > 7 and paragraph[stop] != "…"
-        tail = paragraph[stop - 5 : stop] if alone else ""
-        listed = tail in tails or tail.endswith(endings)
-        if (listed or not tail.isalpha()) and _continues(
+        tail = paragraph[stop - 5 : stop] if end - stop == 2 and stop - start > 7 else ""
+        whole = tail.isalpha() and tail not in tails and paragraph[stop] != "…"
+        if (not whole or (endings and tail.endswith(endings))) and _continues(
             paragraph, start, place, first, words, own
         ):
             continue

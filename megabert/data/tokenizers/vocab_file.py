@@ -19,6 +19,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
+_LAST = frozenset(_SPACES)
 _UNREACHABLE = ("", "##")  # what is left of an entry of spaces; no text is encoded to it
 
 
@@ -49,7 +50,10 @@ def read_vocabulary(path: Path) -> list[str]:
 
 def vocabulary_ids(entries: Sequence[str]) -> dict[str, int]:
     """Text of each entry -> its id: without spaces at its end, and the last of equal entries."""
-    return {_text(entry): number for number, entry in enumerate(entries)}
+    return {
+        _text(entry) if entry[-1:] in _LAST else entry: number
+        for number, entry in enumerate(entries)
+    }
 
 
 def matched_entries(entries: Sequence[str]) -> frozenset[int]:
@@ -72,6 +76,9 @@ def _text(entry: str) -> str:
 
 
 def _warn_of_lines(path: Path, entries: Sequence[str], total: int) -> None:
+    texts = vocabulary_ids(entries)
+    if len(texts) == total and "" not in texts:
+        return
     blank = sum(not entry for entry in entries) + total - len(entries)
     first: dict[str, int] = {}
     example = ""

@@ -273,9 +273,9 @@ def _candidates() -> Iterable[int]:
 
 def _batches(sentences: Sequence[str]) -> Iterable[Sequence[str]]:
     """Runs of sentences of about ``_BATCH_CHARACTERS`` each, at least one sentence per run."""
-    first = size = 0
-    for last, sentence in enumerate(sentences, 1):
-        size += len(sentence)
-        if size >= _BATCH_CHARACTERS or last == len(sentences):
-            yield sentences[first:last]
-            first, size = last, 0
+    sizes = np.cumsum(np.fromiter(map(len, sentences), np.int64, len(sentences)))
+    first = before = 0
+    while first < len(sentences):
+        last = int(np.searchsorted(sizes, before + _BATCH_CHARACTERS)) + 1
+        yield sentences[first:last]
+        before, first = int(sizes[min(last, len(sizes)) - 1]), last

@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 
 from megabert.common.log import get_logger
-from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.mediawiki import DumpHead
 from megabert.data.text.input.segments import FileForm
 from megabert.data.text.input.sources import iter_file
@@ -33,6 +32,7 @@ from megabert.data.text.scripts import count_scripts, other_script
 SAMPLED_FILES = 16
 """Files per input whose letters are counted."""
 _SAMPLED_CHARACTERS = 20_000
+_SAMPLED_WIKITEXT = 40_000  # characters of one page
 _SAMPLED_PAGES = 2000
 _SHOWN = 3  # files named in one message
 
@@ -63,6 +63,8 @@ class LanguageFacts:
 
 def count_letters(pages: Iterable[Page], choice: str) -> Counter[str]:
     """Letters of each script in the first articles of a file."""
+    from megabert.data.text.document import page_to_sentences
+
     letters: Counter[str] = Counter()
     size = 0
     for number, page in enumerate(pages):
@@ -73,6 +75,7 @@ def count_letters(pages: Iterable[Page], choice: str) -> Counter[str]:
         elif page.namespace or page.redirect:
             continue
         else:
+            page = replace(page, text=page.text[:_SAMPLED_WIKITEXT])
             cleaned = page_to_sentences(page, page_language(choice, page.site.language))
             text = " ".join(chain.from_iterable(cleaned.paragraphs))
         letters += count_scripts(text)

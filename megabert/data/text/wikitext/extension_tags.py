@@ -17,7 +17,10 @@ _NOTES = (
 _FORMULAS = "math chem ce source syntaxhighlight hiero maplink"
 # as in MediaWiki, a tag ends at the first ">"; one without it is never closed
 _TAG = re.compile(
-    rf"<({f'{_NOTES} {_FORMULAS}'.replace(' ', '|')}|nowiki)(?![\w-])([^<>]*)(>?)", re.IGNORECASE
+    # nearly all are footnotes without tags inside, which are matched whole, without groups
+    r"<(?:ref(?=[\s/>])[^<>]*(?:(?<=/)>|(?<!/)>[^<]*</ref>)"
+    rf"|({f'{_NOTES} {_FORMULAS}'.replace(' ', '|')}|nowiki)(?![\w-])([^<>]*)(>?))",
+    re.IGNORECASE,
 )
 _TABLE = re.compile(r"<(/?)table(?![\w-])[^<>]*>", re.IGNORECASE)
 _SHOWN = frozenset(["nowiki", *_FORMULAS.split()])
@@ -45,17 +48,21 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     """
     if "<" not in text:
         return text
-    if "<tabber" in text:
-        text = _TABS.sub(_tabs, text)
+    text = _TABS.sub(_tabs, text)
     parts: list[str] = []
     position = 0
     no_more: set[str] = set()  # names without another closing tag
     while match := _TAG.search(text, position):
+        start, end_of_tag = match.span()
+        if position < start:
+            parts.append(text[position:start])
+        position = end_of_tag
+        if match.lastindex is None:
+            if parts and (left := gap(parts[-1], text[position : position + 3])):
+                parts.append(left)
+            continue
         name, attributes, bracket = match.groups()
         name = name.lower()
-        if position < match.start():
-            parts.append(text[position : match.start()])
-        position = match.end()
         shown = ""
         if not bracket and name != "ref":
             position = match.start() + 1
@@ -86,9 +93,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
         ):
             parts.append(left)
     parts.append(text[position:])
-    text = "".join(parts)
     # rows of a table that a template begins
-    return _CELL.sub("\n\n", text) if "<t" in text or "<T" in text else text
+    return _CELL.sub("\n\n", "".join(parts))
 
 
 def _tabs(match: re.Match[str]) -> str:

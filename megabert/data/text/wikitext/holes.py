@@ -36,6 +36,7 @@ _FIRST = re.compile(rf"^\s*(?:{_MARK})+(?=[^\W\d_])")
 _GLUED = re.compile(rf"(?<=[{_STOPS}])(?:{_MARK})+(?=[^\W\d_])")
 _ANY = re.compile(_MARK)
 _SEPARATOR = re.compile(r"([,;，；、()（）\[\]])")
+_BEFORE_HOLE = HOLE + " \t:*#;"  # what may begin a line of holes
 _INDENT = " \t\n:*#"  # before the halves of a sentence around a displayed formula
 _NO_PROSE = "=|!{<*#:;"  # begin a heading, a row, a tag or a list item
 _ENDS = (*_STOPS, ":", "：", ">", "")
@@ -72,6 +73,9 @@ def settle_lines(text: str, names: Sequence[str]) -> str:
         start = text.rfind("\n", 0, place) + 1
         end = text.find("\n", place)
         end = len(text) if end < 0 else end
+        if text[start] not in _BEFORE_HOLE:
+            place = text.find(HOLE, end)
+            continue
         line = text[start:end]
         if _OWN_LINE.fullmatch(line):
             marks = _ANY.findall(line)

@@ -16,11 +16,14 @@ _BLOCK_TAG = tag_pattern(
 )
 _RUBY_SIDE = re.compile(r"<r([tp])\b[^<>]*>[^<>]*</r\1\s*>", re.IGNORECASE)
 _ANY_TAG = tag_pattern(TAGS)
-_BETWEEN_QUOTES = re.compile(rf"(?<=')(?:{_ANY_TAG.pattern})+(?=')", re.IGNORECASE)
+_BETWEEN_QUOTES = re.compile(
+    rf"<(?<='<){_ANY_TAG.pattern[1:]}(?:{_ANY_TAG.pattern})*(?=')", re.IGNORECASE
+)
 _BASE_MARKS = f"'{MARK}{GAP}{ITALIC}"
 _CLOSING = (")", "]")
 _SIGNED = re.compile(r"[-+−–±]\s?\d")
 _SCRIPT_TAG = tag_pattern("sub sup")
+_SCRIPT_SIGN = re.compile("</?su", re.IGNORECASE)
 _SCRIPT = re.compile(
     r"<(su[pb])(?=[\s>])[^<>]*>((?:[^<]|<(?!/?su[pb]\b))*+)</\1\s*>(?=([/⁄∕]<sub\b)?)",
     re.IGNORECASE,
@@ -67,13 +70,12 @@ def strip_inline(text: str, rules: LinkRules, names: list[str] | None = None) ->
     """
     scripts = False
     if "<" in text:
-        if "[[#" in text:
+        scripts = _SCRIPT_SIGN.search(text) is not None
+        if scripts and "[[#" in text:
             text = _NOTE_LINK.sub(GAP, text)
         text = _BREAK.sub(" ", text)
         text = _BLOCK_TAG.sub("\n\n", _RUBY_SIDE.sub("", text))
-        if "'<" in text and ">'" in text:
-            text = _BETWEEN_QUOTES.sub(MARK, text)
-        scripts = any(tag in text for tag in ("<su", "</su", "<SU", "</SU"))
+        text = _BETWEEN_QUOTES.sub(MARK, text)
         if scripts and ">" in text:
             text = _ITALIC_TAG.sub(ITALIC, text)
         text = _ANY_TAG.sub("", text)

@@ -33,6 +33,7 @@ _HALF_OPEN = re.compile(r"\[(?<!\[\[)([^\[\]|\n]+)\|([^\[\]|\n]+)\]\]")
 _HALF_CLOSED = re.compile(r"\[\[([^\[\]|\n]+)\|([^\[\]|\n]+)\](?!\])")
 _LIST_SIGNS = " \t*#:;"
 _STOPS = ",;.:!?"
+_LEFT = re.compile(r"\[(?=\[)")
 _BRACKETS = re.compile(r"\[\[|\]{2,}")
 _BLANK = re.compile(r"(\n[ \t]*\n)")
 _DISAMBIGUATION = re.compile(r"[(（][^()（）]*[)）]$")
@@ -123,7 +124,7 @@ def strip_links(text: str, rules: LinkRules, names: list[str] | None = None) -> 
     if "[" in text:
         text = _EXTERNAL.sub(lambda match: _external(match, names), text)
         text = _strip_simple(text, rules)
-    if "[[" in text or "]]" in text:
+    if _LEFT.search(text) or ("]" in text and "]]" in text):
         text = "".join(
             _strip_tangled(block, rules, names) if "[[" in block or "]]" in block else block
             for block in _BLANK.split(text)
@@ -156,7 +157,7 @@ def _bare(address: str, names: list[str] | None) -> str:
 def _strip_simple(text: str, rules: LinkRules) -> str:
     """Replace links without inner brackets; several passes reach links inside captions."""
     for _ in range(_PASSES):
-        pieces = _SIMPLE.split(text) if "[[" in text else [text]
+        pieces = _SIMPLE.split(text)
         if len(pieces) == 1:
             break
         _show(pieces, rules)

@@ -46,6 +46,7 @@ _MARKS = (
     GAP,
     ITALIC,
 )  # the cleaner uses these characters itself
+_BOLD_SIGN = re.compile(r"\n(?='''|;)")
 # a heading made of bold text, or of a term without its definition
 _BOLD_LINE = re.compile(
     r"\n(?:;[ \t]*(?=[^\s;])[^:\n]{1,80}(?<![.!?。！？…\s])[ \t]*(?=\n|\Z)"
@@ -135,12 +136,11 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
     text = settle_lines(strip_rows(text, calls.names), calls.names)
-    if "-{" in text and has_variants(language):
+    if has_variants(language) and "-{" in text:
         text = resolve_conversion(text, language)
     text = f"\n{strip_switches(text, language)}"
-    if "\n----" in text:
-        text = _RULE.sub("\n", text)
-    if "\n'''" in text or "\n;" in text:
+    text = _RULE.sub("\n", text)
+    if _BOLD_SIGN.search(text):
         text = _BOLD_LINE.sub(_without_heading, text)
     if _INNER_SIGN.search(text):
         text = _INNER_SIGN.sub(_protected, text)

@@ -207,8 +207,8 @@ def gap(before: str, after: str) -> str:
     closing bracket goes: "a{{b}} , c". Of ``after``, three characters count.
     """
     left, right = before[-1:], after[:1]
-    if right == " " and _SPACED.match(after):
-        return MARK
+    if right == " ":
+        return MARK if left in _OPEN or _SPACED.match(after) else ""
     if right.isalnum():
         if left in _QUOTES and before[-2:-1] in _STOPS:
             left = "."

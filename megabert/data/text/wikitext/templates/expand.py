@@ -10,6 +10,7 @@ from megabert.data.text.wikitext.tidy import MARK, gap
 
 # a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
 _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
+_UNPAIRED = (re.compile(r"\{(?=[{|])"), re.compile(r"\}(?<=[}|]\})"))
 # each alternative begins with a plain character, so that the engine can skip ahead
 _TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
 _INDENT = " \t:*#"
@@ -103,7 +104,7 @@ def strip_templates(text: str, calls: Calls) -> str:
     Braces that are never closed remove the text up to the next blank line or heading, and leave a hole.
     """
     for _ in range(_PASSES):
-        pieces = _INNERMOST.split(text) if "{{" in text else [text]
+        pieces = _INNERMOST.split(text)
         if len(pieces) == 1:
             break
         before = pieces[0]
@@ -114,9 +115,7 @@ def strip_templates(text: str, calls: Calls) -> str:
             pieces[index] = shown
             before = between if between.strip() else (shown or before) + between
         text = "".join(pieces)
-    if "{{" not in text and "{|" not in text and "}}" not in text and "|}" not in text:
-        return text
-    return _strip_nested(text, calls)
+    return _strip_nested(text, calls) if any(left.search(text) for left in _UNPAIRED) else text
 
 
 def _strip_nested(text: str, calls: Calls) -> str:

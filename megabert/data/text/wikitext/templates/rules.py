@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Protocol
 
 from megabert.data.text.wikitext.holes import SPOKEN
@@ -34,14 +33,17 @@ class Call:
 
     def __init__(self, parts: Sequence[str], title: str, table: Language, name: str = "") -> None:
         self.parts, self.title, self.table, self.name = parts, title, table, name
+        self._arguments: dict[str, str] | None = None
 
-    @cached_property
+    @property
     def arguments(self) -> Mapping[str, str]:
         """Values that are not empty, by name; positional ones are "1", "2", ...
 
         As in MediaWiki, any ``=`` outside a link makes an argument a named one, and of two with
         the same name the later counts.
         """
+        if self._arguments is not None:
+            return self._arguments
         found: dict[str, str] = {}
         position = 0
         for part in self.parts:
@@ -59,13 +61,15 @@ class Call:
                 found[key] = value
             else:
                 found.pop(key, None)
+        self._arguments = found
         return found
 
     @property
     def positional(self) -> list[str]:
         """The positional arguments up to the first that is missing or empty."""
+        arguments = self.arguments
         values: list[str] = []
-        while (value := self.arguments.get(str(len(values) + 1))) is not None:
+        while (value := arguments.get(str(len(values) + 1))) is not None:
             values.append(value)
         return values
 

@@ -22,6 +22,7 @@ _SAME_TEMPLATES = {"simple": "en", "yue": "zh"}
 _SPACES = re.compile(r"[\s_]+")
 _INNER = "rest"
 _REMEMBERED = 10_000
+_LONGEST_NAME = 60  # characters of a name that is remembered
 _TEMPLATE = 10  # number of the namespace
 # what may precede the name of a template in a call, besides the namespace
 _PREFIXES = ("subst", "safesubst", "msg", "msgnw", "raw")
@@ -57,7 +58,10 @@ class TemplateTable:
     prefix_names: tuple[str, ...] = ()
     suffix_names: tuple[str, ...] = ()
     wording: Wording = PLAIN
-    _silent: set[str] = field(default_factory=set)  # names as written that show nothing
+    # what :meth:`_entry` found for names as they are written
+    _remembered: dict[str, tuple[tuple[Pattern, ...] | Rule | None, str]] = field(
+        default_factory=dict
+    )
 
     def text_of(self, body: str, title: str = "") -> str | None:
         """What a reader sees of ``{{body}}``: "" if nothing, None if that is not known.
@@ -67,16 +71,11 @@ class TemplateTable:
             title: title of the page.
         """
         head, bar, rest = body.partition("|")
-        if head in self._silent:
-            return ""
         if not bar and (code := head.strip()) in self.codes:
             return self.codes[code]
-        name = _name(head)
-        entry = self.calls.get(name)
-        if entry == () and len(self._silent) < _REMEMBERED and head.strip() not in self.codes:
-            self._silent.add(head)
-        if entry is None and ":" in name:
-            prefix, _, after = name.partition(":")
+        entry, inner = self._remembered.get(head) or self._entry(head)
+        if entry is None and ":" in head:
+            prefix, _, after = _name(head).partition(":")
             prefix = prefix.strip()
             function = self.functions.get(prefix)
             if function is not None:
@@ -86,14 +85,21 @@ class TemplateTable:
                 )
             if prefix in self.namespaces and after:
                 return self.text_of(body.partition(":")[2], title)
-        inner = ""
-        if entry is None:
-            entry, inner = self._by_part(name)
-        if entry is None:
-            return None
-        return (
-            self._shown(entry, Call(_split(rest, bar), title, self, head), inner) if entry else ""
-        )
+        if not entry:
+            return None if entry is None else ""
+        return self._shown(entry, Call(_split(rest, bar), title, self, head), inner)
+
+    def _entry(self, head: str) -> tuple[tuple[Pattern, ...] | Rule | None, str]:
+        """The entry for a name as it is written, or for its beginning or end and then the rest of
+        the name; None without one."""
+        name = _name(head)
+        prefix = name.partition(":")[0].strip() if ":" in name else ""
+        found: tuple[tuple[Pattern, ...] | Rule | None, str] = (self.calls.get(name), "")
+        if found[0] is None and not (prefix in self.functions or prefix in self.namespaces):
+            found = self._by_part(name)
+        if len(self._remembered) < _REMEMBERED and len(head) <= _LONGEST_NAME:
+            self._remembered[head] = found
+        return found
 
     def _by_part(self, name: str) -> tuple[tuple[Pattern, ...] | Rule | None, str]:
         """The entry for the beginning or the end of a name, and the rest of the name."""
