@@ -62,7 +62,7 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
         sentences: list[str] = []
         for line in paragraph.lines:
             found = split_sentences(line, language)
-            if HOLE in line:
+            if not line.isascii() and HOLE in line:
                 found = _without_holes(found, paragraph.kind == "list", counts)
             sentences += found
         if sentences:

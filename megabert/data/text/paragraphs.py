@@ -66,7 +66,7 @@ class SectionBody:
             if look.words < LINK_WORDS or begins_with_link(text):
                 return "", ItemKind.SOURCE
             text = text.replace(EXTERNAL, "")
-        line = tidy_line(self.settle(text))
+        line = tidy_line(text if text.isascii() else self.settle(text))
         is_short = not is_long_enough(line)
         if is_short and not may_be_short(line):
             return line, ItemKind.NAME
@@ -118,12 +118,14 @@ def paragraphs(body: SectionBody) -> list[Paragraph]:
     items: list[tuple[str, ItemKind]] = []
 
     def add_prose(raw: str) -> None:
-        line = tidy_line(body.settle(raw.replace(EXTERNAL, "")))
+        if not raw.isascii():  # a quick look: no mark of the cleaner is ASCII
+            raw = body.settle(raw.replace(EXTERNAL, ""))
+        line = tidy_line(raw)
         if has_word(line):
             found.append(Paragraph("text", (line,)))
 
     def close_prose() -> None:
-        add_prose(" ".join(prose))
+        add_prose(prose[0] if len(prose) == 1 else " ".join(prose))
         prose.clear()
 
     def close_items() -> None:
