@@ -35,7 +35,7 @@ MAX_CHARACTERS = 1 << 23  # four times what MediaWiki accepts as one page
 _LONGEST_TITLE = 255  # bytes, in MediaWiki
 
 _COMMENT_END = "-->"
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:[^-]++|-(?!->))*+(?:-->)?+")
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _MARKS = (
     EXTERNAL,

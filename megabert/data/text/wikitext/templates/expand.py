@@ -9,7 +9,7 @@ from megabert.data.text.wikitext.templates.table import TemplateTable
 from megabert.data.text.wikitext.tidy import MARK, gap
 
 # a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
-_INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*)\}\}(?!\})")
+_INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*+)\}\}(?!\})")
 _UNPAIRED = (re.compile(r"\{(?=[{|])"), re.compile(r"\}(?<=[}|]\})"))
 # each alternative begins with a plain character, so that the engine can skip ahead
 _TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
