@@ -1,13 +1,14 @@
 """Time against size: every pattern of the text package, and the cleaning of hostile pages.
 
-The short forms are part of ``make test``; the slow ones go to 8 times the size, with all marks and scripts.
+Each text is measured at a size and at 8 times that size, in between too if the time seems to grow faster. The
+short forms are part of ``make test``; the slow ones have longer texts, all marks and all languages.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
@@ -25,7 +26,8 @@ from megabert.data.text.sentences import _wide_ends
 from megabert.data.text.wikitext.conversion import _separator
 from megabert.data.text.wikitext.extension_tags import _closing
 from megabert.data.text.wikitext.wiki_words import switch_pattern, tag_pattern
-from tests.helpers.growth import too_fast_growth
+from tests.helpers.growth import Work, too_fast_growth
+from tests.helpers.hostile_pages import KINDS, WORDS, Text, enclosed, mixed, repeated, shapes
 from tests.helpers.hostile_patterns import (
     anchored_names,
     attacks,
@@ -42,10 +44,12 @@ _BOUNDED = {
     "input.other_forms:_SQL": 4096,
     "input.other_forms:_SQL_COMMENT": 4096,
     "input.other_forms:_INDEX": 4096,
+    "input.segments:_ENCODING": 512,
 }
 # patterns in tables, which are used with match (or search in at most 200 characters)
 _MATCHED = {
     "input.formats:_OTHER_TEXT",
+    "input.other_forms:_MARKUP",
     "plain.line_numbers:_PATTERNS",
     "plain.margins:_PATTERNS",
 }
@@ -59,24 +63,6 @@ _MADE: dict[str, list[re.Pattern[str]]] = {
     "wikitext.wiki_words:switch_pattern": [switch_pattern("en"), switch_pattern("zh")],
     "wikitext.wiki_words:tag_pattern": [tag_pattern("sub sup")],
 }
-_WORDS = {
-    "en": "Word ", "ru": "Слово ", "ar": "كلمة ", "he": "מילה ", "hi": "शब्द ", "th": "คำไทย",
-    "zh": "汉字", "ja": "日本かな", "ko": "한국어 ", "ka": "სიტყვა ",
-}  # fmt: skip
-_LIKELY = [
-    "[[", "[[a|", "]]", "[http://a ", "{{", "{{a|", "}}", "{|", "|}", "\n|", "\n!", "<!--", "<ref>", "<ref ",
-    "<nowiki>", "<math>", "<table>", "<td>", "<sup>", "</a", "''", "'''''", "\n* a", "\n;a", "\n'''a'''",
-    "\n==a==", "\n==", "-{", "-{zh:a;", "&#", "&lt;", "http://", "(", "「", "“", "\"", ". ", "A. ", "a. b. ",
-    "1. ", "。", "「a。", "...", "!", " ", "\t", "\n", "\n\n", "1", "\ue001", "\u200b",
-]  # fmt: skip
-_OTHERS = [
-    "[", "]", "[[a]]", "[[a|b]]", "[[File:a.png|thumb|", "[[Category:a]]", "[http://a b]", "{", "}", "{{{", "}}}",
-    "{{{a|", "{{a}}", "{{a|b}}", "{{lang|en|", "{{convert|1|km}}", "{{#if:", "\n|-", "||", "!!", "<", "-->",
-    "</ref>", "</nowiki>", "<div>", "<sub>", "<br", "<pre>", "<gallery>", "<ruby>", "<poem>", "'", "*", "#", ":",
-    "=", "\n:", "}-", "-{a|", "=>", "__", "__TOC__", "&", "&amp;", "//", ")", "（", "）", "『", "《", "【", "”",
-    "„", "«", "»", "‘", "?", "！", "，", ",", ";", "-", "—", "\u00a0", "\u3000", "U.S. ", "z. B. ", "(A. ",
-    '"A. ', "“A. ", "॥", "।", "۔ ", "։ ", "\ue010", "e\u0301", "formula_1", "\n----", "\r", "<includeonly>",
-]  # fmt: skip
 
 
 def _finds(name: str, pattern: re.Pattern[Any], text: str) -> Callable[[], object]:
@@ -87,20 +73,19 @@ def _finds(name: str, pattern: re.Pattern[Any], text: str) -> Callable[[], objec
     return lambda: sum(1 for _ in pattern.finditer(data))
 
 
-def _growth_of_patterns(largest: int) -> list[str]:
+def _growth_of_patterns(endings: tuple[str, ...], largest: int) -> list[str]:
     made = {f"{name}[{n}]": p for name, some in _MADE.items() for n, p in enumerate(some)}
     found = []
     for name, pattern in {**module_patterns(), **made}.items():
         if name.partition("[")[0] in _BOUNDED:
             continue
-        for attack in attacks(pattern):
+        for attack, ending in product(attacks(pattern), endings):
             growth = too_fast_growth(
-                lambda size, a=attack, p=pattern, n=name: _finds(n, p, a.text(size)),
-                largest,
+                lambda size, a=attack, e=ending, p=pattern, n=name: _finds(n, p, a.text(size) + e),
                 largest,
             )
             if growth:
-                found.append(f"{name}: {growth}: {attack}")
+                found.append(f"{name}: {growth}: {attack}, {ending!r}")
                 break
     return found
 
@@ -110,30 +95,30 @@ def test_functions_that_compile_patterns_are_known() -> None:
 
 
 def test_time_of_patterns_grows_with_the_text() -> None:
-    assert _growth_of_patterns(3000) == []
+    assert _growth_of_patterns(("", "a"), 8000) == []
 
 
 @pytest.mark.slow
 def test_time_of_patterns_grows_with_long_texts() -> None:
-    assert _growth_of_patterns(64_000) == []
+    assert _growth_of_patterns(("", "a", "1", "(", "\n"), 64_000) == []
 
 
-def _growth_of_pages(units: list[str], languages: list[str], markup: str, most: int) -> list[str]:
-    found = []
-    for language, unit in product(languages, units):
-        word = _WORDS[language]
-        for shape in dict.fromkeys(
-            (unit, unit + word, f"{unit}{word}{unit}\n", f"{word}{unit}\n\n")
-        ):
+def _cleaning(text: Text, language: str, markup: str) -> Work:
+    def work(size: int) -> Callable[[], object]:
+        page = Page(1, "Title", 0, False, "wikitext", text(size), markup)  # type: ignore[arg-type]
+        return lambda: page_to_sentences(page, language)
 
-            def work(size: int, shape: str = shape, language: str = language) -> Any:
-                text = shape * (size // len(shape))
-                page = Page(1, "Title", 0, False, "wikitext", text, markup)  # type: ignore[arg-type]
-                return lambda: page_to_sentences(page, language)
+    return work
 
-            if growth := too_fast_growth(work, most // 2, most):
-                found.append(f"{language}, {markup}, {shape!r}: {growth}")
-    return found
+
+def _growth_of_pages(
+    texts: Iterable[tuple[str, Text]], language: str, markup: str, largest: int
+) -> list[str]:
+    return [
+        f"{language}, {markup}, {name}: {growth}"
+        for name, text in texts
+        if (growth := too_fast_growth(_cleaning(text, language, markup), largest))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,28 +126,57 @@ def _growth_of_pages(units: list[str], languages: list[str], markup: str, most: 
     [("en", "wikitext"), ("zh", "wikitext"), ("en", "extracted"), ("ja", "plain")],
 )
 def test_time_of_hostile_pages_grows_with_the_page(language: str, markup: str) -> None:
-    assert _growth_of_pages(_LIKELY, [language], markup, 8000) == []
+    word = WORDS[language]
+    texts = (found for some in KINDS.values() for unit in some[:4] for found in shapes(unit, word))
+    assert _growth_of_pages(texts, language, markup, 16_000) == []
 
 
 @pytest.mark.parametrize(
-    ("unit", "markup"),
-    [("<ref>Word <ref>\n", "wikitext"), ("http://Word ", "extracted")],
-    ids=["notes that are never closed", "addresses alone"],
+    ("text", "markup"),
+    [
+        (repeated("", "<ref>Word <ref>\n"), "wikitext"),
+        (repeated("", "<ref.>a\n"), "wikitext"),
+        (repeated("", "http://Word "), "extracted"),
+        (repeated("http://a", ")"), "wikitext"),
+        (repeated("", "[[Category:a[b]c]]"), "wikitext"),
+        (repeated("a (", "{{IPA|fr|a}}", ") b"), "wikitext"),
+        (repeated("{{", "Template:", "a}}"), "wikitext"),
+        (repeated("-", "1||", "a"), "extracted"),
+    ],
+    ids=[
+        "notes that are never closed",
+        "notes with a wrong name",
+        "addresses alone",
+        "an address and brackets",
+        "links that show nothing",
+        "pronunciations in brackets",
+        "prefixes of a template",
+        "bars and figures",
+    ],
 )
-def test_time_of_long_pages_that_were_slow(unit: str, markup: str) -> None:
-    def work(size: int) -> Callable[[], object]:
-        text = unit * (size // len(unit))
-        page = Page(1, "Title", 0, False, "wikitext", text, markup)  # type: ignore[arg-type]
-        return lambda: page_to_sentences(page, "en")
+def test_time_of_long_pages_that_were_slow(text: Text, markup: str) -> None:
+    assert too_fast_growth(_cleaning(text, "en", markup), 1 << 17) == ""
 
-    assert too_fast_growth(work, 1 << 17, 1 << 18) == ""
+
+_EACH = [(language, markup) for language in WORDS for markup in ("wikitext", "extracted", "plain")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("markup", ["wikitext", "extracted", "plain"])
-@pytest.mark.parametrize("language", _WORDS)
+@pytest.mark.parametrize(("language", "markup"), _EACH)
 def test_time_of_hostile_pages_grows_with_long_pages(language: str, markup: str) -> None:
-    assert _growth_of_pages(_LIKELY + _OTHERS, [language], markup, 64_000) == []
+    word = WORDS[language]
+    texts = [found for some in KINDS.values() for unit in some for found in shapes(unit, word)]
+    texts += enclosed(word) if markup == "wikitext" else ()
+    texts += mixed(word, 100, len(word))
+    assert _growth_of_pages(texts, language, markup, 64_000) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_time_of_very_long_pages_grows_with_the_page(kind: str) -> None:
+    word = WORDS["en"]
+    texts = [(unit, repeated("", unit + word)) for unit in KINDS[kind]]
+    assert _growth_of_pages(texts, "en", "wikitext", 1 << 19) == []
 
 
 def _read_text(data: bytes) -> object:
@@ -221,4 +235,4 @@ def test_time_of_readers_grows_with_the_file(
         data = before + unit * (size // len(unit))
         return lambda: reader(data)
 
-    assert too_fast_growth(work, 1 << 15, 1 << 19) == ""
+    assert too_fast_growth(work, 1 << 19) == ""

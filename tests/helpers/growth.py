@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-NOTICED = 0.02
-"""Seconds below which a time says nothing."""
+FACTORS = (1, 2, 4, 8)
+"""Sizes that are measured, as multiples of the first."""
 MOST = 3.0
-"""By which a time may grow when the size doubles: 2 is linear, 4 is quadratic."""
+"""By which the last time may be more than in proportion to the size; a square has 8."""
+NOTICED = 0.0005
+"""Seconds of the first size; a shorter time counts as this one, because it says nothing."""
 _GIVE_UP = 10.0  # seconds of one run
+
+Work = Callable[[int], Callable[[], object]]
+"""Makes the run for a size."""
 
 
 class _TooSlow(Exception):
@@ -50,23 +56,43 @@ def seconds(run: Callable[[], object], times: int = 1) -> float:
     return best
 
 
-def too_fast_growth(work: Callable[[int], Callable[[], object]], size: int, largest: int) -> str:
+def series(work: Work, size: int, times: int = 1) -> list[float]:
+    """Seconds for each of FACTORS times a size, each the least of ``times``."""
+    return [seconds(work(factor * size), times) for factor in FACTORS]
+
+
+def is_too_fast(first: float, last: float) -> bool:
+    """Whether the time for the last of FACTORS shows more than growth in proportion."""
+    return last > MOST * FACTORS[-1] * max(first, NOTICED)
+
+
+def exponent(times: Sequence[float]) -> float:
+    """The power of the size with which times grow: the slope of a line through their logarithms."""
+    xs, ys = [math.log(f) for f in FACTORS], [math.log(max(t, 1e-9)) for t in times]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys))
+    return slope / sum((x - mean_x) ** 2 for x in xs)
+
+
+def too_fast_growth(work: Work, largest: int) -> str:
     """ "" if the time grows with the size alone, else the sizes and times that show more.
 
-    Args:
-        work: makes the run for a size.
-        size: the first size. It doubles until a run is noticed.
-        largest: the size after which doubling ends.
+    An eighth of the largest size and the largest are compared, and if they show more, all FACTORS are
+    measured again, the least of several runs, because another process may have been in the way.
     """
-    before = seconds(work(size))
-    while before < NOTICED and size < largest:
-        size *= 2
-        before = seconds(work(size))
-    if before < NOTICED:
+    last = seconds(work(largest))
+    if not is_too_fast(0, last):
         return ""
-    for times in (1, 3, 5):  # another process may have been in the way
-        before = min(before, seconds(work(size), times))
-        after = seconds(work(2 * size), times)
-        if before < float("inf") and after <= MOST * max(before, NOTICED):
+    size = largest // FACTORS[-1]
+    if last < float("inf") and not is_too_fast(seconds(work(size)), last):
+        return ""
+    times: list[float] = []
+    for repeats in (1, 3, 5):
+        now = series(work, size, repeats)
+        times = list(map(min, times, now)) if times else now
+        if not is_too_fast(times[0], times[-1]):
             return ""
-    return f"{before:.3f} s for {size:,}, {after:.3f} s for {2 * size:,}"
+        if times[-1] == float("inf"):
+            break
+    found = ", ".join(f"{factor * size:,}: {t:.4f} s" for factor, t in zip(FACTORS, times))
+    return f"{found} (exponent {exponent(times):.2f})"

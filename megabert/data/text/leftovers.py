@@ -28,7 +28,7 @@ _BULLET = re.compile(r"^BULLET::::(?:[-*#:;\d.]\s*)?")
 # a table row, the attributes of a table, the settings or name of a picture, or a heading
 _NO_TEXT = lazy_pattern(
     r"\s*(?:\||!+\s*(?:[a-z]+\s*=|\|)|(?:[a-z]+\s*=\s*[\"\w][^|]*)\||(?:thumb|left|right|\d+px)\|)"
-    r"|[^|]*\.(?:jpe?g|png|svg|gif)\s*\||[\W\d]*\|\|[\W\d]*$|[^=]{0,9}={2,}[^=]+={2,}\s*$",
+    r"|[^|]*\.(?:jpe?g|png|svg|gif)\s*\||(?=[\W\d]*\|\|)[\W\d]*+$|[^=]{0,9}={2,}[^=]+={2,}\s*$",
     re.IGNORECASE,
 )
 _STOP_INSIDE = re.compile(r"[.!?,;:] ")

@@ -56,7 +56,7 @@ HEADING = re.compile(r"\s*=\s+([^=\s](?:.*\S)?)\s+=\s*$")
 _TITLE_LINE = re.compile(rb"\n[ \t]*=[ \t]+[^=\s][^\n]*?[ \t]=[ \t\r]*(?=\n)")
 _BLANK = re.compile(rb"\n(?:[ \t\r\f\v]*\n)+")
 _MARKDOWN_TITLE = re.compile(rb"\n#{1,6} [^\s#]")
-_MARKDOWN = re.compile(rb"\]\(\S+\)|\n```|\*\*\w[^*\n]*\*\*")
+_MARKDOWN = re.compile(rb"\]\([^\s)\]]+\)|\n```|\*\*\w[^*\n]*\*\*")
 _CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of a character after the first one
 _WRAP_SAMPLE = 1 << 18  # bytes
 _LONG_LINE = 300  # characters: more than a sentence

@@ -51,7 +51,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     text = _TABS.sub(_tabs, text)
     parts: list[str] = []
     position = 0
-    no_more: set[str] = set()  # names without another closing tag
+    ends: dict[str, re.Match[str] | None] = {}  # the last search for each name's closing tag
     while match := _TAG.search(text, position):
         start, end_of_tag = match.span()
         if position < start:
@@ -69,8 +69,7 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
             parts.append("<")  # not a tag
             continue
         if not bracket or not attributes.endswith("/"):
-            is_closed = bracket and name not in no_more
-            end = _content_end(text, name, position) if is_closed else None
+            end = _content_end(text, name, position, ends) if bracket else None
             if end is not None:
                 if name == "math" and _is_displayed(text, match.start(), end[1]):
                     shown = hole(names, "<math>")
@@ -82,8 +81,6 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
                 begin = match.end() if bracket else match.start()
                 position = _line_end(text, begin)
                 shown = hole(names, "<ref>") + _closers(text[begin:position])
-            else:
-                no_more.add(name)
         if shown:
             parts.append(shown)
         elif (
@@ -122,20 +119,30 @@ def _closers(dropped: str) -> str:
     return "}}" * max(0, dropped.count("}}") - dropped.count("{{"))
 
 
-def _content_end(text: str, name: str, position: int) -> tuple[int, int] | None:
-    """Where the content of a tag ends, and where its closing tag does; None if it is not closed."""
+def _content_end(
+    text: str, name: str, position: int, ends: dict[str, re.Match[str] | None]
+) -> tuple[int, int] | None:
+    """Where the content of a tag ends, and where its closing tag does; None if it is not closed.
+
+    ``ends`` holds what was found for earlier tags: None if no closing tag of that name is left.
+    """
+    if name in ends and ends[name] is None:
+        return None
     if name == "table":
         depth = 1
         for match in _TABLE.finditer(text, position):
             depth += -1 if match.group(1) else 1
             if depth == 0:
                 return match.start(), match.end()
+        ends[name] = None
         return None
     # most footnotes end in a plain tag and hold no other one
     end = text.find("<", position) if name == "ref" else -1
     if end >= 0 and text.startswith(_PLAIN_END, end):
         return end, end + len(_PLAIN_END)
-    closing = _closing(name).search(text, position)
+    closing = ends.get(name)
+    if closing is None or closing.start() < position:
+        closing = ends[name] = _closing(name).search(text, position)
     if closing is None or closing.group()[1] != "/":
         return None
     return closing.start(), closing.end()

@@ -153,13 +153,15 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
 def _without_spoken(remark: str, names: Sequence[str]) -> str:
     """A remark in brackets without pronunciations, and without words of small letters around one:
     ``(pronounced {{IPA}}; born 1990)`` is (born 1990)."""
+
+    def silent(mark: re.Match[str]) -> str:
+        return MARK if hole_name(mark.group(), names)[0] == SPOKEN else mark.group()
+
     parts = _SEPARATOR.split(remark)
     for index, part in enumerate(parts):
         if HOLE not in part:
             continue
-        for mark in _ANY.findall(part):
-            if hole_name(mark, names)[0] == SPOKEN:
-                part = part.replace(mark, MARK)
+        part = _ANY.sub(silent, part)
         if HOLE not in part and all(letter.islower() for letter in part if letter.isalnum()):
             part = MARK
         parts[index] = part
@@ -176,4 +178,5 @@ def _between_sentences(match: re.Match[str]) -> str:
     after = match.string[match.end()]
     if not after.isupper():
         return match.group()
-    return gap(match.string[: match.start()], after)
+    start = match.start()
+    return gap(match.string[max(0, start - 3) : start], after)

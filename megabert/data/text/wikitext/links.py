@@ -147,11 +147,15 @@ def _external(match: re.Match[str], names: list[str] | None) -> str:
 
 def _bare(address: str, names: list[str] | None) -> str:
     """The place of an address; as in MediaWiki, a stop that ends the sentence is not part of it."""
-    rest = address.rstrip(_STOPS)
-    while rest.endswith(")") and rest.count(")") > rest.count("("):
-        rest = rest[:-1].rstrip(_STOPS)
+    end = len(address.rstrip(_STOPS))
+    unpaired = address.count(")") - address.count("(")
+    while unpaired > 0 and address[end - 1] == ")":
+        unpaired -= 1
+        end -= 1
+        while address[end - 1] in _STOPS:
+            end -= 1
     left = MARK if names is None else hole(names, "address")
-    return EXTERNAL + left + address[len(rest) :]
+    return EXTERNAL + left + address[end:]
 
 
 def _strip_simple(text: str, rules: LinkRules) -> str:
@@ -193,7 +197,8 @@ def _strip_tangled(block: str, rules: LinkRules, names: list[str] | None) -> str
     single = 0  # single brackets that are open outside links
     for match in _BRACKETS.finditer(block):
         between = block[position : match.start()]
-        stack[-1].append(between)
+        if between:  # pieces are never empty, so that the last one is the text before
+            stack[-1].append(between)
         position = match.end()
         if len(stack) == 1:
             single = max(0, single + between.count("[") - between.count("]"))
@@ -203,7 +208,8 @@ def _strip_tangled(block: str, rules: LinkRules, names: list[str] | None) -> str
             continue
         brackets = len(match.group())
         if len(stack) == 1:  # "a[b[0]]": what closes single brackets is not a link's
-            stack[0].append("]" * min(brackets, single))
+            if single:
+                stack[0].append("]" * min(brackets, single))
             single = max(0, single - brackets)
             continue
         while brackets >= 2 and len(stack) > 1:
@@ -217,9 +223,10 @@ def _strip_tangled(block: str, rules: LinkRules, names: list[str] | None) -> str
             else:
                 shown = rules.text(target, label if bar else None)
                 if not shown and brackets == 2:
-                    before = next((piece for piece in reversed(stack[-1]) if piece), "")
+                    before = stack[-1][-1] if stack[-1] else ""
                     shown = gap(before, block[position : position + 3])
-                stack[-1].append(shown)
+                if shown:
+                    stack[-1].append(shown)
             brackets -= 2
         if brackets == 1:
             stack[-1].append("]")

@@ -113,7 +113,7 @@ def strip_templates(text: str, calls: Calls) -> str:
             after = between or ("{{" if index + 2 < len(pieces) else "")
             shown = calls.replacement(pieces[index], before, after)
             pieces[index] = shown
-            before = between if between.strip() else (shown or before) + between
+            before = between if between.strip() else ((shown or before) + between)[-_MAX_NAME:]
         text = "".join(pieces)
     return _strip_nested(text, calls) if any(left.search(text) for left in _UNPAIRED) else text
 

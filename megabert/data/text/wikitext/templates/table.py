@@ -24,6 +24,7 @@ _INNER = "rest"
 _REMEMBERED = 10_000
 _LONGEST_NAME = 60  # characters of a name that is remembered
 _TEMPLATE = 10  # number of the namespace
+_MOST_PREFIXES = 8  # before the name of a template
 # what may precede the name of a template in a call, besides the namespace
 _PREFIXES = ("subst", "safesubst", "msg", "msgnw", "raw")
 _KEYS = {
@@ -71,23 +72,24 @@ class TemplateTable:
             title: title of the page.
         """
         head, bar, rest = body.partition("|")
-        if not bar and (code := head.strip()) in self.codes:
-            return self.codes[code]
-        entry, inner = self._remembered.get(head) or self._entry(head)
-        if entry is None and ":" in head:
-            prefix, _, after = _name(head).partition(":")
-            prefix = prefix.strip()
-            function = self.functions.get(prefix)
+        for _ in range(_MOST_PREFIXES):
+            if not bar and (code := head.strip()) in self.codes:
+                return self.codes[code]
+            entry, inner = self._remembered.get(head) or self._entry(head)
+            if entry is not None:
+                if not entry:
+                    return ""
+                return self._shown(entry, Call(_split(rest, bar), title, self, head), inner)
+            prefix, colon, operand = head.partition(":")
+            prefix = _name(prefix).strip()
+            function = self.functions.get(prefix) if colon else None
             if function is not None:
-                operand = head.partition(":")[2]
-                return self._shown(
-                    function, Call([operand, *_split(rest, bar)], title, self, prefix)
-                )
-            if prefix in self.namespaces and after:
-                return self.text_of(body.partition(":")[2], title)
-        if not entry:
-            return None if entry is None else ""
-        return self._shown(entry, Call(_split(rest, bar), title, self, head), inner)
+                parts = [operand, *_split(rest, bar)]
+                return self._shown(function, Call(parts, title, self, prefix))
+            if prefix not in self.namespaces or not operand.strip():
+                return None
+            head = operand
+        return None
 
     def _entry(self, head: str) -> tuple[tuple[Pattern, ...] | Rule | None, str]:
         """The entry for a name as it is written, or for its beginning or end and then the rest of
