@@ -64,7 +64,7 @@ _MEANT = {
 _WITH_VARIANTS = "zh gan wuu yue sr sh kk ku tg tt ug uz crh iu shi hif gom ks ms nan hak cdo pt"
 _VARIED = frozenset(_WITH_VARIANTS.split())
 _CHINESE_REGIONS = ("tw", "hk", "mo", "cn", "sg", "my")
-_SHAPE = re.compile(r"[a-z]{2,12}(?:-[a-z0-9]{1,12})*")
+_SHAPE = re.compile(r"[a-z]{2,12}(?:-[a-z0-9]{1,12}){0,5}")
 _PROJECTS = re.compile(r"wik(?:i|tionary|iquote|ibooks|inews|isource|iversity|ivoyage)$")
 # databases of wikis that belong to no language: xml:lang of these is "en"
 _NO_LANGUAGE = {"commons", "meta", "species", "wikidata", "mediawiki", "incubator", "test", "test2"}
