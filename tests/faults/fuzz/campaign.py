@@ -2,8 +2,9 @@
 
     python -m tests.faults.fuzz.campaign --readers plain|models|NAME... --inputs 1000 --first 0
 
-Prints a JSON object per fault, and at the end one per reader. Input number N of a reader is always
-the same file: ``--first N --inputs 1 --keep FOLDER`` writes it.
+Prints a JSON object per reader. Input number N of a reader is always the same file:
+``--first N --inputs 1 --keep FOLDER`` writes it. With ``--log FILE`` the inputs run in parts, each part
+appends a line to the file, and a second run goes on where the first one ended, reader by reader.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import resource
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +34,8 @@ SECONDS = 5.0
 """Of computing for one input; then it counts as a hang, as it does after 15 times as long of waiting."""
 MEMORY = 2 << 30
 """Bytes of address space above what the process had before the first input."""
-_MOST_FAULTS = 3  # of a reader; then its campaign ends
+_MOST_FAULTS = 3  # of a reader; then its campaign, or this part of it, ends
+_PART = 5000  # inputs for one line of a log
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CODE = (
     "os.system",
@@ -169,6 +172,8 @@ def _work(reader: FuzzedReader, folder: Path, numbers: range, shared: mmap.mmap)
     for number in numbers:
         done, changed = mutated(reader, valid, number)
         target.write_bytes(changed)
+        latest = int(time.process_time() + 2 * SECONDS)  # a library that returns to no handler
+        resource.setrlimit(resource.RLIMIT_CPU, (latest, resource.RLIM_INFINITY))
         shared[:16] = struct.pack("<qd", number, time.monotonic())
         fault, outcome = _one(reader, target, watch)
         if (folder / "planted").exists() or (sample / "planted").exists():
@@ -187,7 +192,7 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
     began = time.monotonic()
     faults: list[dict[str, Any]] = []
     shared = mmap.mmap(-1, 32)
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_memory_folder()))
     first = numbers.start
     try:
         while first < numbers.stop and len(faults) < _MOST_FAULTS:
@@ -211,7 +216,7 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
                 done, _ = mutated(reader, _valid(reader), at)
                 what = ended or crash or "the process ends"
                 faults.append({"number": at, "mutations": done, "fault": what})
-            first = at + 1
+            first = at if ended is None else at + 1
             (folder / "crash").unlink(missing_ok=True)
             if _text_of(folder / "faults").count("\n") >= _MOST_FAULTS:
                 break
@@ -221,12 +226,31 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
     read, refused = struct.unpack("<qq", shared[16:32])
     return {
         "reader": reader.name,
-        "inputs": len(numbers),
+        "inputs": min(first, numbers.stop) - numbers.start,
         "read": read,
         "refused": refused,
         "seconds": round(time.monotonic() - began, 1),
         "faults": faults,
     }
+
+
+def _memory_folder() -> str | None:
+    """Where files need no disk: some file systems write a file at once if it replaces another one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _run_with_log(reader: FuzzedReader, inputs: int, log: Path) -> None:
+    """Run what the log does not have of a reader's first ``inputs``."""
+    lines = [json.loads(line) for line in _text_of(log).splitlines()]
+    first = max([0, *(line["next"] for line in lines if line["reader"] == reader.name)])
+    while first < inputs:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        result = run_reader(reader, range(first, min(first + _PART, inputs)))
+        first += result["inputs"]
+        with log.open("a", encoding="utf-8") as file:
+            print(json.dumps(result | {"next": first, "commit": commit}), file=file)
 
 
 def _text_of(path: Path) -> str:
@@ -292,9 +316,13 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="write the inputs to this folder, and read nothing"
     )
+    parser.add_argument("--log", type=Path, help="append to it, and go on where it ends")
     given = parser.parse_args()
     for reader in readers_of(given.readers):
         count = reader.quick if given.inputs is None else given.inputs
+        if given.log is not None:
+            _run_with_log(reader, count, given.log)
+            continue
         numbers = range(given.first, given.first + count)
         if given.keep is not None:
             target = reader.make(given.keep)
