@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from megabert.data.shards import layout
 from megabert.data.shards.manifest import ShardError
 from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 from megabert.data.shards.reader import ShardFile
-from tests.helpers.foreign_shards import write_fixed
+from tests.helpers.foreign_shards import random_samples, write_fixed, write_variable
 
 SAMPLES = [
     StaticSample(np.array([2, 7, 8, 3]), np.zeros(4, np.int64), np.array([1]), np.array([9]), 0)
@@ -166,6 +168,46 @@ def _sums_made_right(path: Path) -> None:
 def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
     path = write_fixed(tmp_path / "shard.hdf5", SAMPLES, WIDTH)
     external_link(path)
+    assert "is a link to another file" in _refused(path, tmp_path)
+
+
+def _without_end(path: Path) -> None:
+    """Zeros where the lists of variable length are: the library reads them without end."""
+    content = bytearray(path.read_bytes())
+    place = content.find(b"GCOL") + 48
+    content[place : place + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def test_lists_that_are_read_without_end(tmp_path: Path) -> None:
+    """Input 1028 of the campaign in tests/faults/fuzz. Other files are read after it."""
+    path = write_variable(tmp_path / "a.hdf5", random_samples(4))
+    file = Hdf5File(path)
+    assert len(file.read_rows(range(4))) == 4
+    _without_end(path)
+    file = Hdf5File(path)
+    with pytest.raises(ForeignShardError, match=r"a\.hdf5: damaged.* does not come to an end"):
+        file.read(0)
+    other = Hdf5File(write_fixed(tmp_path / "shard.hdf5", SAMPLES, WIDTH))
+    assert other.read(0).input_ids.tolist() == [2, 7, 8, 3]
+    file.close()
+    started = time.monotonic()
+    assert "does not come to an end" in _refused(path, tmp_path)
+    assert time.monotonic() - started < 60
+
+
+def test_a_worker_of_each_process(tmp_path: Path) -> None:
+    """A fork does not answer for its parent, and both go on."""
+    file = Hdf5File(write_fixed(tmp_path / "shard.hdf5", SAMPLES, WIDTH))
+    file.read(0)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(file.read_rows([3, 1])))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert file.read(4).next_sentence == 0
+
+
+def _refused(path: Path, tmp_path: Path) -> str:
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]) + "\n")
     tool = Path(__file__).resolve().parents[2] / "data_tools" / "import_shards.py"
@@ -174,9 +216,11 @@ def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
         [*command, "--output", str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "is a link to another file" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(path) in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+    return line
 
 
 def test_nothing_is_followed() -> None:

@@ -9,29 +9,25 @@ Variable (MLPerf submissions, ``convert_fixed2variable.py``): the same names wit
 ``input_mask``, [N] lists of variable length, without padding.
 
 Files are opened without HDF5's file locks. HDF5 has no checksums of its own: data that can be read
-from a damaged file is only checked to be a valid sample.
+from a damaged file is only checked to be a valid sample. Headers can be made that the HDF5 library
+never finishes reading, or on which it crashes, so it reads in a process of its own
+(:mod:`megabert.data.foreign.hdf5_rows`), one for all files, with limits of time and memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import h5py
-import numpy as np
-
-from megabert.data.foreign.static import NO_LABEL, ForeignFile, ForeignShardError, StaticSample
-from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
+from megabert.data.foreign.hdf5_rows import LISTS, Hdf5Answer, Hdf5Request, answer_hdf5
+from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
+from megabert.data.shards.isolated import IsolatedFault, IsolatedWorker
 from megabert.data.shards.spans import Ints
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_NEEDED = ("input_ids", "segment_ids", "masked_lm_positions", "masked_lm_ids")
-_MASK, _NEXT = "input_mask", "next_sentence_labels"
-_NAMES = (*_NEEDED, _MASK, _NEXT)
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
+_worker = IsolatedWorker(answer_hdf5)
 
 
 class Hdf5File(ForeignFile):
@@ -42,140 +38,49 @@ class Hdf5File(ForeignFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        with _damage_named(path, "cannot be opened"), _open(path) as file:
-            self._require_unchanged(file.id.get_vfd_handle())
-            self._inspect(file)
-
-    def _inspect(self, file: h5py.File) -> None:
-        _require_own(self.path, file)
-        if "packed_input_len" in file:
-            raise ForeignShardError(
-                f"{self.path}: several sequences are packed into one row (packed_input_len), and "
-                "this layout is not supported: use the shards from which it was packed"
-            )
-        missing = [name for name in _NEEDED if not isinstance(file.get(name), h5py.Dataset)]
-        if missing:
-            raise ForeignShardError(
-                f"{self.path}: HDF5 without {', '.join(missing)}: not a shard of masked samples in "
-                "NVIDIA's layout"
-            )
-        self._fixed = file["input_ids"].ndim == 2
-        self.labelled = isinstance(file.get(_NEXT), h5py.Dataset)
-        self.layout = f"NVIDIA HDF5, {'fixed' if self._fixed else 'variable'} length"
-        self.samples = int(file["input_ids"].shape[0]) if file["input_ids"].ndim else 0
-        self.width = int(file["input_ids"].shape[1]) if self._fixed else None
-        names = [*_NEEDED, *([_MASK] if self._fixed else []), *([_NEXT] if self.labelled else [])]
-        for name in names:
-            self._check_dataset(file, name)
-        if self.samples == 0:
-            raise ForeignShardError(f"{self.path}: holds no samples")
-        self.bytes_per_sample = sum(_bytes_read(file[name]) for name in names)
-
-    def _check_dataset(self, file: h5py.File, name: str) -> None:
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            raise ForeignShardError(f"{self.path}: {name} is missing (fixed-length layout)")
-        shape = dataset.shape
-        ragged = h5py.check_vlen_dtype(dataset.dtype)
-        number = ragged if ragged is not None else dataset.dtype
-        wanted = 1 if name == _NEXT or not self._fixed else 2
-        valid = len(shape) == wanted and number.kind in "iu"
-        valid = valid and (ragged is not None) == (not self._fixed and name != _NEXT)
-        if not valid:
-            raise ForeignShardError(
-                f"{self.path}: {name} is {dataset.dtype} {list(shape)}, not whole numbers in the "
-                f"{'fixed' if self._fixed else 'variable'}-length layout"
-            )
-        if shape[0] != self.samples:
-            raise ForeignShardError(
-                f"{self.path}: {self.samples} rows of input_ids, but {shape[0]} of {name}: is the "
-                "file cut off?"
-            )
-        if name in ("segment_ids", _MASK) and wanted == 2 and shape[1] != self.width:
-            raise ForeignShardError(
-                f"{self.path}: input_ids have width {self.width}, {name} {shape[1]}"
-            )
+        found = self._ask("inspect").values
+        self.samples: int = found["samples"]
+        self.width: int | None = found["width"]
+        self.labelled: bool = found["labelled"]
+        self.bytes_per_sample: int = found["bytes_per_sample"]
+        self.layout = f"NVIDIA HDF5, {'variable' if self.width is None else 'fixed'} length"
 
     def read(self, row: int) -> StaticSample:
-        with _damage_named(self.path, f"sample {row} cannot be read"):
-            self._look()
-            ids, segments, positions, labels = (self._row(name, row) for name in _NEEDED)
-            mask = self._row(_MASK, row) if self._fixed else None
-            label = int(self._datasets()[_NEXT][row]) if self.labelled else NO_LABEL
-            self._look()  # there are no checksums that would cover the time between
-        if mask is not None:
+        return self.read_rows([row])[0]
+
+    def read_rows(self, rows: Sequence[int]) -> list[StaticSample]:
+        lists = self._ask("read", rows).lists
+        return [self._whole(row, *lists[LISTS * place :][:LISTS]) for place, row in enumerate(rows)]
+
+    def _whole(self, row: int, *lists: Ints) -> StaticSample:
+        ids, segments, positions, labels, mask, label = lists
+        if self.width is not None:
             size = self._without_padding(row, mask)
             ids, segments = ids[:size], segments[:size]
             if len(positions) == len(labels):
                 real = (positions != 0) | (labels != 0)
                 positions, labels = positions[real], labels[real]
-        return self._sample(row, ids, segments, positions, labels, label)
+        return self._sample(row, ids, segments, positions, labels, int(label[0]))
 
     def length(self, row: int) -> int:
-        with _damage_named(self.path, f"sample {row} cannot be read"):
-            if self._fixed:
-                return self._without_padding(row, self._row(_MASK, row))
-            return len(self._datasets()["input_ids"][row])
+        (numbers,) = self._ask("length", [row]).lists
+        return len(numbers) if self.width is None else self._without_padding(row, numbers)
 
-    def _look(self) -> None:
-        self._datasets()
-        self._require_unchanged(self._handle[1].id.get_vfd_handle())
-
-    def _row(self, name: str, row: int) -> Ints:
-        values: Ints = self._datasets()[name][row].astype(np.int64)
-        return values
-
-    def _datasets(self) -> dict[str, Any]:
-        """The open datasets of this process."""
-        if self._handle is None or self._handle[0] != os.getpid():
-            file = _open(self.path)
-            _require_own(self.path, file)  # the file may be another one than when it was inspected
-            self._handle = (
-                os.getpid(),
-                file,
-                {name: file[name] for name in file if name in _NAMES},
-            )
-        datasets: dict[str, Any] = self._handle[2]
-        return datasets
+    def _ask(self, what: str, rows: Sequence[int] = ()) -> Hdf5Answer:
+        if what != "inspect":
+            self._handle = os.getpid()  # in whose worker it is open
+        try:
+            answer = Hdf5Answer.decode(_worker.ask(Hdf5Request(what, self.path, rows).encode()))
+        except IsolatedFault as error:
+            raise ForeignShardError(f"{self.path}: damaged or cut off: {error}") from None
+        for state in answer.states:
+            self._require_state(state)
+        if answer.error is not None:
+            raise ForeignShardError(answer.error)
+        return answer
 
     def close(self) -> None:
-        if self._handle is not None and self._handle[0] == os.getpid():
-            self._handle[1].close()
+        if self._handle == os.getpid() and _worker.runs:
+            with suppress(IsolatedFault):  # then it is closed, since its process has ended
+                _worker.ask(Hdf5Request("close", self.path).encode())
         self._handle = None
-
-
-def _open(path: Path) -> h5py.File:
-    # No chunk cache: rows are read in random order, and many files are open.
-    return h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-
-
-def _require_own(path: Path, file: h5py.File) -> None:
-    """Refuse a file whose data is elsewhere; ``ForeignShardError``."""
-    try:
-        require_own_links(file)
-        require_own_data(file, _NAMES)
-    except Hdf5Refused as error:
-        raise ForeignShardError(f"{path}: {error}") from None
-
-
-def _bytes_read(dataset: h5py.Dataset) -> int:
-    """Bytes unpacked to read one row of a dataset."""
-    if dataset.chunks is None:
-        return int(np.prod(dataset.shape[1:])) * int(dataset.dtype.itemsize)
-    across = 1
-    for size, chunk in zip(dataset.shape[1:], dataset.chunks[1:]):
-        across *= -(-size // chunk)
-    return across * int(np.prod(dataset.chunks)) * int(dataset.dtype.itemsize)
-
-
-@contextmanager
-def _damage_named(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except ForeignShardError:
-        raise
-    except FileNotFoundError:
-        raise ForeignShardError(f"{path}: no such file") from None
-    except _HDF5_ERRORS as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ForeignShardError(f"{path}: damaged or cut off: {what} ({reason})") from None

@@ -194,7 +194,7 @@ class _Reader:
 
     def documents(self, file: ForeignFile, rows: range, evaluation: bool) -> Iterator[_Document]:
         """The new text of these samples of a file."""
-        samples = [file.read(row) for row in rows]
+        samples = file.read_rows(rows)
         parts = []
         for row, sample in zip(rows, samples):
             check_ids(file, row, sample, self.info)

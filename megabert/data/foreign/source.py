@@ -8,7 +8,7 @@ every epoch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,8 @@ class ForeignSource:
         attention = np.zeros(shape, dtype=np.int64)
         labels = np.full(shape, -1, dtype=np.int64)
         next_sentence = np.zeros(len(numbers), dtype=np.int64)
-        for place, (number, row) in enumerate(zip(files, rows)):
-            file = self._file(number)
-            sample = file.read(row)
-            self._check(file, row, sample)
+        for place, (number, row, sample) in enumerate(zip(files, rows, self._read(files, rows))):
+            self._check(self.files[number], row, sample)
             size = len(sample.input_ids)
             input_ids[place, :size] = sample.input_ids
             token_types[place, :size] = sample.segment_ids
@@ -115,6 +113,14 @@ class ForeignSource:
             masked_labels=labels.ravel()[positions],
             next_sentence_labels=next_sentence if self.settings.paired else None,
         )
+
+    def _read(self, files: Sequence[int], rows: Sequence[int]) -> Iterator[StaticSample]:
+        """The samples at these places, in this order; those of a file are read together."""
+        asked: dict[int, list[int]] = {}
+        for number, row in zip(files, rows):
+            asked.setdefault(number, []).append(row)
+        read = {number: iter(self._file(number).read_rows(own)) for number, own in asked.items()}
+        return (next(read[number]) for number in files)
 
     def _check(self, file: ForeignFile, row: int, sample: StaticSample) -> None:
         if len(sample.input_ids) > self.settings.seq_length:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ class ForeignFile(ABC):
             ForeignShardError: the sample is damaged, or not a masked sample.
         """
 
+    def read_rows(self, rows: Sequence[int]) -> list[StaticSample]:
+        """These samples; as :meth:`read`, and quicker in some layouts."""
+        return [self.read(row) for row in rows]
+
     @abstractmethod
     def length(self, row: int) -> int:
         """Real tokens of sample ``row``, special tokens included."""
@@ -95,6 +100,10 @@ class ForeignFile(ABC):
             now = FileState.of(handle)
         except OSError as error:
             raise ForeignShardError(f"{self.path}: cannot be read ({error.strerror})") from None
+        self._require_state(now)
+
+    def _require_state(self, now: FileState) -> None:
+        """As :meth:`_require_unchanged`, of a file whose state is known."""
         self._state = self._state or now
         if now.content != self._state.content:
             fault = self._state.fault(now) or "the file was changed while it was in use"

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +70,7 @@ class WordPieceBatchEncoder:
         prefix = rules.prefix
         self._first = {t: i for t, i in ids.items() if not t.startswith(prefix)}
         self._next = {t[len(prefix) :]: i for t, i in ids.items() if t.startswith(prefix)}
-        table = _CharacterTable(
-            backend, lower_case=rules.lower_case, split_ideographs=rules.split_ideographs
-        )
+        table = _CharacterTable.of(backend, rules)
         self._alone, self._shown = table.alone, table.shown
         self._forget()
 
@@ -225,6 +224,19 @@ class _CharacterTable:
 
     Characters outside the basic plane are left to the library, together with the word around them.
     """
+
+    _known: ClassVar[dict[object, _CharacterTable]] = {}
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer, rules: WordPieceRules) -> _CharacterTable:
+        """The table of these settings; it does not depend on the vocabulary, and is made once."""
+        settings = (backend.normalizer.__getstate__(), backend.pre_tokenizer.__getstate__())
+        key = (settings, rules.lower_case, rules.split_ideographs)
+        if key not in cls._known:
+            cls._known[key] = cls(
+                backend, lower_case=rules.lower_case, split_ideographs=rules.split_ideographs
+            )
+        return cls._known[key]
 
     def __init__(
         self, backend: tokenizers.Tokenizer, *, lower_case: bool, split_ideographs: bool
