@@ -5,16 +5,16 @@ from functools import lru_cache
 
 from megabert.data.text.wikitext.formulas import formula_text
 from megabert.data.text.wikitext.holes import hole
-from megabert.data.text.wikitext.tidy import gap
+from megabert.data.text.wikitext.tidy import gap, splits_figure
 
 # a reader sees nothing of their content in running text
 _NOTES = (
     "ref references gallery timeline imagemap templatedata graph mapframe inputbox categorytree "
-    "templatestyles indicator style script pre table section dynamicpagelist choose quiz rss "
-    "includeonly video audio score"
+    "templatestyles indicator style script table section dynamicpagelist choose quiz rss "
+    "includeonly video audio"
 )
-# a reader sees a formula, code or a sign, which has no words
-_FORMULAS = "math chem ce source syntaxhighlight hiero maplink"
+# a reader sees a formula, code or a sign, which has no words, or text that is struck out
+_FORMULAS = "math chem ce source syntaxhighlight hiero maplink pre score s del strike"
 # as in MediaWiki, a tag ends at the first ">"; one without it is never closed
 _TAG = re.compile(
     # nearly all are footnotes without tags inside, which are matched whole, without groups
@@ -33,6 +33,7 @@ _CELL = re.compile(
 # "<tabber>Label=Text|-|Label=Text</tabber>", or names of pages
 _TABS = re.compile(r"<(tabber(?:transclude)?)\s*>((?:[^<]|<(?!/?tabber))*+)</\1\s*>", re.IGNORECASE)
 _SIMPLE_CHEMISTRY = re.compile(r"(?:[A-Z][a-z]?\d*){1,8}")
+_AFTER_WORD = (" ", ".", ",", ";", ")")
 _INDENT = 40  # longest indent and punctuation of a formula on a line of its own
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
@@ -44,7 +45,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     A formula, code or sign leaves a hole, which is added to ``names``; a formula of a few symbols
     becomes text, except on a line of its own. The text inside ``<nowiki>`` remains, with its
     special characters as entities. A ``<ref>`` that is never closed takes the rest of its line with
-    it and leaves a hole; of other tags that are never closed, only the tag itself is removed.
+    it and leaves a hole; of other tags that are never closed, only the tag itself is removed, and
+    a bare one between the words of a line is text, as in MediaWiki.
     """
     if "<" not in text:
         return text
@@ -59,6 +61,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
         position = end_of_tag
         if match.lastindex is None:
             if parts and (left := gap(parts[-1], text[position : position + 3])):
+                if left == " " and splits_figure(parts[-1], text[position]):
+                    left = hole(names, "<ref>")
                 parts.append(left)
             continue
         name, attributes, bracket = match.groups()
@@ -76,11 +80,15 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
                 elif name in _SHOWN:
                     shown = _shown_text(name, text[position : end[0]], names)
                 position = end[1]
+                if name == "math" and shown:
+                    shown = _apart(parts, shown, text[position : position + 1])
             elif name == "ref":
                 # without its ">", the tag itself may extend over lines
                 begin = match.end() if bracket else match.start()
                 position = _line_end(text, begin)
                 shown = hole(names, "<ref>") + _closers(text[begin:position])
+            elif not attributes and _is_word(text, match.start(), position):
+                shown = match.group().translate(_ESCAPES)
         if shown:
             parts.append(shown)
         elif (
@@ -88,6 +96,8 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
             and (name != "nowiki" or parts[-1][-1:] == "'")
             and (left := gap(parts[-1], text[position : position + 3]))
         ):
+            if left == " " and splits_figure(parts[-1], text[position]):
+                left = hole(names, f"<{name}>")
             parts.append(left)
     parts.append(text[position:])
     # rows of a table that a template begins
@@ -100,6 +110,20 @@ def _tabs(match: re.Match[str]) -> str:
         return "\n\n"
     texts = [tab.partition("=")[2] for tab in match.group(2).split("|-|")]
     return "\n\n".join(["", *texts, ""])
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    """Whether a bare tag stands between words of a line, as a word ("the <source> tag")."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 1]
+    return before[-1:] == " " and before[0].isalnum() and after in _AFTER_WORD
+
+
+def _apart(parts: list[str], formula: str, after: str) -> str:
+    """A formula whose figures do not join those next to it: ``<math>10^6</math>5`` is 10^6 5."""
+    before = parts[-1][-1:] if parts else ""
+    left = " " if before.isdigit() and formula[0].isdigit() else ""
+    right = " " if after.isdigit() and formula[-1].isdigit() else ""
+    return left + formula + right
 
 
 def _is_displayed(text: str, start: int, end: int) -> bool:
@@ -162,4 +186,6 @@ def _shown_text(name: str, inside: str, names: list[str]) -> str:
         return formula.translate(_ESCAPES)
     if name in ("chem", "ce") and _SIMPLE_CHEMISTRY.fullmatch(inside.strip()):
         return inside.strip()
+    if name == "s" and len(inside) == 1 and inside.isalpha():
+        return inside  # a letter with a stroke
     return hole(names, f"<{name}>") if inside.strip() else ""

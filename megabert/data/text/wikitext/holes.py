@@ -24,6 +24,8 @@ NEVER_CLOSED = "unclosed "
 """Begins the name of a hole that markup without its end leaves."""
 _STOPS = ".!?。！？…؟۔।"
 _CLOSING = "\"'”’»)）」』】]"
+_APOSTROPHES = "'’"
+_EITHER_SIDE = '"”»'  # open a quotation too, behind a space
 _OWN_LINE = re.compile(rf"[ \t:*#;]*(?:{_MARK}[ \t]*+)+[.,;:。，；：]?[ \t]*")
 _BEFORE_BOLD = re.compile(rf"[ \t]*(?:{_MARK}[ \t]*)+(?=''')")
 _IN_BRACKETS = re.compile(
@@ -141,7 +143,7 @@ def settle_line(line: str, names: Sequence[str], counts: Counter[str]) -> str:
         line, settled = _IN_BRACKETS.subn(settle_brackets, line)
         if not settled:
             break
-    line = _LAST.sub(r"\1", _NOTE.sub("", line))
+    line = _LAST.sub(r"\1", _NOTE.sub(_note, line))
     line = _GLUED.sub(_between_sentences, _FIRST.sub(_at_beginning, line))
     if HOLE not in line:
         return line
@@ -166,6 +168,20 @@ def _without_spoken(remark: str, names: Sequence[str]) -> str:
             part = MARK
         parts[index] = part
     return "".join(parts)
+
+
+def _note(match: re.Match[str]) -> str:
+    """A note behind a full stop or quotation goes, but not what follows an apostrophe (``L'{{x}}``) or
+    an opening mark, nor what continues in a small letter behind the stop of an abbreviation."""
+    text, start = match.string, match.start()
+    last, before = text[start - 1], text[start - 2 : start - 1]
+    if last in _STOPS:
+        continues = text[match.end() + 1 : match.end() + 2].islower()
+    elif last in _APOSTROPHES:
+        continues = before not in _STOPS + _CLOSING
+    else:
+        continues = last in _EITHER_SIDE and not before.strip()
+    return match.group() if continues else ""
 
 
 def _at_beginning(match: re.Match[str]) -> str:

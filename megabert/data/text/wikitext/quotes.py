@@ -9,6 +9,8 @@ _ELISION = re.compile(
     r"(?:^|(?<=[\s(\"«“’'-]))(?:[cdjlmnst]|(?:jus|lors|puis)?qu|(?:d|da|de|ne|su|co|a|que|be)ll|un|sant)$",
     re.IGNORECASE,
 )
+# inches: two quotes behind a figure and before a space or stop
+_INCHES = re.compile(r"''(?<=\d'')(?!')(?=[\s.,;:)-]|$)")
 _RUNS = re.compile(r"('{2,})")
 
 
@@ -21,8 +23,11 @@ def strip_quotes(line: str) -> str:
     else the first one after a longer word, else the first one after a space.
 
     That rule finds at most one apostrophe per line. Before it, the triples of ``''Eagle'''s`` and
-    ``l'''amour''`` are read as apostrophe and italic wherever they occur, as their authors meant.
+    ``l'''amour''`` are read as apostrophe and italic wherever they occur, as their authors meant, and
+    quotes that could only begin italics before a space are inches behind a figure (``a 12'' disc``).
     """
+    if _INCHES.search(line):
+        line = _with_inches(line)
     bold = line.count("'''")
     italic = line.count("''") - bold
     if "''''" not in line and not (bold and italic):
@@ -45,6 +50,24 @@ def strip_quotes(line: str) -> str:
         if triples:
             pieces[min(triples, key=lambda place: (_rank(pieces[place]), place))] += "'"
     return "".join(pieces[::2])
+
+
+def _with_inches(line: str) -> str:
+    """The line with the signs of inches kept: quotes that could only begin italics before a space."""
+    pieces = _RUNS.split(line)
+    in_italics = opened = False  # by the number of marks, and by the look of the last one
+    place = 0
+    for index in range(1, len(pieces), 2):
+        place += len(pieces[index - 1])
+        run = pieces[index]
+        if run == "''" and not (in_italics or opened) and _INCHES.match(line, place):
+            pieces[index] = f"'{MARK}'"
+        else:
+            in_italics ^= len(run) not in (3, 4)
+            before, after = pieces[index - 1][-1:], pieces[index + 1][:1]
+            opened = after.strip() != "" and not before.isalnum()
+        place += len(run)
+    return "".join(pieces)
 
 
 def _is_meant(pieces: list[str], index: int) -> bool:

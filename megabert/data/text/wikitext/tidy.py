@@ -56,6 +56,7 @@ _SPACELESS_LANGUAGES = frozenset(
     "bo cdo dz gan hak ja km lo lzh my nan shn th wuu yue zh".split()  # noqa: SIM905
 )
 _STOPS = frozenset(".!?;:,)")
+_INSIDE_FIGURES = frozenset(".,:")
 _QUOTES = frozenset('"”’')
 # a comma, full stop or closing bracket with a space before it
 _SPACED = re.compile(r" (?:[,.](?:\s|$)|\))")
@@ -194,6 +195,11 @@ def _meets_markup(left: str, after: str) -> bool:
     if after.startswith("{{"):
         return left.isdigit()  # most calls behind a word are notes
     return (left.isalnum() or left in _ENDS_WORD) and not after.startswith("<re")
+
+
+def splits_figure(before: str, after: str) -> bool:
+    """Whether markup was removed behind the comma or stop of a figure: ``1,<ref/>000``."""
+    return before[-1:] in _INSIDE_FIGURES and before[-2:-1].isdigit() and after[:1].isdigit()
 
 
 def gap(before: str, after: str) -> str:

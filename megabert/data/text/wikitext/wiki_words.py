@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _LINES = ("_", "＿")
+_NO_COMPARISON = r"(?!(?<=<[bisupq])\s+[^\s<>=/][^<>=]*>)"
 # tags that MediaWiki's sanitizer accepts (without sub and sup), and those of its parser and of Wikimedia's extensions
 TAGS = (
     "b bdi del i ins u font big small h1 h2 h3 h4 h5 h6 cite code em s strike strong tt "
@@ -84,5 +85,10 @@ def language_codes(language: str) -> frozenset[str]:
 
 
 def tag_pattern(names: str) -> re.Pattern[str]:
-    """Matches opening and closing tags of these names (separated by spaces), in any case."""
-    return re.compile(rf"</?(?:{names.replace(' ', '|')})(?=[\s/>])[^<>]*>", re.IGNORECASE)
+    """Matches opening and closing tags of these names (separated by spaces), in any case.
+
+    A letter with words behind it that are no attributes is text: "a <b and b> c".
+    """
+    return re.compile(
+        rf"</?(?:{names.replace(' ', '|')})(?=[\s/>]){_NO_COMPARISON}[^<>]*>", re.IGNORECASE
+    )

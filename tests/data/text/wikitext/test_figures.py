@@ -18,7 +18,7 @@ def sentences(wikitext: str, language: str = "en") -> list[str]:
         ("3<ref>x</ref>4", "3 4"), ("4<ref name=y/>5", "4 5"), ("3<ref>x</ref><ref>y</ref>4", "3 4"),
         ("3[[File:X.png|10px]]4", "3 4"), ("3[[File:X.png|a [b] c]]4", "3 4"), ("3[[de:a]][[File:b.png]]4", "3 4"),
         ("3[http://x.org]4", "3 4"), ("3({{cn}})4", "3 4"), ("3({{unknown}})4", "3 4"), ("1{{cn}}{{efn}}2", "1 2"),
-        ("1990,({{cn}})1991", "1990, 1991"), ("1,<ref/>000", "1, 000"), ("1990<ref/>, 1991", "1990, 1991"),
+        ("1990,({{cn}})1991", "1990, 1991"), ("1<ref/>,000", "1,000"), ("1990<ref/>, 1991", "1990, 1991"),
         ("5<ref/>%", "5%"), ("10<!-- x -->000", "10000"), ("3<nowiki/>4", "34"), ("10{{zwj}}000", "10000"),
         # markup next to what is dropped
         ("'''3'''<ref/>4", "3 4"), ("3<ref/>'''4'''", "3 4"), ("''3''<ref/>''4''", "3 4"), ("[[3]]<ref/>[[4]]", "3 4"),
@@ -40,9 +40,11 @@ def test_a_sentence_that_begins_with_a_link_behind_a_note() -> None:
 @pytest.mark.parametrize(
     "wikitext",
     ["3{{efn|x}}5", "1990{{cn}}2", "12{{rp|34}}56", "19{{sfn|A|1990}}90", "10{{nowrap begin}}000",
-     "3{{#if:||}}4", "3{{formatnum:}}4"],
+     "3{{#if:||}}4", "3{{formatnum:}}4",
+     # behind the comma, stop or colon of a figure, a footnote does too
+     "1,<ref/>000", "1.<ref>x</ref>5 million", "10:<ref name=a />30", "1,{{cn}}000", "1.{{efn|x}}5", "1,<gallery>x</gallery>5"],
 )  # fmt: skip
-def test_a_template_between_digits_leaves_a_hole(wikitext: str) -> None:
+def test_what_divides_a_figure_leaves_a_hole(wikitext: str) -> None:
     assert sentences(f"So {wikitext} is. It is big.") == ["It is big."]
 
 
@@ -51,6 +53,19 @@ def test_figures_in_chinese_and_in_extracted_text() -> None:
     assert sentences("有3-{H|zh-cn:乙}--{T|题}-4个。", "zh") == ["有3 4个。"]
     page = Page(1, "T", 0, False, "wikitext", "So 3<ref>x</ref>4 games.", "extracted")
     assert extracted_lines(page, "en") == ["So 3 4 games."]
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "shown"),
+    [
+        ("<math>10^6</math>5", "10^6 5"), ("2<math>10^6</math>", "2 10^6"), ("5<math>^3</math>", "5^3"), ("5<math>\\pm</math>6", "5±6"),
+        ("10<nowiki>00</nowiki>5", "10005"), ("a 12'' disc", "a 12'' disc"), ("5' 11'' or 6' 2''", "5' 11'' or 6' 2''"),
+        ("the 7'', and ''Eagle'', a 12'' disc,", "the 7'', and Eagle, a 12'' disc,"), ("in ''1984'' it", "in 1984 it"),
+        ("''The 12'' and ''Robot 28'',", "The 12 and Robot 28,"),
+    ],
+)  # fmt: skip
+def test_figures_next_to_formulas_and_quotes(wikitext: str, shown: str) -> None:
+    assert sentences(f"So {wikitext} is") == [f"So {shown} is"]
 
 
 @pytest.mark.parametrize(

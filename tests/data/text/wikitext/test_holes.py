@@ -38,6 +38,16 @@ AROUND = "It is old. {} It is big."
         "See [http://example.org] for the details.",
         "The {{nowrap|5|kilo=m}} road is old.",
         "The name is pronounced {{IPAc-en|b|ɜːr}}, and rhymes.",
+        "It is O'{{unknown}} of the town.",
+        "It is l’{{unknown}} of the town.",
+        "It has '{{unknown}} of the town.",
+        'It has "{{unknown}} of the town.',
+        "It has “{{unknown}} of the town.",
+        "It lies in St.{{unknown}} near the town.",
+        "Its price is <s>15</s> 16 euros.",
+        "Its price is <del>15</del> 16 euros.",
+        "The sign <pre>-></pre> is an arrow.",
+        "The song <score>{ c d }</score> is short.",
         "It is called {{IPA-fr|mo}} or {{respell|MOH}}.",
         "The name {{audio|x.ogg|Town}} is French.",
         "It is [[called]] {{IPA-fr|mo}} there.",
@@ -219,6 +229,15 @@ def test_tabs_are_paragraphs_without_labels() -> None:
     assert sentences(f"It is old.\n{tabs}\nThe end.") == [
         "It is old.", "It is big.", "It is red.", "The end.",
     ]  # fmt: skip
+
+
+def test_a_table_that_begins_behind_text() -> None:
+    table = "It was a town.{| class=x\n| a || b\n|}\nIt is a city."
+    assert sentences(table) == ["It was a town.", "It is a city."]
+    assert sentences("The sign {| begins a table.\nIt is old.") == [
+        "The sign {| begins a table.",
+        "It is old.",
+    ]
 
 
 def test_prose_directly_after_a_table_stays() -> None:

@@ -25,7 +25,7 @@ def text_of(wikitext: str, language: str = "en") -> str:
         "A std::vector<int> and #include <stdio.h> and <T, U>.", "Er sagte ,,Guten Tag“ und ging.",
         "Matrix [1, 2] and a[i] , b ; c.", "The list ( , ) has a comma.", "a , b . c",
         "Il dit : « oui ; non » !", "[news: the latest] and [tel: none] and [svn:x y].",
-        "the < sign and 3 < 4 > 2 and a <- b.", "1,,2 and ..5 and ;) here",
+        "the < sign and 3 < 4 > 2 and a <- b.", "if a<b and b>c and x <i c> y", "The <source> tag, the <section> tag and <math>.", "1,,2 and ..5 and ;) here",
     ],
 )  # fmt: skip
 def test_words_that_look_like_markup_stay(line: str) -> None:

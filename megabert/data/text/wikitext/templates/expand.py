@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from megabert.data.text.wikitext.holes import HOLE, NEVER_CLOSED, SPOKEN, hole
 from megabert.data.text.wikitext.rows import TABLE_END
 from megabert.data.text.wikitext.templates.table import TemplateTable
-from megabert.data.text.wikitext.tidy import MARK, gap
+from megabert.data.text.wikitext.tidy import MARK, gap, splits_figure
 
 # a template call without inner braces; the brace runs of ``{{{parameters}}}`` do not match
 _INNERMOST = re.compile(r"\{(?=\{)(?<!\{\{)\{([^{}]*+)\}\}(?!\})")
 _UNPAIRED = (re.compile(r"\{(?=[{|])"), re.compile(r"\}(?<=[}|]\})"))
 # each alternative begins with a plain character, so that the engine can skip ahead
 _TOKEN = re.compile(r"\{(?:\||\{+)|\}\}+|\|\}+")
+_TABLE = re.compile(r"\{\|[^\n{}]*\n[ \t]*[|!]")
 _INDENT = " \t:*#"
 _FRACTION = re.compile(r"\d+/\d")
 MAX_TEMPLATE_DEPTH = 60
@@ -43,7 +44,7 @@ class Calls:
         """What stands for ``{{body}}`` between two texts, of which the nearest characters count.
 
         A call that shows nothing leaves a gap between words; an unknown one leaves a hole, and so does
-        one between two digits: a note, or a mark inside one figure.
+        one between two digits, or behind the comma of a figure: a note, or a mark inside one figure.
         """
         self.met += 1
         shown = self.table.text_of(body, self.title)
@@ -62,7 +63,11 @@ class Calls:
                 return f" {shown}" if glued else shown
         if after[:1] == " " and before[-1:] == "[" and before[-2:-1] != "[":
             return f"//{MARK}"  # the address of "[{{x}} label]"
-        if shown is None or (before[-1:].isdigit() and after[:1].isdigit()):
+        if (
+            shown is None
+            or (before[-1:].isdigit() and after[:1].isdigit())
+            or splits_figure(before, after)
+        ):
             return hole(self.names, _called(body))
         return gap(before, after)
 
@@ -124,7 +129,7 @@ def _strip_nested(text: str, calls: Calls) -> str:
     position = 0
     for match in _TOKEN.finditer(text):
         token = match.group()
-        if "|" in token and not _starts_line(text, match.start()):
+        if "|" in token and not (_starts_line(text, match.start()) or _begins_table(text, match)):
             if len(token) < 3:
                 continue  # "{|" and "|}" mark a table only at the beginning of a line
             token = token[1:]
@@ -153,6 +158,11 @@ def _starts_line(text: str, place: int) -> bool:
     window = text[max(0, place - MAX_INDENT) : place]
     _, newline, line = window.rpartition("\n")
     return (bool(newline) or place <= MAX_INDENT) and not line.strip(_INDENT)
+
+
+def _begins_table(text: str, sign: re.Match[str]) -> bool:
+    """Whether a table begins behind other text of a line: the next line is a row."""
+    return sign.group() == "{|" and _TABLE.match(text, sign.start()) is not None
 
 
 def _close(stack: list[_Frame], token: str, calls: Calls, after: str) -> None:
