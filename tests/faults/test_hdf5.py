@@ -197,7 +197,7 @@ def test_lists_that_are_read_without_end(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_each_process(tmp_path: Path) -> None:
-    """A fork does not answer for its parent, and both go on."""
+    """A fork does not answer for its parent, and both read further."""
     file = Hdf5File(write_fixed(tmp_path / "shard.hdf5", SAMPLES, WIDTH))
     file.read(0)
     child = os.fork()

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from megabert.common.json_text import parse_json
 from megabert.data.foreign.static import NO_LABEL, ForeignShardError
 from megabert.data.shards.file_state import FileState
 from megabert.data.shards.isolated import allow_seconds
@@ -46,7 +47,7 @@ class Hdf5Request:
     @classmethod
     def decode(cls, message: bytes) -> Hdf5Request:
         """The request of a message."""
-        what, path, rows = json.loads(message)
+        what, path, rows = parse_json(message, of_data=True)
         return cls(what, Path(path), rows)
 
 
@@ -68,7 +69,7 @@ class Hdf5Answer:
     def decode(cls, message: bytes) -> Hdf5Answer:
         """The answer of a message."""
         head, _, numbers = message.partition(_END)
-        values, states, sizes, error = json.loads(head)
+        values, states, sizes, error = parse_json(head, of_data=True)
         whole = np.frombuffer(numbers, np.int64).copy()
         lists = np.split(whole, np.cumsum(sizes, dtype=np.int64)[:-1]) if sizes else []
         return cls(values, tuple(FileState(*state) for state in states), tuple(lists), error)
@@ -227,7 +228,7 @@ class _OpenFile:
         """Of each row: its mask, or else its ids."""
         return self._rows(_MASK if _MASK in self._datasets else "input_ids", rows)
 
-    def _rows(self, name: str, rows: Sequence[int]) -> Sequence[Ints]:
+    def _rows(self, name: str, rows: Sequence[int]) -> list[Ints]:
         dataset = self._datasets.get(name)
         if dataset is None:
             missing = [NO_LABEL] if name == _NEXT else []

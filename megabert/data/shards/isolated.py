@@ -202,8 +202,8 @@ def _limit_memory(size: int) -> None:
 def _let_go(kept: int) -> None:
     """In a fork: leave signals and all open files but one to the parent."""
     gc.freeze()  # what the parent left over would close files of this process
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(sent, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if number < 3:
