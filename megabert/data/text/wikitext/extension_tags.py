@@ -113,7 +113,7 @@ def _tabs(match: re.Match[str]) -> str:
 
 
 def _is_word(text: str, start: int, end: int) -> bool:
-    """Whether a bare tag stands between words of a line, as a word ("the <source> tag")."""
+    """Whether a bare tag is between words of a line, as a word ("the <source> tag")."""
     before, after = text[max(0, start - 2) : start], text[end : end + 1]
     return before[-1:] == " " and before[0].isalnum() and after in _AFTER_WORD
 

@@ -87,7 +87,7 @@ def language_codes(language: str) -> frozenset[str]:
 def tag_pattern(names: str) -> re.Pattern[str]:
     """Matches opening and closing tags of these names (separated by spaces), in any case.
 
-    A letter with words behind it that are no attributes is text: "a <b and b> c".
+    A letter with a word behind it without a value is text: "a <b and b> c".
     """
     return re.compile(
         rf"</?(?:{names.replace(' ', '|')})(?=[\s/>]){_NO_COMPARISON}[^<>]*>", re.IGNORECASE
