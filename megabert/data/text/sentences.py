@@ -170,7 +170,13 @@ def _continues(
     return (
         _is_short(text, start, stop, first, words, own)
         or (stop - start < 8 and _ITEM.fullmatch(text, start, stop) is not None)
-        or (place.re not in (_FULL_STOPS, _ALL_STOPS) and _continues_wide(text, stop, end, words))
+        or (
+            _continues_wide(text, stop, end, words)
+            if place.re not in (_FULL_STOPS, _ALL_STOPS)
+            else words.continuation is not None
+            and end - stop > 2
+            and words.continuation.match(text, end) is not None
+        )
     )
 
 

@@ -35,6 +35,12 @@ _BINARY = (
 _OTHER_TEXT = (
     ("subtitles", re.compile(r"WEBVTT\b|\d+\s*\n\d\d:\d\d:\d\d[,.]\d{3} --> ")),
     ("LaTeX", re.compile(r"(?:%[^\n]*\n|\s)*\\(?:documentclass|documentstyle|begin\{document\}|input\b|section\b)")),
+    (
+        "JSON in another form, or the literal of a program",
+        re.compile(
+            r"""(?:(?:var|let|const)\s+)?[\w.$]+\s*=\s*[\[{(]\s*[\[{("']|[\[{(]\s*\n\s*(["'])[^\n]*\1,[ \t\r]*\n"""
+        ),
+    ),
     ("wikitext outside of a MediaWiki export", re.compile(r"\{\{[A-Za-z][^{}|\n]*(?:\||\}\}|\n)|\{\|\s*class=")),
 )  # fmt: skip
 _OBJECT = re.compile(r'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')

@@ -57,6 +57,7 @@ _TITLE_LINE = re.compile(rb"\n[ \t]*=[ \t]+[^=\s][^\n]*?[ \t]=[ \t\r]*(?=\n)")
 _BLANK = re.compile(rb"\n(?:[ \t\r\f\v]*\n)+")
 _MARKDOWN_TITLE = re.compile(rb"\n#{1,6} [^\s#]")
 _MARKDOWN = re.compile(rb"\]\([^\s)\]]+\)|\n```|\*\*\w[^*\n]*\*\*")
+_MARKDOWN_TABLE = re.compile(rb"\n\|(?: ?:?-{2,}:? ?\|){2,}\r?\n")
 _CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of a character after the first one
 _WRAP_SAMPLE = 1 << 18  # bytes
 _LONG_LINE = 300  # characters: more than a sentence
@@ -361,7 +362,8 @@ def sample_of(sample: bytes, rules: ReadingRules) -> TextSample:
 
 
 def _is_markdown(sample: bytes) -> bool:
-    return len(_MARKDOWN_TITLE.findall(sample)) > 2 and _MARKDOWN.search(sample) is not None
+    titles = len(_MARKDOWN_TITLE.findall(sample)) > 2 and _MARKDOWN.search(sample) is not None
+    return titles or _MARKDOWN_TABLE.search(sample) is not None
 
 
 def joined_samples(samples: Iterable[TextSample]) -> TextSample:

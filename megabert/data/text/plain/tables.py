@@ -23,6 +23,7 @@ from megabert.data.text.reading import ReadingRules
 MAX_FIELD = 1 << 26
 """Characters of a field, and of a row."""
 _SAMPLE_LINES = 200
+_NUMBERED_ROWS = 5
 _SEPARATORS = ("\t", ",", ";", "|")
 _COLUMN_NAME = re.compile(r"[^\W\d][\w .:/()#%-]{0,39}")
 _FILE_NAME = re.compile(r"\.(csv|tsv|tab)(\.(bz2|gz|xz))?$", re.IGNORECASE)
@@ -46,7 +47,8 @@ def table_dialect(sample: str, name: str, rules: ReadingRules) -> Dialect | None
 
     A file name that says so is enough, or a first row of names with the text field if most rows
     have the same number of fields. Otherwise nine rows in ten must have the same number, two at
-    least; there must be three rows, and those of a CSV must begin with names.
+    least; there must be three rows, and those of a CSV must begin with names, or be five that all
+    begin with a number.
 
     Args:
         sample: the beginning of the file, lines that are whole.
@@ -83,7 +85,16 @@ def _is_table(rows: Sequence[Sequence[str]], separator: str, text_field: str) ->
         return False
     if separator == "\t":
         return len(rows) > 2 and any(row[0].strip() for row in rows)
-    return named and len(rows) > 2 and not any(field.endswith(" ") for field in header)
+    if named and len(rows) > 2 and not any(field.endswith(" ") for field in header):
+        return True
+    # "1|text" is a line with its number
+    bars = separator == "|" and len(header) < 3
+    return len(rows) >= _NUMBERED_ROWS and not bars and all(map(_is_numbered, rows))
+
+
+def _is_numbered(row: Sequence[str]) -> bool:
+    """Whether a row begins with a number, and no space follows its separators as in prose."""
+    return len(row) > 1 and row[0].isdecimal() and not any(f[:1].isspace() for f in row[1:])
 
 
 def _sample_rows(sample: str, dialect: Dialect) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ FORMS = {
         + "\n".join(f"{n}\t{s}" for n, s in enumerate(LINES)),
         "a SQL dump",
     ),
+    "JavaScript": (
+        "var data = " + json.dumps([{"text": s} for s in LINES]) + ";",
+        "the literal of a",
+    ),
+    "list of a program": (
+        "[\n" + "".join(f"  '{s}',\n" for s in LINES) + "]\n",
+        "the literal of a",
+    ),
 }
 
 
@@ -63,6 +72,17 @@ def test_a_table_with_vertical_bars(tmp_path: Path) -> None:
         (tmp_path / name).write_text("id|text|lang\n" + rows)
         texts = [page.text for page in iter_pages(tmp_path / name)]
         assert texts == [f'"Well," said he. {s}' for s in LINES]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_table_of_numbered_rows_without_names(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n}{separator}{s}\n" for n, s in enumerate(LINES)))
+    with pytest.raises(UserError, match="--text-field N reads column N"):
+        list(iter_pages(tmp_path / "a.txt"))
+    texts = [page.text for page in iter_pages(tmp_path / "a.txt", ReadingRules(text_field="2"))]
+    assert texts == LINES
+    (tmp_path / "b.txt").write_text("".join(f"{1900 + n}, {s}\n" for n, s in enumerate(LINES)))
+    assert len(list(iter_pages(tmp_path / "b.txt"))) == len(LINES)
 
 
 def test_a_value_of_json_is_named_by_its_line(tmp_path: Path) -> None:
