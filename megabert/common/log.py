@@ -130,9 +130,7 @@ def _status_of(
         return EXIT_USAGE, _say_error(line, all_ranks=True)
     except KeyboardInterrupt:
         watch.leave()
-        reason = "interrupted" if watch.reason in (None, "SIGINT") else watch.reason
-        text = f"{reason} {watch.advice}".strip().replace(" ;", ";")
-        return watch.status, _say_error(text, kind="stopped" if watch.advice else "error")
+        return watch.status, _say_error(watch.last_line, kind=_kind_of(watch.status))
 
 
 def _flush_output() -> tuple[int, str]:
@@ -145,6 +143,11 @@ def _flush_output() -> tuple[int, str]:
             return 141, ""
         return EXIT_USAGE, _say_error(storage_line(error, "standard output", "cannot be written"))
     return 0, ""
+
+
+def _kind_of(status: int) -> str:
+    """The word that the last line of a process with this exit status begins with."""
+    return "stopped" if status == EXIT_STOPPED else "error"
 
 
 _LONGEST_LINE = 2000  # characters
@@ -170,7 +173,7 @@ def _say_error(
 def _last_words(status: int, line: str) -> None:
     """Print and report the end of a process whose main thread may be in the midst of printing."""
     rank = process_rank()
-    line = f"error: {line}"
+    line = f"{_kind_of(status)}: {line}"
     report_end(rank, status, line)
     with contextlib.suppress(OSError):
         os.write(2, (f"[rank {rank}] {line}\n" if rank else f"{line}\n").encode())

@@ -128,7 +128,7 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(place: Path) -> None:
         "bert.layers.1.mlp.up.weight": {"task": {"checkpoint": str(place / "truncated")}},
         "missing": {"task": {"checkpoint": str(place / "prefixed")}},
         "no list 'data'": {"task": {"train": str(place / "wrong.json")}},
-        "No such file": {"task": {"eval": str(place / "none.json")}},
+        "none.json: no such file": {"task": {"eval": str(place / "none.json")}},
         "longer than the position table": {"task": {"max_length": 65}},
         "is not empty": {"task": {"output": str(place / "taken")}},
         "don't multiply out": {"batch": {"global_batch_size": 7}},

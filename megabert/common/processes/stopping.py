@@ -106,6 +106,12 @@ class StopWatch:
             return EXIT_STOPPED
         return 128 + self._signal if self._signal else EXIT_FAULT
 
+    @property
+    def last_line(self) -> str:
+        """The line about :class:`Interrupted`: who has asked, and what to do next."""
+        reason = "interrupted" if self.reason in (None, "SIGINT") else self.reason
+        return f"{reason} {self.advice}".strip().replace(" ;", ";")
+
     def resumable(self, advice: str) -> None:
         """From here on an interruption loses nothing: its exit status is 3, and its line ends in ``advice``."""
         self._resumable, self.advice = True, advice
@@ -233,7 +239,7 @@ class StopWatch:
         if self._mode is not _Mode.INTERRUPT:
             return
         if waited > (CLEANUP_SECONDS if self._raised else MAIN_THREAD_SECONDS):
-            self._end(self.status, f"{self.reason}: stopped{self.advice and ' ' + self.advice}")
+            self._end(self.status, self.last_line)
 
     def _end(self, status: int, line: str) -> NoReturn:
         try:
