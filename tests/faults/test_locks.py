@@ -18,6 +18,7 @@ import pytest
 
 from megabert.common.errors import UserError
 from megabert.common.processes import locks
+from megabert.common.processes.kernel import process_stat
 from megabert.common.processes.locks import FolderLock, lock_beside, lock_inside
 from megabert.common.storage import StorageFault
 from tests.helpers.planted import command, start
@@ -73,7 +74,7 @@ def test_a_dead_process_of_this_machine(
 
 def test_a_process_that_was_killed_and_not_waited_for(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
-    while locks._start_of(process.pid) >= 0:  # until it is a zombie
+    while not ((stat := process_stat(process.pid)) and stat.ended):
         time.sleep(0.01)
     _leave(tmp_path / "a", pid=process.pid)
     with _lock(tmp_path / "a"):

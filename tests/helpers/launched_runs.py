@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megabert.common.processes.kernel import process_stat
 from tests.helpers.distributed import _free_port
 from tests.helpers.training_runs import TINY, last_given
 
@@ -47,9 +48,9 @@ def _processes(mark: str) -> Iterator[Seen]:
         with contextlib.suppress(OSError):
             if folder.name.isdigit() and wanted in (folder / "environ").read_bytes().split(b"\0"):
                 words = (folder / "cmdline").read_text().rstrip("\0").split("\0")
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if fields[0] not in "ZX":
-                    yield Seen(int(folder.name), int(fields[1]), words)
+                stat = process_stat(int(folder.name))
+                if stat is not None and not stat.ended:
+                    yield Seen(int(folder.name), stat.parent, words)
 
 
 class LaunchedRun:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megabert.common.processes.kernel import process_stat
+
 _PROGRAMS = frozenset({
     "deepspeed", "ds", "torchrun", "accelerate", "mpirun", "mpiexec", "mpiexec.hydra", "orterun",
     "prterun", "prun", "orted", "prted", "hydra_pmi_proxy", "srun", "slurmstepd", "horovodrun", "pdsh",
@@ -37,7 +39,7 @@ class Launcher:
 
     Attributes:
         pid: its process number; 0 for one that was gone already when this process started.
-        started: its start in clock ticks after the machine's; with ``pid`` it names one process only.
+        started: its start; with ``pid`` it names one process only.
         name: its program.
     """
 
@@ -48,8 +50,8 @@ class Launcher:
     @property
     def gone(self) -> bool:
         """Whether it has ended (a zombie has ended as well)."""
-        found = _read(self.pid)
-        return found is None or found.started != self.started or found.state in "ZX"
+        found = process_stat(self.pid)
+        return found is None or found.ended or found.started != self.started
 
     def __str__(self) -> str:
         return f"{self.name} (process {self.pid})" if self.pid else self.name
@@ -60,7 +62,6 @@ class _Process:
     pid: int
     parent: int
     started: int
-    state: str
     words: tuple[str, ...]
 
     @property
@@ -96,15 +97,17 @@ class _Process:
 
 
 def _read(pid: int) -> _Process | None:
-    folder = Path("/proc") / str(pid)
+    stat = process_stat(pid)
+    if stat is None:
+        return None
     try:
-        fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return None
+    words = line.decode(errors="replace").rstrip("\0").split("\0")
     if len(words) == 1 and words[0].startswith(("slurmstepd", "sshd")):
         words = words[0].split(" ")
-    return _Process(pid, int(fields[1]), int(fields[19]), fields[0], tuple(filter(None, words)))
+    return _Process(pid, stat.parent, stat.started, tuple(filter(None, words)))
 
 
 def _ancestors(pid: int) -> Iterator[_Process]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from megabert.common.errors import UserError
 from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import LOCK_FILE
+from megabert.common.processes.kernel import own_start, process_stat, this_machine
 from megabert.common.storage import StorageFault, named_storage_errors, storage_line
 
 BEAT = 30.0
@@ -60,43 +60,20 @@ class Holder:
         return f"{self.command} (process {self.pid} on {self.host}, since {self.since})"
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
 def _this_process() -> Holder:
-    namespace = ""
-    with contextlib.suppress(OSError):
-        namespace = str(Path("/proc/self/ns/pid").readlink())
     return Holder(
         uuid.uuid4().hex,
-        socket.gethostname(),
-        _text("/proc/sys/kernel/random/boot_id"),
-        namespace,
+        *this_machine(),
         os.getpid(),
-        _start_of(os.getpid()),
+        own_start(),
         time.strftime("%Y-%m-%d %H:%M:%S %z"),
         " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_COMMAND],
     )
 
 
-def _start_of(pid: int) -> int:
-    """When a process began, in ticks since the machine's start; 0: unknown; -1: it has ended."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        return -1 if words[0] in "ZX" else int(words[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
 def _runs(holder: Holder) -> bool | None:
     """Whether a holder's process still runs; None: not to be seen from here."""
-    here = _this_process()
-    places = [(one.host, one.kernel, one.namespace) for one in (holder, here)]
-    if places[0] != places[1]:
+    if (holder.host, holder.kernel, holder.namespace) != this_machine():
         return None
     try:
         os.kill(holder.pid, 0)
@@ -104,10 +81,10 @@ def _runs(holder: Holder) -> bool | None:
         return False
     except PermissionError:
         pass
-    started = _start_of(holder.pid)
-    if started < 0:
-        return False
-    return not (started and holder.started) or started == holder.started
+    stat = process_stat(holder.pid)
+    if stat is None:  # hidden from this user
+        return True
+    return not stat.ended and holder.started in (0, stat.started)
 
 
 # ---------------------------------------------------------------- the file

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import EXIT_FAULT, EXIT_USAGE, UserError
+from megabert.common.processes.kernel import process_stat
 from megabert.common.processes.reports import FOLDER_VARIABLE, Ended, read_reports
 from megabert.common.processes.stopping import ONE_REQUEST_SECONDS, REQUESTS
 
@@ -150,11 +151,10 @@ def _alive(pid: int) -> bool:
 def _kill_children() -> None:
     """SIGKILL to all children of this process."""
     for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit():
-                fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                if int(fields[1]) == os.getpid():
-                    os.kill(int(folder.name), signal.SIGKILL)
+        stat = process_stat(int(folder.name)) if folder.name.isdigit() else None
+        if stat is not None and stat.parent == os.getpid():
+            with contextlib.suppress(OSError):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What the kernel knows of processes: identity, state, ancestors; what their threads are doing."""
+"""Why a rank's process does not answer, and what its threads are doing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import linecache
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
-from pathlib import Path
 from types import FrameType
+
+from megabert.common.processes.kernel import process_stat, this_machine
 
 OWN_THREADS = ("watch", "watch-files")
 """Names of the watch's threads, which are of no interest in a stack."""
@@ -27,40 +27,23 @@ _STATES = {
 
 
 def machine_name() -> str:
-    """The same for processes that can see each other: host, kernel's boot and process namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = Path("/proc/self/ns/pid").readlink()
-        return f"{socket.gethostname()} {boot} {namespace}"
-    except OSError:
-        return ""
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third (state) on; [] if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def start_time(pid: int) -> int:
-    """When a process started, in the kernel's ticks; 0 if there is none."""
-    fields = _stat(pid)
-    return int(fields[19]) if len(fields) > 19 else 0
+    """The same for processes that can see each other; "" where that is not known."""
+    names = this_machine()
+    return " ".join(names) if all(names) else ""
 
 
 def state_of(pid: int, born: int) -> str:
     """In words, why a process does not answer; "" if its state does not tell."""
-    fields = _stat(pid)
-    if not fields or start_time(pid) != born:
+    stat = process_stat(pid)
+    if stat is None or stat.started != born:
         return _STATES["Z"]
-    return _STATES.get(fields[0], "")
+    return _STATES.get(stat.state, "")
 
 
 def end_process(pid: int, born: int) -> None:
     """Kill a process of this machine, if it is still the one that started at ``born``."""
-    if born and start_time(pid) == born:
+    stat = process_stat(pid)
+    if born and stat is not None and stat.started == born:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
 

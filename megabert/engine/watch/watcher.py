@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any
 
+from megabert.common.processes.kernel import own_start
 from megabert.engine.watch.ending import Ending, WatchedRun
 from megabert.engine.watch.judge import (
     RECONNECTION,
@@ -24,7 +25,7 @@ from megabert.engine.watch.judge import (
     judge_presence,
 )
 from megabert.engine.watch.links import Hub, Link, Spoke
-from megabert.engine.watch.processes import machine_name, start_time, waits_for_others
+from megabert.engine.watch.processes import machine_name, waits_for_others
 from megabert.engine.watch.pulse import PULSE
 
 _MOST_SECONDS_BETWEEN_BEATS = 1.0
@@ -45,7 +46,7 @@ class Watcher(threading.Thread):
             socket.gethostname(),
             machine_name(),
             os.getpid(),
-            start_time(os.getpid()),
+            own_start(),
             stack_file=self._stack.fileno(),
         )
         self._hub: Hub | None = None

@@ -26,7 +26,7 @@ def chain(*commands: list[str]) -> list[_Process]:
     """Ancestors with these command lines, the nearest first; the last one is process 1."""
     count = len(commands)
     return [
-        _Process(count - place, count - place - 1, 10, "S", tuple(words))
+        _Process(count - place, count - place - 1, 10, tuple(words))
         for place, words in enumerate(commands)
     ]
 
