@@ -38,7 +38,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import RUN_MERGING
 from megabert.common.storage import storage_line
 from megabert.config.model import ModelConfig, changed_fields
-from megabert.engine.broadcast import broadcast_object
+from megabert.engine.broadcast import broadcast_object, first_of_ranks
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.encoder import variant_of
@@ -204,10 +204,9 @@ def _check_content(checkpoint: Checkpoint, world: World) -> None:
         check_content(checkpoint.folder, world.topology.rank, world.topology.world_size)
     except UserError as error:
         mine = str(error)
-    faults: list[Any] = [None] * world.topology.world_size
-    torch.distributed.all_gather_object(faults, mine)
-    if any(faults):
-        raise UserError(next(filter(None, faults)))
+    first = first_of_ranks(world, mine)
+    if first is not None:
+        raise UserError(first)
 
 
 def _require_finite(engine: TrainingEngine, source: Checkpoint) -> None:

@@ -49,6 +49,13 @@ def broadcast_object(world: World, make: Callable[[], Value]) -> Value:
     return outcome[0]
 
 
+def first_of_ranks(world: World, mine: str | None) -> str | None:
+    """The message of the first rank that has one; None: no rank has (a collective)."""
+    everyone: list[str | None] = [None] * world.topology.world_size
+    dist.all_gather_object(everyone, mine)
+    return next(filter(None, everyone), None)
+
+
 def broadcast_tensors(
     world: World, tensors: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import TrainingStopped
 from megabert.common.log import get_logger
+from megabert.engine.broadcast import first_of_ranks
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.engine.watch.pulse import PULSE
@@ -176,10 +177,7 @@ class TrainingEngine:
 
     def not_finite(self) -> str | None:
         """A weight or state tensor of any rank that is NaN or infinite, or None (all ranks call)."""
-        mine = next(self._not_finite_here(), None)
-        everyone: list[str | None] = [None] * self.world.topology.world_size
-        torch.distributed.all_gather_object(everyone, mine)
-        return next(filter(None, everyone), None)
+        return first_of_ranks(self.world, next(self._not_finite_here(), None))
 
     def _not_finite_here(self) -> Iterator[str]:
         for item in self.partitions():

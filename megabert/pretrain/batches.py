@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from megabert.common.errors import UserError
@@ -18,6 +17,7 @@ from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches, Range
 from megabert.engine.agreement import StopAgreement, read_later
+from megabert.engine.broadcast import first_of_ranks
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.pretrain.inputs import Inputs
@@ -63,9 +63,7 @@ class UnreadableData(Exception):
 
 def require_readable(world: World, fault: str | None) -> None:
     """Raise ``UnreadableData`` on every rank if one has a fault (a collective)."""
-    faults: list[str | None] = [None] * world.topology.world_size
-    torch.distributed.all_gather_object(faults, fault)
-    first = next(filter(None, faults), None)
+    first = first_of_ranks(world, fault)
     if first is not None:
         raise UnreadableData(first)
 
