@@ -1,5 +1,7 @@
 """Atomic writers of files and folders, and SHA-256. No other module renames, syncs or digests.
 
+:func:`read_limited` reads a small file whole.
+
 A writer fills a temporary file next to the target, syncs it to disk (fsync), renames it, and syncs
 the parent folder. After a kill at any moment, a full disk or a power cut, the target holds either
 the old content or the new content, never a part of it.
@@ -89,6 +91,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object, *, indent: int = 2, ensure_ascii: bool = True) -> None:
     """Create or replace a file of indented JSON; see :func:`new_file`."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) + "\n")
+
+
+def read_limited(path: Path, largest: int, what: str) -> bytes:
+    """The content of a file that has at most ``largest`` bytes (whole MiB, for the message).
+
+    ``what``: its kind, for the message: "a manifest".
+
+    Raises:
+        UserError: it has more.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"{path}: more than {largest >> 20} MiB, which is too large for {what}")
+    return content
 
 
 # ---------------------------------------------------------------- folders

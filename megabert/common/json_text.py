@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.files import read_limited
 
 MAX_DEPTH = 100
 """Levels of lists and objects inside each other."""
@@ -157,10 +158,7 @@ def read_json_text(path: Path, *, largest: int = MAX_JSON_BYTES) -> str:
         UserError: it is not UTF-8, or too large.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
-        raise UserError(f"{path}: more than {largest >> 20} MiB, which no such file has")
+    content = read_limited(path, largest, "a JSON file that is read whole")
     try:
         return _decoded(content)
     except JsonError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from megabert.common.errors import UserError
+from megabert.common.files import read_limited
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _BRACKET = re.compile(r"[\[\]{}]")
@@ -28,10 +29,7 @@ def read_yaml_documents(path: Path) -> list[Any]:
         UserError: it is not YAML, has a key twice, or is too large; the message begins with its name.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise UserError(f"{path}: more than {_MAX_BYTES >> 20} MiB, which no file of settings has")
+    content = read_limited(path, _MAX_BYTES, "a file of settings")
     try:
         text = content.decode("utf-8-sig")
         _check_brackets(text)

@@ -17,7 +17,7 @@ from typing import Any
 
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.common.files import sha256_of, write_bytes
+from megabert.common.files import read_limited, sha256_of, write_bytes
 from megabert.common.json_text import MAX_JSON_BYTES, JsonError, parse_json
 
 FORMAT = "megabert-shards"
@@ -250,13 +250,11 @@ def load_manifest(folder: Path | str) -> Manifest:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
+        return read_limited(path, MAX_JSON_BYTES, "a manifest")
+    except UserError as error:
+        raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise ShardError(f"{path}: larger than any manifest, {MAX_JSON_BYTES >> 20} MiB")
-    return content
 
 
 def _as_written(body: Mapping[str, Any]) -> bytes:
