@@ -33,10 +33,12 @@ def read_yaml_documents(path: Path) -> list[Any]:
     try:
         text = content.decode("utf-8-sig")
         _check_brackets(text)
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
-        for node in nodes:
+        loader, values = yaml.SafeLoader(text), []
+        while loader.check_node():
+            node = loader.get_node()
             _check(node)
-        return list(yaml.safe_load_all(text))
+            values.append(loader.construct_document(node))
+        return values
     except RecursionError as error:
         raise UserError(f"{path}: values nested in too many levels") from error
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from tests.structure.sources import sources
 _READERS = {
     "json": ({"load", "loads", "JSONDecoder"}, "megabert.common.json_text"),
     "yaml": (
-        {"load", "load_all", "safe_load", "safe_load_all", "compose", "compose_all"},
+        {"load", "load_all", "safe_load", "safe_load_all", "compose", "compose_all", "SafeLoader"},
         "megabert.common.yaml_text",
     ),
 }
