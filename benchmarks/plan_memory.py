@@ -5,7 +5,7 @@
     python benchmarks/plan_memory.py --cases bert-mini     # those whose name holds a word
     python benchmarks/plan_memory.py --json FILE
 
-Each case is a run of three updates on random text, one process per rank, through ``megabert.pretrain.loop``.
+Each case is a run of three updates on random text, one process per rank, through ``megabert.pretrain``.
 Measured is the largest resident set of the first rank (VmHWM) less what it held after its imports, up to
 the moment where the run would write its checkpoint. The plan's figure is its peak, less its constant
 for the imports. To recalibrate after a change of the encoder: change ``LAYER`` and the constants below
@@ -133,7 +133,7 @@ def work(argv: list[str]) -> None:
 
     from megabert.config import flags
     from megabert.config.training import PretrainSettings
-    from megabert.pretrain import loop
+    from megabert.pretrain import command, loop
     from megabert.pretrain.settings import resolve_pretraining
 
     before = status("VmRSS")
@@ -144,7 +144,7 @@ def work(argv: list[str]) -> None:
         os._exit(0)
 
     loop.save_checkpoint = stop
-    loop.pretrain(resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", "")))
+    command.pretrain(resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", "")))
 
 
 def _free_port() -> int:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     check_files(settings)
     stop_watch().resumable("before its first update; start it again with --resume auto")
-    from megabert.pretrain.loop import pretrain  # only this imports torch
+    from megabert.pretrain.command import pretrain  # only this imports torch
 
     pretrain(settings)
     return 0

@@ -29,7 +29,8 @@ from megabert.config.training import PretrainSettings
 from megabert.engine.launch import start
 from megabert.engine.metrics.clock import Times, UpdateClock
 from megabert.engine.metrics.token_counts import Workload, workload
-from megabert.pretrain import loop as pretrain
+from megabert.pretrain import loop as pretrain_loop
+from megabert.pretrain.command import prepare
 from megabert.pretrain.inputs import open_inputs
 from megabert.pretrain.settings import resolve_pretraining
 
@@ -77,13 +78,13 @@ def measure(model: str, shards: Path, updates: int, folder: Path) -> dict[str, f
     settings = resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", ""))
     world = start()
     try:
-        loop = pretrain.prepare(settings, open_inputs(settings), world)
+        loop = prepare(settings, open_inputs(settings), world)
         clock, none = loop.clock, NoClock()
         times: dict[str, list[float]] = {"with": [], "without": []}
         for number in range(2 * updates):
             name = ("with", "without")[number % 2]
             loop.clock = clock if name == "with" else none
-            pretrain.workload = workload if name == "with" else lambda _: Workload()  # type: ignore
+            pretrain_loop.workload = workload if name == "with" else lambda _: Workload()  # type: ignore
             times[name].append(seconds(loop._update))
         loop._all_finite()
         batch = loop.batches.next()[0]
@@ -92,7 +93,7 @@ def measure(model: str, shards: Path, updates: int, folder: Path) -> dict[str, f
         loop.batches.close()
         loop.metrics.close()
     finally:
-        pretrain.workload = workload
+        pretrain_loop.workload = workload
         world.close()
     found = {name: 1e6 * statistics.median(values[10:]) for name, values in times.items()}
     return found | {"alone": 1e6 * statistics.median(alone), "line": 1e6 * statistics.median(line)}

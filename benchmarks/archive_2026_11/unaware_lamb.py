@@ -30,7 +30,7 @@ def train(rank: int, world_size: int, argv: list[str], aware: bool) -> None:
     """One rank of ``launch/pretrain.py``, with or without the segment table."""
     from megabert.engine import build
     from megabert.optim.flat_segments import PartitionTable
-    from megabert.pretrain.loop import pretrain
+    from megabert.pretrain.command import pretrain
     from megabert.pretrain.settings import resolve_pretraining
 
     prepare = build.prepare_engine

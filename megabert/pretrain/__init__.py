@@ -2,5 +2,5 @@
 
 Owns: ``launch/pretrain.py``'s run from settings to ``results.json``.
 May import: checkpoint, engine, model, parallel, optim, data, config, common.
-Start reading: ``loop.py``.
+Start reading: ``command.py``, then ``loop.py``.
 """

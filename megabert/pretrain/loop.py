@@ -1,14 +1,4 @@
-"""Pretraining: masked language model and sentence pairs, phase 1 and phase 2.
-
-    settings     flags, --config, DeepSpeed file and phase recipe -> one tree of settings
-    inputs       shards, model shape, batch sizes
-    prepare      model and engine; then fresh weights, a phase change, or a resumed run
-    Loop         update, judge, log, evaluate, save; it does not know how weights and batches are divided
-
-The loss of an update is the mean over all masked positions of its global batch, plus the mean over
-all its pairs. Micro batches hold different numbers of masked positions, so their sums are divided by
-the counts of the whole global batch: the update is the same for any division into ranks and micro
-batches, and with packing as without.
+"""The loop of one pretraining run: update, judge, log, evaluate, save.
 
 The sums of an update stay on the device until a line of metrics, an evaluation or a checkpoint is due.
 Then every update since is judged, in order (:mod:`megabert.pretrain.loss_guard`), so that no checkpoint
@@ -18,50 +8,31 @@ is written after a bad update.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from functools import partial
 from typing import Any, NoReturn
 
 import torch
 
 from megabert.checkpoint import resume
 from megabert.checkpoint.rollback import return_to_checkpoint
-from megabert.checkpoint.save_load import (
-    Checkpoint,
-    check_room,
-    find_checkpoint,
-    save_checkpoint,
-)
+from megabert.checkpoint.save_load import Checkpoint, save_checkpoint
 from megabert.common.errors import AgreedStop, StoppedOnRequest, UserError
 from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
-from megabert.common.names import RUN_CHECKPOINTS, RUN_DEEPSPEED_LOG, RUN_RESULTS, checkpoint_tag
+from megabert.common.names import RUN_CHECKPOINTS, RUN_RESULTS, checkpoint_tag
 from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
 from megabert.common.storage import RESUME, StorageFault, named_storage_errors
-from megabert.config.training import DividedSettings, ResolvedSettings
+from megabert.config.training import DividedSettings
 from megabert.data.samples import skip
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
-from megabert.engine.build import build_engine
-from megabert.engine.config import resolve_precision
-from megabert.engine.launch import World, start
-from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.clock import OTHER
-from megabert.engine.metrics.profiler import profiled, require_room
+from megabert.engine.metrics.profiler import profiled
 from megabert.engine.metrics.throughput import Meter
 from megabert.engine.metrics.token_counts import Workload, workload
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
-from megabert.engine.run_lock import run_folder_locked
 from megabert.engine.training_engine import TrainingEngine
-from megabert.engine.watch.ending import WatchedRun
-from megabert.engine.watch.guard import watched_to_the_end
 from megabert.engine.watch.pulse import PULSE
-from megabert.model.encoder import variant_of
-from megabert.model.heads import BertForPreTraining
-from megabert.model.init import initialize_weights
-from megabert.parallel.rng import DropoutSeeds
-from megabert.pretrain import run_folder
 from megabert.pretrain.batches import (
     UnreadableData,
     global_counts,
@@ -69,94 +40,10 @@ from megabert.pretrain.batches import (
     require_readable,
 )
 from megabert.pretrain.evaluation import evaluate
-from megabert.pretrain.inputs import Inputs, divide_batch, open_inputs
+from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
-from megabert.pretrain.opening import opening_lines
 
 log = get_logger()
-
-
-def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
-    """Run ``launch/pretrain.py`` with these settings.
-
-    Returns what ``results.json`` holds.
-
-    Raises:
-        UserError: a wrong input, before anything is written.
-        TrainingStopped: the loss jumped or is not finite; the last checkpoint is kept.
-        StoppedOnRequest: the run was asked to stop before its last step, and has saved a checkpoint.
-    """
-    resolve_precision(settings.parallel.precision, torch.cuda.is_available())
-    inputs = open_inputs(settings)
-    output = settings.run.output
-    watched = WatchedRun(
-        settings.parallel.hang_timeout, output, partial(run_folder.what_is_kept, output)
-    )
-    world = start(settings.parallel.tensor_parallel, watched)
-    try:
-        with (
-            watched_to_the_end(world.watcher),
-            run_folder_locked(settings.run.output, world),
-            run_folder.nothing_left_behind(settings.run.output, world),
-        ):
-            return prepare(settings, inputs, world).run()
-    finally:
-        world.close()
-
-
-def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
-    """Build model and engine, and load fresh, transferred or resumed weights into them."""
-    run, optimizer = settings.run, settings.optimizer
-    checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
-    if run.profile is not None and checkpoint is None:
-        require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
-    resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
-    divided, batch = divide_batch(settings, world.topology.data_parallel, resumed_size)
-    skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
-    identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)
-    run_folder.require_same_run(checkpoint, identity)
-    source = None
-    if checkpoint is None and run.init_from is not None:
-        tokenizer = inputs.manifest.tokenizer.sha256
-        source = resume.find_source(run.init_from, inputs.model, tokenizer, world)
-    model = BertForPreTraining(
-        inputs.model,
-        replace(world.tp, sequence_parallel=settings.parallel.sequence_parallel),
-        DropoutSeeds(run.seed),
-        sentence_task=settings.data.sentence_task != "none",
-        activation_checkpointing=settings.parallel.activation_checkpointing,
-    )
-    initialize_weights(model, inputs.model, run.seed)
-    log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
-    engine = build_engine(
-        model,
-        world,
-        optimizer,
-        settings.parallel,
-        batch,
-        settings.deepspeed_sections,
-    )
-    if checkpoint is not None:
-        resume.resume(engine, checkpoint)
-    elif source is not None:
-        resume.transfer(engine, model, source, run.output, moments=run.init_moments)
-        log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
-
-    def write() -> None:
-        with named_storage_errors(run.output):
-            run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
-            check_room(engine, run.output, run.keep_last)
-
-    broadcast_object(world, write)
-    for line in opening_lines(
-        divided, inputs, engine, checkpoint.consumed_samples if checkpoint else 0
-    ):
-        log.info("%s", line)
-    trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
-    if variant_of(inputs.model).position_rows(inputs.model):
-        log.info("%-10s%d are trained when this run ends", "positions", trained)
-    identity = {**identity, "trained_positions": trained}
-    return Loop(divided, inputs, engine, checkpoint, identity, skipped)
 
 
 class Loop:

@@ -392,8 +392,8 @@ def test_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _estimate(rank: int, world_size: int, argv: list[str]) -> int:
     from megabert.checkpoint.layout import checkpoint_bytes
     from megabert.engine.launch import start
+    from megabert.pretrain.command import prepare
     from megabert.pretrain.inputs import open_inputs
-    from megabert.pretrain.loop import prepare
 
     settings = settings_of(argv)
     world = start(settings.parallel.tensor_parallel)

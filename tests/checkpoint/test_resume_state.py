@@ -148,8 +148,8 @@ def test_state_passes_unchanged(
 
 def _save_at_once(rank: int, world_size: int, argv: list[str]) -> None:
     from megabert.engine.launch import start
+    from megabert.pretrain.command import prepare
     from megabert.pretrain.inputs import open_inputs
-    from megabert.pretrain.loop import prepare
 
     settings = settings_of(argv)
     world = start(settings.parallel.tensor_parallel)

@@ -18,10 +18,10 @@ def _allow_fp16() -> None:
     from deepspeed.accelerator import get_accelerator
 
     from megabert.engine import build
-    from megabert.pretrain import loop as pretrain
+    from megabert.pretrain import command
 
     get_accelerator().is_fp16_supported = lambda: True
-    for module in (pretrain, build):
+    for module in (command, build):
         module.resolve_precision = lambda precision, cuda: precision  # type: ignore[attr-defined]
 
 
@@ -76,8 +76,8 @@ def deepspeed_file(folder: Path, sections: dict[str, Any]) -> list[str]:
 def _state_after(rank: int, world_size: int, argv: list[str]) -> dict[str, Any]:
     """What a run holds before its first update: whole tensors and counters."""
     from megabert.engine.launch import start
+    from megabert.pretrain.command import prepare
     from megabert.pretrain.inputs import open_inputs
-    from megabert.pretrain.loop import prepare
 
     _allow_fp16()
     settings = settings_of(argv)

@@ -90,7 +90,7 @@ def import_once() -> None:
 
 
 def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:
-    from megabert.pretrain.loop import pretrain
+    from megabert.pretrain.command import pretrain
 
     return pretrain(settings_of(argv))
 

@@ -313,7 +313,7 @@ def _disturb_the_return(job: Job, patch: pytest.MonkeyPatch) -> None:
 def _run_jobs(rank: int, ranks: int, shards: Path, base: Path, jobs: list[Job]) -> dict[str, str]:
     """All jobs in one world; how each that stopped said so."""
     from megabert.engine import launch
-    from megabert.pretrain.loop import prepare
+    from megabert.pretrain.command import prepare
 
     world = launch.start()
     stopped = {}
