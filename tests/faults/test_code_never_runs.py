@@ -35,8 +35,7 @@ from megabert.finetune.starting_weights import read_weights
 from megabert.optim.param_groups import read_parameter_groups
 from megabert.predict.predictor import AnswerOptions, open_predictor
 from tests.helpers.planted_code import KINDS, Touch, in_an_archive, plant_in_run
-from tests.helpers.resume_runs import go_on, options, train
-from tests.helpers.training_runs import make_shards
+from tests.helpers.resume_runs import go_on, options, stopped_runs, train
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -131,14 +130,8 @@ RUNS = [("run_zero0", MODEL), ("run_zero1_dp2", MODEL), ("run_zero1_dp2", OPTIMI
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of today's program, which resume on their own layout: stage 0 alone, stage 1 on two ranks."""
-    folder = tmp_path_factory.mktemp("fresh")
-    shards = make_shards(folder / "shards")
-    for stage, ranks in ((0, 1), (1, 2)):
-        train(
-            shards, folder / f"stage{stage}", *options(1, stage), "--stop-after", "2", ranks=ranks
-        )
-    return folder
+    """Runs of today's program, which resume on their own layout."""
+    return stopped_runs(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from megabert.checkpoint.record import read_checkpoint_record, write_checkpoint_
 from megabert.common.errors import UserError
 from megabert.data.shards.manifest import load_manifest, save_manifest
 from tests.helpers.planted_code import plant
-from tests.helpers.resume_runs import go_on, options, train
+from tests.helpers.resume_runs import go_on, stopped_runs, train
 from tests.helpers.training_runs import make_shards
 
 MODEL = "mp_rank_00_model_states.pt"
@@ -23,14 +23,7 @@ OPTIMIZER = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one rank (stage 0) and one on two (stage 1), each stopped after two updates."""
-    folder = tmp_path_factory.mktemp("runs")
-    shards = make_shards(folder / "shards")
-    for stage, ranks in ((0, 1), (1, 2)):
-        train(
-            shards, folder / f"stage{stage}", *options(1, stage), "--stop-after", "2", ranks=ranks
-        )
-    return folder
+    return stopped_runs(tmp_path_factory.mktemp("runs"))
 
 
 def copy_of(run: Path, tmp_path: Path) -> tuple[Path, Path]:

@@ -115,6 +115,14 @@ def _act(fault: str) -> None:
         raise KeyError("planted")
 
 
+def _delayed(act: Callable[..., Any]) -> Callable[..., Any]:
+    def later(*inputs: Any) -> Any:
+        time.sleep(SLOW_SECONDS)
+        return act(*inputs)
+
+    return later
+
+
 def plant(environment: Mapping[str, str]) -> None:
     """Plant the fault that the environment asks for into this process."""
     fault, _, at = environment.get("MEGABERT_FAULT", "").partition(":")
@@ -123,21 +131,9 @@ def plant(environment: Mapping[str, str]) -> None:
 
     mine = environment["RANK"] == environment.get("MEGABERT_FAULT_RANK", "1")
     if fault == "save":
-        write = save_load._write_files
-
-        def slow(*inputs: Any) -> Any:
-            time.sleep(SLOW_SECONDS)
-            return write(*inputs)
-
-        save_load._write_files = slow
+        save_load._write_files = _delayed(save_load._write_files)
     elif fault == "evaluate":
-        evaluate = evaluation.evaluate
-
-        def slow_evaluation(*inputs: Any) -> Any:
-            time.sleep(SLOW_SECONDS)
-            return evaluate(*inputs)
-
-        loop.evaluate = slow_evaluation
+        loop.evaluate = _delayed(evaluation.evaluate)
     elif fault.endswith("-saving") and mine:
         write_files = save_load._write_files
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from megabert.checkpoint.deepspeed_files import read_deepspeed_file
 from megabert.checkpoint.record import Checkpoint, damaged_file, whole_checkpoints
 from tests.helpers.distributed import _free_port
+from tests.helpers.launched_runs import trained_steps
 from tests.helpers.training_runs import TINY, last_given, losses, make_shards, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,7 +195,7 @@ def _kill(ranks: Ranks, run: Path, goal: int, while_saving: bool, delay: float) 
         nonlocal smallest
         size = _size(run / "metrics.jsonl")
         smallest = min(smallest, size)
-        return size > smallest and max(_steps(run), default=0) >= goal
+        return size > smallest and max(trained_steps(run), default=0) >= goal
 
     if not _wait(ranks, has_trained):
         return False
@@ -237,7 +237,7 @@ def kill_and_resume(folder: Path, kills: int = 20, steps: int = 200, seed: int =
         newest = newest_whole(run)
         step = newest.step if newest else 0
         report.kills.append(step)
-        report.updates_lost += max(0, max(_steps(run), default=0) - step)
+        report.updates_lost += max(0, max(trained_steps(run), default=0) - step)
         pointer = run / "checkpoints" / "latest"
         named = pointer.read_text().strip() if pointer.exists() else ""
         report.latest_behind += newest is not None and named != newest.folder.name
@@ -255,21 +255,9 @@ def kill_and_resume(folder: Path, kills: int = 20, steps: int = 200, seed: int =
         report.faults += checkpoint_differences(last.folder, wanted[steps])
     if losses(metrics(run)) != losses(metrics(folder / "undisturbed")):
         report.faults.append("metrics.jsonl has other losses")
-    if _steps(run) != list(range(1, steps + 1)):
+    if trained_steps(run) != list(range(1, steps + 1)):
         report.faults.append("metrics.jsonl does not hold every update once")
     return report
-
-
-def _steps(run: Path) -> list[int]:
-    """Updates in metrics.jsonl, whose last line may be half a line."""
-    path = run / "metrics.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            if "loss" in values:
-                found.append(values["step"])
-    return found
 
 
 def main() -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from tests.helpers.distributed import run_ranks
-from tests.helpers.training_runs import TINY, _train, import_once, metrics, settings_of
+from tests.helpers.training_runs import (
+    TINY,
+    _train,
+    import_once,
+    make_shards,
+    metrics,
+    settings_of,
+)
 
 
 def _allow_fp16() -> None:
@@ -36,6 +43,19 @@ def train(shards: Path, output: Path, *arguments: str, ranks: int = 1) -> list[d
     argv = [*TINY, "--data", str(shards), "--output", str(output), *arguments]
     run_ranks(_start, ranks, argv, initialize=False, timeout=300.0)
     return metrics(output)
+
+
+def stopped_runs(folder: Path) -> Path:
+    """Two runs in ``folder`` that stopped after two updates, with their shards.
+
+    ``stage0`` is of ZeRO stage 0 on one rank, ``stage1`` of stage 1 on two.
+    """
+    shards = make_shards(folder / "shards")
+    for stage, ranks in ((0, 1), (1, 2)):
+        train(
+            shards, folder / f"stage{stage}", *options(1, stage), "--stop-after", "2", ranks=ranks
+        )
+    return folder
 
 
 def stopped(run: Path, copy: Path, step: int) -> Path:

@@ -1,9 +1,14 @@
-"""Prose with known sentences, hard-wrapped by Python's textwrap."""
+"""Prose with known sentences, hard-wrapped by Python's textwrap; what is read of it."""
 
 from __future__ import annotations
 
 import random
 import textwrap
+from pathlib import Path
+
+from megabert.data.text.document import page_to_sentences
+from megabert.data.text.input.sources import iter_pages
+from megabert.data.text.reading import ReadingRules
 
 _NOUNS = [
     "miller",
@@ -37,3 +42,11 @@ def wrapped(document: int, width: int = 64, indent: str = "", count: int = 9) ->
     """A document as one paragraph of hard-wrapped lines, the first of them indented."""
     text = " ".join(sentences(document, count))
     return textwrap.fill(text, width, initial_indent=indent, break_on_hyphens=False)
+
+
+def sentences_read(folder: Path, text: str, **rules: str) -> list[str]:
+    """The sentences that are read from a file ``a`` of this text."""
+    path = folder / "a"
+    path.write_bytes(text.encode())
+    pages = iter_pages(path, ReadingRules(**rules))
+    return [s for page in pages for p in page_to_sentences(page, "en").paragraphs for s in p]

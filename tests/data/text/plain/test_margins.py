@@ -7,23 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages, sample_texts
 from megabert.data.text.reading import ReadingRules
-from tests.helpers.wrapped_text import sentences, wrapped
+from tests.helpers.wrapped_text import sentences, sentences_read, wrapped
 
 BLOCKS = [wrapped(number) for number in range(12)]
 TEXT = "\n\n".join(BLOCKS)
 SENTENCES = [sentence for number in range(12) for sentence in sentences(number)]
 CHINESE = "春天来了，村子里的人们都到田里去劳动，他们一边唱歌一边种下新的种子。老人坐在门口看着孩子们跑来跑去。天黑了！"
-
-
-def read(folder: Path, text: str, **rules: str) -> list[str]:
-    """The sentences of a text."""
-    path = folder / "a"
-    path.write_bytes(text.encode())
-    pages = iter_pages(path, ReadingRules(**rules))
-    return [s for page in pages for p in page_to_sentences(page, "en").paragraphs for s in p]
 
 
 def before_lines(mark: str, text: str = TEXT) -> str:
@@ -35,9 +26,9 @@ def before_lines(mark: str, text: str = TEXT) -> str:
     ["> ", ">", ">> ", "> > ", "AB> ", "# ", "// ", "    /// ", " * ", "-- ", "; ", "% ", "| ", ": ", "! ", "REM ", "dnl ", "+ ", "- ", "~ ", "== "],
 )  # fmt: skip
 def test_a_mark_before_every_line(tmp_path: Path, mark: str) -> None:
-    assert read(tmp_path, before_lines(mark)) == SENTENCES
-    assert read(tmp_path, before_lines(mark).replace("\n", "\r\n")) == SENTENCES
-    kept = read(tmp_path, before_lines(mark), line_marks="keep")
+    assert sentences_read(tmp_path, before_lines(mark)) == SENTENCES
+    assert sentences_read(tmp_path, before_lines(mark).replace("\n", "\r\n")) == SENTENCES
+    kept = sentences_read(tmp_path, before_lines(mark), line_marks="keep")
     assert all(mark.strip() in sentence for sentence in kept[:1])
     sample = sample_texts(tmp_path / "a", ReadingRules())
     assert list(sample.marked.values()) == [sample.marked_of]
@@ -51,30 +42,32 @@ def test_line_numbers(tmp_path: Path, form: str, numbered: str) -> None:
     page = 28 if numbered == "pages" else len(lines)
     text = "\n".join(form.format(n % page + 1, line).rstrip() for n, line in enumerate(lines))
     if form == "[{}":  # not a form of line numbers
-        assert read(tmp_path, text) != SENTENCES
+        assert sentences_read(tmp_path, text) != SENTENCES
     else:
-        assert read(tmp_path, text) == SENTENCES
+        assert sentences_read(tmp_path, text) == SENTENCES
 
 
 def test_times_before_lines_that_are_cut(tmp_path: Path) -> None:
     lines = [line for line in TEXT.split("\n") if line]
     for form in ("00:{:02}:{:02} {}", "[{:02}:{:02}] {}", "({:02}:{:02}.5) {}"):
         timed = "\n".join(form.format(n // 60, n % 60, line) for n, line in enumerate(lines))
-        assert read(tmp_path, timed) == SENTENCES
+        assert sentences_read(tmp_path, timed) == SENTENCES
     log = "\n".join(f"12:{n % 60:02} {one}" for n, one in enumerate(SENTENCES))
-    assert read(tmp_path, log)[0].startswith("12:00 ")
+    assert sentences_read(tmp_path, log)[0].startswith("12:00 ")
     verses = "\n".join(f"1:{n} {one}" for n, one in enumerate(SENTENCES, 1))
-    assert read(tmp_path, verses)[0].startswith("1:1 ")
+    assert sentences_read(tmp_path, verses)[0].startswith("1:1 ")
     assert not sample_texts(tmp_path / "a", ReadingRules()).kept_marks
 
 
 def test_a_figure_at_the_beginning_of_an_unnumbered_line_is_text(tmp_path: Path) -> None:
     lines = [f"{n} {line}" for n, line in enumerate(TEXT.split("\n"), 1) if line]
     lines.insert(40, "1904 was a good year.")
-    assert "1904 was a good year." in " ".join(read(tmp_path, "\n".join(lines)))
+    assert "1904 was a good year." in " ".join(sentences_read(tmp_path, "\n".join(lines)))
     del lines[60:64]  # the numbering continues after a gap
     assert not any(
-        f" {n} " in line for n in range(70, 90) for line in read(tmp_path, "\n".join(lines))
+        f" {n} " in line
+        for n in range(70, 90)
+        for line in sentences_read(tmp_path, "\n".join(lines))
     )
 
 
@@ -83,7 +76,7 @@ def test_quoted_parts_and_answers_are_paragraphs_of_their_own(tmp_path: Path) ->
         f"Ann wrote about it:\n{before_lines('> ', one)}\n{before_lines('>> ', two)}\n{three}"
         for one, two, three in zip(BLOCKS[::3], BLOCKS[1::3], BLOCKS[2::3])
     )
-    found = read(tmp_path, mail)
+    found = sentences_read(tmp_path, mail)
     assert [sentence for sentence in found if "Ann" not in sentence] == SENTENCES
     assert found.count("Ann wrote about it:") == 4
 
@@ -95,7 +88,7 @@ def test_a_quoted_line_that_a_mailer_has_cut(tmp_path: Path) -> None:
         if lines[place + 1] != ">" and last.islower():
             lines[place] = f"{before}\n{last}"
     assert "\n".join(lines) != before_lines("> ")
-    assert read(tmp_path, "\n".join(lines)) == SENTENCES
+    assert sentences_read(tmp_path, "\n".join(lines)) == SENTENCES
 
 
 def test_comments_of_a_program(tmp_path: Path) -> None:
@@ -105,10 +98,10 @@ def test_comments_of_a_program(tmp_path: Path) -> None:
             begin + before_lines(mark, one).removeprefix(mark * (begin == "/* ")) + end
             for one in BLOCKS
         ]
-        found = read(tmp_path, "\n\n".join(f"{part}\n{code}" for part in parts))
+        found = sentences_read(tmp_path, "\n\n".join(f"{part}\n{code}" for part in parts))
         assert [sentence for sentence in found if sentence != code] == SENTENCES
     box = before_lines("# ").replace("\n", "   #\n")
-    assert read(tmp_path, box) == SENTENCES
+    assert sentences_read(tmp_path, box) == SENTENCES
 
 
 def test_scripts_without_spaces(tmp_path: Path) -> None:
@@ -133,27 +126,27 @@ def test_scripts_without_spaces(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_marks_of_lists_titles_and_single_lines_are_text(tmp_path: Path, lines: list[str]) -> None:
     text = "\n".join(lines)
-    assert read(tmp_path, text) == read(tmp_path, text, line_marks="keep")
+    assert sentences_read(tmp_path, text) == sentences_read(tmp_path, text, line_marks="keep")
     assert not sample_texts(tmp_path / "a", ReadingRules()).marked
 
 
 def test_doubtful_marks_stay_and_are_counted(tmp_path: Path) -> None:
     text = "\n".join(f"{number}. {one}" for number, one in enumerate(SENTENCES, 1))
-    assert read(tmp_path, text)[0] == f"1. {SENTENCES[0]}"
+    assert sentences_read(tmp_path, text)[0] == f"1. {SENTENCES[0]}"
     sample = sample_texts(tmp_path / "a", ReadingRules())
     assert sample.kept_marks == {"line numbers": len(SENTENCES)}
-    assert read(tmp_path, text, line_marks="remove") == SENTENCES
+    assert sentences_read(tmp_path, text, line_marks="remove") == SENTENCES
 
 
 @pytest.mark.parametrize("blank", ["\n\n", "\n\n\n", "\r\n\r\n", "\n  \n"])
 def test_double_spaced_lines(tmp_path: Path, blank: str) -> None:
     spaced = [block.replace("\n", blank) for block in BLOCKS]
-    assert read(tmp_path, blank.join(spaced)) == SENTENCES
+    assert sentences_read(tmp_path, blank.join(spaced)) == SENTENCES
     further = "\n" if "\r" not in blank else "\r\n"
-    assert read(tmp_path, (blank + further).join(spaced)) == SENTENCES
+    assert sentences_read(tmp_path, (blank + further).join(spaced)) == SENTENCES
     assert sample_texts(tmp_path / "a", ReadingRules()).layouts == {("blank-line", True): 1}
     quoted = before_lines("> ", blank.join(spaced).replace("\r", ""))
-    assert read(tmp_path, quoted) == SENTENCES
+    assert sentences_read(tmp_path, quoted) == SENTENCES
 
 
 def test_spaced_paragraphs_and_lists_are_not_joined(tmp_path: Path) -> None:
@@ -162,8 +155,8 @@ def test_spaced_paragraphs_and_lists_are_not_joined(tmp_path: Path) -> None:
         SENTENCES,
         ["lol so true", "I am tired", "what a day", "omg", "never again please"] * 9,
     ):
-        found = read(tmp_path, "\n\n".join(parts))
-        assert found == read(tmp_path, "\n\n".join(parts), line_breaks="keep")
+        found = sentences_read(tmp_path, "\n\n".join(parts))
+        assert found == sentences_read(tmp_path, "\n\n".join(parts), line_breaks="keep")
         sample = sample_texts(tmp_path / "a", ReadingRules())
         assert (sample.spaced, sample.doubtful) == (0, 0)
 

@@ -8,23 +8,14 @@ from pathlib import Path
 import pytest
 
 from megabert.data.prepare.text_layouts import input_layouts, log_layouts
-from megabert.data.text.document import page_to_sentences
 from megabert.data.text.input.sources import iter_pages, sample_texts
 from megabert.data.text.reading import ReadingRules
-from tests.helpers.wrapped_text import sentences, wrapped
+from tests.helpers.wrapped_text import sentences, sentences_read, wrapped
 
 SENTENCES = [sentence for number in range(12) for sentence in sentences(number)]
 BLOCKS = "\n\n".join(wrapped(number) for number in range(12))
 PLAIN = wrapped(0, count=100)
 ONE = sentences(0, 100)
-
-
-def read(folder: Path, text: str, **rules: str) -> list[str]:
-    """The sentences of a text."""
-    path = folder / "a"
-    path.write_bytes(text.encode())
-    pages = iter_pages(path, ReadingRules(**rules))
-    return [s for page in pages for p in page_to_sentences(page, "en").paragraphs for s in p]
 
 
 def paged(text: str, between: Callable[[int], str], height: int = 13) -> str:
@@ -52,17 +43,17 @@ BETWEEN = {
 @pytest.mark.parametrize("kind", BETWEEN)
 def test_what_is_between_pages_goes(tmp_path: Path, kind: str, end: str) -> None:
     text = paged(PLAIN, BETWEEN[kind]).replace("\n", end)
-    assert read(tmp_path, text) == ONE
+    assert sentences_read(tmp_path, text) == ONE
     sample = sample_texts(tmp_path / "a", ReadingRules())
     assert sample.page_lines >= 5
     assert list(sample.layouts) == [("file", True)]
-    assert len(read(tmp_path, text, line_breaks="keep")) > len(ONE)
+    assert len(sentences_read(tmp_path, text, line_breaks="keep")) > len(ONE)
 
 
 @pytest.mark.parametrize("kind", BETWEEN)
 def test_paragraphs_and_documents_between_blank_lines_stay(tmp_path: Path, kind: str) -> None:
     text = paged(BLOCKS, BETWEEN[kind], 15)
-    assert read(tmp_path, text) == SENTENCES
+    assert sentences_read(tmp_path, text) == SENTENCES
     # a page that ends with a sentence, and a full line, may be a document's end
     assert len(list(iter_pages(tmp_path / "a"))) in (12, 13)
 
@@ -78,20 +69,20 @@ def test_the_count_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("feed", ["\f", "\f\n", "\n\f", "\n\f\n"])
 def test_a_form_feed_between_wrapped_lines_is_a_space(tmp_path: Path, feed: str) -> None:
-    assert read(tmp_path, paged(PLAIN, lambda n: feed)) == ONE
+    assert sentences_read(tmp_path, paged(PLAIN, lambda n: feed)) == ONE
 
 
 def test_other_lines_that_repeat_stay(tmp_path: Path) -> None:
     chapters = "\n\n".join(f"CHAPTER {n}\n\n{wrapped(n)}\n\n* * *" for n in range(12))
-    found = read(tmp_path, chapters)
+    found = sentences_read(tmp_path, chapters)
     assert [line for line in found if line.startswith("CHAPTER")] == [
         f"CHAPTER {n}" for n in range(12)
     ]
     assert sample_texts(tmp_path / "a", ReadingRules()).page_lines == 0
     songs = "\n\n".join(f"{wrapped(n)}\n\nSing, and sing again!" for n in range(12))
-    assert read(tmp_path, songs).count("Sing, and sing again!") == 12
+    assert sentences_read(tmp_path, songs).count("Sing, and sing again!") == 12
     years = paged(PLAIN, lambda n: f"\n\n{1900 + (n * 37) % 50}\n\n")
-    assert "1937" in read(tmp_path, years)
+    assert "1937" in sentences_read(tmp_path, years)
 
 
 def test_a_form_feed_between_documents_stays_a_blank_line(tmp_path: Path) -> None:
