@@ -141,7 +141,8 @@ def global_counts(
 ) -> tuple[Tensor, Tensor]:
     """Masked positions and pairs of the whole global batch (at least 1 each), 0-d tensors.
 
-    Requests to stop, and ``failed`` (this rank cannot read its batches), travel along. The ranks that split a layer have the same batches: one of them counts.
+    Requests to stop, and ``failed`` (this rank cannot read its batches), are sent along. The ranks that
+    split a layer have the same batches: one of them counts.
     """
     counts = [
         sum(len(batch.labels["masked_positions"]) for batch in micro_batches),

@@ -186,7 +186,7 @@ def _last_step(metrics: Path) -> int:
     for line in reversed(metrics.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
             return int(parse_json(line)["step"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
     return 0
 

@@ -120,7 +120,7 @@ def _read(file: Path) -> tuple[Holder | None, float, bytes] | None:
         values = {field.name: found[field.name] for field in fields(Holder)}
         typed = all(type(values[f.name]).__name__ == f.type for f in fields(Holder))
         holder = Holder(**values) if typed else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         holder = None  # being written at this moment, or damaged
     return holder, touched, content
 

@@ -106,7 +106,7 @@ class MetricsWriter:
 
 def _remove_lines_after(path: Path, step: int) -> None:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if parse_json(line, of_data=True)["step"] <= step:
                 lines.append(line + "\n")

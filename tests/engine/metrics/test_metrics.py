@@ -19,7 +19,7 @@ from megabert.engine.metrics import clock as timing
 from megabert.engine.metrics import devices
 from megabert.engine.metrics.clock import DeviceClock, HostClock
 from megabert.engine.metrics.token_counts import Workload, workload
-from megabert.engine.metrics.writer import progress_text
+from megabert.engine.metrics.writer import MetricsWriter, progress_text
 from megabert.model.flops import sequence_flops
 from megabert.pretrain.inputs import open_inputs
 from tests.helpers.model_cases import batch_of
@@ -177,6 +177,14 @@ def test_peak_memory_grows_with_the_process() -> None:
 
 
 # ---------------------------------------------------------------- runs
+
+
+def test_damaged_lines_and_those_of_later_steps_go(tmp_path: Path) -> None:
+    """A power cut leaves half a line, or bytes that are not text."""
+    damaged = b'{"step": 1}\n{"step": 2}\n{"st\xff\0\n{"step": 3}\n{"ste'
+    (tmp_path / "metrics.jsonl").write_bytes(damaged)
+    MetricsWriter(tmp_path, enabled=True, resumed_step=2).close()
+    assert metrics(tmp_path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.fixture(scope="module")

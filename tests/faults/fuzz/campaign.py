@@ -318,6 +318,8 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, help="append to it, and go on where it ends")
     given = parser.parse_args()
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
     for reader in readers_of(given.readers):
         count = reader.quick if given.inputs is None else given.inputs
         if given.log is not None:
