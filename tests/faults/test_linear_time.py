@@ -215,6 +215,10 @@ def test_time_of_sentences_grows_with_the_line(language: str) -> None:
     assert _growth_of_lines(language, _MARKS_OF_SENTENCES[::2], 16_000) == []
 
 
+def test_time_of_words_without_spaces_grows_with_the_line() -> None:
+    assert _growth_of_lines("ja", ['a"a. A'], 1 << 16) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("language", WORDS)
 def test_time_of_sentences_grows_with_a_long_line(language: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 FACTORS = (1, 2, 4, 8)
 """Sizes that are measured, as multiples of the first."""
-MOST = 3.0
+MOST = 2.0
 """By which the last time may be more than in proportion to the size; a square has 8."""
 NOTICED = 0.0005
 """Seconds of the first size; a shorter time counts as this one, because it says nothing."""

@@ -164,7 +164,8 @@ def _continues(
     if end - stop == 1 and text[stop] == ".":
         return not _is_starter(text, first, words)
     if end - stop == 2 and stop - start > 7 and text[stop] == "." and not own:
-        word = text[text.rfind(" ", max(start, stop - _LONGEST), stop) + 1 : stop]
+        left = max(start, stop - _LONGEST)
+        word = text[max(left, text.rfind(" ", left, stop) + 1) : stop]
         if len(word) > 1 and _kind(word, words.language) == NONE:
             return False  # the usual case, and the quickest
     return (
