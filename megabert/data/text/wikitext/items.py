@@ -112,6 +112,14 @@ _PLACE_AND_YEAR = re.compile(r"(?<!\d)[,.:;–—] ?([^\d,.:;()–—]{0,40}?)\d
 _LONGEST_SOURCE = 150  # characters of a source without a title in italics
 # "3:45" of a piece of music, "(† 1878)" of a person
 _NO_PROSE_END = re.compile(r"\d:\d\d\)?$|[(（][†*] ?[^()（）]*[)）][.;,]?$")
+# "The House (1990), novel." and "Ann Martin (born in 1950), painter and poet", without a stop
+_TITLE_AND_YEAR = re.compile(
+    r"[^()（）]{1,80}[(（](?:1[4-9]|20)\d\d[^()（）]{0,15}[)）](?:[,:;]? [^\W\d_]+){0,2}[.;,]?"
+)
+_PERSON = re.compile(
+    r"(?:[^\W\d_][^\s()]* ){1,5}\([^()]{0,40}\b(?:1\d|20)\d\d\b[^()]{0,20}\)(?:,| [–—-]) "
+    r"[^\s.!?]+(?: [^\s.!?]+){0,3}"
+)
 _SEPARATOR = re.compile(r"[,:;，：；.] ?")
 
 
@@ -224,7 +232,12 @@ def item_kind(line: str, look: Look) -> ItemKind:
         return ItemKind.NAME
     if _is_source(line, look):
         return ItemKind.SOURCE
-    return ItemKind.STOPPED if short else ItemKind.SENTENCE
+    if short:
+        titled = look.titled and _TITLE_AND_YEAR.fullmatch(line)
+        return ItemKind.SOURCE if titled else ItemKind.STOPPED
+    if line[0].isupper() and "(" in line and _PERSON.fullmatch(line):
+        return ItemKind.NAME
+    return ItemKind.SENTENCE
 
 
 def _tail(line: str) -> int:

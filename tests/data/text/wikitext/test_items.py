@@ -20,6 +20,8 @@ SENTENCES = [
     ("en", "Achilles is the main character in the novel ''Ransom'' (2009)."),
     ("en", "A new standard was approved on September 9, 2009."),
     ("en", "A list item that says something here"),
+    ("en", "[[Ann Smith]] (born in 1950), a painter who lived in the town"),
+    ("en", "''The House'' (1990) tells of two of them."),
     ("it", "Scoppia la [[Guerra dei Trent'anni]] in [[Boemia]]."),
     ("it", "Muore [[Napoleone]]."),
     ("it", "[[1821]] – Muore [[Bonaparte|Napoleone Bonaparte]]."),
@@ -50,6 +52,9 @@ SENTENCES = [
     ("zh", "校长说：“学校明天开学。”"),
 ]
 OTHERS = [
+    ("fr", "[[Anne Martin]] (née en 1950), femme politique", ItemKind.NAME),
+    ("it", "[[Marlene Dietrich]] (1901-1992), attrice e cantante", ItemKind.NAME),
+    ("es", "''La casa vieja'' (1990), novela.", ItemKind.SOURCE),
     ("en", "[[List of towns that were hit by storms]]", ItemKind.NAME),
     ("en", "[[John Smith]] as [[Paul Brown]] of London", ItemKind.NAME),
     ("en", "Led Zeppelin, Rock Group Number One.", ItemKind.NAME),
