@@ -87,6 +87,8 @@ FILTERS: dict[str, Filter] = {
     "figures": lambda value, wording: wording.figures.printed_in(value),
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
     "no-language": lambda value, _: None if _LANGUAGE_CODE.fullmatch(value) else value,
+    "language-code": lambda value, _: "" if _LANGUAGE_CODE.fullmatch(value) else None,
+    "unit": lambda value, _: None if value[:1].isdigit() else value,
     "int": _int,
     "day": _day,
     "month": _month,

@@ -10,6 +10,7 @@ CALLS = [
     ("Unité|1000 habitants", "1000 habitants"),
     ("unité|10|à=20|km", "10 à 20 km"),
     ("unité|300|km|2", "300 km<sup>2</sup>"),
+    ("unité|1|000|m", None),
     ("unité|80|km||h|-1", "80 km⋅h<sup>-1</sup>"),
     ("unité|5|J|2|K|3", "5 J<sup>2</sup>⋅K<sup>3</sup>"),
     ("unité|1,5|e=9|m", "1,5 × 10^9 m"),

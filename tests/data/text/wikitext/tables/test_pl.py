@@ -13,6 +13,7 @@ CALLS = [
     ("kiedy|data=x", ""),
     ("lang|de", ""),
     ("lang|de|en", ""),
+    ("lang|en|hello", None),
     ("ang.|water", "ang. water"),
     ("chiń.|水", "chiń. 水"),
     ("ros.|вода|woda", None),
