@@ -37,13 +37,13 @@ SIGTERM, SIGINT and SIGUSR1 stop after the present update; final/ keeps a model.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fine-tune."""
+    stop_watch().resumable("before its end; run it again with --resume auto")
     given = flags.parse(finetune_settings(), argv, "finetune.py", DESCRIPTION)
     settings = resolve_finetuning(given)
     if given.print_config:
         print(flags.to_yaml(settings), end="")
         return 0
     check_task_files(settings)
-    stop_watch().resumable("before its end; run it again with --resume auto")
     # torch is imported only now
     from megabert.finetune.command import finetune
     from megabert.finetune.inputs import log_unused

@@ -26,6 +26,7 @@ request with a checkpoint (--resume auto continues)."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train."""
+    stop_watch().resumable("before its first update; start it again with --resume auto")
     given = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
     from megabert.pretrain.settings import check_files, resolve_pretraining
 
@@ -34,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.to_yaml(settings), end="")
         return 0
     check_files(settings)
-    stop_watch().resumable("before its first update; start it again with --resume auto")
     from megabert.pretrain.command import pretrain  # only this imports torch
 
     pretrain(settings)

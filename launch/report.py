@@ -26,23 +26,45 @@ results of pretraining, scores of fine-tuning, mean and standard deviation of a 
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.
+    """The lines of a run's metrics; half a line at the end (the run was killed, or writes now) is left out.
 
     Raises:
         UserError: no metrics there.
     """
     path = run / RUN_METRICS
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
+        with named_storage_errors(path, "cannot be read"):
+            text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    except UserError as error:
+        if path.exists():
+            raise
         raise UserError(
-            f"{path}: {error.strerror}; name a run folder of launch/pretrain.py or launch/finetune.py"
+            f"{path} does not exist; name a run folder of launch/pretrain.py or launch/finetune.py"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a metrics file: {error}") from error
+    wrong = next((number for number, line in enumerate(lines, 1) if not _is_metrics(line)), None)
+    if wrong is not None:
+        raise UserError(
+            f"{path} line {wrong} has no metrics of a run; name a run folder of launch/pretrain.py or "
+            "launch/finetune.py"
+        )
     if not lines:
         raise UserError(f"{path} is empty: the run has logged nothing yet")
     return lines
+
+
+def _is_metrics(line: Any) -> bool:
+    """Whether a line has a step, and numbers where numbers are drawn or listed."""
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    shown = {"loss": ["lr", *({"mlm_loss"} & line.keys())], "eval_mlm_loss": ["eval_mlm_accuracy"]}
+    needed = [name for first in shown if first in line for name in (first, *shown[first])]
+    scores = [
+        name for name, value in line.items() if name.startswith("eval_") and value is not None
+    ]
+    return all(isinstance(line.get(name), int | float) for name in (*needed, *scores))
 
 
 def table(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
@@ -74,7 +96,7 @@ def table_of_scores(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
     rows = [["run", "update", "epoch", *(name.removeprefix("eval_") for name in names)]]
     rows.append(["---"] * len(rows[0]))
     for run, line in scored:
-        scores = [f"{line[name]:.2f}" if name in line else "" for name in names]
+        scores = ["" if line.get(name) is None else f"{line[name]:.2f}" for name in names]
         rows.append([run, str(line["step"]), f"{line.get('epoch', 0):g}", *scores])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) if scored else ""
 
@@ -86,6 +108,16 @@ def seeds_of(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return results if isinstance(results, dict) and "by_lr" in results else None
+
+
+def _table_of_seeds(run: Path, results: dict[str, Any]) -> str:
+    try:
+        return f"{run.name}\n\n{table_of_seeds(results)}"
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{run / RUN_RESULTS} does not hold the results of several runs ({type(error).__name__}: {error}); "
+            "name a run folder of launch/finetune.py"
+        ) from error
 
 
 def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None:
@@ -149,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pretraining = [run for run in runs if any("mlm_loss" in line for line in run[1])]
     tables = [table(pretraining)] if pretraining else []
     tables += [text for text in (table_of_scores(runs),) if text]
-    tables += [f"{run.name}\n\n{table_of_seeds(results)}" for run, results in seeds.items()]
+    tables += [_table_of_seeds(run, results) for run, results in seeds.items()]
     print("\n\n".join(tables))
     return 0
 

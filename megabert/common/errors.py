@@ -26,10 +26,6 @@ def first_fault(error: Exception) -> str:
     return line.partition(" [type=")[0]
 
 
-class RankError(UserError):
-    """A wrong input found by one rank alone (a damaged shard): that rank prints it, whatever its number."""
-
-
 class TrainingStopped(Exception):
     """A run that cannot continue (NaN, lost rank, full disk); the last good checkpoint is kept."""
 

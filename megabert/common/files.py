@@ -156,11 +156,12 @@ def new_folder(
 
 def _name_target(error: OSError, temporary: Path, output: Path) -> None:
     """Let an error about the temporary folder name the file of ``output`` instead."""
-    named = error.filename
-    if named is None:
+    named = [os.fsdecode(name) for name in (error.filename2, error.filename) if name is not None]
+    inside = next((name for name in named if Path(name).is_relative_to(temporary)), None)
+    if not named:
         error.filename = str(output)  # the error of a full disk has no name
-    elif Path(os.fsdecode(named)).is_relative_to(temporary):
-        error.filename = str(output / Path(os.fsdecode(named)).relative_to(temporary))
+    elif inside is not None:  # a copy has two names
+        error.filename = str(output / Path(inside).relative_to(temporary))
         error.filename2 = None
 
 

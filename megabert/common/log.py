@@ -15,7 +15,6 @@ from megabert.common.errors import (
     EXIT_STOPPED,
     EXIT_USAGE,
     AgreedStop,
-    RankError,
     StoppedOnRequest,
     TrainingStopped,
     UserError,
@@ -112,7 +111,7 @@ def _status_of(
         return main(None) or 0, ""
     except UserError as error:
         watch.leave()
-        return EXIT_USAGE, _say_error(str(error), all_ranks=isinstance(error, RankError))
+        return EXIT_USAGE, _say_error(str(error))
     except TrainingStopped as error:
         agreed = isinstance(error, AgreedStop)
         return EXIT_FAULT, _say_error(str(error), all_ranks=not agreed)

@@ -46,6 +46,9 @@ _CURES = {
 }
 
 
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 _NUMBER = re.compile(r"(?:os error|errno =) (\d+)")
 
 
@@ -80,10 +83,13 @@ def storage_line(
 
     Args:
         place: named where the error has no file name of its own.
-        what: "cannot be written", "cannot be read".
+        what: "cannot be written", "cannot be read"; a full disk cannot be written in any case.
         then: what to do once the cause is gone.
     """
-    named = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else place
+    writing = error.errno in _OF_WRITING
+    what = "cannot be written" if writing else what
+    file = error.filename2 if writing and error.filename2 else error.filename  # a copy names both
+    named = file if isinstance(file, str | bytes | os.PathLike) else place
     reason = error.strerror or str(error) or type(error).__name__
     cure = _CURES.get(error.errno or 0, "remove the cause, then {then}")
     where = None if named is None else Path(os.fsdecode(named))

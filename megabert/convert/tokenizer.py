@@ -48,13 +48,13 @@ def open_tokenizer(
     tokenizer = load_tokenizer(folder)
     if trained_with is not None and tokenizer.sha256 != trained_with:
         raise UserError(
-            f"{folder} is not the tokenizer that {origin} was trained with: its SHA-256 is "
-            f"{tokenizer.sha256[:12]}..., not {trained_with[:12]}..."
+            f"the tokenizer in {folder} is not the one that {origin} was trained with: its SHA-256 is "
+            f"{tokenizer.sha256[:12]}..., not {trained_with[:12]}...; put the files of that one there"
         )
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
             f"the tokenizer {folder} has {tokenizer.vocab_size} words, but the model {origin} only "
-            f"{vocab_size}"
+            f"{vocab_size}; put the tokenizer there that it was trained with"
         )
     return tokenizer
 

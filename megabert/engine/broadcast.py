@@ -56,6 +56,45 @@ def first_of_ranks(world: World, mine: str | None) -> str | None:
     return next(filter(None, everyone), None)
 
 
+def made_by_each(world: World, make: Callable[[], Value], facts: Callable[[Value], Any]) -> Value:
+    """``make()`` of this rank, which reads what all ranks must read alike (a collective).
+
+    Args:
+        facts: of the value, small; they are compared.
+
+    Raises:
+        UserError: on every rank: ``make`` raised it on some of them, or they read different contents.
+    """
+    fault, value = None, None
+    try:
+        value = make()
+    except UserError as error:
+        fault = str(error)
+    mine = (fault, None if fault else facts(value))  # type: ignore[arg-type]
+    everything: list[Any] = [mine]
+    if world.topology.world_size > 1:
+        everything = [None] * world.topology.world_size
+        dist.all_gather_object(everything, mine)
+    if any(one != everything[0] for one in everything) or fault:
+        dist.barrier()  # no rank exits before all have read the others' messages
+        raise UserError(_disagreement(everything))
+    return value  # type: ignore[return-value]
+
+
+def _disagreement(everything: list[tuple[str | None, Any]]) -> str:
+    """What is wrong, and on which ranks."""
+    rank = next((rank for rank, (fault, _) in enumerate(everything) if fault), None)
+    if rank is None:
+        other = next(r for r, one in enumerate(everything) if one != everything[0])
+        return (
+            f"rank 0 and rank {other} read different inputs ({everything[0][1]}, {everything[other][1]}): "
+            "a file changed while it was read, or the hosts do not have the same files; start again"
+        )
+    fault = everything[rank][0]
+    alike = all(one[0] == fault for one in everything)
+    return str(fault) if alike else f"{fault} (on rank {rank})"
+
+
 def broadcast_tensors(
     world: World, tensors: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import ctypes
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import torch
 from megabert.common.errors import TrainingStopped, UserError
 from megabert.common.log import get_logger
 from megabert.engine.watch.ending import WatchedRun
+from megabert.engine.watch.guard import watched_to_the_end
 from megabert.engine.watch.judge import SLOW
 from megabert.engine.watch.watcher import Watcher
 from megabert.parallel.layers import TensorParallel
@@ -31,6 +33,7 @@ from megabert.parallel.topology import ProcessGroups, Topology
 
 DEEPSPEED_MINIMUM = (0, 19, 8)
 JOIN_TIMEOUT = timedelta(minutes=30)
+"""How long a rank looks for rank 0 without ``--hang-timeout``."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """At least; longer than the watch's longest limit, whose message says more."""
 
@@ -159,14 +162,27 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     limit = watched.limit if watched is not None else 0.0
+    watcher = _watch(topology, watched)
     try:
-        watcher = _join(topology, watched)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if cuda else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-            timeout=max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit)),
-        )
+        with _named_port():
+            deepspeed.init_distributed(
+                dist_backend="nccl" if cuda else "gloo",
+                auto_mpi_discovery=False,
+                verbose=False,
+                timeout=max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit)),
+            )
+        groups = ProcessGroups.create(topology)
+    except BaseException:
+        with watched_to_the_end(watcher):
+            raise
+    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device, watcher)
+
+
+@contextlib.contextmanager
+def _named_port() -> Iterator[None]:
+    """Raise UserError if the port of rank 0 is another run's."""
+    try:
+        yield
     except torch.distributed.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -174,32 +190,60 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
             f"port {os.environ['MASTER_PORT']} is in use, probably by another run on this machine: "
             "choose another one (deepspeed --master_port N, torchrun --master-port N)"
         ) from error
-    groups = ProcessGroups.create(topology)
-    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device, watcher)
 
 
-def _join(topology: Topology, watched: WatchedRun | None) -> Watcher | None:
-    """Wait for all ranks, and begin to watch over them.
+def _wait_for_port(address: tuple[str, int], seconds: timedelta) -> None:
+    """Wait until rank 0, or torchrun's agent, can be reached.
 
     Raises:
-        TrainingStopped: not all of them came.
+        TrainingStopped: it cannot.
+    """
+    deadline = time.monotonic() + seconds.total_seconds()
+    while True:
+        try:
+            socket.create_connection(address, timeout=10.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TrainingStopped(f"{_not_found(address, seconds)} ({error})") from error
+        time.sleep(0.2)
+
+
+def _not_found(address: tuple[str, int], seconds: timedelta) -> str:
+    return (
+        f"rank 0 was not found within {seconds.total_seconds():.0f} s at {address[0]} port {address[1]}: "
+        f"it did not start, has ended, or cannot be reached from {socket.gethostname()}; see its own output"
+    )
+
+
+def _watch(topology: Topology, watched: WatchedRun | None) -> Watcher | None:
+    """Begin to watch over the run, before all ranks are there: one of them may be lost by now.
+
+    Raises:
+        TrainingStopped: rank 0 is not there.
     """
     if watched is None:
         return None
-    store = None
-    if topology.world_size > 1:
+    if topology.world_size == 1:
+        watcher = Watcher(watched, 0, 1, None)
+    else:
+        seconds = timedelta(seconds=watched.limit) if watched.limit else JOIN_TIMEOUT
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has opened it
+        if topology.rank > 0:
+            _wait_for_port(address, seconds)
         try:
-            store, _, _ = next(torch.distributed.rendezvous("env://", timeout=JOIN_TIMEOUT))
+            with _named_port():
+                store = torch.distributed.TCPStore(
+                    *address,
+                    is_master=topology.rank == 0 and not agents,
+                    timeout=seconds,
+                    wait_for_workers=False,
+                    multi_tenant=not agents,  # init_distributed opens it again
+                )
+                watcher = Watcher(watched, topology.rank, topology.world_size, store)
         except torch.distributed.DistError as error:
-            if "EADDRINUSE" in str(error):
-                raise
-            raise TrainingStopped(
-                f"not all of the {topology.world_size} ranks came together within "
-                f"{JOIN_TIMEOUT.total_seconds() / 60:.0f} minutes at {os.environ['MASTER_ADDR']} port "
-                f"{os.environ['MASTER_PORT']}: see why the others did not start, or whether they "
-                "reach that host"
-            ) from error
-    watcher = Watcher(watched, topology.rank, topology.world_size, store)
+            raise TrainingStopped(_not_found(address, seconds)) from error
     watcher.start()
     return watcher
 

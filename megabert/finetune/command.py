@@ -75,5 +75,5 @@ def prepare_run(settings: ResolvedFinetuning, world: World) -> FinetuneLoop:
     """Read the inputs, claim the run folder, and build model and engine of one run."""
     broadcast_object(world, partial(check_free, settings.task.output))  # before long reading
     task = make_task_of(settings)
-    inputs = read_features(settings, task, open_checkpoint(settings, task, world))
+    inputs = read_features(settings, task, open_checkpoint(settings, task, world), world)
     return build_loop(settings, world, task, inputs)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import RUN_DEEPSPEED_LOG
+from megabert.common.names import RUN_DEEPSPEED_LOG, RUN_FAULTS
 from megabert.common.processes.locks import is_lock_name
 from megabert.common.storage import named_storage_errors
 from megabert.config.flags import Given
+from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
-from megabert.data.tokenizers.load import load_tokenizer
-from megabert.engine.broadcast import broadcast_object, broadcast_tensors
+from megabert.engine.broadcast import broadcast_object, broadcast_tensors, made_by_each
 from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
 from megabert.engine.launch import World
 from megabert.finetune.settings import (
@@ -104,30 +105,43 @@ def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> F
         raise UserError(
             f"--checkpoint {path} has no tokenizer; put its vocab.txt or tokenizer.json there"
         )
-    tokenizer = load_tokenizer(model.tokenizer)
-    if trained_with is not None and tokenizer.sha256 != trained_with:
-        raise UserError(
-            f"{model.tokenizer} is not the tokenizer that {path} was trained with "
-            f"(SHA-256 {tokenizer.sha256[:12]}..., not {trained_with[:12]}...)"
-        )
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"the tokenizer {model.tokenizer} has {tokenizer.vocab_size} words, the model {path} "
-            f"only {model.config.vocab_size}"
-        )
+    folder, size = model.tokenizer, model.config.vocab_size
+    tokenizer = made_by_each(
+        world,
+        lambda: open_tokenizer(folder, size, str(path), trained_with),
+        lambda found: f"tokenizer {found.sha256[:12]}",
+    )
     _check_length(task.max_length, model, path)
     model = _load_head(settings, task, model)
     return FinetuneInputs(model, tokenizer, None, None, None)
 
 
 def read_features(
-    settings: ResolvedFinetuning, task: Task, inputs: FinetuneInputs
+    settings: ResolvedFinetuning, task: Task, inputs: FinetuneInputs, world: World
 ) -> FinetuneInputs:
-    """The files of the settings, read for a task that knows its checkpoint's labels.
+    """The files of the settings, read by each rank (a collective).
+
+    ``task`` knows its checkpoint's labels.
 
     Raises:
-        UserError: a file is missing, damaged, or not the task's.
+        UserError: a file is missing, damaged, or not the task's, or changed between the ranks' readings.
     """
+    return made_by_each(world, partial(_read_features, settings, task, inputs), _facts)
+
+
+def _facts(inputs: FinetuneInputs) -> str:
+    """Which rows were read, in words."""
+    files = {"train": inputs.train, "eval": inputs.evaluation, "test": inputs.test}
+    return ", ".join(
+        f"{name}: {len(found.lengths):,} rows, {int(found.lengths.sum()):,} tokens"
+        for name, found in files.items()
+        if found is not None
+    )
+
+
+def _read_features(
+    settings: ResolvedFinetuning, task: Task, inputs: FinetuneInputs
+) -> FinetuneInputs:
     place, tokenizer = settings.task, inputs.tokenizer
     train = None
     if place.train is not None:
@@ -216,7 +230,9 @@ def check_free(output: Path) -> None:
         raise UserError(f"--output {output} is a file; name a new folder")
     with named_storage_errors(output, "cannot be read"):
         found = [path.name for path in output.iterdir()] if output.is_dir() else []
-    if any(name != RUN_DEEPSPEED_LOG and not is_lock_name(name) for name in found):
+    if any(
+        name not in (RUN_DEEPSPEED_LOG, RUN_FAULTS) and not is_lock_name(name) for name in found
+    ):
         raise UserError(
             f"{output} is not empty: it may belong to another run; choose another --output"
         )

@@ -153,7 +153,11 @@ class FinetuneLoop:
         """
         try:
             if self.inputs.train is not None:
-                self.watch.look(STOP_GRACE, lambda: "; run it again with --resume auto")
+                self.watch.look(
+                    STOP_GRACE,
+                    lambda: "; run it again with --resume auto",
+                    "the run stops after this update or evaluation, and keeps a model",
+                )
                 self._train(self.inputs.train)
                 self.watch.interrupt()
             elif self.inputs.evaluation is not None:

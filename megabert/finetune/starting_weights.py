@@ -14,6 +14,7 @@ from megabert.common.names import (
     RUN_RESULTS,
     WEIGHTS_RECORD,
 )
+from megabert.common.storage import named_storage_errors
 from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import WholeModel
@@ -30,6 +31,11 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
     Raises:
         UserError: none of these, damaged, or incomplete.
     """
+    with named_storage_errors(path, "cannot be read"):
+        return _read_weights(path)
+
+
+def _read_weights(path: Path) -> tuple[WholeModel, str | None]:
     if not path.is_dir():
         raise UserError(f"--checkpoint {path} is not a folder")
     _refuse_several_runs(path)

@@ -131,6 +131,7 @@ class _InputReader:
     """Checkpoint and files, read once; again only where the seed draws other training examples."""
 
     def __init__(self, settings: DividedFinetuning, world: World) -> None:
+        self._world = world
         self._task = make_task_of(settings)
         self._checkpoint = open_checkpoint(settings, self._task, world)
         self._read: tuple[Task, FinetuneInputs] | None = None
@@ -142,7 +143,7 @@ class _InputReader:
         place = settings.task
         if self._read is None or (place.max_train_examples and place.seed != self._seed):
             task = deepcopy(self._task)
-            self._read = task, read_features(settings, task, self._checkpoint)
+            self._read = task, read_features(settings, task, self._checkpoint, self._world)
             self._seed = place.seed
         return self._read
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.faulty_ranks import Ranks
+from tests.helpers.distributed import _free_port
+from tests.helpers.faulty_ranks import ROOT, Ranks, rank_environment
 from tests.helpers.training_runs import TINY, last_given, make_shards
 
 LIMIT = 10.0
@@ -156,3 +159,37 @@ def test_long_saves_and_evaluations_are_no_hang(shards: Path, tmp_path: Path, fa
     ranks = Ranks(tmp_path / "output", arguments, MEGABERT_FAULT=fault)
     assert ranks.wait() == [0, 0], ranks.output()
     assert not (tmp_path / "run" / "faults").exists()
+
+
+# ---------------------------------------------------------------- before all have joined
+
+
+@pytest.mark.parametrize("there", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_rank_never_starts(shards: Path, tmp_path: Path, there: int) -> None:
+    """It is named after the time limit; the other one ends, and leaves nothing that blocks the next run."""
+    run = tmp_path / "run"
+    arguments = _arguments(shards, run, "--hang-timeout", "2")
+    began = time.monotonic()
+    ended = _alone(there, arguments)
+    assert time.monotonic() - began < 60.0
+    errors = [line for line in ended.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1, ended.stderr
+    assert not LIBRARIES.search(ended.stderr), ended.stderr
+    assert ended.returncode == 1
+    if there == 0:
+        assert errors[0].startswith(
+            "error: rank 1 did not join within 2 s: not started, ended before, "
+        )
+        assert "start again with --resume auto" in errors[0]
+    else:
+        assert "error: rank 0 was not found within 2 s at 127.0.0.1 port " in errors[0]
+    assert {path.name for path in run.glob("*")} <= {"faults"}
+
+
+def _alone(rank: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """One of two ranks, without the other."""
+    environment = rank_environment(rank, 2, str(_free_port()))
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "faulty_ranks.py"), *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )

@@ -1,7 +1,8 @@
-"""A sharding job whose other rank never says goodbye ends, and says what there is of its result."""
+"""A sharding job whose other rank hangs ends, and says what there is of its result."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,15 @@ from megabert.common.names import MANIFEST
 from tests.helpers.small_dump import write_dump, write_vocabulary
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
-# the command, where rank 1 hangs instead of its last message
+# the command, where rank 1 hangs instead of a message
 HANGS = """
 import runpy, sys, time
 from megabert.data.prepare import mpi_ranks
-mpi_ranks._STOP_TIMEOUT = 2.0
+mpi_ranks._STOP_TIMEOUT = mpi_ranks._START_TIMEOUT = 2.0
+hangs = sys.argv.pop(1)
 send = mpi_ranks.Ranks.send
 def hang(self, rank, message):
-    if message[0] == "goodbye":
+    if message[0] == hangs:
         time.sleep(1000)
     send(self, rank, message)
 mpi_ranks.Ranks.send = hang
@@ -40,7 +42,7 @@ def test_a_rank_that_never_says_goodbye(root: Path, tmp_path: Path, whole: bool)
     given = dump if whole else tmp_path / "nowhere.bz2"
     flags = ["--input", str(given), "--tokenizer", str(vocabulary), "--output", str(output)]
     done = subprocess.run(
-        [str(MPIRUN), "-n", "2", sys.executable, "-c", HANGS, *flags, "--workers", "1"],
+        [str(MPIRUN), "-n", "2", sys.executable, "-c", HANGS, "goodbye", *flags, "--workers", "1"],
         cwd=root, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -55,3 +57,21 @@ def test_a_rank_that_never_says_goodbye(root: Path, tmp_path: Path, whole: bool)
     else:
         assert errors[0].endswith("there is no result")
         assert "no such file" in errors[1]
+
+
+@pytest.mark.parametrize("kind", ["here", "ready"])
+def test_a_rank_that_hangs_before_its_work(root: Path, tmp_path: Path, kind: str) -> None:
+    dump = write_dump(tmp_path / "wiki.xml.bz2", count=10)
+    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
+    output = tmp_path / "shards"
+    flags = ["--input", str(dump), "--tokenizer", str(vocabulary), "--output", str(output)]
+    done = subprocess.run(
+        [str(MPIRUN), "-n", "2", sys.executable, "-c", HANGS, kind, *flags, "--workers", "1"],
+        cwd=root, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    place = "rank 1" if kind == "here" else f"rank 1 on {socket.gethostname()}"
+    assert errors[0].startswith(f"error: {place} does not get {kind} within 2 s: it hangs, or ")
+    assert done.returncode == 1
+    assert not (output / MANIFEST).exists()

@@ -103,6 +103,20 @@ def test_one_rank_is_asked_and_both_save(tmp_path: Path, shards: Path) -> None:
         assert "Traceback" not in job.output
 
 
+def test_one_rank_is_asked_before_the_first_update(tmp_path: Path, shards: Path) -> None:
+    """Outside the loop: the others hear of it, and nothing blocks the next run."""
+    run = tmp_path / "run"
+    with launched(tmp_path, "bare", pretraining(shards, run, STEPS)) as job:
+        job.wait_for(run.exists)
+        send(job, rank(1), signal.SIGUSR1)
+        job.wait_until_gone(SECONDS)
+        assert job.statuses() == [3, 3], job.output[-3000:]
+        assert stopped_line(job).startswith("stopped: SIGUSR1 (rank 1) before its first update; ")
+        assert "Traceback" not in job.output
+    left = {path.name for path in run.glob("*")}
+    assert left <= {"faults"}  # of a collective that failed at that moment
+
+
 LAUNCHERS: list[tuple[str, Target, signal.Signals, list[int]]] = [
     # launcher, who gets the signal, which, exit statuses of what the user started (None: any)
     ("deepspeed", launcher, signal.SIGTERM, [-15]),

@@ -171,7 +171,7 @@ def _left_behind(file: Path, folder: Path) -> tuple[bytes, str] | None:
 
 def _in_use(folder: Path, holder: Holder | None) -> str:
     return (
-        f"{folder} is in use: another job is writing into this folder: {holder or 'an unknown job'}; "
+        f"{folder} is in use: another job is writing there: {holder or 'an unknown job'}; "
         "wait for it, stop it, or name another --output"
     )
 

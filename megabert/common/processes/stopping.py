@@ -35,6 +35,7 @@ MAIN_THREAD_SECONDS = 10.0
 """Before the training loop: the time in which the main thread must take a request."""
 CLEANUP_SECONDS = 120.0
 """Before the training loop: the time in which the main thread must have ended after a request."""
+SAVES = "the run saves a checkpoint after this update and stops"
 _POLL = 1.0
 
 
@@ -89,6 +90,7 @@ class StopWatch:
         self._raised = self._said = False
         self._grace = CLEANUP_SECONDS
         self._kept: Callable[[], str] = lambda: ""
+        self._plan = ""
         self._resumable = False
         self._lock = threading.RLock()
 
@@ -110,17 +112,23 @@ class StopWatch:
     def last_line(self) -> str:
         """The line about :class:`Interrupted`: who has asked, and what to do next."""
         reason = "interrupted" if self.reason in (None, "SIGINT") else self.reason
-        return f"{reason} {self.advice}".strip().replace(" ;", ";")
+        advice = self.advice or "before the end; run the same command again"
+        return f"{reason} {advice}".replace(" ;", ";")
 
     def resumable(self, advice: str) -> None:
         """From here on an interruption loses nothing: its exit status is 3, and its line ends in ``advice``."""
         self._resumable, self.advice = True, advice
 
-    def look(self, grace: float, kept: Callable[[], str]) -> None:
+    def look(self, grace: float, kept: Callable[[], str], plan: str = SAVES) -> None:
         """From here on the main thread looks at ``asked``; it must call :meth:`leave` within ``grace``
-        seconds of a request. ``kept`` says what is saved if it does not."""
+        seconds of a request. ``kept`` says what is saved if it does not, ``plan`` what the run does."""
         with self._lock:
-            self._mode, self._grace, self._kept = _Mode.LOOK, grace, kept
+            self._mode, self._grace, self._kept, self._plan = _Mode.LOOK, grace, kept, plan
+
+    def ask(self, reason: str) -> None:
+        """From another thread: a request that is not a signal to this process."""
+        if self._note(0, reason) and self._mode is _Mode.INTERRUPT:
+            signal.pthread_kill(self._main, signal.SIGTERM)
 
     def interrupt(self) -> None:
         """From here on a request is raised in the main thread again; one that came before is raised now."""
@@ -216,17 +224,15 @@ class StopWatch:
 
     def _look_at_launchers(self) -> None:
         gone = next((launcher for launcher in self._launchers if launcher.gone), None)
-        if gone is None or not self._note(0, f"the launcher {gone} is gone"):
-            return
-        if self._mode is _Mode.INTERRUPT:
-            signal.pthread_kill(self._main, signal.SIGTERM)
+        if gone is not None:
+            self.ask(f"the launcher {gone} is gone")
 
     def _say_once(self) -> None:
         """Say that a request is accepted; never with the lock held, which a handler in the midst of
         printing may want."""
         if self._mode is _Mode.LOOK and not self._said:
             self._said = True
-            line = f"{self.reason}: the run saves a checkpoint after this update and stops"
+            line = f"{self.reason}: {self._plan}"
             again = "; a second signal stops it at once" if self._signal else ""
             with contextlib.suppress(OSError, ValueError):
                 self._announce(line + again)

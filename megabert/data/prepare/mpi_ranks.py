@@ -1,11 +1,13 @@
 """The task queue of an MPI job: rank 0 owns it, and every rank has workers.
 
     rank 0: task pool = its own workers + the other ranks
+    rank r: "here" with its host; rank 0: "all here", and only then calls that need all ranks
     rank r: "ready" with its number of workers; then for every task a result or an error
     rank 0: "stop" when the job fails, and "end" when it is over
     rank r: "stopped"; "goodbye", when its workers have ended
 
-A rank that does not answer "stop" or "end" in time is named, and ended when rank 0 exits.
+A rank that does not answer "stop" or "end" in time is named, and ended when rank 0 exits. One that is
+not "here" or "ready" in time is named, and the job ends.
 
 Messages are small (what to read, or a batch of pages), and rank 0 sends them to a rank only while
 it has an idle worker. Only the main process of a rank uses MPI; the workers are spawned and never
@@ -21,7 +23,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +35,7 @@ from megabert.data.prepare.worker_pool import TaskPool, WorkerPool, available_co
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _POLL = 0.002  # seconds between two checks for messages
 _STOP_TIMEOUT = 60.0  # seconds in which a rank must stop its work, or say goodbye
+_START_TIMEOUT = 300.0  # seconds in which one more rank must be here, or ready
 
 
 def launched_ranks() -> int:
@@ -104,6 +107,55 @@ class Ranks:
                 "of that MPI"
             )
         self._sent: list[Any] = []
+        self.hosts: dict[int, str] = {}
+        self._meet()
+
+    def _meet(self) -> None:
+        """Wait until every rank is here; rank 0 ends the job if one does not come."""
+        if self.rank == 0:
+            for rank, content in self.wait_for_all("here"):
+                self.hosts[rank] = content[0]
+            for rank in self.hosts:
+                self.send(rank, ("all here",))
+            return
+        self.send(0, ("here", socket.gethostname()))
+        while self.receive() is None:
+            time.sleep(_POLL)
+
+    def wait_for_all(self, kind: str) -> Iterator[tuple[int, Sequence[Any]]]:
+        """On rank 0: sender and content of each other rank's message of this kind, as they come.
+
+        The job ends if no further one comes in :data:`_START_TIMEOUT` seconds.
+
+        Raises:
+            KeyboardInterrupt: a rank was interrupted.
+        """
+        waiting, deadline = set(range(1, self.size)), time.monotonic() + _START_TIMEOUT
+        while waiting:
+            news = self.receive()
+            if news is not None:
+                if news[1][0] == "interrupted":
+                    raise KeyboardInterrupt
+                waiting.discard(news[0])
+                deadline = time.monotonic() + _START_TIMEOUT
+                yield news[0], news[1][1:]
+            elif time.monotonic() > deadline:
+                print_error(
+                    f"error: {self.names(waiting)} not get {kind} within {_START_TIMEOUT:g} s: it hangs, or "
+                    "cannot be reached; see its output, then run the same command again"
+                )
+                self.abort()
+                raise SystemExit(EXIT_FAULT)  # some MPIs return
+            else:
+                time.sleep(_POLL)
+
+    def names(self, ranks: Iterable[int]) -> str:
+        """As ``rank 1 on host7 does`` and ``rank 1 on host7, rank 2 on host8 do``."""
+        named = [
+            f"rank {rank}" + (f" on {self.hosts[rank]}" if rank in self.hosts else "")
+            for rank in sorted(ranks)
+        ]
+        return ", ".join(named) + (" does" if len(named) == 1 else " do")
 
     def available_cores(self) -> int:
         """Cores for this rank, at least 1: ranks of a host divide the cores they share evenly."""
@@ -133,6 +185,7 @@ class Ranks:
         """End all ranks at once."""
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.5)  # mpirun must have read it
         self._comm.Abort(status)
 
 
@@ -142,14 +195,13 @@ class _RankedPool(TaskPool):
     def __init__(self, ranks: Ranks, local: WorkerPool) -> None:
         self._ranks, self._local = ranks, local
         self._others = range(1, ranks.size)
-        self._hosts: dict[int, str] = {}
         self._free: dict[int, int] = {}
         self._given: dict[int, int] = dict.fromkeys(self._others, 0)
         self._lost: set[int] = set()
         self.count = local.count
-        while len(self._hosts) < len(self._others):
-            self._take_messages()
-            time.sleep(_POLL)
+        for rank, (workers,) in ranks.wait_for_all("ready"):
+            self._free[rank] = workers
+            self.count += workers
 
     def __enter__(self) -> _RankedPool:
         return self
@@ -165,7 +217,9 @@ class _RankedPool(TaskPool):
             self._ranks.flush()
             return
         state = "the result is complete" if error is None else "there is no result"
-        print_error(f"error: {self._names()} not answer within {_STOP_TIMEOUT:g} s; {state}")
+        print_error(
+            f"error: {self._ranks.names(self._lost)} not answer within {_STOP_TIMEOUT:g} s; {state}"
+        )
         # a rank that hangs would keep MPI, and with it this process, from ending
         atexit.register(self._ranks.abort, _status_after(error))
 
@@ -182,11 +236,6 @@ class _RankedPool(TaskPool):
                 return
             else:
                 time.sleep(_POLL)
-
-    def _names(self) -> str:
-        """As ``rank 1 on host7 does`` and ``rank 1 on host7, rank 2 on host8 do``."""
-        named = [f"rank {rank} on {self._hosts[rank]}" for rank in sorted(self._lost)]
-        return ", ".join(named) + (" does" if len(named) == 1 else " do")
 
     @property
     def idle(self) -> bool:
@@ -215,10 +264,7 @@ class _RankedPool(TaskPool):
         found = []
         while (news := self._ranks.receive()) is not None:
             rank, (kind, *content) = news
-            if kind == "ready":
-                self._free[rank], self._hosts[rank] = content
-                self.count += self._free[rank]
-            elif kind == "result":
+            if kind == "result":
                 result, memory = content
                 self._free[rank] += 1
                 self._given[rank] -= 1
@@ -233,8 +279,8 @@ class _RankedPool(TaskPool):
 
     def _located(self, rank: int, error: Exception) -> Exception:
         """The error of another rank, with the name of its host if it is not this one."""
-        if isinstance(error, UserError) and self._hosts[rank] != socket.gethostname():
-            return UserError(f"{error} (on {self._hosts[rank]})")
+        if isinstance(error, UserError) and self._ranks.hosts[rank] != socket.gethostname():
+            return UserError(f"{error} (on {self._ranks.hosts[rank]})")
         return error
 
     def kill(self) -> None:
@@ -260,7 +306,7 @@ def _status_after(error: BaseException | None) -> int:
 def _serve(ranks: Ranks, pool: WorkerPool) -> None:
     """Run the tasks that rank 0 sends, until it sends "end"."""
     tasks: deque[tuple[Callable[[Any], Any], Any]] = deque()
-    ranks.send(0, ("ready", pool.count, socket.gethostname()))
+    ranks.send(0, ("ready", pool.count))
     try:
         while True:
             kind, *content = (ranks.receive() or (0, ("nothing",)))[1]

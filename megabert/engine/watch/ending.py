@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from megabert.common.errors import EXIT_FAULT
+from megabert.common.errors import EXIT_FAULT, EXIT_USAGE
 from megabert.common.log import show_alone
 from megabert.common.names import RUN_FAULTS
 from megabert.common.processes.launchers import STARTED_BY, Launcher
@@ -133,27 +133,29 @@ class Ending:
             self._end(verdict, first)
 
     def _end(self, verdict: Verdict, first: bool) -> None:
-        said = ""
+        said, status = "", EXIT_USAGE if verdict.wrong_input else EXIT_FAULT
         try:
             with contextlib.suppress(Exception):
                 show_alone(None)
                 sys.stdout.flush()
             self.silence_libraries()
             within(_FILES_SECONDS, self._write_stack)
-            if verdict.text:
+            if verdict.text or verdict.wrong_input:
                 if not first:
                     time.sleep(0.5)
-                hint = self._look_at(verdict)
-                line = f"error: {verdict.text}{hint}; {self._kept()}"
+                line = f"error: {verdict.wrong_input or self._full_text(verdict)}"
                 if within(_FILES_SECONDS, lambda: self._claim(line)) or self._unwritable():
                     said = line
                     self._print(line)
             time.sleep(0.5)  # the others must have read the verdict
             self._kill(verdict)
             if FOLDER_VARIABLE in os.environ:
-                report_end(self.own.rank, EXIT_FAULT, said)
+                report_end(self.own.rank, status, said)
         finally:
-            end_now(EXIT_FAULT)
+            end_now(status)
+
+    def _full_text(self, verdict: Verdict) -> str:
+        return f"{verdict.text}{self._look_at(verdict)}; {self._kept()}"
 
     def _write_stack(self) -> None:
         with self.log.open("a", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
+from megabert.engine.watch.judge import Goodbye
 from megabert.engine.watch.watcher import Watcher
 
 _LIBRARIES = (
@@ -31,18 +32,37 @@ def watched_to_the_end(watcher: Watcher | None) -> Iterator[None]:
     Raises:
         TrainingStopped: instead of a library's error, if the watch has not ended the process.
     """
-    goodbye = watcher.stop if watcher is not None else lambda _: None
+    how: Goodbye = "reported"
+    fault = ""
+    try:
+        with _explained(watcher):
+            yield
+        how = "finished"
+    except StoppedOnRequest:
+        how = "finished"
+        raise
+    except KeyboardInterrupt:
+        how = "interrupted"
+        raise
+    except UserError as error:
+        fault = str(error)
+        raise
+    except TrainingStopped:
+        raise
+    except Exception:
+        how = "failed"
+        raise
+    finally:
+        if watcher is not None:
+            watcher.stop(how, fault)
+
+
+@contextlib.contextmanager
+def _explained(watcher: Watcher | None) -> Iterator[None]:
     try:
         yield
-    except (UserError, TrainingStopped):
-        goodbye("reported")
-        raise
-    except StoppedOnRequest:
-        goodbye("finished")
-        raise
     except Exception as error:
         if not is_collective_failure(error):
-            goodbye("failed")
             raise
         if watcher is not None:
             watcher.wait_for_verdict(f"{type(error).__name__}: {error}")
@@ -50,7 +70,3 @@ def watched_to_the_end(watcher: Watcher | None) -> Iterator[None]:
             "a collective failed, mostly because another rank has ended; continue from the last "
             "checkpoint with --resume auto"
         ) from error
-    except BaseException:
-        goodbye("reported")
-        raise
-    goodbye("finished")

@@ -32,6 +32,7 @@ class Beat:
         waits: a thread of it is in a collective.
         failed: seconds since a collective of it failed, or None.
         stack_file: descriptor of its file for the stack that a timer writes.
+        first, ranks: the first rank of its host, and how many are there (0: not known).
     """
 
     rank: int
@@ -47,6 +48,8 @@ class Beat:
     waits: bool = False
     failed: float | None = None
     stack_file: int = -1
+    first: int = 0
+    ranks: int = 0
 
     def name(self) -> str:
         """``rank 3 on node2``."""
@@ -61,8 +64,9 @@ class Beat:
         return f"step {self.step} ({self.phase})"
 
 
-Goodbye = Literal["finished", "reported", "failed"]
-"""How a rank left: at the end; after a line of its own about a fault; with an unforeseen error."""
+Goodbye = Literal["finished", "reported", "failed", "interrupted"]
+"""How a rank left: at the end; after a line of its own about a fault; with an unforeseen error; because
+it was asked to stop outside the training loop."""
 
 
 @dataclass
@@ -72,12 +76,19 @@ class Seen:
     Attributes:
         heard: when its last beat arrived.
         gone: from when its connection counts as closed; None while it is open.
+        fault: of one that reported a wrong input: the line, which rank 0 says if it does not meet it.
     """
 
     beat: Beat
     heard: float
     gone: float | None = None
     goodbye: Goodbye | None = None
+    fault: str = ""
+
+    @property
+    def came(self) -> bool:
+        """Whether anything was ever heard of it."""
+        return self.beat.pid > 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,7 @@ class Verdict:
 
     Attributes:
         text: what has happened, in words for the user; "" if a rank has said it.
+        wrong_input: instead of ``text``: what one rank alone has met.
         culprits: the ranks that it is about.
         kill: they do not answer: other ranks of their machine end them.
         hangs: they hang: their stacks show where.
@@ -95,6 +107,7 @@ class Verdict:
     culprits: list[Beat] = field(default_factory=list)
     kill: bool = False
     hangs: bool = False
+    wrong_input: str = ""
 
 
 def judge(ranks: Mapping[int, Seen], now: float, limit: float) -> Verdict | None:
@@ -127,7 +140,10 @@ def judge_presence(ranks: Mapping[int, Seen], now: float, limit: float) -> Verdi
     suspects = any(seen.beat.failed is not None for seen in there)
     patience = min(limit or SUSPICION, SUSPICION) if suspects else limit
     silent = [seen for seen in there if now - seen.heard > patience]
-    return _silence(silent, now) if patience and silent else None
+    if not patience or not silent:
+        return None
+    missing = [seen for seen in silent if not seen.came]
+    return _missing(missing, ranks, now) if missing else _silence(silent, now)
 
 
 _ENDS = "killed, out of memory, or its connection was cut"
@@ -139,7 +155,24 @@ def _after_words(said: list[Seen]) -> Verdict:
         return Verdict(
             f"{names(failed)} ended with an unforeseen error, which its own output shows", failed
         )
-    return Verdict("", [seen.beat for seen in said])
+    wrong = next((f"{seen.fault} (on {seen.beat.name()})" for seen in said if seen.fault), "")
+    return Verdict("", [seen.beat for seen in said], wrong_input=wrong)
+
+
+def _missing(missing: list[Seen], ranks: Mapping[int, Seen], now: float) -> Verdict:
+    """Of ranks that have never been there; a host is known where another of its ranks is there."""
+    seconds = min(now - seen.heard for seen in missing)
+    beats = []
+    for seen in missing:
+        number = seen.beat.rank
+        near = (one.beat for one in ranks.values() if one.came)
+        hosts = (one.host for one in near if one.first <= number < one.first + one.ranks)
+        beats.append(Beat(number, host=next(hosts, "")))
+    return Verdict(
+        f"{names(beats)} did not join within {seconds:.0f} s: not started, ended before, or cut off from "
+        "rank 0; see the output there",
+        beats,
+    )
 
 
 def _silence(silent: list[Seen], now: float) -> Verdict:

@@ -10,9 +10,11 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from megabert.common.processes.kernel import own_start
+from megabert.common.processes.stopping import stop_watch
 from megabert.engine.watch.ending import Ending, WatchedRun
 from megabert.engine.watch.judge import (
     RECONNECTION,
@@ -34,6 +36,12 @@ _SECONDS_FOR_THE_LAUNCHER = 5.0
 _KEY = "megabert/watch"
 
 
+def _ranks_of_this_host(environment: Mapping[str, str]) -> int:
+    """As torchrun, deepspeed and MPI say it; 0: nobody does."""
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+    return next((int(environment[name]) for name in names if environment.get(name)), 0)
+
+
 class Watcher(threading.Thread):
     """Watches over a run from one of its ranks."""
 
@@ -48,6 +56,8 @@ class Watcher(threading.Thread):
             os.getpid(),
             own_start(),
             stack_file=self._stack.fileno(),
+            first=rank - int(os.environ.get("LOCAL_RANK") or rank),
+            ranks=_ranks_of_this_host(os.environ),
         )
         self._hub: Hub | None = None
         self._spoke: Spoke | None = None
@@ -71,18 +81,19 @@ class Watcher(threading.Thread):
 
     # ---------------------------------------------------------------- of the training thread
 
-    def stop(self, goodbye: Goodbye) -> None:
-        """Leave the run; the others do not count this rank as lost."""
+    def stop(self, goodbye: Goodbye, fault: str = "") -> None:
+        """Leave the run; the others do not count this rank as lost. If it was interrupted, they stop too."""
         self._stopping.set()
         self.join(self._interval + 2.0)
         if self.is_alive():  # the run is ending
             return
+        message = {"goodbye": goodbye, "reason": stop_watch().reason, "fault": fault}
         if self._hub is not None:
-            self._hub.send({"goodbye": goodbye})
+            self._hub.send(message)
             self._hub.close()
         if self._spoke is not None:
             if self._spoke.line is not None:
-                self._spoke.line.send({"goodbye": goodbye})
+                self._spoke.line.send(message)
             self._spoke.close()
         faulthandler.cancel_dump_traceback_later()
         self._stack.close()
@@ -143,8 +154,11 @@ class Watcher(threading.Thread):
                 self._spoke.line.send(message)
 
     def _see(self, rank: int, beat: Beat) -> None:
-        seen = self._ranks[rank]
-        seen.beat, seen.heard, seen.gone = beat, time.monotonic(), None
+        seen, now = self._ranks[rank], time.monotonic()
+        if not seen.came:  # the others have the time limit from now on
+            for other in self._ranks.values():
+                other.heard = other.heard if other.came else now
+        seen.beat, seen.heard, seen.gone = beat, now, None
 
     def _connect(self, spoke: Spoke) -> None:
         if self._ranks[0].goodbye is None and not spoke.connect(self._interval):
@@ -178,7 +192,10 @@ class Watcher(threading.Thread):
         if "beat" in message:
             self._see(rank, Beat(**message["beat"]))
         if "goodbye" in message:
-            seen.goodbye = message["goodbye"]
+            seen.goodbye, seen.fault = message["goodbye"], message["fault"]
+            if seen.goodbye == "interrupted":
+                reason = message["reason"]
+                stop_watch().ask(reason if " (rank " in reason else f"{reason} (rank {rank})")
         if "closed" in message and seen.goodbye is None:
             seen.gone = time.monotonic() + (RECONNECTION if line.reset else 0.3)
 

@@ -66,7 +66,7 @@ def test_a_command_is_interrupted(
     process.send_signal(number)
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaned\n"
-    assert end(process) == (status, line)
+    assert end(process) == (status, f"{line} before the end; run the same command again")
 
 
 def test_before_the_first_update_nothing_is_lost(root: Path) -> None:
@@ -147,4 +147,7 @@ def test_the_end_of_a_launcher_is_a_request(root: Path) -> None:
     parent.kill()
     assert parent.wait() == -signal.SIGKILL
     said = parent.stderr.read()  # until the command has ended, too
-    assert said == f"error: the launcher python (process {parent.pid}) is gone\n"
+    assert (
+        said
+        == f"error: the launcher python (process {parent.pid}) is gone before the end; run the same command again\n"
+    )

@@ -217,7 +217,7 @@ def test_a_second_job_on_the_same_folder_is_refused(
     output = tmp_path / "shards"
     process = start_job(options(sources, output), delay=1.0)
     wait_for_batches(output, 1)
-    with pytest.raises(UserError, match="another job is writing into this folder"):
+    with pytest.raises(UserError, match="another job is writing there"):
         run(sources, output, resume=True)
     process.kill()
     process.communicate()

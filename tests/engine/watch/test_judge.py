@@ -12,7 +12,7 @@ NOW = 1000.0
 
 def _rank(number: int, *, heard: float = 0.5, **values: object) -> Seen:
     """A rank that sent a beat ``heard`` seconds ago, in an update."""
-    beat = replace(Beat(number, host="node", step=7, phase="update", slow=False), **values)
+    beat = replace(Beat(number, host="node", pid=1, step=7, phase="update", slow=False), **values)
     return Seen(beat, NOW - heard)
 
 
@@ -90,3 +90,30 @@ def test_a_collective_that_failed_although_all_answer() -> None:
     assert _text(_rank(0, failed=SUSPICION), _rank(1)) is None
     text = _text(_rank(0, failed=SUSPICION + 2), _rank(1))
     assert text == "a collective failed on rank 0 on node, though all ranks answer"
+
+
+def test_a_rank_that_never_came_is_named_with_its_host() -> None:
+    ranks = {
+        0: _rank(0, host="a", first=0, ranks=2),
+        1: _rank(1, host="a", first=0, ranks=2),
+        2: _rank(2, host="b", first=2, ranks=2),
+        3: _rank(3, pid=0, host="", heard=11.0),
+    }
+    verdict = judge(ranks, NOW, LIMIT)
+    assert verdict is not None
+    assert verdict.text.startswith("rank 3 on b did not join within 11 s: ")
+    assert not verdict.kill
+
+
+def test_what_one_rank_alone_has_met_is_said() -> None:
+    ranks = {0: _rank(0), 1: _rank(1)}
+    ranks[1].goodbye, ranks[1].fault = "reported", "x.json: no such file"
+    verdict = judge(ranks, NOW, LIMIT)
+    assert verdict is not None
+    assert verdict.wrong_input == "x.json: no such file (on rank 1 on node)"
+
+
+def test_an_interrupted_rank_is_not_lost() -> None:
+    ranks = {0: _rank(0), 1: _rank(1, heard=100.0)}
+    ranks[1].goodbye = "interrupted"
+    assert judge(ranks, NOW, LIMIT) is None
