@@ -264,11 +264,11 @@ MODELS: tuple[FuzzedReader, ...] = (
         "tensor bundle index", _written("google-tf", "*.index"), _GOOGLE, BYTES,
         unpack=_unsorted, pack=_sorted_again,
     ),
-    FuzzedReader("tensor bundle data", _written("google-tf", "*.data-*"), _GOOGLE, BYTES, quick=100),
+    FuzzedReader("tensor bundle data", _written("google-tf", "*.data-*"), _GOOGLE, BYTES),
     FuzzedReader("bert_config.json", _written("google-tf", "bert_config.json"), _GOOGLE, JSON),
     FuzzedReader("nvidia .pt", _nvidia, _read_file("nvidia"), PICKLES, seal=_repacked),
     FuzzedReader("mindspore .ckpt", _mindspore("a.ckpt"), _read_file("mindspore"), BYTES, seal=seals.mindspore),
-    FuzzedReader("mindspore .yaml", _mindspore("a.yaml"), _read_beside, TEXT, quick=200),
+    FuzzedReader("mindspore .yaml", _mindspore("a.yaml"), _read_beside, TEXT),
     FuzzedReader("task cluener.json", _text_file("a.json", _CLUENER), read_cluener, JSON_LINES),
     FuzzedReader("task conll.txt", _text_file("a.txt", _CONLL), read_conll, TEXT),
 )  # fmt: skip

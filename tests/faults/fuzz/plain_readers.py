@@ -11,6 +11,7 @@ import lzma
 import shutil
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +303,7 @@ def _text(name: str, content: bytes | str, mutations: Any, **more: Any) -> Fuzze
     return FuzzedReader(f"text {name}", _file(name, content), _read_text, mutations, **more)
 
 
-def _packed(name: str, pack: Sealed, unpack: Sealed, quick: int) -> FuzzedReader:
+def _packed(name: str, pack: Sealed, unpack: Sealed) -> FuzzedReader:
     return _text(name, pack(_XML), BYTES, quick=quick, unpack=unpack, pack=pack)
 
 
@@ -421,14 +422,13 @@ PLAIN: tuple[FuzzedReader, ...] = (
     FuzzedReader(
         "shard", _shards("train-00000-of-00002.h5"), _read_shards, BYTES, seal=shard_with_sums
     ),
-    FuzzedReader("run config", _run_config, _read_run_config, TEXT, quick=60),
-    FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT, quick=60),
+    FuzzedReader("run config", _run_config, _read_run_config, TEXT),
+    FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT),
     FuzzedReader(
         "wordpiece tokenizer.json",
         _tokenizer_file("tokenizer.json"),
         _read_tokenizer,
         JSON,
-        quick=250,
     ),
     FuzzedReader("unigram tokenizer.json", _unigram_json, _read_tokenizer, JSON),
     FuzzedReader("bpe tokenizer.json", _bpe_json, _read_tokenizer, JSON),
@@ -437,17 +437,14 @@ PLAIN: tuple[FuzzedReader, ...] = (
         _tokenizer_file("tokenizer_config.json"),
         _read_tokenizer,
         JSON,
-        quick=100,
     ),
-    FuzzedReader(
-        "sentencepiece unigram", _sentencepiece("unigram"), _read_tokenizer, BYTES, quick=250
-    ),
-    FuzzedReader("sentencepiece bpe", _sentencepiece("bpe"), _read_tokenizer, BYTES, quick=250),
+    FuzzedReader("sentencepiece unigram", _sentencepiece("unigram"), _read_tokenizer, BYTES),
+    FuzzedReader("sentencepiece bpe", _sentencepiece("bpe"), _read_tokenizer, BYTES),
     _text("a.xml", _XML, TEXT),
-    _packed("a.xml.bz2", bz2.compress, bz2.decompress, 250),
-    _packed("a.xml.gz", gzip.compress, gzip.decompress, 250),
-    _packed("a.xml.xz", lzma.compress, lzma.decompress, 250),
-    _packed("a.tar", _tar, _first_of_tar, 250),
+    _packed("a.xml.bz2", bz2.compress, bz2.decompress),
+    _packed("a.xml.gz", gzip.compress, gzip.decompress),
+    _packed("a.xml.xz", partial(lzma.compress, preset=0), lzma.decompress),
+    _packed("a.tar", _tar, _first_of_tar),
     _text("a.jsonl", _LINES, JSON_LINES),
     _text("a.json", json.dumps(_RECORDS, indent=1), JSON),
     _text("a.csv", _table(","), TEXT),
@@ -455,11 +452,9 @@ PLAIN: tuple[FuzzedReader, ...] = (
     _text(
         "a.txt", "The town of place 1 is old.\nIt has 3 bridges, and a tower.\n\nThe end.\n", TEXT
     ),
-    FuzzedReader("text parquet", _parquet, _read_text, BYTES, quick=250),
-    FuzzedReader("nvidia hdf5", _foreign("a.hdf5", write_fixed), _read_foreign, BYTES, quick=250),
-    FuzzedReader(
-        "mlperf hdf5", _foreign("a.hdf5", write_variable), _read_foreign, BYTES, quick=250
-    ),
+    FuzzedReader("text parquet", _parquet, _read_text, BYTES),
+    FuzzedReader("nvidia hdf5", _foreign("a.hdf5", write_fixed), _read_foreign, BYTES),
+    FuzzedReader("mlperf hdf5", _foreign("a.hdf5", write_variable), _read_foreign, BYTES),
     FuzzedReader(
         "tfrecord",
         _foreign("a.tfrecord", write_tfrecord),
