@@ -304,7 +304,7 @@ def _text(name: str, content: bytes | str, mutations: Any, **more: Any) -> Fuzze
 
 
 def _packed(name: str, pack: Sealed, unpack: Sealed) -> FuzzedReader:
-    return _text(name, pack(_XML), BYTES, quick=quick, unpack=unpack, pack=pack)
+    return _text(name, pack(_XML), BYTES, unpack=unpack, pack=pack)
 
 
 # ---------------------------------------------------------------- foreign shards
