@@ -189,7 +189,7 @@ def _work(reader: FuzzedReader, folder: Path, numbers: range, shared: mmap.mmap)
 
 def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
     """Faults of these inputs, and how many were read and refused."""
-    began = time.monotonic()
+    began, computed = time.monotonic(), _computed()
     faults: list[dict[str, Any]] = []
     shared = mmap.mmap(-1, 32)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_memory_folder()))
@@ -230,8 +230,15 @@ def run_reader(reader: FuzzedReader, numbers: range) -> dict[str, Any]:
         "read": read,
         "refused": refused,
         "seconds": round(time.monotonic() - began, 1),
+        "cpu": round(_computed() - computed, 1),
         "faults": faults,
     }
+
+
+def _computed() -> float:
+    """Seconds of computing of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory_folder() -> str | None:
