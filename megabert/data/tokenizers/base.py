@@ -168,7 +168,8 @@ def find_special(
         stated: names by role that files next to it give; used if the vocabulary has them.
 
     Raises:
-        UserError: special tokens are missing (the message lists them) or share one id.
+        UserError: special tokens are missing (the message lists them) or share one id, or [CLS] or
+            [SEP] has a name that a template of the ``tokenizers`` library reads otherwise.
     """
     stated = stated or {}
     names = {
@@ -184,6 +185,12 @@ def find_special(
     special = SpecialIds(**{role: ids[name] for role, name in names.items()})
     if len(set(special.values())) != len(special.values()):
         raise UserError(f"{place}: two special tokens share one id: {special.as_dict()}")
+    for role in ("cls", "sep"):
+        if ":" in names[role] or names[role].startswith("$"):
+            raise UserError(
+                f"{place}: {role}_token {names[role]!r}: a tokenizer.json cannot hold this name; give "
+                "it one without ':' and without '$' at its beginning"
+            )
     return names, special
 
 

@@ -175,8 +175,8 @@ class SentencePieceTokenizer(Tokenizer):
         backend = _backend(self._spec, self.special.unk, composes=composes)
         backend.add_special_tokens(names)
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
             special_tokens=[(cls, self.special.cls), (sep, self.special.sep)],
         )
         return {

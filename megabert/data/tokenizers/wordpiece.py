@@ -136,8 +136,8 @@ class WordPieceTokenizer(Tokenizer):
         whole.add_special_tokens([*self.special_tokens.values(), *added])
         cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
         whole.post_processor = processors.TemplateProcessing(
-            single=f"{cls}:0 $A:0 {sep}:0",
-            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
             special_tokens=[(cls, self.special.cls), (sep, self.special.sep)],
         )
         return {

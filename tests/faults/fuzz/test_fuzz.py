@@ -52,6 +52,20 @@ def test_damaged_files_end_in_one_line(group: str, root: Path) -> None:
     assert min(result["inputs"] for result in results) >= 500
 
 
+@pytest.mark.parametrize(
+    ("reader", "number"),
+    [
+        ("text parquet", 9969),  # the name of a column is not UTF-8
+        ("tokenizer_config.json", 952),  # a special token of several words
+        ("mlperf hdf5", 1028),  # lists that are read without end
+    ],
+)
+def test_what_was_found(reader: str, number: int, root: Path) -> None:
+    (result,) = _campaign(root, "--readers", reader, "--inputs", "1", "--first", str(number))
+    assert not result["faults"]
+    assert result["read"] + result["refused"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["plain", "models"])
 def test_many_damaged_files(group: str, root: Path) -> None:

@@ -142,6 +142,10 @@ def _open(path: Path, text_field: str) -> pq.ParquetFile:
         )
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}: damaged: the name of a column is not UTF-8; fetch the file again"
+        ) from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             f"{path}: not a complete Parquet file ({_reason(error)}); fetch it again"
