@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers
 
+from megabert.common.errors import UserError
 from megabert.common.names import SPECIAL_TOKENS
 from megabert.convert import probe_inputs
 from megabert.data.prepare.train_tokenizer import TrainingSettings, train_tokenizer
-from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.base import Tokenizer, find_special
 from megabert.data.tokenizers.load import load_tokenizer
 
 ANGLED = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -231,3 +232,10 @@ def test_names_that_the_files_state(tmp_path: Path) -> None:
     named.save(tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
     assert (again.special, again.sha256) == (named.special, named.sha256)
+
+
+@pytest.mark.parametrize("name", ["a:b", "$A"])
+def test_names_that_a_template_reads_otherwise(name: str) -> None:
+    ids = {token: n for n, token in enumerate(["[PAD]", "[UNK]", name, "[SEP]", "[MASK]"])}
+    with pytest.raises(UserError, match=r"v: cls_token .* cannot hold this name"):
+        find_special(Path("v"), ids, {"cls": name})
