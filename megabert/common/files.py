@@ -195,10 +195,13 @@ def _take_place(temporary: Path, output: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Rename a folder and remove it, so that a kill cannot leave a partial folder of that name.
 
-    A folder that cannot be renamed is not removed.
+    A folder that cannot be renamed is not removed. Of a link only the link is removed.
     """
     removed = folder.with_name(folder.name + REMOVED)
     shutil.rmtree(removed, ignore_errors=True)
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
     try:
         folder.replace(removed)
     except OSError:

@@ -290,3 +290,26 @@ def test_converts_output(tmp_path: Path) -> None:
             line = command(CONVERT, *wanted, disk / "out").one_line(2)
             assert "No space left on device" in line
             assert not list(disk.iterdir())
+
+
+def test_linked_checkpoints_lose_only_checkpoints(tmp_path: Path) -> None:
+    """Those of the run beyond ``--keep-last``; and of a checkpoint that is a link, the link."""
+    from megabert.common.files import remove_folder
+
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    more = ["--steps", "3", "--save-interval", "1", "--keep-last", "1"]
+    ended = command(PRETRAIN, *_training(tmp_path, run, *more, "--stop-after", "1"))
+    assert ended.status == 0, ended.errors
+    (run / "checkpoints").rename(elsewhere)
+    (run / "checkpoints").symlink_to(elsewhere)
+    (elsewhere / "step-old").mkdir()
+    (elsewhere / "step-old" / "notes.txt").write_text("mine")
+    ended = command(PRETRAIN, *_training(tmp_path, run, *more))
+    assert ended.status == 0, ended.errors
+    assert sorted(p.name for p in elsewhere.iterdir()) == ["latest", "step-0000003", "step-old"]
+    assert (elsewhere / "step-old" / "notes.txt").read_text() == "mine"
+    link = tmp_path / "step-0000001"
+    link.symlink_to(elsewhere / "step-old")
+    remove_folder(link)
+    assert not link.is_symlink()
+    assert (elsewhere / "step-old" / "notes.txt").read_text() == "mine"
