@@ -87,7 +87,7 @@ def measure(model: str, shards: Path, updates: int, folder: Path) -> dict[str, f
             pretrain_loop.workload = workload if name == "with" else lambda _: Workload()  # type: ignore
             times[name].append(seconds(loop._update))
         loop._all_finite()
-        batch = loop.batches.next()[0]
+        batch = loop.batches.next(more=False)[0]
         alone = [seconds(lambda: one_update(clock, batch)) for _ in range(1000)]
         line = [seconds(lambda: loop.meter.line(0.0)) for _ in range(20)]
         loop.batches.close()
