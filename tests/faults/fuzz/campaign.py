@@ -323,7 +323,7 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="write the inputs to this folder, and read nothing"
     )
-    parser.add_argument("--log", type=Path, help="append to it, and go on where it ends")
+    parser.add_argument("--log", type=Path, help="append to it, and continue where it ends")
     given = parser.parse_args()
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
