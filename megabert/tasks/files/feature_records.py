@@ -91,8 +91,9 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Feature]]]:
 def _feature(values: Any) -> Feature:
     """Whole numbers as int64, other numbers as float32; an empty list of texts for anything else."""
     listed = values if isinstance(values, list) else [values]
-    if all(type(value) is int and abs(value) < 1 << 63 for value in listed):
+    whole = [type(value) is int and abs(value) < 1 << 63 for value in listed]
+    if all(whole):
         return np.array(listed, np.int64)
-    if all(type(value) in (int, float) for value in listed):
+    if all(fits or type(value) is float for value, fits in zip(listed, whole)):
         return np.array(listed, np.float32)
     return []
