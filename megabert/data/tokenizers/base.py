@@ -15,7 +15,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,18 +140,22 @@ class Tokenizer(ABC):
     def files(self) -> dict[str, bytes]:
         """Names and contents of the files that ``load_tokenizer`` and transformers read."""
 
+    @cached_property
+    def _contents(self) -> dict[str, bytes]:
+        return self.files()
+
     def save(self, folder: Path) -> dict[str, str]:
         """Write :meth:`files` to ``folder`` and return the SHA-256 of each file."""
         folder.mkdir(parents=True, exist_ok=True)
         digests = {}
-        for name, content in sorted(self.files().items()):
+        for name, content in sorted(self._contents.items()):
             write_bytes(folder / name, content)
             digests[name] = sha256_of(content)
         return digests
 
     def info(self) -> TokenizerInfo:
         """What shards and checkpoints record about this tokenizer."""
-        digests = {n: sha256_of(c) for n, c in sorted(self.files().items())}
+        digests = {n: sha256_of(c) for n, c in sorted(self._contents.items())}
         return TokenizerInfo(
             self.kind, self.sha256, self.vocab_size, self.lower_case, self.special, digests
         )
