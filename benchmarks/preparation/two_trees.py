@@ -1,4 +1,4 @@
-"""Preparation by two versions of this project: the same dumps, in turns, in one run.
+"""Preparation by two versions of this project: the same dumps, alternately, in one run.
 
     python benchmarks/preparation/two_trees.py ../before . --tokenizer vocab.txt \\
         --dump en=a.xml.bz2,b.xml.bz2 --dump it=c.xml.bz2 [--times 6] [--runs 5]
