@@ -3,7 +3,8 @@
 BERT's normaliser and splitter work character by character, except for combining marks, and a word
 ends at every space, punctuation mark and (if they are split) ideograph. So a text is cut there, and
 each piece in between is encoded once and then looked up: a few hundred thousand words make up
-nearly all of a text. The ``tokenizers`` library is asked for each character whether it cuts. New
+nearly all of a text. Nearly all of them are short and are looked up by their bytes, all at once
+(:class:`_ShortWords`). The ``tokenizers`` library is asked for each character whether it cuts. New
 pieces are encoded by the library or, if they consist of ASCII letters and digits, by longest match
 here. Nothing is assumed about characters that do not cut, so the ids equal the library's.
 """
@@ -26,9 +27,15 @@ _SPACE = ord(" ")
 MAX_CACHE_BYTES = 2**27
 _ENTRY_BYTES = 200  # of a cached word in addition to its characters: key, number, ids
 _BATCH_CHARACTERS = 2**18
+_TABLE_BITS = 18  # of the table of short words
+_KEY_BYTES = 8
+_LATIN_1 = 0xFF
+_MASKS = np.array([(1 << 8 * length) - 1 for length in range(_KEY_BYTES + 1)], np.uint64)
+_FACTOR, _OTHER_FACTOR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
+_Keys = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class WordPieceBatchEncoder:
 
     def _forget(self) -> None:
         self._words = _Entries()  # word -> entry
+        self._short = _ShortWords()
         self._alone_entry = np.full(len(self._alone), -1, np.int64)  # character -> entry
         self._ids = np.zeros(0, np.int32)  # of all entries, concatenated
         self._begin = np.zeros(0, np.int64)  # [entries], into _ids
@@ -124,11 +132,11 @@ class WordPieceBatchEncoder:
         shown = self._shown[codes]  # [C], _SPACE outside words
         in_word = np.zeros(len(codes) + 1, np.bool_)
         np.not_equal(shown, _SPACE, out=in_word[1:])
-        word_places = np.flatnonzero(in_word[1:] & ~in_word[:-1])
+        begins = np.flatnonzero(in_word[1:] & ~in_word[:-1])
+        stops = np.flatnonzero(in_word & ~np.append(in_word[1:], False))
         alone_places = np.flatnonzero(self._alone[codes])
-        words = shown.tobytes().decode("utf-32-le").split()
         entry = np.full(len(codes), -1, np.int64)
-        entry[word_places] = self._word_entries(words)
+        entry[begins] = self._entries(shown, begins, stops)
         entry[alone_places] = self._alone_entries(codes[alone_places])
         places = np.flatnonzero(entry >= 0)  # [E]
         entry = entry[places]
@@ -140,6 +148,18 @@ class WordPieceBatchEncoder:
         counts = np.diff(after[np.searchsorted(places, ends)], prepend=0)
         is_alone = self._alone[codes[places]] & (length > 0)
         return self._ids[source], counts, places[is_alone], after[:-1][is_alone]
+
+    def _entries(self, shown: npt.NDArray[np.uint32], begins: _Ints, stops: _Ints) -> _Ints:
+        """The entries of the words from ``begins`` to ``stops`` (int64 [W]) in ``shown``."""
+        keys = short_keys(shown, begins, stops)
+        found = self._short.find(keys)
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            text = shown.tobytes().decode("utf-32-le")
+            spans = zip(begins[missing].tolist(), stops[missing].tolist())
+            found[missing] = self._word_entries([text[begin:stop] for begin, stop in spans])
+            self._short.add((keys[0][missing], keys[1][missing]), found[missing])
+        return found
 
     def _word_entries(self, words: list[str]) -> _Ints:
         found = np.fromiter(map(self._words.__getitem__, words), np.int64, len(words))
@@ -214,6 +234,60 @@ class _Entries(dict[str, int]):
 
     def __missing__(self, word: str) -> int:
         return -1
+
+
+class _ShortWords:
+    """Entries of words by their keys, found for many words at once.
+
+    One place of the table serves all words with the same hash, and the last one that was added
+    holds it: a word that is not found may be known all the same.
+    """
+
+    def __init__(self) -> None:
+        self._first = np.zeros(1 << _TABLE_BITS, np.uint64)
+        self._second = np.zeros(1 << _TABLE_BITS, np.uint64)
+        self._entry = np.full(1 << _TABLE_BITS, -1, np.int64)
+
+    @staticmethod
+    def _places(keys: _Keys) -> _Ints:
+        """The upper bits of a product (Knuth, The Art of Computer Programming 3, 6.4)."""
+        mixed = keys[0] * _FACTOR ^ keys[1] * _OTHER_FACTOR
+        return (mixed >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
+
+    def find(self, keys: _Keys) -> _Ints:
+        """The entry of each word, int64 [W]; -1 if it is not found."""
+        places = self._places(keys)
+        equal = (self._first[places] == keys[0]) & (self._second[places] == keys[1])
+        return np.where(equal, self._entry[places], -1)
+
+    def add(self, keys: _Keys, entries: _Ints) -> None:
+        """Add words that were not found, except those without a key."""
+        places = self._places(keys)
+        places[keys[0] == 0] = 0  # the place of the key of no word
+        self._entry[places] = np.arange(len(places))
+        holder = self._entry[places]
+        self._first[places], self._second[places] = keys[0][holder], keys[1][holder]
+        self._entry[places] = entries[holder]
+        self._entry[0] = -1
+
+
+def short_keys(shown: npt.NDArray[np.uint32], begins: _Ints, stops: _Ints) -> _Keys:
+    """The characters of each word of at most 16 characters of Latin-1 as two numbers, uint64 [W].
+
+    Both numbers are 0 for any other word, and for one with the character U+0000.
+    """
+    text = np.zeros(len(shown) + 2 * _KEY_BYTES, np.uint8)
+    text[: len(shown)] = shown
+    eight = np.ndarray(len(shown) + _KEY_BYTES + 1, "<u8", text, strides=(1,))
+    lengths = stops - begins
+    first = eight[begins] & _MASKS[np.minimum(lengths, _KEY_BYTES)]
+    second = eight[begins + _KEY_BYTES] & _MASKS[np.clip(lengths - _KEY_BYTES, 0, _KEY_BYTES)]
+    without = lengths > 2 * _KEY_BYTES
+    others = np.flatnonzero((shown > _LATIN_1) | (shown == 0))
+    if len(others):
+        without |= np.searchsorted(others, begins) < np.searchsorted(others, stops)
+    first[without] = second[without] = 0
+    return first, second
 
 
 class _CharacterTable:

@@ -90,6 +90,31 @@ def test_wordpiece(tokenizer: WordPieceTokenizer) -> None:
     assert_as_single(tokenizer, texts[::-1])  # now from the cache
 
 
+@pytest.mark.parametrize("bits", [1, 4])
+def test_words_that_share_a_place_keep_their_ids(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a table of short words that is far too small."""
+    monkeypatch.setattr(wordpiece_batch, "_TABLE_BITS", bits)
+    words = [
+        "the",
+        "run",
+        "running",
+        "runs",
+        "x" * 8,
+        "x" * 9,
+        "x" * 16,
+        "x" * 17,
+        "é",
+        "Ī",
+        "the\0",
+    ]
+    texts = [" ".join(words[place:] + words[:place]) for place in range(len(words))]
+    for tokenizer in (make(), make(lower_case=False)):
+        assert_as_single(tokenizer, texts + random_texts(200, 2))
+        assert_as_single(tokenizer, texts)
+
+
 @pytest.mark.parametrize("tokenizer", KINDS[:2], ids=("small", "cased"))
 def test_every_character_of_the_basic_plane(tokenizer: WordPieceTokenizer) -> None:
     characters = [chr(c) for c in range(0x10000) if not 0xD800 <= c < 0xE000]
