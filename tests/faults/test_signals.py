@@ -74,12 +74,14 @@ def saved_step(run: Path) -> int:
     return newest.step
 
 
-def continues_bit_for_bit(folder: Path, shards: Path, run: Path, stopped_at: int) -> None:
+def continues_bit_for_bit(
+    folder: Path, shards: Path, run: Path, stopped_at: int, *flags: str
+) -> None:
     """The run, resumed, makes the losses and the checkpoint of one that nobody stopped."""
     end = stopped_at + 3
     wanted = folder / "undisturbed"
     for output, more in ((run, ["--resume", "auto"]), (wanted, [])):
-        arguments = pretraining(shards, output, STEPS, "--stop-after", str(end), *more)
+        arguments = pretraining(shards, output, STEPS, "--stop-after", str(end), *flags, *more)
         with launched(folder / "again", "bare", arguments) as again:
             assert again.statuses() == [0, 0], again.output[-3000:]
     assert losses(metrics(run)) == losses(metrics(wanted))
@@ -173,6 +175,65 @@ def test_every_launcher(
             assert job.output.splitlines()[-1] == said[-1]
         print(f"{name} | {number.name} | {job.statuses()} | {seconds:.1f} s")
     continues_bit_for_bit(tmp_path, shards, run, step)
+
+
+TENSOR_PARALLEL: list[tuple[str, Target, signal.Signals, list[int]]] = [
+    ("bare", rank(1), signal.SIGUSR1, [3]),
+    ("bare", rank(0), signal.SIGTERM, [3]),
+    ("bare", all_ranks, signal.SIGTERM, [3]),
+    ("deepspeed", launcher, signal.SIGTERM, [-15]),
+    ("deepspeed", inner, signal.SIGKILL, [0]),
+    ("run.py torchrun", launcher, signal.SIGUSR1, [3]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target", "number", "statuses"),
+    TENSOR_PARALLEL,
+    ids=lambda value: (
+        getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+    ),
+)
+def test_ranks_that_share_a_model(
+    tmp_path: Path,
+    shards: Path,
+    name: str,
+    target: Target,
+    number: signal.Signals,
+    statuses: list[int],
+) -> None:
+    """With tensor parallel 2, whichever rank hears of it, both stop after the same update."""
+    run = tmp_path / "run"
+    flags = ("--tensor-parallel", "2")
+    arguments = pretraining(shards, run, STEPS, "--log-interval", "1", *flags)
+    with launched(tmp_path, name, arguments) as job:
+        job.wait_for_step(run, 4)
+        send(job, target, number)
+        seconds = job.wait_until_gone(SECONDS)
+        assert set(job.statuses()) <= set(statuses), job.output[-3000:]
+        assert "Traceback" not in job.output
+        step = saved_step(run)
+        assert f"step-{step:07d} of {STEPS} steps; continue with --resume auto" in job.output
+        print(f"{name}, TP 2 | {number.name} | {job.statuses()} | {seconds:.1f} s")
+    continues_bit_for_bit(tmp_path, shards, run, step, *flags)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_of_a_shared_model(tmp_path: Path, shards: Path) -> None:
+    run = tmp_path / "run"
+    arguments = pretraining(
+        shards, run, STEPS, "--log-interval", "1", "--save-interval", "3", "--tensor-parallel", "2"
+    )
+    with launched(tmp_path, "bare", arguments) as job:
+        job.wait_for_step(run, 4)
+        send(job, rank(1), signal.SIGKILL)
+        seconds = job.wait_until_gone(SECONDS)
+        assert sorted(job.statuses()) == [-9, 1]
+        assert "Traceback" not in job.output
+        print(f"bare, TP 2 | kill -9 of a rank | {job.statuses()} | {seconds:.1f} s")
+    (newest, *_) = whole_checkpoints(run / "checkpoints")
+    continues_bit_for_bit(tmp_path, shards, run, newest.step, "--tensor-parallel", "2")
 
 
 @pytest.mark.slow

@@ -51,7 +51,9 @@ def test_every_reason_has_its_own_cure(tmp_path: Path, number: int, cure: str) -
     error = OSError(number, os.strerror(number), str(path))
     assert is_storage_error(error)
     line = storage_line(error)
-    assert line.startswith(f"{path} cannot be used: {os.strerror(number)}; ")
+    full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    what = "written" if full else "used"
+    assert line.startswith(f"{path} cannot be {what}: {os.strerror(number)}; ")
     with pytest.raises(AssertionError, match=cure):
         raise AssertionError(line)
     assert ("free some space" in line) == (number == errno.ENOSPC)

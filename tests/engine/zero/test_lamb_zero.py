@@ -185,8 +185,9 @@ def check_adamw(world: World) -> None:
 @pytest.mark.parametrize(("data_parallel", "tensor_parallel"), [(1, 1), (2, 2)], ids="{}".format)
 def test_exact(data_parallel: int, tensor_parallel: int, tmp_path: Path) -> None:
     size = data_parallel * tensor_parallel
+    cases = CASES if size > 1 else CASES[::3]  # alone, a rank divides nothing
     run_ranks(
-        exact_everywhere, size, tensor_parallel, CASES, tmp_path, initialize=False, timeout=300.0
+        exact_everywhere, size, tensor_parallel, cases, tmp_path, initialize=False, timeout=300.0
     )
 
 
