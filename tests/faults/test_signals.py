@@ -212,7 +212,7 @@ def test_ranks_that_share_a_model(
         send(job, target, number)
         seconds = job.wait_until_gone(SECONDS)
         assert set(job.statuses()) <= set(statuses), job.output[-3000:]
-        assert "Traceback" not in job.output
+        assert "Traceback" not in job.output or "torchrun" in name  # which prints its own
         step = saved_step(run)
         assert f"step-{step:07d} of {STEPS} steps; continue with --resume auto" in job.output
         print(f"{name}, TP 2 | {number.name} | {job.statuses()} | {seconds:.1f} s")
