@@ -205,7 +205,8 @@ def _wait_for_port(address: tuple[str, int], seconds: timedelta) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise TrainingStopped(f"{_not_found(address, seconds)} ({error})") from error
+                reason = error.strerror or str(error)
+                raise TrainingStopped(f"{_not_found(address, seconds)} ({reason})") from error
         time.sleep(0.2)
 
 
