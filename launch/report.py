@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Curves and tables of pretraining and fine-tuning runs, from their metrics.jsonl and results.json."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.errors import UserError
 from megabert.common.files import new_file
+from megabert.common.json_text import parse_json, read_json
 from megabert.common.log import run_command
 from megabert.common.names import RUN_METRICS, RUN_RESULTS
 from megabert.common.storage import named_storage_errors
@@ -35,14 +35,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     try:
         with named_storage_errors(path, "cannot be read"):
             text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        whole = text[: text.rfind("\n") + 1]
+        lines = [parse_json(line, of_data=True) for line in whole.splitlines()]
     except UserError as error:
         if path.exists():
             raise
         raise UserError(
             f"{path} does not exist; name a run folder of launch/pretrain.py or launch/finetune.py"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not a metrics file: {error}") from error
     wrong = next((number for number, line in enumerate(lines, 1) if not _is_metrics(line)), None)
     if wrong is not None:
@@ -104,8 +105,8 @@ def table_of_scores(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
 def seeds_of(run: Path) -> dict[str, Any] | None:
     """The results of a folder with several fine-tuning runs; None for any other folder."""
     try:
-        results = json.loads((run / RUN_RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        results = read_json(run / RUN_RESULTS, of_data=True)
+    except (OSError, UserError):
         return None
     return results if isinstance(results, dict) and "by_lr" in results else None
 

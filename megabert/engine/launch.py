@@ -23,6 +23,7 @@ import torch
 
 from megabert.common.errors import TrainingStopped, UserError
 from megabert.common.log import get_logger
+from megabert.common.processes.launchers import ranks_of_host
 from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import watched_to_the_end
 from megabert.engine.watch.judge import SLOW
@@ -313,12 +314,15 @@ def prepare_cpu(environment: Mapping[str, str]) -> None:
     """Give this process its cores, a thread on each, and memory that stays mapped.
 
     Call it before the first parallel computation. Cores and threads are not changed where
-    OMP_NUM_THREADS is set: the user has chosen them.
+    OMP_NUM_THREADS is set (the user has chosen them), nor where no launcher says how many ranks
+    share the host.
     """
     keep_freed_memory()
     if "OMP_NUM_THREADS" in environment or not hasattr(os, "sched_setaffinity"):
         return
-    ranks = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or 1)
+    ranks = ranks_of_host(environment)
+    if not ranks:
+        return
     cores = own_cores(sorted(os.sched_getaffinity(0)), int(environment["LOCAL_RANK"]), ranks)
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))

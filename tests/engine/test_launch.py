@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megabert.common.processes.launchers import ranks_of_host
 from megabert.engine.launch import own_cores
 
 
@@ -25,8 +26,30 @@ def test_ranks_share_the_cores(count: int, ranks: int) -> None:
     assert {len(share) for share in shares} == {count // ranks}
 
 
-@pytest.mark.parametrize("chosen", [False, True])
-def test_a_rank_keeps_to_its_cores(chosen: bool) -> None:
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({"WORLD_SIZE": "1"}, 1),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"LOCAL_SIZE": "2"}, 2),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, 3),
+        ({"MPI_LOCALNRANKS": "2"}, 2),
+        ({"WORLD_SIZE": "8", "LOCAL_RANK": "1"}, 0),
+    ],
+)
+def test_launchers_say_how_many_ranks_share_a_host(environment: dict[str, str], ranks: int) -> None:
+    assert ranks_of_host(environment) == ranks
+
+
+@pytest.mark.parametrize(
+    ("chosen", "place", "shared"),
+    [
+        (False, {"LOCAL_SIZE": "2"}, True),
+        (True, {"LOCAL_SIZE": "2"}, False),
+        (False, {"WORLD_SIZE": "2"}, False),  # no launcher says how many are here
+    ],
+)
+def test_a_rank_keeps_to_its_cores(chosen: bool, place: dict[str, str], shared: bool) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("needs two cores")
@@ -34,12 +57,15 @@ def test_a_rank_keeps_to_its_cores(chosen: bool) -> None:
         "import os, torch; from megabert.engine.launch import prepare_cpu; prepare_cpu(os.environ); "
         "print(sorted(os.sched_getaffinity(0)), torch.get_num_threads())"
     )
-    place = {"LOCAL_RANK": "1", "LOCAL_SIZE": "2"}
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | place
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    environment |= {"LOCAL_RANK": "1", **place}
     if chosen:
         environment["OMP_NUM_THREADS"] = "1"
     output = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    expected = cores if chosen else own_cores(cores, 1, 2)
-    assert output.strip() == f"{expected} {1 if chosen else len(expected)}"
+    expected = own_cores(cores, 1, 2) if shared else cores
+    shown, _, threads = output.strip().rpartition(" ")
+    assert shown == str(expected)
+    if chosen or shared:
+        assert int(threads) == (1 if chosen else len(expected))

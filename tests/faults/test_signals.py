@@ -142,25 +142,37 @@ LAUNCHERS: list[tuple[str, Target, signal.Signals, list[int]]] = [
 ]
 
 
+TENSOR_PARALLEL: list[tuple[str, Target, signal.Signals, list[int]]] = [
+    ("bare", rank(1), signal.SIGUSR1, [3]),
+    ("bare", rank(0), signal.SIGTERM, [3]),
+    ("bare", all_ranks, signal.SIGTERM, [3]),
+    ("deepspeed", launcher, signal.SIGTERM, [-15]),
+    ("deepspeed", inner, signal.SIGKILL, [0]),
+    ("run.py torchrun", launcher, signal.SIGUSR1, [3]),
+]
+SHARED_MODEL = ("--tensor-parallel", "2")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "target", "number", "statuses"),
-    LAUNCHERS,
-    ids=lambda value: (
-        getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
-    ),
+    ("case", "flags"),
+    [
+        pytest.param(case, flags, id="-".join([case[0], case[1].__name__, case[2].name, *flags]))
+        for cases, flags in ((LAUNCHERS, ()), (TENSOR_PARALLEL, SHARED_MODEL))
+        for case in cases
+    ],
 )
 def test_every_launcher(
     tmp_path: Path,
     shards: Path,
-    name: str,
-    target: Target,
-    number: signal.Signals,
-    statuses: list[int],
+    case: tuple[str, Target, signal.Signals, list[int]],
+    flags: tuple[str, ...],
 ) -> None:
     """Nothing is left, nothing is lost, one line says so, and the run continues bit for bit."""
+    name, target, number, statuses = case
     run = tmp_path / "run"
-    with launched(tmp_path, name, pretraining(shards, run, STEPS, "--log-interval", "1")) as job:
+    arguments = pretraining(shards, run, STEPS, "--log-interval", "1", *flags)
+    with launched(tmp_path, name, arguments) as job:
         job.wait_for_step(run, 4)
         send(job, target, number)
         seconds = job.wait_until_gone(SECONDS)
@@ -173,49 +185,8 @@ def test_every_launcher(
         assert f"step-{step:07d} of {STEPS} steps; continue with --resume auto" in said[-1]
         if name.startswith("run.py") and number is not signal.SIGKILL:
             assert job.output.splitlines()[-1] == said[-1]
-        print(f"{name} | {number.name} | {job.statuses()} | {seconds:.1f} s")
-    continues_bit_for_bit(tmp_path, shards, run, step)
-
-
-TENSOR_PARALLEL: list[tuple[str, Target, signal.Signals, list[int]]] = [
-    ("bare", rank(1), signal.SIGUSR1, [3]),
-    ("bare", rank(0), signal.SIGTERM, [3]),
-    ("bare", all_ranks, signal.SIGTERM, [3]),
-    ("deepspeed", launcher, signal.SIGTERM, [-15]),
-    ("deepspeed", inner, signal.SIGKILL, [0]),
-    ("run.py torchrun", launcher, signal.SIGUSR1, [3]),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "target", "number", "statuses"),
-    TENSOR_PARALLEL,
-    ids=lambda value: (
-        getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
-    ),
-)
-def test_ranks_that_share_a_model(
-    tmp_path: Path,
-    shards: Path,
-    name: str,
-    target: Target,
-    number: signal.Signals,
-    statuses: list[int],
-) -> None:
-    """With tensor parallel 2, whichever rank hears of it, both stop after the same update."""
-    run = tmp_path / "run"
-    flags = ("--tensor-parallel", "2")
-    arguments = pretraining(shards, run, STEPS, "--log-interval", "1", *flags)
-    with launched(tmp_path, name, arguments) as job:
-        job.wait_for_step(run, 4)
-        send(job, target, number)
-        seconds = job.wait_until_gone(SECONDS)
-        assert set(job.statuses()) <= set(statuses), job.output[-3000:]
         assert "Traceback" not in job.output or "torchrun" in name  # which prints its own
-        step = saved_step(run)
-        assert f"step-{step:07d} of {STEPS} steps; continue with --resume auto" in job.output
-        print(f"{name}, TP 2 | {number.name} | {job.statuses()} | {seconds:.1f} s")
+        print(f"{name} {flags} | {number.name} | {job.statuses()} | {seconds:.1f} s")
     continues_bit_for_bit(tmp_path, shards, run, step, *flags)
 
 
@@ -223,7 +194,7 @@ def test_ranks_that_share_a_model(
 def test_a_killed_rank_of_a_shared_model(tmp_path: Path, shards: Path) -> None:
     run = tmp_path / "run"
     arguments = pretraining(
-        shards, run, STEPS, "--log-interval", "1", "--save-interval", "3", "--tensor-parallel", "2"
+        shards, run, STEPS, "--log-interval", "1", "--save-interval", "3", *SHARED_MODEL
     )
     with launched(tmp_path, "bare", arguments) as job:
         job.wait_for_step(run, 4)
@@ -233,7 +204,7 @@ def test_a_killed_rank_of_a_shared_model(tmp_path: Path, shards: Path) -> None:
         assert "Traceback" not in job.output
         print(f"bare, TP 2 | kill -9 of a rank | {job.statuses()} | {seconds:.1f} s")
     (newest, *_) = whole_checkpoints(run / "checkpoints")
-    continues_bit_for_bit(tmp_path, shards, run, newest.step, "--tensor-parallel", "2")
+    continues_bit_for_bit(tmp_path, shards, run, newest.step, *SHARED_MODEL)
 
 
 @pytest.mark.slow

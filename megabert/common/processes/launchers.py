@@ -31,6 +31,17 @@ _SHELLS = frozenset({
 })  # fmt: skip
 """Programs that may end before what they have started."""
 _MOST_ANCESTORS = 40
+# ranks of this host, as torchrun, deepspeed, Open MPI and MPICH name them
+_LOCAL_SIZES = (
+    "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+)  # fmt: skip
+
+
+def ranks_of_host(environment: Mapping[str, str]) -> int:
+    """How many ranks of the run are on this host; 0 if no launcher says it."""
+    if environment.get("WORLD_SIZE") == "1":
+        return 1
+    return next((int(environment[name]) for name in _LOCAL_SIZES if environment.get(name)), 0)
 
 
 @dataclass(frozen=True)

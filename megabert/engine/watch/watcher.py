@@ -10,10 +10,10 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from megabert.common.processes.kernel import own_start
+from megabert.common.processes.launchers import ranks_of_host
 from megabert.common.processes.stopping import stop_watch
 from megabert.engine.watch.ending import Ending, WatchedRun
 from megabert.engine.watch.judge import (
@@ -36,12 +36,6 @@ _SECONDS_FOR_THE_LAUNCHER = 5.0
 _KEY = "megabert/watch"
 
 
-def _ranks_of_this_host(environment: Mapping[str, str]) -> int:
-    """As torchrun, deepspeed and MPI say it; 0: nobody does."""
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-    return next((int(environment[name]) for name in names if environment.get(name)), 0)
-
-
 class Watcher(threading.Thread):
     """Watches over a run from one of its ranks."""
 
@@ -57,7 +51,7 @@ class Watcher(threading.Thread):
             own_start(),
             stack_file=self._stack.fileno(),
             first=rank - int(os.environ.get("LOCAL_RANK") or rank),
-            ranks=_ranks_of_this_host(os.environ),
+            ranks=ranks_of_host(os.environ),
         )
         self._hub: Hub | None = None
         self._spoke: Spoke | None = None
