@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import bz2
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 from megabert.common.errors import UserError
 from megabert.common.files import rename, sync
 from megabert.common.log import run_command
+from megabert.common.processes.stopping import requests_held
 from megabert.common.storage import named_storage_errors
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Limits, NonNegativeInt, PositiveInt
@@ -112,8 +112,12 @@ def _write_files(
 ) -> None:
     seed, train_questions, dev_questions = numbers
     output.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".sample-", dir=output))
-    try:
+    with requests_held():
+        folder = tempfile.TemporaryDirectory(
+            prefix=".sample-", dir=output, ignore_cleanup_errors=True
+        )
+    with folder as made:
+        work = Path(made)
         _write_dump(dump_xml(world, seed), work / DUMP)
         sets = (
             (TRAIN, question_set(world.published, train_questions, development=False, seed=seed)),
@@ -130,8 +134,6 @@ def _write_files(
         for name in (DUMP, TRAIN, DEV):
             sync(work / name)
             rename(work / name, output / name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_dump(pieces: Iterator[str], path: Path) -> None:

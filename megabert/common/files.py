@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TextIO
 
 from megabert.common.errors import UserError
+from megabert.common.processes.stopping import requests_held
 from megabert.common.storage import storage_line
 
 TEMPORARY = ".tmp"
@@ -134,23 +135,27 @@ def new_folder(
     if output.exists() and not replace_existing:
         raise UserError(f"{output} exists: name another output folder or remove it first")
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
+    temporary: Path | None = None
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_folder(output, unique)
-    except OSError as error:
-        raise UserError(storage_line(error, output, "cannot be written")) from error
-    try:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with requests_held():
+                temporary = _temporary_folder(output, unique)
+        except OSError as error:
+            raise UserError(storage_line(error, output, "cannot be written")) from error
         yield temporary
         sync_tree(temporary)
-        _take_place(temporary, output)
+        with requests_held():
+            _take_place(temporary, output)
         sync(output.parent)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            for parent in made:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError):
+                _name_target(error, temporary, output)
+        for parent in made:
+            with suppress(OSError):
                 parent.rmdir()
-        if isinstance(error, OSError):
-            _name_target(error, temporary, output)
         raise
 
 

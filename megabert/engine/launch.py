@@ -315,15 +315,15 @@ def prepare_cpu(environment: Mapping[str, str]) -> None:
 
     Call it before the first parallel computation. Cores and threads are not changed where
     OMP_NUM_THREADS is set (the user has chosen them), nor where no launcher says how many ranks
-    share the host.
+    share the host, or says fewer than this rank's number.
     """
     keep_freed_memory()
     if "OMP_NUM_THREADS" in environment or not hasattr(os, "sched_setaffinity"):
         return
-    ranks = ranks_of_host(environment)
-    if not ranks:
+    local_rank, ranks = int(environment["LOCAL_RANK"]), ranks_of_host(environment)
+    if local_rank >= ranks:
         return
-    cores = own_cores(sorted(os.sched_getaffinity(0)), int(environment["LOCAL_RANK"]), ranks)
+    cores = own_cores(sorted(os.sched_getaffinity(0)), local_rank, ranks)
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
     get_logger().info("this rank's cores: %s", ", ".join(map(str, cores)))

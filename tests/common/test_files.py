@@ -12,6 +12,7 @@ import pytest
 
 from megabert.common import files
 from megabert.common.errors import UserError
+from tests.helpers.interrupts import interrupted_at_each_line
 
 Events = list[tuple[str, str]]
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, of "abc"
@@ -157,6 +158,30 @@ def test_permissions_are_those_of_plain_files(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- folders
+
+
+def test_an_interruption_at_any_line_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
+    output = tmp_path / "a" / "b"
+
+    def write() -> None:
+        with files.new_folder(output, replace_existing=True) as folder:
+            (folder / "file").write_text("new")
+
+    def write_first() -> None:
+        with files.new_folder(output) as folder:
+            (folder / "file").write_text("new")
+
+    for _ in interrupted_at_each_line(write_first):
+        assert names(tmp_path) in ([], ["a", "a/b", "a/b/file"])
+        shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+    write_first()
+    results = set()
+    for _ in interrupted_at_each_line(write):
+        assert names(tmp_path) == ["a", "a/b", "a/b/file"]
+        results.add((output / "file").read_text())
+        (output / "file").write_text("old")
+    assert results == {"old", "new"}
 
 
 def test_a_folder_appears_whole(tmp_path: Path, events: Events) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from megabert.common.processes.launchers import ranks_of_host
 from megabert.engine.launch import own_cores
+from tests.helpers import planted
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -47,6 +48,7 @@ def test_launchers_say_how_many_ranks_share_a_host(environment: dict[str, str], 
         (False, {"LOCAL_SIZE": "2"}, True),
         (True, {"LOCAL_SIZE": "2"}, False),
         (False, {"WORLD_SIZE": "2"}, False),  # no launcher says how many are here
+        (False, {"LOCAL_SIZE": "1"}, False),  # of which this rank is none
     ],
 )
 def test_a_rank_keeps_to_its_cores(chosen: bool, place: dict[str, str], shared: bool) -> None:
@@ -57,8 +59,8 @@ def test_a_rank_keeps_to_its_cores(chosen: bool, place: dict[str, str], shared: 
         "import os, torch; from megabert.engine.launch import prepare_cpu; prepare_cpu(os.environ); "
         "print(sorted(os.sched_getaffinity(0)), torch.get_num_threads())"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    environment |= {"LOCAL_RANK": "1", **place}
+    environment = planted.environment(LOCAL_RANK="1", **place)
+    del environment["OMP_NUM_THREADS"]
     if chosen:
         environment["OMP_NUM_THREADS"] = "1"
     output = subprocess.run(

@@ -21,6 +21,7 @@ from megabert.common.processes import locks
 from megabert.common.processes.kernel import process_stat
 from megabert.common.processes.locks import FolderLock, lock_beside, lock_inside
 from megabert.common.storage import StorageFault
+from tests.helpers.interrupts import interrupted_at_each_line
 from tests.helpers.planted import command, start
 from tests.helpers.training_runs import TINY, last_given, make_shards
 
@@ -47,6 +48,19 @@ def _dead() -> int:
 
 
 # ---------------------------------------------------------------- the lock
+
+
+def test_an_interruption_at_any_line_leaves_no_lock(tmp_path: Path) -> None:
+    def hold() -> None:
+        with _lock(tmp_path / "runs" / "a"):
+            pass
+
+    count = 0
+    for _ in interrupted_at_each_line(hold):
+        locks.release_all()
+        assert list(tmp_path.iterdir()) == []
+        count += 1
+    assert count > 100
 
 
 def test_the_second_is_refused_and_nothing_stays(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ recognised and taken over, with a line in the log:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -31,6 +32,7 @@ from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import LOCK_FILE
 from megabert.common.processes.kernel import own_start, process_stat, this_machine
+from megabert.common.processes.stopping import requests_held
 from megabert.common.storage import StorageFault, named_storage_errors, storage_line
 
 BEAT = 30.0
@@ -200,8 +202,12 @@ class FolderLock:
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
-        self.take()
-        return self
+        try:
+            self.take()
+            return self
+        except BaseException:
+            self.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.release()
@@ -213,35 +219,37 @@ class FolderLock:
             UserError: another job holds it, or the file cannot be written.
         """
         above = self._file.absolute().parent
-        with named_storage_errors(self._folder):
-            self._made = [path for path in (above, *above.parents) if not path.exists()]
-            try:
+        try:
+            with named_storage_errors(self._folder):
+                self._made = [path for path in (above, *above.parents) if not path.exists()]
                 above.mkdir(parents=True, exist_ok=True)
                 while not self._create():
                     left = _left_behind(self._file, self._folder)
                     if left is not None:
                         self._remove_left(*left)
-            except BaseException:
-                self._remove_made()
-                raise
-        _held[self._file.absolute()] = self
-        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+            with requests_held():
+                threading.Thread(target=self._beat, name="lock", daemon=True).start()
+        except BaseException:
+            self.release()
+            raise
 
     def _create(self) -> bool:
         """Create the file; False if there is one."""
         mine = _this_process()
-        try:
-            number = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return False
-        try:
-            with os.fdopen(number, "wb") as stream:
-                stream.write(json.dumps(asdict(mine), indent=1).encode())
-        except OSError as error:
-            self._file.unlink(missing_ok=True)
-            error.filename = error.filename or str(self._file)
-            raise
-        self._mine = mine
+        with requests_held():
+            try:
+                number = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                return False
+            try:
+                with os.fdopen(number, "wb") as stream:
+                    stream.write(json.dumps(asdict(mine), indent=1).encode())
+            except OSError as error:
+                self._file.unlink(missing_ok=True)
+                error.filename = error.filename or str(self._file)
+                raise
+            self._mine = mine
+            _held[self._file.absolute()] = self
         return True
 
     def _remove_left(self, content: bytes, who: str) -> None:
@@ -270,8 +278,8 @@ class FolderLock:
                     os.utime(self._file)
 
     def _is_mine(self) -> bool:
-        found = _read(self._file)
-        return found is not None and found[0] is not None and found[0] == self._mine
+        found = None if self._mine is None else _read(self._file)
+        return found is not None and found[0] == self._mine
 
     def require(self) -> None:
         """Check that the lock is still this process's own.
@@ -297,20 +305,27 @@ class FolderLock:
 
     def release(self) -> None:
         """Remove the lock, and the folders made for it if they are empty."""
-        self._ended.set()
-        if self._mine is None:
-            return
-        with contextlib.suppress(OSError):
-            if self._is_mine():
-                self._file.unlink()
-        self._mine = None
-        _held.pop(self._file.absolute(), None)
-        self._remove_made()
-
-    def _remove_made(self) -> None:
-        with contextlib.suppress(OSError):
+        with requests_held():
+            self._ended.set()
+            forked = self._mine is not None and self._mine.pid != os.getpid()
+            with contextlib.suppress(OSError):
+                if not forked and self._is_mine():
+                    self._file.unlink()
+            self._mine = None
+            if _held.get(self._file.absolute()) is self:
+                del _held[self._file.absolute()]
             for path in self._made:
-                path.rmdir()
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            self._made = []
+
+
+@atexit.register
+def release_all() -> None:
+    """Release the locks that this process still holds: an interruption can come at the moment at which a
+    block ends, before its lock is released."""
+    for lock in list(_held.values()):
+        lock.release()
 
 
 def is_held(file: Path) -> bool:

@@ -19,7 +19,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -88,6 +88,7 @@ class StopWatch:
         self._signal = 0  # the first one
         self._since = 0.0  # time of the request
         self._raised = self._said = False
+        self._holds = 0
         self._grace = CLEANUP_SECONDS
         self._kept: Callable[[], str] = lambda: ""
         self._plan = ""
@@ -139,6 +140,17 @@ class StopWatch:
             self._raised = True
         raise Interrupted(self.reason)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """In the block, which is short, a request is not raised in the main thread; at its end it is."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds and self._mode is _Mode.INTERRUPT:
+                self.interrupt()
+
     def leave(self) -> None:
         """From here on requests are ignored: everything is saved."""
         with self._lock:
@@ -184,7 +196,7 @@ class StopWatch:
             return  # a forked worker leaves it to its parent
         with self._lock:
             self._note(number, signal.Signals(number).name)
-            if self._mode is not _Mode.INTERRUPT or self._raised:
+            if self._mode is not _Mode.INTERRUPT or self._raised or self._holds:
                 return
             self._raised = True
         raise Interrupted(self.reason)
@@ -261,6 +273,12 @@ _NOBODY = StopWatch()
 def stop_watch() -> StopWatch:
     """The watch of this process; without one, a watch that nobody ever asks."""
     return _watches[-1] if _watches else _NOBODY
+
+
+def requests_held() -> contextlib.AbstractContextManager[None]:
+    """:meth:`StopWatch.held` of this process's watch, around steps that must all happen or none: a file
+    is created and what removes it is told of it."""
+    return stop_watch().held()
 
 
 def command_watch(

@@ -151,3 +151,15 @@ def test_the_end_of_a_launcher_is_a_request(root: Path) -> None:
         said
         == f"error: the launcher python (process {parent.pid}) is gone before the end; run the same command again\n"
     )
+
+
+def test_a_request_waits_for_the_end_of_a_block(root: Path) -> None:
+    body = (
+        "try:\n        with watch.held(), watch.held():\n            say('ready'); time.sleep(1); say('whole')\n"
+        f"        {BUSY}\n    finally: say('cleaned')"
+    )
+    process = start(root, body)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    assert process.stdout.read() == "whole\ncleaned\n"
+    assert end(process)[0] == 143
