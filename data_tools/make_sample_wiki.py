@@ -133,7 +133,10 @@ def _write_files(
                 )
         for name in (DUMP, TRAIN, DEV):
             sync(work / name)
-            rename(work / name, output / name)
+        with requests_held():
+            for name in (DUMP, TRAIN, DEV):
+                rename(work / name, output / name)
+            folder.cleanup()
 
 
 def _write_dump(pieces: Iterator[str], path: Path) -> None:

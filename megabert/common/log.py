@@ -108,28 +108,39 @@ def _status_of(
 ) -> tuple[int, str]:
     """Run ``main``; its exit status and the line that was printed about it."""
     try:
-        return main(None) or 0, ""
-    except UserError as error:
+        with watch.raising():
+            return main(None) or 0, ""
+    except KeyboardInterrupt:
+        return _status_of_interruption(watch)
+    except Exception as error:
+        if watch.raised:  # what an import or a library makes of an interruption
+            return _status_of_interruption(watch)
+        return _status_of_error(error, watch)
+
+
+def _status_of_interruption(watch: StopWatch) -> tuple[int, str]:
+    watch.leave()
+    return watch.status, _say_error(watch.last_line, kind=_kind_of(watch.status))
+
+
+def _status_of_error(error: Exception, watch: StopWatch) -> tuple[int, str]:
+    """Exit status and line of an error that commands expect; another one is raised again."""
+    if isinstance(error, UserError):
         watch.leave()
         return EXIT_USAGE, _say_error(str(error))
-    except TrainingStopped as error:
-        agreed = isinstance(error, AgreedStop)
-        return EXIT_FAULT, _say_error(str(error), all_ranks=not agreed)
-    except StoppedOnRequest as error:
+    if isinstance(error, TrainingStopped):
+        return EXIT_FAULT, _say_error(str(error), all_ranks=not isinstance(error, AgreedStop))
+    if isinstance(error, StoppedOnRequest):
         watch.leave()
         return EXIT_STOPPED, _say_error(str(error), kind="stopped", wait=0.0)
-    except BrokenPipeError:  # the reader of our output (head, less) has had enough
+    if isinstance(error, BrokenPipeError):  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141, ""
-    except OSError as error:
-        if not is_storage_error(error):
-            raise
-        # files have names in their errors, standard output has none
-        line = storage_line(error, "standard output (or another file)")
-        return EXIT_USAGE, _say_error(line, all_ranks=True)
-    except KeyboardInterrupt:
-        watch.leave()
-        return watch.status, _say_error(watch.last_line, kind=_kind_of(watch.status))
+    if not isinstance(error, OSError) or not is_storage_error(error):
+        raise error
+    # files have names in their errors, standard output has none
+    line = storage_line(error, "standard output (or another file)")
+    return EXIT_USAGE, _say_error(line, all_ranks=True)
 
 
 def _flush_output() -> tuple[int, str]:

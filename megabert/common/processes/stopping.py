@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,8 @@ class StopWatch:
         announce: prints a line about a request that was accepted.
         last_words: is called with exit status and line when the watch ends the process itself.
         launchers: the processes whose end is a request.
-        to_the_end: the process ends after the block: what :meth:`leave` ignores stays ignored.
+        whole_command: the process ends after the block: what :meth:`leave` ignores stays ignored, and
+            requests are raised in the block of :meth:`raising` only.
 
     Attributes:
         reason: who has asked, in words; None: nobody.
@@ -78,17 +80,17 @@ class StopWatch:
         last_words: Callable[[int, str], None] = lambda status, line: None,
         launchers: Sequence[Launcher] = (),
         *,
-        to_the_end: bool = False,
+        whole_command: bool = False,
     ) -> None:
         self.reason: str | None = None
         self.advice = ""
         self._announce, self._last_words, self._launchers = announce, last_words, launchers
-        self._to_the_end = to_the_end
+        self._whole_command = whole_command
         self._mode = _Mode.INTERRUPT
         self._signal = 0  # the first one
         self._since = 0.0  # time of the request
-        self._raised = self._said = False
-        self._holds = 0
+        self._raised = self._lost = self._said = False
+        self._holds = 1 if whole_command else 0
         self._grace = CLEANUP_SECONDS
         self._kept: Callable[[], str] = lambda: ""
         self._plan = ""
@@ -101,6 +103,11 @@ class StopWatch:
     def asked(self) -> bool:
         """Whether somebody has asked this process to stop."""
         return self.reason is not None
+
+    @property
+    def raised(self) -> bool:
+        """Whether a request was raised in the main thread."""
+        return self._raised
 
     @property
     def status(self) -> int:
@@ -141,15 +148,34 @@ class StopWatch:
         raise Interrupted(self.reason)
 
     @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """In the block requests are raised; for a caller that catches them."""
+        self._holds -= 1
+        try:
+            self._raise_held()
+            yield
+        finally:
+            self._holds += 1
+
+    @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """In the block, which is short, a request is not raised in the main thread; at its end it is."""
+        """In the block, which is short, a request is not raised in the main thread; at its end it is.
+
+        In another thread, where nothing is raised, without effect.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         self._holds += 1
         try:
             yield
         finally:
             self._holds -= 1
-            if not self._holds and self._mode is _Mode.INTERRUPT:
-                self.interrupt()
+            self._raise_held()
+
+    def _raise_held(self) -> None:
+        if not self._holds and self._mode is _Mode.INTERRUPT:
+            self.interrupt()
 
     def leave(self) -> None:
         """From here on requests are ignored: everything is saved."""
@@ -160,6 +186,8 @@ class StopWatch:
         self._pid = os.getpid()
         self._main = threading.get_ident()
         self._ended = False
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._swallowed
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._reader.setblocking(False)
@@ -178,10 +206,11 @@ class StopWatch:
         if os.getpid() != self._pid:
             return
         _watches.remove(self)
+        sys.unraisablehook = self._hook
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._handle:  # otherwise somebody else has taken it
-                leaving = self._to_the_end and self._mode is _Mode.LEAVE
+                leaving = self._whole_command and self._mode is _Mode.LEAVE
                 signal.signal(number, signal.SIG_IGN if leaving else handler)
         self._ended = True
         with contextlib.suppress(OSError):
@@ -200,6 +229,15 @@ class StopWatch:
                 return
             self._raised = True
         raise Interrupted(self.reason)
+
+    def _swallowed(self, lost: sys.UnraisableHookArgs) -> None:
+        """Python ignores what is raised in ``__del__`` and the like: the thread sends an interruption again."""
+        if not isinstance(lost.exc_value, Interrupted):
+            self._hook(lost)
+            return
+        with self._lock:
+            self._raised, self._lost = False, True
+        self._writer.send(b"\0")
 
     # ---------------------------------------------------------------- the watching thread
 
@@ -256,6 +294,9 @@ class StopWatch:
             self._end(EXIT_FAULT, f"{self.reason}, and {what}{self._kept()}")
         if self._mode is not _Mode.INTERRUPT:
             return
+        if self._lost:
+            self._lost, self._since = False, time.monotonic()
+            signal.pthread_kill(self._main, signal.SIGTERM)
         if waited > (CLEANUP_SECONDS if self._raised else MAIN_THREAD_SECONDS):
             self._end(self.status, self.last_line)
 
@@ -285,7 +326,7 @@ def command_watch(
     announce: Callable[[str], None], last_words: Callable[[int, str], None]
 ) -> StopWatch:
     """The watch of a whole command, which looks at the launchers that started it."""
-    return StopWatch(announce, last_words, STARTED_BY, to_the_end=True)
+    return StopWatch(announce, last_words, STARTED_BY, whole_command=True)
 
 
 def _forget() -> None:

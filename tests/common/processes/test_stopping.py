@@ -27,8 +27,8 @@ def start(root: Path, body: str, *patches: str) -> subprocess.Popen[str]:
         "from megabert.common.errors import StoppedOnRequest",
         "from megabert.common.log import run_command",
         "from megabert.common.processes import stopping",
-        *patches,
         "def say(text): print(text, flush=True)",
+        *patches,
         "def main(argv):",
         "    watch = stopping.stop_watch()",
         *(f"    {line}" if not line.startswith(" ") else line for line in body.split("\n")),
@@ -163,3 +163,32 @@ def test_a_request_waits_for_the_end_of_a_block(root: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.read() == "whole\ncleaned\n"
     assert end(process)[0] == 143
+
+
+def test_a_request_before_or_after_main_is_no_traceback(root: Path) -> None:
+    """It waits until somebody catches it, or for the end."""
+    early = "log.report_start = lambda: (say('ready'), time.sleep(1))"
+    late = "log._flush_output = lambda: (say('ready'), time.sleep(1), (0, ''))[2]"
+    for patch, found in ((early, 143), (late, 0)):
+        process = start(root, "pass", "from megabert.common import log", patch)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=15)
+        assert (process.returncode, "Traceback" in errors) == (found, False)
+
+
+def test_what_a_library_makes_of_an_interruption(root: Path) -> None:
+    """Extensions that are being imported raise an ImportError of their own."""
+    body = f"try:\n        say('ready')\n        {BUSY}\n    except KeyboardInterrupt: raise ImportError"
+    process = start(root, body)
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (143, "error: SIGTERM before the end; run the same command again")
+
+
+def test_an_interruption_that_python_ignores_comes_again(root: Path) -> None:
+    """It was raised while an object was freed."""
+    body = "class Freed:\n        def __del__(self): say('ready'); time.sleep(1); say('freed')\n    Freed()\n    "
+    process = start(root, f"{body}{BUSY}")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    status, line = end(process)
+    assert (status, line[:14]) == (143, "error: SIGTERM")
