@@ -318,7 +318,7 @@ def stop_watch() -> StopWatch:
 
 def requests_held() -> contextlib.AbstractContextManager[None]:
     """:meth:`StopWatch.held` of this process's watch, around steps that must all happen or none: a file
-    is created and what removes it is told of it."""
+    is created, and what will remove it knows of it."""
     return stop_watch().held()
 
 
