@@ -20,6 +20,7 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
+from megabert.common.storage import named_storage_errors, require_writable
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Fraction, NonNegativeInt, PositiveInt
 from megabert.config.values import ValueReader
@@ -100,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings.check()
     if args.workers < 1 or args.max_characters < 0:
         raise UserError("--workers must be at least 1, and --max-characters 0 or more")
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise UserError(f"{args.output} exists and is not empty; choose another --output")
+    with named_storage_errors(args.output):
+        if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+            raise UserError(f"{args.output} exists and is not empty; choose another --output")
+    require_writable(args.output)
     rules, choice = rules_of(args), settings.language
     language = input_language(args.input, rules=rules, choice=choice)
     settings = dataclasses.replace(settings, language=language)

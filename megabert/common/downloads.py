@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from megabert.common.errors import UserError
+from megabert.common.storage import named_storage_errors
 
 _LOOKED_AT = 512  # bytes
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -44,8 +45,10 @@ def check_downloaded(path: Path) -> None:
     """Check that a file is not something that a download left in its place.
 
     Raises:
-        UserError: it is; the message says what it is and what to do.
+        UserError: it is, or cannot be read; the message says what it is and what to do.
     """
+    with named_storage_errors(path, "cannot be read"):
+        path.open("rb").close()
     what = left_by_download(path)
     if what is not None:
         raise UserError(f"{path} cannot be read: it is {what}")

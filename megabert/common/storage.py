@@ -110,6 +110,20 @@ def named_storage_errors(
         raise UserError(storage_line(error, place, what, then)) from error
 
 
+def require_writable(output: Path) -> None:
+    """Refuse an output whose nearest folder cannot be written, before long work for it.
+
+    Raises:
+        UserError: it cannot, with the system's reason.
+    """
+    place = _nearest(output)
+    if place is None or not place.is_dir() or os.access(place, os.W_OK | os.X_OK):
+        return
+    read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+    number = errno.EROFS if read_only else errno.EACCES
+    raise UserError(storage_line(OSError(number, os.strerror(number)), output, "cannot be written"))
+
+
 def _nearest(place: Path | None) -> Path | None:
     """``place``, or the nearest folder above it that this process can look at."""
     for path in () if place is None else (place, *place.absolute().parents):

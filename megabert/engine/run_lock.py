@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 from megabert.common.processes.locks import FolderLock, lock_inside
+from megabert.common.storage import named_storage_errors
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 
@@ -22,7 +23,9 @@ def run_folder_locked(output: Path, world: World) -> Iterator[None]:
     lock = FolderLock(lock_inside(output), output)
 
     def take() -> None:
-        if output.exists() and not output.is_dir():
+        with named_storage_errors(output):
+            is_file = output.exists() and not output.is_dir()
+        if is_file:
             raise UserError(f"--output {output} is a file; name a new folder")
         lock.take()
 

@@ -22,6 +22,7 @@ from megabert.common.files import new_folder
 from megabert.common.json_text import read_json
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
+from megabert.common.storage import storage_line
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import head_modules
 from megabert.model.parameters import (
@@ -143,7 +144,7 @@ def read_weights_record(folder: Path) -> dict[str, Any]:
             "(launch/convert.py makes one from a checkpoint or from a Hugging Face folder)"
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(storage_line(error, path, "cannot be read")) from error
     if not isinstance(record, dict) or record.get("format") != WEIGHTS_FORMAT:
         raise UserError(f"{path} does not describe a megabert folder of weights")
     if record.get("version") != VERSION:

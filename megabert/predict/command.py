@@ -69,7 +69,8 @@ def predict(request: Request) -> None:
         raise UserError("--input and texts on the command line are both given; keep one")
     if request.input is None and not _has_texts(request) and not sys.stdin.isatty():
         request = replace(request, input=STANDARD_INPUT)
-    _check_output(request)
+    with named_storage_errors(request.output):
+        _check_output(request)
     predictor = open_predictor(request.checkpoint, request.choices)
     fields = predictor.task.input_fields
     own = predictor.task.item_format

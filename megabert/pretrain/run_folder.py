@@ -30,6 +30,7 @@ from megabert.common.names import (
     RUN_MERGING,
     RUN_METRICS,
     RUN_RESULTS,
+    RUN_TENSORBOARD,
     TOKENIZER_FOLDER,
 )
 from megabert.common.processes.locks import is_lock_name
@@ -139,22 +140,30 @@ def _check_run_folder(output: Path, resume: str) -> str:
             )
     base = output / RUN_CHECKPOINTS
     with named_storage_errors(base, "cannot be read"):
-        if base.is_symlink() and not base.exists():
-            raise UserError(
-                f"{base} is a link to {base.readlink()}, which is not there: is its disk mounted? Bring it "
-                "back, or start a new run in another --output"
-            )
-        if base.exists() and not base.is_dir():
-            raise UserError(
-                f"{base} is a file, and a run's checkpoints are a folder of that name: bring that folder "
-                "back, or start a new run in another --output"
-            )
+        _require_folder(base, "checkpoints are", "start a new run in another --output")
+        _require_folder(
+            output / RUN_TENSORBOARD, "curves are in", "remove it: new curves are begun"
+        )
         inside = [path.name for path in base.iterdir()] if base.is_dir() else []
     if not taken:
         return f"there is no run in {output} yet"
     if any(name.endswith(PARTIAL) for name in inside):
         return f"the first checkpoint in {base} was not written completely"
     return f"the run in {output} ended before its first checkpoint"
+
+
+def _require_folder(path: Path, what: str, otherwise: str) -> None:
+    """Refuse a link to nothing, or a file, in place of a folder of the run; it may be a link to a folder."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path} is a link to {path.readlink()}, which is not there: is its disk mounted? Bring it "
+            f"back, or {otherwise}"
+        )
+    if path.exists() and not path.is_dir():
+        raise UserError(
+            f"{path} is a file, and a run's {what} a folder of that name: bring that folder back, or "
+            f"{otherwise}"
+        )
 
 
 def _require_no_progress(output: Path) -> None:

@@ -104,10 +104,9 @@ def check_files(settings: ResolvedSettings) -> None:
         read_manifest(data.data)
     elif data.tokenizer is not None and not data.tokenizer.exists():
         raise UserError(f"--tokenizer {data.tokenizer}: no such file or folder")
-    if run.init_from is not None and not run.init_from.exists():
-        raise UserError(
-            f"--init-from {run.init_from}: no such folder; name a run or a checkpoint folder"
-        )
+    if run.init_from is not None and not run.init_from.is_dir():
+        kind = "is not a folder" if run.init_from.exists() else "does not exist"
+        raise UserError(f"--init-from {run.init_from} {kind}; name a run or a checkpoint folder")
     groups = settings.optimizer.parameter_groups
     if groups is not None and not groups.is_file():
         raise UserError(f"--parameter-groups {groups}: no such file")

@@ -99,6 +99,36 @@ def run(rank: int, world_size: int, runs: list[dict[str, Any]]) -> list[Any]:
     return results
 
 
+def make_run(folder: Path) -> Path:
+    """The inputs, a fine-tuned ``run`` of one step, and a file for predictions with it; the folder."""
+    run_ranks(make_inputs, 1, folder, initialize=False)
+    in_world(1, values(folder, "run", optimizer={"steps": 1}))
+    questions = [{"question": "Met?", "context": f"Ann met {name}."} for name in WORDS]
+    lines = "".join(json.dumps(question) + "\n" for question in questions)
+    (folder / "questions.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+FINETUNE, PREDICT = "launch/finetune.py", "launch/predict.py"
+CONVERT, REPORT = "launch/convert.py", "launch/report.py"
+
+
+def arguments(tool: str, folder: Path, checkpoint: Path, output: Path) -> list[object]:
+    """What a command needs to write ``output`` from a checkpoint and the files of :func:`make_run`."""
+    train = folder / "train.json"
+    given: dict[str, list[object]] = {
+        FINETUNE: [
+            "--task", "squad", "--checkpoint", checkpoint, "--train", train, "--eval", train,
+            "--max-length", "40", "--max-query-length", "8", "--doc-stride", "12",
+            "--batch-size", "8", "--micro-batch-size", "2", "--log-interval", "1", "--steps", "1",
+        ],
+        PREDICT: ["--checkpoint", checkpoint, "--input", folder / "questions.jsonl"],
+        CONVERT: ["--from", "megabert", "--input", checkpoint, "--to", "huggingface"],
+        REPORT: [checkpoint],
+    }  # fmt: skip
+    return [*given[tool], "--output", output]
+
+
 def in_world(ranks: int, *runs: dict[str, Any]) -> list[Any]:
     """The main rank's results of ``run`` on ``ranks`` ranks."""
     import_once()

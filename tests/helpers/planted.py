@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib
+import io
+import multiprocessing
 import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from megabert.common.log import run_command
+from megabert.common.processes.stopping import REQUESTS
+from tests.helpers.distributed import run_ranks
+from tests.helpers.training_runs import import_once
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -69,6 +80,61 @@ def command(tool: str, *arguments: object, timeout: float = 120.0, **options: An
     finally:
         process.kill()
     return Ended(process.returncode, out or "", errors or "")
+
+
+def called(tool: str, *arguments: object) -> Ended:
+    """A command's ``main``, called in this process, with the status and the lines of one of its own."""
+    main = importlib.import_module(tool.removesuffix(".py").replace("/", ".")).main
+    handlers = {number: signal.getsignal(number) for number in REQUESTS}
+    out, errors = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            run_command(lambda _: main([str(word) for word in arguments]))
+    except SystemExit as ended:
+        return Ended(int(ended.code or 0), out.getvalue(), errors.getvalue())
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+Call = tuple[str, list[object]]
+"""A command and its arguments."""
+
+
+def _call_all(rank: int, world_size: int, calls: Sequence[Call], powers: bool) -> list[Ended]:
+    if not powers:
+        _give_up_powers()
+    multiprocessing.current_process().daemon = False  # it may have processes of its own
+    return [called(tool, *arguments) for tool, arguments in calls]
+
+
+def called_apart(*calls: Call, powers: bool = True) -> list[Ended]:
+    """Commands called one after the other in a forked rank, which spares each of them its start.
+
+    Without ``powers`` files of ``NOBODY`` are another user's to them, as under :func:`powerless`.
+    """
+    if not powers and os.geteuid() != 0:
+        pytest.skip("only root can give files to another user")
+    import_once()
+    ended: list[Ended] = run_ranks(_call_all, 1, calls, powers, initialize=False)[0]
+    return ended
+
+
+_HEADER = struct.pack("Ii", 0x20080522, 0)  # of capabilities, version 3; this process
+_RIGHTS = (1, 2, 3)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+_DROP_BOUND = 24  # PR_CAPBSET_DROP: programs that it starts do not have them either
+
+
+def _give_up_powers() -> None:
+    """Let permissions bind this process, although root runs it."""
+    system = ctypes.CDLL(None, use_errno=True)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    assert system.capget(_HEADER, sets) == 0
+    for right in _RIGHTS:
+        assert system.prctl(_DROP_BOUND, right, 0, 0, 0) == 0
+        for number in range(3):
+            sets[number] &= ~(1 << right)
+    assert system.capset(_HEADER, sets) == 0
 
 
 def powerless() -> list[str]:

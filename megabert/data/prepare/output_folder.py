@@ -7,7 +7,6 @@ finished shards (``manifest.json``); something else, which is never changed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,12 @@ from megabert.common.errors import UserError
 from megabert.common.files import write_bytes
 from megabert.common.json_text import read_json_object
 from megabert.common.processes.locks import FolderLock, lock_inside, refuse_if_in_use
-from megabert.common.storage import is_storage_error, storage_line
+from megabert.common.storage import (
+    is_storage_error,
+    named_storage_errors,
+    require_writable,
+    storage_line,
+)
 from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
@@ -36,17 +40,14 @@ def check_output(output: Path, resume: bool) -> None:
     Whether finished or unfinished work belongs to the same job is checked later, when the inputs
     are known (:func:`finished_manifest`, :func:`output_folder`).
     """
-    try:
+    with named_storage_errors(output):
         _require_possible(output, resume)
-    except PermissionError as error:
-        raise UserError(f"{output}: cannot be read: no permission for {error.filename}") from None
     place = output
     while not place.exists():
         place = place.parent
     if not place.is_dir():
         raise UserError(f"{output}: cannot be made, because {place} is a file; name another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{output}: cannot be written: no permission to write into {place}")
+    require_writable(output)
 
 
 def _require_possible(output: Path, resume: bool) -> None:
