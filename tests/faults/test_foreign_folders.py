@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,15 +27,6 @@ from tests.helpers.training_runs import TINY, last_given, make_shards
 LAUNCHED = (FINETUNE, PREDICT, CONVERT, REPORT)
 READERS = (FINETUNE, PREDICT, CONVERT)
 """Commands that read a checkpoint."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, a fine-tuned run of it, task files and shards."""
-    made = make_run(tmp_path_factory.mktemp("inputs"))
-    make_shards(made / "shards")
-    (made / "text.txt").write_text("Ann met Bob. Bob met Cid.\n\n" * 200, encoding="utf-8")
-    return made
 
 
 def _close(path: Path) -> None:
@@ -85,7 +77,7 @@ def test_outputs_on_a_read_only_mount(folder: Path, tmp_path: Path) -> None:
     _refused(calls, ended, place, "Read-only file system; that disk is mounted read-only: ")
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o700])
+@pytest.mark.parametrize("mode", [pytest.param(0o755, marks=pytest.mark.slow), 0o700])
 def test_outputs_in_a_folder_of_another_user(folder: Path, tmp_path: Path, mode: int) -> None:
     """One that everybody may read, and a closed one."""
     place = tmp_path / "theirs"
@@ -117,6 +109,10 @@ def test_unwritable_places_are_found_before_long_work(
 # ---------------------------------------------------------------- inputs
 
 
+def _slow(*values: str) -> list[Any]:
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def _cannot_be_read(checkpoint: Path, closed: str, tmp_path: Path, folder: Path) -> None:
     """No command reads a checkpoint of which one file or folder is another user's."""
     theirs = tmp_path / "theirs"
@@ -136,7 +132,11 @@ def _cannot_be_read(checkpoint: Path, closed: str, tmp_path: Path, folder: Path)
 
 @pytest.mark.parametrize(
     "closed",
-    ["", "final", "final/model.safetensors", "final/megabert.json", "final/vocab.txt"],
+    [
+        "final/model.safetensors",
+        "final/vocab.txt",
+        *_slow("", "final", "final/megabert.json"),
+    ],
 )
 def test_a_fine_tuned_run_of_another_user(folder: Path, tmp_path: Path, closed: str) -> None:
     _cannot_be_read(folder / "run", closed, tmp_path, folder)
@@ -145,14 +145,16 @@ def test_a_fine_tuned_run_of_another_user(folder: Path, tmp_path: Path, closed: 
 @pytest.mark.parametrize(
     "closed",
     [
-        "",
-        "checkpoints",
         "checkpoints/latest",
-        "checkpoints/step-0000004",
-        "checkpoints/step-0000004/megabert.json",
         "checkpoints/step-0000004/mp_rank_00_model_states.pt",
-        "tokenizer",
-        "tokenizer/tokenizer.json",
+        *_slow(
+            "",
+            "checkpoints",
+            "checkpoints/step-0000004",
+            "checkpoints/step-0000004/megabert.json",
+            "tokenizer",
+            "tokenizer/tokenizer.json",
+        ),
     ],
 )
 def test_a_pretraining_run_of_another_user(

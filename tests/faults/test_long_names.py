@@ -31,16 +31,6 @@ FLAGS = {
 POSITIONAL = {REPORT: 0, TOOLS.format("inspect_shards"): 0}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, a fine-tuned run of it, task files and shards."""
-    made = make_run(tmp_path_factory.mktemp("inputs"))
-    make_shards(made / "shards")
-    write_fixed(made / "foreign.hdf5", random_samples(4), 32)
-    (made / "text.txt").write_text("Ann met Bob. Bob met Cid.\n\n" * 200, encoding="utf-8")
-    return made
-
-
 def _usual(tool: str, folder: Path, out: Path) -> list[object]:
     """Arguments with which a command would run."""
     if tool in (FINETUNE, PREDICT, CONVERT, REPORT):
@@ -101,7 +91,15 @@ def test_names_that_are_too_long(tool: str, folder: Path, tmp_path: Path) -> Non
         assert list(tmp_path.iterdir()) == [], call
 
 
-@pytest.mark.parametrize("tool", [PREDICT, CONVERT, REPORT, TOOLS.format("inspect_shards")])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        PREDICT,
+        CONVERT,
+        pytest.param(REPORT, marks=pytest.mark.slow),
+        pytest.param(TOOLS.format("inspect_shards"), marks=pytest.mark.slow),
+    ],
+)
 def test_names_whose_temporary_name_is_too_long(tool: str, folder: Path, tmp_path: Path) -> None:
     """The file would have a name, but not the one under which it is written, or its lock."""
     name = tmp_path / ("n" * 250 + ".png")
