@@ -86,16 +86,67 @@ def test_a_conversion_is_interrupted(folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_fine_tuning_is_stopped_in_an_evaluation(folder: Path, tmp_path: Path) -> None:
-    """It stops after it, with status 3, and the next run continues."""
-    run, questions = tmp_path / "run", []
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQuAD file of 4,000 questions."""
+    file, questions = tmp_path_factory.mktemp("big") / "big.json", []
     for number in range(4000):
         answer = {"text": "Bob", "answer_start": 8}
         question = {"id": f"q{number}", "question": "Met?", "answers": [answer]}
         questions.append({"context": "Ann met Bob." + " x y z" * 6, "qas": [question]})
-    big = tmp_path / "big.json"
-    big.write_text(json.dumps({"data": [{"title": "", "paragraphs": questions}]}))
+    file.write_text(json.dumps({"data": [{"title": "", "paragraphs": questions}]}))
+    return file
+
+
+def _seconds_after(file: Path, seconds: float, words: str = "") -> Callable[[], bool]:
+    """Whether a file has had these words for so long."""
+    seen: list[float] = []
+
+    def ready() -> bool:
+        if not seen and file.exists() and words in file.read_text():
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() > seen[0] + seconds
+
+    return ready
+
+
+def test_fine_tuning_is_stopped_before_it_begins(folder: Path, big: Path, tmp_path: Path) -> None:
+    """While the task's file is read: nothing is left."""
+    run = tmp_path / "run"
+    arguments = _finetuning(folder, run, "--resume", "auto", "--steps", "4")
+    arguments[arguments.index("--train") + 1] = big
+    ready = _seconds_after(run / "in-use.json", 0.0)
+    status, line = _interrupt(start(FINETUNE, *arguments), ready, signal.SIGTERM)
+    assert (status, line) == (3, "stopped: SIGTERM before its end; run it again with --resume auto")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["update", "evaluation"])
+def test_a_second_signal_ends_fine_tuning_at_once(
+    folder: Path, big: Path, tmp_path: Path, where: str
+) -> None:
+    """The lock that is left is taken over by the next run."""
+    run, size = tmp_path / "run", "2000" if where == "update" else "8"
+    arguments = _finetuning(folder, run, "--resume", "auto", "--steps", "2", "--eval-interval", "1")
+    for flag, value in (("--batch-size", size), ("--train", big), ("--eval", big)):
+        arguments[arguments.index(flag) + 1] = value
+    ready = _seconds_after(run / "metrics.jsonl", 0.5, "" if where == "update" else '"step": 1')
+    status, line = _interrupt(start(FINETUNE, *arguments), ready, signal.SIGTERM, signal.SIGTERM)
+    said = "SIGTERM after SIGTERM: stopped at once; run it again with --resume auto"
+    assert (status, line) == (143, f"error: {said}")
+    assert (run / "in-use.json").exists()
+    assert not (run / "results.json").exists()
+    again = command(FINETUNE, *arguments, timeout=300)
+    assert again.status == 0, again.errors
+    assert "taking over the lock of " in again.errors
+    assert not (run / "in-use.json").exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_stopped_in_an_evaluation(folder: Path, big: Path, tmp_path: Path) -> None:
+    """It stops after it, with status 3, and the next run continues."""
+    run = tmp_path / "run"
     arguments = _finetuning(folder, run, "--resume", "auto", "--steps", "4", "--eval-interval", "2")
     arguments[arguments.index("--eval") + 1] = big
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, arguments, make_run
+from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, arguments
 from tests.helpers.planted import called, called_apart
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -228,7 +228,7 @@ def test_a_task_file(folder: Path, tmp_path: Path, task: str) -> None:
 LATER: list[tuple[Callable[[Path], object], str]] = [
     (lambda file: file.unlink(), ": no such file"),
     (lambda file: file.write_bytes(b""), "has no "),
-    (lambda file: file.write_bytes(_half(file.read_bytes())), "line "),
+    (lambda file: file.write_bytes(file.read_bytes()[:-9]), "line "),
     (lambda file: (file.unlink(), file.mkdir()), "cannot be read (Is a directory)"),
 ]
 """What happens to a file after it was looked at, and what is said then."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, REPORT, arguments, make_run
+from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, REPORT, arguments
 from tests.helpers.planted import (
     NOBODY,
     Call,
@@ -22,7 +22,7 @@ from tests.helpers.planted import (
     powerless,
     read_only,
 )
-from tests.helpers.training_runs import TINY, last_given, make_shards
+from tests.helpers.training_runs import TINY, last_given
 
 LAUNCHED = (FINETUNE, PREDICT, CONVERT, REPORT)
 READERS = (FINETUNE, PREDICT, CONVERT)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, REPORT, arguments, make_run
-from tests.helpers.foreign_shards import random_samples, write_fixed
+from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, REPORT, arguments
 from tests.helpers.planted import Call, called, called_apart
-from tests.helpers.training_runs import TINY, make_shards
+from tests.helpers.training_runs import TINY
 
 PRETRAIN, PLAN = "launch/pretrain.py", "launch/plan.py"
 TOOLS = "data_tools/{}.py"

@@ -16,6 +16,7 @@ import pytest
 from megabert.common.storage import is_storage_error, storage_line, system_error
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.planted import (
+    called_apart,
     command,
     fill,
     give_away,
@@ -315,3 +316,32 @@ def test_linked_checkpoints_lose_only_checkpoints(tmp_path: Path) -> None:
     remove_folder(link)
     assert not link.is_symlink()
     assert (elsewhere / "step-old" / "notes.txt").read_text() == "mine"
+
+
+def test_curves_go_where_a_link_points(tmp_path: Path) -> None:
+    """A link to nothing, or to a file, is refused before anything is written."""
+    run, elsewhere, file = tmp_path / "run", tmp_path / "elsewhere", tmp_path / "file"
+    resumed = _training(tmp_path, run)
+    (first,) = called_apart((PRETRAIN, [*resumed, "--stop-after", "2"]))
+    assert first.status == 0, first.errors
+    (run / "tensorboard").rename(elsewhere)
+    file.write_text("mine")
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    for target, words in (
+        (tmp_path / "gone", f"a link to {tmp_path / 'gone'}, which is not there: is its disk"),
+        (run / "tensorboard", "which is not there: is its disk mounted? Bring it back, or remove"),
+        (file, "a file, and a run's curves are in a folder of that name"),
+    ):
+        (run / "tensorboard").symlink_to(target)
+        (refused,) = called_apart((PRETRAIN, resumed))
+        (run / "tensorboard").unlink()
+        line = refused.one_line(2)
+        assert f"error: {run}/tensorboard is a " in line
+        assert words in line
+        assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+    assert file.read_text() == "mine"
+    (run / "tensorboard").symlink_to(elsewhere)
+    (again,) = called_apart((PRETRAIN, resumed))
+    assert again.status == 0, again.errors
+    assert (run / "tensorboard").is_symlink()
+    assert len(list(elsewhere.glob("events.out.tfevents.*"))) == 2
