@@ -118,11 +118,15 @@ def test_a_full_disk_below_tensorboard(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_curves_are_what_tensorboard_reads(tmp_path: Path) -> None:
+def test_curves_are_what_tensorboard_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one second are read in the order in which they were begun."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from megabert.engine.metrics import event_file
     from megabert.engine.metrics.writer import MetricsWriter
 
+    moments = iter([10**18 + 98_765_432, 10**18 + 112_345_678])
+    monkeypatch.setattr(event_file.time, "time_ns", lambda: next(moments))
     for first, resumed in ((0, None), (3, 2)):
         writer = MetricsWriter(tmp_path, enabled=True, resumed_step=resumed)
         for step in range(first, 5):

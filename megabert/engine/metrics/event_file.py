@@ -56,7 +56,7 @@ class EventFile:
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         number = time.time_ns()  # two files of one second differ
-        name = f"events.out.tfevents.{number // 10**9}.{socket.gethostname()}.{os.getpid()}.{number % 10**9}"
+        name = f"events.out.tfevents.{number // 10**9}.{socket.gethostname()}.{os.getpid()}.{number % 10**9:09d}"
         self._file = _NamedFile(folder / name)
         self._records = RecordWriter(self._file)
         self._add(Event(file_version=_VERSION))
