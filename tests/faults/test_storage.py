@@ -8,8 +8,10 @@ import os
 import resource
 import shutil
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +128,8 @@ def test_curves_are_what_tensorboard_reads(tmp_path: Path, monkeypatch: pytest.M
     from megabert.engine.metrics.writer import MetricsWriter
 
     moments = iter([10**18 + 98_765_432, 10**18 + 112_345_678])
-    monkeypatch.setattr(event_file.time, "time_ns", lambda: next(moments))
+    clock = SimpleNamespace(time=time.time, time_ns=lambda: next(moments))
+    monkeypatch.setattr(event_file, "time", clock)
     for first, resumed in ((0, None), (3, 2)):
         writer = MetricsWriter(tmp_path, enabled=True, resumed_step=resumed)
         for step in range(first, 5):
