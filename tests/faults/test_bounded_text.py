@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megabert.common.errors import UserError
@@ -114,6 +116,62 @@ def test_a_page_of_zeros_is_dropped_in_bounded_memory(tmp_path: Path, suffix: st
     first, second, memory = done.stdout.splitlines()
     assert (first, second) == ("too long", "None")
     assert int(memory) < 200
+
+
+_WORD = "word " * 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome"),
+    [
+        ("a dictionary", "2 pages"),
+        ("pages", "2 pages"),
+        pytest.param("a page", "cannot be read after row 0 of it", marks=pytest.mark.slow),
+    ],
+)
+def test_parquet_in_bounded_memory(tmp_path: Path, case: str, outcome: str) -> None:
+    """64 rows of 50 MB, or one of 1.6 GB, in a file of some kilobytes."""
+    path = tmp_path / "a.parquet"
+    texts: pa.Array | pa.ChunkedArray
+    if case == "a dictionary":
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), pa.array([_WORD]))
+    elif case == "pages":
+        texts = pa.chunked_array([pa.array([_WORD])] * 64)
+    else:
+        texts = pa.array([_WORD * 32], pa.large_string())
+    pq.write_table(
+        pa.table({"text": texts}),
+        path,
+        compression="zstd",
+        use_dictionary=case == "a dictionary",
+        store_schema=False,
+        write_statistics=False,
+    )
+    del texts
+    assert path.stat().st_size < 1 << 19
+    code = (
+        "import os, sys\n"
+        "from itertools import islice\n"
+        "from pathlib import Path\n"
+        "from megabert.common.errors import UserError\n"
+        "from megabert.data.text.input.sources import iter_pages\n"
+        "def peak(pid):\n"
+        "    lines = open(f'/proc/{pid}/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))\n"
+        "try:\n"
+        "    pages = list(islice(iter_pages(Path(sys.argv[1])), 2))\n"
+        "    print(len(pages), 'pages of', {len(page.text) for page in pages})\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+        "children = open(f'/proc/self/task/{os.getpid()}/children').read().split()\n"
+        "print(sum(map(peak, ['self', *children])) // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    line, memory = done.stdout.splitlines()
+    assert outcome in line
+    assert int(memory) < 2048
 
 
 def test_segments_have_a_limited_number_of_blocks() -> None:

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from megabert.common.processes.isolated import IsolatedFault, IsolatedWorker
 from megabert.data.foreign.hdf5_rows import LISTS, Hdf5Answer, Hdf5Request, answer_hdf5
 from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
-from megabert.data.shards.isolated import IsolatedFault, IsolatedWorker
 from megabert.data.shards.spans import Ints
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 
 from megabert.common.json_text import parse_json
+from megabert.common.processes.isolated import allow_seconds
 from megabert.data.foreign.static import NO_LABEL, ForeignShardError
 from megabert.data.shards.file_state import FileState
-from megabert.data.shards.isolated import allow_seconds
 from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 from megabert.data.shards.spans import Ints
 

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.common.log import get_logger
+from megabert.common.processes.isolated import IsolatedFault, run_isolated
 from megabert.data.shards import layout
 from megabert.data.shards.file_state import FileState
-from megabert.data.shards.isolated import IsolatedFault, run_isolated
 from megabert.data.shards.manifest import ShardError
 from megabert.data.shards.plain_hdf5 import Hdf5Refused, require_own_data, require_own_links
 

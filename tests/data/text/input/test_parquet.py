@@ -10,8 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from megabert.common.errors import UserError
+from megabert.common.processes.isolated import IsolatedFault
 from megabert.data.text.document import page_to_sentences
+from megabert.data.text.input import parquet
 from megabert.data.text.input.parquet import is_parquet, read_row_group, row_groups
+from megabert.data.text.input.parquet_rows import ParquetRequest, answer_parquet, decode_answer
+from megabert.data.text.plain.lines import MAX_LINE
 from megabert.data.text.reading import BAD_LINE, ReadingRules
 from tests.helpers.wrapped_text import wrapped
 
@@ -129,6 +133,40 @@ def test_text_that_is_not_unicode(tmp_path: Path) -> None:
     assert [(page.model, page.text) for page in pages] == [("wikitext", "good"), (BAD_LINE, "")]
 
 
+def test_rows_that_are_too_long(tmp_path: Path) -> None:
+    """A row of 64 MiB, as in JSON Lines; one character more is too long."""
+    texts = ["x" * (MAX_LINE - 2) + "é", "x" * MAX_LINE, "y"]
+    path = write(tmp_path / "a.parquet", {"title": [None, "T", None], "text": texts})
+    pages = list(read_row_group(path, 0, ReadingRules(bad_lines="skip", line_breaks="keep")))
+    assert pages[1].title == f"{path}: row 2 of row group 0 is longer than 64 MiB"
+    assert [(page.model, len(page.text)) for page in pages] == [
+        ("wikitext", MAX_LINE - 1),
+        (BAD_LINE, 0),
+        ("wikitext", 1),
+    ]
+
+
+def test_rows_are_the_same_after_the_process_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.parquet", wiki(200))
+    pages, asked = [page.page_id for page in read(path)], 0
+    ask = parquet._worker.ask
+
+    def lossy(request: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked in (4, 12):
+            raise IsolatedFault("lost")
+        return ask(request)
+
+    monkeypatch.setattr(parquet._worker, "ask", lossy)
+    group = read_row_group(path, 0)
+    assert [next(group).page_id for _ in range(70)] == pages[:70]
+    with pytest.raises(UserError, match="cannot be read after row 71 of it: it is damaged"):
+        list(group)
+
+
 def test_another_field(tmp_path: Path) -> None:
     columns = {"body": ["one", "two"], "title": ["A", "B"], "text": [1, 2]}
     path = write(tmp_path / "a.parquet", columns)
@@ -153,9 +191,15 @@ def test_memory_does_not_grow_with_the_row_group(tmp_path: Path) -> None:
     text = [f"{number} " + "word " * 600 for number in range(16_000)]
     options: dict[str, Any] = {"row_group_size": 16_000, "compression": "none"}
     path = write(tmp_path / "a.parquet", {"text": text}, **options)
-    before, peak, size = pa.total_allocated_bytes(), 0, 0
-    for page in read_row_group(path, 0):
-        size += len(page.text)
-        peak = max(peak, pa.total_allocated_bytes() - before)
-    assert size > 48e6
-    assert peak < 12e6
+    pool = pa.system_memory_pool()
+    before, peak, rows = pool.bytes_allocated(), 0, 0
+    usual = pa.default_memory_pool()
+    try:
+        while rows < len(text):
+            request = ParquetRequest(str(path), "text", 0, rows, 64)
+            rows += len(decode_answer(answer_parquet(request.encode()))["rows"])
+            peak = max(peak, pool.bytes_allocated() - before)
+    finally:
+        pa.set_memory_pool(usual)
+    assert rows == len(text)
+    assert 0 < peak < 12e6

@@ -1,7 +1,7 @@
 """Runs functions in a process of their own, for libraries that a hostile file can stop or crash.
 
 The HDF5 library follows the headers of a file, and headers can be made in which it never arrives, or
-leaves its memory. In a forked process this is an error; its time and memory are limited.
+leaves its memory; Arrow unpacks pages of any size. In a forked process this is an error; its time and memory are limited.
 :func:`run_isolated` forks for one function, :class:`IsolatedWorker` for many requests.
 """
 
@@ -34,7 +34,7 @@ _MOST_SECONDS = 300.0
 _MEMORY = 1 << 30
 _WORKER_MEMORY = 3 << 29
 _MOST_BYTES = 1 << 22  # of an answer
-_NO_ANSWER = "the HDF5 library does not come to an end on it, or crashes"
+_NO_ANSWER = "the library that reads it does not come to an end on it, or crashes"
 
 
 class IsolatedFault(Exception):
