@@ -28,6 +28,11 @@ class StopAgreement:
         self._world, self._watch = world, watch
         self._copied: tuple[Tensor, torch.cuda.Event | None] | None = None
 
+    def ask(self) -> bool:
+        """Whether any rank was asked to stop, outside of updates (one small collective)."""
+        self.sum([])
+        return self.asked
+
     def sum(self, values: list[float], *, failed: bool = False) -> Tensor:
         """``values`` summed over all ranks, float32 on the device (one collective, if there are several).
 

@@ -13,6 +13,7 @@ import torch
 
 from megabert.common.files import rename
 from megabert.common.progress import Progress
+from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object, gather_rows, rank_batches
 from megabert.engine.training_engine import TrainingEngine
 from megabert.tasks.base import Features, Task
@@ -42,13 +43,25 @@ class Scored:
         }
 
 
+class EvaluationStopped(Exception):
+    """Some rank was asked to stop; raised on all ranks, after the same batch."""
+
+
 def predict_rows(
-    engine: TrainingEngine, task: Task, features: Features, batch_size: int
+    engine: TrainingEngine,
+    task: Task,
+    features: Features,
+    batch_size: int,
+    agreement: StopAgreement | None = None,
 ) -> dict[str, np.ndarray]:
     """The task's output for every row, each computed once (a collective).
 
     Args:
         batch_size: rows that a data-parallel rank predicts at once.
+        agreement: asked after each batch; None: only an interruption ends the predictions.
+
+    Raises:
+        EvaluationStopped: by the agreement.
     """
     world, topology, lengths = engine.world, engine.world.topology, features.lengths
     progress = Progress("score", len(lengths), interval=30.0)
@@ -66,19 +79,29 @@ def predict_rows(
             seen += len(mine) * topology.data_parallel
             if world.is_main:
                 progress.update(seen, f"{min(seen, len(lengths)):,} rows")
+            if agreement is not None and agreement.ask():
+                raise EvaluationStopped
     engine.module.train()
     return gather_rows(world, rows, outputs, len(lengths))
 
 
 def score_file(
-    engine: TrainingEngine, task: Task, features: Features, batch_size: int, folder: Path
+    engine: TrainingEngine,
+    task: Task,
+    features: Features,
+    batch_size: int,
+    folder: Path,
+    agreement: StopAgreement | None = None,
 ) -> Scored:
     """Predict every row, write the predictions into ``folder``, and score them (a collective).
 
     The main rank scores; every rank gets the scores.
+
+    Raises:
+        EvaluationStopped: as :func:`predict_rows`; nothing is written.
     """
     began, world = time.monotonic(), engine.world
-    whole = predict_rows(engine, task, features, batch_size)
+    whole = predict_rows(engine, task, features, batch_size, agreement)
 
     def on_main() -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,14 @@ from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.watch.pulse import PULSE
 from megabert.finetune.checkpoints import Final, build_model
-from megabert.finetune.evaluation import SCORING, TEST, publish, score_file, shown
+from megabert.finetune.evaluation import (
+    SCORING,
+    TEST,
+    EvaluationStopped,
+    publish,
+    score_file,
+    shown,
+)
 from megabert.finetune.inputs import FinetuneInputs, claim_output, divide_rows
 from megabert.finetune.selection import Selection, evaluation_steps
 from megabert.finetune.settings import END, DividedFinetuning, ResolvedFinetuning
@@ -156,7 +163,7 @@ class FinetuneLoop:
                 self.watch.look(
                     STOP_GRACE,
                     lambda: "; run it again with --resume auto",
-                    "the run stops after this update or evaluation, and keeps a model",
+                    "the run stops after this update or batch, and keeps a model",
                 )
                 self._train(self.inputs.train)
                 self.watch.interrupt()
@@ -203,7 +210,10 @@ class FinetuneLoop:
             if self.agreement.asked and step < self.steps:
                 self._stop()
             if score_now and self.inputs.evaluation is not None:
-                stop = self._evaluate(self.inputs.evaluation)
+                try:
+                    stop = self._evaluate(self.inputs.evaluation, self.agreement)
+                except EvaluationStopped:
+                    self._stop()
         seconds = time.monotonic() - began - self.paused
         if self.world.is_main:
             progress.close(f"{step} steps after {human_duration(seconds)}")
@@ -221,7 +231,7 @@ class FinetuneLoop:
             self.final.save()
 
     def _stop(self) -> NoReturn:
-        """End before the last update: ``final`` keeps a model, and the run counts as unfinished.
+        """End before the last update or in an evaluation: ``final`` keeps a model, and the run counts as unfinished.
 
         Raises:
             StoppedOnRequest: always.
@@ -282,8 +292,12 @@ class FinetuneLoop:
         self.metrics.write(line)
         return line
 
-    def _evaluate(self, features: Features) -> bool:
-        """Evaluate the model and save it if it is selected; returns whether to stop training."""
+    def _evaluate(self, features: Features, agreement: StopAgreement | None = None) -> bool:
+        """Evaluate the model and save it if it is selected; returns whether to stop training.
+
+        Raises:
+            EvaluationStopped: by the agreement; nothing is written.
+        """
         began, step, train = time.monotonic(), self.engine.steps_done, self.inputs.train
         if train is not None and step == self.steps and self.final.step is None:
             self.final.save()  # scoring may fail
@@ -291,7 +305,7 @@ class FinetuneLoop:
         folder = self.output if only else self.output / SCORING
         size = self.settings.batch.eval_batch_size
         with PULSE.doing("evaluation"):
-            scored = score_file(self.engine, self.task, features, size, folder)
+            scored = score_file(self.engine, self.task, features, size, folder, agreement)
         epoch = 0.0
         if train is not None:
             epoch = step * self.engine.batch.global_size / len(train.lengths)

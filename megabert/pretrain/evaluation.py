@@ -7,7 +7,9 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.common.processes.stopping import stop_watch
 from megabert.config.training import ResolvedSettings
+from megabert.engine.agreement import StopAgreement
 from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import evaluation_micro_batches, require_readable
 from megabert.pretrain.inputs import Inputs
@@ -16,8 +18,10 @@ from megabert.pretrain.loss_guard import Sums
 
 def evaluate(
     engine: TrainingEngine, settings: ResolvedSettings, inputs: Inputs
-) -> dict[str, float | None]:
+) -> dict[str, float | None] | None:
     """``eval_mlm_loss``, ``eval_mlm_accuracy``, ``eval_nsp_accuracy`` (None without pairs).
+
+    None if some rank was asked to stop: on all ranks, after the same batch.
 
     The same samples and masks every time. A collective of all ranks; the model is in training mode
     before and after.
@@ -26,17 +30,28 @@ def evaluate(
         UnreadableData: on every rank, with the fault of the first one that cannot read its samples.
     """
     world, fault = engine.world, None
+    watch = stop_watch()
+    agreement = StopAgreement(world, watch)  # that of the updates may hold what the next one reads
     batches: list[PackedBatch[Tensor]] = []
     try:
-        batches = list(evaluation_micro_batches(settings, inputs, world, engine.batch))
+        for batch in evaluation_micro_batches(settings, inputs, world, engine.batch):
+            batches.append(batch)
+            if watch.asked:
+                break
     except UserError as error:
         fault = str(error)
     require_readable(world, fault)
+    if not world.agree(not watch.asked):
+        return None
     engine.module.eval()
     sums = torch.zeros(6, dtype=torch.float64, device=world.device)
     with torch.no_grad():
         for batch in batches:
             sums += torch.stack([value.double() for value in engine(batch.to(world.device))])
+            if agreement.ask():
+                break
     engine.module.train()
+    if agreement.asked:
+        return None
     values = Sums(*world.sum_over_data_parallel(sums).tolist()).metrics()
     return {f"eval_{name}": values[name] for name in ("mlm_loss", "mlm_accuracy", "nsp_accuracy")}

@@ -125,8 +125,8 @@ class Loop:
             ):
                 self._train()
             self.batches.close()
-            if self.engine.steps_done == self.last:
-                self._evaluate()
+            if self.engine.steps_done == self.last and not self._evaluate():
+                self._stop()
         except UnreadableData as error:
             self._end_without_data(str(error))
         if self.saved_step < self.engine.steps_done:
@@ -156,24 +156,26 @@ class Loop:
             save = run.save_interval and step % run.save_interval == 0 and before_last
             ratios = run.trust_ratio_interval and step % run.trust_ratio_interval == 0
             stop = self.agreement.asked and before_last
-            saves_next = bool(save or stop or not before_last)
+            may_save = bool(save or stop or evaluate or not before_last)  # it may be asked to stop
             look = log_now or evaluate or save or ratios or stop
-            if look and not self._all_finite(weights=saves_next):
+            if look and not self._all_finite(weights=may_save):
                 continue
             if log_now:
                 self._log()
             if ratios:
                 self.metrics.write_tensors(step, self.engine.tensor_norms())
-            if stop:
-                self.stopped = self.agreement.reason()
-                log.info("%s: saving after step %d", self.stopped, step)
+            if stop or (evaluate and not self._evaluate()):
+                self._stop()
                 break
-            if evaluate:
-                self._evaluate()
             if log_now or evaluate or ratios:
                 self._require_metrics()
             if save:
                 self._save()
+
+    def _stop(self) -> None:
+        """Note that the run was asked to stop (a collective); it saves what is not saved, and ends."""
+        self.stopped = self.agreement.reason()
+        log.info("%s: stopping after step %d", self.stopped, self.engine.steps_done)
 
     def _require_metrics(self) -> None:
         """End the run, with a checkpoint if there is room for one, if its metrics cannot be written.
@@ -341,13 +343,18 @@ class Loop:
         if self.world.is_main:
             self.progress.update(step, f"step {step}/{self.last}  {progress_text(line)}")
 
-    def _evaluate(self) -> None:
-        """Losses and accuracies of the evaluation samples: the same samples and masks every time."""
+    def _evaluate(self) -> bool:
+        """Losses and accuracies of the evaluation samples: the same samples and masks every time.
+
+        False if the run was asked to stop before it had them.
+        """
         if self.inputs.evaluation is None:
-            return
+            return True
         began, step = time.monotonic(), self.engine.steps_done
         with PULSE.doing("evaluation"):
             values = evaluate(self.engine, self.settings, self.inputs)
+        if values is None:
+            return False
         self.last_evaluation = {"step": step, **values}
         self.metrics.write(self.last_evaluation)
         seconds = time.monotonic() - began
@@ -361,6 +368,7 @@ class Loop:
             f", NSP accuracy {accuracy:.3f}" if accuracy is not None else "",
             seconds,
         )
+        return True
 
     def _save(self) -> None:
         began = time.monotonic()
@@ -404,7 +412,7 @@ class Loop:
         results = {
             "step": step,
             "steps": self.steps,
-            "finished": step == self.steps,
+            "finished": step == self.steps and self.stopped is None,
             **{key: value for key, value in self.last_line.items() if key != "step"},
             **{key: value for key, value in self.last_evaluation.items() if key != "step"},
             "whole_run": self.meter.whole_run(),
