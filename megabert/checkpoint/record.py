@@ -18,8 +18,8 @@ from typing import Any
 
 from megabert.checkpoint.record_schema import record_fault
 from megabert.common.errors import UserError
-from megabert.common.files import sha256_of, sha256_of_file, write_json
-from megabert.common.json_text import JsonError, parse_json, read_json_text
+from megabert.common.files import sha256_of_file, write_json
+from megabert.common.json_text import RECORD_SUM, JsonError, parse_json, read_json_text, record_sum
 from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
 from megabert.common.storage import storage_line
 
@@ -28,7 +28,6 @@ PARTIAL = ".partial"
 
 RECORD_VERSION = 2
 _READABLE = (1, 2)
-_RECORD_SUM = "record_sha256"
 _TAG = re.compile(r"step-(\d{7,})")
 
 
@@ -74,12 +73,6 @@ class Checkpoint:
 # ---------------------------------------------------------------- the record
 
 
-def _record_sum(record: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in record.items() if key != _RECORD_SUM}
-    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256_of(canonical)
-
-
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """``record`` as it is after a round trip through JSON."""
     return json.loads(json.dumps(record))
@@ -88,7 +81,7 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
 def write_checkpoint_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``record`` (plain values, including ``files``) into ``folder``, with its own sum."""
     content = plain({**record, "version": RECORD_VERSION})
-    write_json(folder / CHECKPOINT_RECORD, {**content, _RECORD_SUM: _record_sum(content)})
+    write_json(folder / CHECKPOINT_RECORD, {**content, RECORD_SUM: record_sum(content)})
 
 
 def read_checkpoint_record(folder: Path) -> Checkpoint:
@@ -106,13 +99,13 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
                 f"{folder} is a megabert folder: it has weights but no training state; name a run or "
                 "one of its checkpoints"
             )
-        if _RECORD_SUM in record and record[_RECORD_SUM] != _record_sum(record):
+        if RECORD_SUM in record and record[RECORD_SUM] != record_sum(record):
             raise UserError(f"{path} has changed since it was written (SHA-256 differs)")
         version = record["version"]
         if version not in _READABLE:
             raise UnreadableCheckpoint(f"{path}: version {version} is newer than this program")
         if version > 1:
-            record[_RECORD_SUM]
+            record[RECORD_SUM]
         for name in ("step", "consumed_samples", "files", "model"):
             record[name]
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.files import read_limited
+from megabert.common.files import read_limited, sha256_of
 
 MAX_DEPTH = 100
 """Levels of lists and objects inside each other."""
@@ -238,3 +238,14 @@ def _is_unicode(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+RECORD_SUM = "record_sha256"
+"""The value of a record that is :func:`record_sum` of the others."""
+
+
+def record_sum(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's other values as canonical JSON; values as after a round trip through JSON."""
+    rest = {key: value for key, value in record.items() if key != RECORD_SUM}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_of(canonical)

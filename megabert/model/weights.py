@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError, first_fault
-from megabert.common.files import new_folder
-from megabert.common.json_text import read_json
+from megabert.common.files import new_folder, sha256_of_file
+from megabert.common.json_text import RECORD_SUM, read_json, record_sum
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.common.storage import storage_line
@@ -38,6 +38,7 @@ VERSION = 1
 QKV_LAYOUT = "separate"
 """Query, key and value are three tensors; other layouts are not supported."""
 
+_WEIGHTS_SUM = "weights_sha256"
 _RECORDED: dict[str, type] = {
     "model": dict,
     "trained_positions": int,
@@ -45,6 +46,7 @@ _RECORDED: dict[str, type] = {
     "task": str,
     "labels": list,
     "task_record": dict,
+    _WEIGHTS_SUM: str,
 }
 """Types of further values of a record; all except the model may be absent or null."""
 
@@ -90,6 +92,8 @@ def write_weights(
         "source": info.pop("source", None),
         **info,
     }
+    record[_WEIGHTS_SUM] = sha256_of_file(folder / WEIGHTS_FILE)
+    record[RECORD_SUM] = record_sum(json.loads(json.dumps(record)))
     (folder / WEIGHTS_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -133,7 +137,7 @@ def read_weights_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing, damaged, of another format or version, or states an unknown
-            layout of query, key and value.
+            layout of query, key and value; its content does not match its SHA-256, if it has one.
     """
     path = Path(folder) / WEIGHTS_RECORD
     try:
@@ -151,6 +155,8 @@ def read_weights_record(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has version {record.get('version')!r}; this megabert reads version {VERSION}"
         )
+    if RECORD_SUM in record and record[RECORD_SUM] != record_sum(record):
+        raise _changed(path)
     if record.get("qkv_layout") != QKV_LAYOUT:
         raise UserError(
             f"{path} states the query-key-value layout {record.get('qkv_layout')!r}; this megabert "
@@ -171,17 +177,27 @@ def load_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str
         ``megabert.json`` (``trained_positions``, ``source``, ...).
 
     Raises:
-        UserError: this is not a megabert folder, or one of its files is damaged.
+        UserError: this is not a megabert folder, or one of its files is damaged; by the SHA-256 that
+            the record states, if it does.
     """
     record = read_weights_record(folder)
     try:
         config = ModelConfig.from_dict(record["model"])
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{Path(folder) / WEIGHTS_RECORD}: {first_fault(error)}") from error
-    tensors = read_tensors(Path(folder) / WEIGHTS_FILE)
+    file = Path(folder) / WEIGHTS_FILE
+    tensors = read_tensors(file)
+    if record.get(_WEIGHTS_SUM) not in (None, sha256_of_file(file)):
+        raise _changed(file)
     _require_size(config, tensors, Path(folder) / WEIGHTS_RECORD)
-    skip = {"format", "version", "model", "qkv_layout"}
+    skip = {"format", "version", "model", "qkv_layout", _WEIGHTS_SUM, RECORD_SUM}
     return config, tensors, {key: value for key, value in record.items() if key not in skip}
+
+
+def _changed(path: Path) -> UserError:
+    return UserError(
+        f"{path} has changed since it was written (SHA-256 differs); copy the folder again, or make it again"
+    )
 
 
 def _require_size(config: ModelConfig, tensors: Mapping[str, Tensor], record: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from megabert.data.shards.layout import BLOCK_BYTES, PREAMBLE_BYTES
@@ -30,6 +31,15 @@ def record_with_sum(record: Mapping[str, Any]) -> bytes:
     return json.dumps(
         {**rest, "record_sha256": hashlib.sha256(_canonical(rest)).hexdigest()}
     ).encode()
+
+
+def without_sums(folder: Path) -> None:
+    """Take the sums out of the record of a megabert folder, so that a test may change its files."""
+    path = folder / "megabert.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("weights_sha256", "record_sha256"):
+        del record[name]
+    path.write_text(json.dumps(record), encoding="utf-8")
 
 
 def shard_with_sums(content: bytes) -> bytes:

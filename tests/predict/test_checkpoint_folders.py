@@ -18,6 +18,7 @@ from megabert.model.weights import save_weights
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.predictor import AnswerOptions, open_predictor
 from megabert.tasks.registry import make_task
+from tests.helpers.sums import without_sums
 from tests.helpers.tagging_files import write_vocabulary
 
 
@@ -43,6 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(source: Path, folder: Path, **record: Any) -> Path:
     """A copy of the folder whose record has other values."""
     shutil.copytree(source / "sst2", folder)
+    without_sums(folder)
     file = folder / "megabert.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content["model"] |= record.pop("model", {})

@@ -33,6 +33,7 @@ from tests.faults.fuzz import seals
 from tests.faults.fuzz.mutations import BYTES, JSON, JSON_LINES, PICKLES, TEXT
 from tests.faults.fuzz.reader import FuzzedReader
 from tests.helpers.mindspore_writer import write as write_mindspore
+from tests.helpers.sums import without_sums
 
 _FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 _CONFIG = ModelConfig(
@@ -98,6 +99,7 @@ def _read_record(path: Path) -> None:
 def _weights(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         write_weights(folder, _CONFIG, _tensors(), None, trained_positions=16, source="a test")
+        without_sums(folder)  # so that a changed file is read to its end
         return folder / name
 
     return make
