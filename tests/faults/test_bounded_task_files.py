@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
+import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -136,11 +140,45 @@ def test_a_pattern_that_repeats_a_repetition_is_refused(tmp_path: Path) -> None:
     assert "tokenizer.json" in str(caught.value)
 
 
-def test_a_pattern_that_gives_up_is_one_line(tmp_path: Path) -> None:
-    tokenizer = load_json(_tokenizer(tmp_path / "tokenizer.json", "(?:a|aa){2,}1"))
-    with pytest.raises(UserError, match="a regular expression of this tokenizer") as caught:
-        tokenizer.encode_sentences(["a" * 200])
-    assert "\n" not in str(caught.value)
+def _standard_error(path: Path, text: str) -> str:
+    """What a process writes there that loads a tokenizer and encodes a text."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from megabert.common.errors import UserError\n"
+        "from megabert.data.tokenizers.json_file import load_json\n"
+        "try:\n"
+        "    load_json(Path(sys.argv[1])).encode_sentences([sys.argv[2]])\n"
+        "except UserError as error:\n"
+        "    os.write(2, f'error: {error}\\n'.encode())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), text], capture_output=True, text=True, check=True
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize("damage", ["a pattern", "a normalizer"])
+def test_a_tokenizer_that_panics_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    """Without the lines of the library about its panic."""
+    path = _tokenizer(tmp_path / "tokenizer.json", "(?:a|aa){2,}1")
+    if damage == "a normalizer":
+        body = json.loads(path.read_text(encoding="utf-8"))
+        charsmap = base64.b64encode(struct.pack("<I", 4) + bytes(4)).decode()
+        body["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+        path.write_text(json.dumps(body), encoding="utf-8")
+    said = _standard_error(path, "a")
+    assert said.startswith(f"error: {path}: not a tokenizer.json that can be used: ")
+    assert said.count("\n") == 1
+
+
+def test_a_panic_that_no_try_shows_ends_in_our_line(tmp_path: Path) -> None:
+    path = _tokenizer(tmp_path / "tokenizer.json", "(?:ab|abab){2,}1")
+    last = _standard_error(path, "ab" * 200).splitlines()[-1]
+    assert last.startswith(
+        f"error: {path}: the tokenizers library fails with this tokenizer.json on "
+    )
+    assert "retry-limit-in-match" in last
 
 
 def test_a_long_text_is_encoded_in_pieces_with_the_same_result(tmp_path: Path) -> None:

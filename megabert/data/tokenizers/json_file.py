@@ -20,6 +20,7 @@ from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.common.json_text import parse_json, read_json_text
+from megabert.common.processes.held_errors import without_panic_lines
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -39,6 +40,7 @@ from megabert.data.tokenizers.split_patterns import (
     expressions,
     has_nested_repeats,
     pieces,
+    probe_texts,
 )
 from megabert.data.tokenizers.vocab_file import matched_entries, same_entry
 from megabert.data.tokenizers.wordpiece import (
@@ -115,13 +117,22 @@ class JsonTokenizer(Tokenizer):
         try:
             return list(self._encoder.encode_batch(batch, add_special_tokens=False))
         except BaseException as error:  # the engine of patterns panics when it gives up
-            if type(error).__name__ != "PanicException":
-                raise
-            reason = " ".join(str(error).split())[:160]
             raise UserError(
-                f"{self._place}: a regular expression of this tokenizer.json fails on a text of the "
-                f"data ({reason}); use another tokenizer"
+                f"{self._place}: the tokenizers library fails with this tokenizer.json on a text of the "
+                f"data ({_reason(error)}); use another tokenizer"
             ) from None
+
+    def probe(self) -> None:
+        """Encode some texts, among them long repetitions of each character of the file's patterns.
+
+        Raises:
+            ValueError: the library fails on one of them.
+        """
+        try:
+            for text in probe_texts(parse_json(self._text)):
+                self._encoder.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            raise ValueError(f"the tokenizers library fails with it ({_reason(error)})") from None
 
     def _encode_long(self, sentence: str, with_offsets: bool) -> Encoded:
         """A sentence whose pieces are encoded one by one; a word that a cut divides becomes two."""
@@ -177,10 +188,21 @@ def load_json(
             in the folder contradict each other.
     """
     check_downloaded(path)
+    text = read_json_text(path)
     try:
-        return from_json(path, read_json_text(path), side, entries)
+        with without_panic_lines():
+            tokenizer = from_json(path, text, side, entries)
+            if isinstance(tokenizer, JsonTokenizer):
+                tokenizer.probe()
+            return tokenizer
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{path}: not a tokenizer.json: {error}") from None
+        raise UserError(f"{path}: not a tokenizer.json that can be used: {error}") from None
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        raise UserError(
+            f"{path}: not a tokenizer.json that can be used: {_reason(error)}"
+        ) from None
 
 
 def from_json(
@@ -264,9 +286,18 @@ def _parsed(text: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except BaseException as error:  # the library raises nothing more exact, and panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_reason(error)) from None
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
+def _reason(error: BaseException) -> str:
+    """The message of an error of the library in one line; any other error is raised again."""
+    if type(error) is not Exception and not _is_panic(error):
+        raise error
+    return " ".join(str(error).split())[:160]
 
 
 def _check_entries(

@@ -13,6 +13,16 @@ from typing import Any
 
 LONGEST_PIECE = 4096
 """Characters that such a pattern is given at once."""
+_PROBE = 512  # repetitions of a character in a text to try a tokenizer on
+_MOST_PROBED = 64  # characters of patterns
+_PROBES = (
+    "",
+    " ",
+    "Ann met Bob, 3.5 times.",
+    "\u0301e\u0301 \u4e2d\u6587 \U0001f600\U0001f468\u200d\U0001f469",
+    "\uffff\u00ad\u200b",
+    "a\n\tb\r\n",
+)
 _CUT = 1024  # characters before the end of a piece in which a space is looked for
 _GROUP_MARKS = ("?<=", "?<!", "?<", "?P<", "?:", "?=", "?!", "?>", "?")
 
@@ -28,6 +38,15 @@ def expressions(body: Any) -> Iterator[str]:
     elif isinstance(body, list):
         for item in body:
             yield from expressions(item)
+
+
+def probe_texts(body: Any) -> Iterator[str]:
+    """Texts on which a broken ``tokenizer.json`` is likely to fail; a pattern that goes back far gives up."""
+    yield from _PROBES
+    patterns = "".join(expressions(body))
+    for character in sorted({*"aA1 .", *patterns})[: _MOST_PROBED if patterns else 0]:
+        yield character * _PROBE
+        yield character * _PROBE + "!"
 
 
 def has_nested_repeats(pattern: str) -> bool:
