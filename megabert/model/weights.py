@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError, first_fault
 from megabert.common.files import new_folder, sha256_of_file
-from megabert.common.json_text import RECORD_SUM, read_json, record_sum
+from megabert.common.json_text import RECORD_SUM, parse_json, read_json, record_sum
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.common.storage import storage_line
@@ -93,7 +93,7 @@ def write_weights(
         **info,
     }
     record[_WEIGHTS_SUM] = sha256_of_file(folder / WEIGHTS_FILE)
-    record[RECORD_SUM] = record_sum(json.loads(json.dumps(record)))
+    record[RECORD_SUM] = record_sum(parse_json(json.dumps(record), of_data=True))
     (folder / WEIGHTS_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
