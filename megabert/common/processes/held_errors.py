@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from megabert.common.processes.stopping import requests_held
+
 _STANDARD_ERROR = 2
 _PANIC = re.compile(rb"^\s*thread '.*' (?:\(\d+\) )?panicked at ", re.MULTILINE)
 _lock = threading.Lock()
@@ -21,7 +23,7 @@ def without_panic_lines() -> Iterator[None]:
     Rust writes to the file itself, so the other threads' lines are held back, too: for short work only,
     such as loading a file.
     """
-    with _lock:
+    with _lock, requests_held():
         try:
             real = os.dup(_STANDARD_ERROR)
         except OSError:  # it is closed
