@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, arguments
 from tests.helpers.planted import called, called_apart
+from tests.helpers.sums import without_sums
 
 NAN, INFINITE = float("nan"), float("inf")
 READERS = (FINETUNE, PREDICT, CONVERT)
@@ -60,6 +61,7 @@ WEIGHTS, RECORD, WORDS = "final/model.safetensors", "final/megabert.json", "fina
 @pytest.mark.parametrize("value", [NAN, *map(_slow, (INFINITE, -INFINITE))])
 def test_a_weight_that_is_not_finite(folder: Path, tmp_path: Path, value: float) -> None:
     shutil.copytree(folder / "run", tmp_path / "run")
+    without_sums(tmp_path / "run" / "final")
     file, name = tmp_path / "run" / WEIGHTS, "bert.layers.1.mlp.up.weight"
     tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
     tensors[name][3, 4] = value
@@ -91,6 +93,7 @@ def test_weights_and_their_record(
     folder: Path, tmp_path: Path, name: str, change: Change, words: str
 ) -> None:
     shutil.copytree(folder / "run", tmp_path / "run")
+    without_sums(tmp_path / "run" / "final")
     _change(tmp_path / "run" / name, change)
     _refused(tmp_path / "run", folder, READERS, f"/{name}", words)
 
