@@ -17,15 +17,17 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from h5py._objects import phil
 
 from megabert.common.json_text import JsonError, parse_json
+
+Row = TypeVar("Row")
 
 _SECONDS = 3
 """Of computing; reading the headers of a shard takes some milliseconds."""
@@ -180,6 +182,29 @@ class IsolatedWorker:
         if self._pipe is not None:
             self._pipe.close()
         self._process, self._pipe, self._lock = 0, None, threading.Lock()
+
+
+def rows_in_batches(read: Callable[[int, int], Sequence[Row] | None], batch: int) -> Iterator[Row]:
+    """The rows that ``read(first, count)`` returns, at most ``count`` from ``first`` on, until there are none.
+
+    None from it means that an :class:`IsolatedWorker` could not read them: from there on it is asked
+    for one row at a time.
+
+    Raises:
+        IsolatedFault: one row alone cannot be read.
+    """
+    first = 0
+    while True:
+        rows = read(first, batch)
+        if rows is None and batch == 1:
+            raise IsolatedFault(_NO_ANSWER)
+        if rows is None:
+            batch = 1
+        elif rows:
+            yield from rows
+            first += len(rows)
+        else:
+            return
 
 
 def allow_seconds(seconds: int) -> None:

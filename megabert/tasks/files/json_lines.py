@@ -19,10 +19,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     The rows of a Parquet file count as lines.
 
     Raises:
-        UserError: as :func:`read_lines`; the whole file is one JSON list.
+        UserError: as :func:`read_lines`; the whole file is one JSON list; as :func:`read_parquet_objects`.
     """
     if has_parquet_rows(path):
-        yield from _parquet_rows(path)
+        from megabert.tasks.files.parquet_objects import read_parquet_objects
+
+        yield from read_parquet_objects(path)
         return
     first = True
     for number, line in read_lines(path):
@@ -58,19 +60,6 @@ def _refuse_list(path: Path, line: str) -> None:
             f"{path} is one JSON list, but one JSON object per line is expected: convert it with "
             "jq -c '.[]' or pandas' to_json(orient='records', lines=True)"
         )
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(1024) for row in batch.to_pylist())
-            yield from enumerate(rows, start=1)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: damaged Parquet file ({reason}); fetch it again") from error
 
 
 def has_objects(path: Path) -> bool:

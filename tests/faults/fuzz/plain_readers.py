@@ -10,7 +10,7 @@ import json
 import lzma
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -285,12 +285,12 @@ def _table(delimiter: str) -> str:
     return out.getvalue()
 
 
-def _parquet(folder: Path) -> Path:
+def _parquet(folder: Path, rows: Sequence[dict[str, Any]] = _RECORDS) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / "a.parquet"
-    pq.write_table(pa.Table.from_pylist(_RECORDS), path)
+    pq.write_table(pa.Table.from_pylist(rows), path)
     return path
 
 
@@ -464,6 +464,7 @@ PLAIN: tuple[FuzzedReader, ...] = (
     ),
     _task("squad.json", json.dumps(_SQUAD), read_squad, JSON),
     _task("squad.jsonl", (json.dumps(_FLAT) + "\n") * 2, read_squad, JSON_LINES),
+    FuzzedReader("task parquet", partial(_parquet, rows=[_FLAT] * 2), read_squad, BYTES),
     _task("mrpc.tsv", _MRPC, _glue("mrpc"), TEXT),
     _task("stsb.tsv", _STSB, _glue("stsb"), TEXT),
     _task("tnews.json", _TNEWS, lambda path: Tnews().read(path, "error"), JSON_LINES),

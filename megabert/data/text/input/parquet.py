@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.processes.isolated import IsolatedFault, IsolatedWorker
+from megabert.common.processes.isolated import IsolatedFault, IsolatedWorker, rows_in_batches
 from megabert.data.text.input.parquet_rows import (
     NO_MEMORY,
     ParquetRequest,
@@ -77,22 +77,21 @@ def _counts(path: Path, text_field: str) -> list[int]:
 
 def _rows(path: Path, group: int, text_field: str) -> Iterator[Row]:
     """The rows of a row group; one by one from where a batch takes too much memory."""
-    row, batch = 0, BATCH_ROWS
-    while True:
-        answer = _answer(ParquetRequest(str(path), text_field, group, row, batch))
-        if answer is not None:
-            rows: list[Row] = answer["rows"]
-            if not rows:
-                return
-            yield from rows
-            row += len(rows)
-        elif batch > 1:
-            batch = 1
-        else:
-            raise UserError(
-                f"{path}: row group {group} cannot be read after row {row:,} of it: it is damaged, or "
-                "its next page unpacks to more than a gigabyte; write the file again with smaller row groups"
-            )
+
+    def read(first: int, count: int) -> list[Row] | None:
+        answer = _answer(ParquetRequest(str(path), text_field, group, first, count))
+        return None if answer is None else answer["rows"]
+
+    row = 0
+    try:
+        for content in rows_in_batches(read, BATCH_ROWS):
+            row += 1
+            yield content
+    except IsolatedFault:
+        raise UserError(
+            f"{path}: row group {group} cannot be read after row {row:,} of it: it is damaged, or "
+            "its next page unpacks to more than a gigabyte; write the file again with smaller row groups"
+        ) from None
 
 
 def _answer(request: ParquetRequest) -> dict[str, Any] | None:
