@@ -19,6 +19,10 @@ class UserError(Exception):
     """
 
 
+class RankError(UserError):
+    """A wrong input that this rank alone may have met: it prints the line itself, whatever its number."""
+
+
 def first_fault(error: Exception) -> str:
     """One line for an error; of pydantic's, the first field that is wrong, and why."""
     lines = str(error).splitlines()  # pydantic: a heading, then two lines for each field

@@ -15,13 +15,15 @@ from megabert.common.errors import (
     EXIT_STOPPED,
     EXIT_USAGE,
     AgreedStop,
+    RankError,
     StoppedOnRequest,
     TrainingStopped,
     UserError,
 )
 from megabert.common.processes.reports import report_end, report_start
+from megabert.common.processes.standing import prepare_process
 from megabert.common.processes.stopping import StopWatch, command_watch, end_now
-from megabert.common.storage import is_storage_error, storage_line
+from megabert.common.storage import is_storage_error, memory_line, storage_line
 
 
 def process_rank() -> int:
@@ -109,6 +111,7 @@ def _status_of(
     """Run ``main``; its exit status and the line that was printed about it."""
     try:
         with watch.raising():
+            prepare_process()
             return main(None) or 0, ""
     except KeyboardInterrupt:
         return _status_of_interruption(watch)
@@ -127,7 +130,7 @@ def _status_of_error(error: Exception, watch: StopWatch) -> tuple[int, str]:
     """Exit status and line of an error that commands expect; another one is raised again."""
     if isinstance(error, UserError):
         watch.leave()
-        return EXIT_USAGE, _say_error(str(error))
+        return EXIT_USAGE, _say_error(str(error), all_ranks=isinstance(error, RankError))
     if isinstance(error, TrainingStopped):
         return EXIT_FAULT, _say_error(str(error), all_ranks=not isinstance(error, AgreedStop))
     if isinstance(error, StoppedOnRequest):
@@ -136,6 +139,8 @@ def _status_of_error(error: Exception, watch: StopWatch) -> tuple[int, str]:
     if isinstance(error, BrokenPipeError):  # the reader of our output (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141, ""
+    if (line := memory_line(error)) is not None:
+        return EXIT_FAULT, _say_error(line, all_ranks=True)
     if not isinstance(error, OSError) or not is_storage_error(error):
         raise error
     # files have names in their errors, standard output has none

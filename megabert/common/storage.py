@@ -62,6 +62,26 @@ def system_error(error: Exception, path: Path) -> OSError | None:
     return OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "can't start new thread",
+)
+
+
+def memory_line(error: Exception) -> str | None:
+    """One line for an error of too little memory, of Python, torch or a device; None: it is another one."""
+    text = " ".join(str(error).split())
+    said = isinstance(error, OSError | RuntimeError) and any(s in text.lower() for s in _NO_MEMORY)
+    if not said and not isinstance(error, MemoryError):
+        return None
+    return (
+        "out of memory: give this process more, or less to do at once (a smaller --micro-batch-size, fewer "
+        f"workers): {text[:300] or type(error).__name__}"
+    )
+
+
 class StorageFault(TrainingStopped):
     """A run that ends because a disk is full, fails, or was taken away."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from megabert.common.errors import TrainingStopped, UserError
+from megabert.common.errors import RankError, TrainingStopped, UserError
 from megabert.common.log import get_logger
 from megabert.common.processes.launchers import ranks_of_host
 from megabert.engine.watch.ending import WatchedRun
@@ -50,7 +50,7 @@ def fill_environment(environment: MutableMapping[str, str]) -> None:
     """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT where they are missing.
 
     Raises:
-        UserError: several ranks, without the address of rank 0.
+        RankError: several ranks, without the address of rank 0; a variable that is no such number.
     """
     if "RANK" not in environment:
         for rank, local_rank, size in _LAUNCHERS:
@@ -60,19 +60,39 @@ def fill_environment(environment: MutableMapping[str, str]) -> None:
                 environment["WORLD_SIZE"] = environment[size]
                 break
         else:
+            if environment.get("WORLD_SIZE", "1") != "1":
+                raise RankError(
+                    f"WORLD_SIZE={environment['WORLD_SIZE']} is set, but RANK is not: start the ranks with a "
+                    "launcher (deepspeed, torchrun, srun, mpirun), or unset WORLD_SIZE"
+                )
             environment.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     environment.setdefault("LOCAL_RANK", environment["RANK"])
     environment.setdefault("WORLD_SIZE", "1")
-    world_size = int(environment["WORLD_SIZE"])
+    world_size = _number(environment, "WORLD_SIZE", 1, None)
+    for name in ("RANK", "LOCAL_RANK"):
+        _number(environment, name, 0, world_size - 1)
     if world_size == 1:
         environment.setdefault("MASTER_ADDR", "127.0.0.1")
         if "MASTER_PORT" not in environment:
             environment["MASTER_PORT"] = str(_free_port())
     elif "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
-        raise UserError(
+        raise RankError(
             f"{world_size} ranks were started, but MASTER_ADDR and MASTER_PORT are not set; "
             "export the host name of rank 0 and a free port on it"
         )
+    _number(environment, "MASTER_PORT", 1, 65535)
+
+
+def _number(environment: Mapping[str, str], name: str, least: int, most: int | None) -> int:
+    text = environment[name]
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+    if number < least or (most is not None and number > most):
+        upper = "" if most is None else f", at most {most}"
+        raise RankError(
+            f"{name}={text[:40]} in the environment is not a number of at least {least}{upper}: start the ranks "
+            "with a launcher (deepspeed, torchrun, srun, mpirun), or unset its variables"
+        )
+    return number
 
 
 def _free_port() -> int:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megabert.common.errors import RankError
 from megabert.common.processes.launchers import ranks_of_host
-from megabert.engine.launch import own_cores
+from megabert.engine.launch import fill_environment, own_cores
 from tests.helpers import planted
 
 
@@ -40,6 +41,24 @@ def test_ranks_share_the_cores(count: int, ranks: int) -> None:
 )
 def test_launchers_say_how_many_ranks_share_a_host(environment: dict[str, str], ranks: int) -> None:
     assert ranks_of_host(environment) == ranks
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 in the environment is not a number of at least 0, at most 1"),
+        ({"RANK": "abc"}, "RANK=abc in"),
+        ({"RANK": "0", "LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 in"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment is not a number of at least 1:"),
+        ({"MASTER_PORT": "99999999"}, "MASTER_PORT=99999999 in"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, but RANK is not"),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "2"}, "RANK=3 in"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_cannot_be_right(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(RankError) as caught:
+        fill_environment(environment)
+    assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize(

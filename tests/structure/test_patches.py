@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.structure.sources import Source, sources
 
 ALLOWED = ("megabert.engine.zero.fixes", "megabert.engine.launch")
-HOOKS = {"sys.unraisablehook"}
+HOOKS = {"sys.unraisablehook", "sys.stdin", "sys.stdout", "sys.stderr"}
 """Names of the standard library that its documentation says to assign."""
 OWN_OBJECTS = {"self", "namespace", "found"}
 """Names of objects that ``setattr`` may change: the own one, and argparse's values of the flags."""
