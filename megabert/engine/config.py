@@ -185,6 +185,8 @@ def make_deepspeed_config(
         zero_force_ds_cpu_optimizer=False,
     )
     config.setdefault("steps_per_print", 2**31)
+    # its timer waits for the device twice in each micro step
+    config["timers"] = {"throughput": {"enabled": False}, **config.get("timers", {})}
     config["bf16"] = {**config.get("bf16", {}), "enabled": precision == "bf16"}
     config["fp16"] = {**config.get("fp16", {}), "enabled": precision == "fp16"}
     if precision == "bf16" and parallel.zero_stage in (1, 2):
