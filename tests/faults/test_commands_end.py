@@ -126,7 +126,8 @@ def test_a_second_signal_ends_fine_tuning_at_once(folder: Path, big: Path, tmp_p
     """In a long update; the lock that is left is taken over by the next run."""
     run = tmp_path / "run"
     arguments = _finetuning(folder, run, "--resume", "auto", "--steps", "2", "--eval-interval", "1")
-    for flag, value in (("--batch-size", "2000"), ("--train", big), ("--eval", big)):
+    changed = ("--batch-size", 4000), ("--micro-batch-size", 1), ("--train", big), ("--eval", big)
+    for flag, value in changed:
         arguments[arguments.index(flag) + 1] = value
     ready = _seconds_after(run / "metrics.jsonl", 0.5, "")
     status, line = _interrupt(start(FINETUNE, *arguments), ready, signal.SIGTERM, signal.SIGTERM)
