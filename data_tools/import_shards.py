@@ -24,7 +24,7 @@ from pathlib import Path
 
 from megabert.common.log import human_duration, run_command
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
+from megabert.config.numbers import NonNegativeInt, Probability, ShardCount
 from megabert.config.values import ValueReader
 from megabert.data.foreign.importing import ImportOptions, ImportReport, import_shards
 from megabert.data.text.languages import check_language, page_language
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     content = parser.add_argument_group("selection and division of the documents")
     content.add_argument(
-        "--shards", type=ValueReader(PositiveInt), metavar="N",
+        "--shards", type=ValueReader(ShardCount), metavar="N",
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(

@@ -25,7 +25,7 @@ from megabert.common import names
 from megabert.common.log import run_command
 from megabert.common.progress import Progress
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import NonNegativeInt, PositiveInt
+from megabert.config.numbers import NonNegativeInt, Size
 from megabert.config.values import ValueReader
 from megabert.data.foreign.files import is_foreign
 from megabert.data.inspect.findings import (
@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     training.add_argument(
         "--seq-length",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Size),
         default=128,
         metavar="N",
         help="tokens per sample (default: 128)",

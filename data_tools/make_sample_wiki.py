@@ -16,7 +16,7 @@ from megabert.common.log import run_command
 from megabert.common.processes.stopping import requests_held
 from megabert.common.storage import named_storage_errors
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import Limits, NonNegativeInt, PositiveInt
+from megabert.config.numbers import Count, Limits, NonNegativeInt
 from megabert.config.values import ValueReader
 from megabert.data.demo_wiki.dump import dump_xml
 from megabert.data.demo_wiki.questions import question_set
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--articles",
-        type=ValueReader(Annotated[int, Limits(ge=20)]),
+        type=ValueReader(Annotated[int, Limits(ge=20, le=10_000_000)]),
         default=2000,
         help="number of articles, at least 20 (default 2000)",
     )
@@ -46,13 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--train-questions",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Count),
         default=600,
         help="maximum number of training questions (default 600)",
     )
     parser.add_argument(
         "--dev-questions",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Count),
         default=300,
         help="maximum number of development questions (default 300)",
     )

@@ -28,7 +28,7 @@ from pathlib import Path
 from megabert.common.log import human_duration, run_command
 from megabert.common.processes.stopping import stop_watch
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
+from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability, Processes, ShardCount
 from megabert.config.values import ValueReader
 from megabert.data.prepare.encode import DUPLICATE
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_reading_flags(parser, documents=True)
     content = parser.add_argument_group("selection and division of the documents")
     content.add_argument(
-        "--shards", type=ValueReader(PositiveInt), metavar="N",
+        "--shards", type=ValueReader(ShardCount), metavar="N",
         help="number of training shards (default: one per 33.5 million tokens)",
     )  # fmt: skip
     content.add_argument(
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     work = parser.add_argument_group("execution (no flag here changes a byte of the result)")
     work.add_argument(
-        "--workers", type=ValueReader(PositiveInt), metavar="N",
+        "--workers", type=ValueReader(Processes), metavar="N",
         help="worker processes, per rank under mpirun, with less than 1 GiB of memory each "
         "(default: one per core; the ranks of a host share its cores)",
     )  # fmt: skip

@@ -22,7 +22,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.common.storage import named_storage_errors, require_writable
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import Fraction, NonNegativeInt, PositiveInt
+from megabert.config.numbers import Fraction, NonNegativeInt, Processes, Size
 from megabert.config.values import ValueReader
 from megabert.data.prepare.train_tokenizer import (
     KINDS,
@@ -59,14 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="BERT's wordpiece, or SentencePiece unigram or bpe (default: wordpiece)",
     )  # fmt: skip
     kind.add_argument(
-        "--vocab-size", type=ValueReader(PositiveInt), default=30522, metavar="N",
+        "--vocab-size", type=ValueReader(Size), default=30522, metavar="N",
         help="number of entries, including special tokens (default: 30522)",
     )  # fmt: skip
     kind.add_argument(
         "--cased", action="store_true", help="keep capital letters (default: lower-case the text)"
     )
     kind.add_argument(
-        "--alphabet", type=ValueReader(PositiveInt), metavar="N",
+        "--alphabet", type=ValueReader(Size), metavar="N",
         help="wordpiece: number of characters that get an entry (default: 1000; for Chinese and "
         "Japanese a third of the vocabulary)",
     )  # fmt: skip
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "character (default: 200,000,000)",
     )  # fmt: skip
     work.add_argument(
-        "--workers", type=ValueReader(PositiveInt), default=len(os.sched_getaffinity(0)), metavar="N",
+        "--workers", type=ValueReader(Processes), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes that clean text; the result does not depend on it (default: one per core)",
     )  # fmt: skip
     return parser

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import PositiveInt
+from megabert.config.numbers import Count, Size
 from megabert.config.values import ValueReader
 
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--max-length",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Size),
         metavar="N",
         help="tokens per row, at most (default: the checkpoint's)",
     )
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--batch-size",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Count),
         default=32,
         metavar="N",
         help="rows that are computed at once (default: 32)",
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     output.add_argument(
         "--top-k",
-        type=ValueReader(PositiveInt),
+        type=ValueReader(Count),
         metavar="N",
         help="number of answers, labels or words to list (default: the best answer, all labels, 5 words)",
     )

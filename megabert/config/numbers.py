@@ -39,11 +39,20 @@ class Limits:
 
 
 PositiveInt = Annotated[int, Limits(gt=0)]
+Count = Annotated[int, Limits(gt=0, le=2**31 - 1)]
+"""Of updates, sequences or tokens: the product of two fits into 64 bits."""
 Size = Annotated[int, Limits(gt=0, le=2**24)]
 """Of a dimension of a model: far above that of any, and far below what overflows a product of three."""
 LayerCount = Annotated[int, Limits(gt=0, le=1000)]
 NonNegativeInt = Annotated[int, Limits(ge=0)]
+Processes = Annotated[int, Limits(gt=0, le=1024)]
+"""Of processes on one host: more than any needs, and few enough to start."""
+ShardCount = Annotated[int, Limits(gt=0, le=100_000)]
+Ranks = Annotated[int, Limits(gt=0, le=2**20)]
 PositiveFloat = Annotated[float, Limits(gt=0.0)]
 NonNegativeFloat = Annotated[float, Limits(ge=0.0)]
+Seconds = Annotated[float, Limits(ge=0.0, le=1e8)]
+"""A time to wait: three years, ten times as long is still one that Python can wait."""
 Fraction = Annotated[float, Limits(ge=0.0, le=1.0)]
+Share = Annotated[float, Limits(gt=0.0, le=1.0)]
 Probability = Annotated[float, Limits(ge=0.0, lt=1.0)]

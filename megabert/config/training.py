@@ -18,12 +18,19 @@ from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.model import ModelConfig, model_config, preset_names
 from megabert.config.numbers import (
+    Count,
     Fraction,
+    LayerCount,
+    Limits,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
+    Ranks,
+    Seconds,
+    Share,
+    Size,
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.values import DEFERRED, SWITCH_WORDS
@@ -42,7 +49,7 @@ OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
 def _sample_ranges(value: object) -> object:
     """Texts of the form A:B[,A:B...]; YAML reads a bare ``112:30`` as a number."""
     if isinstance(value, str) and re.fullmatch(
-        r"\s*\d+\s*:\s*\d+\s*(,\s*\d+\s*:\s*\d+\s*)*", value
+        r"(\s*\d{1,18}\s*:\s*\d{1,18}\s*(,|$))+(?<!,)", value
     ):
         return value
     raise ValueError(
@@ -80,15 +87,15 @@ class ModelSettings:
     """Model"""
 
     model: str = setting("bert-large", "preset", choices=preset_names)
-    hidden_size: PositiveInt | None = setting(None, "width of the encoder (default: the preset's)")
-    num_hidden_layers: PositiveInt | None = setting(None, "encoder layers (default: the preset's)")
-    num_attention_heads: PositiveInt | None = setting(
+    hidden_size: Size | None = setting(None, "width of the encoder (default: the preset's)")
+    num_hidden_layers: LayerCount | None = setting(None, "encoder layers (default: the preset's)")
+    num_attention_heads: Size | None = setting(
         None, "attention heads per layer (default: the preset's)"
     )
-    intermediate_size: PositiveInt | None = setting(
+    intermediate_size: Size | None = setting(
         None, "width of each layer's MLP (default: the preset's)"
     )
-    max_position_embeddings: PositiveInt | None = setting(
+    max_position_embeddings: Size | None = setting(
         None,
         "rows of the position table, which limit --seq-length; keep 512 in phase 1 if phase 2 follows",
     )
@@ -141,7 +148,7 @@ class DataSettings:
         "tokenizer that made the shards of NVIDIA or Google; megabert's shards contain theirs",
         metavar="FILE",
     )
-    seq_length: PositiveInt | None = setting(
+    seq_length: Size | None = setting(
         None,
         "tokens per sequence, at most (default: 128 in phase 1, 512 in phase 2)",
         resume="must_match",
@@ -154,10 +161,10 @@ class DataSettings:
     masking: Literal["token", "whole-word", "ngram"] = setting(
         "token", "unit of masking", resume="must_match"
     )
-    mask_fraction: Fraction = setting(
+    mask_fraction: Share = setting(
         0.15, "fraction of the tokens that the model predicts", resume="must_match"
     )
-    max_predictions: PositiveInt | None = setting(
+    max_predictions: Size | None = setting(
         None,
         "predicted tokens per sequence, at most (default: 20 at 128 tokens, 80 at 512, otherwise in proportion)",
         resume="must_match",
@@ -168,7 +175,7 @@ class DataSettings:
     packing: OnOff = setting(
         "on", "concatenate samples instead of padding them: the same updates in less time"
     )
-    loader_workers: NonNegativeInt = setting(
+    loader_workers: Annotated[int, Limits(ge=0, le=1024)] = setting(
         0, "data loader processes per rank; 0 loads in the training process"
     )
 
@@ -177,17 +184,17 @@ class DataSettings:
 class BatchSettings:
     """Batch"""
 
-    global_batch_size: PositiveInt | None = setting(
+    global_batch_size: Count | None = setting(
         None,
         "sequences per update over all ranks (default: 65536 in phase 1, 32768 in phase 2)",
         resume="must_match",
     )
-    micro_batch_size: PositiveInt | None = setting(
+    micro_batch_size: Count | None = setting(
         None,
         "sequences per rank and micro step (default: the largest that divides the rank's part of the batch and has at most 8192 tokens)",
         resume="free",
     )
-    gradient_accumulation_steps: PositiveInt | None = setting(
+    gradient_accumulation_steps: Count | None = setting(
         None,
         "micro steps per update (default: global batch / micro batch / data-parallel ranks)",
         resume="free",
@@ -238,7 +245,7 @@ class OptimizerSettings:
         None,
         "fraction of the steps in which the learning rate rises (default: 0.2843 in phase 1, 0.128 in phase 2)",
     )
-    steps: PositiveInt | None = setting(
+    steps: Count | None = setting(
         None,
         "updates of the whole schedule (default: 7038 in phase 1, 1563 in phase 2)",
         resume="must_match",
@@ -249,9 +256,7 @@ class OptimizerSettings:
 class ParallelSettings:
     """Parallelism and precision"""
 
-    tensor_parallel: PositiveInt = setting(
-        1, "ranks that split each layer's weights", resume="free"
-    )
+    tensor_parallel: Ranks = setting(1, "ranks that split each layer's weights", resume="free")
     sequence_parallel: bool = setting(
         False,
         "also split the tokens between layers over the tensor-parallel ranks",
@@ -269,7 +274,7 @@ class ParallelSettings:
     activation_checkpointing: bool = setting(
         False, "save memory by recomputing each layer in the backward pass", resume="free"
     )
-    hang_timeout: NonNegativeFloat = setting(
+    hang_timeout: Seconds = setting(
         300.0,
         "seconds with no progress of any rank, or no sign of one, after which the run ends and names the "
         "rank; ten times as long outside an update (start, evaluation, save); 0 waits for ever",
@@ -314,12 +319,12 @@ class RunSettings:
     seed: NonNegativeInt = setting(
         42, "seed of initial weights, sample order, masks and dropout", resume="must_match"
     )
-    stop_after: PositiveInt | None = setting(
+    stop_after: Count | None = setting(
         None,
         "save a checkpoint and stop after this update, counted from the start of the run; the "
         "schedule is still that of --steps",
     )
-    stop_grace: PositiveFloat = setting(
+    stop_grace: Annotated[float, Limits(gt=0.0, le=1e8)] = setting(
         STOP_GRACE,
         "seconds in which a checkpoint must be saved after a signal or the end of the launcher; then the "
         "process ends without",
@@ -327,12 +332,12 @@ class RunSettings:
     eval_interval: NonNegativeInt = setting(
         500, "updates between evaluations; 0 evaluates only at the end"
     )
-    eval_samples: PositiveInt = setting(1024, "evaluation sequences per evaluation, at most")
+    eval_samples: Count = setting(1024, "evaluation sequences per evaluation, at most")
     save_interval: NonNegativeInt = setting(
         500, "updates between checkpoints; 0 saves only at the end"
     )
     log_interval: PositiveInt = setting(10, "updates between lines of metrics")
-    profile: PositiveInt | None = setting(
+    profile: Count | None = setting(
         None,
         "profile this many updates, after 3 warm-up updates, and write trace and operator times to "
         "RUN/profile (default: no profile)",
@@ -384,8 +389,8 @@ class PretrainSettings:
 class ResolvedData(DataSettings):
     """Data"""
 
-    seq_length: PositiveInt
-    max_predictions: PositiveInt
+    seq_length: Size
+    max_predictions: Size
     optional_inputs: ClassVar = ("tokenizer",)
 
 
@@ -393,9 +398,9 @@ class ResolvedData(DataSettings):
 class ResolvedBatch(BatchSettings):
     """Batch"""
 
-    global_batch_size: PositiveInt
-    micro_batch_size: PositiveInt
-    gradient_accumulation_steps: PositiveInt
+    global_batch_size: Count
+    micro_batch_size: Count
+    gradient_accumulation_steps: Count
     optional_inputs: ClassVar = ()
 
 
@@ -405,7 +410,7 @@ class ResolvedOptimizer(OptimizerSettings):
 
     lr: NonNegativeFloat
     warmup_fraction: Fraction
-    steps: PositiveInt
+    steps: Count
     optional_inputs: ClassVar = ("max_trust_ratio", "min_trust_ratio", "parameter_groups")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # pydantic takes half of the time of --help, which reads no v
 
 DEFERRED: ConfigDict = {"defer_build": True}
 """Configuration of settings dataclasses: pydantic prepares one when it is first made, not for --help."""
+LEAST_NUMBER = 1e-37
+"""Numbers that are closer to 0, and those above its inverse, are not of this world, and float32 loses them."""
 SWITCH_WORDS = {"on": True, "true": True, "off": False, "false": False}
 """What a switch may be set to, in any case."""
 
@@ -118,14 +120,19 @@ def _bounds(bare: type, notes: list[Any]) -> str:
                     limits[name] = value
     if bare is int and "gt" in limits:
         limits["ge"] = limits.pop("gt") + 1
-    low = f"{limits['ge']:g} or more" if "ge" in limits else ""
-    low = f"above {limits['gt']:g}" if "gt" in limits else low
-    high = f"{limits['le']:g} or less" if "le" in limits else ""
-    high = f"below {limits['lt']:g}" if "lt" in limits else high
+    shown = {name: _shown(value) for name, value in limits.items()}
+    low = f"{shown['ge']} or more" if "ge" in limits else ""
+    low = f"above {shown['gt']}" if "gt" in limits else low
+    high = f"{shown['le']} or less" if "le" in limits else ""
+    high = f"below {shown['lt']}" if "lt" in limits else high
     if "ge" in limits and "le" in limits:
-        return f" from {limits['ge']:g} to {limits['le']:g}"
+        return f" from {shown['ge']} to {shown['le']}"
     text = " and ".join(part for part in (low, high) if part)
     return f" {text}" if text.startswith(("above", "below")) else f" of {text}" if text else ""
+
+
+def _shown(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 @cache
@@ -162,6 +169,12 @@ def read(kind: Any, value: Any) -> Any:
         raise WrongValue(_reason(kind, error)) from error
     if isinstance(made, float) and not math.isfinite(made):
         raise WrongValue(f"expected {describe(kind)}")
+    if isinstance(made, int) and not -(2**63) <= made < 2**63:
+        raise WrongValue(f"expected {describe(kind)}, below 2^63")
+    if isinstance(made, float) and made and not LEAST_NUMBER <= abs(made) <= 1 / LEAST_NUMBER:
+        raise WrongValue(
+            f"expected {describe(kind)}, and neither below 1e-37 nor above 1e37 in size"
+        )
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields, make_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -17,10 +17,11 @@ from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer, setting
 from megabert.config.numbers import (
+    Count,
     Fraction,
+    Limits,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
 )
 from megabert.config.optimizers import OPTIMIZERS
@@ -52,7 +53,7 @@ class SelectionSettings:
     patience: NonNegativeInt = setting(
         0, "stop after this many evaluations in a row without a better score; 0 never stops early"
     )
-    seeds: PositiveInt = setting(
+    seeds: Annotated[int, Limits(gt=0, le=10_000)] = setting(
         1,
         "number of runs, with --seed, --seed + 1, ...; results.json has their mean and standard deviation",
     )
@@ -73,10 +74,10 @@ class SelectionSettings:
 class FinetuneBatchSettings(BatchSettings):
     """Batch"""
 
-    global_batch_size: PositiveInt | None = setting(
+    global_batch_size: Count | None = setting(
         32, "examples per update over all ranks", flags=("--batch-size", "--global-batch-size")
     )
-    eval_batch_size: PositiveInt = setting(
+    eval_batch_size: Count = setting(
         32, "examples per rank that are evaluated at once", resume="free"
     )
 
@@ -85,7 +86,9 @@ class FinetuneBatchSettings(BatchSettings):
 class FinetuneOptimizerSettings(OptimizerSettings):
     """Optimizer and schedule"""
 
-    epochs: PositiveFloat = setting(2.0, "times that each example is used; may be a fraction")
+    epochs: Annotated[float, Limits(gt=0.0, le=1e6)] = setting(
+        2.0, "times that each example is used; may be a fraction"
+    )
     optimizer: str = setting("adamw", "optimizer", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
@@ -94,7 +97,7 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     warmup_fraction: Fraction | None = setting(
         0.1, "fraction of the steps in which the learning rate rises"
     )
-    steps: PositiveInt | None = setting(
+    steps: Count | None = setting(
         None, "updates (default: from --epochs and the number of examples)"
     )
 
@@ -158,9 +161,9 @@ class ResolvedTask(TaskSettings):
 class ResolvedFinetuneBatch(FinetuneBatchSettings):
     """Batch"""
 
-    global_batch_size: PositiveInt
-    micro_batch_size: PositiveInt
-    gradient_accumulation_steps: PositiveInt
+    global_batch_size: Count
+    micro_batch_size: Count
+    gradient_accumulation_steps: Count
     optional_inputs: ClassVar = ()
 
 

@@ -12,7 +12,15 @@ from megabert.common.hardware import ACCELERATORS
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, setting
-from megabert.config.numbers import Limits, PositiveFloat, PositiveInt, Probability
+from megabert.config.numbers import (
+    Count,
+    Limits,
+    PositiveFloat,
+    Probability,
+    Ranks,
+    Share,
+    Size,
+)
 from megabert.config.training import (
     BatchSettings,
     DataSettings,
@@ -25,7 +33,6 @@ from megabert.config.training import (
 from megabert.config.values import DEFERRED
 
 CPU = "cpu"
-Fraction = Annotated[float, Limits(gt=0.0, le=1.0)]
 Padding = Annotated[float, Limits(ge=0.0, lt=0.75)]
 
 
@@ -33,17 +40,17 @@ Padding = Annotated[float, Limits(ge=0.0, lt=0.75)]
 class MachineSettings:
     """Machine"""
 
-    gpus: PositiveInt = setting(8, "ranks of the run, one per device")
+    gpus: Ranks = setting(8, "ranks of the run, one per device")
     gpu: str = setting(
         "h100",
         "device; cpu is this machine, which is measured",
         choices=lambda: (CPU, *ACCELERATORS),
     )
-    gpus_per_node: PositiveInt = setting(8, "devices per host")
+    gpus_per_node: Ranks = setting(8, "devices per host")
     network_bandwidth: PositiveFloat | None = setting(
         None, "GB/s each way per device between hosts (default: that of NVIDIA's systems)"
     )
-    efficiency: Fraction | None = setting(
+    efficiency: Share | None = setting(
         None,
         "fraction of the precision's peak that forward and backward reach (default: see --verbose)",
     )
@@ -65,7 +72,7 @@ class PlannedParallelSettings(ParallelSettings):
 class AssumptionSettings:
     """Data that the plan does not read"""
 
-    vocab_size: PositiveInt | None = setting(
+    vocab_size: Size | None = setting(
         None, "vocabulary size of the tokenizer (default: the preset's)"
     )
     padding: Padding | None = setting(
@@ -108,7 +115,7 @@ class LayoutSettings:
     """How the run is divided; see :class:`~megabert.config.training.ParallelSettings`."""
 
     zero: Literal[0, 1, 2, 3] = 1
-    tensor_parallel: PositiveInt = 1
+    tensor_parallel: Ranks = 1
     sequence_parallel: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     activation_checkpointing: bool = False
@@ -121,14 +128,14 @@ class RecipeSettings:
     """What the run computes; None: the phase's published value, the preset's, or the largest that fits."""
 
     phase: Literal[1, 2] = 1
-    vocab_size: PositiveInt | None = None
-    seq_length: PositiveInt | None = None
+    vocab_size: Size | None = None
+    seq_length: Size | None = None
     mask_fraction: float = 0.15
     padding: Padding | None = None
     sentence_task: Literal["nsp", "sop", "none"] = "nsp"
-    global_batch_size: PositiveInt | None = None
-    micro_batch_size: PositiveInt | None = None
-    steps: PositiveInt | None = None
+    global_batch_size: Count | None = None
+    micro_batch_size: Count | None = None
+    steps: Count | None = None
     optimizer: str = "lamb"
 
 

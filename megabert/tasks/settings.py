@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability
+from megabert.config.numbers import Count, NonNegativeInt, PositiveInt, Probability, Size
 from megabert.config.values import DEFERRED
 from megabert.tasks.registry import DEFAULT_TASK, task_names
 
@@ -28,10 +28,10 @@ class TaskSettings:
         None, "file to predict with the selected model into RUN/test; scored if it has labels"
     )
     output: Path | None = setting(None, "run folder (default: runs/TASK)", resume="free")
-    max_length: PositiveInt | None = setting(
+    max_length: Size | None = setting(
         None, "tokens per row, at most (default: 384 for squad and squad2, 128 for other tasks)"
     )
-    max_train_examples: PositiveInt | None = setting(
+    max_train_examples: Count | None = setting(
         None, "training examples to use, at most; a random choice by --seed (default: all)"
     )
     random_init: bool = setting(

@@ -168,7 +168,7 @@ def test_the_best_rate_has_the_best_mean_and_no_failed_run() -> None:
         (["--lrs", "2e-5,0.00002", "--eval", "x"], "a learning rate is given twice"),
         (["--lrs", "2e-5"], "--lrs needs --eval"),
         (["--lrs", "2e-5", "--lr", "1e-5", "--eval", "x"], "--lr and --lrs are both given"),
-        (["--seeds", "0"], "--seeds 0: expected a whole number of 1 or more"),
+        (["--seeds", "0"], "--seeds 0: expected a whole number from 1 to 10,000"),
         (["--keep", "most"], "--keep"),
         (["--task", "squad2", "--null-threshold", "auto"], "auto needs --eval"),
     ],

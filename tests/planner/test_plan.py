@@ -408,7 +408,7 @@ def test_rows_of_the_tables() -> None:
     [
         (["--gpu", "h1000"], "--gpu h1000: expected one of cpu, .*did you mean 'h100'"),
         (["--model", "bert-huge"], "bert-huge.*bert-large"),
-        (["--gpus", "0"], "--gpus 0: expected a whole number of 1 or more"),
+        (["--gpus", "0"], "--gpus 0: expected a whole number from 1 to 1,048,576"),
         (["--gpus", "6", "--tensor-parallel", "4"], "not a multiple"),
         (["--gpus", "7"], "don't multiply out"),
         (["--seq-length", "1024"], "position table"),

@@ -469,4 +469,6 @@ def test_the_command_needs_no_deepspeed_and_exits_with_2(fine_tuned: Path, root:
     assert done.stderr.endswith("False\n")
     refused = run("--question", "x", "--top-k", "0")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: --top-k 0: expected a whole number of 1 or more")
+    assert refused.stderr.startswith(
+        "error: --top-k 0: expected a whole number from 1 to 2,147,483,647"
+    )

@@ -84,7 +84,7 @@ class MaskSettings:
 
 def default_max_predictions(seq_length: int, fraction: float = 0.15) -> int:
     """The published maximum, 20 at 128 and 80 at 512: rounded up to a multiple of 5."""
-    return 5 * math.ceil(round(fraction * seq_length, 6) / 5)
+    return 5 * max(1, math.ceil(round(fraction * seq_length, 6) / 5))
 
 
 class Masker:

@@ -94,9 +94,10 @@ def require_room(updates: int, left: int) -> None:
         UserError: it is not.
     """
     if updates + WARM_UP > left:
+        fewer = f"profile at most {left - WARM_UP}, or " if left > WARM_UP else ""
         raise UserError(
-            f"--profile {updates}: the run has {left} updates, of which {WARM_UP} are for warm-up; "
-            f"profile at most {max(0, left - WARM_UP)}, or train longer (--steps, --stop-after)"
+            f"--profile {updates}: {WARM_UP} updates are for warm-up, and the run has {left}; {fewer}train "
+            "longer (--steps, --stop-after)"
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.numbers import PositiveInt
+from megabert.config.numbers import Size
 from megabert.config.values import DEFERRED
 
 
@@ -33,12 +33,10 @@ NullThreshold = Annotated[float | str, BeforeValidator(_threshold)]
 class SquadSettings:
     """Question answering (SQuAD)"""
 
-    doc_stride: PositiveInt = setting(
-        128, "distance in tokens between the windows of a long context"
-    )
-    max_query_length: PositiveInt = setting(64, "tokens per question, at most; the rest is cut off")
-    max_answer_length: PositiveInt = setting(30, "tokens per answer, at most")
-    n_best: PositiveInt = setting(20, "answers per question in nbest_predictions.json")
+    doc_stride: Size = setting(128, "distance in tokens between the windows of a long context")
+    max_query_length: Size = setting(64, "tokens per question, at most; the rest is cut off")
+    max_answer_length: Size = setting(30, "tokens per answer, at most")
+    n_best: Size = setting(20, "answers per question in nbest_predictions.json")
     null_threshold: NullThreshold | None = setting(
         None,
         "squad2: give the empty answer where its score exceeds the best span's by more than this; auto: "

@@ -76,7 +76,7 @@ def test_force_replaces(tmp_path: Path) -> None:
 )
 def test_wrong_numbers_are_one_line(tmp_path: Path, arguments: list[str]) -> None:
     output = tmp_path / "wiki"
-    with pytest.raises(UserError, match="expected a whole number of"):
+    with pytest.raises(UserError, match="expected a whole number from"):
         main(["--output", str(output), *arguments])
     assert not output.exists()
 

@@ -66,12 +66,16 @@ def test_shares_of_the_wall() -> None:
 
 def test_room_for_a_profile() -> None:
     require_room(5, 5 + WARM_UP)
-    with pytest.raises(UserError, match=r"--profile 6: the run has 8 updates"):
+    with pytest.raises(UserError, match=r"and the run has 8; profile at most 5, or train longer"):
         require_room(6, 5 + WARM_UP)
+    with pytest.raises(UserError, match=r"and the run has 2; train longer"):
+        require_room(1, 2)
 
 
 def test_a_profile_needs_an_update() -> None:
-    with pytest.raises(UserError, match="--profile 0: expected a whole number of 1 or more"):
+    with pytest.raises(
+        UserError, match="--profile 0: expected a whole number from 1 to 2,147,483,647"
+    ):
         flags.parse(PretrainSettings, ["--profile", "0"], "pretrain.py", "")
 
 
