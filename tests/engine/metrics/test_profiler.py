@@ -107,7 +107,8 @@ def test_profile_of_a_run(shards: Path, tmp_path: Path) -> None:
 
 def test_a_short_run_is_refused_before_it_begins(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--profile 2: the run has 4 updates, of which 3 are for warm-up"
+        UserError,
+        match=r"--profile 2: 3 updates are for warm-up, and the run has 4; profile at most 1",
     ):
         train(shards, tmp_path / "run", "--profile", "2")
     assert not (tmp_path / "run").exists()
