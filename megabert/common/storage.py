@@ -93,6 +93,15 @@ def is_storage_error(error: BaseException) -> bool:
     return error.errno in _CURES
 
 
+def same_file(known: os.stat_result, path: Path) -> bool:
+    """Whether ``path`` still leads to the file or folder of ``known``; another error than that of a missing
+    one does not say that it does not."""
+    try:
+        return os.path.samestat(known, path.stat())
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+
+
 def storage_line(
     error: OSError,
     place: Path | str | None = None,

@@ -191,7 +191,8 @@ class Loop:
             try:
                 self._save()
             except StorageFault as error:
-                raise StorageFault(f"stopped after step {step}: {failure}; {error}") from error
+                more = "" if str(error) == failure else f"; {error}"
+                raise StorageFault(f"stopped after step {step}: {failure}{more}") from error
         kept = checkpoint_tag(self.saved_step) if self.saved_step >= 0 else "no checkpoint"
         raise StorageFault(f"stopped after step {step} ({kept} is kept): {failure}")
 

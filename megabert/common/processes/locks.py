@@ -33,7 +33,12 @@ from megabert.common.log import get_logger
 from megabert.common.names import LOCK_FILE
 from megabert.common.processes.kernel import own_start, process_stat, this_machine
 from megabert.common.processes.stopping import requests_held
-from megabert.common.storage import StorageFault, named_storage_errors, storage_line
+from megabert.common.storage import (
+    StorageFault,
+    named_storage_errors,
+    same_file,
+    storage_line,
+)
 
 BEAT = 30.0
 """Seconds between two touches of a lock by its holder."""
@@ -198,6 +203,7 @@ class FolderLock:
     def __init__(self, file: Path, folder: Path) -> None:
         self._file, self._folder = file, folder
         self._mine: Holder | None = None
+        self._within: os.stat_result | None = None
         self._made: list[Path] = []
         self._ended = threading.Event()
 
@@ -227,6 +233,7 @@ class FolderLock:
                     left = _left_behind(self._file, self._folder)
                     if left is not None:
                         self._remove_left(*left)
+            self._within = above.stat()
             with requests_held():
                 threading.Thread(target=self._beat, name="lock", daemon=True).start()
         except BaseException:
@@ -286,10 +293,16 @@ class FolderLock:
 
         Raises:
             StorageFault: another job has taken the folder over, because this one was silent for
-                ``STALE`` seconds or its lock was removed; or the file cannot be read.
+                ``STALE`` seconds or its lock was removed; or the file cannot be read; or another folder
+                has the name of the one that was locked.
         """
         if self._mine is None:
             return
+        if self._within is not None and not same_file(self._within, self._file.absolute().parent):
+            raise StorageFault(
+                f"{self._folder} was moved, removed or replaced while this job wrote there; it writes nothing "
+                "into another folder of that name: put the first one back, then continue with --resume auto"
+            )
         try:
             found = _read(self._file)
             if found is None and self._create():  # somebody removed the file

@@ -16,6 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from megabert.common.storage import same_file
+
 _VERSION = "brain.Event:2"
 
 
@@ -23,8 +25,9 @@ class _NamedFile:
     """A file whose errors name it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file: IO[bytes] = path.open("wb")
+        self.known = os.fstat(self._file.fileno())
 
     def write(self, content: bytes) -> None:
         self._do(lambda: self._file.write(content))
@@ -39,7 +42,7 @@ class _NamedFile:
         try:
             action()
         except OSError as error:
-            error.filename = error.filename or str(self._path)
+            error.filename = error.filename or str(self.path)
             raise
 
 
@@ -72,6 +75,10 @@ class EventFile:
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
+
+    def lost(self) -> Path | None:
+        """The file, if another one or none has its name by now."""
+        return None if same_file(self._file.known, self._file.path) else self._file.path
 
     def flush(self) -> None:
         """Hand everything to the operating system."""

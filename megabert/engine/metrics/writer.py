@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from megabert.common.files import write_text
 from megabert.common.json_text import JsonError, parse_json
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
-from megabert.common.storage import RESUME, storage_line
+from megabert.common.processes.locks import require_lock
+from megabert.common.storage import RESUME, StorageFault, same_file, storage_line
 from megabert.optim.base import TensorNorms
 
 
@@ -22,7 +24,7 @@ class MetricsWriter:
     uninterrupted run.
 
     Attributes:
-        failure: one line about the first error of writing, None as long as there is none. After it
+        failure: one line about the first error of writing, or that a file is gone, None as long as there is none. After it
             nothing more is written; the run saves a checkpoint and ends.
 
     Raises:
@@ -89,12 +91,32 @@ class MetricsWriter:
             self._board.flush()
         except OSError as error:
             self._fail(error)
+        self._look_at_files()
+
+    def _look_at_files(self) -> None:
+        """Note a failure if what was written is no longer where it is looked for."""
+        if self._file is None or self._board is None or self.failure is not None:
+            return
+        lost = self._board.lost()
+        if not same_file(os.fstat(self._file.fileno()), self._path):
+            lost = self._path
+        if lost is None:
+            return
+        try:
+            require_lock(self._path.parent)
+            self.failure = (
+                f"{lost} was moved, removed or replaced while the run wrote it, and the last lines are not in "
+                f"it: leave it in its place, and {RESUME}"
+            )
+        except StorageFault as error:
+            self.failure = str(error)
 
     def _fail(self, error: OSError) -> None:
         self.failure = self.failure or storage_line(error, self._path, "cannot be written", RESUME)
 
     def close(self) -> None:
         """Flush and close both."""
+        self._look_at_files()
         for file in (self._file, self._board):
             try:
                 if file is not None:
