@@ -75,3 +75,39 @@ def test_a_rank_that_hangs_before_its_work(root: Path, tmp_path: Path, kind: str
     assert errors[0].startswith(f"error: {place} does not get {kind} within 2 s: it hangs, or ")
     assert done.returncode == 1
     assert not (output / MANIFEST).exists()
+
+
+# the command, where a rank is asked to stop before a message
+ASKED = """
+import os, runpy, signal, sys
+from megabert.data.prepare import mpi_ranks
+asked = sys.argv.pop(1)
+send = mpi_ranks.Ranks.send
+def ask(self, rank, message):
+    if message[0] == asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+    send(self, rank, message)
+mpi_ranks.Ranks.send = ask
+sys.argv[0] = "data_tools/shard_wiki.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["all here", "ready"]
+    + [pytest.param(kind, marks=pytest.mark.slow) for kind in ("here", "result")],
+)
+def test_one_rank_is_asked_to_stop(root: Path, tmp_path: Path, before: str) -> None:
+    dump = write_dump(tmp_path / "wiki.xml.bz2", count=60)
+    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
+    output = tmp_path / "shards"
+    flags = ["--input", str(dump), "--tokenizer", str(vocabulary), "--output", str(output)]
+    done = subprocess.run(
+        [str(MPIRUN), "-n", "2", sys.executable, "-c", ASKED, before, *flags, "--workers", "1"],
+        cwd=root, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert done.returncode
+    assert "does not" not in done.stderr
+    assert not output.exists()

@@ -29,7 +29,7 @@ from typing import Any
 
 from megabert.common.errors import EXIT_FAULT, EXIT_USAGE, UserError
 from megabert.common.log import print_error
-from megabert.common.processes.stopping import stop_watch
+from megabert.common.processes.stopping import requests_held, stop_watch
 from megabert.data.prepare.worker_pool import TaskPool, WorkerPool, available_cores, portable
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -70,22 +70,39 @@ def task_pool(
         with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
             yield pool
         return
-    ranks = Ranks(expected)
-    count = workers or ranks.available_cores()
-    with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
+    ranks, led = None, False
+    try:
+        with requests_held():  # what all ranks do together
+            ranks = Ranks(expected)
+            count = workers or ranks.available_cores()
+        with WorkerPool(count, prepare, arguments, start_method=start_method) as pool:
+            if ranks.rank:
+                _serve(ranks, pool)
+            else:
+                with _RankedPool(ranks, pool) as all_ranks:
+                    led = True
+                    yield all_ranks
         if ranks.rank:
-            _serve(ranks, pool)
-        else:
-            with _RankedPool(ranks, pool) as all_ranks:
-                yield all_ranks
+            ranks.send(0, ("goodbye",))
+            ranks.flush()
+    except BaseException as error:
+        # a rank cannot end before all do: the others must know
+        if ranks is not None and ranks.rank and isinstance(error, KeyboardInterrupt):
+            ranks.send(0, ("interrupted",))
+        elif ranks is not None and not ranks.rank and not led:
+            for rank in set(range(1, ranks.size)) - ranks.ended:
+                ranks.send(rank, ("end",))
+        raise
     if ranks.rank:
-        ranks.send(0, ("goodbye",))
-        ranks.flush()
         yield None
 
 
 class Ranks:
-    """Messages between the ranks of an MPI job."""
+    """Messages between the ranks of an MPI job.
+
+    Attributes:
+        ended: ranks that have said that they end.
+    """
 
     def __init__(self, expected: int) -> None:
         try:
@@ -108,6 +125,7 @@ class Ranks:
             )
         self._sent: list[Any] = []
         self.hosts: dict[int, str] = {}
+        self.ended: set[int] = set()
         self._meet()
 
     def _meet(self) -> None:
@@ -174,7 +192,12 @@ class Ranks:
         """The next message and its sender; None if no message has arrived."""
         status = self._mpi.Status()
         message = self._comm.improbe(status=status)
-        return None if message is None else (status.Get_source(), message.recv())
+        if message is None:
+            return None
+        rank, content = status.Get_source(), message.recv()
+        if content[0] in ("goodbye", "interrupted"):
+            self.ended.add(rank)
+        return rank, content
 
     def flush(self) -> None:
         """Wait until all messages have been sent."""
@@ -209,7 +232,7 @@ class _RankedPool(TaskPool):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        asked = set(self._others) - self._lost
+        asked = set(self._others) - self._lost - self._ranks.ended
         for rank in asked:
             self._ranks.send(rank, ("end",))
         self._wait_for(asked, ("goodbye", "interrupted"))
@@ -225,7 +248,7 @@ class _RankedPool(TaskPool):
 
     def _wait_for(self, ranks: set[int], answers: tuple[str, ...]) -> None:
         """Wait for one of ``answers`` from each of ``ranks``; those that do not answer are lost."""
-        waiting, deadline = set(ranks), time.monotonic() + _STOP_TIMEOUT
+        waiting, deadline = set(ranks) - self._ranks.ended, time.monotonic() + _STOP_TIMEOUT
         while waiting:
             news = self._ranks.receive()
             if news is not None:
@@ -329,7 +352,6 @@ def _serve(ranks: Ranks, pool: WorkerPool) -> None:
                 ranks.send(0, ("error", portable(error)))
         ranks.flush()
     except KeyboardInterrupt:
-        ranks.send(0, ("interrupted",))
         raise
     except BaseException:
         traceback.print_exc()
