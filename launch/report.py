@@ -9,7 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.errors import UserError
-from megabert.common.files import new_file
+from megabert.common.files import limited_lines, new_file, output_file
 from megabert.common.json_text import parse_json, read_json
 from megabert.common.log import run_command
 from megabert.common.names import RUN_METRICS, RUN_RESULTS
@@ -160,7 +160,7 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
     rates.grid(alpha=0.3)
     form = output.suffix.lower().removeprefix(".") or "png"
     try:
-        with named_storage_errors(output), new_file(output, unique=True) as temporary:
+        with named_storage_errors(output), new_file(output_file(output), unique=True) as temporary:
             figure.savefig(temporary, dpi=110, format=form)
     except ValueError as error:
         raise UserError(f"--output {output}: {error}") from error
@@ -175,6 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, metavar="FILE", help="plot to write (.png, .svg or .pdf)"
     )
     arguments = parser.parse_args(argv)
+    if arguments.output is not None:
+        with named_storage_errors(arguments.output):
+            output_file(arguments.output)
     seeds = {run: results for run in arguments.runs if (results := seeds_of(run)) is not None}
     runs = [(run.name, read_metrics(run)) for run in arguments.runs if run not in seeds]
     if arguments.output is not None:

@@ -1,6 +1,6 @@
 """Atomic writers of files and folders, and SHA-256. No other module renames, syncs or digests.
 
-:func:`read_limited` reads a small file whole.
+:func:`open_file` opens a file that is to be read, :func:`read_limited` reads a small one whole.
 
 A writer fills a temporary file next to the target, syncs it to disk (fsync), renames it, and syncs
 the parent folder. After a kill at any moment, a full disk or a power cut, the target holds either
@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from megabert.common.errors import UserError
 from megabert.common.processes.stopping import requests_held
@@ -35,7 +37,38 @@ REMOVED = ".removed.partial"
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
+LONGEST_LINE = 1 << 20
+"""Bytes of a line that :func:`limited_lines` reads."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
 # ---------------------------------------------------------------- files
+
+
+def output_file(path: Path) -> Path:
+    """The file to write for a user's ``--output``: of a symbolic link, what it points to.
+
+    Raises:
+        UserError: something there is not a regular file.
+        OSError: the path cannot be looked at.
+    """
+    try:
+        _require_replaceable(path, path.stat().st_mode)
+    except FileNotFoundError:
+        pass
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _require_replaceable(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        what = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise UserError(f"{path} is {what}, not a file: name another output")
 
 
 def temporary_name(path: Path, *, unique: bool = False) -> Path:
@@ -49,16 +82,26 @@ def new_file(path: Path, *, durable: bool = True, unique: bool = False) -> Itera
     """A temporary path to write to, renamed to ``path`` when the block ends without an error.
 
     On an error the temporary file is removed and ``path`` is unchanged. An ``OSError`` about the
-    temporary file names ``path`` instead.
+    temporary file names ``path`` instead. A link of that name is replaced, not followed; for a name
+    that the user gave see :func:`output_file`.
 
     Args:
         path: the file to create or replace; its folder exists.
         durable: wait for the disk. False is for scratch files that a later run checks or makes
             again, because waiting for each of them would cost more than writing it.
         unique: several processes may write ``path`` at once.
+
+    Raises:
+        UserError: ``path`` is a device, a pipe or a socket.
     """
     temporary = temporary_name(path, unique=unique)
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode) and not stat.S_ISDIR(mode):  # of a folder the renaming says so
+            _require_replaceable(path, mode)
     try:
+        if not unique:
+            temporary.unlink(missing_ok=True)  # it may be a link or a pipe
         yield temporary
         if durable:
             sync(temporary)
@@ -94,20 +137,66 @@ def write_json(path: Path, content: object, *, indent: int = 2, ensure_ascii: bo
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) + "\n")
 
 
+def require_file(path: Path) -> None:
+    """Refuse what is not a regular file, before it is opened: a pipe would be waited for.
+
+    A folder is left to the error of opening it.
+
+    Raises:
+        UserError: it is a device, a pipe or a socket.
+        OSError: it cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        what = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise UserError(f"{path} is {what}, it is not a regular file: put the file in its place")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, opened for reading; see :func:`require_file`."""
+    require_file(path)
+    return path.open("rb")
+
+
 def read_limited(path: Path, largest: int, what: str) -> bytes:
-    """The content of a file that has at most ``largest`` bytes (whole MiB, for the message).
+    """The content of a regular file that has at most ``largest`` bytes (whole MiB, for the message).
 
     ``what``: its kind, for the message: "a manifest".
 
     Raises:
-        UserError: it has more.
+        UserError: it has more, or is no regular file.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
+    with open_file(path) as file:
+        return read_rest(file, path, largest, what)
+
+
+def read_rest(file: BinaryIO, path: Path, largest: int, what: str) -> bytes:
+    """:func:`read_limited` of a file that is open."""
+    too_large = os.fstat(file.fileno()).st_size > largest
+    content = b"" if too_large else file.read(largest + 1)
+    if too_large or len(content) > largest:
         raise UserError(f"{path}: more than {largest >> 20} MiB, which is too large for {what}")
     return content
+
+
+def limited_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a regular file, with their line feeds, one at a time.
+
+    Raises:
+        UserError: a line is longer than ``LONGEST_LINE``; no regular file.
+        OSError: it cannot be read.
+    """
+    with open_file(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(LONGEST_LINE + 1)
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{path} line {number} has more than {LONGEST_LINE >> 20} MiB: the file is damaged"
+                )
+            if not line:
+                return
+            yield line
 
 
 # ---------------------------------------------------------------- folders
@@ -124,7 +213,7 @@ def new_folder(
 
     Args:
         output: the folder to create, with its parents.
-        replace_existing: replace an existing folder.
+        replace_existing: replace an existing folder. Of a link to a folder only the link is replaced.
         unique: the temporary folder is ``.NAME.*``, so that two processes do not collide; otherwise
             it is ``NAME.tmp``, and a folder that a killed process left there is removed first.
 
@@ -132,6 +221,11 @@ def new_folder(
         UserError: ``output`` exists (and ``replace_existing`` is false), or cannot be made.
     """
     output = Path(output)
+    if output.is_symlink() and not output.exists():
+        raise UserError(
+            f"{output} is a link to {output.readlink()}, which is not there: name another output folder "
+            "or remove the link"
+        )
     if output.exists() and not replace_existing:
         raise UserError(f"{output} exists: name another output folder or remove it first")
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
@@ -263,8 +357,8 @@ def umask() -> int:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal. Raises ``OSError`` where it cannot be read."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, hexadecimal. Raises as :func:`open_file`."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

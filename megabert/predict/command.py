@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from megabert.common.errors import UserError
-from megabert.common.files import new_text_file
+from megabert.common.files import new_text_file, output_file
 from megabert.common.log import get_logger
 from megabert.common.processes.locks import output_locked
 from megabert.common.progress import Progress
@@ -101,6 +101,7 @@ def _check_output(request: Request) -> None:
         raise UserError(f"--output {output}: its folder does not exist")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file")
+    output_file(output)
     given = request.input
     if given is not None and output.exists() and given.exists() and output.samefile(given):
         raise UserError(f"--output {output} is the file of --input; name another")
@@ -194,7 +195,7 @@ def _opened(output: Path) -> Iterator[TextIO]:
     with (
         named_storage_errors(output),
         output_locked(output),
-        new_text_file(output) as stream,
+        new_text_file(output_file(output)) as stream,
     ):
         yield stream
 

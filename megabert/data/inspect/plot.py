@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.common.files import new_file
+from megabert.common.files import new_file, output_file
 from megabert.common.storage import named_storage_errors
 from megabert.data.inspect.statistics import Statistics
 
@@ -19,6 +19,8 @@ def check_plot(path: Path) -> None:
         raise UserError(f"--plot {path}: the file's name must end in .png")
     if not path.parent.is_dir():
         raise UserError(f"--plot {path}: there is no folder {path.parent}")
+    with named_storage_errors(path):
+        output_file(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib (the extra plots): pip install -e '.[plots]'")
 
@@ -56,5 +58,5 @@ def write_plot(path: Path, title: str, statistics: Statistics) -> None:
     frequency.loglog(np.arange(1, len(by_rank) + 1), by_rank)
     frequency.set(title="Frequency of tokens", xlabel="rank", ylabel="occurrences")
 
-    with named_storage_errors(path), new_file(path, unique=True) as temporary:
+    with named_storage_errors(path), new_file(output_file(path), unique=True) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
