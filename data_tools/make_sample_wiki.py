@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import bz2
+import filecmp
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,7 @@ def _write_files(
             (work / name).write_text(json.dumps(questions, indent=1) + "\n", encoding="utf-8")
         for name in (DUMP, TRAIN, DEV):
             there = output / name
-            if not force and there.exists() and there.read_bytes() != (work / name).read_bytes():
+            if not force and there.exists() and not filecmp.cmp(there, work / name, False):
                 raise UserError(
                     f"{there} was made with other arguments; change --output, or set --force"
                 )

@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, printable
 from megabert.common.files import limited_lines, new_file, output_file
 from megabert.common.json_text import parse_json, read_json
 from megabert.common.log import run_command
@@ -24,6 +24,8 @@ results of pretraining, scores of fine-tuning, mean and standard deviation of a 
   python launch/report.py runs/p1 runs/p2 --output curves.png
   python launch/report.py runs/squad runs/rte-5-seeds"""
 
+_SHOWN = ("step", "epoch", "loss", "mlm_loss", "lr")
+
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics; half a line at the end (the run was killed, or writes now) is left out.
@@ -32,11 +34,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         UserError: no metrics there.
     """
     path = run / RUN_METRICS
+    lines: list[dict[str, Any]] = []
     try:
         with named_storage_errors(path, "cannot be read"):
-            text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        lines = [parse_json(line, of_data=True) for line in whole.splitlines()]
+            for number, text in enumerate(limited_lines(path), 1):
+                if text.endswith(b"\n"):
+                    lines.append(_shown(parse_json(text, of_data=True), path, number))
     except UserError as error:
         if path.exists():
             raise
@@ -45,15 +48,19 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is not a metrics file: {error}") from error
-    wrong = next((number for number, line in enumerate(lines, 1) if not _is_metrics(line)), None)
-    if wrong is not None:
-        raise UserError(
-            f"{path} line {wrong} has no metrics of a run; name a run folder of launch/pretrain.py or "
-            "launch/finetune.py"
-        )
     if not lines:
         raise UserError(f"{path} is empty: the run has logged nothing yet")
     return lines
+
+
+def _shown(line: Any, path: Path, number: int) -> dict[str, Any]:
+    """What is drawn or listed of a line, which may also hold norms of every tensor."""
+    if not _is_metrics(line):
+        raise UserError(
+            f"{path} line {number} has no metrics of a run; name a run folder of launch/pretrain.py or "
+            "launch/finetune.py"
+        )
+    return {k: line[k] for k in line if k in _SHOWN or k.startswith("eval_")}
 
 
 def _is_metrics(line: Any) -> bool:
@@ -179,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with named_storage_errors(arguments.output):
             output_file(arguments.output)
     seeds = {run: results for run in arguments.runs if (results := seeds_of(run)) is not None}
-    runs = [(run.name, read_metrics(run)) for run in arguments.runs if run not in seeds]
+    runs = [(printable(run.name), read_metrics(run)) for run in arguments.runs if run not in seeds]
     if arguments.output is not None:
         draw(runs, arguments.output)
     pretraining = [run for run in runs if any("mlm_loss" in line for line in run[1])]

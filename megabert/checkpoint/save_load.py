@@ -40,7 +40,14 @@ from megabert.checkpoint.record import (
     write_checkpoint_record,
 )
 from megabert.common.errors import UserError
-from megabert.common.files import remove_folder, rename, sha256_of_file, sync, write_text
+from megabert.common.files import (
+    read_limited,
+    remove_folder,
+    rename,
+    sha256_of_file,
+    sync,
+    write_text,
+)
 from megabert.common.log import get_logger
 from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
 from megabert.common.processes.locks import require_lock
@@ -327,7 +334,9 @@ def newest_checkpoint(path: Path) -> Checkpoint:
     base = path / RUN_CHECKPOINTS
     pointer = base / LATEST
     try:
-        return read_checkpoint_record(base / pointer.read_text(encoding="utf-8").strip())
+        return read_checkpoint_record(
+            base / read_limited(pointer, 1 << 20, "a name").decode().strip()
+        )
     except PermissionError as error:
         raise UserError(storage_line(error, pointer, "cannot be read")) from error
     except (OSError, UnicodeDecodeError):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from megabert.common.errors import UserError
+from megabert.common.files import open_file
 from megabert.common.storage import named_storage_errors
 
 _LOOKED_AT = 512  # bytes
@@ -19,12 +20,12 @@ _ANSWERS = (b"Entry not found", b"Repository not found", b"Invalid username or p
 def left_by_download(path: Path) -> str | None:
     """What a file is instead of its content: a pointer of Git LFS, a web page, nothing; else None.
 
-    None is also the answer for a file that is missing or cannot be read.
+    None is also the answer for a file that is missing or cannot be read, and for what is no regular file.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(_LOOKED_AT)
-    except OSError:
+    except (OSError, UserError):
         return None
     if not head:
         return "an empty file (truncated, or not downloaded): get it again"
@@ -48,7 +49,7 @@ def check_downloaded(path: Path) -> None:
         UserError: it is, or cannot be read; the message says what it is and what to do.
     """
     with named_storage_errors(path, "cannot be read"):
-        path.open("rb").close()
+        open_file(path).close()
     what = left_by_download(path)
     if what is not None:
         raise UserError(f"{path} cannot be read: it is {what}")

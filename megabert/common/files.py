@@ -23,6 +23,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -58,10 +59,8 @@ def output_file(path: Path) -> Path:
         UserError: something there is not a regular file.
         OSError: the path cannot be looked at.
     """
-    try:
+    with suppress(FileNotFoundError):
         _require_replaceable(path, path.stat().st_mode)
-    except FileNotFoundError:
-        pass
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -152,7 +151,7 @@ def require_file(path: Path) -> None:
         raise UserError(f"{path} is {what}, it is not a regular file: put the file in its place")
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A regular file, opened for reading; see :func:`require_file`."""
     require_file(path)
     return path.open("rb")

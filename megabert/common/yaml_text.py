@@ -17,7 +17,8 @@ from megabert.common.files import read_limited
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _BRACKET = re.compile(r"[\[\]{}]")
-_MAX_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 20
+"""Bytes of a file of settings."""
 _MAX_DEPTH = 50
 _MAX_VALUES = 100_000
 
@@ -29,7 +30,7 @@ def read_yaml_documents(path: Path) -> list[Any]:
         UserError: it is not YAML, has a key twice, or is too large; the message begins with its name.
         OSError: it cannot be read.
     """
-    content = read_limited(path, _MAX_BYTES, "a file of settings")
+    content = read_limited(path, MAX_YAML_BYTES, "a file of settings")
     try:
         text = content.decode("utf-8-sig")
         _check_brackets(text)

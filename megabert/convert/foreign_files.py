@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.files import require_file
 from megabert.common.schema import plain_file_name
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.name_table import first_names
@@ -74,6 +75,7 @@ def _check_archive(path: Path) -> bool:
         UserError: a record, or the archive's directory, is damaged.
     """
     try:
+        require_file(path)
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
                 begins = file.read(len(_ZIP)) == _ZIP

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megabert.common.errors import UserError
+from megabert.common.files import open_file
 from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.weight_files import TOKENIZER_FILES
@@ -59,6 +60,11 @@ def open_tokenizer(
     return tokenizer
 
 
+def _is_marked(path: Path) -> bool:
+    with open_file(path) as file:
+        return file.read(len(_MARK)) == _MARK
+
+
 def complete(folder: Path, tokenizer: Tokenizer) -> None:
     """Add tokenizer files that the source lacks (an old folder may have only vocab.txt).
 
@@ -67,6 +73,6 @@ def complete(folder: Path, tokenizer: Tokenizer) -> None:
     """
     for name, content in tokenizer.files().items():
         path = folder / name
-        marked = name == VOCAB_FILE and path.exists() and path.read_bytes().startswith(_MARK)
+        marked = name == VOCAB_FILE and path.exists() and _is_marked(path)
         if marked or not path.exists():
             path.write_bytes(content)

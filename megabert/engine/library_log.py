@@ -6,6 +6,8 @@ import contextlib
 import logging
 from pathlib import Path
 
+from megabert.common.errors import UserError
+from megabert.common.files import require_file
 from megabert.common.log import get_logger
 from megabert.common.storage import storage_line
 from megabert.engine.launch import World
@@ -24,13 +26,17 @@ class _LogFile(logging.FileHandler):
             return
         try:
             if self.stream is None:
+                if Path(self.baseFilename).exists():
+                    require_file(Path(self.baseFilename))
                 self.stream = self._open()
             self.stream.write(self.format(record) + self.terminator)
             self.flush()
-        except OSError as error:
+        except (OSError, UserError) as error:
             self.failed = True
-            line = storage_line(
-                error, self.baseFilename, "cannot be written", "start the run again"
+            line = (
+                storage_line(error, self.baseFilename, "cannot be written", "start the run again")
+                if isinstance(error, OSError)
+                else str(error)
             )
             get_logger().warning("DeepSpeed's messages are lost: %s", line)
 
@@ -47,7 +53,7 @@ def log_deepspeed_to(path: Path, world: World) -> None:
     """
     if not world.is_main:
         path = path.with_name(f"{path.stem}-rank{world.topology.rank}{path.suffix}")
-    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True, errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(filename)s: %(message)s"))
     logger = logging.getLogger(_LIBRARY)
     for old in list(logger.handlers):

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.files import open_file
 
 _ALWAYS, _NEVER = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 """Environment variables of torch that overrule the argument ``weights_only``."""
@@ -59,7 +60,7 @@ def load_plain_archive(path: Path, classes: Sequence[type] = (), *, mapped: bool
             archives, bare pickles and TorchScript included).
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if file.read(len(_ZIP)) != _ZIP:
                 raise UserError(f"{path} is not an archive of torch.save, or its start is damaged")
         with only_plain(classes), warnings.catch_warnings():

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError, first_fault
-from megabert.common.files import new_folder, sha256_of_file
-from megabert.common.json_text import RECORD_SUM, parse_json, read_json, record_sum
+from megabert.common.files import new_folder, read_limited, sha256_of_file
+from megabert.common.json_text import MAX_JSON_BYTES, RECORD_SUM, parse_json, read_json, record_sum
 from megabert.common.log import get_logger
 from megabert.common.names import WEIGHTS_FILE, WEIGHTS_FORMAT, WEIGHTS_RECORD
 from megabert.common.storage import storage_line
@@ -129,7 +129,7 @@ def is_weights_folder(folder: Path) -> bool:
     record = folder / WEIGHTS_RECORD
     if not record.is_file() or (folder / WEIGHTS_FILE).is_file():
         return record.is_file()
-    return f'"{WEIGHTS_FORMAT}"' in record.read_text(encoding="utf-8", errors="replace")
+    return f'"{WEIGHTS_FORMAT}"'.encode() in read_limited(record, MAX_JSON_BYTES, "a record")
 
 
 def read_weights_record(folder: Path) -> dict[str, Any]:

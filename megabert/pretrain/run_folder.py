@@ -18,7 +18,14 @@ from megabert.checkpoint.record import (
     whole_checkpoints,
 )
 from megabert.common.errors import UserError
-from megabert.common.files import new_folder, temporary_name, write_json, write_text
+from megabert.common.files import (
+    limited_lines,
+    new_folder,
+    require_file,
+    temporary_name,
+    write_json,
+    write_text,
+)
 from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import (
@@ -138,6 +145,8 @@ def _check_run_folder(output: Path, resume: str) -> str:
             raise UserError(
                 f"{path} is a symbolic link, and this run would write where it points to: remove the link"
             )
+        if path.exists():
+            require_file(path)
     base = output / RUN_CHECKPOINTS
     with named_storage_errors(base, "cannot be read"):
         _require_folder(base, "checkpoints are", "start a new run in another --output")
@@ -192,12 +201,11 @@ def _require_no_progress(output: Path) -> None:
 
 def _last_step(metrics: Path) -> int:
     """The step of the last whole line of metrics; 0 if there is none."""
-    for line in reversed(metrics.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            return int(parse_json(line)["step"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return 0
+    step = 0
+    for line in limited_lines(metrics):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            step = int(parse_json(line)["step"])
+    return step
 
 
 @contextlib.contextmanager

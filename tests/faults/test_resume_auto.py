@@ -116,6 +116,14 @@ def test_a_damaged_record_is_passed_by(tmp_path: Path) -> None:
     assert opened(run) == "step-0000005"
 
 
+@pytest.mark.parametrize("name", ["checkpoints/step-0000005/megabert.json", "deepspeed.log"])
+def test_a_pipe_in_place_of_a_file(name: str, tmp_path: Path) -> None:
+    pipe = _run(tmp_path / "run") / name
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    assert f"{pipe} is a pipe, it is not a regular file" in opened(tmp_path / "run")
+
+
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     run = _run(tmp_path / "run")
     (run / "checkpoints" / "step-0000005" / "megabert.json").unlink()

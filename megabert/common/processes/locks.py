@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from megabert.common.errors import UserError
+from megabert.common.files import open_file, read_rest
 from megabert.common.json_text import parse_json
 from megabert.common.log import get_logger
 from megabert.common.names import LOCK_FILE
@@ -46,6 +47,7 @@ STALE = 180.0
 """Seconds without a touch after which the lock of another machine counts as left behind."""
 _WATCH = 1.0
 _COMMAND = 160
+_LARGEST = 1 << 20  # bytes
 _GUARD = ".takeover"
 _held: dict[Path, FolderLock] = {}
 
@@ -116,14 +118,18 @@ def _read(file: Path) -> tuple[Holder | None, float, bytes] | None:
     """Holder (None: unreadable content), time of the last touch and bytes; None: there is no lock.
 
     Opening the file makes NFS ask its server for the time.
+
+    Raises:
+        UserError: it is no regular file, or too large for a lock.
     """
     try:
-        with file.open("rb") as stream:
-            content, touched = stream.read(), os.fstat(stream.fileno()).st_mtime
+        with open_file(file) as stream:
+            content = read_rest(stream, file, _LARGEST, "a lock")
+            touched = os.fstat(stream.fileno()).st_mtime
     except FileNotFoundError:
         return None
     try:
-        found = parse_json(content)
+        found = parse_json(content, of_data=True)  # a command line may not be UTF-8
         values = {field.name: found[field.name] for field in fields(Holder)}
         typed = all(type(values[f.name]).__name__ == f.type for f in fields(Holder))
         holder = Holder(**values) if typed else None
@@ -285,8 +291,10 @@ class FolderLock:
                     os.utime(self._file)
 
     def _is_mine(self) -> bool:
-        found = None if self._mine is None else _read(self._file)
-        return found is not None and found[0] == self._mine
+        with contextlib.suppress(UserError):  # something else took its place
+            found = None if self._mine is None else _read(self._file)
+            return found is not None and found[0] == self._mine
+        return False
 
     def require(self) -> None:
         """Check that the lock is still this process's own.
@@ -309,6 +317,8 @@ class FolderLock:
                 return
         except OSError as error:
             raise StorageFault(storage_line(error, self._file)) from error
+        except UserError as error:
+            raise StorageFault(str(error)) from error
         if found is None or found[0] != self._mine:
             who = None if found is None else found[0]
             raise StorageFault(

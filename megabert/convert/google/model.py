@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from megabert.common.errors import UserError
+from megabert.common.files import read_limited
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
 from megabert.convert.foreign_model import foreign_reader
@@ -108,7 +109,8 @@ def _prefix_in(folder: Path) -> Path:
                 raise _old_format(path)
         raise UserError(f"{folder} has no *.index file: not a TensorFlow checkpoint (format V2)")
     state = folder / _STATE_FILE
-    text = state.read_text(encoding="utf-8", errors="replace") if state.is_file() else ""
+    content = read_limited(state, 1 << 20, "a list of checkpoints") if state.is_file() else b""
+    text = content.decode(errors="replace")
     named = re.search(r'^model_checkpoint_path: "(.+)"', text, re.MULTILINE)
     if named is not None:
         prefix = folder / Path(named[1]).name  # the folder may have been moved

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
-from megabert.common.yaml_text import read_yaml_documents
+from megabert.common.yaml_text import MAX_YAML_BYTES, read_yaml_documents
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface.config import CONFIG_FILES, config_from, read_object
 
@@ -35,7 +35,7 @@ def config_beside(folder: Path) -> Path | None:
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in YAML_SUFFIXES and "net_cfg" in path.read_text("utf-8", "replace")
+        if path.suffix in YAML_SUFFIXES and path.is_file() and _describes_network(path)
     ]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -43,6 +43,11 @@ def config_beside(folder: Path) -> Path | None:
             f"{folder} has several configurations ({names}); name one with --model-config"
         )
     return found[0] if found else None
+
+
+def _describes_network(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"net_cfg" in file.read(MAX_YAML_BYTES)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

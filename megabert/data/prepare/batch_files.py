@@ -8,6 +8,7 @@ were written completely.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megabert.common.files import new_file
+from megabert.common.files import new_file, open_file
 from megabert.common.json_text import parse_json
 from megabert.data.shards.writer import Piece
 
@@ -158,12 +159,16 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
 def is_whole(path: Path) -> bool:
     """Whether the file exists and holds the bytes that were written."""
     try:
-        content = path.read_bytes()
-        magic, _, size, crc = _HEAD.unpack_from(content)
+        with open_file(path) as file:
+            magic, _, size, crc = _HEAD.unpack(file.read(_HEAD.size))
+            if magic != _MAGIC or os.fstat(file.fileno()).st_size != _HEAD.size + size:
+                return False
+            found = 0
+            while piece := file.read(1 << 20):
+                found = zlib.crc32(piece, found)
     except (FileNotFoundError, struct.error):
         return False
-    body = memoryview(content)[_HEAD.size :]
-    return magic == _MAGIC and len(body) == size and zlib.crc32(body) == crc
+    return found == crc
 
 
 def load_batch(path: Path) -> EncodedPages:

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from megabert.common.files import require_file
 from megabert.common.log import get_logger
 from megabert.common.processes.isolated import IsolatedFault, run_isolated
 from megabert.data.shards import layout
@@ -63,6 +64,7 @@ class ShardFile:
         """Open the file unless it is open; return its descriptor."""
         if self._handle < 0:
             try:
+                require_file(self.path)
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 now = FileState.of(self._handle)
             except OSError as error:

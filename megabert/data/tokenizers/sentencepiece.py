@@ -20,7 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
-from megabert.common.files import sha256_of
+from megabert.common.files import read_limited, sha256_of
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
     JSON_FILE,
@@ -36,6 +36,7 @@ from megabert.data.tokenizers.base import (
     without_surrogates,
 )
 from megabert.data.tokenizers.sentencepiece_model import ModelSpec, as_control_symbols, read_model
+from megabert.data.tokenizers.vocab_file import LARGEST
 
 SPACE = "▁"  # a space, in pieces
 _BEFORE_MARK = r"(?<=[^\x01])(?=[\p{M}\x{200c}\x{200d}\x{1100}-\x{11ff}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}])"  # all that Unicode counts as one character together with the one before it
@@ -199,7 +200,7 @@ def load_sentencepiece(
         UserError: not a SentencePiece model, or one of an unsupported kind.
     """
     check_downloaded(path)
-    return SentencePieceTokenizer(path, path.read_bytes(), names)
+    return SentencePieceTokenizer(path, read_limited(path, LARGEST, "a SentencePiece model"), names)
 
 
 def _check_rules(place: Path, spec: ModelSpec) -> None:

@@ -12,7 +12,11 @@ from pathlib import Path
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.files import read_limited
 from megabert.data.tokenizers.base import warn_once
+
+LARGEST = 1 << 28
+"""Bytes of a vocabulary, of any kind, that is read whole."""
 
 _BYTE_ORDER_MARK = "\ufeff"
 # Unicode's White_Space; Python's str.rstrip removes four controls more
@@ -29,11 +33,11 @@ def read_vocabulary(path: Path) -> list[str]:
     Repeated and blank lines are counted in a warning, and so is a byte order mark.
 
     Raises:
-        UserError: there are no entries.
+        UserError: there are no entries, or more than ``LARGEST`` bytes; no regular file.
     """
     if path.stat().st_size:
         check_downloaded(path)
-    text = path.read_bytes().decode("utf-8")
+    text = read_limited(path, LARGEST, "a vocabulary").decode("utf-8")
     marked = text.startswith(_BYTE_ORDER_MARK)
     lines = text.removeprefix(_BYTE_ORDER_MARK).removesuffix("\n").split("\n")
     entries = [line.removesuffix("\r") for line in lines]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megabert.common.files import write_text
+from megabert.common.files import limited_lines, new_text_file, require_file
 from megabert.common.json_text import JsonError, parse_json
 from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
 from megabert.common.processes.locks import require_lock
@@ -28,6 +28,7 @@ class MetricsWriter:
             nothing more is written; the run saves a checkpoint and ends.
 
     Raises:
+        UserError: the file is no regular file, or has a line that is too long.
         OSError: a file cannot be opened; no method raises it later.
     """
 
@@ -38,6 +39,8 @@ class MetricsWriter:
         if not enabled:
             return
         self._path = path = folder / RUN_METRICS
+        if path.exists():
+            require_file(path)
         if resumed_step is not None and path.exists():
             _remove_lines_after(path, resumed_step)
         self._file = path.open("a" if resumed_step is not None else "w", encoding="utf-8")
@@ -127,14 +130,14 @@ class MetricsWriter:
 
 
 def _remove_lines_after(path: Path, step: int) -> None:
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if parse_json(line, of_data=True)["step"] <= step:
-                lines.append(line + "\n")
-        except (JsonError, LookupError, TypeError):
-            continue  # a line that a killed run did not finish
-    write_text(path, "".join(lines))
+    with new_text_file(path) as kept:
+        for content in limited_lines(path):
+            line = content.decode("utf-8", "replace").rstrip("\r\n")
+            try:
+                if parse_json(line, of_data=True)["step"] <= step:
+                    kept.write(line + "\n")
+            except (JsonError, LookupError, TypeError):
+                continue  # a line that a killed run did not finish
 
 
 def progress_text(line: Mapping[str, Any]) -> str:

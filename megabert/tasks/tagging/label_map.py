@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.files import read_limited
 from megabert.common.json_text import parse_json
 from megabert.tasks.tagging.entity_spans import Tag, parse_tag
 
@@ -75,10 +76,12 @@ def read_label_map(features: Path) -> LabelMap:
 def _load(path: Path) -> Any:
     """The content of a file; a pickle may hold plain values only."""
     try:
-        data = path.read_bytes()[:_MOST_BYTES]
+        data = read_limited(path, _MOST_BYTES, "a table of labels")
         if path.suffix == ".json":
             return parse_json(data)
         return _PlainValues(io.BytesIO(data)).load()
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle raises anything
         reason = " ".join(str(error).split())[:120]
         raise UserError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.files import open_file
 from megabert.convert.google.tensor_bundle.entries import (
     DTYPES,
     VERSION,
@@ -155,7 +156,7 @@ class Bundle:
         dtype = DTYPES[entry.code]
         content = bytearray()
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 file.seek(entry.offset)
                 crc = _read_into(content, file, entry.size)
         except OSError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from megabert.common.downloads import check_downloaded
 from megabert.common.errors import UserError
+from megabert.common.files import open_file, read_limited
 from megabert.convert.google.tensor_bundle import snappy
 from megabert.data.foreign.tfrecord import masked_crc32c
 from megabert.data.tokenizers.protobuf import read_varint, varint
@@ -32,6 +33,8 @@ _PLAIN, _SNAPPY = 0, 1
 _BLOCK_BYTES = 262_144
 """Size at which TensorFlow ends a data block."""
 _RESTART_INTERVAL = 16
+_LARGEST = 1 << 28
+"""Bytes of a table that is read."""
 LONGEST_KEY = 4096
 """A longer key is treated as damage: with shared prefixes, a small block could mean gigabytes."""
 
@@ -55,7 +58,7 @@ class _Handle:
 
 def is_table(path: Path) -> bool:
     """Whether a file ends like a table."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(_MAGIC)))
         return file.read() == _MAGIC
@@ -74,7 +77,7 @@ def read_sorted_table(path: Path) -> list[Entry]:
                 f"{path}: not a TensorFlow index, or truncated: its last 8 bytes are not the magic "
                 "number; copy the file again"
             )
-        data = path.read_bytes()
+        data = read_limited(path, _LARGEST, "an index of a checkpoint")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     place = "the footer"
