@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
+from megabert.config.values import utf8_path
 from megabert.convert.formats import input_help, read_formats, written_formats
 
 
@@ -37,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--input",
-        type=Path,
+        type=utf8_path,
         required=True,
         metavar="PATH",
         help=input_help(),
     )
     source.add_argument(
         "--tokenizer",
-        type=Path,
+        type=utf8_path,
         metavar="PATH",
         help="folder of tokenizer files, or vocab.txt (default: the files next to the input); its "
         "size determines the true vocabulary of a checkpoint with padding rows",
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         help="format of the output",
     )
     target.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder to create"
+        "--output", type=utf8_path, required=True, metavar="DIR", help="folder to create"
     )
     target.add_argument(
         "--force",

@@ -26,7 +26,7 @@ from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Count, Size
-from megabert.config.values import ValueReader
+from megabert.config.values import ValueReader, utf8_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     model = made.add_argument_group("model")
     model.add_argument(
         "--checkpoint",
-        type=Path,
+        type=utf8_path,
         required=True,
         metavar="DIR",
         help="fine-tuning run or its final/, pretraining run or checkpoint, megabert folder, or Hugging "

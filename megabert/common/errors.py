@@ -23,6 +23,11 @@ class RankError(UserError):
     """A wrong input that this rank alone may have met: it prints the line itself, whatever its number."""
 
 
+def printable(text: str) -> str:
+    """The text with escapes for bytes of a file's name that are not UTF-8, as standard error shows it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def first_fault(error: Exception) -> str:
     """One line for an error; of pydantic's, the first field that is wrong, and why."""
     lines = str(error).splitlines()  # pydantic: a heading, then two lines for each field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -88,6 +89,8 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """
     # torch reads it when it is imported: warnings of its sockets say nothing about a run
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     with command_watch(get_logger().info, _last_words) as watch:
         report_start()
         status, line = _status_of(main, watch)
@@ -191,7 +194,10 @@ def _last_words(status: int, line: str) -> None:
     line = f"{_kind_of(status)}: {line}"
     report_end(rank, status, line)
     with contextlib.suppress(OSError):
-        os.write(2, (f"[rank {rank}] {line}\n" if rank else f"{line}\n").encode())
+        os.write(
+            2,
+            (f"[rank {rank}] {line}\n" if rank else f"{line}\n").encode(errors="backslashreplace"),
+        )
 
 
 def human_duration(seconds: float) -> str:

@@ -22,7 +22,15 @@ from typing import Any
 
 from megabert import __version__
 from megabert.common.errors import UserError
-from megabert.config.values import SWITCH_WORDS, ValueReader, WrongValue, one_of, read, suggestion
+from megabert.config.values import (
+    SWITCH_WORDS,
+    ValueReader,
+    WrongValue,
+    one_of,
+    read,
+    shown_value,
+    suggestion,
+)
 
 _FLAG = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
@@ -282,7 +290,7 @@ def _read_values(found: argparse.Namespace, readers: Sequence[_Reader]) -> list[
             try:
                 made.append(reader.read(text))
             except WrongValue as error:
-                problems.append(f"{reader.name} {text}: {error}")
+                problems.append(f"{reader.name} {shown_value(text)}: {error}")
         if made:
             setattr(found, name, made if isinstance(given, list) else made[0])
     return problems

@@ -294,13 +294,16 @@ def build(cls: type[Settings], *layers: SettingsLayer) -> Settings:
 
 def _as_given(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return " ".join(map(types.shown_value, value))
+    return types.shown_value(str(value).lower() if isinstance(value, bool) else value)
 
 
 def _read(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
     """The setting's value; raises WrongValue."""
     made = types.read(kind, value)
+    for path in made if isinstance(made, tuple) else (made,):
+        if isinstance(path, Path):
+            types.utf8_path(path)
     if field.metadata["choices"] is not None:
         known = list(field.metadata["choices"]())
         for word in made if isinstance(made, tuple) else (made,):

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+from megabert.common.errors import printable
+
 if TYPE_CHECKING:  # pydantic takes half of the time of --help, which reads no value
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -47,6 +49,29 @@ def one_of(word: object, known: Iterable[object]) -> str:
     """What to say of a word that is not one of the known names."""
     names = [str(name) for name in known]
     return f"expected one of {', '.join(names)}{suggestion(word, names)}"
+
+
+_LONGEST_SHOWN = 200  # characters
+
+
+def shown_value(value: object) -> str:
+    """A value that was given, as messages show it: quoted if it is empty, and cut if it is long."""
+    text = str(value)
+    if len(text) > _LONGEST_SHOWN:
+        return f"{text[: _LONGEST_SHOWN // 2]}... ({len(text):,} characters)"
+    return text or "''"
+
+
+def utf8_path(value: str | Path) -> Path:
+    """A path that every library can open (an argparse ``type``).
+
+    Raises:
+        WrongValue: it is empty, or has bytes that are not UTF-8.
+    """
+    path: Path = read(Path, value)
+    if printable(str(path)) != str(path):
+        raise WrongValue("a name that is not UTF-8, which torch and safetensors cannot open: rename it")
+    return path
 
 
 def _parts(kind: Any) -> tuple[Any, list[Any]]:
@@ -158,6 +183,8 @@ def read(kind: Any, value: Any) -> Any:
         value = _read_switch(value)
     elif isinstance(value, bool) and not is_switch(kind):
         raise WrongValue(f"expected {describe(kind)}")  # 1 and True are the same to pydantic
+    elif value == "" and Path in alternatives(kind):  # it would be the working folder
+        raise WrongValue("expected a path, and this one is empty")
     known = words(kind)
     if known and not is_switch(kind):
         value = {str(name): name for name in known}.get(str(value), value)
@@ -209,7 +236,7 @@ def _read_list(item: Any, value: Any) -> tuple[Any, ...]:
         try:
             made.append(read(item, piece))
         except WrongValue as error:
-            raise WrongValue(f"{piece!r}: {error}" if len(pieces) > 1 else str(error)) from error
+            raise WrongValue(f"{shown_value(repr(piece))}: {error}" if len(pieces) > 1 else str(error)) from error
     return tuple(made)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, printable
 from megabert.common.files import new_folder, sha256_of_file, sha256_of_parts
 from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
@@ -163,7 +163,7 @@ def _write_record(
     record = {
         "from": request.source,
         "to": request.target,
-        "input": model.origin,
+        "input": printable(str(model.origin)),
         "sha256": fingerprint,
         "head": model.head.name,
         "task": model.task,

@@ -64,7 +64,7 @@ def run_isolated(function: Callable[[], Any]) -> Any:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
     try:
-        answer = parse_json(content) if content else None
+        answer = parse_json(content, of_data=True) if content else None
     except JsonError:
         answer = None
     if not isinstance(answer, dict):

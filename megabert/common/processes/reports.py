@@ -65,7 +65,7 @@ def read_reports(folder: Path) -> tuple[set[int], dict[int, Ended]]:
         if kind == "started":
             started.add(int(pid))
         elif kind == "ended":
-            ended[int(pid)] = Ended(**read_json_object(path))
+            ended[int(pid)] = Ended(**read_json_object(path, of_data=True))
     return started, ended
 
 

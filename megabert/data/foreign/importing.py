@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 import megabert
 from megabert.common import names
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, printable
 from megabert.common.files import sha256_of_file
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
@@ -115,7 +115,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
     if fraction is None:
         fraction = 0.0 if data.evaluation else EVAL_FRACTION
     inputs = tuple(
-        InputInfo(file.path.name, file.path.stat().st_size, sha256_of_file(file.path))
+        InputInfo(printable(file.path.name), file.path.stat().st_size, sha256_of_file(file.path))
         for file in data.files
     )
     chosen = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, printable
 from megabert.common.files import new_file, output_file
 from megabert.common.storage import named_storage_errors
 from megabert.data.inspect.statistics import Statistics
@@ -39,7 +39,7 @@ def write_plot(path: Path, title: str, statistics: Statistics) -> None:
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(printable(title))
     documents, shards, frequency = figure.subplots(1, 3)
 
     bins = statistics.documents.histogram()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megabert.common.errors import UserError
+from megabert.common.errors import UserError, printable
 from megabert.common.files import new_file
 from megabert.common.progress import Progress
 from megabert.data.prepare.notices.languages import decide_languages, is_sampled
@@ -115,7 +115,7 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     for layout, group, language in zip(layouts, groups, languages):
         paths = [survey.form.path for survey in group]
         digest = joined_sha256(layout.path, paths, [survey.sha256 for survey in group])
-        name, size = layout.path.resolve().name, input_bytes(layout.path)
+        name, size = printable(layout.path.resolve().name), input_bytes(layout.path)
         again = sum(survey.index in repeated for survey in group)
         infos.append(InputInfo(name, size, digest, layout.read_as, language, again))
     numbered = _numbered(options, layouts, groups, pool)

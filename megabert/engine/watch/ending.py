@@ -107,7 +107,7 @@ class Ending:
 
         def write() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a", encoding="utf-8") as file:
+            with self.log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text.rstrip() + "\n")
 
         within(_FILES_SECONDS, write)
@@ -168,7 +168,9 @@ class Ending:
 
     def _claim(self, line: str) -> None:
         """Be the rank that prints; OSError if another one is."""
-        with (self.folder / "line.txt").open("x", encoding="utf-8") as file:
+        with (self.folder / "line.txt").open(
+            "x", encoding="utf-8", errors="backslashreplace"
+        ) as file:
             file.write(line + "\n")
 
     def _unwritable(self) -> bool:
@@ -215,7 +217,7 @@ class Ending:
                     start_new_session=True,  # the launcher ends this rank's process group
                 )
                 return
-        os.write(self._error, (line + "\n").encode())
+        os.write(self._error, (line + "\n").encode(errors="backslashreplace"))
 
     def _kill(self, verdict: Verdict) -> None:
         """End the culprits of this machine that do not answer: nobody else may do it."""

@@ -73,7 +73,7 @@ class Link:
         *lines, rest = bytes(self._buffer).split(b"\n")
         self._buffer = bytearray(rest)
         try:
-            found = [parse_json(line) for line in lines]
+            found = [parse_json(line, of_data=True) for line in lines]
             if len(rest) > _LONGEST_LINE or not all(isinstance(one, dict) for one in found):
                 raise ValueError
         except (ValueError, JsonError):  # not one of ours

@@ -259,4 +259,4 @@ def joined_sha256(path: Path, files: Sequence[Path], digests: Sequence[str]) -> 
         return digests[0]
     names = (file.relative_to(path).as_posix() for file in files)
     listing = "".join(f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))
-    return sha256_of(listing)
+    return sha256_of(listing.encode(errors="surrogateescape"))
