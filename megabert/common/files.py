@@ -148,7 +148,7 @@ def require_file(path: Path) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         what = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise UserError(f"{path} is {what}, it is not a regular file: put the file in its place")
+        raise UserError(f"{path} is {what}, it is not a regular file: use a file in its place")
 
 
 def open_file(path: Path) -> BufferedReader:

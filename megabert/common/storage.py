@@ -45,6 +45,12 @@ _CURES = {
     errno.ENOTSUP: "that file system cannot do this: name a place on another one",
 }
 
+_TAKEN_AWAY = (
+    "it or a folder above it is gone: was the run's folder removed, renamed or unmounted while the run used "
+    "it? Bring it back and {then}, or start a new run"
+)
+_PLENTY = 1 << 26
+"""Bytes: where more are free, a quota or a device is full, and the number would mislead."""
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -121,6 +127,8 @@ def storage_line(
     named = file if isinstance(file, str | bytes | os.PathLike) else place
     reason = error.strerror or str(error) or type(error).__name__
     cure = _CURES.get(error.errno or 0, "remove the cause, then {then}")
+    if error.errno == errno.ENOENT and then == RESUME:
+        cure = _TAKEN_AWAY
     where = None if named is None else Path(os.fsdecode(named))
     cure = cure.format(then=then, free=_free(where), owner=_owner(where))
     return f"{where if where is not None else 'a file'} {what}: {reason}; {cure}"
@@ -171,6 +179,8 @@ def _free(place: Path | None) -> str:
     try:
         free = shutil.disk_usage(found).free
     except OSError:
+        return ""
+    if free > _PLENTY:
         return ""
     return f" ({free / 1e6:,.1f} MB are free)"
 

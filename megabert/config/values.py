@@ -70,7 +70,9 @@ def utf8_path(value: str | Path) -> Path:
     """
     path: Path = read(Path, value)
     if printable(str(path)) != str(path):
-        raise WrongValue("a name that is not UTF-8, which torch and safetensors cannot open: rename it")
+        raise WrongValue(
+            "a name that is not UTF-8, which torch and safetensors cannot open: rename it"
+        )
     return path
 
 
@@ -236,7 +238,9 @@ def _read_list(item: Any, value: Any) -> tuple[Any, ...]:
         try:
             made.append(read(item, piece))
         except WrongValue as error:
-            raise WrongValue(f"{shown_value(repr(piece))}: {error}" if len(pieces) > 1 else str(error)) from error
+            raise WrongValue(
+                f"{shown_value(repr(piece))}: {error}" if len(pieces) > 1 else str(error)
+            ) from error
     return tuple(made)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megabert.common.downloads import left_by_download
+from megabert.common.files import open_file
 from megabert.data.tokenizers.protobuf import read_varint
 
 _WEIGHTS = re.compile(
@@ -97,7 +98,7 @@ def wrong_file(path: Path, source: str) -> str | None:
 def kind_of(path: Path) -> FileKind | None:
     """The kind of a file by its content, or as a part of a TensorFlow checkpoint by its name."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(_EXAMINED)
             size = file.seek(0, 2)
             file.seek(max(0, size - len(_TABLE_MAGIC)))

@@ -6,8 +6,6 @@ import contextlib
 import logging
 from pathlib import Path
 
-from megabert.common.errors import UserError
-from megabert.common.files import require_file
 from megabert.common.log import get_logger
 from megabert.common.storage import storage_line
 from megabert.engine.launch import World
@@ -26,17 +24,13 @@ class _LogFile(logging.FileHandler):
             return
         try:
             if self.stream is None:
-                if Path(self.baseFilename).exists():
-                    require_file(Path(self.baseFilename))
                 self.stream = self._open()
             self.stream.write(self.format(record) + self.terminator)
             self.flush()
-        except (OSError, UserError) as error:
+        except OSError as error:
             self.failed = True
-            line = (
-                storage_line(error, self.baseFilename, "cannot be written", "start the run again")
-                if isinstance(error, OSError)
-                else str(error)
+            line = storage_line(
+                error, self.baseFilename, "cannot be written", "start the run again"
             )
             get_logger().warning("DeepSpeed's messages are lost: %s", line)
 

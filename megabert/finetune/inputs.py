@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from megabert.common.errors import UserError
+from megabert.common.files import require_file
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_DEEPSPEED_LOG, RUN_FAULTS
 from megabert.common.processes.locks import is_lock_name
@@ -230,6 +231,8 @@ def check_free(output: Path) -> None:
         raise UserError(f"--output {output} is a file; name a new folder")
     with named_storage_errors(output, "cannot be read"):
         found = [path.name for path in output.iterdir()] if output.is_dir() else []
+        if RUN_DEEPSPEED_LOG in found:
+            require_file(output / RUN_DEEPSPEED_LOG)
     if any(
         name not in (RUN_DEEPSPEED_LOG, RUN_FAULTS) and not is_lock_name(name) for name in found
     ):

@@ -10,6 +10,7 @@ import pytest
 from megabert.common.errors import UserError
 from megabert.common.files import limited_lines, read_limited
 from megabert.common.processes.locks import FolderLock, lock_inside
+from megabert.data.text.input.sources import input_files
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.metrics.writer import MetricsWriter
 from tests.helpers.planted import called
@@ -66,3 +67,9 @@ def test_limits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2 has more than 1 MiB"):
         list(limited_lines(path))
     assert len(read_limited(path, path.stat().st_size, "a test")) == path.stat().st_size
+
+
+def test_a_pipe_of_text(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "dump")
+    with pytest.raises(UserError, match="dump is a pipe, it is not a regular file"):
+        input_files(tmp_path / "dump")

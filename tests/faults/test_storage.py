@@ -15,7 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from megabert.common.storage import is_storage_error, storage_line, system_error
+from megabert.common.processes.locks import FolderLock, lock_inside
+from megabert.common.storage import (
+    AGAIN,
+    StorageFault,
+    is_storage_error,
+    storage_line,
+    system_error,
+)
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.planted import (
     called_apart,
@@ -39,7 +46,7 @@ CONVERT = "launch/convert.py"
 @pytest.mark.parametrize(
     ("number", "cure"),
     [
-        (errno.ENOSPC, r"free some space on that disk \([\d,.]+ MB are free\)"),
+        (errno.ENOSPC, "free some space on that disk"),
         (errno.EDQUOT, "your quota"),
         (errno.EFBIG, "ulimit -f"),
         (errno.EACCES, "belongs to .* runs as"),
@@ -60,6 +67,28 @@ def test_every_reason_has_its_own_cure(tmp_path: Path, number: int, cure: str) -
     with pytest.raises(AssertionError, match=cure):
         raise AssertionError(line)
     assert ("free some space" in line) == (number == errno.ENOSPC)
+
+
+@pytest.mark.parametrize(("free", "said"), [(5_000_000, " (5.0 MB are free), "), (1 << 27, ", ")])
+def test_free_space_is_said_where_it_is_little(
+    free: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    line = storage_line(OSError(errno.ENOSPC, "full"), tmp_path)
+    assert line.endswith(f"free some space on that disk{said}then {AGAIN}")
+
+
+def test_a_run_whose_folder_was_removed_is_told_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lock = FolderLock(lock_inside(run), run)
+    lock.take()
+    shutil.rmtree(run)
+    with pytest.raises(
+        StorageFault, match=r"was the run's folder removed, .*--resume auto"
+    ) as caught:
+        lock.require()
+    assert "check the name" not in str(caught.value)
+    lock.release()
 
 
 def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from megabert.common.names import LOCK_FILE
 from megabert.common.processes.kernel import own_start, process_stat, this_machine
 from megabert.common.processes.stopping import requests_held
 from megabert.common.storage import (
+    RESUME,
     StorageFault,
     named_storage_errors,
     same_file,
@@ -316,7 +317,7 @@ class FolderLock:
             if found is None and self._create():  # somebody removed the file
                 return
         except OSError as error:
-            raise StorageFault(storage_line(error, self._file)) from error
+            raise StorageFault(storage_line(error, self._file, then=RESUME)) from error
         except UserError as error:
             raise StorageFault(str(error)) from error
         if found is None or found[0] != self._mine:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megabert.common import names
 from megabert.common.errors import UserError
-from megabert.common.files import sha256_of
+from megabert.common.files import open_file, sha256_of
 from megabert.data.foreign.hdf5 import SIGNATURE, Hdf5File
 from megabert.data.foreign.static import ForeignFile, ForeignShardError
 from megabert.data.foreign.tf_example import TFRecordFile
@@ -142,7 +142,7 @@ def _candidates(folder: Path) -> list[Path]:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(HEAD_BYTES)
     except FileNotFoundError:
         raise ForeignShardError(f"{path}: no such file or folder") from None
@@ -182,7 +182,7 @@ def _open(path: Path) -> ForeignFile:
 
 def _size_and_digest(path: Path) -> tuple[int, str]:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             first = file.read(_SAMPLED_BYTES)
             size = file.seek(0, 2)
             file.seek(max(0, size - _SAMPLED_BYTES))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from megabert.common.errors import UserError
-from megabert.common.files import sha256_of, sha256_of_file
+from megabert.common.files import require_file, sha256_of, sha256_of_file
 from megabert.data.text import extracted
 from megabert.data.text.input import mediawiki
 from megabert.data.text.input.formats import PARQUET, head_text, sniff, stream_format
@@ -39,9 +39,11 @@ def input_files(path: Path) -> list[Path]:
     """The file itself, or all files of a folder in path order, except hidden ones.
 
     Raises:
-        UserError: the folder has no files.
+        UserError: the folder has no files; the file is a pipe or a device.
     """
     if not path.is_dir():
+        if path.exists():
+            require_file(path)  # it is read more than once
         return [path]
     found = [
         item
