@@ -20,7 +20,7 @@ _ANSWERS = (b"Entry not found", b"Repository not found", b"Invalid username or p
 def left_by_download(path: Path) -> str | None:
     """What a file is instead of its content: a pointer of Git LFS, a web page, nothing; else None.
 
-    None is also the answer for a file that is missing or cannot be read, and for what is no regular file.
+    None is also the answer for a file that is missing or cannot be read, and for what is not a regular file.
     """
     try:
         with open_file(path) as file:

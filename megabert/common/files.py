@@ -163,7 +163,7 @@ def read_limited(path: Path, largest: int, what: str) -> bytes:
     ``what``: its kind, for the message: "a manifest".
 
     Raises:
-        UserError: it has more, or is no regular file.
+        UserError: it has more, or is not a regular file.
         OSError: it cannot be read.
     """
     with open_file(path) as file:

@@ -121,7 +121,7 @@ def _read(file: Path) -> tuple[Holder | None, float, bytes] | None:
     Opening the file makes NFS ask its server for the time.
 
     Raises:
-        UserError: it is no regular file, or too large for a lock.
+        UserError: it is not a regular file, or too large for a lock.
     """
     try:
         with open_file(file) as stream:

@@ -28,7 +28,7 @@ class MetricsWriter:
             nothing more is written; the run saves a checkpoint and ends.
 
     Raises:
-        UserError: the file is no regular file, or has a line that is too long.
+        UserError: the file is not a regular file, or has a line that is too long.
         OSError: a file cannot be opened; no method raises it later.
     """
 
