@@ -15,10 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from megabert.common.processes.locks import FolderLock, lock_inside
 from megabert.common.storage import (
     AGAIN,
-    StorageFault,
+    RESUME,
     is_storage_error,
     storage_line,
     system_error,
@@ -79,16 +78,9 @@ def test_free_space_is_said_where_it_is_little(
 
 
 def test_a_run_whose_folder_was_removed_is_told_so(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    lock = FolderLock(lock_inside(run), run)
-    lock.take()
-    shutil.rmtree(run)
-    with pytest.raises(
-        StorageFault, match=r"was the run's folder removed, .*--resume auto"
-    ) as caught:
-        lock.require()
-    assert "check the name" not in str(caught.value)
-    lock.release()
+    line = storage_line(OSError(errno.ENOENT, "gone"), tmp_path / "run/file", then=RESUME)
+    assert "was the run's folder removed, renamed or unmounted" in line
+    assert "check the name" not in line
 
 
 def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
