@@ -227,6 +227,9 @@ class StopWatch:
             self._note(number, signal.Signals(number).name)
             if self._mode is not _Mode.INTERRUPT or self._raised or self._holds:
                 return
+            if frame is not None and frame.f_code is StopWatch._swallowed.__code__:
+                self._lost = True  # it would be ignored there as well
+                return
             self._raised = True
         raise Interrupted(self.reason)
 
