@@ -22,7 +22,7 @@ from megabert.common.errors import (
     UserError,
 )
 from megabert.common.processes.reports import report_end, report_start
-from megabert.common.processes.standing import prepare_process
+from megabert.common.processes.standing import allow_files, open_closed_streams
 from megabert.common.processes.stopping import StopWatch, command_watch, end_now
 from megabert.common.storage import is_storage_error, memory_line, storage_line
 
@@ -89,6 +89,7 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     """
     # torch reads it when it is imported: warnings of its sockets say nothing about a run
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     with command_watch(get_logger().info, _last_words) as watch:
@@ -114,7 +115,7 @@ def _status_of(
     """Run ``main``; its exit status and the line that was printed about it."""
     try:
         with watch.raising():
-            prepare_process()
+            allow_files()
             return main(None) or 0, ""
     except KeyboardInterrupt:
         return _status_of_interruption(watch)

@@ -12,13 +12,10 @@ _WANTED_FILES = 1024
 _FEWEST_FILES = 64
 
 
-def prepare_process() -> None:
-    """Open closed standard streams on the null device; raise a low limit of open files.
+def open_closed_streams() -> None:
+    """Open closed standard streams on the null device, before anything else is opened.
 
-    A file that is opened later would otherwise get the number of a closed stream, and what is printed.
-
-    Raises:
-        UserError: the process may open too few files.
+    The next file or socket would otherwise get the number of a closed stream, and what is printed.
     """
     for number in range(3):
         try:
@@ -34,10 +31,14 @@ def prepare_process() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
-    _allow_files()
 
 
-def _allow_files() -> None:
+def allow_files() -> None:
+    """Raise a low limit of open files as far as this process may.
+
+    Raises:
+        UserError: it may open too few.
+    """
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if now == resource.RLIM_INFINITY or now >= _WANTED_FILES:
         return

@@ -13,10 +13,14 @@ from megabert.common.storage import memory_line
 
 CODE = (
     "import os, resource; from pathlib import Path; from megabert.common.log import get_logger, run_command\n"
+    "from megabert.common.processes.stopping import stop_watch\n"
     "def main(argv):\n"
+    "    watch = stop_watch()\n"
     "    held = open({file!r}, 'w'); held.write('kept'); held.flush()\n"
     "    get_logger().info('a line'); print('another'); os.write(1, b'out'); os.write(2, b'err')\n"
     "    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    "    assert not any(os.path.samestat(os.fstat(n), os.fstat(watch._writer.fileno())) or\n"
+    "        os.path.samestat(os.fstat(n), os.fstat(watch._reader.fileno())) for n in range(3))\n"
     "run_command(main)"
 )
 
