@@ -307,15 +307,12 @@ class FolderLock:
         """
         if self._mine is None:
             return
-        if self._within is not None and not same_file(self._within, self._file.absolute().parent):
-            raise StorageFault(
-                f"{self._folder} was moved, removed or replaced while this job wrote there; it writes nothing "
-                "into another folder of that name: put the first one back, then continue with --resume auto"
-            )
         try:
             found = _read(self._file)
-            if found is None and self._create():  # somebody removed the file
-                return
+            if found is None:  # somebody removed the file, or its folder
+                self._require_folder()
+                if self._create():
+                    return
         except OSError as error:
             raise StorageFault(storage_line(error, self._file, then=RESUME)) from error
         except UserError as error:
@@ -325,6 +322,13 @@ class FolderLock:
             raise StorageFault(
                 f"{self._folder}: another job has taken this folder over: {who or 'unknown'}; this one "
                 "ends and writes nothing more there"
+            )
+
+    def _require_folder(self) -> None:
+        if self._within is not None and not same_file(self._within, self._file.absolute().parent):
+            raise StorageFault(
+                f"{self._folder} was moved, removed or replaced while this job wrote there; it writes nothing "
+                "into another folder of that name: put the first one back, then continue with --resume auto"
             )
 
     def release(self) -> None:
