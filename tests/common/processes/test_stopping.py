@@ -24,6 +24,7 @@ def start(root: Path, body: str, *patches: str) -> subprocess.Popen[str]:
     """A command whose ``main`` is ``body``, once it is ready for signals."""
     code = "\n".join([
         "import ctypes, signal, time",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # ignored in a script's background
         "from megabert.common.errors import StoppedOnRequest",
         "from megabert.common.log import run_command",
         "from megabert.common.processes import stopping",
