@@ -273,14 +273,15 @@ def test_full_disk_keeps_the_last_checkpoint(shards: Path, tmp_path: Path) -> No
 def test_nan_stops_the_run(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match=r"is (nan|inf) at step"):
         train(
-            shards, tmp_path / "run", "--lr", "1e38", "--schedule", "constant", "--zero-stage", "0"
+            shards, tmp_path / "run", "--lr", "1e37", "--schedule", "constant", "--zero-stage", "0"
         )
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_weights_that_are_not_finite_are_not_saved(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["--lr", "1e39", "--schedule", "constant", "--save-interval", "1"]
+    arguments = ["--lr", "1e37", "--schedule", "constant", "--save-interval", "1"]
+    arguments += ["--optimizer", "adamw", "--weight-decay", "1e30"]
     with pytest.raises(TrainingStopped, match="the weights are not finite after step 1"):
         train(shards, run, *arguments)
     assert not list((run / "checkpoints").iterdir())
