@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # pydantic takes half of the time of --help, which reads no v
 DEFERRED: ConfigDict = {"defer_build": True}
 """Configuration of settings dataclasses: pydantic prepares one when it is first made, not for --help."""
 LEAST_NUMBER = 1e-37
-"""Numbers that are closer to 0, and those above its inverse, are not of this world, and float32 loses them."""
+"""A number closer to 0, or above the inverse of this, is refused: float32 does not hold it well."""
 SWITCH_WORDS = {"on": True, "true": True, "off": False, "false": False}
 """What a switch may be set to, in any case."""
 

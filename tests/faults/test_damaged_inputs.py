@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.finetune_runs import CONVERT, FINETUNE, PREDICT, arguments
-from tests.helpers.planted import called, called_apart
+from tests.helpers.planted import called, called_apart, content_of
 from tests.helpers.sums import without_sums
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -21,13 +21,6 @@ Change = Callable[[bytes], bytes | None]
 """The new content of a file; None: it is removed."""
 
 
-def _content(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
 def _change(file: Path, change: Change) -> None:
     content = change(file.read_bytes())
     file.unlink() if content is None else file.write_bytes(content)
@@ -35,14 +28,14 @@ def _change(file: Path, change: Change) -> None:
 
 def _refused(checkpoint: Path, folder: Path, tools: tuple[str, ...], *named: str) -> None:
     """Every command says one of these words in one line, writes nothing and changes nothing."""
-    before, beside = _content(checkpoint), checkpoint.parent
+    before, beside = content_of(checkpoint), checkpoint.parent
     calls = [(tool, arguments(tool, folder, checkpoint, beside / "out")) for tool in tools]
     for tool, one in zip(tools, called_apart(*calls), strict=True):
         line = one.one_line(2)
         assert str(checkpoint) in line, (tool, line)
         assert all(word in line for word in named), (tool, line)
     assert list(beside.iterdir()) == [checkpoint]
-    assert _content(checkpoint) == before
+    assert content_of(checkpoint) == before
 
 
 def _slow(*values: Any) -> Any:
@@ -216,7 +209,7 @@ def test_a_task_file(folder: Path, tmp_path: Path, task: str) -> None:
         for flag in ("train", "eval", "test"):
             given = {"train": good, flag: files[kind]}
             calls.append((FINETUNE, _task_flags(task, folder, out, **given)))
-    before = _content(tmp_path)
+    before = content_of(tmp_path)
     for place, one in enumerate(called_apart(*calls)):
         kind, line = KINDS[place // 3], one.one_line(2)
         assert str(files[kind]) in line
@@ -225,7 +218,7 @@ def test_a_task_file(folder: Path, tmp_path: Path, task: str) -> None:
             assert f"line {number}" in line, line
         if kind == "not UTF-8":
             assert kind in line
-    assert _content(tmp_path) == before
+    assert content_of(tmp_path) == before
 
 
 LATER: list[tuple[Callable[[Path], object], str]] = [

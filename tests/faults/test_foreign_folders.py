@@ -17,6 +17,7 @@ from tests.helpers.planted import (
     called,
     called_apart,
     command,
+    content_of,
     give_away,
     open_folder,
     powerless,
@@ -33,13 +34,6 @@ def _close(path: Path) -> None:
     """Make it another user's, who lets nobody in."""
     os.chown(path, NOBODY, NOBODY)
     path.chmod(0o700 if path.is_dir() else 0o600)
-
-
-def _content(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 # ---------------------------------------------------------------- outputs
@@ -117,7 +111,7 @@ def _cannot_be_read(checkpoint: Path, closed: str, tmp_path: Path, folder: Path)
     """No command reads a checkpoint of which one file or folder is another user's."""
     theirs = tmp_path / "theirs"
     shutil.copytree(checkpoint, theirs)
-    before, place = _content(theirs), theirs / closed
+    before, place = content_of(theirs), theirs / closed
     _close(place)
     out = tmp_path / "out"
     calls = [(tool, arguments(tool, folder, theirs, out)) for tool in READERS]
@@ -127,7 +121,7 @@ def _cannot_be_read(checkpoint: Path, closed: str, tmp_path: Path, folder: Path)
         assert f"Permission denied; {place} belongs to nobody " in line
         assert any(f" cannot be {what}: Permission" in line for what in ("read", "used")), line
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
-    assert _content(theirs) == before
+    assert content_of(theirs) == before
 
 
 @pytest.mark.parametrize(

@@ -59,17 +59,32 @@ def test_a_rank_that_never_says_goodbye(root: Path, tmp_path: Path, whole: bool)
         assert "no such file" in errors[1]
 
 
-@pytest.mark.parametrize("kind", ["here", "ready"])
-def test_a_rank_that_hangs_before_its_work(root: Path, tmp_path: Path, kind: str) -> None:
-    dump = write_dump(tmp_path / "wiki.xml.bz2", count=10)
-    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
-    output = tmp_path / "shards"
-    flags = ["--input", str(dump), "--tokenizer", str(vocabulary), "--output", str(output)]
+def _on_two_ranks(
+    root: Path, folder: Path, code: tuple[str, str], *, pages: int, seconds: int
+) -> subprocess.CompletedProcess[str]:
+    """Two ranks that run ``code`` (its text, and its argument) on a small dump, without a traceback."""
+    dump = write_dump(folder / "wiki.xml.bz2", count=pages)
+    vocabulary = write_vocabulary(folder / "vocab.txt")
+    flags = [
+        "--input",
+        str(dump),
+        "--tokenizer",
+        str(vocabulary),
+        "--output",
+        str(folder / "shards"),
+    ]
     done = subprocess.run(
-        [str(MPIRUN), "-n", "2", sys.executable, "-c", HANGS, kind, *flags, "--workers", "1"],
-        cwd=root, capture_output=True, text=True, timeout=60, check=False,
+        [str(MPIRUN), "-n", "2", sys.executable, "-c", *code, *flags, "--workers", "1"],
+        cwd=root, capture_output=True, text=True, timeout=seconds, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("kind", ["here", "ready"])
+def test_a_rank_that_hangs_before_its_work(root: Path, tmp_path: Path, kind: str) -> None:
+    output = tmp_path / "shards"
+    done = _on_two_ranks(root, tmp_path, (HANGS, kind), pages=10, seconds=60)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     place = "rank 1" if kind == "here" else f"rank 1 on {socket.gethostname()}"
     assert errors[0].startswith(f"error: {place} does not get {kind} within 2 s: it hangs, or ")
@@ -99,15 +114,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     + [pytest.param(kind, marks=pytest.mark.slow) for kind in ("here", "result")],
 )
 def test_one_rank_is_asked_to_stop(root: Path, tmp_path: Path, before: str) -> None:
-    dump = write_dump(tmp_path / "wiki.xml.bz2", count=60)
-    vocabulary = write_vocabulary(tmp_path / "vocab.txt")
-    output = tmp_path / "shards"
-    flags = ["--input", str(dump), "--tokenizer", str(vocabulary), "--output", str(output)]
-    done = subprocess.run(
-        [str(MPIRUN), "-n", "2", sys.executable, "-c", ASKED, before, *flags, "--workers", "1"],
-        cwd=root, capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    done = _on_two_ranks(root, tmp_path, (ASKED, before), pages=60, seconds=30)
     assert done.returncode
     assert "does not" not in done.stderr
-    assert not output.exists()
+    assert not (tmp_path / "shards").exists()

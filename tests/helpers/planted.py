@@ -157,6 +157,14 @@ def powerless() -> list[str]:
     return prefix
 
 
+def content_of(folder: Path) -> dict[str, bytes | None]:
+    """Everything in a folder by its relative path: the bytes of a file, None for anything else."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 def give_away(folder: Path) -> None:
     """Make a folder and everything in it another user's, whom others may read."""
     for path in (folder, *folder.rglob("*")):

@@ -18,10 +18,10 @@ from megabert.common.errors import UserError
 from megabert.common.json_text import JsonError, parse_json
 from megabert.common.log import get_logger
 from megabert.common.processes.isolated import IsolatedFault, IsolatedWorker, rows_in_batches
+from megabert.data.text.input.parquet_rows import open_parquet
 from megabert.data.text.plain.lines import MAX_LINE
 
 _BATCH_ROWS = 64
-_READ_BUFFER = 1 << 20  # bytes per column, instead of its whole chunk
 _MOST_AT_ONCE = 1 << 23  # bytes of an answer with several rows
 _TOO_LONG = "!"  # instead of a row's JSON
 
@@ -84,12 +84,11 @@ def _ask(path: Path, row: int = 0, batch: int = 0) -> list[str] | None:
 
 def _answer(message: bytes) -> bytes:
     global _reading
-    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they need
     request: dict[str, Any] = parse_json(message, of_data=True)
     answer: list[str] | str | None
     try:
         if not request["batch"]:
-            with _open(request["path"]) as file:
+            with open_parquet(request["path"]) as file:
                 answer = _columns(file.schema_arrow)[1]
         else:
             if _reading is None or _reading[0] != request:
@@ -101,12 +100,6 @@ def _answer(message: bytes) -> bytes:
     except (OSError, ValueError, pa.ArrowException) as error:
         answer, _reading = " ".join(str(error).split())[:160], None
     return json.dumps(answer).encode()
-
-
-def _open(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(
-        path, buffer_size=_READ_BUFFER, pre_buffer=False, page_checksum_verification=True
-    )
 
 
 def _columns(schema: pa.Schema) -> tuple[list[str], list[str]]:
@@ -135,7 +128,7 @@ def _has_json(kind: pa.DataType) -> bool:
 
 def _parts(path: str, row: int, batch: int) -> Iterator[list[str]]:
     """The JSON of the rows from ``row`` on: several at once if they are short, otherwise one by one."""
-    with _open(path) as file:
+    with open_parquet(path) as file:
         names, _ = _columns(file.schema_arrow)
         groups, before = _groups_from(file.metadata, row)
         for records in file.iter_batches(batch, groups, names, use_threads=False):

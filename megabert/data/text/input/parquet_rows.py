@@ -102,7 +102,6 @@ _reading: _Reading | None = None
 def answer_parquet(message: bytes) -> bytes:
     """The answer to a message, for :func:`decode_answer`; runs in the process of its own."""
     global _reading
-    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they need
     request = ParquetRequest(**parse_json(message, of_data=True))
     try:
         if request.group is None:
@@ -191,14 +190,20 @@ def _plain(column: pa.Array) -> pa.Array:
     return column if pa.types.is_integer(column.type) else column.cast(pa.large_binary())
 
 
+def open_parquet(path: str) -> pq.ParquetFile:
+    """A Parquet file of which as little as possible is in memory; raises what Arrow raises."""
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more than they need
+    return pq.ParquetFile(
+        path,
+        buffer_size=_READ_BUFFER,
+        pre_buffer=False,  # else the whole row group is read before its first batch
+        page_checksum_verification=True,
+    )
+
+
 def _open(path: str, text_field: str) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(
-            path,
-            buffer_size=_READ_BUFFER,
-            pre_buffer=False,  # else the whole row group is read before its first batch
-            page_checksum_verification=True,
-        )
+        file = open_parquet(path)
     except MemoryError:
         raise
     except FileNotFoundError:
