@@ -120,7 +120,7 @@ class World:
 
     topology: Topology
     groups: ProcessGroups
-    mpu: Mpu
+    mpu: Mpu | None
     tp: TensorParallel
     device: torch.device
     watcher: Watcher | None = None
@@ -183,6 +183,7 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     limit = watched.limit if watched is not None else 0.0
+    timeout = max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit))
     watcher = _watch(topology, watched)
     try:
         with _named_port():
@@ -190,13 +191,18 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
                 dist_backend="nccl" if cuda else "gloo",
                 auto_mpi_discovery=False,
                 verbose=False,
-                timeout=max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit)),
+                timeout=timeout,
             )
-        groups = ProcessGroups.create(topology)
+        groups = ProcessGroups.create(topology, timeout)
     except BaseException:
         with watched_to_the_end(watcher):
             raise
-    return World(topology, groups, Mpu(groups), groups.tensor_parallel, device, watcher)
+    mpu = None if groups.tensor is None else Mpu(groups)
+    # Without an mpu DeepSpeed's data-parallel group is a copy of the world's, another communicator,
+    # unless it has that "copy" already. The mpu is global there: an earlier engine's must not stay.
+    deepspeed.utils.groups.mpu = mpu
+    deepspeed.utils.groups._WORLD_GROUP = torch.distributed.group.WORLD
+    return World(topology, groups, mpu, groups.tensor_parallel, device, watcher)
 
 
 @contextlib.contextmanager

@@ -14,10 +14,16 @@ from megabert.parallel.topology import ProcessGroups
 
 
 class Mpu:
-    """DeepSpeed's view of :class:`ProcessGroups`: model parallel = tensor parallel, no pipeline."""
+    """DeepSpeed's view of :class:`ProcessGroups`: model parallel = tensor parallel, no pipeline.
+
+    It needs tensor parallelism: to DeepSpeed a model-parallel group that is None means all ranks, so
+    that without tensor parallelism there must be no mpu.
+    """
 
     def __init__(self, groups: ProcessGroups) -> None:
-        self._groups = groups
+        if groups.tensor is None:
+            raise ValueError("without tensor parallelism DeepSpeed needs no mpu")
+        self._groups, self._tensor = groups, groups.tensor
         self._topology = groups.topology
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
@@ -38,7 +44,7 @@ class Mpu:
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
         """Ranks that hold the splits of one model."""
-        return self._groups.tensor
+        return self._tensor
 
     def get_model_parallel_rank(self) -> int:
         """Place in the model-parallel group."""
@@ -50,7 +56,7 @@ class Mpu:
 
     def get_tensor_model_parallel_group(self) -> dist.ProcessGroup:
         """The model-parallel group under its newer name."""
-        return self._groups.tensor
+        return self._tensor
 
     def get_tensor_model_parallel_rank(self) -> int:
         """Place in the tensor-parallel group."""

@@ -13,6 +13,7 @@ tensor-parallel index.  Tensor-parallel ranks are neighbours, so that they share
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch import Tensor
@@ -147,27 +148,33 @@ class Topology:
 
 @dataclass(frozen=True)
 class ProcessGroups:
-    """This rank's torch process groups."""
+    """This rank's torch process groups; ``tensor`` is None without tensor parallelism."""
 
     topology: Topology
-    tensor: dist.ProcessGroup
+    tensor: dist.ProcessGroup | None
     data: dist.ProcessGroup
 
     @classmethod
-    def create(cls, topology: Topology) -> ProcessGroups:
-        """Make every group of the grid, in the same order on all ranks (a collective call).
+    def create(cls, topology: Topology, timeout: timedelta | None = None) -> ProcessGroups:
+        """Make this rank's groups: one split of the world per dimension (all ranks call).
 
-        ``torch.distributed`` must be initialized with the topology's world size and rank.
+        A dimension that holds all ranks is the world's group, and tensor groups of one rank do not
+        exist: without tensor parallelism nothing is made.
+
+        Args:
+            topology: ``torch.distributed`` must be initialized with its world size and rank.
+            timeout: of collectives in the groups; None: torch's default.
         """
         if (dist.get_world_size(), dist.get_rank()) != (topology.world_size, topology.rank):
             raise ValueError(
                 f"torch.distributed is rank {dist.get_rank()} of {dist.get_world_size()}, "
                 f"the topology is rank {topology.rank} of {topology.world_size}"
             )
-        tensor = [dist.new_group(ranks) for ranks in topology.tensor_groups()]
-        data = [dist.new_group(ranks) for ranks in topology.data_groups()]
+        tensor = None
+        if topology.tensor_parallel > 1:
+            tensor = _split(topology.tensor_groups(), topology.tensor_group_ranks, timeout)
         return cls(
-            topology, tensor[topology.data_parallel_rank], data[topology.tensor_parallel_rank]
+            topology, tensor, _split(topology.data_groups(), topology.data_group_ranks, timeout)
         )
 
     @property
@@ -175,3 +182,21 @@ class ProcessGroups:
         """What the layers of :mod:`megabert.parallel.layers` take."""
         topology = self.topology
         return TensorParallel(topology.tensor_parallel_rank, topology.tensor_parallel, self.tensor)
+
+
+def _split(parts: list[list[int]], mine: list[int], timeout: timedelta | None) -> dist.ProcessGroup:
+    """The group of the ranks ``mine``, one of the ``parts`` of all ranks.
+
+    Where DeepSpeed has bound NCCL to a device, groups are split from the world's communicator, in which
+    all ranks take part: one ``split_group``, as torch's DeviceMesh does. Elsewhere the ranks of a
+    group make it among themselves.
+    """
+    world = dist.group.WORLD
+    assert world is not None
+    if len(parts) == 1:
+        return world
+    if world.bound_device_id is None:
+        return dist.new_group(mine, timeout=timeout, use_local_synchronization=True)
+    group = dist.split_group(split_ranks=parts, timeout=timeout)
+    assert group is not None  # the parts hold every rank
+    return group

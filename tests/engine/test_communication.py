@@ -141,7 +141,9 @@ CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
 
 def _all_cases(rank: int, world_size: int) -> dict[str, Any]:
     world = launch.start()
-    return {name: updates(world, *case) for name, case in CASES.items()}
+    found = {name: updates(world, *case) for name, case in CASES.items()}
+    assert len(dist.distributed_c10d._world.pg_map) == 1, "DeepSpeed made a group, a communicator"
+    return found
 
 
 @pytest.fixture(scope="module")

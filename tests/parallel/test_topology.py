@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -112,6 +115,68 @@ def test_process_groups_and_mpu() -> None:
     assert third == ([1100.0, 101.0], [0, 2, 0, 2, 1, 2, 0, 1], [0, 2])
     assert fourth == ([1100.0, 1010.0], [1, 2, 1, 2, 1, 2, 0, 1], [1, 3])
     assert not hasattr(Mpu, "initialize_sequence_parallel")
+
+
+Made = tuple[int, int, list[int]]
+"""Calls that made groups; groups that this rank is in then, without the world; its data-parallel ranks."""
+
+
+def _made(rank: int, world_size: int) -> list[Made]:
+    """By tensor parallel degree, on gloo."""
+    world, new_group, calls = dist.group.WORLD, dist.new_group, []
+
+    def counted(ranks: list[int], **named: Any) -> Any:
+        calls.append(named)
+        return new_group(ranks, **named)
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "new_group", counted)
+        for degree in (1, 2, 4):
+            before = len(dist.distributed_c10d._world.pg_map)
+            groups = ProcessGroups.create(Topology(world_size, rank, degree), timedelta(hours=1))
+            made = len(dist.distributed_c10d._world.pg_map) - before
+            assert (groups.tensor is None, groups.tensor is world) == (degree == 1, degree == 4)
+            assert (groups.data is world) == (degree == 1)
+            for group in {groups.tensor, groups.data} - {None, world}:
+                backend = group._get_backend(torch.device("cpu"))
+                assert backend.options._timeout == timedelta(hours=1)
+            found.append((len(calls), made, dist.get_process_group_ranks(groups.data)))
+            calls.clear()
+    return found
+
+
+def test_each_rank_makes_its_own_groups_alone() -> None:
+    """None without tensor parallelism, else one per dimension that does not hold all ranks."""
+    for rank, found in enumerate(run_ranks(_made, 4)):
+        assert found == [(0, 0, [0, 1, 2, 3]), (2, 2, [rank % 2, rank % 2 + 2]), (1, 1, [rank])]
+
+
+def _split_from_world(rank: int, world_size: int) -> list[Any]:
+    """What is asked of NCCL, whose world is bound to a device."""
+    asked: list[Any] = []
+
+    def split_group(**named: Any) -> Any:
+        asked.append(named)
+        return object()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist.ProcessGroup, "bound_device_id", torch.device("cuda", 0))
+        patch.setattr(dist, "split_group", split_group)
+        for degree in (1, 2, 4):
+            ProcessGroups.create(Topology(world_size, rank, degree), timedelta(hours=1))
+    return asked
+
+
+def test_with_nccl_all_ranks_ask_for_the_same_splits() -> None:
+    splits = [[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]]
+    expected = [{"split_ranks": ranks, "timeout": timedelta(hours=1)} for ranks in splits]
+    assert run_ranks(_split_from_world, 4) == [expected] * 4
+
+
+def test_deepspeed_has_no_mpu_without_tensor_parallelism() -> None:
+    with pytest.raises(ValueError, match="no mpu"):
+        Mpu(ProcessGroups(Topology(), None, object()))  # type: ignore[arg-type]
 
 
 def _wrong_world(rank: int, world_size: int) -> None:
