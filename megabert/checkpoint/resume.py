@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,22 @@ def find_source(
 ) -> Checkpoint:
     """The checkpoint that ``--init-from`` names, if this run's model can take its tensors.
 
-    ``world``: its ranks divide the reading of the files (all call); None: this process reads all.
+    ``world``: its main rank chooses, because ``latest`` may be an older one on another host whose network
+    file system lags, and its ranks divide the reading of the files (all call); None: this process alone.
 
     Raises:
         UserError: ``path`` has no checkpoint, or it has another tokenizer, another shape (positions
             included) or damaged files.
     """
+    choose = partial(_fitting_source, path, model, tokenizer_sha256)
+    source = choose() if world is None else broadcast_object(world, choose)
+    fault = damaged_file(source) if world is None else shared_fault(source, world)
+    if fault is not None:
+        raise UserError(f"--init-from {path}: {fault}")
+    return source
+
+
+def _fitting_source(path: Path, model: ModelConfig, tokenizer_sha256: str) -> Checkpoint:
     source = newest_checkpoint(path)
     if source.field("tokenizer_sha256") != tokenizer_sha256:
         raise UserError(
@@ -86,9 +97,6 @@ def find_source(
             f"--init-from {path} is a run of another model "
             f"({'; '.join(differing)}); set --model and its flags to match"
         )
-    fault = damaged_file(source) if world is None else shared_fault(source, world)
-    if fault is not None:
-        raise UserError(f"--init-from {path}: {fault}")
     return source
 
 

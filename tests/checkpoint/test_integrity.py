@@ -27,6 +27,7 @@ from megabert.checkpoint.record import (
 from megabert.checkpoint.save_load import newest_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
+from megabert.config.model import ModelConfig
 from tests.helpers.distributed import run_ranks
 from tests.helpers.training_runs import (
     TINY,
@@ -89,6 +90,31 @@ def find(run: Path, wanted: str = "auto") -> tuple[Any, str]:
     assert found[0][0] == found[1][0]
     assert not found[1][1], "only rank 0 prints messages"
     return found[0]
+
+
+def _find_source(rank: int, world_size: int, views: list[Path]) -> tuple[str, int]:
+    """What ``--init-from`` takes where each rank sees its own state of the file system."""
+    from megabert.checkpoint.resume import find_source
+
+    record = read_checkpoint_record(views[0] / "checkpoints" / NEWEST).record
+    model = ModelConfig.from_dict(record["model"])
+    world: Any = SimpleNamespace(
+        topology=SimpleNamespace(rank=rank, world_size=world_size),
+        is_main=rank == 0,
+        device=torch.device("cpu"),
+    )
+    found = find_source(views[rank], model, record["tokenizer_sha256"], world)
+    return found.folder.name, found.step
+
+
+def test_all_ranks_begin_from_the_same_checkpoint(run: Path, tmp_path: Path) -> None:
+    """A rank that sees an older ``latest`` takes what the main rank has chosen."""
+    lagging = Path(shutil.copytree(run, tmp_path / "lagging"))
+    shutil.rmtree(lagging / "checkpoints" / NEWEST)
+    (lagging / "checkpoints" / "latest").write_text(BEFORE + "\n")
+    assert newest_checkpoint(lagging).folder.name == BEFORE
+    import_once()
+    assert run_ranks(_find_source, RANKS, [run, lagging]) == [(NEWEST, 6)] * 2
 
 
 # ---------------------------------------------------------------- every kind of damage
