@@ -191,7 +191,7 @@ class BatchSettings:
     )
     micro_batch_size: Count | None = setting(
         None,
-        "sequences per rank and micro step (default: the largest that divides the rank's part of the batch and has at most 8192 tokens)",
+        "sequences per rank and micro step (default: the largest that divides the rank's part of the batch and has at most 8192 tokens, on a GPU 65536 if they fit in its memory)",
         resume="free",
     )
     gradient_accumulation_steps: Count | None = setting(

@@ -56,6 +56,15 @@ def first_of_ranks(world: World, mine: str | None) -> str | None:
     return next(filter(None, everyone), None)
 
 
+def least_of_ranks(world: World, mine: float) -> float:
+    """The smallest of the ranks' numbers (a collective, if there are several)."""
+    if world.topology.world_size == 1:
+        return mine
+    least = torch.tensor(mine, dtype=torch.float64, device=world.device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return float(least)
+
+
 def made_by_each(world: World, make: Callable[[], Value], facts: Callable[[Value], Any]) -> Value:
     """``make()`` of this rank, which reads what all ranks must read alike (a collective).
 

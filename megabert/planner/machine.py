@@ -15,6 +15,7 @@ They are assumed for devices without such a figure (H100, B200). ``--efficiency`
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,22 @@ def make_machine(settings: MachineSettings) -> Machine:
         link_bandwidth=device.link_bandwidth,
         network_bandwidth=network,
         per_host=settings.gpus_per_node,
+        framework_bytes=FRAMEWORK_GPU,
+    )
+
+
+def own_gpu(memory_bytes: float) -> Machine:
+    """The GPU of a run, for what depends on its memory only; nothing is known of its speed."""
+    unknown = math.nan
+    return Machine(
+        name="gpu",
+        memory_bytes=memory_bytes,
+        memory_bandwidth=unknown,
+        peak=dict.fromkeys(EFFICIENCY, unknown),
+        efficiency=EFFICIENCY,
+        link_bandwidth=unknown,
+        network_bandwidth=None,
+        per_host=1,
         framework_bytes=FRAMEWORK_GPU,
     )
 

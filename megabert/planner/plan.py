@@ -11,7 +11,7 @@ from megabert.common.errors import UserError
 from megabert.config.deepspeed_file import read_deepspeed_config
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.training import BatchSettings
-from megabert.engine.config import BatchSizes, resolve_batch
+from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
@@ -188,8 +188,13 @@ class Planner:
                 high = middle
         return low
 
+    def micro_limit(self, largest: int) -> int:
+        """Sequences of a micro batch whose size is not set, at most; a run on a GPU takes the same."""
+        limit = micro_batch_limit(self.recipe.length, on_gpu=not self.machine.is_cpu)
+        return max(1, min(limit, largest))
+
     def divide(self, layout: LayoutSettings, largest: int) -> BatchSizes:
-        """Micro batch and accumulation, as given, or the largest that fits and divides the rank's batch.
+        """Micro batch and accumulation, as given, or the default of a run (:meth:`micro_limit`).
 
         Raises:
             UserError: the sizes do not multiply out.
@@ -198,7 +203,7 @@ class Planner:
         sizes = BatchSettings(
             global_batch_size=self.recipe.global_batch, micro_batch_size=self.recipe.micro
         )
-        return resolve_batch(sizes, ranks, max(1, largest))
+        return resolve_batch(sizes, ranks, self.micro_limit(largest))
 
     def plan(self, layout: LayoutSettings) -> LayoutPlan:
         """One layout, whether it fits or not.

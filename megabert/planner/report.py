@@ -204,6 +204,7 @@ def verbose(model: ModelConfig) -> str:
         ["  padding, short and long", f"{recipe.PADDING_SHORT}, {recipe.PADDING_LONG}"],
         ["  largest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
         *([f"  {s.name}, bytes per parameter", f"{s.moved_bytes}"] for s in optimizer_specs()),
+        *([f"  host, {k}, per layer", duration(v)] for k, v in timing.HOST_SECONDS.items()),
         *(
             [f"  samples/s per core at {k} tokens", f"{v:,.0f}"]
             for k, v in timing.LOADER_SAMPLES.items()

@@ -1,4 +1,4 @@
-"""The time of one update, as a sum of its parts. Only the loader's work is assumed to overlap.
+"""The time of one update, as a sum of its parts. Only the host's work is assumed to overlap.
 
 forward and backward   model FLOPs of the computed tokens / (t x peak x efficiency)
 recomputation          the layers' forward once more, with activation checkpointing
@@ -8,6 +8,8 @@ optimizer              the bytes per parameter that the optimizer declares (LAMB
 relative positions     bytes that NEZHA's attention moves on a GPU, where it holds the scores of all
                        pairs of tokens in memory (``kernels.attention.relative``)
 tensor, data exchanges see ``collectives``
+waiting for the host   by how much the host's own work (Python, DeepSpeed, the start of every operator) is
+                       longer than all of the above, on a GPU: it runs ahead of the device
 waiting for data       by how much the loader, with one core per rank, is slower than all of the above
 """
 
@@ -24,8 +26,18 @@ from megabert.planner.rank import Rank
 from megabert.planner.recipe import PlannedRun
 from megabert.planner.states import FP32, compute_bytes
 
+HOST_SECONDS = {"forward": 0.36e-3, "backward": 0.50e-3, "update": 0.39e-3}
+"""CPU time per layer: of a micro step's forward and backward, and of an update's end. Measured on an AMD
+EPYC with 24 layers, embeddings and heads included (benchmarks/host_time.py); a faster host needs less."""
 LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
 """Samples/s of one core at these lengths (docs/results/2026-11/loader.md)."""
+
+
+def host_seconds(rank: Rank, micro_steps: int) -> float:
+    """The host's own work for one update, of a GPU's rank."""
+    forwards = 2 if rank.division.checkpointing else 1
+    micro_step = forwards * HOST_SECONDS["forward"] + HOST_SECONDS["backward"]
+    return rank.model.num_hidden_layers * (micro_steps * micro_step + HOST_SECONDS["update"])
 
 
 def update_times(
@@ -63,6 +75,9 @@ def update_times(
         name, per_pair = moved
         pairs = sequences * recipe.length**2 * model.num_attention_heads / degree
         times[name] = per_pair * pairs * model.num_hidden_layers / memory
+    if not machine.is_cpu:
+        host = host_seconds(rank, batch.accumulation)
+        times["waiting for the host"] = max(0.0, host - sum(times.values()))
     rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
     times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))
     return times

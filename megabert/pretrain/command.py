@@ -40,7 +40,7 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
-from megabert.pretrain.inputs import Inputs, divide_batch, open_inputs
+from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
 from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
 
@@ -82,7 +82,12 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if run.profile is not None and checkpoint is None:
         require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
     resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
-    divided, batch = divide_batch(settings, world.topology.data_parallel, resumed_size)
+    divided, batch = divide_batch(
+        settings,
+        world.topology.data_parallel,
+        micro_limit(settings, inputs.model, world),
+        resumed_size,
+    )
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
     identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)
     run_folder.require_same_run(checkpoint, identity)

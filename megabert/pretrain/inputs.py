@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import EVAL, TOKENIZER_FOLDER, TRAIN
@@ -22,17 +24,45 @@ from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
+from megabert.engine.broadcast import least_of_ranks
 from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
+from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
+from megabert.planner.machine import own_gpu
+from megabert.planner.plan import Planner
+from megabert.planner.settings import (
+    AssumptionSettings,
+    MachineSettings,
+    PlanFlags,
+    plan_settings,
+)
 from megabert.pretrain.settings import read_manifest
 
 
+def micro_limit(settings: ResolvedSettings, model: ModelConfig, world: World) -> int:
+    """Sequences of a micro batch whose size is not set, at most (a collective on GPUs).
+
+    On GPUs it is the planner's figure for the smallest memory of all ranks.
+    """
+    if world.device.type != "cuda":
+        return micro_batch_limit(settings.data.seq_length)
+    own = torch.cuda.get_device_properties(world.device).total_memory
+    asked = flags.narrow(
+        PlanFlags,
+        settings,
+        machine=MachineSettings(gpus=world.topology.world_size),
+        assumptions=AssumptionSettings(vocab_size=model.vocab_size),
+    )
+    planner = Planner(plan_settings(asked), own_gpu(least_of_ranks(world, own)))
+    return planner.micro_limit(planner.largest(planner.settings.layout))
+
+
 def divide_batch(
-    settings: ResolvedSettings, data_parallel: int, resumed_size: int | None = None
+    settings: ResolvedSettings, data_parallel: int, limit: int, resumed_size: int | None = None
 ) -> tuple[DividedSettings, BatchSizes]:
     """The batch for a number of data-parallel ranks, and the settings with its sizes.
 
-    ``resumed_size``: global batch of the checkpoint that the run resumes from (``resolve_batch``).
+    ``limit``: of the micro batch (:func:`micro_limit`). ``resumed_size``: global batch of the checkpoint that the run resumes from (``resolve_batch``).
 
     Raises:
         UserError: the sizes don't multiply out.
@@ -40,7 +70,7 @@ def divide_batch(
     sizes = resolve_batch(
         settings.batch,
         data_parallel,
-        micro_batch_limit(settings.data.seq_length),
+        limit,
         resumed_global_batch=resumed_size,
     )
     batch = ResolvedBatch(

@@ -27,7 +27,7 @@ from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor
 from megabert.planner.machine import LINK_EFFICIENCY, Machine, make_machine, memory_total
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.plan import LayoutPlan, Planner
-from megabert.planner.settings import MachineSettings, PlanFlags, plan_settings, read_flags
+from megabert.planner.settings import CPU, MachineSettings, PlanFlags, plan_settings, read_flags
 from megabert.planner.states import (
     BEGINS,
     ENDS,
@@ -342,6 +342,26 @@ def test_the_largest_micro_batch_is_the_largest() -> None:
         return max(total(parts) for parts in made.memory(layout, size, True).values())
 
     assert peak(most) <= made.limit < peak(most + 1)
+
+
+def test_a_gpu_waits_for_a_host_that_is_slower() -> None:
+    argv = "--model", "bert-large", "--gpu", "b200", "--gpus", "8", "--micro-batch-size"
+    few, many = plan(*argv, "64"), plan(*argv, "512")
+    host = 128 * 24 * 0.86e-3 + 24 * 0.39e-3
+    assert few.step_seconds == pytest.approx(host)
+    assert few.times["waiting for the host"] > 0.2 * host
+    assert many.times["waiting for the host"] == 0
+    recomputed = plan(*argv, "64", "--activation-checkpointing", "on")
+    assert recomputed.step_seconds == pytest.approx(host + 128 * 24 * 0.36e-3)
+
+
+def test_a_cpu_s_default_has_8192_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a run there; and only a GPU has a host to wait for."""
+    asked = planner("--gpus", "2")
+    machine = replace(asked.machine, name=CPU, memory_bytes=1e12, peak={"fp32": 1e11, "bf16": 1e11})
+    made = Planner(replace(asked.settings), machine).plan(asked.settings.layout)
+    assert made.batch.micro_size == 64
+    assert "waiting for the host" not in made.times
 
 
 # ---------------------------------------------------------------------------- command line

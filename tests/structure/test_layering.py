@@ -24,7 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"engine", "model", "parallel", "optim", "data", "config", "common"},
     "convert": {"checkpoint", "engine", "model", "parallel", "data", "config", "common"},
     "planner": {"engine", "model", "parallel", "optim", "config", "common"},
-    "pretrain": {"checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common"},
+    "pretrain": {
+        "planner", "checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common",
+    },
     "finetune": {
         "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data", "config", "common",
     },
