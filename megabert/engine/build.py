@@ -12,6 +12,7 @@ from megabert.common.log import get_logger
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine.config import BatchSizes, make_deepspeed_config, resolve_precision
 from megabert.engine.launch import World
+from megabert.engine.library_log import prints_logged
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.config import check_zero_config
 from megabert.engine.zero.fixes import prepare_engine
@@ -89,14 +90,15 @@ def build_engine(
     optimizer = _optimizer(model, settings, StateLayout(parallel.zero_stage, world.tp.size))
     schedule = _schedule(optimizer, settings)
     try:
-        engine, _, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            lr_scheduler=schedule,
-            mpu=world.mpu,
-            config=config,
-            dist_init_required=False,
-        )
+        with prints_logged():
+            engine, _, _, _ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                lr_scheduler=schedule,
+                mpu=world.mpu,
+                config=config,
+                dist_init_required=False,
+            )
     except ValidationError as error:  # of a value that DeepSpeed alone reads
         raise UserError(f"--deepspeed_config: {error.title}: {first_fault(error)}") from error
     prepare_engine(engine, world.tp)

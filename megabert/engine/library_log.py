@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from megabert.common.log import get_logger
@@ -56,3 +58,15 @@ def log_deepspeed_to(path: Path, world: World) -> None:
             old.close()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if world.is_main else logging.WARNING)
+
+
+@contextlib.contextmanager
+def prints_logged() -> Iterator[None]:
+    """What DeepSpeed prints during the block (its bf16 optimizer: memory) goes to its log too."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in printed.getvalue().splitlines():
+            logging.getLogger(_LIBRARY).info("%s", line.strip())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from megabert.engine.library_log import log_deepspeed_to
+from megabert.engine.library_log import log_deepspeed_to, prints_logged
 
 
 @pytest.fixture
@@ -44,3 +44,15 @@ def test_other_ranks_write_warnings_only(library: logging.Logger, tmp_path: Path
     library.warning("written")
     assert [path.name for path in tmp_path.iterdir()] == ["deepspeed-rank3.log"]
     assert "written" in (tmp_path / "deepspeed-rank3.log").read_text()
+
+
+def test_what_deepspeed_prints_is_logged(
+    library: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_deepspeed_to(tmp_path / "deepspeed.log", world(0))
+    with prints_logged():
+        print("MA 0.43 GB\n  CA 0.0 GB")
+    assert capsys.readouterr().out == ""
+    text = (tmp_path / "deepspeed.log").read_text()
+    assert "MA 0.43 GB" in text
+    assert "CA 0.0 GB" in text
