@@ -48,8 +48,8 @@ def weights(run: Path) -> dict:
     checkpoint = newest_checkpoint(run)
     model = ModelConfig.from_dict(checkpoint.record["model"])
     parameters = recorded_parameters(model, checkpoint.record["heads"])
-    with whole_checkpoint(checkpoint.folder, parameters) as whole:
-        return {name: tensor.clone() for name, tensor in whole.weights().items()}
+    whole = whole_checkpoint(checkpoint.folder, parameters)
+    return {name: tensor.clone() for name, tensor in whole.weights().items()}
 
 
 def main() -> None:

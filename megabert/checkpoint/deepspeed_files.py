@@ -134,21 +134,3 @@ def base_optimizer(content: dict[str, Any]) -> dict[str, Any]:
     """State and groups of the optimizer itself in a rank's optimizer file of stages 1 to 3."""
     state = content["optimizer_state_dict"]
     return state.get("base_optimizer_state") or state.get("optimizer_state_dict") or {}
-
-
-def slice_lengths(content: dict[str, Any]) -> list[int]:
-    """Lengths of the rank's flat moments, from the same file (its fp32 weights may lack padding)."""
-    state = content["optimizer_state_dict"]
-    flats = state.get("fp32_flat_groups") or state["single_partition_of_fp32_groups"]
-    paddings = state.get("group_paddings") or [0] * len(flats)
-    return [flat.numel() + padding for flat, padding in zip(flats, paddings)]
-
-
-def partition_steps(folder: Path) -> set[int]:
-    """The step counters in the ranks' optimizer files of stages 1 to 3."""
-    steps = set()
-    for path in sorted(folder.glob("*zero_pp_rank_*_optim_states.pt")):
-        base = base_optimizer(read_deepspeed_file(path))
-        holders = [*base.get("state", {}).values(), *base.get("param_groups", ())]
-        steps |= {int(holder["step"]) for holder in holders if "step" in holder}
-    return steps

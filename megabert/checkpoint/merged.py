@@ -1,35 +1,32 @@
-"""Whole tensors of a checkpoint by parameter name, after :mod:`megabert.checkpoint.universal` merged it.
+"""Whole tensors of a checkpoint by parameter name, read from the files of all ranks on access.
 
-Stages 1 to 3 are read from the merged folder. Stage 0 has no partitions, and DeepSpeed has no
-converter for it: its ``mp_rank`` files hold tensor parallel parts, which are joined here.
+Stages 1 to 3 are read by :mod:`megabert.checkpoint.rank_files`. Stage 0 has no partitions: its ``mp_rank``
+files hold tensor parallel parts. Parts of tensors are joined here; copies that tensor-parallel ranks hold
+of one tensor are averaged, if no more than rounding is between them.
+
+Nothing is trusted: names, shapes and element counts are compared with those of the unsplit model.
+Nothing is written, and any number of processes may read at the same time.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megabert.checkpoint.deepspeed_files import read_deepspeed_file
-from megabert.checkpoint.universal import (
-    CONVERTED,
-    STATE_FILE,
-    is_state,
-    merge_partitions,
-    one_step,
-)
+from megabert.checkpoint.deepspeed_files import read_deepspeed_file, zero_stage
+from megabert.checkpoint.rank_files import RankFiles, is_state
 from megabert.common.errors import UserError
-from megabert.common.json_text import read_json_object
+from megabert.common.log import get_logger
 from megabert.model.parameters import WholeParameter, merge
-from megabert.model.plain_pickles import load_plain_archive
 
-_WEIGHT = "fp32"
-"""DeepSpeed's file name of a weight."""
+_ADAM = ("exp_avg", "exp_avg_sq")
+"""State tensors of a checkpoint from before the first update, which holds none."""
+_LARGEST_DIFFERENCE = 0.01
+"""Between copies on tensor-parallel ranks, of the tensor's largest number: more is no rounding."""
 
 
 class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
@@ -39,6 +36,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         step: updates that the optimizer has made.
         states: names of the optimizer's state tensors.
         parameters: every whole parameter (padded vocabulary).
+        largest_difference: between copies of a tensor that were read, of the tensor's largest number.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         self.parameters = dict(parameters)
         self.step = step
         self.states = tuple(states)
+        self.largest_difference = 0.0
         self._source = source
 
     def __iter__(self) -> Iterator[str]:
@@ -76,10 +75,9 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         Raises:
             UserError: it has another shape than in the unsplit model.
         """
-        tensor = self._read(name, kind).to(torch.float32)
-        shape = self.parameters[name].shape
-        if tensor.shape != shape and tensor.dim() == 1 and tensor.numel() == _count(shape):
-            tensor = tensor.view(shape)  # stage 3 without tensor parallelism stays flat
+        parts, dim = self._parts(name, kind), self.parameters[name].split_dim
+        tensor = self._average(name, kind, parts) if dim is None else merge(parts, dim)
+        tensor, shape = tensor.to(torch.float32), self.parameters[name].shape
         if tuple(tensor.shape) != tuple(shape):
             raise UserError(
                 f"{self._source}: merging {name} ({kind}) gave shape {list(tensor.shape)} where the "
@@ -87,35 +85,51 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
             )
         return tensor
 
-    def _read(self, name: str, kind: str) -> Tensor:
-        raise KeyError(name)
+    def _parts(self, name: str, kind: str) -> list[Tensor]:
+        """What each tensor-parallel rank holds of it."""
+        raise NotImplementedError
+
+    def _average(self, name: str, kind: str, copies: Sequence[Tensor]) -> Tensor:
+        """The mean of copies; the first one where all are equal."""
+        if all(torch.equal(copies[0], copy) for copy in copies[1:]):
+            return copies[0]
+        stacked = torch.stack(list(copies)).detach().double()
+        apart = float((stacked.amax(0) - stacked.amin(0)).max() / stacked.abs().max())
+        if not apart <= _LARGEST_DIFFERENCE:
+            raise UserError(
+                f"{self._source}: {name} ({kind}) differs between tensor parallel ranks by "
+                f"{100 * apart:.2g} % of its largest number, and must be the same on all except for "
+                "rounding; use another checkpoint"
+            )
+        self.largest_difference = max(self.largest_difference, apart)
+        return torch.where((stacked == stacked[0]).all(0), copies[0], stacked.mean(0).float())
+
+    def log_difference(self) -> None:
+        """Say how far apart the copies were that have been read."""
+        if self.largest_difference:
+            get_logger().warning(
+                "%s: copies of tensors differ between tensor-parallel ranks, by up to %.2g of a tensor's "
+                "largest number: their mean is used",
+                self._source,
+                self.largest_difference,
+            )
 
 
-def _count(shape: Iterable[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+class _Partitioned(WholeCheckpoint):
+    """Stages 1 to 3."""
 
+    def __init__(self, folder: Path, parameters: Mapping[str, WholeParameter]) -> None:
+        self._files = RankFiles(folder)
+        _compare_names(self._files.names, parameters, folder)
+        step = one_step(self._files.steps, folder)
+        super().__init__(parameters, step, self._files.states or _ADAM, folder)
 
-class _Universal(WholeCheckpoint):
-    """Stages 1 to 3: the folder that DeepSpeed's converter wrote."""
-
-    def __init__(
-        self, merged: Path, parameters: Mapping[str, WholeParameter], source: Path
-    ) -> None:
-        self._zero = merged / "zero"
-        _compare_names({p.name for p in self._zero.iterdir() if p.is_dir()}, parameters, source)
-        found = read_json_object(merged / STATE_FILE)
-        super().__init__(parameters, found["step"], found["states"], source)
-        self._files = dict(zip(self.states, CONVERTED), weight=_WEIGHT)
-
-    def _read(self, name: str, kind: str) -> Tensor:
-        path = self._zero / name / f"{self._files[kind]}.pt"
-        if not path.is_file():
-            raise UserError(f"{self._source} holds no {kind} of {name}")
-        value = load_plain_archive(path, mapped=True)
-        return value["param"] if isinstance(value, dict) else value
+    def _parts(self, name: str, kind: str) -> list[Tensor]:
+        parameter = self.parameters[name]
+        shape = list(parameter.shape)
+        if parameter.split_dim is not None:
+            shape[parameter.split_dim] //= self._files.degree
+        return self._files.parts(name, kind, tuple(shape))
 
 
 class _Plain(WholeCheckpoint):
@@ -138,23 +152,15 @@ class _Plain(WholeCheckpoint):
         steps = {int(p["step"]) for rank in self._ranks for p in rank.values() if "step" in p}
         parts = self._ranks[0].values()
         states = dict.fromkeys(k for p in parts for k, v in p.items() if is_state(k, v))
-        super().__init__(parameters, one_step(steps, folder), tuple(states) or CONVERTED, folder)
+        super().__init__(parameters, one_step(steps, folder), tuple(states) or _ADAM, folder)
 
-    def _read(self, name: str, kind: str) -> Tensor:
+    def _parts(self, name: str, kind: str) -> list[Tensor]:
         parts = []
         for rank in self._ranks:
             part = rank[name].get(kind)
             weight = rank[name]["weight"]
             parts.append(torch.zeros_like(weight) if part is None else part.view(weight.shape))
-        dim = self.parameters[name].split_dim
-        if dim is not None:
-            return merge(parts, dim)
-        if any(not torch.equal(parts[0], part) for part in parts[1:]):
-            raise UserError(
-                f"{self._source}: {name} ({kind}) differs between tensor parallel ranks, but must be "
-                "the same on all; use another checkpoint"
-            )
-        return parts[0]
+        return parts
 
 
 def _parts_by_name(state: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -192,38 +198,26 @@ def _compare_names(found: set[str], parameters: Mapping[str, WholeParameter], so
         )
 
 
-def open_merged(
-    folder: Path, merged: Path, parameters: Mapping[str, WholeParameter]
-) -> WholeCheckpoint:
-    """Read what :func:`merge_partitions` wrote; several processes may do so at the same time.
+def one_step(steps: set[int], source: Path) -> int:
+    """The step that all parts of a checkpoint agree on; 0 if none has one.
+
+    Raises:
+        UserError: they disagree.
+    """
+    if len(steps) > 1:
+        raise UserError(f"{source}: parts of it were saved at different steps: {sorted(steps)}")
+    return steps.pop() if steps else 0
+
+
+def whole_checkpoint(folder: Path, parameters: Mapping[str, WholeParameter]) -> WholeCheckpoint:
+    """The whole tensors of a checkpoint.
 
     Args:
-        folder: the checkpoint folder (stage 0 is read from it directly).
-        merged: what was ``output``.
+        folder: a checkpoint folder (``checkpoints/<tag>``).
         parameters: every parameter of the model, padded vocabulary.
 
     Raises:
-        UserError: its tensors are not those of the model.
+        UserError: the checkpoint is damaged, or its tensors are not those of the model.
     """
-    if (merged / "zero").is_dir():
-        return _Universal(merged, parameters, folder)
-    return _Plain(folder, parameters)
-
-
-@contextmanager
-def whole_checkpoint(
-    folder: Path,
-    parameters: Mapping[str, WholeParameter],
-    *,
-    scratch: Path | None = None,
-    workers: int = 1,
-) -> Iterator[WholeCheckpoint]:
-    """Merge and read a checkpoint in one process; the merged copy is removed when the block ends.
-
-    Args:
-        folder, parameters, workers: as above.
-        scratch: folder for the merged copy (the system's temporary folder).
-    """
-    with tempfile.TemporaryDirectory(prefix="megabert-merge-", dir=scratch) as temporary:
-        merge_partitions(folder, Path(temporary), workers=workers)
-        yield open_merged(folder, Path(temporary), parameters)
+    kind = _Plain if zero_stage(folder) == 0 else _Partitioned
+    return kind(folder, parameters)

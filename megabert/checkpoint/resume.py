@@ -6,12 +6,11 @@
                  the state goes through whole tensors, as in a phase change, and then the counters
                  are set
 
-Whole tensors: rank 0 merges the checkpoint inside the run's folder, every rank takes its own parts.
+Whole tensors: every rank reads them from the files of all ranks and takes its own parts.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,21 +24,18 @@ from megabert.checkpoint.deepspeed_files import (
     check_content,
     only_checkpoint_content,
 )
-from megabert.checkpoint.layout import Layout, checkpoint_bytes, restore_counters
-from megabert.checkpoint.merged import WholeCheckpoint, open_merged
+from megabert.checkpoint.layout import Layout, restore_counters
+from megabert.checkpoint.merged import WholeCheckpoint, whole_checkpoint
 from megabert.checkpoint.record import Checkpoint, damaged_file
 from megabert.checkpoint.save_load import (
-    check_space,
     newest_checkpoint,
     shared_fault,
 )
-from megabert.checkpoint.universal import merge_partitions, universal_checkpoint_info
+from megabert.checkpoint.universal import universal_checkpoint_info
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import RUN_MERGING
-from megabert.common.storage import storage_line
 from megabert.config.model import ModelConfig, changed_fields
-from megabert.engine.broadcast import broadcast_object, first_of_ranks
+from megabert.engine.broadcast import broadcast_object, first_of_ranks, made_by_each
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.encoder import variant_of
@@ -101,57 +97,39 @@ def _fitting_source(path: Path, model: ModelConfig, tokenizer_sha256: str) -> Ch
 
 
 def transfer(
-    engine: TrainingEngine, model: nn.Module, source: Checkpoint, run: Path, *, moments: bool
+    engine: TrainingEngine, model: nn.Module, source: Checkpoint, *, moments: bool
 ) -> None:
     """Load ``source``'s weights (and moments) into a new engine; step and schedule stay at 0.
 
     Works from any ZeRO stage, data and tensor parallel degree to any other.
     """
-    _write_whole(engine, model, source, run / RUN_MERGING, moments=moments, step=0)
+    _write_whole(engine, model, source, moments=moments, step=0)
     _require_finite(engine, source)
 
 
 def _write_whole(
-    engine: TrainingEngine,
-    model: nn.Module,
-    source: Checkpoint,
-    merged: Path,
-    *,
-    moments: bool,
-    step: int,
+    engine: TrainingEngine, model: nn.Module, source: Checkpoint, *, moments: bool, step: int
 ) -> int:
     """Load ``source`` into ``engine`` through whole tensors; returns the optimizer's step in it."""
-    world = engine.world
-
-    def merge() -> None:
-        shutil.rmtree(merged, ignore_errors=True)
-        check_space(merged, 2 * checkpoint_bytes(engine), "merging a checkpoint")
-        try:
-            merge_partitions(source.folder, merged)
-        except OSError as error:
-            raise UserError(
-                f"{source.folder} could not be merged, which needs about "
-                f"{2 * checkpoint_bytes(engine) / 1e9:.1f} GB: "
-                f"{storage_line(error, merged, 'cannot be written')}"
-            ) from error
-
-    try:
-        broadcast_object(world, merge)
-        config = ModelConfig.from_dict(source.record["model"])
-        parameters = recorded_parameters(config, source.field("heads"))
-        whole = open_merged(source.folder, merged, parameters)
-        missing = [name for name, _ in model.named_parameters() if name not in parameters]
-        if missing:
-            raise UserError(
-                f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"
-            )
-        tensors: Any = whole if moments else _WeightsOnly(whole)
-        engine.load_whole_tensors(tensors, step)
-        return whole.step
-    finally:
-        world.barrier()
-        if world.is_main:
-            shutil.rmtree(merged, ignore_errors=True)
+    parameters = recorded_parameters(
+        ModelConfig.from_dict(source.record["model"]), source.field("heads")
+    )
+    missing = [name for name, _ in model.named_parameters() if name not in parameters]
+    if missing:
+        raise UserError(
+            f"{source.folder} has no {missing[0]}: it was trained with another --sentence-task"
+        )
+    _check_content(source, engine.world)
+    whole = made_by_each(
+        engine.world,
+        lambda: whole_checkpoint(source.folder, parameters),
+        lambda found: (found.step, found.states),
+    )
+    tensors: Any = whole if moments else _WeightsOnly(whole)
+    engine.load_whole_tensors(tensors, step)
+    if engine.world.is_main:
+        whole.log_difference()
+    return whole.step
 
 
 class _WeightsOnly(Mapping[str, Mapping[str, torch.Tensor]]):
@@ -183,16 +161,9 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
             found = engine.load_files(checkpoint.folder, checkpoint.step, CheckpointReader())
         if not found:
             raise UserError(f"{checkpoint.folder}: DeepSpeed found nothing to load there")
+        engine.average_copies()  # checkpoints of earlier versions hold them as they were
     else:
-        run = checkpoint.folder.parent.parent
-        step = _write_whole(
-            engine,
-            engine.module,
-            checkpoint,
-            run / RUN_MERGING,
-            moments=True,
-            step=checkpoint.step,
-        )
+        step = _write_whole(engine, engine.module, checkpoint, moments=True, step=checkpoint.step)
         _require_step(checkpoint, "optimizer", step)
         restore_counters(engine, checkpoint.record)
     _require_step(checkpoint, "schedule", engine.scheduled_steps)

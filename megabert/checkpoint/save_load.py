@@ -155,6 +155,7 @@ def save_checkpoint(
         check_space(base, checkpoint_bytes(engine), "a checkpoint")
 
     broadcast_object(world, make_room)
+    engine.average_copies()
     written, failures = _write_files(engine, partial, record, universal_info)
     if not failures and world.is_main:
         try:

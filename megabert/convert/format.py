@@ -25,13 +25,11 @@ class ModelSource:
         tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of the one next
             to the weights (``--tokenizer``).
         model_config: JSON with the encoder's shape, for weights without one (``--model-config``).
-        scratch: folder with disk space for merging a partitioned checkpoint.
     """
 
     path: Path
     tokenizer: Path | None = None
     model_config: Path | None = None
-    scratch: Path | None = None
 
 
 Reader = Callable[[ModelSource], "WholeModel"]

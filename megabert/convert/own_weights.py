@@ -23,13 +23,12 @@ from megabert.model.weights import (
 log = get_logger("megabert.convert")
 
 
-def read(path: Path, *, scratch: Path | None = None, tokenizer: Path | None = None) -> WholeModel:
+def read(path: Path, *, tokenizer: Path | None = None) -> WholeModel:
     """Read megabert's own weights.
 
     Args:
         path: a RUN (its newest complete checkpoint, or the megabert folder of a finished
             fine-tuning), a checkpoint folder, or a megabert folder.
-        scratch: disk space for merging a partitioned checkpoint.
         tokenizer: folder of tokenizer files to use instead of those next to the weights.
 
     Raises:
@@ -46,7 +45,7 @@ def read(path: Path, *, scratch: Path | None = None, tokenizer: Path | None = No
         path = final
     if is_weights_folder(path):
         return _read_megabert_folder(path, tokenizer)
-    return _read_checkpoint(path, scratch, tokenizer)
+    return _read_checkpoint(path, tokenizer)
 
 
 def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
@@ -67,8 +66,9 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
     return model
 
 
-def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -> WholeModel:
+def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
     # imported here, so that other conversions do not wait for DeepSpeed
+    from megabert.checkpoint.deepspeed_files import check_content
     from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.record import damaged_file, whole_checkpoints
     from megabert.checkpoint.resume import recorded_parameters
@@ -97,15 +97,17 @@ def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -
         record.get("tensor_parallel"),
         record.get("data_parallel"),
     )
-    with whole_checkpoint(folder, parameters, scratch=scratch) as whole:
-        if whole.step != checkpoint.step:
-            raise UserError(
-                f"{folder}: its record says step {checkpoint.step}, but its optimizer {whole.step}"
-            )
-        tensors = {
-            name: true_vocabulary(name, tensor, config.vocab_size).clone()
-            for name, tensor in whole.weights().items()
-        }
+    check_content(folder)
+    whole = whole_checkpoint(folder, parameters)
+    if whole.step != checkpoint.step:
+        raise UserError(
+            f"{folder}: its record says step {checkpoint.step}, but its optimizer {whole.step}"
+        )
+    tensors = {
+        name: true_vocabulary(name, tensor, config.vocab_size).clone()
+        for name, tensor in whole.weights().items()
+    }
+    whole.log_difference()
     model = WholeModel(
         config=config,
         tensors=tensors,
@@ -121,7 +123,7 @@ def _read_checkpoint(path: Path, scratch: Path | None, tokenizer: Path | None) -
 def _read_source(source: ModelSource) -> WholeModel:
     if source.model_config is not None:
         log.warning("--model-config has no effect: %s records its own model", source.path)
-    return read(source.path, scratch=source.scratch, tokenizer=source.tokenizer)
+    return read(source.path, tokenizer=source.tokenizer)
 
 
 def _write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:

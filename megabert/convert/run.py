@@ -149,8 +149,7 @@ def _read(source: Format, request: ConversionRequest) -> WholeModel:
 
 
 def _place(request: ConversionRequest) -> ModelSource:
-    nearest = next(p for p in request.output.absolute().parents if p.is_dir())
-    return ModelSource(request.input, request.tokenizer, request.model_config, nearest)
+    return ModelSource(request.input, request.tokenizer, request.model_config)
 
 
 def _write_record(

@@ -30,7 +30,12 @@ from megabert.engine.launch import World
 from megabert.engine.watch.pulse import PULSE
 from megabert.engine.zero.fixes import grad_norm
 from megabert.engine.zero.partitions import FlatPartition, partitions_of
-from megabert.engine.zero.whole_tensors import iterate_state, optimizer_step, write_state
+from megabert.engine.zero.whole_tensors import (
+    average_copies,
+    iterate_state,
+    optimizer_step,
+    write_state,
+)
 from megabert.optim.base import ShardedOptimizer, TensorNorms
 
 MOST_SKIPPED_IN_A_ROW = 50
@@ -210,6 +215,15 @@ class TrainingEngine:
             UserError: a parameter that ``full`` lacks, or one of another shape.
         """
         write_state(self._deepspeed, self.world.tp, full, step)
+
+    def average_copies(self) -> None:
+        """Make tensor-parallel ranks' copies equal: see the function of that name (all ranks call)."""
+        found = average_copies(self._deepspeed, self.world.tp)
+        if found is not None and self.world.is_main:
+            get_logger().warning(
+                "the copies on tensor-parallel ranks differed and are replaced by their mean; most: %s",
+                found,
+            )
 
     # ---------------------------------------------------------------- counters
 

@@ -115,7 +115,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
     elif source is not None:
-        resume.transfer(engine, model, source, run.output, moments=run.init_moments)
+        resume.transfer(engine, model, source, moments=run.init_moments)
         log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
 
     def write() -> None:

@@ -124,5 +124,5 @@ def whole_weights(run: Path) -> dict[str, dict[str, Any]]:
     checkpoint = newest_checkpoint(run)
     model = ModelConfig.from_dict(checkpoint.record["model"])
     parameters = recorded_parameters(model, checkpoint.record["heads"])
-    with whole_checkpoint(checkpoint.folder, parameters) as whole:
-        return {name: {k: v.clone() for k, v in values.items()} for name, values in whole.items()}
+    whole = whole_checkpoint(checkpoint.folder, parameters)
+    return {name: {k: v.clone() for k, v in values.items()} for name, values in whole.items()}

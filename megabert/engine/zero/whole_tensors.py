@@ -7,13 +7,21 @@ ZeRO's padding. State moves from one topology to another in this form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
-from megabert.engine.zero.partitions import local_shape, partitions_of, sum_over_holders
+from megabert.engine.zero.partitions import (
+    FlatPartition,
+    is_split,
+    local_shape,
+    partitions_of,
+    sum_over_holders,
+)
 from megabert.optim.base import ShardedOptimizer
 from megabert.optim.flat_segments import AllReduce, ParameterSlice
 from megabert.parallel.layers import split_dim
@@ -168,3 +176,99 @@ def _fill(flat: Tensor, segment: ParameterSlice | None, local: Tensor | None) ->
     else:
         first = segment.tensor_start
         place.copy_(local[first : first + segment.numel])
+
+
+# ---------------------------------------------------------------- copies on tensor-parallel ranks
+
+
+@dataclass(frozen=True)
+class CopyDifference:
+    """How far apart copies of one tensor were: absolute, and the tensor's largest number."""
+
+    name: str
+    key: str
+    difference: float
+    largest: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} ({self.key}) by up to {self.difference:.2g}, where its largest number is "
+            f"{self.largest:.2g}"
+        )
+
+
+@torch.no_grad()
+def average_copies(engine: Any, tp: TensorParallel) -> CopyDifference | None:
+    """Replace copies of a tensor that differ between tensor-parallel ranks by their mean (all ranks call).
+
+    Norms, positions and the biases after a split region are whole on each tensor-parallel rank, which
+    updates them by itself: other orders of sums can move them apart. Weights, optimizer state and what
+    the model computes with are equal afterwards; copies that were equal keep their bits.
+
+    Returns:
+        The largest relative difference of all ranks, the same everywhere; None: there was none.
+    """
+    if tp.size == 1:
+        return None
+    base = engine.basic_optimizer
+    keys = ("weight", *_state_names(base))
+    tensors = list(_replicated(engine))
+    measured = torch.zeros(len(tensors), len(keys), 2, dtype=torch.float64, device=engine.device)
+    for column, key in enumerate(keys):
+        places = []
+        for number, (item, _, segment) in enumerate(tensors):
+            flat = item.flat if key == "weight" else base.state.get(item.flat, {}).get(key)
+            if flat is not None and segment is not None:
+                start = segment.partition_start
+                places.append((number, flat.view(-1)[start : start + segment.numel]))
+        if places:
+            _average(places, measured[:, column], tp)
+    dist.all_reduce(measured, op=dist.ReduceOp.MAX)
+    difference, largest = measured.cpu().unbind(-1)
+    if not difference.any():
+        return None
+    all_reduce = sum_over_holders(engine, tp)
+    for (item, row, segment), differs in zip(tensors, difference[:, 0].gt(0).tolist()):
+        if differs:  # round the masters again to what the model computes with
+            parameter = item.parameters[row]
+            whole = _gather(item.flat, segment, parameter, tp, all_reduce)
+            if parameter.numel() == whole.numel():  # at stage 3 only small ones are present
+                parameter.data.copy_(whole.view(parameter.shape))
+            if item.compute_weights is not None:
+                item.compute_weights.copy_(item.flat)
+    worst = int((difference / largest.clamp(min=1e-300)).argmax())
+    item, row, _ = tensors[worst // len(keys)]
+    return CopyDifference(
+        item.partition.names[row],
+        keys[worst % len(keys)],
+        float(difference.flatten()[worst]),
+        float(largest.flatten()[worst]),
+    )
+
+
+def _replicated(engine: Any) -> Iterator[tuple[FlatPartition, int, ParameterSlice | None]]:
+    """The tensors that are not split: partition, row, and this rank's segment."""
+    for item in partitions_of(engine):
+        segments = {segment.row: segment for segment in item.partition.segments}
+        for row, parameter in enumerate(item.parameters):
+            if not is_split(parameter):
+                yield item, row, segments.get(row)
+
+
+def _average(places: Sequence[tuple[int, Tensor]], measured: Tensor, tp: TensorParallel) -> None:
+    """Average what differs (one all-gather); ``measured`` [tensors, 2]: difference and largest number."""
+    own = torch.cat([place for _, place in places]).to(measured.device)
+    gathered = [torch.empty_like(own) for _ in range(tp.size)]
+    dist.all_gather(gathered, own, group=tp.group)
+    copies = torch.stack(gathered)
+    differing = (copies != copies[0]).any(0)
+    if not differing.any():
+        return
+    mean = torch.where(differing, copies.double().mean(0).to(own.dtype), own)
+    apart, size = copies.amax(0) - copies.amin(0), copies.abs().amax(0)
+    start = 0
+    for number, place in places:
+        inside = slice(start, start + place.numel())
+        place.copy_(mean[inside])
+        measured[number] = torch.stack([apart[inside].max(), size[inside].max()])
+        start = inside.stop
