@@ -26,7 +26,7 @@ from megabert.model.parameters import WholeParameter, merge
 _ADAM = ("exp_avg", "exp_avg_sq")
 """State tensors of a checkpoint from before the first update, which holds none."""
 _LARGEST_DIFFERENCE = 0.01
-"""Between copies on tensor-parallel ranks, of the tensor's largest number: more is no rounding."""
+"""Between copies on tensor-parallel ranks, of the tensor's largest number: more is not rounding."""
 
 
 class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):

@@ -153,7 +153,7 @@ def _fragments(
             start, numel = (place.start, place.numel) if shapes is None else place
             end = start + numel
             if type(start) is not int or type(numel) is not int or start < 0 or numel < 0:
-                raise ValueError(f"the place of {name} is no place")
+                raise ValueError(f"{name} is at no valid place")
             if any(value.dim() != 1 or value.numel() < end for value in (flat, *held.values())):
                 raise ValueError(f"{name} reaches beyond the partition it is in")
             if numel:
