@@ -1,11 +1,14 @@
 #!/usr/bin/env python
-"""A real run on one device compared with its plan: peak memory, seconds per update, MFU.
+"""A real run on one device compared with its plan: peak memory, seconds per update, MFU, idle time.
 
     python benchmarks/plan_run.py SHARDS [--model bert-large] [--phases 1,2] [--precisions bf16]
-        [--micro-tokens 32768] [--accumulation 4] [--updates 12] [--json FILE]
+        [--micro-tokens N] [--update-tokens 262144] [--updates 12] [--profile 2] [--json FILE]
 
 Runs launch/pretrain.py for some packed updates, with dropout and ZeRO 1, and launch/plan.py with the
 same flags for this device. Figures of the run are those of its last line of metrics (half the updates).
+Without --micro-tokens the run chooses its micro batch, as a user's would. --profile N profiles N updates
+of the first half: the fraction of them in which the GPU is idle, its launches and synchronisations, and
+its most expensive kernels.
 Memory on a GPU is what torch has handed out at most, and the plan's figure is given without its constant
 for what lies outside torch; on a CPU it is the process's largest resident size.
 """
@@ -14,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,17 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.steps.device_trace import DeviceTrace, read_trace
 from benchmarks.steps.rounds import environment, markdown_table, write_json
+from benchmarks.steps.runs import SHORT, last_figures, pretrain, run
 from megabert.common.errors import UserError
 from megabert.common.hardware import find_accelerator
 from megabert.common.log import run_command
 from megabert.config.training import RECIPES
 from megabert.data.shards.manifest import load_manifest
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def device_name() -> str:
@@ -52,21 +55,6 @@ def device_name() -> str:
     return accelerator.name
 
 
-def run(command: list[str]) -> str:
-    """Standard output of a command of ours.
-
-    Raises:
-        UserError: it failed; with the last line of what it said.
-    """
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
-        raise UserError(f"{command[0]}: exit status {done.returncode}: {said}")
-    return done.stdout
-
-
 def planned_bytes(plan: dict[str, Any], cuda: bool) -> float:
     """The plan's peak; of a GPU without what lies outside torch's allocator."""
     memory = plan["memory"]
@@ -77,40 +65,51 @@ def planned_bytes(plan: dict[str, Any], cuda: bool) -> float:
 def beside_plan(arguments: argparse.Namespace, phase: int, precision: str) -> dict[str, Any]:
     """Run and plan of one phase."""
     length = RECIPES[phase].seq_length
-    micro = max(1, arguments.micro_tokens // length)
+    total = max(1, arguments.update_tokens // length)
     shared = [
         "--model", arguments.model, "--phase", str(phase), "--precision", precision,
-        "--packing", "on", "--micro-batch-size", str(micro),
-        "--global-batch-size", str(micro * arguments.accumulation),
-        "--steps", str(arguments.updates),
+        "--packing", "on", "--global-batch-size", str(total), "--steps", str(arguments.updates),
     ]  # fmt: skip
     own = [
         "--data", str(arguments.shards), "--zero-stage", "1", "--lr", "1e-4",
-        "--log-interval", str(max(1, arguments.updates // 2)), "--save-interval", "0",
-        "--eval-interval", "0", "--eval-samples", str(micro), "--trust-ratio-interval", "0",
+        "--log-interval", str(max(1, arguments.updates // 2)), "--eval-samples", "16", *SHORT,
     ]  # fmt: skip
+    if arguments.micro_tokens:
+        own += ["--micro-batch-size", str(max(1, arguments.micro_tokens // length))]
+    if arguments.profile:
+        own += ["--profile", str(arguments.profile)]
+    trace: DeviceTrace | None = None
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        run(["launch/pretrain.py", *shared, *own, "--output", str(output)])
-        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = [line for line in map(json.loads, lines) if "tokens_per_second" in line][-1]
+        lines = pretrain([*shared, *own], output)
+        batch = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))["batch"]
+        if arguments.profile:
+            trace = read_trace(output / "profile" / "rank0.json.gz")
+    metrics = last_figures(lines)
+    profiles = [line for line in lines if line.get("event") == "profile"]
     vocabulary = load_manifest(arguments.shards).tokenizer.vocab_size
     device = ["--gpu", device_name(), "--gpus", "1", "--zero", "1"]
-    sizes = ["--vocab-size", str(vocabulary)]
+    sizes = [
+        "--vocab-size", str(vocabulary), "--micro-batch-size", str(batch["micro_batch_size"]),
+    ]  # fmt: skip
     plan = json.loads(run(["launch/plan.py", *shared, *device, *sizes, "--json"]))
     return {
         "model": arguments.model,
         "phase": phase,
         "precision": precision,
-        "micro_batch_size": micro,
-        "accumulation": arguments.accumulation,
+        "vocabulary": vocabulary,
+        "micro_batch_size": batch["micro_batch_size"],
+        "accumulation": batch["gradient_accumulation_steps"],
         "peak_memory_bytes": metrics["peak_memory_bytes"],
         "planned_memory_bytes": planned_bytes(plan, torch.cuda.is_available()),
         "update_seconds": metrics["update_seconds_p50"],
         "planned_update_seconds": plan["time"]["step_seconds"],
+        "planned_time": plan["time"],
         "mfu": metrics["mfu"],
         "planned_mfu": plan["mfu"],
         "metrics": metrics,
+        "profile": profiles[0] if profiles else None,
+        "trace": trace.to_dict() if trace else None,
     }
 
 
@@ -124,10 +123,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phases", default="1,2", help="recipes, with commas (1,2)")
     parser.add_argument("--precisions", default="bf16", help="with commas (bf16)")
     parser.add_argument(
-        "--micro-tokens", type=int, default=32768, help="a micro step, padded (32768)"
+        "--micro-tokens", type=int, help="tokens per micro step, padded (the run chooses)"
     )
-    parser.add_argument("--accumulation", type=int, default=4, help="micro steps per update (4)")
+    parser.add_argument(
+        "--update-tokens", type=int, default=2**18, help="tokens per update, padded (262144)"
+    )
     parser.add_argument("--updates", type=int, default=12, help="of each run (12)")
+    parser.add_argument("--profile", type=int, metavar="N", help="profile N of the updates")
     parser.add_argument("--json", type=Path, help="write everything there too")
     return parser.parse_args(argv)
 
@@ -141,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found.append(beside_plan(arguments, phase, precision))
     header = (
         "model", "phase", "precision", "micro batch", "peak memory, GB", "planned", "ratio",
-        "update, s", "planned", "real tokens/s", "MFU", "planned",
+        "update, s", "planned", "real tokens/s", "MFU", "planned", "GPU idle", "waiting for data",
     )  # fmt: skip
     rows = [
         (
@@ -150,10 +152,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             one["peak_memory_bytes"] / one["planned_memory_bytes"],
             one["update_seconds"], one["planned_update_seconds"],
             float(one["metrics"]["tokens_per_second"]), one["mfu"], one["planned_mfu"],
+            one["trace"] and one["trace"]["idle_fraction"], one["metrics"]["data_wait_fraction"],
         )
         for one in found
     ]  # fmt: skip
     print(markdown_table(header, rows))
+    for one in found:
+        where = f"{one['model']}, phase {one['phase']}, {one['precision']}"
+        if one["profile"]:
+            shares = ", ".join(
+                f"{kind} {part:.1%}" for kind, part in one["profile"]["shares"].items()
+            )
+            print(f"\n{where}, time by kind: {shares}")
+        if one["trace"]:
+            print("\n".join(DeviceTrace(**one["trace"]).lines()))
     about = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     write_json(arguments.json, {"environment": about, "cases": found})
     return 0

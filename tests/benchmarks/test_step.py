@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import finetune, gpu_suite, jitter, plan_run, step, training
-from benchmarks.gpu_suite import Outcome, Part
-from benchmarks.steps import ceiling, peers, rounds, shares
+from benchmarks import finetune, jitter, plan_run, step, training
+from benchmarks.steps import ceiling, peers, rounds, runs, shares
 from benchmarks.steps.batches import IGNORED, RealBatches, Work
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
@@ -244,69 +243,12 @@ def test_finetune_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert f"| {name} | " in printed
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_the_suite_names_commands_that_exist(small: bool, root: Path, shards: Path) -> None:
-    parsers = {"step": step, "training": training, "jitter": jitter, "finetune": finetune,
-               "plan_run": plan_run}  # fmt: skip
-    found = gpu_suite.parts(shards, Path("train.json"), small)
-    assert sum(part.limit for part in found if part.name in gpu_suite.STEP) < 590
-    for part in found:
-        script, *flags = part.command
-        if script == "-m":
-            continue
-        assert (root / script).is_file()
-        if parser := parsers.get(Path(script).stem):
-            assert parser.parse([*flags, "--json", "x.json"]).json == Path("x.json")
-
-
-def test_the_suite_continues_after_failures(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def part(name: str, code: str, limit: float = 20.0) -> Part:
-        return Part(name, f"Is {name} well?", ["-c", code], limit, has_json=name == "figures")
-
-    todo = [
-        part("bad", "raise SystemExit(3)"),
-        part("slow", "import time; print('begun', flush=True); time.sleep(60)", 1.0),
-        part("figures", "import sys; open(sys.argv[2], 'w').write('[1]'); print('| a |')"),
-    ]
-    monkeypatch.setattr(gpu_suite, "parts", lambda *_: todo)
-    output = tmp_path / "out"
-    assert gpu_suite.main([str(shards), str(output)]) == 1
-    found = {one["part"]: one for one in json.loads((output / "suite.json").read_text())["parts"]}
-    assert found["bad"]["status"] == "failed (status 3)"
-    assert found["slow"]["status"] == "too long (over 1 s)"
-    assert (found["figures"]["status"], found["figures"]["result"]) == ("done", [1])
-    report = (output / "suite.md").read_text()
-    assert "| slow | too long (over 1 s) |" in report
-    assert "## Is figures well?" in report
-    assert "begun" in report
-    with pytest.raises(UserError, match="exists; name a new folder"):
-        gpu_suite.main([str(shards), str(output)])
-    monkeypatch.setattr(gpu_suite, "WHOLE_SECONDS", 0.0)
-    (late, *_) = gpu_suite.run_all(todo, output)
-    assert (late.status, late.good) == ("no time left", False)
-
-
-def test_table_of_the_suite() -> None:
-    contestants = [
-        {"name": peers.PACKED, "samples_per_second": 10.0, "tokens_per_second": 900.0,
-         "gflops": 500.0, "mfu": 0.5, "times_transformers": 4.0, "times_packed": 1.0},
-        {"name": peers.COMPILED, "times_packed": 0.5},
-    ]  # fmt: skip
-    case = {"model": "m", "length": 128, "precision": "bf16", "contestants": contestants,
-            "published_peak_gflops": 2000.0}  # fmt: skip
-    outcome = Outcome(Part("step-phase1", "", [], 1.0), "done", 1.0, "", {"cases": [case]})
-    row = gpu_suite.step_table([outcome]).splitlines()[2]
-    assert row == "| m | 128 | bf16 | 10 | 900 | 0.5 | 50.0% | 25.0% | 4 | 2 | - | - |"
-
-
 def test_memory_of_a_plan() -> None:
     plan = {
         "memory": {"peak_bytes": 10.0, "instants": {"loss": {"weights": 8.0, "framework": 2.0}}}
     }
     assert plan_run.planned_bytes(plan, cuda=False) == 10.0
     assert plan_run.planned_bytes(plan, cuda=True) == 8.0
-    assert plan_run.run(["-c", "print(1)"]) == "1\n"
+    assert runs.run(["-c", "print(1)"]) == "1\n"
     with pytest.raises(UserError, match=r"exit status 2.*none"):
-        plan_run.run(["-c", "import sys; sys.stderr.write('none'); sys.exit(2)"])
+        runs.run(["-c", "import sys; sys.stderr.write('none'); sys.exit(2)"])

@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""The first hour on a GPU, scripted in calls of less than ten minutes each.
+
+    bash benchmarks/first_gpu_hour.sh PART SHARDS OUTPUT [--small] [--write-golden] [--squad TRAIN]
+    bash benchmarks/first_gpu_hour.sh --list
+
+PART is a number; --list shows them, the most valuable first. OUTPUT is one folder for all parts:
+
+    hour.md, hour.json     every question with its answer, and below it what each command printed
+    NAME.log, .err, .json  of each step: what it printed, what it said, its figures
+
+Each step is a command with a time limit; one that fails or takes too long does not stop the others, and
+makes the exit status 1 at the end. A part that is run again repeats only what has not ended well.
+SHARDS that do not exist yet are made from a generated sample whose vocabulary is filled up to BERT's
+size. --small uses the smallest model, on any machine; --dry-run prints the commands only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.hour.parts import PARTS, Plan, machine
+from benchmarks.hour.report import PAGE, RECORD, Report
+from benchmarks.hour.steps import Outcome, Step, run_steps
+from benchmarks.steps.runs import run
+from megabert.common.errors import UserError
+from megabert.common.log import run_command
+from megabert.common.names import TOKENIZER_FOLDER
+
+SECONDS = 540.0
+"""For one call."""
+VOCABULARY = 30522
+"""Entries of the generated vocabulary, the unused ones included: the size of BERT's."""
+
+
+def make_shards(shards: Path, articles: int) -> None:
+    """Shards of a generated sample; its few words are filled up with unused entries.
+
+    Raises:
+        UserError: a command failed.
+    """
+    work = shards.with_name(f"{shards.name}-source")
+    text, tokenizer = work / "text", work / TOKENIZER_FOLDER
+    dump = str(text / "dump.xml.bz2")
+    run(["data_tools/make_sample_wiki.py", "--output", str(text), "--articles", str(articles)])
+    run([
+        "data_tools/train_tokenizer.py", "--input", dump, "--type", "wordpiece",
+        "--vocab-size", "1000", "--output", str(tokenizer),
+    ])  # fmt: skip
+    with (tokenizer / "vocab.txt").open("a", encoding="utf-8") as vocabulary:
+        vocabulary.writelines(f"[unused{number}]\n" for number in range(VOCABULARY - 1000))
+    words = tokenizer / "vocab.txt"
+    run([
+        "data_tools/shard_wiki.py", "--input", dump, "--tokenizer", str(words), "--output", str(shards),
+    ])  # fmt: skip
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        UserError: a part that does not exist, a folder of other files.
+    """
+    parser = argparse.ArgumentParser(
+        prog="first_gpu_hour.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", nargs="?", type=int, help=f"{min(PARTS)} to {max(PARTS)}")
+    parser.add_argument(
+        "shards", nargs="?", type=Path, help="folder of shards, or where to make it"
+    )
+    parser.add_argument("output", nargs="?", type=Path, help="folder for the results of all parts")
+    parser.add_argument("--list", action="store_true", help="show the parts and their questions")
+    parser.add_argument("--small", action="store_true", help="smallest sizes, on any machine")
+    parser.add_argument("--write-golden", action="store_true", help="record this device's losses")
+    parser.add_argument("--squad", type=Path, help="training file in SQuAD's format, for part 6")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for the whole call (540)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands only")
+    given = parser.parse_args(argv)
+    if given.list:
+        return given
+    if given.output is None:
+        raise UserError("PART, SHARDS and OUTPUT are needed; --list shows the parts")
+    if given.part not in PARTS:
+        raise UserError(f"part {given.part}: there are {min(PARTS)} to {max(PARTS)}; see --list")
+    if given.squad is not None and not given.squad.is_file():
+        raise UserError(f"--squad {given.squad}: no such file")
+    output = given.output
+    foreign = output.exists() and not (output / RECORD).is_file()
+    if foreign and (not output.is_dir() or any(output.iterdir())) and not given.dry_run:
+        raise UserError(f"{output} holds other files; name a new folder")
+    return given
+
+
+def show_parts() -> None:
+    """The parts and their questions."""
+    plan = Plan(Path("SHARDS"), squad=Path("TRAIN"))
+    for number, (title, steps) in PARTS.items():
+        print(f"{number}  {title}")
+        for step in steps(plan):
+            print(f"     {step.name}: {step.question}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one part; 1 if a step did not end well."""
+    given = parse(argv)
+    if given.list:
+        show_parts()
+        return 0
+    title, steps = PARTS[given.part]
+    squad = given.squad.resolve() if given.squad else None
+    shards = given.shards.resolve()
+    todo = [machine(), *steps(Plan(shards, given.small, given.write_golden, squad))]
+    if given.dry_run:
+        for step in todo:
+            print(shlex.join(["python", *step.command]), f"# at most {step.limit:.0f} s")
+        return 0
+    if not (shards / "manifest.json").is_file():
+        make_shards(shards, 300 if given.small else 6000)
+    output = given.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    report = Report(output)
+
+    def keep(step: Step, outcome: Outcome) -> None:
+        report.add(f"Part {given.part}, {title}.", step, outcome)
+
+    left = [step for step in todo if step.name == "machine" or not report.ended_well(step.name)]
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the step's processes end too
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    good = run_steps(left, output, given.seconds, keep)
+    print(output / PAGE)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    run_command(main)
