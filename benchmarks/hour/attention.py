@@ -11,11 +11,13 @@ five backward over the real pairs of tokens. An implementation that cannot run h
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -45,23 +47,24 @@ SHORTER = 0.1
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def _kernel() -> ModuleType:
+    """megabert's kernel; a version without it has no such module."""
+    return importlib.import_module("megabert.kernels.triton.attention")
+
+
 class _ByTriton(torch.autograd.Function):
     """megabert's kernel, whatever the dispatch would choose."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *place: Any) -> Tensor:
-        from megabert.kernels.triton.attention import attention_forward
-
-        context, lse = attention_forward(query, key, value, *place)
+        context, lse = _kernel().attention_forward(query, key, value, *place)
         ctx.save_for_backward(query, key, value, context, lse)
         ctx.place = place
         return context
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from megabert.kernels.triton.attention import attention_backward
-
-        made = attention_backward(grads[0], *ctx.saved_tensors, *ctx.place)
+        made = _kernel().attention_backward(grads[0], *ctx.saved_tensors, *ctx.place)
         return (*made, *(None for _ in ctx.place))
 
 

@@ -44,13 +44,13 @@ class Switch:
 
     Args:
         flags: of launch/pretrain.py.
-        deepspeed: sections of a DeepSpeed file.
+        sections: of a DeepSpeed file.
         environment: variables that megabert or torch reads.
     """
 
     name: str
     flags: tuple[str, ...] = ()
-    deepspeed: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,9 +61,9 @@ def switches(length: int, samples: int) -> list[Switch]:
         Switch("micro batch of 8,192 tokens", ("--micro-batch-size", str(micro))),
         Switch(
             "immediate_grad_update off",
-            deepspeed={"bf16": {"enabled": True, "immediate_grad_update": False}},
+            sections={"bf16": {"enabled": True, "immediate_grad_update": False}},
         ),
-        Switch("DeepSpeed's throughput timer on", deepspeed={"timers": {"throughput": {"enabled": True}}}),
+        Switch("DeepSpeed's throughput timer on", sections={"timers": {"throughput": {"enabled": True}}}),
         Switch("batches made in the training process", ("--loader-workers", "0")),
         Switch(
             "expandable segments off",
@@ -71,7 +71,7 @@ def switches(length: int, samples: int) -> list[Switch]:
         ),
         Switch("padded rows", ("--packing", "off")),
         Switch("LAMB by torch operators", ("--lamb-backend", "torch")),
-        Switch("gradients summed in bf16", deepspeed={"data_types": {"grad_accum_dtype": "bf16"}}),
+        Switch("gradients summed in bf16", sections={"data_types": {"grad_accum_dtype": "bf16"}}),
         Switch("ZeRO 0", ("--zero-stage", "0")),
         Switch("ZeRO 2", ("--zero-stage", "2")),
     ]  # fmt: skip
@@ -111,9 +111,9 @@ def measure(
             flags[flags.index(flag) + 1] = value
         else:
             flags += [flag, value]
-    if switch.deepspeed:
+    if switch.sections:
         file = folder / "deepspeed.json"
-        file.write_text(json.dumps(switch.deepspeed), encoding="utf-8")
+        file.write_text(json.dumps(switch.sections), encoding="utf-8")
         flags += ["--deepspeed_config", str(file)]
     row: dict[str, Any] = {"name": switch.name, "outcome": "done"}
     if reason := missing(switch, flags):
