@@ -2,10 +2,14 @@
 """What one loader process gives: samples per second, opening time, and memory over an epoch.
 
 python benchmarks/loader.py SHARDS [--batch 64] [--seconds 3] [--json]
+python benchmarks/loader.py SHARDS --waiting 3 [--json]
 
 Speeds are by CPU time of this process, the best of three runs, after the data was read once, so
 that all of it is in the operating system's cache and checked; the first reading is measured by
 itself. Opening and the memory of an epoch are measured in fresh processes, without imports.
+
+--waiting measures what an update waits for its samples, with 0, 1, 2 and 4 worker processes, when the model
+takes this many seconds (it sleeps): packed, 16 micro steps of 512 x 128 tokens on one rank of eight.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.names import TRAIN
 from megabert.data.samples.index import SampleSettings
+from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.micro_steps import MicroSteps
+from megabert.data.samples.packing import choose_window
 from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 
@@ -82,6 +90,34 @@ def _speed(make: Callable[[int], Any], count: int, seconds: float) -> tuple[floa
     return best, tokens / samples
 
 
+def waiting(corpus: Corpus, model_seconds: float, updates: int = 5) -> list[dict[str, Any]]:
+    """Seconds that updates wait for their samples, by number of workers; the median leaves out the first."""
+    micro, steps, ranks = 512, 16, 8
+    source = SampleSource(corpus, SampleSettings(128))
+    rows = []
+    for workers in (0, 1, 2, 4):
+        options = LoaderOptions(
+            num_workers=workers, prefetch=steps, window=choose_window(micro, steps, ranks)
+        )
+        batches = MicroBatches(source, MicroSteps(micro, 0, ranks), options)
+        seconds = []
+        for _ in range(updates):
+            before = batches.seconds_waited
+            for _ in range(steps):
+                next(batches)
+            seconds.append(batches.seconds_waited - before)
+            time.sleep(model_seconds)
+        batches.close()
+        rows.append(
+            {
+                "workers": workers,
+                "first_update": round(seconds[0], 3),
+                "median_update": round(statistics.median(seconds[1:]), 3),
+            }
+        )
+    return rows
+
+
 def _read_all(corpus: Corpus, length: int) -> None:
     """Reads some hundred thousand tokens per second until an epoch or two minutes are over."""
     source = SampleSource(corpus, SampleSettings(length), MaskSettings("whole-word"))
@@ -134,6 +170,14 @@ def _private_megabytes() -> float:
     return round(sum(kilobytes) / 1024, 1)
 
 
+def _waiting_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| workers | first update, s | median of the others, s |", "|---:|---:|---:|"]
+    lines += [
+        f"| {row['workers']} | {row['first_update']} | {row['median_update']} |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure everything and print Markdown or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,7 +185,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line of the table")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--waiting", type=float, metavar="SECONDS", help="see above; nothing else")
     arguments = parser.parse_args()
+    if arguments.waiting is not None:
+        rows = waiting(Corpus.open(arguments.shards, TRAIN), arguments.waiting)
+        print(json.dumps(rows, indent=2) if arguments.json else _waiting_table(rows))
+        return
     fresh = {}
     for measure in (opening, first_reading, memory):
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -175,8 +175,9 @@ class DataSettings:
     packing: OnOff = setting(
         "on", "concatenate samples instead of padding them: the same updates in less time"
     )
-    loader_workers: Annotated[int, Limits(ge=0, le=1024)] = setting(
-        0, "data loader processes per rank; 0 loads in the training process"
+    loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = setting(
+        None,
+        "data loader processes per rank; 0 loads in the training process (default: 0 on a CPU, up to 4 on a GPU)",
     )
 
 
@@ -391,7 +392,7 @@ class ResolvedData(DataSettings):
 
     seq_length: Size
     max_predictions: Size
-    optional_inputs: ClassVar = ("tokenizer",)
+    optional_inputs: ClassVar = ("tokenizer", "loader_workers")
 
 
 @dataclass(frozen=True, kw_only=True, config=DEFERRED)

@@ -39,7 +39,9 @@ class StopAgreement:
         ``failed``: this rank has no batch; with ``delayed``, none for the next update.
         """
         flags = [float(self._watch.asked), float(failed)]
-        mine = torch.tensor([*values, *flags], dtype=torch.float32)
+        # a copy from pageable memory may wait for the device
+        pinned = self._world.device.type == "cuda"
+        mine = torch.tensor([*values, *flags], dtype=torch.float32, pin_memory=pinned)
         if self._world.topology.world_size == 1:
             self.asked, self.failed = self._watch.asked, failed
             return mine[:-2].to(self._world.device, non_blocking=True)

@@ -24,6 +24,9 @@ TOKENS_ON_GPU = 65536
 """The same on a GPU, where every micro step also costs the host's time and a sum of all gradients. At
 BERT-large's size both are below 1 % of such a micro step, so larger ones would gain nothing."""
 
+LOADER_WORKERS = 4
+"""Data loader processes per rank on a GPU, if it has that many cores besides its own."""
+
 
 def micro_batch_limit(max_length: int, *, on_gpu: bool = False) -> int:
     """Sequences of ``max_length`` tokens in a micro batch whose size is not set, at most."""

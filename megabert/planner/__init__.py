@@ -2,7 +2,7 @@
 
 Owns: the arithmetic behind ``launch/plan.py`` and the tables of docs. Nothing here runs a model; with
 ``--gpu cpu`` it measures this machine's own speed, which takes a second.
-May import: engine, model, parallel, optim, config, common.
+May import: engine, model, parallel, optim, data, config, common.
 Start reading: ``plan.py`` computes one layout and searches for the best one.
 
     settings      model, machine, layout and recipe, as the user gives them

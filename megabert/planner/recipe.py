@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
 from megabert.config.training import RECIPES
+from megabert.engine.config import LOADER_WORKERS
 from megabert.model.flops import pretraining_flops
 from megabert.planner.activations import MicroBatch
-from megabert.planner.settings import PlanSettings
+from megabert.planner.settings import CPU, PlanSettings
 
 PADDING_SHORT, PADDING_LONG = 0.048, 0.082
 """Fraction of padding at 128 and 512 tokens (English; docs/results/2026-11/loader.md)."""
@@ -29,6 +30,7 @@ class PlannedRun:
         global_batch: sequences per update.
         steps: number of updates.
         micro: sequences per micro step, if given.
+        workers: data loader processes per rank.
     """
 
     phase: int
@@ -39,6 +41,7 @@ class PlannedRun:
     global_batch: int
     steps: int
     micro: int | None
+    workers: int
 
     @property
     def squared_fill(self) -> float:
@@ -71,6 +74,9 @@ def planned_run(settings: PlanSettings) -> PlannedRun:
     padding = asked.padding
     if padding is None:
         padding = PADDING_SHORT if length <= 256 else PADDING_LONG
+    workers = asked.loader_workers
+    if workers is None:
+        workers = 0 if settings.machine.gpu == CPU else LOADER_WORKERS
     return PlannedRun(
         asked.phase,
         length,
@@ -80,4 +86,5 @@ def planned_run(settings: PlanSettings) -> PlannedRun:
         asked.global_batch_size or published.global_batch_size,
         asked.steps or published.steps,
         asked.micro_batch_size,
+        workers,
     )

@@ -206,8 +206,9 @@ def verbose(model: ModelConfig) -> str:
         *([f"  {s.name}, bytes per parameter", f"{s.moved_bytes}"] for s in optimizer_specs()),
         *([f"  host, {k}, per layer", duration(v)] for k, v in timing.HOST_SECONDS.items()),
         *(
-            [f"  samples/s per core at {k} tokens", f"{v:,.0f}"]
-            for k, v in timing.LOADER_SAMPLES.items()
+            [f"  samples/s per core at {k} tokens, {name}", f"{value:,.0f}"]
+            for k, speed in timing.LOADER.items()
+            for name, value in speed._asdict().items()
         ),
     ]
     saved = [["saved for backward, values per token and layer", "H", "I", "heads"]]

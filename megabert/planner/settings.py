@@ -94,7 +94,7 @@ class PlanFlags(PretrainSettings):
 COUNTED = frozenset(
     {
         "seq_length", "mask_fraction", "sentence_task", "packing", "global_batch_size",
-        "micro_batch_size", "optimizer", "steps", "tensor_parallel", "sequence_parallel",
+        "micro_batch_size", "loader_workers", "optimizer", "steps", "tensor_parallel", "sequence_parallel",
         "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase",
     }
 )  # fmt: skip
@@ -137,6 +137,7 @@ class RecipeSettings:
     micro_batch_size: Count | None = None
     steps: Count | None = None
     optimizer: str = "lamb"
+    loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -195,5 +196,6 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         micro_batch_size=batch.micro_batch_size,
         steps=chosen.optimizer.steps,
         optimizer=chosen.optimizer.optimizer,
+        loader_workers=data.loader_workers,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)

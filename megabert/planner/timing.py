@@ -10,13 +10,16 @@ relative positions     bytes that NEZHA's attention moves on a GPU, where it hol
 tensor, data exchanges see ``collectives``
 waiting for the host   by how much the host's own work (Python, DeepSpeed, the start of every operator) is
                        longer than all of the above, on a GPU: it runs ahead of the device
-waiting for data       by how much the loader, with one core per rank, is slower than all of the above
+waiting for data       without worker processes the time of making the samples; with them (the default on a
+                       GPU) by how much they are slower than all of the above
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from megabert.data.samples.packing import choose_window
 from megabert.engine.config import BatchSizes
 from megabert.model.encoder import variant_of
 from megabert.optim.registry import optimizer_spec
@@ -29,8 +32,32 @@ from megabert.planner.states import FP32, compute_bytes
 HOST_SECONDS = {"forward": 0.36e-3, "backward": 0.50e-3, "update": 0.39e-3}
 """CPU time per layer: of a micro step's forward and backward, and of an update's end. Measured on an AMD
 EPYC with 24 layers, embeddings and heads included (benchmarks/host_time.py); a faster host needs less."""
-LOADER_SAMPLES = {128: 27_400.0, 512: 18_000.0}
-"""Samples/s of one core at these lengths (docs/results/2026-11/loader.md)."""
+
+
+class SamplesPerSecond(NamedTuple):
+    """What one core makes: padded samples, packed ones, and lengths of a window's samples."""
+
+    padded: float
+    packed: float
+    lengths: float
+
+
+LOADER = {
+    128: SamplesPerSecond(27_500, 54_400, 156_400),
+    512: SamplesPerSecond(8_300, 20_300, 86_600),
+}
+"""At these numbers of tokens (docs/results/2026-11/loader.md)."""
+
+
+def loader_seconds(length: int, batch: BatchSizes, *, packed: bool) -> float:
+    """Seconds in which one core makes a rank's samples of one update."""
+    speed = LOADER[128 if length <= 256 else 512]
+    sequences = batch.micro_size * batch.accumulation
+    if not packed:
+        return sequences / speed.padded
+    window = choose_window(batch.micro_size, batch.accumulation, batch.data_parallel)
+    looked_up = sequences * window.ranks if window.ranks > 1 else 0
+    return sequences / speed.packed + looked_up / speed.lengths
 
 
 def host_seconds(rank: Rank, micro_steps: int) -> float:
@@ -78,6 +105,8 @@ def update_times(
     if not machine.is_cpu:
         host = host_seconds(rank, batch.accumulation)
         times["waiting for the host"] = max(0.0, host - sum(times.values()))
-    rate = LOADER_SAMPLES[128 if recipe.length <= 256 else 512]
-    times["waiting for data"] = max(0.0, sequences / rate - sum(times.values()))
+    loading = loader_seconds(recipe.length, batch, packed=packed)
+    if recipe.workers:
+        loading = max(0.0, loading / recipe.workers - sum(times.values()))
+    times["waiting for data"] = loading
     return times

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,9 +20,12 @@ from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches, Range
 from megabert.engine.agreement import StopAgreement, read_later
 from megabert.engine.broadcast import first_of_ranks
-from megabert.engine.config import BatchSizes
+from megabert.engine.config import LOADER_WORKERS, BatchSizes
 from megabert.engine.launch import World
 from megabert.pretrain.inputs import Inputs
+
+ALIGNED_TOKENS = 128
+"""Packed micro batches on a GPU are filled up to a multiple of this."""
 
 
 def open_batches(
@@ -29,10 +34,11 @@ def open_batches(
     """The global batches of the run, packed where the settings say so; nothing is read yet."""
     steps = _micro_steps(world, batch)
     options = LoaderOptions(
-        num_workers=settings.data.loader_workers,
+        num_workers=_workers(settings, world),
         pin_memory=world.device.type == "cuda",
+        prefetch=batch.accumulation,
         window=_window(batch) if settings.data.packing == "on" else None,
-        token_multiple=_token_multiple(settings),
+        token_multiple=_token_multiple(settings, world),
     )
 
     def open_at(consumed_samples: int, stop: int | None) -> MicroBatches:
@@ -53,7 +59,7 @@ def evaluation_micro_batches(
         _micro_steps(world, batch),
         settings.run.eval_samples,
         packed=settings.data.packing == "on",
-        token_multiple=_token_multiple(settings),
+        token_multiple=_token_multiple(settings, world),
     )
 
 
@@ -173,8 +179,24 @@ def _window(batch: BatchSizes) -> Window:
     return window
 
 
-def _token_multiple(settings: ResolvedSettings) -> int:
-    """The number of tokens of each packed micro batch is a multiple of this."""
-    if settings.data.packing == "off" or not settings.parallel.sequence_parallel:
+def _workers(settings: ResolvedSettings, world: World) -> int:
+    """As set, or on a GPU some of the rank's cores, so that no update waits for its samples."""
+    if settings.data.loader_workers is not None:
+        return settings.data.loader_workers
+    if world.device.type != "cuda":
+        return 0
+    return min(LOADER_WORKERS, len(os.sched_getaffinity(0)) - 1)
+
+
+def _token_multiple(settings: ResolvedSettings, world: World) -> int:
+    """The number of tokens of each packed micro batch is a multiple of this.
+
+    On a GPU of 128 where sequences are that long: its matrix products then have whole tiles, and its
+    allocator sees few sizes.
+    """
+    if settings.data.packing == "off":
         return 1
-    return settings.parallel.tensor_parallel
+    split = settings.parallel.tensor_parallel if settings.parallel.sequence_parallel else 1
+    aligned = math.lcm(ALIGNED_TOKENS, split)
+    fits = world.device.type == "cuda" and aligned <= settings.data.seq_length
+    return aligned if fits else split

@@ -355,6 +355,20 @@ def test_a_gpu_waits_for_a_host_that_is_slower() -> None:
     assert recomputed.step_seconds == pytest.approx(host + 128 * 24 * 0.36e-3)
 
 
+def test_without_workers_an_update_waits_for_its_samples() -> None:
+    argv = "--model", "bert-large", "--gpu", "h200", "--gpus", "8"
+    made, serial = plan(*argv), plan(*argv, "--loader-workers", "0")
+    assert made.times["waiting for data"] == 0
+    making = 8192 * (1 / 54_400 + 8 / 156_400)  # each rank looks up the lengths of all eight
+    assert serial.times["waiting for data"] == pytest.approx(making)
+    assert serial.step_seconds == pytest.approx(made.step_seconds + making)
+    padded = plan(*argv, "--loader-workers", "0", "--packing", "off")
+    assert padded.times["waiting for data"] == pytest.approx(8192 / 27_500)
+    short = plan("--model", "bert-tiny", "--gpu", "h200", "--gpus", "8", "--loader-workers", "1")
+    others = sum(short.times.values()) - short.times["waiting for data"]
+    assert short.times["waiting for data"] == pytest.approx(making - others)
+
+
 def test_a_cpu_s_default_has_8192_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a run there; and only a GPU has a host to wait for."""
     asked = planner("--gpus", "2")

@@ -85,3 +85,43 @@ def test_an_evaluation_stops_after_the_present_batch(
     ends = [folder / "checkpoints" / "step-0000004" for folder in (run, whole)]
     assert list(ends[0].glob("*.pt"))
     assert checkpoint_differences(*ends) == []
+
+
+def _asked_in_an_update(
+    rank: int, world_size: int, argv: Sequence[str], step: int, later: bool
+) -> str:
+    """The line of a run whose last rank is asked in this update's first micro step."""
+    from megabert.engine import agreement
+    from megabert.engine.training_engine import TrainingEngine
+    from megabert.pretrain import batches
+    from megabert.pretrain.command import pretrain
+
+    for module in (agreement, batches):
+        module.read_later = lambda world: later  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patched, StopWatch() as watch:
+        forward = TrainingEngine.__call__
+
+        def asked(engine: TrainingEngine, batch: object) -> object:
+            if engine.steps_done == step - 1 and rank == world_size - 1:
+                watch.ask("SIGTERM")
+            return forward(engine, batch)  # type: ignore[arg-type]
+
+        patched.setattr(TrainingEngine, "__call__", asked)
+        try:
+            pretrain(settings_of(argv))
+        except StoppedOnRequest as stopped:
+            return str(stopped)
+    return ""
+
+
+@pytest.mark.parametrize(("later", "last"), [(False, 3), (True, 4)])
+def test_every_update_looks_whether_it_was_asked(tmp_path: Path, later: bool, last: int) -> None:
+    """Not only where something is logged: at the next update; on GPUs at the one after it."""
+    argv = [
+        *TINY, "--data", str(make_shards(tmp_path / "shards")), "--output", str(tmp_path / "run"),
+        "--steps", "9", "--log-interval", "100",
+    ]  # fmt: skip
+    import_once()
+    found = run_ranks(_asked_in_an_update, 2, argv, 2, later, initialize=False, timeout=240.0)
+    assert len(set(found)) == 1
+    assert f"step-{last:07} of 9 steps" in found[0]

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"kernels", "model", "parallel", "optim", "data", "config", "common"},
     "checkpoint": {"engine", "model", "parallel", "optim", "data", "config", "common"},
     "convert": {"checkpoint", "engine", "model", "parallel", "data", "config", "common"},
-    "planner": {"engine", "model", "parallel", "optim", "config", "common"},
+    "planner": {"engine", "model", "parallel", "optim", "data", "config", "common"},
     "pretrain": {
         "planner", "checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common",
     },

@@ -9,8 +9,10 @@ The data position of a run is the number of samples consumed. It means the same 
 size, micro batch size and number of workers.
 """
 
+import contextlib
 import dataclasses
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -44,8 +46,10 @@ class LoaderOptions:
     Args:
         num_workers: processes that prepare batches ahead; 0 prepares them when asked.
         start_method: "fork", "spawn" or "forkserver" for the processes; None = the default.
-        pin_memory: put tensors in page-locked memory, for quicker copies to a GPU.
-        prefetch: batches that each worker prepares ahead; whole windows of them, with packing.
+        pin_memory: put tensors in page-locked memory, from which copies to a GPU are started and not
+            waited for. With workers a thread of this process does it.
+        prefetch: batches that the workers together prepare ahead, at least; whole windows of them, with
+            packing, and at least one of these per worker.
         window: the micro steps and ranks whose samples are packed together; None = no packing.
         token_multiple: packed batches are filled up to a multiple of this many tokens.
 
@@ -106,6 +110,7 @@ class MicroBatches:
         self.seconds_waited = 0.0
         self._pin_memory = options.pin_memory
         micro_steps = 1 if window is None else window.micro_steps
+        ahead = -(-options.prefetch // (micro_steps * workers)) if workers else None
         loader: DataLoader[Any] = DataLoader(
             _Steps(source, steps, window, options.token_multiple),
             batch_size=None,
@@ -113,12 +118,14 @@ class MicroBatches:
             num_workers=workers,
             collate_fn=_unchanged,
             multiprocessing_context=options.start_method if workers else None,
-            prefetch_factor=max(1, options.prefetch // micro_steps) if workers else None,
+            prefetch_factor=ahead,
+            pin_memory=options.pin_memory and workers > 0,
             generator=torch.Generator(),  # so that no draw is taken from the global one
             worker_init_fn=_leave_signals_to_parent,
         )
-        self._items: Iterator[Any] | None = iter(loader)
-        self._ready: deque[PackedBatch[Ints]] = deque()
+        with _own_child_handler():
+            self._items: Iterator[Any] | None = iter(loader)
+        self._ready: deque[PackedBatch[Tensor]] = deque()
         self._micro_step = 0
 
     def __iter__(self) -> Iterator[PackedBatch[Tensor]]:
@@ -133,10 +140,10 @@ class MicroBatches:
             if isinstance(item, _Failure):
                 self.close()
                 raise UserError(item.message)
+            if isinstance(item, _Made):
+                item = item.pin_memory() if self._pin_memory else item.tensors()
             self._ready.extend(item)
-        batch = self._ready.popleft().map(torch.from_numpy)
-        if self._pin_memory:
-            batch = batch.pin_memory()
+        batch = self._ready.popleft()
         first = self.steps.first_sample(self._micro_step)
         self._micro_step += 1
         batch = dataclasses.replace(batch, first_sample=first)
@@ -213,6 +220,18 @@ class _Failure:
     message: str
 
 
+class _Made(list[PackedBatch[Ints]]):
+    """Micro batches that were made together."""
+
+    def tensors(self) -> list[PackedBatch[Tensor]]:
+        """The same as tensors, which share the arrays' memory."""
+        return [batch.map(torch.from_numpy) for batch in self]
+
+    def pin_memory(self) -> list[PackedBatch[Tensor]]:
+        """The same as tensors in page-locked memory; the loader's thread calls it."""
+        return [batch.pin_memory() for batch in self.tensors()]
+
+
 class _Steps(Dataset[Any]):
     """Number -> the micro batches of micro steps that are made together, in order."""
 
@@ -222,9 +241,9 @@ class _Steps(Dataset[Any]):
         self._source, self._steps, self._window = source, steps, window
         self._token_multiple = token_multiple
 
-    def __getitem__(self, number: int) -> list[PackedBatch[Ints]] | _Failure:
+    def __getitem__(self, number: int) -> _Made | _Failure:
         try:
-            return self._padded(number) if self._window is None else self._packed(number)
+            return _Made(self._padded(number) if self._window is None else self._packed(number))
         except UserError as error:
             return _Failure(str(error))
 
@@ -242,6 +261,23 @@ class _Steps(Dataset[Any]):
             self._steps.data_parallel_rank % self._window.ranks,
             self._token_multiple,
         )
+
+
+@contextlib.contextmanager
+def _own_child_handler() -> Iterator[None]:
+    """Keep the process's handler of ended children as it is.
+
+    Torch's would raise wherever the training thread is when a worker is killed. Without it the loss is
+    found, within five seconds, when the worker's batch is due.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # torch sets none there
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _leave_signals_to_parent(_: int) -> None:
