@@ -7,6 +7,7 @@ EVAL = "eval"
 SPLITS = (TRAIN, EVAL)
 
 MANIFEST = "manifest.json"
+DOCUMENT_INDEX = "document_lengths.bin"
 TOKENIZER_FOLDER = "tokenizer"
 SHARD_SUFFIX = ".h5"
 

@@ -36,6 +36,7 @@ from megabert.data.prepare.batch_files import EncodedPages, load_batch, save_bat
 from megabert.data.prepare.encode import SHORT, in_eval_split
 from megabert.data.prepare.output_folder import check_output, finished_manifest, output_folder
 from megabert.data.prepare.plan import CorpusPlan, as_splits, header_of, make_plan, write_planned
+from megabert.data.shards.document_index import write_document_index
 from megabert.data.shards.layout import token_dtype
 from megabert.data.shards.manifest import (
     InputInfo,
@@ -151,6 +152,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
             articles_read=plan.pages,
             dropped=plan.dropped,
         )
+        write_document_index(options.output, manifest)
         save_manifest(options.output, manifest)
     return ImportReport(
         manifest,

@@ -15,6 +15,7 @@ import numpy as np
 from megabert.common import names
 from megabert.common.files import sha256_of_file
 from megabert.data.shards import layout
+from megabert.data.shards.document_index import check_document_index
 from megabert.data.shards.manifest import (
     Manifest,
     ShardError,
@@ -58,7 +59,7 @@ def verify_folder(folder: Path, report: Callable[[int, int, str], None] | None =
         done += info.bytes
         if report is not None:
             report(done, total, info.file)
-    for check in (_verify_tokenizer, _verify_no_strays):
+    for check in (_verify_tokenizer, _verify_no_strays, check_document_index):
         try:
             check(folder, manifest)
         except ShardError as error:

@@ -43,6 +43,7 @@ from megabert.data.prepare.worker import (
     write_shard,
 )
 from megabert.data.prepare.worker_pool import TaskPool, process_peak_memory
+from megabert.data.shards.document_index import write_document_index
 from megabert.data.shards.manifest import (
     InputInfo,
     Manifest,
@@ -113,6 +114,7 @@ def _lead(
             markup=markup,
             unknown_templates=unknown,
         )
+        write_document_index(options.output, manifest)
         save_manifest(options.output, manifest)
     return ShardingReport(
         manifest=manifest,

@@ -186,7 +186,7 @@ def _remove(output: Path, existed: bool) -> None:
     """Remove what this job wrote."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
     shutil.rmtree(output / names.TOKENIZER_FOLDER, ignore_errors=True)
-    for pattern in (f"*{names.SHARD_SUFFIX}", "*.tmp", names.MANIFEST):
+    for pattern in (f"*{names.SHARD_SUFFIX}", "*.tmp", names.DOCUMENT_INDEX, names.MANIFEST):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)
     if not existed and output.is_dir() and not any(output.iterdir()):

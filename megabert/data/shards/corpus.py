@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megabert.data.shards import layout
+from megabert.data.shards.document_index import read_document_ends
 from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
 from megabert.data.shards.shard_set import ShardSet, check_file, for_each_shard
 from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
@@ -23,8 +24,8 @@ from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
 class Corpus:
     """One split of a folder of shards, as documents 0 to ``num_documents`` - 1.
 
-    It is cheap to open and to pickle; see :class:`ShardSet`. ``document_ends`` is read once and
-    pickled with the corpus.
+    It is cheap to open and to pickle; see :class:`ShardSet`. ``document_ends`` is read once, from the
+    folder's index if there is one, and pickled with the corpus.
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
@@ -68,7 +69,8 @@ class Corpus:
     def document_ends(self) -> Ints:
         """Tokens up to and including each document, int64 [D], over all shards in order."""
         if self._ends is None:
-            self._ends = self._shards.document_ends()
+            ends = read_document_ends(self.folder, self.split, self.manifest)
+            self._ends = self._shards.document_ends() if ends is None else ends
         return self._ends
 
     @property

@@ -25,6 +25,7 @@ from megabert.common.errors import UserError
 from megabert.common.files import rename, sha256_of_file, sync, temporary_name
 from megabert.common.storage import system_error
 from megabert.data.shards import layout
+from megabert.data.shards.document_index import write_document_index
 from megabert.data.shards.manifest import (
     Manifest,
     ShardInfo,
@@ -305,5 +306,6 @@ def write_corpus(
         splits[split] = SplitInfo(tuple(infos))
     written = sum(split.documents for split in splits.values())
     manifest = Manifest(tokenizer, language, seed, splits, articles_read=written)
+    write_document_index(folder, manifest)
     save_manifest(folder, manifest)
     return manifest

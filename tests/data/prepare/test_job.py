@@ -83,6 +83,7 @@ def test_what_is_kept_and_counted(reference: tuple[Path, ShardingReport]) -> Non
     assert manifest.splits[names.EVAL].documents > 0
     assert {p.name for p in folder.iterdir()} == {
         "manifest.json",
+        "document_lengths.bin",
         "tokenizer",
         *(info.file for split in manifest.splits.values() for info in split.shards),
     }

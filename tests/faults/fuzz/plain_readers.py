@@ -10,15 +10,18 @@ import json
 import lzma
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megabert.common import names
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
 from megabert.data.foreign.files import open_foreign
 from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.document_index import check_document_index, write_document_index
 from megabert.data.shards.manifest import load_manifest
 from megabert.data.text.input.sources import iter_pages
 from megabert.data.tokenizers.load import load_tokenizer
@@ -60,6 +63,25 @@ def _read_shards(path: Path) -> None:
     assert len(corpus.document_ends) == corpus.num_documents
     for shard in range(len(corpus.manifest.splits["train"].shards)):
         corpus._shards.file(shard).verify()
+
+
+def _index(folder: Path) -> Path:
+    _shards("")(folder)
+    write_document_index(folder, load_manifest(folder))
+    return folder / names.DOCUMENT_INDEX
+
+
+def _index_with_sums(content: bytes) -> bytes:
+    header, at = json.loads(content[:4096]), 4096
+    for split, found in sorted(load_manifest(_FIXTURES / "shards").splits.items()):
+        end = at + 4 * found.documents
+        header["crc32"][split], at = zlib.crc32(content[at:end]), end
+    return json.dumps(header).encode().ljust(4096) + content[4096:]
+
+
+def _read_index(path: Path) -> None:
+    _read_shards(path)
+    check_document_index(path.parent, load_manifest(path.parent))
 
 
 def _run_config(folder: Path) -> Path:
@@ -422,6 +444,7 @@ PLAIN: tuple[FuzzedReader, ...] = (
     FuzzedReader(
         "shard", _shards("train-00000-of-00002.h5"), _read_shards, BYTES, seal=shard_with_sums
     ),
+    FuzzedReader("document index", _index, _read_index, BYTES, seal=_index_with_sums),
     FuzzedReader("run config", _run_config, _read_run_config, TEXT),
     FuzzedReader("vocab.txt", _vocabulary, _read_tokenizer, TEXT),
     FuzzedReader(
