@@ -11,7 +11,7 @@ exec((here / "megabert" / "__init__.py").read_text(encoding="utf-8"), version)
 # Tested together on Python 3.11: the exact versions are pinned in constraints.txt.
 requires = [
     "torch>=2.11",
-    "deepspeed>=0.19.8",
+    "deepspeed>=0.19.8,<0.20",
     "numpy>=1.26",
     "h5py>=3.11",
     "tokenizers>=0.21",

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Fine-tune an encoder for a task and score it; started by deepspeed, torchrun, srun, mpirun or alone."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
+from megabert.common.processes.cuda_environment import set_cuda_variables
 from megabert.common.processes.stopping import stop_watch
 from megabert.config import flags
 from megabert.finetune.settings import (
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.to_yaml(settings), end="")
         return 0
     check_task_files(settings)
+    set_cuda_variables(os.environ, settings.parallel.tensor_parallel)
     # torch is imported only now
     from megabert.finetune.command import finetune
     from megabert.finetune.inputs import log_unused

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Pretrain a BERT encoder on shards of text; started by deepspeed, torchrun, srun, mpirun or alone."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
+from megabert.common.processes.cuda_environment import set_cuda_variables
 from megabert.common.processes.stopping import stop_watch
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(flags.to_yaml(settings), end="")
         return 0
     check_files(settings)
+    set_cuda_variables(os.environ, settings.parallel.tensor_parallel)
     from megabert.pretrain.command import pretrain  # only this imports torch
 
     pretrain(settings)

@@ -51,7 +51,7 @@ from benchmarks.steps.rounds import (
     write_json,
 )
 from benchmarks.steps.shares import time_shares
-from megabert.engine import launch
+from megabert.engine.machine import cores
 from megabert.kernels import ops
 from megabert.kernels.dropout import Dropout
 from megabert.model import heads, modules
@@ -128,13 +128,13 @@ def _loss(
 def memory_given_back() -> Iterator[None]:
     """glibc's defaults, where tensors of 128 KiB and more may be mapped again each time."""
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(launch._MMAP_MAX, 65536)
-    mallopt(launch._TRIM_THRESHOLD, 1 << 17)
+    mallopt(cores._MMAP_MAX, 65536)
+    mallopt(cores._TRIM_THRESHOLD, 1 << 17)
     ctypes.CDLL(None).malloc_trim(0)
     try:
         yield
     finally:
-        launch.keep_freed_memory()
+        cores.keep_freed_memory()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from megabert.engine.launch import keep_freed_memory
+from megabert.engine.machine.cores import keep_freed_memory
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """wall: seconds of the clock. cpu: of this process over all its threads, for busy machines."""

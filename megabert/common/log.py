@@ -92,6 +92,25 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
     open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(main)
+    except Exception:
+        if not _of_several_ranks():
+            raise
+        sys.excepthook(*sys.exc_info())  # now: the interpreter's own end may wait for other ranks
+        _flush_streams()
+        status = EXIT_FAULT
+    if status and _of_several_ranks():
+        end_now(status)  # a collective of another rank may be pending: do not wait for it
+    sys.exit(status)
+
+
+def _of_several_ranks() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
+
+
+def _run(main: Callable[[Sequence[str] | None], int | None]) -> int:
+    """Run ``main`` under a watch for signals; the exit status, after its line was printed."""
     with command_watch(get_logger().info, _last_words) as watch:
         report_start()
         status, line = _status_of(main, watch)
@@ -101,12 +120,14 @@ def run_command(main: Callable[[Sequence[str] | None], int | None]) -> NoReturn:
             watch.leave()
         report_end(process_rank(), status, line)
         show_alone(None)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-    if status and int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
-        end_now(status)  # a collective of another rank may be pending: do not wait for it
-    sys.exit(status)
+        _flush_streams()
+        return status
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
 
 
 def _status_of(

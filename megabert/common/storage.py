@@ -74,6 +74,7 @@ _NO_MEMORY = (
     "cannot allocate memory",
     "can't start new thread",
 )
+_DEVICES = ("CUDA", "HIP", "Cuda failure", "CUBLAS", "CUDNN")
 
 
 def memory_line(error: Exception) -> str | None:
@@ -82,9 +83,16 @@ def memory_line(error: Exception) -> str | None:
     said = isinstance(error, OSError | RuntimeError) and any(s in text.lower() for s in _NO_MEMORY)
     if not said and not isinstance(error, MemoryError):
         return None
+    reason = text[:300] or type(error).__name__
+    if any(name in text for name in _DEVICES):
+        return (
+            "out of memory on the GPU: use a smaller --micro-batch-size, --activation-checkpointing on, or a "
+            "higher --zero-stage; launch/plan.py computes what fits; is another program on this GPU "
+            f"(nvidia-smi)? {reason}"
+        )
     return (
         "out of memory: give this process more, or less to do at once (a smaller --micro-batch-size, fewer "
-        f"workers): {text[:300] or type(error).__name__}"
+        f"workers): {reason}"
     )
 
 

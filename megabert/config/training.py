@@ -266,7 +266,7 @@ class ParallelSettings:
     zero_stage: Literal[0, 1, 2, 3] = setting(1, "DeepSpeed ZeRO stage", resume="free")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = setting(
         "auto",
-        "auto is bf16 on a GPU and fp32 on a CPU; fp16 needs a GPU; fp8 is bf16 with the encoder's "
+        "auto is bf16 on a GPU (fp16 on V100, T4 and older ones) and fp32 on a CPU; fp16 needs a GPU; fp8 is bf16 with the encoder's "
         "matrix products in float8, on a GPU of compute capability 8.9 or higher (emulated on a CPU)",
     )
     fp8_scaling: Literal["tensor", "row"] = setting(

@@ -26,6 +26,8 @@ BERT-large's size both are below 1 % of such a micro step, so larger ones would 
 
 LOADER_WORKERS = 4
 """Data loader processes per rank on a GPU, if it has that many cores besides its own."""
+BF16_CAPABILITY = (8, 0)
+"""The least compute capability of GPUs with bf16 units: V100 (7.0) and T4 (7.5) have only fp16's."""
 
 
 def micro_batch_limit(max_length: int, *, on_gpu: bool = False) -> int:
@@ -126,7 +128,9 @@ def resolve_precision(precision: str, cuda: bool) -> str:
         UserError: fp16 without a GPU, which DeepSpeed cannot do; fp8 on a GPU without float8 units.
     """
     if precision == "auto":
-        return "bf16" if cuda else "fp32"
+        if not cuda:
+            return "fp32"
+        return "bf16" if torch.cuda.get_device_capability() >= BF16_CAPABILITY else "fp16"
     if precision == "fp16" and not cuda:
         raise UserError("DeepSpeed does not support fp16 on CPUs; use --precision bf16 or fp32")
     if precision == "fp8" and cuda:

@@ -8,13 +8,12 @@ translated here, so that training never needs mpi4py. A bare ``python`` becomes 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,16 +22,27 @@ import torch
 
 from megabert.common.errors import RankError, TrainingStopped, UserError
 from megabert.common.log import get_logger
-from megabert.common.processes.launchers import ranks_of_host
+from megabert.common.processes.cuda_environment import (
+    ALLOCATOR,
+    CONNECTIONS,
+    set_cuda_variables,
+    set_nccl_variables,
+)
+from megabert.engine.machine.cores import bind_to_gpu, prepare_cpu
+from megabert.engine.machine.device import claim_own_device, own_device
 from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import watched_to_the_end
 from megabert.engine.watch.judge import SLOW
 from megabert.engine.watch.watcher import Watcher
+from megabert.kernels.compiling import prepare_caches, require_launcher
 from megabert.parallel.layers import TensorParallel
 from megabert.parallel.mpu import Mpu
 from megabert.parallel.topology import ProcessGroups, Topology
 
-DEEPSPEED_MINIMUM = (0, 19, 8)
+DEEPSPEED_MINIMUM, DEEPSPEED_LIMIT = (0, 19, 8), (0, 20)
+"""The first release that a run accepts, and the first that it does not."""
+UNTESTED = "MEGABERT_UNTESTED_DEEPSPEED"
+"""Set to 1, this variable accepts releases from :data:`DEEPSPEED_LIMIT` on."""
 JOIN_TIMEOUT = timedelta(minutes=30)
 """How long a rank looks for rank 0 without ``--hang-timeout``."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -102,15 +112,25 @@ def _free_port() -> int:
 
 
 def check_versions() -> None:
-    """Refuse DeepSpeed releases whose gradients or partition tables differ from those tested."""
+    """Refuse DeepSpeed releases whose gradients or partition tables differ, or may differ, from those tested.
+
+    Raises:
+        UserError: which release, and what to install.
+    """
     import deepspeed
 
     version = tuple(int(part) for part in deepspeed.__version__.split("+")[0].split(".")[:3])
+    wanted, limit = (".".join(map(str, v)) for v in (DEEPSPEED_MINIMUM, DEEPSPEED_LIMIT))
+    install = f"pip install 'deepspeed>={wanted},<{limit}'"
     if version < DEEPSPEED_MINIMUM:
-        wanted = ".".join(map(str, DEEPSPEED_MINIMUM))
         raise UserError(
             f"DeepSpeed {deepspeed.__version__} loses gradients in some configurations; "
-            f"install {wanted} or newer: pip install 'deepspeed>={wanted}'"
+            f"install {wanted} or newer: {install}"
+        )
+    if version >= DEEPSPEED_LIMIT and os.environ.get(UNTESTED) != "1":
+        raise UserError(
+            f"DeepSpeed {deepspeed.__version__} is not tested, and megabert reads its internal tables: "
+            f"{install}; or try it with {UNTESTED}=1 in the environment and the self-test on"
         )
 
 
@@ -151,6 +171,22 @@ class World:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
+    @contextlib.contextmanager
+    def closed_at_the_end(self) -> Iterator[None]:
+        """Leave the process group after the block.
+
+        Not where an error ends it on one of several ranks: NCCL may wait for the others there, or abort
+        the process, before the error is printed. The process then ends without
+        (:func:`megabert.common.log.run_command`).
+        """
+        try:
+            yield
+        except BaseException:
+            if self.topology.world_size == 1:
+                self.close()
+            raise
+        self.close()
+
 
 def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
     """Join the run and return this rank's :class:`World`; the watch over the run begins.
@@ -166,6 +202,8 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
         tensor_parallel=tensor_parallel,
     )
     cuda = torch.cuda.is_available()
+    prepare_caches()
+    device = _prepare_cuda(topology, watched) if cuda else torch.device("cpu")
     if not cuda:
         prepare_cpu(os.environ)
     import deepspeed
@@ -178,10 +216,6 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
         # runs hang. Its table of buildable operators is read for this one only; filling it here
         # also avoids probing all the others.
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    device = torch.device("cpu")
-    if cuda:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     limit = watched.limit if watched is not None else 0.0
     timeout = max(COLLECTIVE_TIMEOUT, timedelta(seconds=2 * SLOW * limit))
     watcher = _watch(topology, watched)
@@ -193,6 +227,8 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
                 verbose=False,
                 timeout=timeout,
             )
+        if cuda and topology.world_size > 1:
+            claim_own_device(device, topology.rank)
         groups = ProcessGroups.create(topology, timeout)
     except BaseException:
         with watched_to_the_end(watcher):
@@ -203,6 +239,25 @@ def start(tensor_parallel: int = 1, watched: WatchedRun | None = None) -> World:
     deepspeed.utils.groups.mpu = mpu
     deepspeed.utils.groups._WORLD_GROUP = torch.distributed.group.WORLD
     return World(topology, groups, mpu, groups.tensor_parallel, device, watcher)
+
+
+def _prepare_cuda(topology: Topology, watched: WatchedRun | None) -> torch.device:
+    """This rank's GPU, with the variables, cores and compiler that it needs.
+
+    Raises:
+        UserError: there is no GPU for this rank; Triton cannot compile what it needs.
+    """
+    set_cuda_variables(os.environ, topology.tensor_parallel)
+    if watched is not None and watched.limit and topology.world_size > 1:
+        set_nccl_variables(os.environ)
+    for name in (*ALLOCATOR, CONNECTIONS):
+        if name in os.environ:
+            get_logger().info("%s=%s", name, os.environ[name])
+    device = torch.device("cuda", own_device(os.environ, torch.cuda.device_count()))
+    bind_to_gpu(os.environ, int(device.index))
+    torch.cuda.set_device(device)
+    require_launcher()
+    return device
 
 
 @contextlib.contextmanager
@@ -314,52 +369,3 @@ def wrapped_collectives(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
     finally:
         for owner, name, method in plain:
             setattr(owner, name, method)
-
-
-# ---------------------------------------------------------------- CPU
-
-# Torch gives every process as many threads as the machine has cores, so that the threads of several
-# ranks compete; and glibc returns large tensors to the kernel each time one is freed, which then
-# clears the pages again for the next. Measurements: docs/results/2026-11/speed.md.
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's malloc.h
-_FREE_BYTES = 1 << 30
-"""Free memory at the end of the heap that is not returned to the kernel."""
-
-
-def own_cores(cores: Sequence[int], local_rank: int, local_ranks: int) -> list[int]:
-    """The cores of one of a machine's ranks: equal runs of neighbours; all of them if there are more
-    ranks than cores."""
-    count = len(cores) // local_ranks
-    if count == 0:
-        return list(cores)
-    return list(cores[local_rank * count : (local_rank + 1) * count])
-
-
-def prepare_cpu(environment: Mapping[str, str]) -> None:
-    """Give this process its cores, a thread on each, and memory that stays mapped.
-
-    Call it before the first parallel computation. Cores and threads are not changed where
-    OMP_NUM_THREADS is set (the user has chosen them), nor where no launcher says how many ranks
-    share the host, or says fewer than this rank's number.
-    """
-    keep_freed_memory()
-    if "OMP_NUM_THREADS" in environment or not hasattr(os, "sched_setaffinity"):
-        return
-    local_rank, ranks = int(environment["LOCAL_RANK"]), ranks_of_host(environment)
-    if local_rank >= ranks:
-        return
-    cores = own_cores(sorted(os.sched_getaffinity(0)), local_rank, ranks)
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
-    get_logger().info("this rank's cores: %s", ", ".join(map(str, cores)))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc serve large tensors from the heap and keep freed memory; no effect elsewhere."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, _FREE_BYTES)

@@ -48,11 +48,12 @@ def finetune(settings: ResolvedFinetuning) -> dict[str, Any]:
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     watched = WatchedRun(settings.parallel.hang_timeout, settings.task.output, _what_is_kept)
     world = start(settings.parallel.tensor_parallel, watched)
-    try:
-        with watched_to_the_end(world.watcher), run_folder_locked(settings.task.output, world):
-            return run_all(settings, world)
-    finally:
-        world.close()
+    with (
+        world.closed_at_the_end(),
+        watched_to_the_end(world.watcher),
+        run_folder_locked(settings.task.output, world),
+    ):
+        return run_all(settings, world)
 
 
 def _what_is_kept() -> str:

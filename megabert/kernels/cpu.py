@@ -1,7 +1,8 @@
 """The fused operators on CPUs: ``cpu.cpp``, compiled at first use, with the signatures of reference.py.
 
-The library is built once per machine by the C++ compiler ``$CXX`` (``g++``) and kept in
-``$MEGABERT_CACHE`` (``~/.cache/megabert``) under a name derived from source, compiler and processor.
+The library is built once per machine by the C++ compiler ``$CXX`` (``g++``; arguments may follow, as in
+``ccache g++``) and kept in ``$MEGABERT_CACHE`` (``~/.cache/megabert``) under a name derived from source,
+compiler and processor.
 :func:`available` says whether it can be used; without a compiler the operators of reference.py compute
 the same more slowly, and a log line says so.
 """
@@ -12,6 +13,7 @@ import ctypes
 import functools
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -26,6 +28,7 @@ from torch.autograd.profiler import record_function
 from megabert.common.files import new_file, sha256_of
 from megabert.common.log import get_logger
 from megabert.kernels.attention.relative_reference import reach
+from megabert.kernels.compiling import prepare_caches
 from megabert.kernels.dropout import Dropout
 from megabert.kernels.reference import Normed, NormGradients
 
@@ -45,6 +48,7 @@ def available() -> bool:
 
 
 def _cache() -> Path:
+    prepare_caches()
     chosen = os.environ.get("MEGABERT_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "megabert"
 
@@ -62,17 +66,23 @@ def _processor() -> str:
 def build_library(compiler: str, folder: Path) -> Path:
     """The library for this machine in ``folder``, compiled unless it is there.
 
+    Args:
+        compiler: a program, with arguments if it needs some, as a shell reads them.
+
     Raises:
         OSError: the compiler does not exist, or the folder cannot be written.
+        ValueError: a quotation in ``compiler`` has no end.
         subprocess.CalledProcessError: the compiler failed.
     """
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    recipe = [_SOURCE.read_bytes(), version, " ".join(_FLAGS).encode(), _processor().encode()]
+    program = shlex.split(compiler)
+    version = subprocess.run([*program, "--version"], capture_output=True, check=True).stdout
+    flags = " ".join([*program[1:], *_FLAGS])
+    recipe = [_SOURCE.read_bytes(), version, flags.encode(), _processor().encode()]
     path = folder / f"cpu-{sha256_of(b'|'.join(recipe))[:20]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(path, unique=True) as temporary:  # ranks may build at the same time
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(temporary)]
+            command = [*program, *_FLAGS, str(_SOURCE), "-o", str(temporary)]
             subprocess.run(command, capture_output=True, check=True)
     return path
 
@@ -81,8 +91,8 @@ def build_library(compiler: str, folder: Path) -> Path:
 def _library() -> ctypes.CDLL | None:
     log = get_logger()
     try:
-        library = ctypes.CDLL(str(build_library(os.environ.get("CXX", "g++"), _cache())))
-    except OSError as error:
+        library = ctypes.CDLL(str(build_library(os.environ.get("CXX") or "g++", _cache())))
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no home folder
         log.warning(
             "no compiled CPU operators (%s): using plain torch operators, which are slower", error
         )

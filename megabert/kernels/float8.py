@@ -75,7 +75,7 @@ def check_device(device: torch.device) -> None:
         raise UserError(
             f"--precision fp8 needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or "
             f"more, and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}; "
-            "use --precision bf16"
+            f"use --precision {'bf16' if capability >= (8, 0) else 'fp16'}"
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from megabert.common.log import get_logger
 from megabert.kernels import cpu, reference
+from megabert.kernels.compiling import prepare_caches
 from megabert.kernels.dropout import Dropout
 
 
@@ -32,6 +33,7 @@ def _triton() -> ModuleType:
             "triton is not installed: using plain torch operators, which are slower"
         )
         return reference
+    prepare_caches()
     return importlib.import_module("megabert.kernels.triton.fused")
 
 

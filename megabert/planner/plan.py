@@ -118,6 +118,8 @@ class Planner:
         precision = settings.layout.precision
         if precision == "auto":
             precision = "fp32" if machine.is_cpu else "bf16"
+            if precision not in machine.peak:
+                precision = "fp16"
         if precision not in machine.peak:
             raise UserError(
                 f"--precision {precision}: {machine.name} does not support it; it supports "

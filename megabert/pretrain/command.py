@@ -64,15 +64,13 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
         settings.parallel.hang_timeout, output, partial(run_folder.what_is_kept, output)
     )
     world = start(settings.parallel.tensor_parallel, watched)
-    try:
-        with (
-            watched_to_the_end(world.watcher),
-            run_folder_locked(settings.run.output, world),
-            run_folder.nothing_left_behind(settings.run.output, world),
-        ):
-            return prepare(settings, inputs, world).run()
-    finally:
-        world.close()
+    with (
+        world.closed_at_the_end(),
+        watched_to_the_end(world.watcher),
+        run_folder_locked(settings.run.output, world),
+        run_folder.nothing_left_behind(settings.run.output, world),
+    ):
+        return prepare(settings, inputs, world).run()
 
 
 def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:

@@ -1,18 +1,22 @@
-"""Cores and threads of a rank."""
+"""Start and end of a rank; its cores and threads."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import RankError
 from megabert.common.processes.launchers import ranks_of_host
-from megabert.engine.launch import fill_environment, own_cores
+from megabert.engine.launch import World, fill_environment
+from megabert.engine.machine.cores import own_cores
+from megabert.parallel.topology import Topology
 from tests.helpers import planted
 
 
@@ -75,7 +79,7 @@ def test_a_rank_keeps_to_its_cores(chosen: bool, place: dict[str, str], shared: 
     if len(cores) < 2:
         pytest.skip("needs two cores")
     code = (
-        "import os, torch; from megabert.engine.launch import prepare_cpu; prepare_cpu(os.environ); "
+        "import os, torch; from megabert.engine.machine.cores import prepare_cpu; prepare_cpu(os.environ); "
         "print(sorted(os.sched_getaffinity(0)), torch.get_num_threads())"
     )
     environment = planted.environment(LOCAL_RANK="1", **place)
@@ -90,3 +94,35 @@ def test_a_rank_keeps_to_its_cores(chosen: bool, place: dict[str, str], shared: 
     assert shown == str(expected)
     if chosen or shared:
         assert int(threads) == (1 if chosen else len(expected))
+
+
+def test_a_rank_that_fails_leaves_the_group_to_the_end_of_its_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(World, "close", lambda world: closed.append(world.topology.world_size))
+    groups: Any = None
+    for ranks in (1, 2):
+        world = World(Topology(ranks), groups, groups, groups, torch.device("cpu"))
+        with world.closed_at_the_end():
+            pass
+        with pytest.raises(ValueError), world.closed_at_the_end():
+            raise ValueError
+    assert closed == [1, 1, 2]
+
+
+def test_an_unexpected_error_of_a_rank_is_shown_before_its_process_tears_down() -> None:
+    """What ends after ``main`` (NCCL's threads, for example) may wait for other ranks."""
+    code = (
+        "import atexit, time; from megabert.common.log import run_command; "
+        "atexit.register(time.sleep, 60); run_command(lambda _: 1 // 0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=planted.environment() | {"RANK": "1", "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("ZeroDivisionError: integer division or modulo by zero")

@@ -358,6 +358,16 @@ def test_a_build_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_compiler_with_arguments(tmp_path: Path) -> None:
+    compiler = tmp_path / "my compiler"
+    compiler.write_text(
+        '#!/bin/sh\nfor last; do :; done\n[ "$last" = --version ] || echo "$@" > "$last"\n'
+    )
+    compiler.chmod(0o755)
+    built = cpu.build_library(f"'{compiler}' --quiet g++", tmp_path / "cache")
+    assert built.read_text().startswith("--quiet g++ -O3")
+
+
 def test_without_a_compiler_the_plain_operators_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     cpu._library.cache_clear()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
+from megabert.common.storage import memory_line
 from megabert.engine.watch.judge import Goodbye
 from megabert.engine.watch.watcher import Watcher
 
@@ -17,8 +18,13 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-def is_collective_failure(error: BaseException) -> bool:
-    """Whether a collective failed: in nearly all cases because another rank is lost."""
+def is_collective_failure(error: Exception) -> bool:
+    """Whether a collective failed: in nearly all cases because another rank is lost.
+
+    NCCL's errors may also say that this rank's memory is used up.
+    """
+    if memory_line(error) is not None:
+        return False
     if isinstance(error, torch.distributed.DistError):
         return True
     text = str(error).lower()

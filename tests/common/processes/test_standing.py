@@ -74,5 +74,7 @@ def test_too_little_memory(error: Exception, known: bool) -> None:
     line = memory_line(error)
     assert (line is not None) == known
     if line is not None:
-        assert line.startswith("out of memory: give this process more")
+        assert line.startswith("out of memory")
+        assert "--micro-batch-size" in line
+        assert ("launch/plan.py" in line) == ("CUDA" in str(error))
         assert "\n" not in line
