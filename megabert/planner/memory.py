@@ -1,7 +1,7 @@
 """Memory of a rank at each instant: states, activations, framework, and a CPU's allocator.
 
 A GPU's allocator reuses freed memory for later tensors of any size. On a CPU megabert makes glibc keep
-freed tensors (megabert/engine/launch.py), so the process never returns the memory of its tensors and of
+freed tensors (megabert/engine/machine/cores.py), so the process never returns the memory of its tensors and of
 the gaps between them. These tensors are activations, gradients before they are joined, and the fp32
 weights that a model has before DeepSpeed (stages 1 to 3) moves them into flat tensors.
 """
@@ -34,7 +34,7 @@ from megabert.planner.states import (
 )
 
 LARGEST_FREED_BLOCK = math.inf
-"""Bytes below which glibc keeps a freed tensor's memory (megabert/engine/launch.py): all of them."""
+"""Bytes below which glibc keeps a freed tensor's memory (megabert/engine/machine/cores.py): all of them."""
 GAPS = 1.15
 """Memory of freed tensors over their own bytes (measured: bert-mini, fp32 and bf16)."""
 
