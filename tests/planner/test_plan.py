@@ -437,6 +437,13 @@ def test_rows_of_the_tables() -> None:
     ]
 
 
+def test_auto_precision_is_fp16_without_bf16_units(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(["--model", "bert-base", "--gpu", "t4", "--gpus", "1"])
+    assert "1 x t4; ZeRO 1, gradients summed in fp16; fp16;" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -1,11 +1,13 @@
-"""Other libraries are patched in two files only, where a reader finds every such change."""
+"""Other libraries are patched in two files only, and docs/reference/patches.md names every such change."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
-from tests.structure.sources import Source, sources
+from tests.structure.sources import ROOT, Source, sources
 
 ALLOWED = ("megabert.engine.zero.fixes", "megabert.engine.launch")
 HOOKS = {"sys.unraisablehook", "sys.stdin", "sys.stdout", "sys.stderr"}
@@ -53,3 +55,60 @@ def test_libraries_are_patched_in_two_files() -> None:
     wrong = [line for module, lines in found.items() if module not in ALLOWED for line in lines]
     assert not wrong, "\n".join(wrong)
     assert found["megabert.engine.launch"], "the test no longer sees the patches that exist"
+
+
+# ---------------------------------------------------------------- the page
+
+PAGE = ROOT / "docs/reference/patches.md"
+ENGINE = {"engine", "optimizer", "wrapper", "base", "scales"}
+"""Names of DeepSpeed's objects in megabert/engine."""
+LIBRARIES = {"torch", "dist", "profiler"}
+
+
+def _assigned(source: Source) -> Iterator[str]:
+    """Attributes that a file of the engine sets on DeepSpeed's objects."""
+    for node in ast.walk(source.tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        flat = [one for t in targets for one in (t.elts if isinstance(t, ast.Tuple) else [t])]
+        for target in flat:
+            if isinstance(target, ast.Attribute) and _root(target) in ENGINE | {"deepspeed"}:
+                yield target.attr
+
+
+def _private_names(source: Source) -> Iterator[str]:
+    """Names that a file reads through ``private``, or that torch marks as its own."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "private":
+            if isinstance(node.args[1], ast.Constant):
+                yield str(node.args[1].value)
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            names = [node.attr] if _root(node) in LIBRARIES else []
+            yield from names
+
+
+def _to_be_named(source: Source) -> set[str]:
+    names = set(_private_names(source))
+    if source.module.startswith("megabert.engine"):
+        names |= set(_assigned(source))
+    return names
+
+
+def test_every_patch_is_on_the_page() -> None:
+    named = set(re.findall(r"`([^`\n]+)`", PAGE.read_text(encoding="utf-8")))
+    missing, seen = [], set()
+    for source in sources():
+        for name in sorted(_to_be_named(source)):
+            seen.add(name)
+            if not any(fnmatch(name, pattern) for pattern in named):
+                missing.append(f"{source.path}: {name}")
+    assert not missing, f"{PAGE.name} does not name:\n" + "\n".join(missing)
+    known = {
+        "clip_fp32_gradients",
+        "bf16_groups",
+        "_scaled_mm",
+        "_foreach_mul_",
+        "checkpoint_engine",
+    }
+    assert known <= seen, "the test no longer sees the patches that exist"
