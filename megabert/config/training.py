@@ -282,6 +282,11 @@ class ParallelSettings:
         metavar="SECONDS",
         resume="free",
     )
+    self_test: OnOff = setting(
+        "on",
+        "before the run, compare an update of a small model through DeepSpeed with plain autograd",
+        resume="free",
+    )
     deepspeed_config: Path | None = setting(
         None,
         "DeepSpeed configuration; its batch, precision, clipping, ZeRO and optimizer sections apply",

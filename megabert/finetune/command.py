@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 
+from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, start
 from megabert.engine.run_lock import run_folder_locked
+from megabert.engine.self_test import TestedRun, self_test
 from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import watched_to_the_end
 from megabert.finetune.inputs import (
@@ -53,6 +55,11 @@ def finetune(settings: ResolvedFinetuning) -> dict[str, Any]:
         watched_to_the_end(world.watcher),
         run_folder_locked(settings.task.output, world),
     ):
+        if settings.parallel.self_test == "on":
+            sections = settings.deepspeed_sections
+            self_test(
+                TestedRun(ModelConfig(), settings.optimizer, settings.parallel, sections), world
+            )
         return run_all(settings, world)
 
 

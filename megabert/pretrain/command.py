@@ -33,6 +33,7 @@ from megabert.engine.launch import World, start
 from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.profiler import require_room
 from megabert.engine.run_lock import run_folder_locked
+from megabert.engine.self_test import TestedRun, self_test
 from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import watched_to_the_end
 from megabert.model.encoder import variant_of
@@ -93,15 +94,21 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if checkpoint is None and run.init_from is not None:
         tokenizer = inputs.manifest.tokenizer.sha256
         source = resume.find_source(run.init_from, inputs.model, tokenizer, world)
+    log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
+    with_pairs = settings.data.sentence_task != "none"
+    if settings.parallel.self_test == "on":
+        sections = settings.deepspeed_sections
+        self_test(
+            TestedRun(inputs.model, optimizer, settings.parallel, sections, with_pairs), world
+        )
     model = BertForPreTraining(
         inputs.model,
         replace(world.tp, sequence_parallel=settings.parallel.sequence_parallel),
         DropoutSeeds(run.seed),
-        sentence_task=settings.data.sentence_task != "none",
+        sentence_task=with_pairs,
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
     initialize_weights(model, inputs.model, run.seed)
-    log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
     engine = build_engine(
         model,
         world,

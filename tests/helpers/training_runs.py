@@ -23,6 +23,7 @@ TINY = [
     "--intermediate-size", "64", "--max-position-embeddings", "64", "--seq-length", "32",
     "--global-batch-size", "8", "--micro-batch-size", "2", "--steps", "4", "--lr", "1e-2",
     "--log-interval", "1", "--eval-interval", "0", "--save-interval", "0", "--eval-samples", "16",
+    "--self-test", "off",
 ]  # fmt: skip
 
 
