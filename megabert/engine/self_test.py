@@ -64,7 +64,7 @@ _LATE_IMPORTS = ("torch._dynamo", "torch._inductor.compile_fx")
 """What torch's optimizers and DeepSpeed's engine import when they are made: 4 s, which the run needs anyway."""
 
 
-class Figures(NamedTuple):
+class UpdateFigures(NamedTuple):
     """What is compared."""
 
     loss: float
@@ -229,7 +229,7 @@ class _Small:
         initialize_weights(model, self.config, SEED)
         return model
 
-    def through_engine(self, world: World) -> tuple[Figures, str]:
+    def through_engine(self, world: World) -> tuple[UpdateFigures, str]:
         """The figures of the run's engine, and its precision (a collective)."""
         ranks = self.data_parallel
         sizes = BatchSizes(ranks * MICRO_STEPS * MICRO_BATCH, MICRO_BATCH, MICRO_STEPS, ranks)
@@ -245,12 +245,12 @@ class _Small:
         with torch.no_grad():
             sums[1] = self._part(engine(batches[0].to(world.device)))
         before, after = world.sum_over_data_parallel(sums).tolist()
-        figures = Figures(before, engine.grad_norm(), after)
+        figures = UpdateFigures(before, engine.grad_norm(), after)
         precision = engine.precision
         engine.close()
         return figures, precision
 
-    def reference(self, precision: str, found: Figures) -> Figures:
+    def reference(self, precision: str, found: UpdateFigures) -> UpdateFigures:
         """The figures of one model on the CPU.
 
         Raises:
@@ -264,12 +264,12 @@ class _Small:
         self._update(model, norm)
         with torch.no_grad():
             after = self._loss(model, 1)
-        expected = Figures(loss.item(), norm, after.item())
+        expected = UpdateFigures(loss.item(), norm, after.item())
         of_losses, of_norms = TOLERANCE[precision]
-        allowed = Figures(of_losses, of_norms, of_losses)
+        allowed = UpdateFigures(of_losses, of_norms, of_losses)
         wrong = [
             f"{name.replace('_', ' ')} {value:.6g} instead of {right:.6g}"
-            for name, value, right, part in zip(Figures._fields, found, expected, allowed)
+            for name, value, right, part in zip(UpdateFigures._fields, found, expected, allowed)
             if not abs(value - right) <= part * abs(right)
         ]
         if wrong:
