@@ -40,7 +40,6 @@ from megabert.engine.config import BatchSizes, storage_precision  # noqa: E402
 from megabert.engine.launch import World  # noqa: E402
 from megabert.engine.training_engine import TrainingEngine  # noqa: E402
 from megabert.model.heads import BertForPreTraining  # noqa: E402
-from megabert.parallel.mpu import Mpu  # noqa: E402
 from megabert.parallel.rng import DropoutSeeds  # noqa: E402
 from megabert.parallel.topology import ProcessGroups, Topology  # noqa: E402
 
@@ -159,7 +158,7 @@ def count(case: Case) -> dict[str, Counted]:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=case.ranks)
     topology = Topology(case.ranks, 0, 1)
     groups = ProcessGroups.create(topology)
-    world = World(topology, groups, Mpu(groups), groups.tensor_parallel, torch.device("cuda", 0))
+    world = World(topology, groups, None, groups.tensor_parallel, torch.device("cuda", 0))
     operations = Operations()
     WATCHING[:] = [operations]
     counted = {}
