@@ -159,11 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(markdown_table(header, rows))
     for one in found:
         where = f"{one['model']}, phase {one['phase']}, {one['precision']}"
+        planned = one["planned_time"]["parts_seconds"].items()
+        parts = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in planned if seconds)
+        print(f"\n{where}, planned: {parts}")
         if one["profile"]:
             shares = ", ".join(
                 f"{kind} {part:.1%}" for kind, part in one["profile"]["shares"].items()
             )
-            print(f"\n{where}, time by kind: {shares}")
+            print(f"{where}, time by kind: {shares}")
         if one["trace"]:
             print("\n".join(DeviceTrace(**one["trace"]).lines()))
     about = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

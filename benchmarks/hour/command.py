@@ -11,6 +11,7 @@ PART is a number; --list shows them, the most valuable first. OUTPUT is one fold
 
 Each step is a command with a time limit; one that fails or takes too long does not stop the others, and
 makes the exit status 1 at the end. A part that is run again repeats only what has not ended well.
+--from FOLDER takes over the results of earlier calls into another folder, for machines that keep none.
 SHARDS that do not exist yet are made from a generated sample whose vocabulary is filled up to BERT's
 size. --small uses the smallest model, on any machine; --dry-run prints the commands only.
 """
@@ -83,6 +84,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="smallest sizes, on any machine")
     parser.add_argument("--write-golden", action="store_true", help="record this device's losses")
     parser.add_argument("--squad", type=Path, help="training file in SQuAD's format, for part 6")
+    parser.add_argument(
+        "--from", type=Path, action="append", default=[], dest="earlier", metavar="FOLDER",
+        help="OUTPUT of an earlier call; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for the whole call (540)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     given = parser.parse_args(argv)
@@ -94,6 +99,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"part {given.part}: there are {min(PARTS)} to {max(PARTS)}; see --list")
     if given.squad is not None and not given.squad.is_file():
         raise UserError(f"--squad {given.squad}: no such file")
+    for folder in given.earlier:
+        if not (folder / RECORD).is_file():
+            raise UserError(
+                f"--from {folder}: no {RECORD} there; name the OUTPUT of an earlier call"
+            )
     output = given.output
     foreign = output.exists() and not (output / RECORD).is_file()
     if foreign and (not output.is_dir() or any(output.iterdir())) and not given.dry_run:
@@ -128,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_shards(shards, 300 if given.small else 6000)
     output = given.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    report = Report(output)
+    report = Report(output, given.earlier)
 
     def keep(step: Step, outcome: Outcome) -> None:
         report.add(f"Part {given.part}, {title}.", step, outcome)

@@ -85,16 +85,17 @@ def whole_runs(plan: Plan) -> list[Step]:
 
 
 def undone(plan: Plan) -> list[Step]:
-    """Part 3."""
+    """Part 3; the second set is for a second call."""
     small = ["--model", "bert-tiny", "--precision", "fp32", "--update-tokens", "1024"]
+    sizes = small if plan.small else []
+
+    def step(name: str, which: str, question: str) -> Step:
+        command = [f"{HOUR}/switches.py", str(plan.shards), "--set", which, *sizes]
+        return Step(name, question, command, 530, answers.switches)
+
     return [
-        Step(
-            "switches",
-            "What does each choice give in phase 1, undone one by one?",
-            [f"{HOUR}/switches.py", str(plan.shards), *(small if plan.small else [])],
-            540,
-            answers.switches,
-        )
+        step("switches", "main", "What does each choice for GPUs give, undone one by one?"),
+        step("settings", "more", "What do other settings of the same run cost or give?"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ PAGE = "hour.md"
 
 
 class Report:
-    """The outcomes of every step of every call into one folder; written again after each step."""
+    """The outcomes of every step of every call into one folder; written again after each step.
 
-    def __init__(self, output: Path) -> None:
+    Args:
+        output: the folder.
+        earlier: folders of earlier calls, whose outcomes are taken over.
+    """
+
+    def __init__(self, output: Path, earlier: Sequence[Path] = ()) -> None:
         self.output = output
         self.steps: dict[str, dict[str, Any]] = {}
-        if (output / RECORD).is_file():
-            self.steps = json.loads((output / RECORD).read_text(encoding="utf-8"))["steps"]
+        for folder in (*earlier, output):
+            if (folder / RECORD).is_file():
+                content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+                self.steps |= content["steps"]
 
     def ended_well(self, name: str) -> bool:
         """Whether an earlier call has answered this question."""

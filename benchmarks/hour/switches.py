@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """What each choice gives in a whole run: the same run with one of them undone.
 
-    python benchmarks/hour/switches.py SHARDS [--model bert-large] [--phase 1] [--updates 8]
-        [--seconds 500] [--only NAME,...] [--json FILE]
+    python benchmarks/hour/switches.py SHARDS [--set main] [--model bert-large] [--phase 1]
+        [--updates 8] [--seconds 450] [--json FILE]
 
 A choice is undone by a public flag, a section of a DeepSpeed file, or an environment variable. One that
 this version does not have, or that changes nothing here, is listed as not available. The run as it is
-comes first and last, so that the two show how far times vary. Runs that would begin after --seconds are
-left out.
+comes first and last, so that the two show how far times vary. Of the two sets, "main" holds the choices
+that a GPU was expected to need, "more" those that a user can make. No run begins after --seconds.
 """
 
 from __future__ import annotations
@@ -54,27 +54,33 @@ class Switch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def switches(length: int, samples: int) -> list[Switch]:
-    """All of them, the most telling first; updates of ``samples`` sequences of ``length`` tokens."""
+def switches(length: int, samples: int) -> dict[str, list[Switch]]:
+    """Both sets, the most telling first; updates of ``samples`` sequences of ``length`` tokens."""
     micro = max(1, min(samples, 8192 // length))
-    return [
+    main = [
         Switch("micro batch of 8,192 tokens", ("--micro-batch-size", str(micro))),
         Switch(
             "immediate_grad_update off",
             sections={"bf16": {"enabled": True, "immediate_grad_update": False}},
         ),
-        Switch("DeepSpeed's throughput timer on", sections={"timers": {"throughput": {"enabled": True}}}),
+        Switch(
+            "DeepSpeed's throughput timer on",
+            sections={"timers": {"throughput": {"enabled": True}}},
+        ),
         Switch("batches made in the training process", ("--loader-workers", "0")),
         Switch(
             "expandable segments off",
             environment={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"},
         ),
+    ]
+    more = [
         Switch("padded rows", ("--packing", "off")),
         Switch("LAMB by torch operators", ("--lamb-backend", "torch")),
         Switch("gradients summed in bf16", sections={"data_types": {"grad_accum_dtype": "bf16"}}),
         Switch("ZeRO 0", ("--zero-stage", "0")),
         Switch("ZeRO 2", ("--zero-stage", "2")),
-    ]  # fmt: skip
+    ]
+    return {"main": main, "more": more}
 
 
 def read_by_the_package(name: str) -> bool:
@@ -172,8 +178,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16", help="(bf16)")
     parser.add_argument("--update-tokens", type=int, default=2**18, help="padded (262144)")
     parser.add_argument("--updates", type=int, default=8, help="of each run (8)")
-    parser.add_argument("--seconds", type=float, default=500, help="begin no run after these (500)")
-    parser.add_argument("--only", help="names of switches, with commas")
+    parser.add_argument("--seconds", type=float, default=450, help="begin no run after these (450)")
+    parser.add_argument("--set", choices=("main", "more"), default="main", help="(main)")
     parser.add_argument("--json", type=Path, help="write everything there too")
     return parser.parse_args(argv)
 
@@ -183,13 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     length = RECIPES[arguments.phase].seq_length
     samples = max(1, arguments.update_tokens // length)
-    todo = switches(length, samples)
-    if arguments.only:
-        names = [name.strip() for name in arguments.only.split(",")]
-        known = {switch.name for switch in todo}
-        if wrong := [name for name in names if name not in known]:
-            raise UserError(f"--only {wrong[0]!r}: known are {', '.join(sorted(known))}")
-        todo = [switch for switch in todo if switch.name in names]
+    todo = switches(length, samples)[arguments.set]
     shared = [
         "--model", arguments.model, "--phase", str(arguments.phase),
         "--precision", arguments.precision, "--data", str(arguments.shards), "--zero-stage", "1",

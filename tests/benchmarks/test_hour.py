@@ -90,6 +90,15 @@ def test_a_failure_does_not_stop_the_others(
     found = json.loads((output / report.RECORD).read_text())["steps"]
     assert (found["bad"]["status"], found["figures"]["status"]) == ("done", "done")
 
+    # another folder continues where this one is
+    other = tmp_path / "other"
+    todo[:] = [python("bad", "raise SystemExit(1)"), python("more", "print(2)")]
+    assert command.main(["1", str(shards), str(other), "--from", str(output)]) == 0
+    found = json.loads((other / report.RECORD).read_text())["steps"]
+    assert {name: one["status"] for name, one in found.items() if name in ("bad", "more")} == {
+        "bad": "done", "more": "done",
+    }  # fmt: skip
+
 
 def test_no_time_is_said(tmp_path: Path) -> None:
     made: list[str] = []
@@ -105,6 +114,7 @@ def test_no_time_is_said(tmp_path: Path) -> None:
         (["9", "shards", "out"], "part 9: there are 1 to 6"),
         (["1", "shards", "{folder}"], "holds other files; name a new folder"),
         (["6", "shards", "out", "--squad", "nowhere"], "--squad nowhere: no such file"),
+        (["6", "shards", "out", "--from", "nowhere"], "--from nowhere: no hour.json there"),
     ],
 )
 def test_wrong_command_lines(argv: list[str], message: str, tmp_path: Path) -> None:
