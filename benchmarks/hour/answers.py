@@ -46,6 +46,14 @@ def plan(result: Any) -> str:
     return "; ".join(lines)
 
 
+def host(result: Any) -> str:
+    """Milliseconds of the host's parts."""
+    return "; ".join(
+        f"{layers} layers: " + ", ".join(f"{part} {ms:.1f} ms" for part, ms in parts.items())
+        for layers, parts in result["milliseconds"].items()
+    )
+
+
 def switches(result: Any) -> str:
     """The time of each run as a multiple of the run as it is."""
     rows = result["rows"]

@@ -79,9 +79,18 @@ def against_plan(plan: Plan, name: str, model: str, phases: str, precision: str)
 
 def whole_runs(plan: Plan) -> list[Step]:
     """Part 2."""
-    return [
+    rounds = ["--rounds", "3"] if plan.small else []
+    host = Step(
+        "host",
+        "What does an update of 24 layers cost this machine's host alone?",
+        ["benchmarks/host_time.py", "--layers", "24", *rounds],
+        90,
+        answers.host,
+    )
+    phases = [
         against_plan(plan, f"phase{phase}", "bert-large", phase, "bf16") for phase in ("1", "2")
     ]
+    return [*phases, host]
 
 
 def undone(plan: Plan) -> list[Step]:

@@ -4,8 +4,9 @@
     python benchmarks/hour/switches.py SHARDS [--set main] [--model bert-large] [--phase 1]
         [--updates 8] [--seconds 450] [--json FILE]
 
-A choice is undone by a public flag, a section of a DeepSpeed file, or an environment variable. One that
-this version does not have, or that changes nothing here, is listed as not available. The run as it is
+A choice is undone by a public flag, a section of a DeepSpeed file, or an environment variable; where there
+is none, by benchmarks/hour/without.py. One that this version does not have, or that changes nothing here,
+is listed as not available. The run as it is
 comes first and last, so that the two show how far times vary. Of the two sets, "main" holds the choices
 that a GPU was expected to need, "more" those that a user can make. No run begins after --seconds.
 """
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.steps.device_trace import read_trace
 from benchmarks.steps.rounds import environment, markdown_table, write_json
-from benchmarks.steps.runs import ROOT, SHORT, last_figures, pretrain
+from benchmarks.steps.runs import PRETRAIN, ROOT, SHORT, last_figures, pretrain
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.training import RECIPES
@@ -46,12 +47,19 @@ class Switch:
         flags: of launch/pretrain.py.
         sections: of a DeepSpeed file.
         environment: variables that megabert or torch reads.
+        without: "module:function" for benchmarks/hour/without.py.
     """
 
     name: str
     flags: tuple[str, ...] = ()
     sections: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    without: str = ""
+
+    @property
+    def script(self) -> tuple[str, ...]:
+        """The command that takes the flags."""
+        return ("benchmarks/hour/without.py", self.without) if self.without else PRETRAIN
 
 
 def switches(length: int, samples: int) -> dict[str, list[Switch]]:
@@ -66,6 +74,10 @@ def switches(length: int, samples: int) -> dict[str, list[Switch]]:
         Switch(
             "DeepSpeed's throughput timer on",
             sections={"timers": {"throughput": {"enabled": True}}},
+        ),
+        Switch("attention by flash kernels", ("--attention", "flash")),
+        Switch(
+            "query, key and value as three products", without="megabert.kernels.joined:end_to_end"
         ),
         Switch("batches made in the training process", ("--loader-workers", "0")),
         Switch(
@@ -93,7 +105,7 @@ def missing(switch: Switch, flags: Sequence[str]) -> str | None:
     for name in switch.environment:
         if not read_by_the_package(name):
             return f"nothing reads {name}"
-    command = [sys.executable, "launch/pretrain.py", *flags, "--print-config"]
+    command = [sys.executable, *switch.script, *flags, "--print-config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     return (done.stderr.strip().splitlines() or ["refused"])[-1] if done.returncode else None
 
@@ -126,11 +138,12 @@ def measure(
         return row | {"outcome": f"not available: {reason}"}, None
     run = folder / "run"
     try:
-        lines = pretrain(flags, run, switch.environment)
+        lines = pretrain(flags, run, switch.environment, switch.script)
     except UserError as error:
         return row | {"outcome": f"failed: {error}"}, None
     found = configuration(run)
-    if found == usual and not switch.environment and switch.name != AGAIN:
+    by_settings = not switch.environment and not switch.without and switch.name != AGAIN
+    if by_settings and found == usual:
         return row | {"outcome": "not available: it changes nothing here"}, found
     figures = last_figures(lines)
     trace = read_trace(run / "profile" / "rank0.json.gz")

@@ -13,6 +13,7 @@ from typing import Any
 from megabert.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN = ("launch/pretrain.py",)
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 """Environment of a run that leaves the GPU alone."""
 SHORT = (
@@ -48,14 +49,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def pretrain(
-    flags: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    flags: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    script: Sequence[str] = PRETRAIN,
 ) -> list[dict[str, Any]]:
-    """Run launch/pretrain.py into ``folder``; the lines of its metrics.
+    """Run launch/pretrain.py, or a ``script`` with the same flags, into ``folder``; the lines of its metrics.
 
     Raises:
         UserError: it failed.
     """
-    run(["launch/pretrain.py", *flags, "--output", str(folder)], environment)
+    run([*script, *flags, "--output", str(folder)], environment)
     return read_metrics(folder)
 
 

@@ -205,5 +205,9 @@ def test_what_a_version_lacks_is_not_available() -> None:
     assert "--no-such-flag" in (
         switches.missing(switches.Switch("b"), [*flags, "--no-such-flag", "1"]) or ""
     )
+    absent = switches.Switch("d", without="megabert.kernels.ops:no_such_function")
+    assert "has no no_such_function in megabert.kernels.ops" in (
+        switches.missing(absent, flags) or ""
+    )
     unread = switches.Switch("c", environment={"NO_SUCH_NAME": "1"})
     assert switches.missing(unread, flags) == "nothing reads NO_SUCH_NAME"
