@@ -4,8 +4,8 @@
     python benchmarks/hour/switches.py SHARDS [--set main] [--model bert-large] [--phase 1]
         [--updates 8] [--seconds 450] [--json FILE]
 
-A choice is undone by a public flag, a section of a DeepSpeed file, or an environment variable; where there
-is none, by benchmarks/hour/without.py. One that this version does not have, or that changes nothing here,
+A choice is undone by a public flag, a section of a DeepSpeed file, or an environment variable, and otherwise
+by benchmarks/hour/without.py. One that this version does not have, or that changes nothing here,
 is listed as not available. The run as it is
 comes first and last, so that the two show how far times vary. Of the two sets, "main" holds the choices
 that a GPU was expected to need, "more" those that a user can make. No run begins after --seconds.
@@ -78,6 +78,9 @@ def switches(length: int, samples: int) -> dict[str, list[Switch]]:
         Switch("attention by flash kernels", ("--attention", "flash")),
         Switch(
             "query, key and value as three products", without="megabert.kernels.joined:end_to_end"
+        ),
+        Switch(
+            "dW added by an operator of its own", without="megabert.parallel.products:adds_to_fp32"
         ),
         Switch("batches made in the training process", ("--loader-workers", "0")),
         Switch(

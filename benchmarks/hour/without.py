@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""launch/pretrain.py with one of megabert's searches switched off: the function finds nothing.
+"""launch/pretrain.py with one of megabert's searches or trials switched off: it finds nothing.
 
     python benchmarks/hour/without.py MODULE:FUNCTION [FLAGS of launch/pretrain.py]
 
-For choices without a setting. The function must be one that returns None where it finds nothing.
+For choices without a setting. The function must be one that may return None or False.
 """
 
 from __future__ import annotations
