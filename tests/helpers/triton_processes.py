@@ -34,7 +34,8 @@ def process(**environment: str) -> Iterator[Run]:
 
 
 def start() -> None:
-    """Set a worker up. The interpreter truncates to bf16 where a GPU rounds to nearest; this is fixed here."""
+    """Set a worker up. Two faults of the interpreter are mended: it truncates to bf16 where a GPU rounds
+    to nearest, and multiplies the bits of bf16 matrices as integers."""
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
         from triton.runtime import interpreter
@@ -47,6 +48,16 @@ def start() -> None:
             return convert(data, source, target, mode)
 
         interpreter._convert_float = rounding
+        builder = interpreter.InterpreterBuilder
+        dot = builder.create_dot
+
+        def widened(matrix: Any) -> Any:
+            if matrix.dtype.scalar.name != "bf16":
+                return matrix
+            bits = torch.from_numpy(matrix.data.copy()).view(torch.bfloat16)
+            return interpreter.TensorHandle(bits.float().numpy(), interpreter.tl.float32)
+
+        builder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
 
 
 class Recorder:

@@ -21,19 +21,37 @@ _SECOND = tl.constexpr(0x94D049BB133111EB)
 
 
 @triton.jit
-def keep_factors(keys, seed, threshold, scale, columns):
-    """0 (dropped) or ``scale`` of each unit: keys int64 [R], columns int32 [C] -> fp32 [R, C]."""
-    word = (keys ^ seed.to(tl.int64)).to(tl.uint64) + _GOLDEN
+def mixed(word):
+    """``mix64`` of 64-bit words."""
+    word = word.to(tl.uint64) + _GOLDEN
     word = (word ^ (word >> 30)) * _FIRST
     word = (word ^ (word >> 27)) * _SECOND
-    word = word ^ (word >> 31)
-    low, high = word.to(tl.uint32)[:, None], (word >> 32).to(tl.uint32)[:, None]
-    value = columns.to(tl.uint32)[None, :] + low
+    return word ^ (word >> 31)
+
+
+@triton.jit
+def row_halves(keys, seed):
+    """k1 and k2 of rows: keys int64 [R] -> uint32 [R] each."""
+    word = mixed(keys ^ seed.to(tl.int64))
+    return word.to(tl.uint32), (word >> 32).to(tl.uint32)
+
+
+@triton.jit
+def kept(low, high, columns, threshold):
+    """Which units stay: ``row_halves`` of rows, columns int32 [C] -> bool [R, C]."""
+    value = columns.to(tl.uint32)[None, :] + low[:, None]
     value = (value ^ (value >> 16)) * 0x7FEB352D
-    value = value ^ high
+    value = value ^ high[:, None]
     value = (value ^ (value >> 15)) * 0x846CA68B
     value = value ^ (value >> 16)
-    return tl.where(value >= threshold.to(tl.uint32), scale, 0.0)
+    return value >= threshold.to(tl.uint32)
+
+
+@triton.jit
+def keep_factors(keys, seed, threshold, scale, columns):
+    """0 (dropped) or ``scale`` of each unit: keys int64 [R], columns int32 [C] -> fp32 [R, C]."""
+    low, high = row_halves(keys, seed)
+    return tl.where(kept(low, high, columns, threshold), scale, 0.0)
 
 
 @triton.jit(
