@@ -272,6 +272,13 @@ class ParallelSettings:
     fp8_scaling: Literal["tensor", "row"] = setting(
         "tensor", "with fp8: one scale per matrix, or one per row", resume="free"
     )
+    attention: Literal["auto", "triton", "flash"] = setting(
+        "auto",
+        "attention on a GPU: triton is megabert's kernel, whose dropout is that of a CPU; flash is "
+        "flash-attn's or torch's, whose dropout depends on the division of the batch; auto is triton "
+        "where it can be used",
+        resume="free",
+    )
     activation_checkpointing: bool = setting(
         False, "save memory by recomputing each layer in the backward pass", resume="free"
     )

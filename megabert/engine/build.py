@@ -16,6 +16,7 @@ from megabert.engine.library_log import prints_logged
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.config import check_zero_config
 from megabert.engine.zero.fixes import prepare_engine
+from megabert.kernels.attention.dispatch import use_attention
 from megabert.kernels.float8 import use_float8
 from megabert.optim.base import ShardedOptimizer
 from megabert.optim.param_groups import parameter_groups, read_parameter_groups
@@ -85,6 +86,7 @@ def build_engine(
     config = make_deepspeed_config(deepspeed_sections or {}, batch, settings, parallel, precision)
     check_zero_config(config)
     model.to(world.device)
+    use_attention(model, parallel.attention)
     if precision == "fp8":
         use_float8(model, by_row=parallel.fp8_scaling == "row")
     optimizer = _optimizer(model, settings, StateLayout(parallel.zero_stage, world.tp.size))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.kernels.attention.dispatch import Sequences, attention
+from megabert.kernels.attention.dispatch import AttentionSetting, Sequences, attention
 from megabert.kernels.dropout import Dropout
 from megabert.kernels.ops import add_norm, bias_gelu, dropped, embedding
 from megabert.parallel.layers import (
@@ -201,7 +201,12 @@ class SelfAttention(nn.Module):
 
     A subclass may add positions: it rotates queries and keys (:meth:`rotate`), or gives a table of
     relative positions (:meth:`relative_table`).
+
+    Attributes:
+        attention_setting: the implementation on a GPU (``--attention``).
     """
+
+    attention_setting: AttentionSetting = "auto"
 
     def __init__(self, config: ModelConfig, tp: TensorParallel, bias: bool = True) -> None:
         super().__init__()
@@ -241,9 +246,8 @@ class SelfAttention(nn.Module):
         query, key = self.rotate(query, key, inputs.positions)
         first_head = self.tp.rank * query.size(1)
         relative = self.relative_table(query.dtype, query.device)
-        context = attention(
-            query, key, value, inputs.sequences, first_head, self.scale, dropout, relative
-        )
+        place = first_head, self.scale, dropout, relative
+        context = attention(query, key, value, inputs.sequences, *place, self.attention_setting)
         context = context.flatten(1)  # [T, H/t]
         if selected is not None:
             context = context.index_select(0, selected)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from megabert.model.encoder import variant_of
 from megabert.planner.activations import (
     Block,
     MicroBatch,
@@ -23,7 +22,6 @@ from megabert.planner.machine import Machine
 from megabert.planner.parameters import LocalParameters
 from megabert.planner.rank import Rank
 from megabert.planner.states import (
-    BEGINS,
     FP32,
     INSTANTS,
     Parts,
@@ -50,10 +48,6 @@ def rank_memory(
     )
     for instant, found in blocks.items():
         memory[instant] |= parts_of(found)
-    workspace = variant_of(model).gpu_workspace
-    if workspace is not None and not machine.is_cpu:
-        name, size = workspace
-        memory[BEGINS][name] = size
     for instant in INSTANTS:
         memory[instant]["framework"] = machine.framework_bytes
     if machine.is_cpu:

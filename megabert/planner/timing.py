@@ -5,8 +5,8 @@ recomputation          the layers' forward once more, with activation checkpoint
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
 optimizer              the bytes per parameter that the optimizer declares (LAMB: 40), and 4 + w for
                        the weights' copy in a half precision
-relative positions     bytes that NEZHA's attention moves on a GPU, where it holds the scores of all
-                       pairs of tokens in memory (``kernels.attention.relative``)
+relative positions     bytes that NEZHA's attention writes and reads in its scratch on a GPU
+                       (``kernels.triton.relative``), as if no cache held them: more than it takes
 tensor, data exchanges see ``collectives``
 waiting for the host   by how much the host's own work (Python, DeepSpeed, the start of every operator) is
                        longer than all of the above, on a GPU: it runs ahead of the device
@@ -97,11 +97,11 @@ def update_times(
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
-    moved = variant_of(model).gpu_pair_traffic
-    if moved is not None and not machine.is_cpu:
-        name, per_pair = moved
-        pairs = sequences * recipe.length**2 * model.num_attention_heads / degree
-        times[name] = per_pair * pairs * model.num_hidden_layers / memory
+    scratch = variant_of(model).gpu_scratch
+    if scratch is not None and not machine.is_cpu:
+        pairs = sequences * recipe.length * min(recipe.length, scratch.most_keys)
+        heads = model.num_hidden_layers * model.num_attention_heads / degree
+        times[scratch.name] = scratch.bytes_per_pair * pairs * heads / memory
     if not machine.is_cpu:
         host = host_seconds(rank, batch.accumulation)
         times["waiting for the host"] = max(0.0, host - sum(times.values()))

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -87,8 +91,10 @@ def launches(modules: Sequence[ModuleType], function: Run, *args: Any) -> list[t
     return found
 
 
-def bound(launch: tuple, arch: int) -> tuple:
+def bound(launch: tuple, arch: int | str) -> tuple:
     """What the launcher knows of a launch on a GPU: (target, backend, arguments, key, options).
+
+    ``arch``: compute capability of NVIDIA (90), or a name of AMD's ("gfx942").
 
     The key is what launches must have in common to share a compiled kernel.
     """
@@ -97,13 +103,13 @@ def bound(launch: tuple, arch: int) -> tuple:
     from triton.runtime.jit import create_function_from_signature
 
     kernel, args, options = launch
-    target = GPUTarget("cuda", arch, 32)
+    target = GPUTarget("hip", arch, 64) if isinstance(arch, str) else GPUTarget("cuda", arch, 32)
     backend = make_backend(target)
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     return (target, backend, *binder(*args, **options))
 
 
-def compiled(launch: tuple, arch: int) -> Any:
+def compiled(launch: tuple, arch: int | str) -> Any:
     """The kernel of a launch, compiled for a GPU that need not be there."""
     import triton
     from triton.compiler import ASTSource
@@ -112,3 +118,34 @@ def compiled(launch: tuple, arch: int) -> Any:
     target, backend, arguments, key, options = bound(launch, arch)
     parsed, *parts = kernel._pack_args(backend, options, arguments, key, options)
     return triton.compile(ASTSource(kernel, *parts), target=target, options=parsed.__dict__)
+
+
+class Code(NamedTuple):
+    """A compiled kernel: bytes of spilled registers and of shared memory, and its PTX or assembly."""
+
+    spilled: int
+    shared: int
+    text: str
+
+    @classmethod
+    def of(cls, made: Any) -> Code:
+        """Of what :func:`compiled` gives."""
+        shared = made.metadata.shared
+        if "ptx" not in made.asm:
+            return cls(-1, shared, made.asm["amdgcn"])
+        return cls(_stack_bytes(made.asm["cubin"]), shared, made.asm["ptx"])
+
+
+def _stack_bytes(cubin: bytes) -> int:
+    """Local memory of a kernel, where spilled registers go."""
+    import triton.backends.nvidia
+
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"STACK:(\d+)", said)
+    assert found, said
+    return int(found[1])

@@ -1,27 +1,39 @@
 """Self-attention over packed sequences, or over padded rows.
 
-    CPU              native or reference operators, dropout masks of ``kernels/dropout.py``
-    CUDA, packed     flash attention of variable length (``flash.py``)
+    CPU              native or reference operators
+    CUDA, packed     the Triton kernel (``kernels/triton/attention.py``)
+    the same where the kernel cannot be used, or ``--attention flash`` is set
+                     flash attention of variable length (``flash.py``)
     CUDA, padded     torch's scaled_dot_product_attention with a mask of the real keys; on a CPU too
                      where the real tokens of a row are not next to each other
 
 With relative positions (NEZHA) ``relative.py`` replaces the last two, because flash attention cannot add
-to values; its dropout masks are those of ``kernels/dropout.py`` too. Otherwise the last two draw dropout
-from the device's torch generator, which is seeded from the place, the first head and the micro step.
+to values. Dropout has the masks of ``kernels/dropout.py``, except by flash attention and for padded rows
+without relative positions: these draw it from the device's torch generator, which is seeded from the
+place, the first head and the micro step.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.kernels.attention.relative import relative_attention
 from megabert.kernels.dropout import Dropout, head_seed, mix64
 from megabert.kernels.ops import implementation
+
+AttentionSetting = Literal["auto", "triton", "flash"]
+"""Attention over packed sequences on a GPU: ``auto`` is Triton's kernel where it can be used."""
+WIDEST_HEAD = 256
+"""Largest head_size of the Triton kernel: more would not fit into an A100's shared memory."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +104,17 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        spans: Tensor,
+        sequences: Sequences,
         first_head: int,
         scale: float,
         dropout: Dropout | None,
         relative: Tensor | None,
     ) -> Tensor:
-        place = spans, first_head, scale, dropout, relative
+        place: tuple[Any, ...] = first_head, scale, dropout, relative
+        if sequences.spans is not None:
+            place = sequences.spans, *place
+        else:
+            place = sequences.cu_seqlens, sequences.max_length, *place
         context, lse = implementation(query).attention_forward(query, key, value, *place)
         ctx.save_for_backward(query, key, value, context, lse)
         ctx.place = place
@@ -123,6 +139,7 @@ def attention(
     scale: float,
     dropout: Dropout | None,
     relative: Tensor | None = None,
+    setting: AttentionSetting = "auto",
 ) -> Tensor:
     """softmax(scale Q K^T) V within each sequence.
 
@@ -136,13 +153,15 @@ def attention(
         scale: factor of the scores.
         dropout: of the probabilities; None for no dropout.
         relative: a constant table of relative positions, wide ``[2m + 1, D]``; None for absolute positions.
+        setting: of packed sequences on a GPU.
 
     Returns:
         ``[T, N, D]``.
     """
-    if sequences.spans is not None:
+    packed_by_triton = sequences.cu_seqlens is not None and _by_triton(query, setting)
+    if sequences.spans is not None or packed_by_triton:
         out: Tensor = _Attention.apply(
-            query, key, value, sequences.spans, first_head, scale, dropout, relative
+            query, key, value, sequences, first_head, scale, dropout, relative
         )
         return out
     if relative is not None:
@@ -165,6 +184,59 @@ def attention(
         q, k, v, attn_mask=sequences.mask, dropout_p=probability, scale=scale
     )
     return context.transpose(1, 2).reshape(query.shape)
+
+
+def triton_fault(
+    device: str, capability: tuple[int, int] | None, dtype: torch.dtype, head_size: int
+) -> str:
+    """Why the Triton kernel cannot be used for queries of one kind; "" if it can.
+
+    Args:
+        device: type of the device ("cuda", "cpu").
+        capability: compute capability of a CUDA device.
+        dtype: of query, key and value.
+        head_size: D.
+    """
+    if device != "cuda" or capability is None:
+        return f"it needs a GPU, not {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0, not {capability[0]}.{capability[1]}"
+    if dtype == torch.float64:
+        return "it does not take float64"
+    return "" if head_size <= WIDEST_HEAD else f"heads are {head_size} wide, above {WIDEST_HEAD}"
+
+
+def _by_triton(query: Tensor, setting: AttentionSetting) -> bool:
+    return setting != "flash" and _chosen(query.device, query.dtype, query.size(-1))
+
+
+@functools.cache
+def _chosen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether Triton's kernel can be used on this machine; said once for each kind of query."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    fault = triton_fault(device.type, capability, dtype, head_size)
+    if not fault:
+        get_logger().info("attention on %s by megabert's Triton kernel", device)
+    elif device.type == "cuda":
+        get_logger().info("megabert's Triton kernel of attention is not used: %s", fault)
+    return not fault
+
+
+def use_attention(model: nn.Module, setting: AttentionSetting) -> None:
+    """Apply ``--attention`` to every attention of ``model``.
+
+    Raises:
+        UserError: ``triton`` without Triton.
+    """
+    if setting == "triton" and importlib.util.find_spec("triton") is None:
+        raise UserError(
+            "--attention triton: triton is not installed; install it, or use --attention flash"
+        )
+    layers: list[Any] = [part for part in model.modules() if hasattr(part, "attention_setting")]
+    for layer in layers:
+        layer.attention_setting = setting
 
 
 def _seed(device: torch.device, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Attention with relative positions by torch operators, for GPUs and for padding with holes.
+"""Attention with relative positions by torch operators: padding with holes, and float64, on GPUs.
 
 A few sequences at a time are attended to in full, so that the largest tensors, of their pairs of
 tokens, stay within :data:`PAIR_BYTES` each (:data:`PAIR_TENSORS` of them at once); they are made again
@@ -21,11 +21,6 @@ from megabert.kernels.reference import attend, attend_backward, wide
 
 PAIR_BYTES = 128 * 2**20
 """Bytes that the pairs of tokens of the sequences attended to at once may take, in one tensor."""
-PAIR_TENSORS = 5
-"""Tensors of that size there are at once, at most (in backward)."""
-PAIR_TRAFFIC = 250
-"""Bytes read and written a pair of tokens and head in forward and backward: some 62 passes of fp32,
-counted in the operators of ``reference.attend`` and its backward."""
 
 
 class _Place(NamedTuple):

@@ -1,4 +1,17 @@
-"""Attention within packed sequences as one Triton kernel each way (CUDA)."""
+"""Attention within packed sequences as one Triton kernel each way (CUDA).
+
+The algorithm is that of FlashAttention 2 (Dao 2023); docs/design/attention.md describes it, its memory
+traffic and the masks. Each number is written by one program in a fixed order, and nothing is atomic.
+
+Backward adds up dQ in ``sums``, which each program writes and reads again, and with relative positions
+both kernels have a ``scratch`` of that kind. Triton's pipeliner does not know of such dependences: these
+kernels are compiled with one stage. A barrier separates writing from reading by other threads.
+
+Blocks, warps and stages were chosen without a GPU, by what ptxas makes of them for sm_80 and sm_90 in
+bf16 with heads 64 wide: of those that spill no register, the largest blocks, and fewer instructions for
+each pair. Forward has 128 queries, a whole sequence of phase 1. With relative positions the blocks are
+smaller, as their products take registers too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megabert.kernels.dropout import Dropout, signed
+from megabert.kernels.dropout import Dropout
 from megabert.kernels.triton.dropout import kept, mixed, row_halves
 from megabert.kernels.triton.relative import at_pairs, over_pairs
 from megabert.kernels.triton.tiles import DTYPES, dropout_arguments, same_shape

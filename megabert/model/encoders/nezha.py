@@ -20,9 +20,8 @@ from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.kernels.attention.relative import PAIR_BYTES, PAIR_TENSORS, PAIR_TRAFFIC
 from megabert.kernels.reference import wide
-from megabert.model.encoders.variant import EncoderVariant
+from megabert.model.encoders.variant import EncoderVariant, ScratchTraffic
 from megabert.model.modules import Mlp, SelfAttention
 from megabert.parallel.topology import TensorParallel
 
@@ -64,15 +63,10 @@ class RelativeAttention(SelfAttention):
 
 
 class Nezha(EncoderVariant):
-    """NEZHA. Its presets are those of :mod:`megabert.config.model`.
-
-    On a GPU attention holds the scores of all pairs of tokens in memory, several times and in pieces
-    (:mod:`megabert.kernels.attention.relative`).
-    """
+    """NEZHA. Its presets are those of :mod:`megabert.config.model`."""
 
     name = "nezha"
-    gpu_workspace = "pairs of tokens", PAIR_TENSORS * PAIR_BYTES
-    gpu_pair_traffic = "relative positions", PAIR_TRAFFIC
+    gpu_scratch = ScratchTraffic("relative positions", bytes_per_pair=52.0, most_keys=208)
 
     def check(self, config: ModelConfig) -> None:
         """Refuse heads of odd width."""

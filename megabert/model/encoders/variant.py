@@ -48,6 +48,21 @@ class SavedTensor:
     fp32: bool = False
 
 
+@dataclass(frozen=True)
+class ScratchTraffic:
+    """Memory that the attention's GPU kernels write and read again, forward and backward together.
+
+    Attributes:
+        name: of this part of a plan's time.
+        bytes_per_pair: for each head and pair of tokens.
+        most_keys: keys of a query for which there is any.
+    """
+
+    name: str
+    bytes_per_pair: float
+    most_keys: int
+
+
 SAVED_BY_ATTENTION: tuple[SavedTensor, ...] = (
     SavedTensor("layer input", hidden=1),
     SavedTensor("queries, keys, values", hidden=3, split=True),
@@ -81,17 +96,14 @@ class EncoderVariant(EncoderDeclaration, ABC):
         saved_for_backward: tensors that a layer saves, for the memory of a plan.
         backward_hidden, backward_inner: gradients that exist at the same time in a layer's backward,
             values per token in units of H and of I/t.
-        gpu_workspace: (name, bytes) of attention's temporary memory on a GPU, if plans must count it.
-        gpu_pair_traffic: (name, bytes) that attention moves on a GPU per pair of tokens, head and
-            layer in forward and backward; None: it holds no pairs in memory.
+        gpu_scratch: what attention writes to a GPU's memory and reads again in its kernels; None: nothing.
     """
 
     bias: ClassVar[bool] = True
     saved_for_backward: ClassVar[tuple[SavedTensor, ...]] = SAVED_BY_ATTENTION + SAVED_BY_MLP
     backward_hidden: ClassVar[int] = 3
     backward_inner: ClassVar[int] = 2
-    gpu_workspace: ClassVar[tuple[str, float] | None] = None
-    gpu_pair_traffic: ClassVar[tuple[str, float] | None] = None
+    gpu_scratch: ClassVar[ScratchTraffic | None] = None
 
     def check(self, config: ModelConfig) -> None:
         """Check that the fields fit each other; called before any other method.

@@ -41,7 +41,6 @@ from megabert.planner.machine import make_machine
 from megabert.planner.parameters import local_parameters
 from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.settings import PlanFlags, plan_settings, read_flags
-from megabert.planner.states import BEGINS
 from megabert.pretrain import run_folder
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
@@ -396,8 +395,8 @@ def test_flops_by_hand() -> None:
     assert sequence_flops(config, 10, 3) == sequence_flops(bert, 10, 3) + more
 
 
-def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
-    """Scores are in a GPU's memory; twice the length, four times the pairs."""
+def test_a_plan_counts_what_relative_positions_move_on_a_gpu() -> None:
+    """By pairs of tokens, of which none counts that is farther apart than clipping and blocks reach."""
 
     def made(model: str, length: int) -> LayoutPlan:
         argv = ["--model", model, "--gpu", "h100", "--seq-length", str(length)]
@@ -405,15 +404,17 @@ def test_a_plan_counts_the_pairs_of_a_gpu() -> None:
         planner = Planner(settings, make_machine(settings.machine))
         return planner.plan(settings.layout)
 
-    bert, nezha, longer = (
+    bert, nezha, longer, longest = (
         made(model, length)
-        for model, length in (("bert-base", 128), ("nezha-base", 128), ("nezha-base", 256))
-    )
-    pairs = relative_attention.PAIR_TENSORS * relative_attention.PAIR_BYTES
-    assert nezha.memory[BEGINS]["pairs of tokens"] == pairs
-    assert "pairs of tokens" not in bert.memory[BEGINS]
+        for model, length in (
+            ("bert-base", 128), ("nezha-base", 128), ("nezha-base", 256), ("nezha-base", 512),
+        )
+    )  # fmt: skip
+    moved = [plan.times["relative positions"] for plan in (nezha, longer, longest)]
     assert "relative positions" not in bert.times
-    assert longer.times["relative positions"] == 4 * nezha.times["relative positions"]
+    assert moved[1] == pytest.approx(moved[0] * 2 * 208 / 128)
+    assert moved[2] == pytest.approx(moved[1] * 2)
+    assert sum(moved[:1]) < 0.25 * sum(nezha.times.values())
     assert bert.parameters.total - nezha.parameters.total == 512 * 768
 
 
