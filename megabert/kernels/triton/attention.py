@@ -261,7 +261,7 @@ def attention_forward(
         cu_seqlens: where sequences begin and end, int32 [P + 1], from 0 to T.
         max_length: tokens of the longest sequence, or more.
     """
-    query, key, value = (_heads(part) for part in (query, key, value))
+    query, key, value = (_heads(part, max_length) for part in (query, key, value))
     same_shape((query, key, value))
     tokens, heads, size = query.shape
     context = query.new_empty(query.shape)
@@ -299,7 +299,7 @@ def attention_backward(
     relative: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`megabert.kernels.reference.attention_backward`; arguments of :func:`attention_forward`."""
-    grad, query, key, value = (_heads(part) for part in (grad, query, key, value))
+    grad, query, key, value = (_heads(part, max_length) for part in (grad, query, key, value))
     same_shape((grad, query, key, value, context))
     tokens, heads, size = query.shape
     made = tuple(query.new_empty(query.shape) for _ in range(3))
@@ -322,15 +322,21 @@ def attention_backward(
     return made[0], made[1], made[2]
 
 
-def _heads(x: Tensor) -> Tensor:
+def _heads(x: Tensor, max_length: int) -> Tensor:
     """``x`` [T, N, D] itself where the D are contiguous, else a copy.
 
     Raises:
         TypeError: a dtype that is not in ``DTYPES``.
+        ValueError: sequences that 32-bit offsets do not reach.
     """
     if x.dtype not in DTYPES:
         raise TypeError(f"the Triton operators take fp32, bf16 and fp16, not {x.dtype}")
-    return x if x.stride(2) == 1 else x.contiguous()
+    x = x if x.stride(2) == 1 else x.contiguous()
+    if max_length * x.stride(0) >= 2**31:
+        raise ValueError(
+            f"sequences of {max_length} tokens are too long for rows {x.stride(0)} apart"
+        )
+    return x
 
 
 def _table(relative: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, int]:

@@ -213,6 +213,10 @@ def refusals(device: str) -> None:
     double = inputs.query.double()
     with pytest.raises(TypeError, match="float64"):
         attention.attention_forward(double, double, double, bounds, 3, 0, 1.0, None)
+    with pytest.raises(ValueError, match="too long"):
+        attention.attention_forward(
+            inputs.query, inputs.key, inputs.value, bounds, 2**27, 0, 1.0, None
+        )
     with pytest.raises(ValueError, match="one shape"):
         attention.attention_forward(
             inputs.query, inputs.key[:2], inputs.value, bounds, 3, 0, 1.0, None
