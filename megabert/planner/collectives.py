@@ -112,13 +112,13 @@ def _exchange(
 def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int) -> list[Exchange]:
     """What data parallel ranks exchange in one update.
 
-    Gradients are sent in the compute precision (``communication_data_type``): once per update at
-    stages 0 and 1, and in every micro step at stages 2 and 3, where no rank holds all of them. Stages
-    1 and 2 use all-reduce, although each rank needs only its partition
+    Gradients are sent in the compute precision, or fp32 sums as such (``communication_data_type``): once
+    per update at stages 0 and 1, and in every micro step at stages 2 and 3, where no rank holds all of
+    them. Stages 1 and 2 use all-reduce, although each rank needs only its partition
     (``use_multi_rank_bucket_allreduce``).
     """
-    width = compute_bytes(s.precision)
-    whole = width * n.total
+    whole = compute_bytes(s.precision) * n.total
+    gradients = s.sent_bytes(micro_steps) * n.total
     norms = 2 * 8 * n.tensors
 
     def messages(bucket: int) -> int:
@@ -126,11 +126,12 @@ def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int
 
     found: list[Exchange] = []
     if s.stage in (0, 1):
-        bucket = ALLREDUCE_ELEMENTS if s.stage == 0 or s.fp32_sums else s.buckets.reduce
-        found += _exchange("gradients", "data", "all-reduce", ring, messages(bucket), whole)
+        bucket = ALLREDUCE_ELEMENTS if s.stage == 0 else s.buckets.reduce
+        times = 2 if s.stage == 1 and s.fp32_sums else messages(bucket)  # the optimizer's groups
+        found += _exchange("gradients", "data", "all-reduce", ring, times, gradients)
     elif s.stage == 2:
         times = messages(s.buckets.reduce) * micro_steps
-        found += _exchange("gradients", "data", "all-reduce", ring, times, whole * micro_steps)
+        found += _exchange("gradients", "data", "all-reduce", ring, times, gradients * micro_steps)
     else:
         layers = math.ceil(n.total / n.layer)
         passes = 1 if n.total <= s.buckets.live else 2
@@ -138,7 +139,8 @@ def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int
         size = whole * passes * micro_steps
         found += _exchange("weights of a layer", "data", "all-gather", ring, times, size)
         times = messages(min(s.buckets.reduce, n.total)) * micro_steps
-        found += _exchange("gradients", "data", "reduce-scatter", ring, times, whole * micro_steps)
+        size = gradients * micro_steps
+        found += _exchange("gradients", "data", "reduce-scatter", ring, times, size)
     if s.stage in (1, 2):
         found += _exchange("weights", "data", "all-gather", ring, 2, whole)
     if optimizer_spec(s.optimizer).sums_norms:

@@ -66,10 +66,12 @@ def _held_back(
 ) -> dict[str, float]:
     """Bytes of freed tensors that glibc keeps, at each instant.
 
-    Up to stage 1 each ``.grad`` is a tensor of its own; from stage 2 on it moves into a bucket at once.
+    Up to stage 1 each ``.grad`` is a tensor of its own; from stage 2 on, and in bf16 at stage 1, it moves
+    into a bucket or a sum at once.
     """
     width = compute_bytes(sharding.precision)
-    gradients = small_tensors(n, width, LARGEST_FREED_BLOCK) if sharding.stage < 2 else 0.0
+    moved = sharding.stage >= 2 or (sharding.fp32_sums and sharding.buckets.immediate)
+    gradients = 0.0 if moved else small_tensors(n, width, LARGEST_FREED_BLOCK)
     initial = small_tensors(n, FP32, LARGEST_FREED_BLOCK) if sharding.stage else 0.0
     before = gradients if accumulates else 0.0
     small = {

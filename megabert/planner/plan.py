@@ -127,8 +127,7 @@ class Planner:
             )
         self.precision = precision
         config = settings.layout.deepspeed_config
-        zero = read_deepspeed_config(config).get("zero_optimization", {}) if config else {}
-        self.buckets = Buckets.of(zero)
+        self.buckets = Buckets.of(read_deepspeed_config(config) if config else {})
         self.limit = machine.memory_bytes * (1.0 - settings.machine.memory_margin)
 
     def sharding(self, layout: LayoutSettings) -> Sharding:

@@ -7,19 +7,22 @@ compute precision (fp32 4, bf16 2; fp8 has bf16 weights). Bytes per parameter wi
     stage, precision   its optimizer           weights  masters  moments  gradients
     0  fp32            the client's own        4        -        8        4 (.grad)
     0  half            FP16_UnfusedOptimizer   2        4        8        2 (.grad), 4 in the update
-    1  bf16, fp32 sums BF16_Optimizer          2        4/d      8/d      4 always, and 2 (.grad)
+    1  bf16, fp32 sums BF16_Optimizer          2        4/d      8/d      4 always
     1  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w (.grad), w/d twice in the update
     2  bf16, fp32 sums DeepSpeedZeroOptimizer  2        4/d      8/d      4/d
     2  fp32, fp16      DeepSpeedZeroOptimizer  w        4/d      8/d      w/d, twice while summing
     3                  ..._Stage3              w/d      4/d      8/d      w/d, and 4/d in the update
 
-Stage 1 partitions neither the gradients nor, in bf16, their fp32 sums: 6 bytes per parameter, however
-many ranks there are. Stages 1 and 2 in fp32 hold masters in addition to weights that equal them.
+Stage 1 partitions neither the gradients nor, in bf16, their fp32 sums: 4 bytes per parameter, however
+many ranks there are. In bf16 each gradient is added to its sum and freed at once (where a DeepSpeed file
+sets ``bf16.immediate_grad_update`` false, 2 bytes per parameter stay). Stages 1 and 2 in fp32 hold
+masters in addition to weights that equal them.
 
 Communication buffers: stages 1 to 3 copy gradients into a bucket of ``reduce_bucket_size`` elements,
 which they allocate whole when backward begins (two of them with ``overlap_comm``; stage 3 never frees
-it). Stages 0 and 1 (bf16) join gradients into one tensor of at most 500 million elements at the end of
-the last backward, and cast it to the communication precision. On a CPU, memory that is allocated but
+it). Stage 0 joins gradients into one tensor of at most 500 million elements at the end of the last
+backward. Stage 1 (bf16) sends the sums where they lie; if it sends them in bf16 it casts one parameter
+group at a time. On a CPU, memory that is allocated but
 never written does not count.
 
 Stage 3 gathers the weights of a layer before it runs and keeps up to ``stage3_max_live_parameters``
@@ -39,6 +42,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from megabert.engine.config import sums_sent_in_fp32
 from megabert.optim.registry import optimizer_spec
 from megabert.planner.parameters import LocalParameters
 
@@ -58,17 +62,25 @@ def compute_bytes(precision: str) -> int:
 
 @dataclass(frozen=True)
 class Buckets:
-    """DeepSpeed's sizes, in elements (its defaults; ``ds_configs/`` has smaller ones)."""
+    """DeepSpeed's sizes, in elements (its defaults; ``ds_configs/`` has smaller ones).
+
+    Attributes:
+        sent: ``communication_data_type`` of a user's file; "" for megabert's choice.
+        immediate: ``bf16.immediate_grad_update``.
+    """
 
     reduce: int = 500_000_000
     double: bool = False
     prefetch: int = 50_000_000
     live: int = 1_000_000_000
     sub_group: int = 1_000_000_000
+    sent: str = ""
+    immediate: bool = True
 
     @classmethod
-    def of(cls, zero: Mapping[str, Any]) -> Buckets:
-        """The sizes of a ``zero_optimization`` section."""
+    def of(cls, config: Mapping[str, Any]) -> Buckets:
+        """The sizes of a DeepSpeed file."""
+        zero = config.get("zero_optimization") or {}
         names = {
             "reduce_bucket_size": "reduce",
             "stage3_prefetch_bucket_size": "prefetch",
@@ -80,7 +92,12 @@ class Buckets:
             for theirs, ours in names.items()
             if zero.get(theirs, "auto") != "auto"
         }
-        return replace(cls(double=bool(zero.get("overlap_comm", False))), **given)  # type: ignore[arg-type]
+        made = cls(
+            double=bool(zero.get("overlap_comm", False)),
+            sent=str(config.get("communication_data_type") or "").lower(),
+            immediate=bool((config.get("bf16") or {}).get("immediate_grad_update", True)),
+        )
+        return replace(made, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,14 @@ class Sharding:
     def fp32_sums(self) -> bool:
         """Whether gradients of a half precision are summed in fp32 (megabert's choice for bf16)."""
         return self.precision in ("bf16", "fp8") and self.stage in (1, 2)
+
+    def sent_bytes(self, micro_steps: int) -> int:
+        """Bytes of a gradient that is sent between data parallel ranks; ``micro_steps`` of an update."""
+        if self.buckets.sent:
+            return FP32 if self.buckets.sent == "fp32" else 2
+        if self.stage == 1 and self.fp32_sums and sums_sent_in_fp32(micro_steps, self.ranks):
+            return FP32
+        return compute_bytes(self.precision)
 
 
 def state_bytes(n: LocalParameters, sharding: Sharding, *, accumulates: bool) -> dict[str, Parts]:
@@ -151,11 +176,6 @@ def small_tensors(n: LocalParameters, width: int, limit: float) -> float:
     return width * (n.total - (n.largest if width * n.largest >= limit else 0))
 
 
-def _joined(n: LocalParameters) -> int:
-    """Elements that are joined, and thus copied, for one all-reduce of both optimizer groups' sums."""
-    return n.total if n.weights <= ALLREDUCE_ELEMENTS else 0
-
-
 def _unpartitioned(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
     gradients = compute_bytes(s.precision) * n.total
     joined = min(n.total, ALLREDUCE_ELEMENTS + n.largest)
@@ -171,17 +191,14 @@ def _unpartitioned(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[s
 
 
 def _summed_whole(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
-    """BF16_Optimizer: fp32 sums of all gradients on every rank, reduced in bf16."""
-    sums, own = FP32 * n.total, compute_bytes(s.precision) * n.total
-    joined = _joined(n)
-    cast = 2 * (joined or n.weights)
+    """BF16_Optimizer: fp32 sums of all gradients on every rank."""
+    sums, width = FP32 * n.total, compute_bytes(s.precision)
+    own = 0.0 if s.buckets.immediate else width * n.total
+    # with few micro steps; more may be sent in fp32
+    cast = 0.0 if s.sent_bytes(1) == FP32 else width * n.weights
     return {
         BEGINS: {"gradient sums": sums, "gradients": own if accumulates else 0.0},
-        ENDS: {
-            "gradient sums": sums,
-            "gradients": own,
-            "communication buckets": FP32 * joined + cast,
-        },
+        ENDS: {"gradient sums": sums, "gradients": own, "communication buckets": cast},
         UPDATE: {"gradient sums": sums, "gradients": own},
     }
 

@@ -83,8 +83,8 @@ def update_times(
     memory = machine.memory_bandwidth * MEMORY_EFFICIENCY
     sequences = batch.micro_size * batch.accumulation
     flops = recipe.flops(model, sequences, real=packed) / degree
-    # fp32 sums: read gradient and sum, write sum, clear gradient; otherwise the same without clearing
-    per_sum = (2 * width + 2 * FP32) if sharding.fp32_sums else 3 * width
+    # read gradient and sum, write sum
+    per_sum = width + 2 * (FP32 if sharding.fp32_sums else width)
     sums = batch.accumulation if sharding.fp32_sums else batch.accumulation - 1
     per_update = optimizer_spec(sharding.optimizer).moved_bytes
     traffic = per_update + (FP32 + width if width < FP32 else 0)

@@ -84,7 +84,9 @@ def collectives() -> Iterator[Callable[[], Sent]]:
         yield report
 
 
-def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any]) -> dict:
+def updates(
+    world: launch.World, stage: int, precision: str, zero: dict[str, Any], wide: bool = False
+) -> dict:
     """Two updates of three micro steps; what the second one sent, and both norms and losses."""
     config = tiny_config()
     model = BertForPreTraining(config)
@@ -98,7 +100,7 @@ def updates(world: launch.World, stage: int, precision: str, zero: dict[str, Any
         ),
         ParallelSettings(zero_stage=stage, precision=precision),
         BatchSizes(3 * MICRO_STEPS * RANKS, 3, MICRO_STEPS, RANKS),
-        {"zero_optimization": zero},
+        {"zero_optimization": zero} | ({"communication_data_type": "fp32"} if wide else {}),
     )
     values: list[float] = []
     sent: list[dict[str, Sent]] = []
@@ -130,6 +132,7 @@ CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
     "1 overlap": (1, "fp32", {"overlap_comm": True}),
     "1 small buckets": (1, "fp32", {"reduce_bucket_size": 8000, "allgather_bucket_size": 1000}),
     "1 bf16": (1, "bf16", {}),
+    "1 bf16, sent in fp32": (1, "bf16", {}),
     "2": (2, "fp32", {}),
     "2 overlap": (2, "fp32", {"overlap_comm": True}),
     "2 reduce": (2, "fp32", {"use_multi_rank_bucket_allreduce": False}),
@@ -141,7 +144,9 @@ CASES: dict[str, tuple[int, str, dict[str, Any]]] = {
 
 def _all_cases(rank: int, world_size: int) -> dict[str, Any]:
     world = launch.start()
-    found = {name: updates(world, *case) for name, case in CASES.items()}
+    found = {
+        name: updates(world, *case, wide="sent in fp32" in name) for name, case in CASES.items()
+    }
     assert len(dist.distributed_c10d._world.pg_map) == 1, "DeepSpeed made a group, a communicator"
     return found
 
@@ -165,12 +170,14 @@ def near(value: int, elements: int, size: int) -> bool:
 
 
 def test_nothing_is_sent_before_the_boundary(found: dict[str, Any]) -> None:
-    for name in ("0", "0 bf16", "1", "1 overlap", "1 small buckets", "1 bf16"):
+    for name in (
+        "0", "0 bf16", "1", "1 overlap", "1 small buckets", "1 bf16", "1 bf16, sent in fp32"
+    ):  # fmt: skip
         for micro in found[name]["sent"][:-1]:
             assert micro == {"forward": {}, "backward": {}, "step": {}}, name
         last = of_gradients(found, name)[-1]
         assert set(last) == {"all-reduce"}, name
-        size = 2 if "bf16" in name else 4
+        size = 2 if name.endswith("bf16") else 4
         assert near(last["all-reduce"][1], found[name]["parameters"], size), name
 
 

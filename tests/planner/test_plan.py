@@ -123,9 +123,13 @@ def test_bytes_a_parameter_at_the_loss(stage: int, precision: str, ranks: int, h
 
 def test_gradients_by_hand() -> None:
     one = state_bytes(SMALL, Sharding(1, "bf16", 4, on_cpu=True), accumulates=True)
-    assert (one[BEGINS]["gradient sums"], one[BEGINS]["gradients"]) == (4000, 2000)
-    # both groups joined in fp32, then cast to bf16
-    assert one[ENDS]["communication buckets"] == (4 + 2) * 1000
+    assert (one[BEGINS]["gradient sums"], one[BEGINS]["gradients"]) == (4000, 0)
+    assert one[ENDS]["communication buckets"] == 2 * 900  # the larger group, cast to bf16
+    alone = state_bytes(SMALL, Sharding(1, "bf16", 1), accumulates=True)
+    assert {total(parts) for parts in alone.values()} == {18 * 1000}
+    file = Buckets.of({"bf16": {"immediate_grad_update": False}})
+    late = state_bytes(SMALL, Sharding(1, "bf16", 1, file), accumulates=True)
+    assert {total(parts) for parts in late.values()} == {(18 + 2) * 1000}
     two = state_bytes(SMALL, Sharding(2, "bf16", 4, on_cpu=True), accumulates=True)
     assert two[BEGINS]["gradient slices"] == 1000
     assert two[UPDATE]["gradient slices"] == 1000
@@ -134,7 +138,8 @@ def test_gradients_by_hand() -> None:
 
 
 def test_a_bucket_is_whole_on_a_gpu_and_as_filled_on_a_cpu() -> None:
-    buckets = Buckets.of({"reduce_bucket_size": 5000, "overlap_comm": True})
+    zero = {"reduce_bucket_size": 5000, "overlap_comm": True}
+    buckets = Buckets.of({"zero_optimization": zero})
     gpu = state_bytes(SMALL, Sharding(2, "fp32", 1, buckets), accumulates=False)
     assert gpu[BEGINS]["communication buckets"] == 2 * 4 * 5000
     cpu = state_bytes(SMALL, Sharding(2, "fp32", 1, buckets, on_cpu=True), accumulates=False)
@@ -214,11 +219,15 @@ def test_a_machine_without_a_network() -> None:
 
 def test_gradients_travel_once_at_stage_1_and_each_micro_step_at_stage_2() -> None:
     ring = Ring(4, 1e9, 0.0)
-    one = data_exchanges(SMALL, Sharding(1, "bf16", 4), ring, micro_steps=8)
-    assert [(e.what, e.kind, e.size) for e in one[:2]] == [
-        ("gradients", "all-reduce", 2000),
-        ("weights", "all-gather", 2000),
-    ]
+    for micro_steps, ranks, file, width in (
+        (7, 4, {}, 2), (8, 4, {}, 4), (1, 64, {}, 4), (8, 4, {"communication_data_type": "bf16"}, 2)
+    ):  # fmt: skip
+        sharding = Sharding(1, "bf16", ranks, Buckets.of(file))
+        one = data_exchanges(SMALL, sharding, ring, micro_steps)
+        assert [(e.what, e.kind, e.size) for e in one[:2]] == [
+            ("gradients", "all-reduce", width * 1000),
+            ("weights", "all-gather", 2000),
+        ]
     two = data_exchanges(SMALL, Sharding(2, "bf16", 4), ring, micro_steps=8)
     assert two[0].size == 8 * 2000
     three = data_exchanges(SMALL, Sharding(3, "bf16", 4), ring, micro_steps=8)

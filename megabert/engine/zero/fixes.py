@@ -33,6 +33,7 @@ from megabert.engine.zero.partitions import (
     private,
     sum_over_holders,
 )
+from megabert.engine.zero.sums import prepare_sums
 from megabert.optim.base import ShardedOptimizer
 from megabert.optim.flat_segments import PartitionTable, squared_norms
 from megabert.parallel.topology import TensorParallel
@@ -95,6 +96,7 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
         _measure_norm(engine, tp, partitions)
     elif getattr(optimizer, "cpu_offload", False):
         _forget_overflow(optimizer)
+    prepare_sums(engine)
     # DeepSpeed copies a script next to each checkpoint that does not know tensor parallelism;
     # launch/convert.py replaces it.
     engine._copy_recovery_script = lambda _: None
