@@ -48,6 +48,8 @@ def _train(world: launch.World, precision: str, file: dict[str, Any]) -> dict[st
     parallel = ParallelSettings(zero_stage=1, precision=precision)
     engine = build_engine(model, world, SETTINGS, parallel, batch, file)
     assert engine.optimizer_wrapper == "BF16_Optimizer"
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
     values, operators = [], Counter[str]()
     left: list[int] = []
     for step in range(2 * MICRO_STEPS):
