@@ -468,7 +468,7 @@ void attend(const T* q, const T* k, const T* v, int64_t ld, T* out, float* lse, 
 
 template <class T>
 void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t ld, const T* out,
-                     const float* lse, T* grad_q, T* grad_k, T* grad_v, Shape s,
+                     const float* lse, T* grad_q, T* grad_k, T* grad_v, int64_t grad_ld, Shape s,
                      int64_t first_head, float scale, Mask mask, Relative relative) {
   const int64_t out_ld = s.heads * s.width;
 #pragma omp parallel
@@ -488,10 +488,11 @@ void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t 
       const Panel V = panel(v + at, ld, length, s.width, part(2));
       const Panel G = panel(grad + out_at, out_ld, length, s.width, part(3));
       const Panel O = panel(out + out_at, out_ld, length, s.width, part(4));
-      float* dq = target(grad_q + out_at, out_ld, part(5));
-      float* dk = target(grad_k + out_at, out_ld, part(6));
-      float* dv = target(grad_v + out_at, out_ld, part(7));
-      const int64_t d_ld = target_ld(grad_q, out_ld, s.width);
+      const int64_t grad_at = begin * grad_ld + head * s.width;
+      float* dq = target(grad_q + grad_at, grad_ld, part(5));
+      float* dk = target(grad_k + grad_at, grad_ld, part(6));
+      float* dv = target(grad_v + grad_at, grad_ld, part(7));
+      const int64_t d_ld = target_ld(grad_q, grad_ld, s.width);
       const uint64_t place = mix64(mask.seed + uint64_t(first_head + head));
       for (int64_t q0 = 0; q0 < length; q0 += kQueryBlock) {
         const int64_t queries = std::min(kQueryBlock, length - q0);
@@ -544,9 +545,9 @@ void attend_backward(const T* grad, const T* q, const T* k, const T* v, int64_t 
           add_over_pairs(relative, at, s.width, errors.data(), of_distance.data(), dq + q0 * d_ld,
                          d_ld);
       }
-      put(grad_q + out_at, out_ld, length, s.width, dq);
-      put(grad_k + out_at, out_ld, length, s.width, dk);
-      put(grad_v + out_at, out_ld, length, s.width, dv);
+      put(grad_q + grad_at, grad_ld, length, s.width, dq);
+      put(grad_k + grad_at, grad_ld, length, s.width, dk);
+      put(grad_v + grad_at, grad_ld, length, s.width, dv);
     }
   }
 }
@@ -698,15 +699,16 @@ void mb_attention_forward(int kind, const void* q, const void* k, const void* v,
 
 void mb_attention_backward(int kind, const void* grad, const void* q, const void* k, const void* v,
                            int64_t ld, const void* out, const float* lse, void* grad_q, void* grad_k,
-                           void* grad_v, const int64_t* spans, int64_t sequences, int64_t heads,
-                           int64_t width, int64_t tokens, int64_t max_length, int64_t first_head,
-                           float score_scale, const int64_t* keys, uint64_t seed,
-                           uint32_t threshold, float scale, const float* table, int64_t most) {
+                           void* grad_v, int64_t grad_ld, const int64_t* spans, int64_t sequences,
+                           int64_t heads, int64_t width, int64_t tokens, int64_t max_length,
+                           int64_t first_head, float score_scale, const int64_t* keys,
+                           uint64_t seed, uint32_t threshold, float scale, const float* table,
+                           int64_t most) {
   by_kind(kind, [&](auto t) {
     using T = decltype(t);
     attend_backward(AS(const T*, grad), AS(const T*, q), AS(const T*, k), AS(const T*, v), ld,
                     AS(const T*, out), lse, AS(T*, grad_q), AS(T*, grad_k), AS(T*, grad_v),
-                    Shape{spans, sequences, heads, width, tokens, max_length}, first_head,
+                    grad_ld, Shape{spans, sequences, heads, width, tokens, max_length}, first_head,
                     score_scale, Mask{keys, seed, threshold, scale}, Relative{table, most});
   });
 }

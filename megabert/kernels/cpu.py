@@ -30,6 +30,7 @@ from megabert.common.log import get_logger
 from megabert.kernels.attention.relative_reference import reach
 from megabert.kernels.compiling import prepare_caches
 from megabert.kernels.dropout import Dropout
+from megabert.kernels.joined import arranged_as
 from megabert.kernels.reference import Normed, NormGradients
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
@@ -291,10 +292,11 @@ def attention_backward(
     """As :func:`megabert.kernels.reference.attention_backward`."""
     query, key, value = _rows_of(query, key, value)
     shape, make = _layout(query, spans)
-    grads = tuple(make(query.shape, dtype=query.dtype) for _ in range(3))
+    grads = arranged_as((query, key, value), make)
     given = grad.contiguous(), query, key, value, query.stride(0), context.contiguous(), lse
     place = first_head, scale, *_mask(dropout), *_table(relative)
-    _call("mb_attention_backward", query.dtype, *given, *grads, spans, *shape, *place)
+    grad_ld = grads[0].stride(0)
+    _call("mb_attention_backward", query.dtype, *given, *grads, grad_ld, spans, *shape, *place)
     return grads[0], grads[1], grads[2]
 
 

@@ -13,6 +13,12 @@ Backward of column_linear, in this order (Shoeybi et al. 2019; Korthikanti et al
     dW_i = dY_i^T X                          dW_i = dY_i^T X                 during the reduction
     wait                                     wait
 
+Weights that lie end to end, as query, key and value do in ZeRO's flat tensors (stages 1 and 2), are one
+weight here: forward is one product, whose outputs are its columns.  Backward is one product each for dX
+and the dW_i if the dY_i too are the columns of one matrix, as ``kernels.attention`` makes them.  Where
+tensors lie is looked up in every micro step, because ZeRO 3 and the loading of weights move them.
+Parameters and their gradients stay separate tensors for the optimizer.
+
 With sequence parallelism only this rank's tokens ``[T/t, in]`` are kept for backward, hence the second
 all-gather.  On a GPU the collectives run on their own stream; they must be queued before the
 products that they overlap with, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment ensures.
@@ -27,6 +33,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megabert.kernels.joined import end_to_end, side_by_side
 from megabert.parallel.mappings import (
     reduce_scatter_to_sequence_parallel_region,
     start_all_gather,
@@ -58,6 +65,10 @@ class _Linear(torch.autograd.Function):
             whole, work = start_all_gather(x, tp)
             wait(work)
         operand = products.operand(whole)
+        weight, bias = _joined(weights, biases)
+        if weight is not None:
+            out = products.forward(operand, products.operand(weight), bias, x.dtype)
+            return tuple(out.split([part.size(0) for part in weights], dim=1))
         return tuple(
             products.forward(operand, products.operand(weight), bias, x.dtype)
             for weight, bias in zip(weights, biases)
@@ -76,27 +87,55 @@ class _Linear(torch.autograd.Function):
         if tp.sequence_parallel and any(need_weights):
             x, gathering = start_all_gather(x, tp)
         # outputs that nothing read have no gradient, and neither have their weights
-        operands = [None if grad is None else products.operand(grad) for grad in grads]
+        used = [i for i in range(n) if grads[i] is not None]
+        parts = [[i] for i in used]
+        sources, dys = [weights[i] for i in used], [grad for grad in grads if grad is not None]
+        if len(used) == n > 1 and all(need_weights) and len(set(need_biases)) == 1:
+            weight, dy = end_to_end(sources), side_by_side(dys)
+            if weight is not None and dy is not None:
+                parts, sources, dys = [used], [weight], [dy]
+        operands = [products.operand(dy) for dy in dys]
         grad_x, reducing = None, None
         if need_x:
-            used = [i for i in range(n) if grads[i] is not None]
-            sources = [products.operand(weights[i]) for i in used]
-            grad_x = products.grad_x([operands[i] for i in used], sources, x.dtype)
+            grad_x = products.grad_x(
+                operands, [products.operand(source) for source in sources], x.dtype
+            )
             grad_x, reducing = _start_reduction(grad_x, tp)
         wait(gathering)
         inputs = products.operand(x) if any(need_weights) else None
-        grad_weights = [
-            products.grad_weight(operands[i], inputs, weights[i].dtype)
-            if need_weights[i] and grads[i] is not None
-            else None
-            for i in range(n)
-        ]
-        grad_biases = [
-            grad.sum(0, dtype=dtype) if need and grad is not None else None
-            for grad, need, dtype in zip(grads, need_biases, ctx.bias_dtypes)
-        ]
+        grad_weights: list[Tensor | None] = [None] * n
+        grad_biases: list[Tensor | None] = [None] * n
+        for part, operand, source, dy in zip(parts, operands, sources, dys):
+            if need_weights[part[0]]:
+                made = products.grad_weight(operand, inputs, source.dtype)
+                _spread(made, part, weights, grad_weights)
+            if need_biases[part[0]]:
+                made = dy.sum(0, dtype=ctx.bias_dtypes[part[0]])
+                _spread(made, part, weights, grad_biases)
         wait(reducing)
         return grad_x, None, None, *grad_weights, *grad_biases
+
+
+def _spread(
+    made: Tensor, part: Sequence[int], weights: Sequence[Tensor], target: list[Tensor | None]
+) -> None:
+    """Put the gradient of one weight or bias, or of several that are one, in the places ``part``."""
+    pieces = made.split([weights[i].size(0) for i in part]) if len(part) > 1 else [made]
+    for i, piece in zip(part, pieces):
+        target[i] = piece
+
+
+def _joined(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> tuple[Tensor | None, Tensor | None]:
+    """One weight and one bias (None for none) of several that lie end to end; (None, None) for others."""
+    given = [bias for bias in biases if bias is not None]
+    if len(weights) < 2 or len(given) not in (0, len(weights)):
+        return None, None
+    weight, bias = end_to_end(weights), end_to_end(given) if given else None
+    if weight is None or (given and bias is None):
+        return None, None
+    return weight, bias
 
 
 def _start_reduction(partial: Tensor, tp: TensorParallel) -> tuple[Tensor, dist.Work | None]:
