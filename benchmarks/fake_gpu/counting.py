@@ -109,11 +109,12 @@ class Operations(TorchDispatchMode):
     def _note(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         written = _on_device(out)
         read = written if name in _ROWS_ONLY else _on_device((args, kwargs))
+        read = list({id(x): x for x in read}.values())  # a sum that is also the output counts once
         if not written and not read:
             return
         flops = 0.0
         formula = flop_registry.get(func._overloadpacket)
-        if name == "addmm_":
+        if name == "addmm_" or func._overloadname == "dtype_out":
             flops = 2.0 * args[1].shape[0] * args[1].shape[1] * args[2].shape[1]
         elif formula is not None and _category(name) == PRODUCTS:
             flops = float(formula(*args, **kwargs, out_val=out))

@@ -244,6 +244,10 @@ class Float8Products:
         """``dY^T X``; T may be any number."""
         return product(*grad.columns(GRADIENT), *x.columns(FORWARD), dtype)
 
+    def add_grad_weight(self, grad: Operand, x: Operand, total: Tensor) -> bool:
+        """False: ``torch._scaled_mm`` does not add to its output."""
+        return False
+
 
 def use_float8(model: nn.Module, by_row: bool = False) -> None:
     """Have the split linear layers of ``model`` multiply in float8; weights stay what they are.

@@ -20,8 +20,8 @@ def _follow(parts: Sequence[Tensor], lengths: Sequence[int]) -> bool:
         place += length * size
         if part.data_ptr() != place or part.dtype != dtype:
             return False
-    storage = first.untyped_storage().data_ptr()
-    return all(part.untyped_storage().data_ptr() == storage for part in parts[1:])
+    storage = first.untyped_storage()._cdata
+    return all(part.untyped_storage()._cdata == storage for part in parts[1:])
 
 
 def end_to_end(parts: Sequence[Tensor]) -> Tensor | None:

@@ -19,6 +19,9 @@ and the dW_i if the dY_i too are the columns of one matrix, as ``kernels.attenti
 tensors lie is looked up in every micro step, because ZeRO 3 and the loading of weights move them.
 Parameters and their gradients stay separate tensors for the optimizer.
 
+A weight with an ``fp32_sum`` (``engine.zero.sums``) gets no gradient: its dW is added to that sum by the
+product itself, where the products can do that.
+
 With sequence parallelism only this rank's tokens ``[T/t, in]`` are kept for backward, hence the second
 all-gather.  On a GPU the collectives run on their own stream; they must be queued before the
 products that they overlap with, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment ensures.
@@ -60,6 +63,7 @@ class _Linear(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.tp, ctx.products = tp, products
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in biases]
+        ctx.totals = [getattr(weight, "fp32_sum", None) for weight in weights]
         whole = x
         if tp.sequence_parallel:
             whole, work = start_all_gather(x, tp)
@@ -106,7 +110,11 @@ class _Linear(torch.autograd.Function):
         grad_weights: list[Tensor | None] = [None] * n
         grad_biases: list[Tensor | None] = [None] * n
         for part, operand, source, dy in zip(parts, operands, sources, dys):
-            if need_weights[part[0]]:
+            totals = [total for i in part if (total := ctx.totals[i]) is not None]
+            total = end_to_end(totals) if len(totals) == len(part) else None
+            if need_weights[part[0]] and not (
+                total is not None and products.add_grad_weight(operand, inputs, total)
+            ):
                 made = products.grad_weight(operand, inputs, source.dtype)
                 _spread(made, part, weights, grad_weights)
             if need_biases[part[0]]:

@@ -2,7 +2,7 @@
 
     Y  = X W^T + b          X [T, in], W [out, in], b [out]; Y and dY [T, out]
     dX = sum_i dY_i W_i     over the weights that read one X
-    dW = dY^T X
+    dW = dY^T X, a new tensor or added to an fp32 sum of gradients
 
 :func:`megabert.parallel.linear.column_linear` takes all its products through a :class:`Products`: a
 precision is an object with that interface, given to the layers.  Two are here.
@@ -47,6 +47,10 @@ class Products(Protocol):
         """``dY^T X`` as ``dtype [out, in]``."""
         ...
 
+    def add_grad_weight(self, grad: Any, x: Any, total: Tensor) -> bool:
+        """Add ``dY^T X`` to ``total`` (float32 [out, in]); False, and nothing added, where it cannot."""
+        ...
+
 
 class NativeProducts:
     """Products in the operands' dtype; sums over several weights are accumulated in place."""
@@ -73,6 +77,16 @@ class NativeProducts:
         """``dY^T X``."""
         return (grad.t() @ x).to(dtype)
 
+    def add_grad_weight(self, grad: Tensor, x: Tensor, total: Tensor) -> bool:
+        """``total += dY^T X`` in one product."""
+        if grad.dtype == total.dtype:
+            total.addmm_(grad.t(), x)
+        elif grad.is_cuda:
+            _add_in_fp32(grad, x, total)
+        else:
+            return False
+        return True
+
 
 class WidenedProducts(NativeProducts):
     """Products of half-precision tensors in float32, rounded once at the end."""
@@ -97,3 +111,27 @@ def products_for(tensor: Tensor) -> Products:
     """The default for a tensor's device and dtype: widened for bf16 where the CPU has no bf16."""
     widen = tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
     return _WIDENED if widen and not cpu_has_bf16_instructions() else _NATIVE
+
+
+def _add_in_fp32(grad: Tensor, x: Tensor, total: Tensor) -> None:
+    """The product of half-precision matrices added to a float32 one, on CUDA."""
+    torch.ops.aten.addmm.dtype_out(total, grad.t(), x, total.dtype, out=total)
+
+
+@functools.cache
+def adds_to_fp32(device: torch.device) -> bool:
+    """Whether bf16 products can be added to float32 sums there: tried once, with exact numbers.
+
+    On CUDA torch takes a float32 sum since one of its releases after 2.9. On a CPU the widened products do
+    it, those in bf16 do not.
+    """
+    places = torch.arange(64 * 64, device=device).view(64, 64)
+    grad, x = (places % 5 - 2).bfloat16(), (places % 7 - 3).bfloat16()
+    total = (places % 11).float() / 1024
+    expected = total + (grad.float().t() @ x.float())
+    products = products_for(grad)
+    try:
+        done = products.add_grad_weight(products.operand(grad), products.operand(x), total)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+    return done and not bool((total != expected).any())

@@ -14,9 +14,11 @@ from megabert.config.training import OptimizerSettings, ParallelSettings
 from megabert.engine import launch
 from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes, make_deepspeed_config
-from megabert.engine.zero import fixes
+from megabert.engine.zero import fixes, sums
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
+from megabert.parallel import products
+from megabert.parallel.products import NativeProducts, adds_to_fp32
 from tests.helpers.distributed import run_ranks
 from tests.helpers.model_cases import batch_of, tiny_batch, tiny_config
 from tests.helpers.training_runs import import_once
@@ -84,6 +86,11 @@ def _both(rank: int, world_size: int) -> dict[str, Any]:
         for name in ("bf16", "fp8"):
             late = {"bf16": {"immediate_grad_update": False}}
             found[f"{name}, DeepSpeed's way"] = _train(world, name, late)
+    with pytest.MonkeyPatch.context() as patch:  # products as on a GPU: they can add to fp32
+        patch.setattr(products, "cpu_has_bf16_instructions", lambda: False)
+        for adds in (True, False):
+            patch.setattr(sums, "adds_to_fp32", lambda _, adds=adds: adds)
+            found[f"adds {adds}"] = _train(world, "bf16", {})
     return found | {"error": _error(world)}
 
 
@@ -138,6 +145,38 @@ def test_sums_during_backward_are_those_after_it(results: list[dict[str, Any]]) 
                 "_to_copy": tensors,
                 "_foreach_zero_": 1,
             }
+
+
+def test_products_add_to_the_sums(results: list[dict[str, Any]]) -> None:
+    linear = 2 * 6 + 3  # weights of the layers, pooler, the two heads
+    for found in results:
+        adds, apart = found["adds True"], found["adds False"]
+        assert adds["values"][0] == apart["values"][0]
+        assert adds["values"] == pytest.approx(apart["values"], rel=2e-2, abs=2e-2)
+        fewer = apart["operators"] - adds["operators"]
+        assert fewer["add_"] == linear
+
+
+def test_the_product_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without it, or whose product is wrong, is found."""
+    cpu = torch.device("cpu")
+    for bf16, adds in ((False, True), (True, False)):
+        monkeypatch.setattr(products, "cpu_has_bf16_instructions", lambda bf16=bf16: bf16)
+        adds_to_fp32.cache_clear()
+        assert adds_to_fp32(cpu) == adds
+
+    def wrong(self: Any, grad: Any, x: Any, total: Any) -> bool:
+        total += 1
+        return True
+
+    def missing(self: Any, grad: Any, x: Any, total: Any) -> bool:
+        raise NotImplementedError
+
+    for method in (wrong, missing):
+        monkeypatch.setattr(NativeProducts, "add_grad_weight", method)
+        adds_to_fp32.cache_clear()
+        assert not adds_to_fp32(cpu)
+    adds_to_fp32.cache_clear()
 
 
 @pytest.mark.parametrize(
