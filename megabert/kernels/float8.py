@@ -228,14 +228,19 @@ class Float8Products:
         return product(*x.rows(FORWARD), *weight.rows(FORWARD), dtype, bias=bias, fast=True)
 
     def grad_x(
-        self, grads: Sequence[Operand], weights: Sequence[Operand], dtype: torch.dtype
+        self,
+        grads: Sequence[Operand],
+        weights: Sequence[Operand],
+        dtype: torch.dtype,
+        total: Tensor | None = None,
     ) -> Tensor:
         """``sum_i dY_i W_i``; each product is rounded to ``dtype``, and so are the sums of products."""
         parts = (
             product(*grad.rows(GRADIENT, then_columns=True), *weight.columns(FORWARD), dtype)
             for grad, weight in zip(grads, weights)
         )
-        total = next(parts)
+        if total is None:
+            total = next(parts)
         for part in parts:
             total += part
         return total

@@ -40,7 +40,7 @@ from megabert.parallel.layers import (
     TensorParallel,
     VocabParallelEmbedding,
 )
-from megabert.parallel.linear import column_linear
+from megabert.parallel.linear import column_linear, column_linear_and_input
 from megabert.parallel.mappings import (
     parameters_in_sequence_parallel_region,
     scatter_to_sequence_parallel_region,
@@ -230,19 +230,22 @@ class SelfAttention(nn.Module):
 
     def forward(
         self, x: Tensor, inputs: LayerInputs, dropout: Dropout | None, selected: Tensor | None
-    ) -> Tensor:
-        """``[T or T/t, H]`` -> the same, or the rows ``selected`` ``[K, H]``, without output bias."""
+    ) -> tuple[Tensor, Tensor]:
+        """``[T or T/t, H]`` -> the same, or the rows ``selected`` ``[K, H]``, without output bias; ``x``.
+
+        ``x`` is returned for the residual sum.
+        """
         linears = self.query, self.key, self.value
-        query, key, value = (
-            part.unflatten(-1, (-1, self.head_size))  # [T, N/t, D]
-            for part in column_linear(
-                x,
-                [linear.weight for linear in linears],
-                [linear.bias for linear in linears],
-                self.tp,
-                self.query.products,
-            )
+        *parts, x = column_linear_and_input(
+            x,
+            [linear.weight for linear in linears],
+            [linear.bias for linear in linears],
+            self.tp,
+            self.query.products,
         )
+        query, key, value = (
+            part.unflatten(-1, (-1, self.head_size)) for part in parts
+        )  # [T, N/t, D]
         query, key = self.rotate(query, key, inputs.positions)
         first_head = self.tp.rank * query.size(1)
         relative = self.relative_table(query.dtype, query.device)
@@ -251,7 +254,7 @@ class SelfAttention(nn.Module):
         context = context.flatten(1)  # [T, H/t]
         if selected is not None:
             context = context.index_select(0, selected)
-        return self.output.product(context)
+        return self.output.product(context), x
 
 
 class Mlp(nn.Module):
@@ -264,10 +267,11 @@ class Mlp(nn.Module):
         self.up = ColumnParallelLinear(hidden, inner, tp, what="intermediate_size", bias=bias)
         self.down = RowParallelLinear(inner, hidden, tp, what="intermediate_size", bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T or T/t, H]`` -> the same shape; the output's bias is not added."""
-        inner = self.up.product(x)  # [T, I/t]
-        return self.down.product(self.activation(inner, self.up.bias))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``[T or T/t, H]`` -> the same shape, the output's bias not added; ``x`` for the residual sum."""
+        tp, products = self.up.tp, self.up.products
+        inner, x = column_linear_and_input(x, [self.up.weight], [None], tp, products)  # [T, I/t]
+        return self.down.product(self.activation(inner, self.up.bias)), x
 
 
 class GatedMlp(Mlp):
@@ -279,11 +283,11 @@ class GatedMlp(Mlp):
         self.tp = tp
         self.gate = ColumnParallelLinear(hidden, inner, tp, what="intermediate_size", bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T or T/t, H]`` -> the same shape; the output's bias is not added."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As in :class:`Mlp`."""
         weights, biases = [self.gate.weight, self.up.weight], [None, self.up.bias]
-        gate, up = column_linear(x, weights, biases, self.tp, self.up.products)  # [T, I/t] each
-        return self.down.product(self.activation(gate, self.gate.bias) * up)
+        gate, up, x = column_linear_and_input(x, weights, biases, self.tp, self.up.products)
+        return self.down.product(self.activation(gate, self.gate.bias) * up), x
 
 
 class Layer(nn.Module):
@@ -322,7 +326,8 @@ class Layer(nn.Module):
         dropout = inputs.dropout
         within = None if dropout is None else dropout.at(self.number, ATTENTION)
         entered = self.attention_norm(x, self.tp) if self.pre_norm else x
-        out = self.attention(entered, inputs, within, selected)
+        out, entered = self.attention(entered, inputs, within, selected)
+        x = x if self.pre_norm else entered
         rows = (
             None if dropout is None else scatter_to_sequence_parallel_region(dropout.rows, self.tp)
         )
@@ -332,7 +337,7 @@ class Layer(nn.Module):
         norm = self.mlp_norm if self.pre_norm else self.attention_norm
         after = None if dropout is None else dropout.at(self.number, AFTER_ATTENTION, rows)
         total, x = self._add_norm(out, self.attention.output.bias, x, norm, after)
-        out = self.mlp(x)
+        out, x = self.mlp(x)
         after = None if dropout is None else dropout.at(self.number, AFTER_MLP, rows)
         if self.pre_norm:
             (bias,) = shared_parameters([self.mlp.down.bias], self.tp)

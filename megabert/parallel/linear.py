@@ -51,11 +51,14 @@ _ALONE = TensorParallel()
 
 
 class _Linear(torch.autograd.Function):
-    """``x [T or T/t, in]``, then n weights ``[out_i, in]``, then n biases ``[out_i]`` or None."""
+    """``x [T or T/t, in]``, then n weights ``[out_i, in]``, then n biases ``[out_i]`` or None.
+
+    The n outputs; with ``passes`` also ``x`` itself.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, tp: TensorParallel, products: Products, *tensors: Any
+        ctx: Any, x: Tensor, tp: TensorParallel, products: Products, passes: bool, *tensors: Any
     ) -> tuple[Tensor, ...]:
         n = len(tensors) // 2
         weights, biases = tensors[:n], tensors[n:]
@@ -68,24 +71,27 @@ class _Linear(torch.autograd.Function):
         if tp.sequence_parallel:
             whole, work = start_all_gather(x, tp)
             wait(work)
+        passed = (x,) if passes else ()
         operand = products.operand(whole)
         weight, bias = _joined(weights, biases)
         if weight is not None:
             out = products.forward(operand, products.operand(weight), bias, x.dtype)
-            return tuple(out.split([part.size(0) for part in weights], dim=1))
-        return tuple(
+            return (*out.split([part.size(0) for part in weights], dim=1), *passed)
+        outputs = [
             products.forward(operand, products.operand(weight), bias, x.dtype)
             for weight, bias in zip(weights, biases)
-        )
+        ]
+        return (*outputs, *passed)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         tp, products, n = ctx.tp, ctx.products, len(weights)
+        grads, of_x = given[:n], given[n] if len(given) > n else None
         need_x, need_weights, need_biases = (
             ctx.needs_input_grad[0],
-            ctx.needs_input_grad[3 : 3 + n],
-            ctx.needs_input_grad[3 + n :],
+            ctx.needs_input_grad[4 : 4 + n],
+            ctx.needs_input_grad[4 + n :],
         )
         gathering = None
         if tp.sequence_parallel and any(need_weights):
@@ -100,9 +106,13 @@ class _Linear(torch.autograd.Function):
                 parts, sources, dys = [used], [weight], [dy]
         operands = [products.operand(dy) for dy in dys]
         grad_x, reducing = None, None
-        if need_x:
+        if need_x and used:
+            total = None
+            if of_x is not None and tp.size == 1 and of_x.is_contiguous() and of_x.dtype == x.dtype:
+                # its other readers, of the blocks behind, are done
+                total, of_x = of_x, None
             grad_x = products.grad_x(
-                operands, [products.operand(source) for source in sources], x.dtype
+                operands, [products.operand(source) for source in sources], x.dtype, total
             )
             grad_x, reducing = _start_reduction(grad_x, tp)
         wait(gathering)
@@ -121,7 +131,9 @@ class _Linear(torch.autograd.Function):
                 made = dy.sum(0, dtype=ctx.bias_dtypes[part[0]])
                 _spread(made, part, weights, grad_biases)
         wait(reducing)
-        return grad_x, None, None, *grad_weights, *grad_biases
+        if of_x is not None:
+            grad_x = of_x if grad_x is None else grad_x + of_x
+        return grad_x, None, None, None, *grad_weights, *grad_biases
 
 
 def _spread(
@@ -174,10 +186,26 @@ def column_linear(
     """
     products = products_for(x) if products is None else products
     flat = x.reshape(-1, x.size(-1))
-    outputs = _Linear.apply(flat, tp, products, *weights, *biases)
+    outputs = _Linear.apply(flat, tp, products, False, *weights, *biases)
     if x.dim() == 2:
         return tuple(outputs)
     return tuple(out.view(*x.shape[:-1], out.size(-1)) for out in outputs)
+
+
+def column_linear_and_input(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    tp: TensorParallel,
+    products: Products | None = None,
+) -> tuple[Tensor, ...]:
+    """:func:`column_linear` of ``x`` ``[T or T/t, in]``, and ``x`` for those who read it too.
+
+    The gradient of the latter, of the residual sum, is where backward adds its products; nobody else may
+    need that gradient any more.
+    """
+    outputs = _Linear.apply(x, tp, products or products_for(x), True, *weights, *biases)
+    return tuple(outputs)
 
 
 def row_linear(

@@ -39,8 +39,17 @@ class Products(Protocol):
         """``X W^T + b`` as ``dtype [T, out]``."""
         ...
 
-    def grad_x(self, grads: Sequence[Any], weights: Sequence[Any], dtype: torch.dtype) -> Tensor:
-        """``sum_i dY_i W_i`` as a new contiguous ``dtype [T, in]``."""
+    def grad_x(
+        self,
+        grads: Sequence[Any],
+        weights: Sequence[Any],
+        dtype: torch.dtype,
+        total: Tensor | None = None,
+    ) -> Tensor:
+        """``sum_i dY_i W_i`` as a new contiguous ``dtype [T, in]``.
+
+        ``total``: of that kind, to which the sum is added; it may be overwritten.
+        """
         ...
 
     def grad_weight(self, grad: Any, x: Any, dtype: torch.dtype) -> Tensor:
@@ -65,11 +74,20 @@ class NativeProducts:
         return out.to(dtype)
 
     def grad_x(
-        self, grads: Sequence[Tensor], weights: Sequence[Tensor], dtype: torch.dtype
+        self,
+        grads: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        dtype: torch.dtype,
+        total: Tensor | None = None,
     ) -> Tensor:
-        """``sum_i dY_i W_i``: each product after the first is added where the first was written."""
-        total = grads[0] @ weights[0]
-        for grad, weight in zip(grads[1:], weights[1:]):
+        """``sum_i dY_i W_i``: each product is added where the first was written, or to ``total``."""
+        pairs = list(zip(grads, weights))
+        if total is None:
+            (grad, weight), *pairs = pairs
+            total = grad @ weight
+        else:
+            total = total.to(grads[0].dtype)
+        for grad, weight in pairs:
             total.addmm_(grad, weight)
         return total.to(dtype)
 

@@ -27,6 +27,7 @@ from megabert.parallel.layers import (
     VocabParallelEmbedding,
     split_dim,
 )
+from megabert.parallel.linear import column_linear_and_input
 from megabert.parallel.mappings import (
     copy_to_tensor_parallel_region,
     gather_from_tensor_parallel_region,
@@ -339,3 +340,30 @@ def test_merge_refuses_different_replicas() -> None:
     assert torch.equal(merge([cut(full, 0, i, 3) for i in range(3)], 0), full)
     with pytest.raises(UserError, match="replicated"):
         merge([full, full + 1], None)
+
+
+@pytest.mark.parametrize("used", ["both", "outputs", "input"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("expanded", [False, True])
+def test_the_input_s_other_gradient_joins_the_products(
+    used: str, dtype: torch.dtype, expanded: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(8, 8, generator=generator).to(dtype).requires_grad_() for _ in range(2))
+    given = torch.randn(8, 1, generator=generator).to(dtype).expand(8, 8)
+    given = given if expanded else given.contiguous()
+
+    def gradients(out: torch.Tensor, again: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        total = torch.zeros((), dtype=dtype)
+        total = total + out.square().sum() if used != "input" else total
+        total = total + (again * given).sum() if used != "outputs" else total
+        return torch.autograd.grad(total, (x, w), allow_unused=True)
+
+    found = gradients(*column_linear_and_input(x, [w], [None], TensorParallel()))
+    expected = gradients(x @ w.t(), x)
+    tolerance = {"rtol": 3e-2, "atol": 0.3} if dtype == torch.bfloat16 else {}
+    for one, other in zip(found, expected):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, **tolerance)
+    assert torch.equal(given, given[:, :1].expand(8, 8))

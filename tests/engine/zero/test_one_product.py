@@ -35,9 +35,9 @@ class _Counted(NativeProducts):
         self.calls["forward"] += 1
         return super().forward(*given)
 
-    def grad_x(self, grads: Any, weights: Any, dtype: Any) -> Any:
+    def grad_x(self, grads: Any, *rest: Any) -> Any:
         self.calls["grad_x"] += len(grads)
-        return super().grad_x(grads, weights, dtype)
+        return super().grad_x(grads, *rest)
 
     def grad_weight(self, *given: Any) -> Any:
         self.calls["grad_weight"] += 1
