@@ -140,8 +140,8 @@ def _add_in_fp32(grad: Tensor, x: Tensor, total: Tensor) -> None:
 def adds_to_fp32(device: torch.device) -> bool:
     """Whether bf16 products can be added to float32 sums there: tried once, with exact numbers.
 
-    On CUDA torch takes a float32 sum since one of its releases after 2.9. On a CPU the widened products do
-    it, those in bf16 do not.
+    On CUDA older releases of torch take no float32 sum. On a CPU the widened products do it, those in bf16
+    do not.
     """
     places = torch.arange(64 * 64, device=device).view(64, 64)
     grad, x = (places % 5 - 2).bfloat16(), (places % 7 - 3).bfloat16()
