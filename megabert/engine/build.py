@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import nn
 
 from megabert.common.errors import UserError, first_fault
@@ -61,12 +60,6 @@ def _schedule(optimizer: ShardedOptimizer, settings: OptimizerSettings) -> Sched
     return Schedule(optimizer, settings.schedule, steps, lr, warmup)
 
 
-def _sum_products_in_fp32() -> None:
-    """Keep cuBLAS from adding up parts of a half-precision product in that precision."""
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-
-
 def build_engine(
     model: nn.Module,
     world: World,
@@ -92,7 +85,6 @@ def build_engine(
     precision = resolve_precision(parallel.precision, world.device.type == "cuda")
     config = make_deepspeed_config(deepspeed_sections or {}, batch, settings, parallel, precision)
     check_zero_config(config)
-    _sum_products_in_fp32()
     model.to(world.device)
     use_attention(model, parallel.attention)
     if precision == "fp8":

