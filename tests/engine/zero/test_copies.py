@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from megabert.checkpoint.merged import whole_checkpoint
-from megabert.checkpoint.resume import recorded_parameters
+from megabert.checkpoint.record import read_checkpoint_record
+from megabert.checkpoint.resume import recorded_parameters, resume
 from megabert.checkpoint.save_load import save_checkpoint
 from megabert.checkpoint.universal import universal_checkpoint_info
 from megabert.common.errors import UserError
@@ -128,7 +129,8 @@ def _save(engine: TrainingEngine, folder: Path) -> dict[str, Any]:
         _drift(engine, 0.3)
         patch.setattr(TrainingEngine, "average_copies", lambda _: None)
         save("apart")
-    return {"own": own, "now": now}
+    resume(engine, read_checkpoint_record(folder / "drifted" / "checkpoints" / "step-0000002"))
+    return {"own": own, "now": now, "resumed": _copies(engine)}
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,10 @@ def test_drift(case: int, saved: Any, capsys: pytest.CaptureFixture[str]) -> Non
     groups = list(zip(found[::2], found[1::2]))  # tensor parallel
     assert any(not torch.equal(*both) for a, b in groups for both in zip(a["own"], b["own"]))
     assert all(torch.equal(*both) for a, b in groups for both in zip(a["now"], b["now"]))
-    (said,) = [text for text in found[0]["said"] if "copies" in text]
+    for one in found:
+        assert all(map(torch.equal, one["now"], one["resumed"])), "resumed from copies that differ"
+    (said, again) = [text for text in found[0]["said"] if "copies" in text]
+    assert said == again
     assert POSITIONS in said or NORM in said
     assert not any("copies" in text for one in found[1:] for text in one["said"])
 
