@@ -169,7 +169,11 @@ class World:
     def close(self) -> None:
         """Leave the process group."""
         if torch.distributed.is_initialized():
+            import deepspeed
+
             torch.distributed.destroy_process_group()
+            # it would keep the group's threads alive; a forked process cannot end them, and waits for ever
+            deepspeed.utils.groups._WORLD_GROUP = None
 
     @contextlib.contextmanager
     def closed_at_the_end(self) -> Iterator[None]:
@@ -256,7 +260,12 @@ def _prepare_cuda(topology: Topology, watched: WatchedRun | None) -> torch.devic
     device = torch.device("cuda", own_device(os.environ, torch.cuda.device_count()))
     bind_to_gpu(os.environ, int(device.index))
     torch.cuda.set_device(device)
-    require_launcher()
+    try:
+        require_launcher()
+    except UserError as error:
+        if os.environ["LOCAL_RANK"] == "0":  # it may be true of this host alone
+            raise RankError(str(error)) from error
+        raise
     return device
 
 

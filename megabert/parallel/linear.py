@@ -24,7 +24,8 @@ product itself, where the products can do that.
 
 With sequence parallelism only this rank's tokens ``[T/t, in]`` are kept for backward, hence the second
 all-gather.  On a GPU the collectives run on their own stream; they must be queued before the
-products that they overlap with, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment ensures.
+products that they overlap with, which CUDA_DEVICE_MAX_CONNECTIONS=1 in the environment ensures; a run
+with tensor parallelism sets it.
 """
 
 from __future__ import annotations

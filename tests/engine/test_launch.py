@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import RankError
 from megabert.common.processes.launchers import ranks_of_host
-from megabert.engine.launch import World, fill_environment
+from megabert.engine.launch import World, fill_environment, start
 from megabert.engine.machine.cores import own_cores
 from megabert.parallel.topology import Topology
 from tests.helpers import planted
+from tests.helpers.distributed import run_ranks
+from tests.helpers.training_runs import import_once
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
@@ -109,6 +112,23 @@ def test_a_rank_that_fails_leaves_the_group_to_the_end_of_its_process(
         with pytest.raises(ValueError), world.closed_at_the_end():
             raise ValueError
     assert closed == [1, 1, 2]
+
+
+def _start_once(rank: int, world_size: int) -> bool:
+    start().close()
+    return True
+
+
+def _start_and_fork(rank: int, world_size: int) -> list[bool]:
+    _start_once(rank, world_size)
+    multiprocessing.current_process().daemon = False  # it has a process of its own
+    return run_ranks(_start_once, 1, initialize=False, timeout=30.0)
+
+
+def test_a_process_that_is_forked_after_a_run_can_start_one() -> None:
+    """The earlier run's process group is gone with its threads, which the fork does not have."""
+    import_once()
+    assert run_ranks(_start_and_fork, 1, initialize=False) == [[True]]
 
 
 def test_an_unexpected_error_of_a_rank_is_shown_before_its_process_tears_down() -> None:

@@ -15,6 +15,7 @@ from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.config.training import OptimizerSettings, ParallelSettings
 from tests.helpers.distributed import run_ranks
+from tests.helpers.resume_runs import _allow_fp16
 from tests.helpers.training_runs import import_once, losses, make_shards, train
 
 Case = tuple[dict[str, Any], str, str]
@@ -68,6 +69,20 @@ def test_it_agrees(ranks: int, tensor_parallel: int, cases: list[Case]) -> None:
     import_once()
     said = run_ranks(_sound, ranks, tensor_parallel, cases, initialize=False)
     assert said == [[""] * len(cases)] * ranks
+
+
+def _in_fp16(rank: int, world_size: int) -> list[str]:
+    _allow_fp16()
+    stages = [
+        ({"zero_stage": stage, "precision": "fp16"}, "lamb", "absolute") for stage in range(4)
+    ]
+    return _test(1, stages, lambda: None)
+
+
+def test_it_agrees_in_fp16() -> None:
+    """DeepSpeed is made to believe that a CPU is a device for fp16."""
+    import_once()
+    assert run_ranks(_in_fp16, 2, initialize=False) == [[""] * 4] * 2
 
 
 # ---------------------------------------------------------------- faults

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from megabert.common.errors import RankError, UserError
 from megabert.common.processes.cuda_environment import set_cuda_variables, set_nccl_variables
+from megabert.common.storage import memory_line
+from megabert.engine import launch
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import check_versions
 from megabert.engine.machine.device import claim_device, own_device
+from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import is_collective_failure
+from megabert.parallel.topology import Topology
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,29 @@ def test_two_ranks_of_one_device_are_refused() -> None:
     claim_device(store, "host/b", 1)
     with pytest.raises(RankError, match=r"ranks 1 and 2 have the same GPU \(host/b\)"):
         claim_device(store, "host/b", 2)
+
+
+@pytest.mark.parametrize(("local_rank", "kind"), [("0", RankError), ("1", UserError)])
+def test_one_rank_of_a_host_says_that_there_is_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str, kind: type[Exception]
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(launch, "bind_to_gpu", lambda *_: None)
+    environment = {"LOCAL_RANK": local_rank}
+    monkeypatch.setattr(launch.os, "environ", environment)
+
+    def refuse() -> None:
+        raise UserError("no C compiler")
+
+    monkeypatch.setattr(launch, "require_launcher", refuse)
+    watched = WatchedRun(300.0, Path("run"), str)
+    with pytest.raises(UserError) as caught:
+        launch._prepare_cuda(Topology(2, int(local_rank), 2), watched)
+    assert type(caught.value) is kind
+    assert chosen == [torch.device("cuda", int(local_rank))]
+    assert {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUDA_DEVICE_MAX_CONNECTIONS"} < set(environment)
 
 
 def test_variables_of_cuda() -> None:
@@ -64,6 +93,15 @@ def test_auto_is_fp16_without_bf16_units(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     assert resolve_precision("auto", cuda=True) == precision
     assert resolve_precision("auto", cuda=False) == "fp32"
+
+
+def test_a_gpu_without_memory_names_the_cures() -> None:
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
+    )
+    line = str(memory_line(error))
+    for cure in ("--micro-batch-size", "--activation-checkpointing on", "launch/plan.py"):
+        assert cure in line
 
 
 def test_nccl_without_memory_is_no_lost_rank() -> None:
