@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megabert.kernels.dropout import Dropout
+from megabert.kernels.joined import arranged_as
 from megabert.kernels.triton.dropout import kept, mixed, row_halves
 from megabert.kernels.triton.relative import at_pairs, over_pairs
 from megabert.kernels.triton.tiles import DTYPES, dropout_arguments, same_shape
@@ -129,11 +130,11 @@ def backward_kernel(
     grad_query, grad_key, grad_value, sums, inner,
     reach, heads, tokens: tl.int64, scale: tl.float32, slope: tl.float32,
     first_head: tl.int64, seed: tl.int64, threshold: tl.int64, factor: tl.float32,
-    grad_row, grad_head, query_row, query_head, key_row, key_head, value_row, value_head,
+    grad_row, grad_head, query_row, query_head, key_row, key_head, value_row, value_head, made_row,
     SIZE: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """One sequence and head, key block by key block; as ``forward_kernel``, and: grad as query;
-    grad_query, grad_key, grad_value as context; sums fp32 as context (any size, if no sequence has more
+    grad_query, grad_key, grad_value with rows made_row apart, heads contiguous; sums fp32 as context (any size, if no sequence has more
     than KEYS rows); inner fp32 [heads, tokens]; slope: scale without log2(e)."""
     program = tl.program_id(0)
     head, sequence = (program % heads).to(tl.int64), program // heads
@@ -142,6 +143,7 @@ def backward_kernel(
     begin = begin.to(tl.int64)
     row = heads * SIZE
     own = begin * row + head * SIZE
+    made = begin * made_row + head * SIZE
     lse += head * tokens + begin
     inner += head * tokens + begin
     grad += begin * grad_row + head * grad_head
@@ -203,9 +205,9 @@ def backward_kernel(
             if start + KEYS < count:
                 _store(dq, sums + own, row, first, count, SIZE)
             else:
-                _store(dq * slope, grad_query + own, row, first, count, SIZE)
-        _store(dk * slope, grad_key + own, row, start, count, SIZE)
-        _store(dv * factor, grad_value + own, row, start, count, SIZE)
+                _store(dq * slope, grad_query + made, made_row, first, count, SIZE)
+        _store(dk * slope, grad_key + made, made_row, start, count, SIZE)
+        _store(dv * factor, grad_value + made, made_row, start, count, SIZE)
         tl.debug_barrier()
 
 
@@ -302,7 +304,7 @@ def attention_backward(
     grad, query, key, value = (_heads(part, max_length) for part in (grad, query, key, value))
     same_shape((grad, query, key, value, context))
     tokens, heads, size = query.shape
-    made = tuple(query.new_empty(query.shape) for _ in range(3))
+    made = arranged_as((query, key, value))
     width = max(16, triton.next_power_of_2(size))
     table, reach = _table(relative, query.dtype)
     by = backward_blocks(width * query.element_size(), query.element_size(), relative is not None)
@@ -316,7 +318,7 @@ def attention_backward(
                 reach, heads, tokens, scale * _LOG2E.value, scale,
                 first_head, seed, threshold, factor,
                 *grad.stride()[:2], *query.stride()[:2], *key.stride()[:2], *value.stride()[:2],
-                size, width, by.queries, by.keys,
+                made[0].stride(0), size, width, by.queries, by.keys,
                 num_warps=by.warps, num_stages=by.stages,
             )  # fmt: skip
     return made[0], made[1], made[2]
