@@ -108,6 +108,8 @@ def missing(switch: Switch, flags: Sequence[str]) -> str | None:
     for name in switch.environment:
         if not read_by_the_package(name):
             return f"nothing reads {name}"
+        if name.startswith("PYTORCH_CUDA") and not torch.cuda.is_available():
+            return f"{name} is about a GPU"
     command = [sys.executable, *switch.script, *flags, "--print-config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     return (done.stderr.strip().splitlines() or ["refused"])[-1] if done.returncode else None

@@ -30,7 +30,7 @@ from benchmarks.steps.runs import ROOT, SHORT, pretrain, read_metrics, training_
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
 
-LIMITS = {"fp32": 1e-3, "bf16": 2e-2}
+LIMITS = {"fp32": 1e-4, "bf16": 5e-3}
 """Largest relative difference of a loss that rounding explains."""
 AS_RANK = "--as-rank"
 
