@@ -91,19 +91,30 @@ def launches(modules: Sequence[ModuleType], function: Run, *args: Any) -> list[t
     return found
 
 
+def target_of(arch: int | str) -> Any:
+    """What to compile for: compute capability of NVIDIA (90), or a name of AMD's ("gfx942")."""
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("hip", arch, 64) if isinstance(arch, str) else GPUTarget("cuda", arch, 32)
+
+
+def assembly(made: Any) -> str:
+    """PTX or AMD's assembly of a compiled kernel, of which the machine code was made too."""
+    assert made.asm.get("cubin") or made.asm.get("hsaco")
+    text: str = made.asm["ptx" if "ptx" in made.asm else "amdgcn"]
+    return text
+
+
 def bound(launch: tuple, arch: int | str) -> tuple:
     """What the launcher knows of a launch on a GPU: (target, backend, arguments, key, options).
 
-    ``arch``: compute capability of NVIDIA (90), or a name of AMD's ("gfx942").
-
     The key is what launches must have in common to share a compiled kernel.
     """
-    from triton.backends.compiler import GPUTarget
     from triton.compiler.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature
 
     kernel, args, options = launch
-    target = GPUTarget("hip", arch, 64) if isinstance(arch, str) else GPUTarget("cuda", arch, 32)
+    target = target_of(arch)
     backend = make_backend(target)
     binder = create_function_from_signature(kernel.signature, kernel.params, backend)
     return (target, backend, *binder(*args, **options))
@@ -121,7 +132,7 @@ def compiled(launch: tuple, arch: int | str) -> Any:
 
 
 class Code(NamedTuple):
-    """A compiled kernel: bytes of spilled registers and of shared memory, and its PTX or assembly."""
+    """A compiled kernel: bytes of spilled registers (-1: not known) and of shared memory; its assembly."""
 
     spilled: int
     shared: int
@@ -131,9 +142,8 @@ class Code(NamedTuple):
     def of(cls, made: Any) -> Code:
         """Of what :func:`compiled` gives."""
         shared = made.metadata.shared
-        if "ptx" not in made.asm:
-            return cls(-1, shared, made.asm["amdgcn"])
-        return cls(_stack_bytes(made.asm["cubin"]), shared, made.asm["ptx"])
+        spilled = _stack_bytes(made.asm["cubin"]) if "cubin" in made.asm else -1
+        return cls(spilled, shared, assembly(made))
 
 
 def _stack_bytes(cubin: bytes) -> int:

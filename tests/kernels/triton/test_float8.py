@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from megabert.kernels.float8 import FORWARD, GRADIENT, padded, quantize
+from tests.helpers.triton_processes import assembly, target_of
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -104,9 +105,8 @@ def test_casts_on_cuda(dtype: torch.dtype, rows: int, columns: int) -> None:
     check_scales("cuda")
 
 
-def compiled(kernel: str, types: dict[str, str], constants: dict[str, Any], arch: int) -> str:
-    """PTX of a kernel for a GPU that need not be there; assembled too."""
-    from triton.backends.compiler import GPUTarget
+def compiled(kernel: str, types: dict[str, str], constants: dict[str, Any], arch: int | str) -> str:
+    """Assembly of a kernel for a GPU that need not be there."""
     from triton.compiler import ASTSource
 
     from megabert.kernels.triton import float8
@@ -123,9 +123,8 @@ def compiled(kernel: str, types: dict[str, str], constants: dict[str, Any], arch
     }
     source = ASTSource(function, signature, constants, aligned)
     options = {"num_warps": float8.WARPS}
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    assert made.asm["cubin"]
-    return made.asm["ptx"]
+    made = triton.compile(source, target=target_of(arch), options=options)
+    return assembly(made)
 
 
 @pytest.mark.parametrize("arch", [89, 90])
@@ -148,6 +147,23 @@ def test_kernels_compile(
     assert len(re.findall(rf"cvt\.rn\.satfinite\.{kind}x2", ptx)) >= 2
     assert len(re.findall(r"st\.global\.v4\.b32", ptx)) >= 2
     assert "atom" not in ptx
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_amd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have not run there."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from megabert.kernels.triton import float8
+
+    tile = {"ROWS": float8.TILE_ROWS, "COLUMNS": float8.TILE_COLUMNS}
+    for arch in ("gfx90a", "gfx942"):
+        found = compiled("largest_kernel", {"x": "*bf16", "partials": "*i32"}, tile, arch)
+        assert arch in found
+        cell = f"*{NAMES[FORWARD]}"
+        types = {"x": "*bf16", "partials": "*i32", "inverse": "*fp32"}
+        constants = {"FORMAT_LARGEST": 448.0, "PARTS": float8.PROGRAMS, **tile}
+        types |= {"by_rows": cell, "by_columns": cell}
+        assert arch in compiled("cast_kernel", types, constants, arch)
 
 
 def test_nothing_is_compiled_again_for_another_number_of_tokens() -> None:

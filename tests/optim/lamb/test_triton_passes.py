@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megabert.optim.flat_segments import LocalTensor, ParameterSlice, Partition
 from megabert.optim.lamb.backend import Rule, Work
-from tests.helpers.triton_processes import Run, process
+from tests.helpers.triton_processes import Run, assembly, process, target_of
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -377,9 +377,8 @@ SECOND = {"MOMENTS": False, "partials": None}
 SINGLE = {"MOMENTS": True, "factors": None, "partials": None}
 
 
-def generate(kernel: str, types: dict[str, str], constants: dict[str, Any], arch: int) -> str:
-    """PTX of a kernel as the launcher has it made for pointers that are multiples of 16 bytes."""
-    from triton.backends.compiler import GPUTarget
+def generate(kernel: str, types: dict[str, str], constants: dict[str, Any], arch: int | str) -> str:
+    """Assembly of a kernel as the launcher has it made for pointers that are multiples of 16 bytes."""
     from triton.compiler import ASTSource
 
     function = getattr(triton_passes, kernel)
@@ -395,9 +394,8 @@ def generate(kernel: str, types: dict[str, str], constants: dict[str, Any], arch
     }
     source = ASTSource(function, signature, constants, aligned)
     options = {"num_warps": triton_passes.WARPS}
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    assert made.asm["cubin"]
-    return made.asm["ptx"]
+    made = triton.compile(source, target=target_of(arch), options=options)
+    return assembly(made)
 
 
 @pytest.fixture(scope="module")
@@ -452,3 +450,17 @@ def test_other_kernels_compile(compiler: Run, arch: int) -> None:
         ptx = compiler(generate, "_reduce_kernel", {}, constants, arch)
         assert not re.search(r"\b(atom|red)\.", ptx)
         assert re.search(r"add(\.rn)?\.f64", ptx)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["gfx90a", "gfx942"])
+def test_kernels_compile_for_amd(compiler: Run, arch: str) -> None:
+    """They have not run there."""
+    constants = {"LANS": False, "scales": None, "BLOCK": triton_passes.BLOCK}
+    for mode in (FIRST, SECOND, SINGLE):
+        types = {"gradients": "*bf16"}
+        assert arch in compiler(generate, "_update_kernel", types, {**constants, **mode}, arch)
+    width = {"WIDTH": 2, "CHUNK": triton_passes.CHUNK}
+    assert arch in compiler(generate, "_reduce_kernel", {}, width, arch)
+    block = {"BLOCK": triton_passes.BLOCK}
+    assert arch in compiler(generate, "_squares_kernel", {"gradients": "*bf16"}, block, arch)
