@@ -1,16 +1,16 @@
 """Self-attention over packed sequences, or over padded rows.
 
     CPU              native or reference operators
-    CUDA, packed     the Triton kernel (``kernels/triton/attention.py``)
-    the same where the kernel cannot be used, or ``--attention flash`` is set
-                     flash attention of variable length (``flash.py``)
-    CUDA, padded     torch's scaled_dot_product_attention with a mask of the real keys; on a CPU too
+    CUDA             the Triton kernel (``kernels/triton/attention.py``); where it cannot be used, or
+                     ``--attention flash`` is set:
+        packed       flash attention of variable length (``flash.py``)
+        padded       torch's scaled_dot_product_attention with a mask of the real keys; on a CPU too
                      where the real tokens of a row are not next to each other
 
 With relative positions (NEZHA) ``relative.py`` replaces the last two, because flash attention cannot add
-to values. Dropout has the masks of ``kernels/dropout.py``, except by flash attention and for padded rows
-without relative positions: these draw it from the device's torch generator, which is seeded from the
-place, the first head and the micro step.
+to values; its dropout masks are those of ``kernels/dropout.py``, as the kernel's. The two themselves draw
+dropout from the device's torch generator, which is seeded from the place, the first head and the micro
+step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from megabert.kernels.dropout import Dropout, head_seed, mix64
 from megabert.kernels.ops import implementation
 
 AttentionSetting = Literal["auto", "triton", "flash"]
-"""Attention over packed sequences on a GPU: ``auto`` is Triton's kernel where it can be used."""
+"""Attention on a GPU: ``auto`` is Triton's kernel where it can be used."""
 WIDEST_HEAD = 256
 """Largest head_size of the Triton kernel: more would not fit into an A100's shared memory."""
 
@@ -44,7 +44,7 @@ class Sequences:
         count: of the sequences.
         max_length: most tokens of a sequence (of this batch, or a bound that all batches share).
         spans: first row and end (exclusive) of each, int64 [count, 2]; on a CPU.
-        cu_seqlens: where they begin and end, int32 [count + 1] from 0 to T; packed, on other devices.
+        cu_seqlens: where they begin and end, int32 [count + 1] from 0 to T; on other devices.
         mask: bool [count, 1, 1, max_length], True for real tokens, if sequences are padded to
             ``max_length`` rows. None if nothing is padded.
     """
@@ -71,7 +71,9 @@ class Sequences:
         """Rows of ``width`` tokens; ``attention_mask`` [rows, width] is 1 for real ones."""
         real = None if attention_mask is None else attention_mask.bool()
         if device.type != "cpu":
-            return cls(rows, width, mask=None if real is None else real[:, None, None, :])
+            bounds = torch.arange(rows + 1, dtype=torch.int32, device=device) * width
+            mask = None if real is None else real[:, None, None, :]
+            return cls(rows, width, cu_seqlens=bounds, mask=mask)
         begins = torch.arange(rows) * width
         if real is None:
             return cls(rows, width, spans=torch.stack([begins, begins + width], dim=1))
@@ -89,7 +91,7 @@ class Sequences:
         For sequences without ``spans``; the host does not wait for the device.
         """
         places = torch.arange(self.max_length, device=device)
-        if self.cu_seqlens is None:
+        if self.cu_seqlens is None or self.mask is not None:
             rows = torch.arange(tokens, device=device).view(self.count, self.max_length)
             real = torch.ones_like(rows, dtype=torch.bool)
             return rows, real if self.mask is None else self.mask[:, 0, 0]
@@ -114,7 +116,8 @@ class _Attention(torch.autograd.Function):
         if sequences.spans is not None:
             place = sequences.spans, *place
         else:
-            place = sequences.cu_seqlens, sequences.max_length, *place
+            real = None if sequences.mask is None else sequences.mask.flatten()
+            place = sequences.cu_seqlens, sequences.max_length, *place, real
         context, lse = implementation(query).attention_forward(query, key, value, *place)
         ctx.save_for_backward(query, key, value, context, lse)
         ctx.place = place
@@ -158,8 +161,8 @@ def attention(
     Returns:
         ``[T, N, D]``.
     """
-    packed_by_triton = sequences.cu_seqlens is not None and _by_triton(query, setting)
-    if sequences.spans is not None or packed_by_triton:
+    by_triton = sequences.cu_seqlens is not None and _by_triton(query, setting)
+    if sequences.spans is not None or by_triton:
         out: Tensor = _Attention.apply(
             query, key, value, sequences, first_head, scale, dropout, relative
         )
@@ -172,7 +175,7 @@ def attention(
     if dropout is not None:
         _seed(query.device, mix64(head_seed(dropout.seed, first_head) ^ dropout.draw) >> 1)
     probability = 0.0 if dropout is None else dropout.probability
-    if sequences.cu_seqlens is not None:
+    if sequences.cu_seqlens is not None and sequences.mask is None:
         from megabert.kernels.attention.flash import flash_attention
 
         return flash_attention(

@@ -1,4 +1,5 @@
-"""Attention with relative positions by torch operators: padding with holes, and float64, on GPUs.
+"""Attention with relative positions by torch operators: for padding with holes on a CPU, and for GPUs
+where the Triton kernel is not used.
 
 A few sequences at a time are attended to in full, so that the largest tensors, of their pairs of
 tokens, stay within :data:`PAIR_BYTES` each (:data:`PAIR_TENSORS` of them at once); they are made again

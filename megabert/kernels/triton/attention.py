@@ -30,6 +30,8 @@ from megabert.kernels.triton.tiles import DTYPES, dropout_arguments, same_shape
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
+_LOWEST = tl.constexpr(-1e30)
+"""Scaled score below any other, and finite."""
 
 
 @triton.jit
@@ -56,19 +58,29 @@ def _store(rows, start, stride, first, count, SIZE: tl.constexpr):
     tl.store(where, rows.to(start.dtype.element_ty), mask)
 
 
+@triton.jit
+def _seen(real, begin, columns, count):
+    """Which keys of a sequence there are: bool [KEYS]."""
+    seen = columns < count
+    if real is not None:
+        seen = seen & (tl.load(real + begin + columns, seen, 0) != 0)
+    return seen
+
+
 @triton.jit(
     do_not_specialize=("blocks", "tokens", "scale", "first_head", "seed", "threshold", "factor"),
-    do_not_specialize_on_alignment=("bounds", "keys"),
+    do_not_specialize_on_alignment=("bounds", "real", "keys"),
 )
 def forward_kernel(
-    query, key, value, context, lse, bounds, keys, table, scratch,
+    query, key, value, context, lse, bounds, real, keys, table, scratch,
     reach, blocks, heads, tokens: tl.int64, scale: tl.float32,
     first_head: tl.int64, seed: tl.int64, threshold: tl.int64, factor: tl.float32,
     query_row, query_head, key_row, key_head, value_row, value_head,
     SIZE: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A block of queries of one sequence and head: query, key, value [tokens, heads, SIZE]; context
-    the same, contiguous; lse fp32 [heads, tokens]; bounds int32 [sequences + 1]; keys int64 [tokens] or
+    the same, contiguous; lse fp32 [heads, tokens]; bounds int32 [sequences + 1]; real bool [tokens] or
+    None; keys int64 [tokens] or
     None; table fp32 [2 REACH + 1, SIZE] or None. ``scale`` includes log2(e)."""
     program = tl.program_id(0)
     first = program % blocks * QUERIES
@@ -98,8 +110,11 @@ def forward_kernel(
         columns = start + tl.arange(0, KEYS)
         if table is not None:
             scores += at_pairs(q, table, reach, start - first, scratch, count - first, KEYS, SIZE)
-        scores = tl.where((columns < count)[None, :], scores * scale, float("-inf"))
+        seen = _seen(real, begin, columns, count)
+        scores = tl.where(seen[None, :], scores * scale, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, 1))
+        if real is not None:  # there may be no key yet
+            larger = tl.maximum(larger, _LOWEST)
         weights = tl.exp2(scores - larger[:, None])
         shrink = tl.exp2(largest - larger)
         largest = larger
@@ -114,6 +129,8 @@ def forward_kernel(
             result = over_pairs(
                 rounded, table, reach, start - first, scratch, count - first, result, SIZE
             )
+    if real is not None:  # 0 where no key is seen
+        total = tl.where(total > 0.0, total, 1.0)
     result *= (factor / total)[:, None]
     sums = largest * _LN2 + tl.log(total)
     tl.store(lse + head * tokens + begin + places, sums, places < count)
@@ -123,10 +140,10 @@ def forward_kernel(
 
 @triton.jit(
     do_not_specialize=("tokens", "scale", "slope", "first_head", "seed", "threshold", "factor"),
-    do_not_specialize_on_alignment=("bounds", "keys", "inner"),
+    do_not_specialize_on_alignment=("bounds", "real", "keys", "inner"),
 )
 def backward_kernel(
-    grad, query, key, value, context, lse, bounds, keys, table, scratch,
+    grad, query, key, value, context, lse, bounds, real, keys, table, scratch,
     grad_query, grad_key, grad_value, sums, inner,
     reach, heads, tokens: tl.int64, scale: tl.float32, slope: tl.float32,
     first_head: tl.int64, seed: tl.int64, threshold: tl.int64, factor: tl.float32,
@@ -163,6 +180,7 @@ def backward_kernel(
         k = _loaded(key, key_row, start, count, KEYS, SIZE, WIDTH)
         v = _loaded(value, value_row, start, count, KEYS, SIZE, WIDTH)
         columns = start + tl.arange(0, KEYS)
+        seen = _seen(real, begin, columns, count)
         dk = tl.zeros((KEYS, WIDTH), tl.float32)
         dv = tl.zeros((KEYS, WIDTH), tl.float32)
         for first in range(0, count, QUERIES):
@@ -174,7 +192,7 @@ def backward_kernel(
                 scores += at_pairs(
                     q, table, reach, start - first, scratch, count - first, KEYS, SIZE
                 )
-            scores = tl.where((columns < count)[None, :], scores * scale, float("-inf"))
+            scores = tl.where(seen[None, :], scores * scale, float("-inf"))
             level = tl.load(lse + places, places < count, 0.0) * _LOG2E
             weights = tl.exp2(scores - level[:, None])
             if keys is not None:  # the sign says what is dropped
@@ -256,12 +274,14 @@ def attention_forward(
     scale: float,
     dropout: Dropout | None,
     relative: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`megabert.kernels.reference.attention_forward`, with
 
     Args:
         cu_seqlens: where sequences begin and end, int32 [P + 1], from 0 to T.
         max_length: tokens of the longest sequence, or more.
+        real: bool [T], which tokens are seen as keys; None: all. A query that sees none gets 0.
     """
     query, key, value = (_heads(part, max_length) for part in (query, key, value))
     same_shape((query, key, value))
@@ -276,7 +296,7 @@ def attention_forward(
     if query.numel():
         with torch.cuda.device_of(query):
             forward_kernel[(blocks * heads * (len(cu_seqlens) - 1),)](
-                query, key, value, context, lse, cu_seqlens, row_keys, table, _scratch(table, lse, by),
+                query, key, value, context, lse, cu_seqlens, real, row_keys, table, _scratch(table, lse, by),
                 reach, blocks, heads, tokens, scale * _LOG2E.value,
                 first_head, seed, threshold, factor,
                 *query.stride()[:2], *key.stride()[:2], *value.stride()[:2],
@@ -299,6 +319,7 @@ def attention_backward(
     scale: float,
     dropout: Dropout | None,
     relative: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`megabert.kernels.reference.attention_backward`; arguments of :func:`attention_forward`."""
     grad, query, key, value = (_heads(part, max_length) for part in (grad, query, key, value))
@@ -314,7 +335,7 @@ def attention_backward(
         with torch.cuda.device_of(query):
             backward_kernel[(heads * (len(cu_seqlens) - 1),)](
                 grad, query, key, value, context.contiguous(), lse.contiguous(), cu_seqlens,
-                row_keys, table, _scratch(table, lse, by), *made, sums, torch.empty_like(lse),
+                real, row_keys, table, _scratch(table, lse, by), *made, sums, torch.empty_like(lse),
                 reach, heads, tokens, scale * _LOG2E.value, scale,
                 first_head, seed, threshold, factor,
                 *grad.stride()[:2], *query.stride()[:2], *key.stride()[:2], *value.stride()[:2],
