@@ -114,11 +114,13 @@ def _quiet_and_quick() -> Iterator[None]:
     logger = logging.getLogger("DeepSpeed")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    frozen = gc.get_freeze_count()  # by the caller, who wants it to stay so
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         logger.setLevel(level)
 
 

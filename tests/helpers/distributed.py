@@ -13,6 +13,7 @@ itself (for example through DeepSpeed).
 from __future__ import annotations
 
 import datetime
+import gc
 import multiprocessing
 import os
 import pickle
@@ -113,6 +114,7 @@ def _rank_main(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
+    gc.freeze()  # garbage of this process's parent may be process groups whose threads are not here
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
