@@ -29,9 +29,9 @@ def end_to_end(parts: Sequence[Tensor]) -> Tensor | None:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if not all(part.is_contiguous() and part.shape[1:] == first.shape[1:] for part in parts):
-        return None
     if not first.numel() or not _follow(parts, [part.numel() for part in parts]):
+        return None
+    if not all(part.is_contiguous() and part.shape[1:] == first.shape[1:] for part in parts):
         return None
     shape = (sum(part.size(0) for part in parts), *first.shape[1:])
     return first.as_strided(shape, first.stride())
