@@ -31,16 +31,20 @@ _ROWS_ONLY = frozenset({"embedding", "index_select", "index"})
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch: what it is, the bytes of its tensors, and the FLOPs of a product."""
+    """One launch: what it is, the bytes of its tensors, and the FLOPs of a product.
+
+    ``rate``: of the product's peak, in that of half precision: 2 for float8.
+    """
 
     category: str
     name: str
     bytes: int
     flops: float
+    rate: float = 1.0
 
     def seconds(self, bandwidth: float, peak: float) -> float:
         """The least time it can take: that of its bytes or of its FLOPs."""
-        return max(self.bytes / bandwidth, self.flops / peak)
+        return max(self.bytes / bandwidth, self.flops / (self.rate * peak))
 
 
 def _on_device(values: Any) -> list[Tensor]:
@@ -118,7 +122,9 @@ class Operations(TorchDispatchMode):
             flops = 2.0 * args[1].shape[0] * args[1].shape[1] * args[2].shape[1]
         elif formula is not None and _category(name) == PRODUCTS:
             flops = float(formula(*args, **kwargs, out_val=out))
-        self.kernels.append(Kernel(_category(name), name, _bytes(read) + _bytes(written), flops))
+        rate = 2.0 if name == "_scaled_mm" else 1.0
+        moved = _bytes(read) + _bytes(written)
+        self.kernels.append(Kernel(_category(name), name, moved, flops, rate))
 
     def _answer(self, scalar: Tensor) -> bool | float | int:
         frames = [f for f in traceback.extract_stack() if f.filename.endswith(".py")]
