@@ -104,6 +104,7 @@ def _attention(
     scale: float,
     dropout: Any,
     relative: None,
+    setting: str = "auto",
 ) -> Tensor:
     shape = sequences.count, sequences.max_length, *query.shape[1:]
     q, k, v = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))

@@ -28,8 +28,13 @@ def _allow_fp16() -> None:
     from megabert.pretrain import command
 
     get_accelerator().is_fp16_supported = lambda: True
+    resolve = build.resolve_precision
+
+    def resolved(precision: str, cuda: bool) -> str:
+        return precision if precision == "fp16" else resolve(precision, cuda)
+
     for module in (command, build):
-        module.resolve_precision = lambda precision, cuda: precision  # type: ignore[attr-defined]
+        module.resolve_precision = resolved  # type: ignore[attr-defined]
 
 
 def _start(rank: int, world_size: int, argv: list[str]) -> None:
