@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +48,19 @@ def shared_faults(shared_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("inputs not found: expected the folder ../shared/faults next to the checkout")
     return folder
+
+
+@pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def on_device(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """``on_device(check, *args)``: ``check("cuda", *args)``, or ``check("cpu", *args)`` in Triton's interpreter."""
+    if request.param == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        yield lambda check, *args: check("cuda", *args)
+        return
+    from tests.helpers.triton_processes import process
+
+    with process(TRITON_INTERPRET="1") as call:
+        yield lambda check, *args: call(check, "cpu", *args)

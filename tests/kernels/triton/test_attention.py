@@ -7,7 +7,7 @@ is a device.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +19,7 @@ from torch import Tensor
 from megabert.kernels import reference
 from megabert.kernels.attention import dispatch
 from megabert.kernels.dropout import Dropout, head_seed, keep_mask, token_keys
-from tests.helpers.triton_processes import Run, process
+from tests.helpers.triton_processes import Run
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -29,18 +29,6 @@ FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 ROUNDING = {FP32: 2e-6, BF16: 0.012, FP16: 0.002}
 """Largest error, relative to the largest number of the result. In 16 bits probabilities are rounded."""
 FIRST_HEAD = 3
-
-
-@pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """``run(check, *args)`` calls ``check(device, *args)`` where that device can be had."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
-        yield lambda check, *args: check("cuda", *args)
-        return
-    with process(TRITON_INTERPRET="1") as call:
-        yield lambda check, *args: call(check, "cpu", *args)
 
 
 class Case(NamedTuple):
@@ -265,8 +253,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_equals_the_reference(run: Run, case: Case) -> None:
-    run(equals_the_reference, case)
+def test_equals_the_reference(on_device: Run, case: Case) -> None:
+    on_device(equals_the_reference, case)
 
 
 @settings(deadline=None, max_examples=8)
@@ -279,7 +267,7 @@ def test_equals_the_reference(run: Run, case: Case) -> None:
     room=st.integers(0, 70),
 )
 def test_random_packings(
-    run: Run,
+    on_device: Run,
     lengths: list[int],
     size: int,
     dtype: torch.dtype,
@@ -287,22 +275,22 @@ def test_random_packings(
     reach: int,
     room: int,
 ) -> None:
-    run(equals_the_reference, Case(tuple(lengths), 1, size, dtype, drop, reach, room))
+    on_device(equals_the_reference, Case(tuple(lengths), 1, size, dtype, drop, reach, room))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reach", [0, 64])
 @pytest.mark.parametrize("first", range(1, 513, 16))
-def test_every_length(run: Run, first: int, reach: int) -> None:
+def test_every_length(on_device: Run, first: int, reach: int) -> None:
     case = Case(tuple(range(first, first + 16)), heads=1, drop=0.1, reach=reach)
-    run(equals_the_reference, case)
+    on_device(equals_the_reference, case)
 
 
 @pytest.mark.parametrize(("probability", "seed"), [(0.1, 0), (0.75, 2**63 - 1), (1e-9, 2**40 + 1)])
-def test_same_masks(run: Run, probability: float, seed: int) -> None:
-    run(same_masks, 90, probability, seed)
+def test_same_masks(on_device: Run, probability: float, seed: int) -> None:
+    on_device(same_masks, 90, probability, seed)
 
 
 @pytest.mark.parametrize("check", [repeats, other_layouts, through_autograd, padded_rows, refusals])
-def test_checks(run: Run, check: Callable[[str], None]) -> None:
-    run(check)
+def test_checks(on_device: Run, check: Callable[[str], None]) -> None:
+    on_device(check)

@@ -6,7 +6,7 @@ where there is a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megabert.kernels import reference
 from megabert.kernels.dropout import Dropout, keep_mask, token_keys
-from tests.helpers.triton_processes import Run, process
+from tests.helpers.triton_processes import Run
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -28,18 +28,6 @@ FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 EPS = 1e-5
 ROUNDING = {FP32: 2e-6, BF16: 2.0**-7, FP16: 2.0**-10}
 """Relative distance of neighbours (fp32: of a few): two results that differ by less may round apart."""
-
-
-@pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """``run(check, *args)`` calls ``check(device, *args)`` where that device can be had."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
-        yield lambda check, *args: check("cuda", *args)
-        return
-    with process(TRITON_INTERPRET="1") as call:
-        yield lambda check, *args: call(check, "cpu", *args)
 
 
 # ---------------------------------------------------------------------- inputs
@@ -276,8 +264,8 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_reference(run: Run, shape: tuple) -> None:
-    run(everything, *shape)
+def test_equals_the_reference(on_device: Run, shape: tuple) -> None:
+    on_device(everything, *shape)
 
 
 @settings(deadline=None, max_examples=6)
@@ -290,15 +278,15 @@ def test_equals_the_reference(run: Run, shape: tuple) -> None:
     bias=st.booleans(),
 )
 def test_any_shape(
-    run: Run, dtype: torch.dtype, rows: int, columns: int, gap: int, drop: bool, bias: bool
+    on_device: Run, dtype: torch.dtype, rows: int, columns: int, gap: int, drop: bool, bias: bool
 ) -> None:
-    run(everything, dtype, rows, columns, gap, drop, bias)
+    on_device(everything, dtype, rows, columns, gap, drop, bias)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 + 5, 2**40 + 1, 2**63 - 1])
 @pytest.mark.parametrize("probability", [1e-9, 0.1, 0.75])
-def test_same_masks(run: Run, seed: int, probability: float) -> None:
-    run(same_masks, probability, seed)
+def test_same_masks(on_device: Run, seed: int, probability: float) -> None:
+    on_device(same_masks, probability, seed)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +300,14 @@ def test_same_masks(run: Run, seed: int, probability: float) -> None:
         (FP32, 3, 1, 0, 1),
     ],
 )
-def test_loss(run: Run, dtype: torch.dtype, rows: int, columns: int, first: int, real: int) -> None:
-    run(loss, dtype, rows, columns, first, real)
+def test_loss(
+    on_device: Run, dtype: torch.dtype, rows: int, columns: int, first: int, real: int
+) -> None:
+    on_device(loss, dtype, rows, columns, first, real)
 
 
 @pytest.mark.parametrize(
     "check", [odd_logits, through_autograd, gelu_of_all_sizes, repeats, no_rows, refusals]
 )
-def test_checks(run: Run, check: Callable[[str], None]) -> None:
-    run(check)
+def test_checks(on_device: Run, check: Callable[[str], None]) -> None:
+    on_device(check)

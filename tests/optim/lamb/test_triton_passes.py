@@ -39,18 +39,6 @@ PAD = 7.0
 LR = 0.02
 
 
-@pytest.fixture(scope="module", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """``run(check, *args)`` calls ``check(device, *args)`` where that device can be had."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
-        yield lambda check, *args: check("cuda", *args)
-        return
-    with process(TRITON_INTERPRET="1") as call:
-        yield lambda check, *args: call(check, "cpu", *args)
-
-
 # ---------------------------------------------------------------------- the equations
 
 
@@ -279,8 +267,8 @@ HALF = {"grad": torch.bfloat16, "half_copy": torch.bfloat16}
     ],
     ids=str,
 )
-def test_equals_the_equations(run: Run, options: dict) -> None:
-    run(train, Case(**options))
+def test_equals_the_equations(on_device: Run, options: dict) -> None:
+    on_device(train, Case(**options))
 
 
 @settings(deadline=None, max_examples=8)
@@ -289,18 +277,18 @@ def test_equals_the_equations(run: Run, options: dict) -> None:
     kind=st.sampled_from(["lamb", "lans"]),
     padding=st.integers(0, 40),
 )
-def test_any_layout(run: Run, pieces: list[tuple[int, int]], kind: str, padding: int) -> None:
+def test_any_layout(on_device: Run, pieces: list[tuple[int, int]], kind: str, padding: int) -> None:
     gaps, sizes = zip(*pieces)
-    run(train, Case(kind, sizes=sizes, gaps=(*gaps, padding), block=32, steps=2, limit=2e-6))
+    on_device(train, Case(kind, sizes=sizes, gaps=(*gaps, padding), block=32, steps=2, limit=2e-6))
 
 
 @pytest.mark.parametrize("kind", ["lamb", "lans"])
-def test_repeats_bit_for_bit(run: Run, kind: str) -> None:
-    run(repeat, kind)
+def test_repeats_bit_for_bit(on_device: Run, kind: str) -> None:
+    on_device(repeat, kind)
 
 
-def test_several_works(run: Run) -> None:
-    run(several)
+def test_several_works(on_device: Run) -> None:
+    on_device(several)
 
 
 @pytest.mark.gpu
