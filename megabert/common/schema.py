@@ -1,7 +1,8 @@
 """The shape of what a file holds, checked by pydantic before anything uses it.
 
 A schema is a ``TypedDict`` of plain values. Nothing is converted: ``"8"`` and ``true`` are not numbers.
-Keys that a schema does not name are left alone. Importing this takes as long as importing pydantic, so
+Keys that a schema does not name are left alone, unless it
+forbids them. Importing this takes as long as importing pydantic, so
 that modules which a ``--help`` imports do it inside their functions.
 """
 
@@ -52,6 +53,8 @@ def shape_fault(schema: Any, value: Any) -> str | None:
     except ValidationError as error:
         item = error.errors()[0]
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            return f"{place.lstrip('.')[:200]}: unknown key"
         message = item["msg"].removeprefix("Value error, ")
         found = "" if item["type"] == "missing" else f", not {reprlib.repr(item['input'])}"
         return f"{place.lstrip('.')[:200]}: {message[:1].lower()}{message[1:]}{found}"

@@ -20,11 +20,11 @@ from megabert.config.values import suggestion
 PASSED_THROUGH = {
     "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
     "fp16", "bf16", "data_types", "communication_data_type", "prescale_gradients",
-    "gradient_predivide_factor", "sparse_gradients", "steps_per_print", "wall_clock_breakdown",
+    "gradient_predivide_factor", "steps_per_print", "wall_clock_breakdown",
     "memory_breakdown", "dump_state", "flops_profiler", "comms_logger", "activation_checkpointing",
     "checkpoint", "aio", "tensorboard", "csv_monitor", "wandb", "comet", "seed",
-    "use_node_local_storage", "disable_allgather", "compile", "timers", "nebula",
-    "use_data_before_expert_parallelism", "graph_harvesting", "torch_autocast",
+    "use_node_local_storage", "disable_allgather", "compile", "timers",
+    "use_data_before_expert_parallelism", "torch_autocast",
 }  # fmt: skip
 _TRANSLATED = {
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
@@ -37,6 +37,9 @@ _REFUSED = {
     "tensor_parallel": "use --tensor-parallel: megabert splits its own layers",
     "autotuning": "not supported; set the batch sizes by hand",
     "elasticity": "not supported; resume on another world size instead",
+    "sparse_gradients": "DeepSpeed has removed it; remove it here too",
+    "graph_harvesting": "DeepSpeed has removed it; remove it here too",
+    "nebula": "DeepSpeed has removed it; remove it here too",
 }
 _BATCH_NAMES = {
     "train_batch_size": "global_batch_size",
@@ -54,10 +57,10 @@ _OPTIMIZER_PARAMS = {
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON file, checked.
+    """A DeepSpeed JSON file, checked, without its ``"auto"`` values: they set nothing.
 
     Raises:
-        UserError: it cannot be read; a top-level section is misspelt or not supported; a value that
+        UserError: it cannot be read; a section or key is misspelt or not supported; a value that
             megabert or DeepSpeed reads has another type.
     """
     from megabert.config.deepspeed_schema import deepspeed_fault
@@ -68,6 +71,7 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
         raise UserError(f"--deepspeed_config {path}: {error.strerror}; see ds_configs/") from error
     except UserError as error:
         raise UserError(f"--deepspeed_config {error}") from error
+    content = _without_auto(content)
     problems = []
     for key in content:
         if key in _REFUSED:
@@ -84,23 +88,32 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_auto(value) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if value != "auto"
+    }
+
+
 def deepspeed_layer(raw: dict[str, Any], path: Path) -> SettingsLayer:
-    """The settings that a DeepSpeed file sets (``"auto"`` values set nothing)."""
+    """The settings that a DeepSpeed file sets; a value that is not in it sets nothing."""
     batch: dict[str, Any] = {}
     optimizer: dict[str, Any] = {}
     parallel: dict[str, Any] = {}
     for key, name in _BATCH_NAMES.items():
-        if raw.get(key, "auto") not in ("auto", None):
+        if raw.get(key) is not None:
             batch[name] = raw[key]
-    if raw.get("gradient_clipping", "auto") != "auto":
+    if "gradient_clipping" in raw:
         optimizer["gradient_clipping"] = raw["gradient_clipping"]
     optimizer.update(_optimizer_values(raw.get("optimizer"), path))
-    parallel["zero_stage"] = raw.get("zero_optimization", {}).get("stage", 0)
-    stated = {kind: raw[kind].get("enabled", False) for kind in ("bf16", "fp16") if kind in raw}
-    half = [kind for kind, enabled in stated.items() if enabled is True]
+    if "stage" in raw.get("zero_optimization", {}):
+        parallel["zero_stage"] = raw["zero_optimization"]["stage"]
+    stated = [kind for kind in ("bf16", "fp16") if "enabled" in raw.get(kind, {})]
+    half = [kind for kind in stated if raw[kind]["enabled"]]
     if len(half) > 1:
         raise UserError(f"--deepspeed_config {path}: bf16 and fp16 are both on; keep one")
-    if half or any(enabled != "auto" for enabled in stated.values()):
+    if stated:
         parallel["precision"] = half[0] if half else "fp32"
     names = {("batch", name): key for key, name in _BATCH_NAMES.items()}
     names |= {
@@ -133,8 +146,6 @@ def _optimizer_values(section: Any, path: Path) -> dict[str, Any]:
         )
     values: dict[str, Any] = {"optimizer": names[kind]}
     for key, value in section.get("params", {}).items():
-        if value == "auto":
-            continue
         if key == "betas":
             values["beta1"], values["beta2"] = value
         elif key in _OPTIMIZER_PARAMS:

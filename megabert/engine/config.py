@@ -172,6 +172,22 @@ def _fit_accumulation(config: dict[str, Any], stage: int, precision: str) -> Non
         )
 
 
+def _check_fp16_sums(config: dict[str, Any], precision: str) -> None:
+    """Refuse to add or send gradients in fp16 where no loss scale keeps them in its range."""
+    if precision == "fp16":
+        return
+    types = config.get("data_types") or {}
+    for key, value in (
+        ("communication_data_type", config.get("communication_data_type")),
+        ("data_types.grad_accum_dtype", types.get("grad_accum_dtype")),
+    ):
+        if str(value).lower() == "fp16":
+            raise UserError(
+                f"--deepspeed_config: {key} fp16 is only for fp16 runs: this one is in {precision}, "
+                "without a loss scale, so gradients would become 0 or infinite; write bf16 or fp32"
+            )
+
+
 def make_deepspeed_config(
     raw: dict[str, Any],
     batch: BatchSizes,
@@ -182,6 +198,9 @@ def make_deepspeed_config(
     """The configuration for ``deepspeed.initialize``; the optimizer is ours and not in it.
 
     ``precision``: as :func:`resolve_precision` returns it.
+
+    Raises:
+        UserError: the file wants gradients in fp16 in a run of another precision.
     """
     precision = storage_precision(precision)
     config = {key: value for key, value in raw.items() if key in PASSED_THROUGH}
@@ -216,6 +235,7 @@ def make_deepspeed_config(
     if precision == "bf16" and parallel.zero_stage in (1, 2):
         config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
     _fit_accumulation(config, parallel.zero_stage, precision)
+    _check_fp16_sums(config, precision)
     sums = (config.get("data_types") or {}).get("grad_accum_dtype", precision)
     # the other stages have no such sums, or send in every micro step
     if (precision, sums, parallel.zero_stage) == ("bf16", "fp32", 1) and sums_sent_in_fp32(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -15,14 +19,22 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
+from megabert.config.deepspeed_schema import deepspeed_fault
 from megabert.config.model import model_config
-from megabert.config.training import RECIPES, BatchSettings, PretrainSettings
+from megabert.config.training import (
+    RECIPES,
+    BatchSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    PretrainSettings,
+    ResolvedSettings,
+)
 from megabert.engine.config import make_deepspeed_config, resolve_batch
 from megabert.engine.launch import fill_environment
 from megabert.pretrain.settings import resolve_pretraining
 
 
-def settings(*argv: str) -> PretrainSettings:
+def settings(*argv: str) -> ResolvedSettings:
     return resolve_pretraining(flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))
 
 
@@ -162,7 +174,7 @@ def test_wrong_yaml(text: str, message: str, tmp_path: Path) -> None:
         ),
         (
             {"zero_optimization": {"reduce_bucket_size": [1]}},
-            "zero_optimization.reduce_bucket_size: expected a number",
+            "zero_optimization.reduce_bucket_size: expected a whole number",
         ),
         ({"optimizer": {"type": "Lamb", "params": []}}, "optimizer.params: input should be"),
         (
@@ -176,7 +188,25 @@ def test_wrong_yaml(text: str, message: str, tmp_path: Path) -> None:
         ),
         ({"gradient_clipping": [1]}, "gradient_clipping: expected a number"),
         ({"train_batch_size": {}}, "train_batch_size: expected a whole number"),
-        ({"comms_logger": []}, "comms_logger: expected a JSON object"),
+        ({"comms_logger": []}, "comms_logger: input should be a valid dictionary"),
+        (
+            {"communication_data_type": "fp8"},
+            "communication_data_type: expected fp32, bf16 or fp16, not 'fp8'",
+        ),
+        (
+            {"data_types": {"grad_accum_dtype": "fp8"}},
+            "data_types.grad_accum_dtype: expected fp32, bf16 or fp16, not 'fp8'",
+        ),
+        ({"data_types": {"param_dtype": "bf16"}}, "param_dtype: expected nothing .*--precision"),
+        ({"bf16": {"immediate_grad_update": "no"}}, "immediate_grad_update: expected true, false"),
+        ({"bf16": {"immediate_update": True}}, "bf16.immediate_update: unknown key$"),
+        ({"zero_optimization": {"reduce_bucket_size": 0.5}}, "size: expected a whole number"),
+        ({"zero_optimization": {"reduce_bucket_size": 0}}, "size: expected a number of 1 or more"),
+        ({"zero_optimization": {"cpu_offload": False}}, "cpu_offload: expected nothing .an old"),
+        ({"checkpoint": {"tag_validation": "no"}}, "expected ignore, warn or fail, not 'no'"),
+        ({"compile": {"passes": ["z2"]}}, "compile.passes.*: expected z1, z3, autosp or autotp"),
+        ({"steps_per_print": 0}, "steps_per_print: expected a number of 1 or more"),
+        ({"sparse_gradients": False}, "'sparse_gradients': DeepSpeed has removed it"),
     ],
 )
 def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) -> None:
@@ -188,9 +218,17 @@ def test_wrong_deepspeed_files(content: object, message: str, tmp_path: Path) ->
 
 def test_auto_in_a_deepspeed_file_sets_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
-    content = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}, "train_batch_size": "auto"}
+    content = {
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "train_batch_size": "auto",
+        "zero_optimization": {"stage": "auto", "overlap_comm": "auto"},
+        "gradient_predivide_factor": "auto",
+    }
     path.write_text(json.dumps(content))
     made = settings("--phase", "1", "--deepspeed_config", str(path))
+    assert made.deepspeed_sections == {"bf16": {}, "fp16": {}, "zero_optimization": {}}
+    assert made.parallel.zero_stage == settings("--phase", "1").parallel.zero_stage
     assert made.parallel.precision == settings("--phase", "1").parallel.precision
     assert made.batch.global_batch_size == RECIPES[1].global_batch_size
 
@@ -247,8 +285,59 @@ def test_batch_that_does_not_multiply_out() -> None:
 
 def test_deepspeed_values_without_sections() -> None:
     values = deepspeed_layer({}, Path("x")).values
-    assert values["parallel"] == {"zero_stage": 0}
-    assert values["batch"] == {}
+    assert values == {"batch": {}, "optimizer": {}, "parallel": {}}
+
+
+@pytest.mark.parametrize(
+    ("file", "precision", "key"),
+    [
+        ({"communication_data_type": "fp16"}, "bf16", "communication_data_type"),
+        ({"communication_data_type": "FP16"}, "fp32", "communication_data_type"),
+        ({"data_types": {"grad_accum_dtype": "fp16"}}, "bf16", "data_types.grad_accum_dtype"),
+    ],
+)
+def test_fp16_sums_are_for_fp16_runs(file: dict[str, Any], precision: str, key: str) -> None:
+    batch = resolve_batch(BatchSettings(8, 8, 1), 1, 64)
+    parallel = replace(ParallelSettings(), zero_stage=1)
+    make_deepspeed_config(file, batch, OptimizerSettings(), parallel, "fp16")
+    with pytest.raises(UserError, match=f"{key} fp16 is only for fp16 runs"):
+        make_deepspeed_config(file, batch, OptimizerSettings(), parallel, precision)
+
+
+def _accepts(check: Callable[[], object]) -> bool:
+    try:
+        check()
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def test_what_deepspeed_refuses_is_refused_when_its_file_is_read() -> None:
+    """Values of each kind, for each key of the sections that DeepSpeed itself checks."""
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.compile.config import CompileConfig
+    from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    sections = {
+        "zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config, "comms_logger": CommsLoggerConfig, "compile": CompileConfig,
+        "tensorboard": TensorBoardConfig, "csv_monitor": CSVConfig, "wandb": WandbConfig,
+        "comet": CometConfig,
+    }  # fmt: skip
+    for section, model in sections.items():
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            for value in ("no-such-word", -7, 1.5, None, [1], {"no_such_key": 1}):
+                fault = deepspeed_fault({section: {key: value}})
+                taken = _accepts(partial(model, **{key: value}))
+                assert taken or fault, f"{section}.{key}: {value!r}"
+            if field.default is not None and not key.startswith("stage3_gather_fp16"):
+                default = field.get_default(call_default_factory=True)
+                default = default if isinstance(default, bool | int | str | float | list) else {}
+                assert deepspeed_fault({section: {key: default}}) is None, f"{section}.{key}"
+        assert "unknown key" in str(deepspeed_fault({section: {"no_such_key": 1}}))
 
 
 def test_models() -> None:

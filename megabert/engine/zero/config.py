@@ -55,7 +55,8 @@ def check_zero_config(config: Mapping[str, Any]) -> None:
     if parameters != "none":
         raise UserError(
             f"zero_optimization.offload_param on {parameters} is not supported: weights that leave "
-            "the device between uses are not tested; remove it, or use more ranks"
+            "the device between uses are not tested; remove it, and divide the weights among more "
+            "ranks (--zero-stage 3 or --tensor-parallel)"
         )
     states = zero.get("offload_optimizer") or {}
     device = states.get("device", "none")
