@@ -33,8 +33,9 @@ metrics.jsonl, tensorboard/, final/ (the best model), its predictions, results.j
 --test). With --seeds or --lrs each run has such a folder in RUN, for example RUN/2e-5-seed-42, and RUN/results.json
 has the mean and standard deviation for each learning rate. If a run diverges, the command reports it,
 continues with the other runs, and exits with status 1.
-SIGTERM, SIGINT and SIGUSR1 stop after the present update; final/ keeps a model. Exit status: 0 finished, 1 a fault,
-2 wrong input, 3 stopped on request (--resume auto trains the stopped run again and keeps the finished ones)."""
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP stop after the present update; final/ keeps a model. Exit status: 0 finished,
+1 a fault, 2 wrong input, 3 stopped on request (--resume auto trains the stopped run again and keeps the finished
+ones)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

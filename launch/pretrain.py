@@ -22,8 +22,8 @@ Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
 
 Precedence: flag > --config > DeepSpeed file > the phase's published recipe > default.
 The run folder holds config.yaml (a valid --config), metrics.jsonl, tensorboard/, checkpoints/, results.json.
-SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit status: 0 finished, 1 a fault, 2 wrong input, 3 stopped on
-request with a checkpoint (--resume auto continues)."""
+SIGTERM, SIGINT, SIGUSR1 and SIGHUP save a checkpoint and stop. Exit status: 0 finished, 1 a fault, 2 wrong input,
+3 stopped on request with a checkpoint (--resume auto continues)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
