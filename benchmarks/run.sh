@@ -1,7 +1,19 @@
 #!/usr/bin/env bash
 # The benchmarks at a size that fits a laptop: `make bench`. Shards are made from the generated sample
 # unless SHARDS names a folder of real ones.
+#
+#   bash benchmarks/run.sh
+#   SHARDS=data/wiki WORK=runs/bench bash benchmarks/run.sh
+#
+# Everything is written below WORK (runs/bench).
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then # print the comment above
+  sed -n '2,/^set/{s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
+  exit 0
+elif (($#)); then
+  echo "error: unexpected argument '$1'; SHARDS and WORK are environment variables (see $0 --help)" >&2
+  exit 2
+fi
 cd "$(dirname "$0")/.."
 work=${WORK:-runs/bench}
 mkdir -p "$work"
@@ -10,7 +22,7 @@ if [ -z "${SHARDS:-}" ]; then
   if [ ! -f "$SHARDS/manifest.json" ]; then
     rm -rf "$work/sample" "$work/tokenizer" "$SHARDS"
     python data_tools/make_sample_wiki.py --output "$work/sample" --articles 600
-    python data_tools/train_tokenizer.py --input "$work/sample/dump.xml.bz2" --type wordpiece --vocab-size 3000 --output "$work/tokenizer"
+    python data_tools/train_tokenizer.py --input "$work/sample/dump.xml.bz2" --type wordpiece --vocab-size 1200 --output "$work/tokenizer"
     python data_tools/shard_wiki.py --input "$work/sample/dump.xml.bz2" --tokenizer "$work/tokenizer" --output "$SHARDS"
   fi
 fi
