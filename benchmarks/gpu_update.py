@@ -18,134 +18,80 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-# isort: off
-from benchmarks.fake_gpu.update import MASKED, Case, Counted, count, lengths_of  # before torch
-
-# isort: on
-from benchmarks.fake_gpu.counting import ATTENTION, by_category
-from benchmarks.steps.rounds import markdown_table, write_json
+from benchmarks.steps.json_file import json_file
 from megabert.common.errors import UserError
 from megabert.common.hardware import ACCELERATORS
 from megabert.common.log import run_command
 from megabert.config.deepspeed_file import read_deepspeed_config
-from megabert.config.model import ModelConfig, model_config
-from megabert.config.training import ParallelSettings
-from megabert.model.flops import pretraining_flops
+from megabert.config.flags import plain_parser
+from megabert.config.model import model_config
+from megabert.config.numbers import Count, Limits, Size
+from megabert.config.values import ValueReader
 
-PARTS = ("forward", "backward", "update")
+Precisions = tuple[Literal["bf16", "fp16", "fp32", "fp8"], ...]
+Sequences = Annotated[int, Limits(gt=0, le=65536)]
+GPUs = Annotated[int, Limits(gt=0, le=4096)]
+Fill = Annotated[float, Limits(ge=0.5, le=1.0)]
+"""The lengths of short samples are spread evenly, so that half of the tokens are real at least."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--models", default="bert-large", help="comma-separated")
-    parser.add_argument("--seq-length", type=int, default=128)
-    parser.add_argument("--micro-batch-size", type=int, default=512, help="sequences")
-    parser.add_argument("--accumulation", type=int, default=2, help="micro steps per update")
-    parser.add_argument(
-        "--precisions", default="bf16", help="comma-separated: bf16, fp16, fp32, fp8"
-    )
-    parser.add_argument("--zero-stage", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--activation-checkpointing", action="store_true")
-    parser.add_argument("--gpus", type=int, default=8, help="data parallel ranks")
-    parser.add_argument("--fill", type=float, default=0.952, help="mean share of real tokens")
-    parser.add_argument("--gpu", choices=sorted(ACCELERATORS), default="h200")
-    parser.add_argument("--deepspeed_config", type=Path)
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args(argv)
-
-
-def attention_flops(model: ModelConfig, pairs: float, part: str) -> float:
-    """Of all layers: 2 products forward, 5 backward, which makes the probabilities again."""
-    each = 2.0 * pairs * model.hidden_size * model.num_hidden_layers
-    return {"forward": 2 * each, "backward": 5 * each, "update": 0.0}[part]
-
-
-def rows_of(
-    counted: dict[str, Counted], model: ModelConfig, pairs: float, bandwidth: float, peak: float
-) -> list[list[Any]]:
-    """Part, category, launches, GB, TFLOP and least milliseconds."""
-    rows: list[list[Any]] = []
-    for part in PARTS:
-        for category, kernels in by_category(counted[part].kernels):
-            moved = sum(kernel.bytes for kernel in kernels)
-            flops = sum(kernel.flops for kernel in kernels)
-            seconds = sum(kernel.seconds(bandwidth, peak) for kernel in kernels)
-            if category == ATTENTION:
-                flops = attention_flops(model, pairs, part)
-                seconds = max(moved / bandwidth, flops / peak)
-            rows.append([part, category, len(kernels), moved / 1e9, flops / 1e12, 1e3 * seconds])
-    return rows
-
-
-def counted_case(args: argparse.Namespace, name: str, precision: str) -> dict[str, Any]:
-    """Count one model in one precision, and print it.
+    """The flags.
 
     Raises:
-        UserError: an unknown model; a precision that the GPU does not have.
+        UserError: a wrong value; a length that a model does not have; a precision that the GPU does not have.
     """
-    gpu, model = ACCELERATORS[args.gpu], model_config(name)
-    peak = gpu.peak_flops("bf16" if precision == "fp8" else precision)
-    if peak is None:
-        raise UserError(f"--precision {precision}: {gpu.name} does not support it")
-    sections = read_deepspeed_config(args.deepspeed_config) if args.deepspeed_config else {}
-    parallel = ParallelSettings(
-        zero_stage=args.zero_stage,
-        precision=precision,  # type: ignore[arg-type]
-        activation_checkpointing=args.activation_checkpointing,
-    )
-    case = Case(
-        model, args.seq_length, args.micro_batch_size, args.accumulation, args.gpus, parallel,
-        args.fill, sections,
+    parser = plain_parser("gpu_update.py", (__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    names = ("bert-large",)
+    add("--models", type=ValueReader(tuple[str, ...]), default=names, help="(bert-large)")
+    add("--seq-length", type=ValueReader(Size), default=128, help="(128)")
+    add("--micro-batch-size", type=ValueReader(Sequences), default=512, help="sequences (512)")
+    add("--accumulation", type=ValueReader(Count), default=2, help="micro steps per update (2)")
+    add(
+        "--precisions", type=ValueReader(Precisions), default=("bf16",),
+        help="of bf16, fp16, fp32, fp8; comma-separated, as models (bf16)",
     )  # fmt: skip
-    counted = count(case)
-    lengths = lengths_of(case).astype(float)
-    pairs = float((lengths**2).sum())
-    rows = rows_of(counted, model, pairs, gpu.memory_bandwidth, peak)
-    print(
-        f"\n{name}, {precision}, ZeRO {args.zero_stage}, {lengths.sum():,.0f} tokens of a micro batch\n"
-    )
-    print(markdown_table(("part", "kernels", "launches", "GB", "TFLOP", "least ms"), rows))
-    parts = [
-        [part, one.operators, len(one.kernels), len(one.reads), one.peak / 1e9, places(one.reads)]
-        for part, one in counted.items()
-    ]
-    print()
-    print(markdown_table(("part", "operators", "launches", "reads", "peak GB", "read by"), parts))
-    seconds = sum(row[-1] for row in rows if row[0] != "update") / 1e3
-    real = pretraining_flops(model, lengths.sum(), pairs, MASKED * lengths.sum())
-    most = real / seconds / peak
-    print(f"\nleast time of a micro step {1e3 * seconds:.1f} ms, MFU at most {100 * most:.1f} %")
-    return {
-        "model": name, "precision": precision, "kernels": rows, "parts": parts,
-        "least_micro_step_seconds": seconds, "most_mfu": most,
-    }  # fmt: skip
-
-
-def places(reads: list[str]) -> str:
-    """Each place with its number of reads."""
-    return ", ".join(f"{place} x {number}" for place, number in Counter(reads).items())
+    add("--zero-stage", type=int, choices=(1, 2), default=1, help="(1)")
+    add("--activation-checkpointing", action="store_true")
+    add("--gpus", type=ValueReader(GPUs), default=8, help="data parallel ranks (8)")
+    add("--fill", type=ValueReader(Fill), default=0.952, help="mean share of real tokens (0.952)")
+    add("--gpu", choices=sorted(ACCELERATORS), default="h200", help="(h200)")
+    add("--deepspeed_config", type=Path)
+    add("--json", type=json_file)
+    args = parser.parse_args(argv)
+    for name in args.models:
+        longest = model_config(name).max_position_embeddings
+        if args.seq_length > longest:
+            raise UserError(f"--seq-length {args.seq_length}: {name} takes {longest} at most")
+    gpu = ACCELERATORS[args.gpu]
+    for precision in args.precisions:
+        if gpu.peak_flops(precision) is None:
+            raise UserError(f"--precisions {precision}: {gpu.name} does not support it")
+    args.sections = read_deepspeed_config(args.deepspeed_config) if args.deepspeed_config else {}
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Count every model in every precision."""
     args = parse(argv)
+    # changes torch for the whole process
+    from benchmarks.fake_gpu.tables import counted_case
+    from benchmarks.steps.rounds import write_json
+
     cases = [
-        counted_case(args, name, precision)
-        for name in args.models.split(",")
-        for precision in args.precisions.split(",")
+        counted_case(args, name, precision) for name in args.models for precision in args.precisions
     ]
-    settings = {key: str(value) for key, value in vars(args).items()}
+    settings = {
+        key: ",".join(value) if isinstance(value, tuple) else str(value)
+        for key, value in vars(args).items()
+    }
     write_json(args.json, {"settings": settings, "cases": cases})
 
 

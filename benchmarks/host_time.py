@@ -29,11 +29,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.steps.json_file import json_file
 from benchmarks.steps.rounds import environment, markdown_table, write_json
 from megabert.common.log import run_command
 from megabert.common.packed_batch import PackedBatch
+from megabert.config.flags import plain_parser
 from megabert.config.model import model_config
+from megabert.config.numbers import Count, LayerCount
 from megabert.config.training import OptimizerSettings, ParallelSettings
+from megabert.config.values import ValueReader
 from megabert.engine.build import build_engine
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World, start
@@ -101,13 +105,18 @@ def measure(layers: int, rounds: int, world: World) -> dict[str, float]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """The command line.
+
+    Raises:
+        UserError: a wrong value.
+    """
+    parser = plain_parser("host_time.py", __doc__)
+    depths = ValueReader(tuple[LayerCount, ...])
+    parser.add_argument("--layers", type=depths, default=(12, 24), help="depths (12,24)")
+    parser.add_argument(
+        "--rounds", type=ValueReader(Count), default=15, help="timed updates of each (15)"
     )
-    parser.add_argument("--layers", default="12,24", help="depths, ascending (12,24)")
-    parser.add_argument("--rounds", type=int, default=15, help="timed updates of each (15)")
-    parser.add_argument("--json", type=Path, help="write everything there too")
+    parser.add_argument("--json", type=json_file, help="write everything there too")
     return parser.parse_args(argv)
 
 
@@ -116,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    depths = [int(number) for number in arguments.layers.split(",")]
+    depths = sorted(set(arguments.layers))
     world = start()
     torch.set_num_threads(1)
     try:
