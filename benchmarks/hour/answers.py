@@ -85,11 +85,15 @@ def attention(result: Any) -> str:
 
 def resume(result: Any) -> str:
     """Whether the bits are the same."""
+    ends = " and ".join(
+        f"{name} ({f'ended by signal {-status}' if status < 0 else f'exit status {status}'})"
+        for name, status in result["statuses"].items()
+    )
     if result["same_losses"] and not result["other_tensors"]:
-        return f"yes, all {result['updates']} losses and the last checkpoint, after {result['statuses']}"
+        return f"yes, all {result['updates']} losses and the last checkpoint, after {ends}"
     return (
         f"no: first other loss at update {result['first_other_loss']}, {result['other_tensors']} other "
-        f"values in the checkpoint; exit statuses {result['statuses']}"
+        f"values in the checkpoint, after {ends}"
     )
 
 

@@ -25,6 +25,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -34,52 +37,71 @@ from benchmarks.hour.steps import Outcome, Step, run_steps
 from benchmarks.steps.runs import run
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
-from megabert.common.names import TOKENIZER_FOLDER
+from megabert.common.names import MANIFEST, TOKENIZER_FOLDER
+from megabert.common.storage import require_writable
+from megabert.config.command_line import CommandParser
+from megabert.config.numbers import Limits
+from megabert.config.values import ValueReader, utf8_path
 
 SECONDS = 540.0
 """For one call."""
-VOCABULARY = 30522
-"""Entries of the generated vocabulary, the unused ones included: the size of BERT's."""
+CallSeconds = Annotated[float, Limits(ge=30.0)]
+VOCABULARY, WORDS = 30522, 1000
+"""Entries of the generated vocabulary: the size of BERT's, and how many of them are used."""
 
 
-def make_shards(shards: Path, articles: int) -> None:
-    """Shards of a generated sample; its few words are filled up with unused entries.
+class HourParser(CommandParser):
+    """Several earlier calls may be named."""
 
-    Raises:
-        UserError: a command failed.
-    """
-    work = shards.with_name(f"{shards.name}-source")
+    repeatable = (*CommandParser.repeatable, "--from")
+
+
+def making(shards: Path, small: bool) -> list[list[str]]:
+    """The commands that make shards of a generated sample; its few words are filled up with unused entries."""
+    work = source_of(shards)
     text, tokenizer = work / "text", work / TOKENIZER_FOLDER
-    dump = str(text / "dump.xml.bz2")
-    run(["data_tools/make_sample_wiki.py", "--output", str(text), "--articles", str(articles)])
-    run([
-        "data_tools/train_tokenizer.py", "--input", dump, "--type", "wordpiece",
-        "--vocab-size", "1000", "--output", str(tokenizer),
-    ])  # fmt: skip
-    with (tokenizer / "vocab.txt").open("a", encoding="utf-8") as vocabulary:
-        vocabulary.writelines(f"[unused{number}]\n" for number in range(VOCABULARY - 1000))
-    words = tokenizer / "vocab.txt"
-    run([
-        "data_tools/shard_wiki.py", "--input", dump, "--tokenizer", str(words), "--output", str(shards),
-    ])  # fmt: skip
+    dump, words = str(text / "dump.xml.bz2"), str(tokenizer / "vocab.txt")
+    fill = f'writelines(f"[unused{{n}}]\\n" for n in range({VOCABULARY - WORDS}))'
+    return [
+        [
+            "data_tools/make_sample_wiki.py", "--output", str(text), "--articles",
+            "300" if small else "6000",
+        ],
+        [
+            "data_tools/train_tokenizer.py", "--input", dump, "--type", "wordpiece",
+            "--vocab-size", str(WORDS), "--output", str(tokenizer),
+        ],
+        ["-c", f'import sys; open(sys.argv[1], "a").{fill}', words],
+        [
+            "data_tools/shard_wiki.py", "--input", dump, "--tokenizer", words, "--output", str(shards),
+        ],
+    ]  # fmt: skip
+
+
+def source_of(shards: Path) -> Path:
+    """Folder of the sample that shards are made of."""
+    return shards.with_name(f"{shards.name}-source")
+
+
+def exist(shards: Path) -> bool:
+    """Whether there are shards."""
+    return (shards / MANIFEST).is_file()
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line.
 
     Raises:
-        UserError: a part that does not exist, a folder of other files.
+        UserError: a wrong value, a part or file that does not exist, a folder of other files, no GPU.
     """
-    parser = argparse.ArgumentParser(
-        prog="first_gpu_hour.sh",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = HourParser("first_gpu_hour.sh", __doc__)
     parser.add_argument("part", nargs="?", type=int, help=f"{min(PARTS)} to {max(PARTS)}")
     parser.add_argument(
-        "shards", nargs="?", type=Path, help="folder of shards, or where to make it"
+        "shards", nargs="?", type=utf8_path, help="folder of shards, or where to make it"
     )
-    parser.add_argument("output", nargs="?", type=Path, help="folder for the results of all parts")
+    parser.add_argument(
+        "output", nargs="?", type=utf8_path, help="folder for the results of all parts"
+    )
     parser.add_argument("--list", action="store_true", help="show the parts and their questions")
     parser.add_argument("--small", action="store_true", help="smallest sizes, on any machine")
     parser.add_argument("--write-golden", action="store_true", help="record this device's losses")
@@ -88,7 +110,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--from", type=Path, action="append", default=[], dest="earlier", metavar="FOLDER",
         help="OUTPUT of an earlier call; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for the whole call (540)")
+    parser.add_argument(
+        "--seconds", type=ValueReader(CallSeconds), default=SECONDS,
+        help="for the whole call, at least 30 (540)",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     given = parser.parse_args(argv)
     if given.list:
@@ -104,11 +129,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise UserError(
                 f"--from {folder}: no {RECORD} there; name the OUTPUT of an earlier call"
             )
-    output = given.output
-    foreign = output.exists() and not (output / RECORD).is_file()
-    if foreign and (not output.is_dir() or any(output.iterdir())) and not given.dry_run:
-        raise UserError(f"{output} holds other files; name a new folder")
+    given.shards, given.output = given.shards.resolve(), given.output.resolve()
+    check_folders(given.shards, given.output)
+    if not (given.small or given.dry_run or torch.cuda.is_available()):
+        raise UserError(
+            "torch finds no GPU here; --small tries the same steps with the smallest model on a CPU"
+        )
     return given
+
+
+def check_folders(shards: Path, output: Path) -> None:
+    """Whether SHARDS can be read or made, and OUTPUT written.
+
+    Raises:
+        UserError: not.
+    """
+    if output == shards or shards in output.parents:
+        raise UserError(f"OUTPUT {output} is in the folder of the shards; name another folder")
+    if not exist(shards):
+        if holds_files(shards):
+            raise UserError(
+                f"SHARDS {shards} exists and has no {MANIFEST}; name a folder of shards or a new one"
+            )
+        if holds_files(source_of(shards)):
+            raise UserError(
+                f"{source_of(shards)} is left from making shards that are not there; remove it or name "
+                "other SHARDS"
+            )
+        require_writable(shards)
+    if holds_files(output) and not (output / RECORD).is_file():
+        raise UserError(f"{output} holds other files; name a new folder")
+    require_writable(output)
+
+
+def holds_files(path: Path) -> bool:
+    """Whether this is a file, or a folder that is not empty."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def show_parts() -> None:
@@ -128,15 +184,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     title, steps = PARTS[given.part]
     squad = given.squad.resolve() if given.squad else None
-    shards = given.shards.resolve()
+    shards, output = given.shards, given.output
     todo = [machine(), *steps(Plan(shards, given.small, given.write_golden, squad))]
+    first = [] if exist(shards) else making(shards, given.small)
     if given.dry_run:
+        for command in first:
+            print(shlex.join(["python", *command]))
         for step in todo:
             print(shlex.join(["python", *step.command]), f"# at most {step.limit:.0f} s")
         return 0
-    if not (shards / "manifest.json").is_file():
-        make_shards(shards, 300 if given.small else 6000)
-    output = given.output.resolve()
+    for command in first:
+        run(command)
     output.mkdir(parents=True, exist_ok=True)
     report = Report(output, given.earlier)
 

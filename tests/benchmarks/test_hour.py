@@ -68,7 +68,7 @@ def test_a_failure_does_not_stop_the_others(
     ]
     scripted(monkeypatch, todo)
     output = tmp_path / "out"
-    argv = ["1", str(shards), str(output)]
+    argv = ["1", str(shards), str(output), "--small"]
     assert command.main(argv) == 1
     found = json.loads((output / report.RECORD).read_text())["steps"]
     assert list(found) == ["machine", "bad", "slow", "figures", "half"]
@@ -83,7 +83,9 @@ def test_a_failure_does_not_stop_the_others(
 
     # again: only what has not ended well; without time nothing is lost
     todo[:] = [python("bad", "print(1)"), python("figures", "raise SystemExit(1)"), todo[1]]
-    assert command.main([*argv, "--seconds", "0"]) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "SECONDS", 0.0)
+        assert command.main(argv) == 1
     found = json.loads((output / report.RECORD).read_text())["steps"]
     assert found["bad"]["status"] == "failed (status 1)"
     assert command.main(argv) == 1
@@ -93,7 +95,7 @@ def test_a_failure_does_not_stop_the_others(
     # another folder continues where this one is
     other = tmp_path / "other"
     todo[:] = [python("bad", "raise SystemExit(1)"), python("more", "print(2)")]
-    assert command.main(["1", str(shards), str(other), "--from", str(output)]) == 0
+    assert command.main(["1", str(shards), str(other), "--small", "--from", str(output)]) == 0
     found = json.loads((other / report.RECORD).read_text())["steps"]
     assert {name: one["status"] for name, one in found.items() if name in ("bad", "more")} == {
         "bad": "done", "more": "done",
@@ -115,12 +117,26 @@ def test_no_time_is_said(tmp_path: Path) -> None:
         (["1", "shards", "{folder}"], "holds other files; name a new folder"),
         (["6", "shards", "out", "--squad", "nowhere"], "--squad nowhere: no such file"),
         (["6", "shards", "out", "--from", "nowhere"], "--from nowhere: no hour.json there"),
+        (["x", "shards", "out", "--smal"], "unknown flag --smal; did you mean --small.*; part x: "),
+        (
+            ["1", "shards", "out", "--seconds", "29"],
+            "--seconds 29: expected a number of 30 or more",
+        ),
+        (["1", "{folder}/file", "{folder}/out", "--small"], "file exists and has no manifest.json"),
+        (["1", "{folder}", "{folder}/out", "--dry-run"], "out is in the folder of the shards"),
+        (["1", "{folder}/old", "{folder}/out", "--small"], "old-source is left from making shards"),
+        (["1", "{folder}/new", "{folder}/out"], "torch finds no GPU here; --small tries"),
     ],
 )
-def test_wrong_command_lines(argv: list[str], message: str, tmp_path: Path) -> None:
+def test_wrong_command_lines(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "file").write_text("")
+    (tmp_path / "old-source" / "text").mkdir(parents=True)
     with pytest.raises(UserError, match=message):
         command.main([word.format(folder=tmp_path) for word in argv])
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "old-source"}
 
 
 def test_the_list_shows_every_question(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +145,9 @@ def test_the_list_shows_every_question(capsys: pytest.CaptureFixture[str]) -> No
     for _, part in PARTS.values():
         assert all(one.question in shown for one in part(Plan(Path("x"))))
     assert command.main(["4", "shards", "out", "--dry-run"]) == 0
-    assert "benchmarks/lamb.py --models bert-large" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "benchmarks/lamb.py --models bert-large" in shown
+    assert "data_tools/shard_wiki.py" in shown  # SHARDS do not exist
 
 
 def test_answers() -> None:
@@ -147,6 +165,11 @@ def test_answers() -> None:
         {"name": "b off", "outcome": "not available: no flag"},
     ]
     assert answers.switches({"rows": rows}) == "a off x 1.50; b off: not available: no flag"
+    resumed = {"statuses": {"SIGKILL": -9, "SIGTERM": 3}, "same_losses": True, "updates": 40,
+               "other_tensors": 0}  # fmt: skip
+    assert answers.resume(resumed).endswith(
+        "after SIGKILL (ended by signal 9) and SIGTERM (exit status 3)"
+    )
 
 
 def test_a_trace_is_read(tmp_path: Path) -> None:
