@@ -189,7 +189,7 @@ def summary(report: ShardingReport, output: Path) -> str:
             f"workers, {report.main_memory >> 20} MiB in the main process"
         )
     else:
-        lines.append("the job was already finished: nothing to do")
+        lines.append("the job was already finished: no shard to write")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from megabert.data.foreign.static import ForeignFile, ForeignShardError
 from megabert.data.foreign.tf_example import TFRecordFile
 from megabert.data.foreign.tfrecord import HEAD_BYTES, is_tfrecord
 from megabert.data.prepare.output_folder import WORK_FOLDER
-from megabert.data.shards.manifest import Manifest, TokenizerInfo
+from megabert.data.shards.manifest import Manifest, TokenizerInfo, load_manifest
 
 EVAL_WORDS = frozenset({"eval", "evaluation", "test", "dev", "valid", "validation"})
 """A file whose name contains one of these words is for evaluation: ``wiki_test_0.hdf5``."""
@@ -97,6 +97,7 @@ def open_foreign(places: Sequence[Path]) -> ForeignData:
         if not place.is_dir():
             train.append(_open(place))
             continue
+        _refuse_own(place)
         paths = _candidates(place)
         if not paths:
             raise ForeignShardError(
@@ -117,6 +118,16 @@ def open_foreign(places: Sequence[Path]) -> ForeignData:
                 f"{_described(data.files[0])}: keep only shards of one layout in a folder"
             )
     return data
+
+
+def _refuse_own(folder: Path) -> None:
+    try:
+        load_manifest(folder)
+    except UserError:
+        return
+    raise ForeignShardError(
+        f"{folder}: these are megabert's own shards already, which training reads as they are: --data {folder}"
+    )
 
 
 def is_for_evaluation(name: str) -> bool:

@@ -43,7 +43,7 @@ from megabert.data.prepare.worker import (
     write_shard,
 )
 from megabert.data.prepare.worker_pool import TaskPool, process_peak_memory
-from megabert.data.shards.document_index import write_document_index
+from megabert.data.shards.document_index import restore_document_index, write_document_index
 from megabert.data.shards.manifest import (
     InputInfo,
     Manifest,
@@ -87,6 +87,8 @@ def _lead(
     job = job_record(options, info, inputs.infos)
     options = dataclasses.replace(options, language=job["options"]["language"])
     if (finished := finished_manifest(options.output, job, options.resume)) is not None:
+        if restore_document_index(options.output, finished):
+            get_logger().info("%s is written again", options.output / names.DOCUMENT_INDEX)
         return ShardingReport(finished, time.monotonic() - started)
     with output_folder(options.output, job, options.resume) as work:
         units = cut_inputs(options, inputs, work, pool)

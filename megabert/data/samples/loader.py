@@ -15,8 +15,9 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ from megabert.data.samples.packing import (
     window_batches,
 )
 from megabert.data.samples.source import Samples
+
+_KILLED_SECONDS = 5.0
+"""The time in which a killed process ends, unless the system holds it."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,9 @@ class MicroBatches:
             generator=torch.Generator(),  # so that no draw is taken from the global one
             worker_init_fn=_leave_signals_to_parent,
         )
-        with _own_child_handler():
-            self._items: Iterator[Any] | None = iter(loader)
+        with _child_handler():
+            self._items: Any = iter(loader)
+        self._workers: list[BaseProcess] = getattr(self._items, "_workers", [])
         self._ready: deque[PackedBatch[Tensor]] = deque()
         self._micro_step = 0
 
@@ -151,22 +156,43 @@ class MicroBatches:
         return batch
 
     def _next_item(self) -> Any:
-        assert self._items is not None
         try:
-            return next(self._items)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            with _child_handler(self._require_workers):
+                self._require_workers()
+                return next(self._items)
+        except RuntimeError:
+            if not self._lost:
                 raise
-            self.close()
-            raise UserError(
-                "a process that reads samples was killed (out of memory?): use fewer --loader-workers, or "
-                "a machine with more memory"
-            ) from error
+        self.close()  # no frame of torch's holds its iterator any more
+        raise UserError(
+            "a process that reads samples was killed (out of memory?): use fewer --loader-workers, or "
+            "a machine with more memory"
+        )
+
+    @property
+    def _lost(self) -> bool:
+        """Whether a worker process was killed."""
+        return any(worker.exitcode not in (None, 0) for worker in self._workers)
+
+    def _require_workers(self, *_: object) -> None:
+        """As a handler of ended children it ends the wait for a batch of which a killed worker has sent only
+        a part; torch would wait for ever."""
+        if self._lost:
+            raise RuntimeError("a worker process was killed")
 
     def close(self) -> None:
         """Ends the worker processes; no batch comes after it."""
-        self._items = None
+        items, self._items = self._items, None
         self._ready.clear()
+        if not self._workers or items is None:
+            return
+        if self._lost:
+            items._shutdown = True  # torch would wait for locks that a killed worker may hold
+        else:
+            items._shutdown_workers()
+        for worker in self._workers:
+            worker.kill()  # they ignore the SIGTERM that torch sends, and Python at its end
+            worker.join(_KILLED_SECONDS)
 
 
 def evaluation_batches(
@@ -264,17 +290,19 @@ class _Steps(Dataset[Any]):
 
 
 @contextlib.contextmanager
-def _own_child_handler() -> Iterator[None]:
-    """Keep the process's handler of ended children as it is.
+def _child_handler(handler: Callable[..., None] | None = None) -> Iterator[None]:
+    """In the block, this handler of ended children; after it, the process's own again.
 
-    Torch's would raise wherever the training thread is when a worker is killed. Without it the loss is
-    found, within five seconds, when the worker's batch is due.
+    Torch sets one with its first workers, which would raise wherever the training thread is when a worker
+    is killed. Threads other than the main one have none: they find the loss when the batch is due.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # torch sets none there
+        yield
         return
     before = signal.getsignal(signal.SIGCHLD)
     try:
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
         yield
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)

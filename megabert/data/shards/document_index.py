@@ -30,6 +30,9 @@ from megabert.data.shards.spans import Ints
 _FORMAT = "megabert-document-lengths"
 _VERSION = 1
 _HEADER_BYTES = 4096
+_INSTEAD = "the lengths of documents are read from the shards instead"
+
+_said: set[Path] = set()  # of which a line has said that they cannot be used
 
 
 def write_document_index(folder: Path, manifest: Manifest) -> None:
@@ -49,16 +52,32 @@ def write_document_index(folder: Path, manifest: Manifest) -> None:
 def read_document_ends(folder: Path, split: str, manifest: Manifest) -> Ints | None:
     """Tokens up to and including each document of a split, int64 [D]; None: the shards must be asked.
 
-    A line says why, unless there is no index.
+    A line says why, once for all splits, unless there is no index.
     """
+    path = folder / names.DOCUMENT_INDEX
     try:
-        return _read_ends(folder / names.DOCUMENT_INDEX, split, manifest)
+        return _read_ends(path, split, manifest)
     except FileNotFoundError:
         return None
-    except (OSError, UserError) as error:
-        text = str(error) if isinstance(error, UserError) else f"{names.DOCUMENT_INDEX}: {error}"
-        get_logger().warning("%s: the lengths of documents are read from the shards instead", text)
+    except UserError as error:
+        if path not in _said:
+            _said.add(path)
+            get_logger().warning("%s: %s; the file may be removed", error, _INSTEAD)
         return None
+
+
+def restore_document_index(folder: Path, manifest: Manifest) -> bool:
+    """Write the index again if it is missing or cannot be used; whether that was done."""
+    path = folder / names.DOCUMENT_INDEX
+    try:
+        for split in _splits(manifest):
+            _read_ends(path, split, manifest)
+    except (FileNotFoundError, UserError):
+        if path.is_dir():
+            raise ShardError(f"{path}: a folder in the place of a file: remove it") from None
+        write_document_index(folder, manifest)
+        return True
+    return False
 
 
 def check_document_index(folder: Path, manifest: Manifest) -> None:
@@ -69,10 +88,14 @@ def check_document_index(folder: Path, manifest: Manifest) -> None:
             ends = _read_ends(path, split, manifest)
         except FileNotFoundError:
             return
+        except UserError as error:
+            raise ShardError(f"{error}: remove it, and {_INSTEAD}") from error
         if not np.array_equal(
             np.diff(ends, prepend=0), _lengths_of_shards(folder, split, manifest)
         ):
-            raise ShardError(f"{path}: other lengths of documents than in the shards: remove it")
+            raise ShardError(
+                f"{path}: other lengths of documents than in the shards: remove it, and {_INSTEAD}"
+            )
 
 
 def _splits(manifest: Manifest) -> list[str]:
@@ -85,7 +108,22 @@ def _lengths_of_shards(folder: Path, split: str, manifest: Manifest) -> npt.NDAr
 
 
 def _read_ends(path: Path, split: str, manifest: Manifest) -> Ints:
-    """:func:`read_document_ends`; raises ``UserError`` or ``OSError`` where the index cannot be used."""
+    """:func:`read_document_ends`; raises ``UserError`` where the index cannot be used.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ShardError(f"{path}: a link to {path.readlink()}, which is not there")
+    try:
+        return _ends_in(path, split, manifest)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _ends_in(path: Path, split: str, manifest: Manifest) -> Ints:
     documents = {name: manifest.splits[name].documents for name in _splits(manifest)}
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -292,6 +292,8 @@ def test_what_is_foreign(tmp_path: Path) -> None:
     assert is_foreign(tmp_path)
     ours = make_shards(tmp_path / "ours")
     assert not is_foreign(ours)
+    with pytest.raises(ForeignShardError, match=f"{ours}: these are megabert's own shards already"):
+        open_foreign([ours])
     (ours / "manifest.json").unlink()
     assert not is_foreign(ours)
     assert not is_foreign(tmp_path / "missing")

@@ -171,7 +171,9 @@ def test_killed_and_resumed_gives_the_same_bytes(
     report = run(sources, output, resume=True, workers=1)
     assert 1 <= report.reused < report.batches
     assert contents(output) == contents(reference[0])
+    (output / names.DOCUMENT_INDEX).unlink()
     again = run(sources, output, resume=True)
+    assert contents(output) == contents(reference[0])
     assert again.batches == 0
     assert again.manifest == report.manifest
     with pytest.raises(UserError, match="already holds finished shards"):

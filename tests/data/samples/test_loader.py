@@ -342,18 +342,66 @@ def test_a_thread_pins_what_workers_made(monkeypatch):
         assert pinned.labels["masked_labels"].tolist() == plain.labels["masked_labels"].tolist()
 
 
-def test_a_killed_worker_is_a_fault_of_the_batch_that_it_owes(monkeypatch):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_a_fault_of_the_next_batch_and_ends_the_others(workers):
     """The training thread is not interrupted where it happens to be."""
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
     before = signal.getsignal(signal.SIGCHLD)
-    batches = MicroBatches(small(), MicroSteps(4, 0, 1), LoaderOptions(1, "fork", prefetch=2))
+    batches = MicroBatches(small(), MicroSteps(4, 0, 1), LoaderOptions(workers, "fork", prefetch=2))
     assert signal.getsignal(signal.SIGCHLD) == before
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    worker = multiprocessing.active_children()[-1]
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()  # a handler would raise here
+    with pytest.raises(UserError, match="a process that reads samples was killed") as caught:
+        list(itertools.islice(batches, 4))
+    assert not multiprocessing.active_children(), "though the error is still held"
+    assert caught.value.__context__ is None
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+class _Stuck(SampleSource):
+    """From some sample on, a process makes no more samples, and is killed soon after."""
+
+    def samples(self, numbers: np.ndarray) -> SampleArrays:
+        if numbers[0] >= 16:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            time.sleep(60)
+        return super().samples(numbers)
+
+
+def test_a_worker_that_is_killed_while_its_batch_is_waited_for():
+    batches = MicroBatches(
+        _Stuck(wiki_like(60), NSP), MicroSteps(8, 0, 1), LoaderOptions(2, "fork", prefetch=2)
+    )
+    list(itertools.islice(batches, 2))
+    started = time.monotonic()
+    with pytest.raises(UserError, match="a process that reads samples was killed"):
+        next(batches)
+    assert time.monotonic() - started < 4, "torch looks every 5 s"
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_in_the_midst_of_sending():
+    """Its batch is larger than a pipe, so that a part of it waits there, and the queue's lock is held."""
+    options = LoaderOptions(2, "fork", prefetch=2)
+    batches = MicroBatches(small(), MicroSteps(2048, 0, 1), options)
+    time.sleep(1.5)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     with pytest.raises(UserError, match="a process that reads samples was killed"):
         list(itertools.islice(batches, 4))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_does_not_leave_is_killed(monkeypatch):
+    """As those of a run whose worker was killed: they ignore the SIGTERM that torch sends."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", lambda self: None)
+    batches = MicroBatches(small(), MicroSteps(4, 0, 1), LoaderOptions(2, "fork", prefetch=2))
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 # ---- real shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,11 @@ import pytest
 from megabert.common import names
 from megabert.data.inspect.verify import verify_folder
 from megabert.data.shards.corpus import Corpus
-from megabert.data.shards.document_index import check_document_index, write_document_index
+from megabert.data.shards.document_index import (
+    check_document_index,
+    restore_document_index,
+    write_document_index,
+)
 from megabert.data.shards.manifest import ShardError, load_manifest
 from megabert.data.shards.reader import ShardFile
 from megabert.data.shards.writer import Document, write_corpus
@@ -136,6 +141,52 @@ def test_damage_is_said_and_the_shards_are_read(
     said = capsys.readouterr().err
     assert words in said
     assert "are read from the shards instead" in said
+
+
+def _as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _as_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _unreadable(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)  # to itself: unreadable to root as well
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_as_folder, r"document_lengths.bin: cannot be read \(Is a directory\)"),
+        (_as_dangling_link, "document_lengths.bin: a link to nowhere, which is not there"),
+        (_unreadable, "document_lengths.bin: a link to document_lengths.bin, which is not there"),
+    ],
+)
+def test_what_is_no_file_is_named_once_and_written_again(
+    spoil: Callable[[Path], None], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, manifest = folder / names.DOCUMENT_INDEX, load_manifest(folder)
+    content = path.read_bytes()
+    spoil(path)
+    with pytest.raises(ShardError, match=words + ": remove it, and the lengths"):
+        verify_folder(folder)
+    for split in (names.TRAIN, names.EVAL):
+        assert len(Corpus.open(folder, split).document_ends)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(words, line)
+    assert line.endswith("are read from the shards instead; the file may be removed")
+    if path.is_dir():
+        with pytest.raises(ShardError, match="a folder in the place of a file: remove it"):
+            restore_document_index(folder, manifest)
+        path.rmdir()
+    assert restore_document_index(folder, manifest)
+    assert not path.is_symlink()
+    assert path.read_bytes() == content
+    assert not restore_document_index(folder, manifest)
 
 
 def test_an_index_of_other_shards(folder: Path, tmp_path: Path) -> None:
