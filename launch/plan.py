@@ -22,6 +22,7 @@ Plan a pretraining run: memory per rank, the largest micro batch, communication,
   python launch/plan.py --model bert-base --gpus 2 --gpu cpu --seq-length 128 --global-batch-size 256 --steps 1000
 
 All flags of launch/pretrain.py are accepted; those that do not change the plan are not listed here.
+A plan that DOES NOT FIT is an answer too (exit status 0); --recommend ends with 2 if no layout fits.
 Figures for GPUs are computed from published ones (--verbose lists them), not measured."""
 
 SWITCHES = {

@@ -35,8 +35,11 @@ class WrongValue(ValueError):
 
 
 def suggestion(word: object, known: Iterable[object]) -> str:
-    """``; did you mean 'x'?`` if one of the known names is similar, else nothing."""
+    """``; did you mean 'x'?`` if a known name begins with the word or is similar, else nothing."""
     names = [str(name) for name in known]
+    longer = [name for name in names if name.lower().startswith(f"{word}-".lower())]
+    if longer:
+        return f"; did you mean {' or '.join(map(repr, longer[:4]))}?"
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     if not close:
         by_case = {name.lower(): name for name in names}

@@ -5,7 +5,8 @@ Efficiency is the fraction of the precision's own peak that forward and backward
     bf16, fp16   0.44    NVIDIA's published BERT-large phase 1 on 8 x A100: 574 sequences/s per GPU, of
                          128 tokens and 20 predictions, are 138 TFLOP/s of 312
     fp8          0.255   MLPerf Training, BERT on 8 x H200: 1,031 sequences/s per GPU, of 254 real
-                         tokens, are 51 % of the bf16 peak, which is half the fp8 peak
+                         tokens, are 51 % of the bf16 peak, which is half the fp8 peak; with that
+                         program's casts. megabert's are a part of their own (``timing``)
     fp32         0.44    the figure of bf16, because none was published
     on a CPU     0.80    of what one large matrix product reaches on the same cores; measured with
                          bert-base: 0.83 at 128 tokens, 0.78 at 512 (docs/results/2026-11.md)

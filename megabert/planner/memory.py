@@ -38,11 +38,11 @@ GAPS = 1.15
 
 
 def rank_memory(
-    machine: Machine, rank: Rank, batch: MicroBatch, accumulates: bool
+    machine: Machine, rank: Rank, batch: MicroBatch, micro_steps: int
 ) -> dict[str, Parts]:
-    """Instant -> part -> bytes of one rank; ``accumulates``: an update has several micro steps."""
+    """Instant -> part -> bytes of one rank, whose updates have ``micro_steps``."""
     model, n, sharding = rank.model, rank.parameters, rank.sharding
-    memory = state_bytes(n, sharding, accumulates=accumulates)
+    memory = state_bytes(n, sharding, micro_steps=micro_steps)
     blocks = activation_blocks(
         model, batch, sharding.precision, rank.division, widened=machine.is_cpu
     )
@@ -51,7 +51,7 @@ def rank_memory(
     for instant in INSTANTS:
         memory[instant]["framework"] = machine.framework_bytes
     if machine.is_cpu:
-        held = _held_back(memory, blocks, n, sharding, accumulates)
+        held = _held_back(memory, blocks, n, sharding, micro_steps)
         for instant, size in held.items():
             memory[instant]["held back by the allocator"] = size
     return memory
@@ -62,7 +62,7 @@ def _held_back(
     blocks: Mapping[str, Sequence[Block]],
     n: LocalParameters,
     sharding: Sharding,
-    accumulates: bool,
+    micro_steps: int,
 ) -> dict[str, float]:
     """Bytes of freed tensors that glibc keeps, at each instant.
 
@@ -73,7 +73,7 @@ def _held_back(
     moved = sharding.stage >= 2 or (sharding.fp32_sums and sharding.buckets.immediate)
     gradients = 0.0 if moved else small_tensors(n, width, LARGEST_FREED_BLOCK)
     initial = small_tensors(n, FP32, LARGEST_FREED_BLOCK) if sharding.stage else 0.0
-    before = gradients if accumulates else 0.0
+    before = gradients if micro_steps > 1 else 0.0
     small = {
         instant: small_bytes(found, LARGEST_FREED_BLOCK) + before
         for instant, found in blocks.items()

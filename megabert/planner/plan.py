@@ -22,7 +22,7 @@ from megabert.planner.rank import Rank
 from megabert.planner.recipe import PlannedRun, planned_run
 from megabert.planner.settings import LayoutSettings, PlanSettings
 from megabert.planner.states import Buckets, Parts, Sharding
-from megabert.planner.timing import update_times
+from megabert.planner.timing import DATA, HOST, update_times
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,26 @@ class LayoutPlan:
 
     @property
     def limited_by(self) -> str:
-        """The longest part of an update."""
+        """What sets the pace: workers or the host, if all else waits for them; or the longest part."""
+        beside = [DATA] if self.recipe.workers else []
+        for name in (*beside, HOST):
+            if self.times.get(name):
+                return name
         return max(self.times, key=lambda name: self.times[name])
+
+    @property
+    def waiting_for_data(self) -> float:
+        """Fraction of an update."""
+        return self.times[DATA] / self.step_seconds
+
+    @property
+    def workers_needed(self) -> int:
+        """Data loader processes per rank that are as fast as everything else, if now they are not."""
+        others = self.step_seconds - self.times[DATA]
+        making = (
+            self.recipe.workers * self.step_seconds if self.recipe.workers else self.times[DATA]
+        )
+        return math.ceil(making / others)
 
 
 class Planner:
@@ -121,9 +139,14 @@ class Planner:
             if precision not in machine.peak:
                 precision = "fp16"
         if precision not in machine.peak:
+            known = ", ".join(machine.peak)
+            if machine.is_cpu:
+                raise UserError(
+                    f"--precision {precision}: the planner has no figures of it for a CPU; it has those "
+                    f"of {known}"
+                )
             raise UserError(
-                f"--precision {precision}: {machine.name} does not support it; it supports "
-                f"{', '.join(machine.peak)}"
+                f"--precision {precision}: {machine.name} does not support it; it supports {known}"
             )
         self.precision = precision
         config = settings.layout.deepspeed_config
@@ -166,24 +189,25 @@ class Planner:
         )
 
     def memory(
-        self, layout: LayoutSettings, sequences: float, accumulates: bool
+        self, layout: LayoutSettings, sequences: float, micro_steps: int
     ) -> dict[str, Parts]:
-        """Bytes per rank, by instant and part."""
+        """Bytes per rank, by instant and part; ``sequences`` of each of an update's micro steps."""
         batch = self.recipe.micro_batch(sequences, packed=layout.packing == "on")
-        return rank_memory(self.machine, self.rank(layout), batch, accumulates)
+        return rank_memory(self.machine, self.rank(layout), batch, micro_steps)
 
-    def _fits(self, layout: LayoutSettings, sequences: int, accumulates: bool) -> bool:
-        memory = self.memory(layout, sequences, accumulates)
+    def _fits(self, layout: LayoutSettings, sequences: int) -> bool:
+        of_a_rank = self.recipe.global_batch // self.sharding(layout).ranks
+        memory = self.memory(layout, sequences, max(2, of_a_rank // sequences))
         return max(sum(parts.values()) for parts in memory.values()) <= self.limit
 
     def largest(self, layout: LayoutSettings) -> int:
         """The largest micro batch that fits with accumulation; 0 if not even one sequence fits."""
         low, high = 0, 1
-        while self._fits(layout, high, True) and high < 1 << 24:
+        while self._fits(layout, high) and high < 1 << 24:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            if self._fits(layout, middle, True):
+            if self._fits(layout, middle):
                 low = middle
             else:
                 high = middle
@@ -210,8 +234,15 @@ class Planner:
         """One layout, whether it fits or not.
 
         Raises:
-            UserError: its degrees do not fit the model, the devices or the batch.
+            UserError: its degrees do not fit the model, the devices or the batch; no figures are known of
+                its attention.
         """
+        scratch = variant_of(self.model).gpu_scratch
+        if layout.attention == "flash" and scratch is not None and not self.machine.is_cpu:
+            raise UserError(
+                f"--attention flash: the planner has no figures of {self.model.name} with torch's operators; "
+                "the plan is for the Triton kernel: leave the flag out"
+            )
         rank = self.rank(layout)
         largest = self.largest(layout)
         batch = self.divide(layout, largest)
@@ -230,7 +261,7 @@ class Planner:
             batch=batch,
             largest=largest,
             micro=micro,
-            memory=self.memory(layout, batch.micro_size, batch.accumulation > 1),
+            memory=self.memory(layout, batch.micro_size, batch.accumulation),
             limit=self.limit,
             exchanges=exchanges,
             times=update_times(self.machine, rank, self.recipe, batch, exchanges, packed=packed),

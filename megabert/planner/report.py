@@ -28,6 +28,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h"
 
 
+def number(value: float) -> str:
+    """Three significant digits without an exponent, with thousands separators: 0.0123, 4.56, 1,230."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def layout_words(of: LayoutPlan) -> str:
     """``ZeRO 1, tensor parallel 2 with sequence parallelism``."""
     layout = of.layout
@@ -163,7 +168,7 @@ def as_text(of: LayoutPlan, best: LayoutPlan | None) -> str:
         *_exchanges(of),
         "",
         *_times(of),
-        f"  {of.hours:.4g} hours, {recipe.global_batch / of.step_seconds:,.0f} sequences/s, "
+        f"  {of.hours:.4g} hours, {number(recipe.global_batch / of.step_seconds)} sequences/s, "
         f"MFU {of.utilization:.1%}; limited by {of.limited_by}",
         "",
         advice(of, best),
@@ -181,12 +186,26 @@ def advice(of: LayoutPlan, best: LayoutPlan | None) -> str:
             f"{of.machine.name}; the largest part of the update's memory is {largest}, "
             f"{size(held[largest])} per rank: use more or larger devices"
         )
+    return f"advice: {_layout_advice(of, best)}{_loader_advice(of)}"
+
+
+def _layout_advice(of: LayoutPlan, best: LayoutPlan) -> str:
     words = f"{layout_words(best)}: micro batch {best.batch.micro_size}, {best.hours:.4g} hours"
     if not of.fits:
-        return f"advice: use {words}"
+        return f"use {words}"
     if best.hours >= of.hours * 0.98:
-        return "advice: no other layout is more than 2 % faster"
-    return f"advice: {words} is {1 - best.hours / of.hours:.0%} faster"
+        return "no other layout is more than 2 % faster"
+    return f"{words} is {1 - best.hours / of.hours:.0%} faster"
+
+
+def _loader_advice(of: LayoutPlan) -> str:
+    """What to change if samples are late; on a CPU, workers would take cores from the model."""
+    if of.waiting_for_data < 0.02 or of.machine.is_cpu:
+        return ""
+    return (
+        f"; waiting for data is {of.waiting_for_data:.0%} of the time, and none with --loader-workers "
+        f"{of.workers_needed} on as many cores per rank"
+    )
 
 
 def verbose(model: ModelConfig) -> str:
@@ -204,6 +223,7 @@ def verbose(model: ModelConfig) -> str:
         ["  padding, short and long", f"{recipe.PADDING_SHORT}, {recipe.PADDING_LONG}"],
         ["  largest packed micro batch", f"{recipe.PACKED_BALANCE} of the mean"],
         *([f"  {s.name}, bytes per parameter", f"{s.moved_bytes}"] for s in optimizer_specs()),
+        *([f"  cast to fp8, {k}, bytes per element", f"{v}"] for k, v in timing.CAST_BYTES.items()),
         *([f"  host, {k}, per layer", duration(v)] for k, v in timing.HOST_SECONDS.items()),
         *(
             [f"  samples/s per core at {k} tokens, {name}", f"{value:,.0f}"]

@@ -8,7 +8,7 @@ from typing import Literal
 from megabert.config.training import ModelSettings
 from megabert.planner.machine import make_machine
 from megabert.planner.plan import LayoutPlan, Planner
-from megabert.planner.report import GB
+from megabert.planner.report import GB, number
 from megabert.planner.settings import PlanSettings
 
 MODELS: dict[str, ModelSettings] = {
@@ -40,11 +40,6 @@ def best_plan(
     )
     found = Planner(asked, make_machine(asked.machine)).candidates()
     return found[0] if found else None
-
-
-def number(value: float) -> str:
-    """Three significant digits without an exponent, with thousands separators: 0.0123, 4.56, 1,230."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _wire(plan: LayoutPlan, group: str) -> str:

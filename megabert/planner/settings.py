@@ -119,6 +119,7 @@ class LayoutSettings:
     sequence_parallel: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     activation_checkpointing: bool = False
+    attention: Literal["auto", "triton", "flash"] = "auto"
     packing: Literal["on", "off"] = "on"
     deepspeed_config: Path | None = None
 
@@ -182,6 +183,7 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         sequence_parallel=parallel.sequence_parallel,
         precision=parallel.precision,
         activation_checkpointing=parallel.activation_checkpointing,
+        attention=parallel.attention,
         packing=data.packing,
         deepspeed_config=parallel.deepspeed_config,
     )

@@ -134,18 +134,15 @@ class Sharding:
         return compute_bytes(self.precision)
 
 
-def state_bytes(n: LocalParameters, sharding: Sharding, *, accumulates: bool) -> dict[str, Parts]:
-    """Bytes of every part at each instant, without activations.
-
-    ``accumulates``: an update has more than one micro step.
-    """
+def state_bytes(n: LocalParameters, sharding: Sharding, *, micro_steps: int) -> dict[str, Parts]:
+    """Bytes of every part at each instant, without activations; ``micro_steps`` of an update."""
     held = _held(n, sharding)
     others = {
         0: _unpartitioned,
         1: _summed_whole if sharding.fp32_sums else _stage_one,
         2: _stage_two,
         3: _stage_three,
-    }[sharding.stage](n, sharding, accumulates)
+    }[sharding.stage](n, sharding, micro_steps)
     loss = dict(others[BEGINS])
     if sharding.stage < 3:
         loss.pop("communication buckets", None)  # allocated when backward begins
@@ -176,12 +173,12 @@ def small_tensors(n: LocalParameters, width: int, limit: float) -> float:
     return width * (n.total - (n.largest if width * n.largest >= limit else 0))
 
 
-def _unpartitioned(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+def _unpartitioned(n: LocalParameters, s: Sharding, micro_steps: int) -> dict[str, Parts]:
     gradients = compute_bytes(s.precision) * n.total
     joined = min(n.total, ALLREDUCE_ELEMENTS + n.largest)
     in_update = FP32 * n.total if s.precision != "fp32" else 0.0
     return {
-        BEGINS: {"gradients": gradients if accumulates else 0.0},
+        BEGINS: {"gradients": gradients if micro_steps > 1 else 0.0},
         ENDS: {
             "gradients": gradients,
             "communication buckets": compute_bytes(s.precision) * joined,
@@ -190,14 +187,13 @@ def _unpartitioned(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[s
     }
 
 
-def _summed_whole(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+def _summed_whole(n: LocalParameters, s: Sharding, micro_steps: int) -> dict[str, Parts]:
     """BF16_Optimizer: fp32 sums of all gradients on every rank."""
     sums, width = FP32 * n.total, compute_bytes(s.precision)
     own = 0.0 if s.buckets.immediate else width * n.total
-    # with few micro steps; more may be sent in fp32
-    cast = 0.0 if s.sent_bytes(1) == FP32 else width * n.weights
+    cast = 0.0 if s.sent_bytes(micro_steps) == FP32 else width * n.weights
     return {
-        BEGINS: {"gradient sums": sums, "gradients": own if accumulates else 0.0},
+        BEGINS: {"gradient sums": sums, "gradients": own if micro_steps > 1 else 0.0},
         ENDS: {"gradient sums": sums, "gradients": own, "communication buckets": cast},
         UPDATE: {"gradient sums": sums, "gradients": own},
     }
@@ -212,7 +208,7 @@ def _bucket(n: LocalParameters, s: Sharding) -> tuple[float, float]:
     return (0.0, filled) if s.on_cpu else (count * allocated, count * allocated)
 
 
-def _stage_one(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+def _stage_one(n: LocalParameters, s: Sharding, micro_steps: int) -> dict[str, Parts]:
     """Gradients stay in ``.grad`` until each moves into the bucket, from which its partition is copied."""
     width = compute_bytes(s.precision)
     gradients, own = width * n.total, width * n.total / s.ranks
@@ -222,7 +218,7 @@ def _stage_one(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, 
     cast = FP32 * n.total / s.ranks if width < FP32 else 0.0
     return {
         BEGINS: {
-            "gradients": gradients if accumulates else 0.0,
+            "gradients": gradients if micro_steps > 1 else 0.0,
             "communication buckets": begin,
         },
         ENDS: {
@@ -233,16 +229,16 @@ def _stage_one(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, 
     }
 
 
-def _stage_two(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+def _stage_two(n: LocalParameters, s: Sharding, micro_steps: int) -> dict[str, Parts]:
     width = FP32 if s.fp32_sums else compute_bytes(s.precision)
     own = width * n.total / s.ranks
     begin, end = _bucket(n, s)
     flat = compute_bytes(s.precision) * min(n.total, s.buckets.reduce) if s.ranks > 1 else 0.0
-    twice = 1 if s.fp32_sums or not accumulates else 2
+    twice = 1 if s.fp32_sums or micro_steps == 1 else 2
     cast = FP32 * n.total / s.ranks if width < FP32 else 0.0
     return {
         BEGINS: {
-            "gradient slices": own if accumulates else 0.0,
+            "gradient slices": own if micro_steps > 1 else 0.0,
             "communication buckets": begin,
         },
         ENDS: {"gradient slices": twice * own, "communication buckets": end + flat},
@@ -250,7 +246,7 @@ def _stage_two(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, 
     }
 
 
-def _stage_three(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str, Parts]:
+def _stage_three(n: LocalParameters, s: Sharding, micro_steps: int) -> dict[str, Parts]:
     width = compute_bytes(s.precision)
     own = width * n.total / s.ranks
     bucket = width * (min(n.total, s.buckets.reduce) if s.on_cpu else s.buckets.reduce)
@@ -261,7 +257,7 @@ def _stage_three(n: LocalParameters, s: Sharding, accumulates: bool) -> dict[str
         "gathered weights": live,
         "communication buckets": bucket,
     }
-    del accumulates  # the partition of the gradients exists from the start
+    del micro_steps  # the partition of the gradients exists from the start
     # gradients of layers that are not reduced yet
     waiting = width * min(n.total, s.buckets.reduce + n.largest)
     return {

@@ -2,6 +2,8 @@
 
 forward and backward   model FLOPs of the computed tokens / (t x peak x efficiency)
 recomputation          the layers' forward once more, with activation checkpointing
+casts to fp8           bytes that casting the operands of the encoder's products reads and writes: megabert's
+                       casts are kernels of their own
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
 optimizer              the bytes per parameter that the optimizer declares (LAMB: 40), and 4 + w for
                        the weights' copy in a half precision
@@ -32,6 +34,12 @@ from megabert.planner.states import FP32, compute_bytes
 HOST_SECONDS = {"forward": 0.36e-3, "backward": 0.50e-3, "update": 0.39e-3}
 """CPU time per layer: of a micro step's forward and backward, and of an update's end. Measured on an AMD
 EPYC with 24 layers, embeddings and heads included (benchmarks/host_time.py); a faster host needs less."""
+
+
+HOST, DATA = "waiting for the host", "waiting for data"
+CAST_BYTES = {"input or weight": 5, "gradient": 6}
+"""That a cast of one element to fp8 moves: read for the largest magnitude and again, written (a gradient in
+both orders; inputs and weights are cast again in backward)."""
 
 
 class SamplesPerSecond(NamedTuple):
@@ -67,6 +75,18 @@ def host_seconds(rank: Rank, micro_steps: int) -> float:
     return rank.model.num_hidden_layers * (micro_steps * micro_step + HOST_SECONDS["update"])
 
 
+def cast_bytes(rank: Rank, tokens: float, micro_steps: int) -> float:
+    """Bytes that casts to fp8 move in one update of ``tokens`` (docs/reference/precision.md)."""
+    model, t = rank.model, rank.division.degree
+    h, inner = model.hidden_size, model.intermediate_size
+    inputs = 2 * h + (h + inner) / t
+    gradients = 2 * h + (3 * h + inner) / t
+    weights = (4 * h * h + 2 * h * inner) / t
+    passes = 3 if rank.division.checkpointing else 2
+    once = CAST_BYTES["input or weight"] * (tokens * inputs + micro_steps * weights)
+    return model.num_hidden_layers * (passes * once + CAST_BYTES["gradient"] * tokens * gradients)
+
+
 def update_times(
     machine: Machine,
     rank: Rank,
@@ -97,6 +117,9 @@ def update_times(
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
+    if precision == "fp8":
+        tokens = sequences * recipe.length * (recipe.fill if packed else 1.0)
+        times["casts to fp8"] = cast_bytes(rank, tokens, batch.accumulation) / memory
     scratch = variant_of(model).gpu_scratch
     if scratch is not None and not machine.is_cpu:
         pairs = sequences * recipe.length * min(recipe.length, scratch.most_keys)
@@ -104,9 +127,9 @@ def update_times(
         times[scratch.name] = scratch.bytes_per_pair * pairs * heads / memory
     if not machine.is_cpu:
         host = host_seconds(rank, batch.accumulation)
-        times["waiting for the host"] = max(0.0, host - sum(times.values()))
+        times[HOST] = max(0.0, host - sum(times.values()))
     loading = loader_seconds(recipe.length, batch, packed=packed)
     if recipe.workers:
         loading = max(0.0, loading / recipe.workers - sum(times.values()))
-    times["waiting for data"] = loading
+    times[DATA] = loading
     return times

@@ -63,6 +63,11 @@ def test_a_text_or_yaml_becomes_a_value(kind: Any, text: Any, value: Any) -> Non
             "liner",
             "expected one of poly, linear; did you mean 'linear'?",
         ),
+        (
+            Literal["h100", "v100-16", "v100-32"],
+            "V100",
+            "expected one of h100, v100-16, v100-32; did you mean 'v100-16' or 'v100-32'?",
+        ),
         (PositiveInt | Literal["end"], "x", "expected a whole number of 1 or more, or one of end"),
         (tuple[NonNegativeFloat, ...], "1,,2", "'': expected a number of 0 or more"),
     ],

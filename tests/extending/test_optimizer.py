@@ -117,7 +117,7 @@ def test_planner_asks_for_the_bytes_of_its_state() -> None:
 
     n = local_parameters(model_config("bert-tiny"), 1, True)
     moments = {
-        name: state_bytes(n, Sharding(0, "fp32", 1, optimizer=name), accumulates=False)["update"][
+        name: state_bytes(n, Sharding(0, "fp32", 1, optimizer=name), micro_steps=1)["update"][
             "moments"
         ]
         for name in ("lamb", "sign-momentum")
