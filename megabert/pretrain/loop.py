@@ -259,7 +259,7 @@ class Loop:
             self._save()
         self.metrics.close()
         raise AgreedStop(
-            f"{reason}; {checkpoint_tag(step)} is saved: bring the data back as it was, and continue with "
+            f"{reason}; {checkpoint_tag(step)} is saved: put this right, and continue with "
             "--resume auto"
         )
 

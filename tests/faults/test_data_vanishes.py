@@ -85,7 +85,7 @@ def test_a_run_saves_and_ends(
         assert "Traceback" not in job.output
     (newest, *_) = whole_checkpoints(run / "checkpoints")
     assert f"{data}/train-00000-of-00002.h5{words}" in errors[0]
-    assert f"{newest.folder.name} is saved: bring the data back as it was" in errors[0]
+    assert f"{newest.folder.name} is saved: put this right" in errors[0]
     assert newest.step == trained_steps(run)[-1] < STEPS
 
 
