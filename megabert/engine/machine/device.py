@@ -49,11 +49,13 @@ def claim_device(store: Any, identity: str, rank: int) -> None:
 
 
 def claim_own_device(device: torch.device, rank: int) -> None:
-    """:func:`claim_device` of this rank's GPU, in the store of the process group.
+    """:func:`claim_device` of this rank's GPU, in the store of the process group, if that is NCCL's.
 
     Raises:
         RankError: another rank has it.
     """
+    if "nccl" not in torch.distributed.get_backend():
+        return
     identity = str(torch.cuda.get_device_properties(device).uuid)
     store = torch.distributed.distributed_c10d._get_default_store()
     claim_device(store, f"{os.uname().nodename}/{identity}", rank)

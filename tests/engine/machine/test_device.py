@@ -13,7 +13,7 @@ from megabert.common.storage import memory_line
 from megabert.engine import launch
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import check_versions
-from megabert.engine.machine.device import claim_device, own_device
+from megabert.engine.machine.device import claim_device, claim_own_device, own_device
 from megabert.engine.watch.ending import WatchedRun
 from megabert.engine.watch.guard import is_collective_failure
 from megabert.parallel.topology import Topology
@@ -129,3 +129,8 @@ def test_releases_of_deepspeed(monkeypatch: pytest.MonkeyPatch, version: str, wo
     monkeypatch.setenv("MEGABERT_UNTESTED_DEEPSPEED", "1")
     if version != "0.19.7":
         check_versions()
+
+
+def test_two_ranks_of_one_device_may_use_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    claim_own_device(torch.device("cuda", 0), 1)  # asks no GPU
