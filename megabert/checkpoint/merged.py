@@ -10,6 +10,7 @@ Nothing is written, and any number of processes may read at the same time.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,9 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
             )
         return tensor
 
+    @abstractmethod
     def _parts(self, name: str, kind: str) -> list[Tensor]:
         """What each tensor-parallel rank holds of it."""
-        raise NotImplementedError
 
     def _average(self, name: str, kind: str, copies: Sequence[Tensor]) -> Tensor:
         """The mean of copies; the first one where all are equal."""

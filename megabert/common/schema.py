@@ -1,9 +1,8 @@
 """The shape of what a file holds, checked by pydantic before anything uses it.
 
 A schema is a ``TypedDict`` of plain values. Nothing is converted: ``"8"`` and ``true`` are not numbers.
-Keys that a schema does not name are left alone, unless it
-forbids them. Importing this takes as long as importing pydantic, so
-that modules which a ``--help`` imports do it inside their functions.
+Keys that a schema does not name are left alone, unless it forbids them. Importing this takes as long as
+importing pydantic, so that modules which a ``--help`` imports do it inside their functions.
 """
 
 from __future__ import annotations

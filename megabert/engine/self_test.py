@@ -144,7 +144,7 @@ class _Small:
             intermediate_size=64 * degree,
             max_position_embeddings=max(64, tokens),
             hidden_dropout_prob=0.1,
-            attention_probs_dropout_prob=0.0,  # on a GPU its masks are those of the device's generator
+            attention_probs_dropout_prob=0.0,  # flash attention has masks of the device's generator
             initializer_range=0.1,
         )
         spec = optimizer_spec(run.optimizer.optimizer)

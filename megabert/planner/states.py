@@ -22,8 +22,7 @@ Communication buffers: stages 1 to 3 copy gradients into a bucket of ``reduce_bu
 which they allocate whole when backward begins (two of them with ``overlap_comm``; stage 3 never frees
 it). Stage 0 joins gradients into one tensor of at most 500 million elements at the end of the last
 backward. Stage 1 (bf16) sends the sums where they lie; if it sends them in bf16 it casts one parameter
-group at a time. On a CPU, memory that is allocated but
-never written does not count.
+group at a time. On a CPU, memory that is allocated but never written does not count.
 
 Stage 3 gathers the weights of a layer before it runs and keeps up to ``stage3_max_live_parameters``
 elements. A model up to that size has all its weights from the end of forward to the end of backward.
@@ -79,7 +78,7 @@ class Buckets:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Buckets:
-        """The sizes of a DeepSpeed file."""
+        """The sizes of a DeepSpeed file, as ``read_deepspeed_config`` returns it."""
         zero = config.get("zero_optimization") or {}
         names = {
             "reduce_bucket_size": "reduce",
@@ -87,11 +86,7 @@ class Buckets:
             "stage3_max_live_parameters": "live",
             "sub_group_size": "sub_group",
         }
-        given = {
-            ours: int(zero[theirs])
-            for theirs, ours in names.items()
-            if zero.get(theirs, "auto") != "auto"
-        }
+        given = {ours: int(zero[theirs]) for theirs, ours in names.items() if theirs in zero}
         made = cls(
             double=bool(zero.get("overlap_comm", False)),
             sent=str(config.get("communication_data_type") or "").lower(),

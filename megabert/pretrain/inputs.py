@@ -62,7 +62,8 @@ def divide_batch(
 ) -> tuple[DividedSettings, BatchSizes]:
     """The batch for a number of data-parallel ranks, and the settings with its sizes.
 
-    ``limit``: of the micro batch (:func:`micro_limit`). ``resumed_size``: global batch of the checkpoint that the run resumes from (``resolve_batch``).
+    ``limit``: of the micro batch (:func:`micro_limit`). ``resumed_size``: global batch of the checkpoint that
+    the run resumes from (``resolve_batch``).
 
     Raises:
         UserError: the sizes don't multiply out.

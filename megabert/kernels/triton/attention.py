@@ -80,8 +80,8 @@ def forward_kernel(
 ):  # fmt: skip
     """A block of queries of one sequence and head: query, key, value [tokens, heads, SIZE]; context
     the same, contiguous; lse fp32 [heads, tokens]; bounds int32 [sequences + 1]; real bool [tokens] or
-    None; keys int64 [tokens] or
-    None; table fp32 [2 REACH + 1, SIZE] or None. ``scale`` includes log2(e)."""
+    None; keys int64 [tokens] or None; table [2 reach + 1, SIZE], as query, or None. ``scale`` includes
+    log2(e)."""
     program = tl.program_id(0)
     first = program % blocks * QUERIES
     head = (program // blocks % heads).to(tl.int64)
@@ -151,8 +151,8 @@ def backward_kernel(
     SIZE: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """One sequence and head, key block by key block; as ``forward_kernel``, and: grad as query;
-    grad_query, grad_key, grad_value with rows made_row apart, heads contiguous; sums fp32 as context (any size, if no sequence has more
-    than KEYS rows); inner fp32 [heads, tokens]; slope: scale without log2(e)."""
+    grad_query, grad_key, grad_value with rows made_row apart, heads contiguous; sums fp32 as context (any
+    size, if no sequence has more than KEYS rows); inner fp32 [heads, tokens]; slope: scale without log2(e)."""
     program = tl.program_id(0)
     head, sequence = (program % heads).to(tl.int64), program // heads
     begin = tl.load(bounds + sequence)
