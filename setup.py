@@ -30,10 +30,19 @@ requires = [
 # mpich's mpirun starts more ranks than cores, and as root, without being asked to
 mpi = ["mpi4py>=4.0", "mpich>=4.2"]
 plots = ["matplotlib>=3.8"]
+# near duplicates and the language of each document (data_tools/shard_wiki.py)
+text = ["datasketch>=1.6", "py3langid>=0.3"]
+# launch/convert.py --to onnx, --to sentence-transformers
+export = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "sentence-transformers>=5.0"]
+trackers = ["wandb>=0.19", "mlflow-skinny>=3.0"]
 extras = {
     "test": [
         *mpi,
         *plots,
+        *text,
+        *export,
+        *trackers,
+        "datasets>=4.0",
         "pytest>=8",
         "jieba>=0.42.1",
         "hypothesis>=6.100",
@@ -43,6 +52,9 @@ extras = {
         "triton>=3.5; sys_platform == 'linux'",
     ],
     "plots": plots,
+    "text": text,
+    "export": export,
+    "trackers": trackers,
     "mpi": mpi,
     "dev": ["ruff>=0.14", "mypy>=1.18", "types-PyYAML"],
 }
