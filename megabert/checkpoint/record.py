@@ -10,7 +10,6 @@ Version 1 had no sum over itself and fewer fields of the layout; it is still rea
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from megabert.checkpoint.record_schema import record_fault
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of_file, write_json
 from megabert.common.json_text import RECORD_SUM, JsonError, parse_json, read_json_text, record_sum
-from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT
+from megabert.common.names import CHECKPOINT_RECORD, WEIGHTS_FORMAT, step_of_tag
 from megabert.common.storage import storage_line
 
 PARTIAL = ".partial"
@@ -28,7 +27,6 @@ PARTIAL = ".partial"
 
 RECORD_VERSION = 2
 _READABLE = (1, 2)
-_TAG = re.compile(r"step-(\d{7,})")
 
 
 class UnreadableCheckpoint(UserError):
@@ -119,12 +117,6 @@ def read_checkpoint_record(folder: Path) -> Checkpoint:
     if fault is not None:
         raise UserError(f"{path} is not a checkpoint record of this program: {fault}")
     return Checkpoint(folder, record)
-
-
-def step_of_tag(name: str) -> int:
-    """The step in a checkpoint's folder name; -1 for another name (such as a user's copy)."""
-    match = _TAG.fullmatch(name)
-    return int(match[1]) if match else -1
 
 
 def tagged_folders(base: Path) -> list[Path]:

@@ -35,6 +35,7 @@ class _Record(TypedDict):
     trained_positions: NotRequired[Annotated[int, Field(ge=0, lt=1 << 31)]]
     tokens: NotRequired[Count]
     elapsed_seconds: NotRequired[NonNegativeFloat]
+    evaluation: NotRequired[dict[str, _Number]]
     guard: NotRequired[Annotated[list[_Number], Field(max_length=1 << 20)]]
     skipped_ranges: NotRequired[Annotated[list[_Range], Field(max_length=1 << 20)]]
     unlogged: NotRequired[_Sums]

@@ -3,6 +3,7 @@
     RUN/checkpoints/step-0000500/      DeepSpeed's files, and megabert.json: the run's settings, with
                                        the size and SHA-256 of every file and of itself
     RUN/checkpoints/latest             name of the newest whole checkpoint
+    RUN/checkpoints/best               name of the best one (:mod:`megabert.checkpoint.retention`)
 
 A checkpoint is written under ``<tag>.partial``. Failures of a rank (a full disk) are collected instead
 of raised between DeepSpeed's own barriers. The ranks then exchange them, and only if every file is on
@@ -34,11 +35,11 @@ from megabert.checkpoint.record import (
     damaged_file,
     plain,
     read_checkpoint_record,
-    step_of_tag,
     tagged_folders,
     whole_checkpoints,
     write_checkpoint_record,
 )
+from megabert.checkpoint.retention import Retention
 from megabert.common.errors import UserError
 from megabert.common.files import (
     read_limited,
@@ -49,9 +50,17 @@ from megabert.common.files import (
     write_text,
 )
 from megabert.common.log import get_logger
-from megabert.common.names import CHECKPOINT_RECORD, LATEST, RUN_CHECKPOINTS, checkpoint_tag
+from megabert.common.names import (
+    BEST,
+    CHECKPOINT_RECORD,
+    LATEST,
+    RUN_CHECKPOINTS,
+    checkpoint_tag,
+    step_of_tag,
+)
 from megabert.common.processes.locks import require_lock
 from megabert.common.storage import RESUME, StorageFault, named_storage_errors, storage_line
+from megabert.config.checkpoint_path import named_checkpoint
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
@@ -130,13 +139,13 @@ def save_checkpoint(
     run: Path,
     record: dict[str, Any],
     universal_info: dict[str, Any],
-    keep_last: int,
+    retention: Retention,
 ) -> Path:
     """Write a checkpoint of ``engine`` (all ranks call) and return its folder.
 
     ``record``: plain values, with ``step`` and ``consumed_samples``. The engine's layout and counters
     are added. Checkpoints of later steps are removed: they exist if the run was resumed from an older
-    one, and do not belong to it any longer.
+    one, and do not belong to it any longer. Then those that ``retention`` does not keep are removed.
 
     Raises:
         StorageFault: the disk is full or not writable, or another job has taken over the run folder; the
@@ -172,8 +181,7 @@ def save_checkpoint(
             f"checkpoint {final} could not be written ({_previous(base)}): {outcome[0][0]}"
         )
     if world.is_main:
-        for old in whole_checkpoints(base)[keep_last:]:
-            remove_folder(old.folder)
+        retention.apply(base)
     return final
 
 
@@ -231,10 +239,10 @@ def check_space(folder: Path, wanted: float, what: str) -> None:
         )
 
 
-def check_room(engine: TrainingEngine, run: Path, keep_last: int) -> None:
-    """Warn at a run's start if the disk has no space for its checkpoints (``keep_last`` and one)."""
+def check_room(engine: TrainingEngine, run: Path, retention: Retention, steps: int) -> None:
+    """Warn at a run's start if the disk has no space for its checkpoints (those kept and one)."""
     base = run / RUN_CHECKPOINTS
-    more = max(1, keep_last + 1 - len(whole_checkpoints(base)))
+    more = max(1, retention.most(steps) + 1 - len(whole_checkpoints(base)))
     check_space(base, more * checkpoint_bytes(engine), f"this run, with {more} more checkpoints,")
 
 
@@ -264,12 +272,14 @@ def find_checkpoint(run: Path, wanted: str, world: World) -> Checkpoint | None:
     """The checkpoint to resume from (all ranks call, all get the same one).
 
     ``wanted``: "auto" takes the newest undamaged one and reports those that it skips (None if the
-    run has no checkpoint yet); a tag takes exactly that one.
+    run has no checkpoint yet); a tag takes exactly that one, ``best`` the one that is marked so.
 
     Raises:
         UserError: the checkpoint of that tag is missing or damaged, or all checkpoints are damaged.
     """
     base = run / RUN_CHECKPOINTS
+    if wanted == BEST:
+        wanted = broadcast_object(world, lambda: _best_tag(base))
     first_fault = None
     for found in broadcast_object(world, lambda: _candidates(base, wanted)):
         fault = shared_fault(found, world) if isinstance(found, Checkpoint) else found
@@ -322,14 +332,24 @@ def _read_candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
     return found
 
 
+def _best_tag(base: Path) -> str:
+    if not (base / BEST).is_file():
+        raise UserError(
+            f"--resume {BEST}: {base} has no file {BEST}: the run had no --keep-best, or no evaluation yet"
+        )
+    return named_checkpoint(base / BEST).name
+
+
 def newest_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that ``path`` names: a run (its ``latest``) or a checkpoint folder.
+    """The checkpoint that ``path`` names: a run (its ``latest``), a checkpoint folder, or a run's
+    ``checkpoints/best``.
 
     Where ``latest`` is missing or does not name a complete checkpoint, it is the newest that is complete.
 
     Raises:
         UserError: there is no whole checkpoint.
     """
+    path = named_checkpoint(path)
     if (path / CHECKPOINT_RECORD).is_file():
         return read_checkpoint_record(path)
     base = path / RUN_CHECKPOINTS

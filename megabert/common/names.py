@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TRAIN = "train"
 EVAL = "eval"
 SPLITS = (TRAIN, EVAL)
@@ -25,6 +27,7 @@ RUN_FINAL = "final"
 RUN_MERGING = "merging.tmp"
 CHECKPOINT_RECORD = "megabert.json"
 LATEST = "latest"
+BEST = "best"
 
 WEIGHTS_RECORD = "megabert.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -46,3 +49,12 @@ def shard_file(split: str, index: int, count: int) -> str:
 def checkpoint_tag(step: int) -> str:
     """Folder name of the checkpoint written after ``step`` updates: ``step-0000500``."""
     return f"step-{step:07d}"
+
+
+_TAG = re.compile(r"step-(\d{7,})")
+
+
+def step_of_tag(name: str) -> int:
+    """The step in a checkpoint's folder name; -1 for another name (such as a user's copy)."""
+    match = _TAG.fullmatch(name)
+    return int(match[1]) if match else -1

@@ -57,6 +57,20 @@ def _sample_ranges(value: object) -> object:
     )
 
 
+EVALUATED = ("eval_mlm_loss", "eval_mlm_accuracy", "eval_nsp_accuracy")
+"""Values of every evaluation of pretraining; of one corpus of several as ``eval_mlm_loss/NAME``."""
+
+
+def _evaluated(value: object) -> object:
+    """One of :data:`EVALUATED`, perhaps of one corpus."""
+    if isinstance(value, str) and value.partition("/")[0] in EVALUATED:
+        return value
+    raise ValueError(f"expected one of {', '.join(EVALUATED)}")
+
+
+EvaluatedMetric = Annotated[str, BeforeValidator(_evaluated)]
+"""A value of the evaluation lines of ``metrics.jsonl``."""
+
 SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
 """``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
@@ -326,7 +340,8 @@ class RunSettings:
     init_moments: bool = setting(True, "with --init-from: take over the optimizer's moments")
     resume: str = setting(
         "never",
-        "auto: resume from the newest complete checkpoint of --output; TAG: from this checkpoint",
+        "auto: resume from the newest complete checkpoint of --output; TAG: from this checkpoint; best: "
+        "from that of --keep-best",
         metavar="never|auto|TAG",
     )
     seed: NonNegativeInt = setting(
@@ -362,7 +377,16 @@ class RunSettings:
     trust_ratio_interval: NonNegativeInt = setting(
         100, "updates between lines of every tensor's trust ratio and norms; 0 writes none"
     )
-    keep_last: PositiveInt = setting(2, "checkpoints to keep in the run folder")
+    keep_last: PositiveInt = setting(2, "newest checkpoints to keep in the run folder")
+    keep_every: PositiveInt | None = setting(
+        None, "also keep the checkpoints after every multiple of this many updates"
+    )
+    keep_best: EvaluatedMetric | None = setting(
+        None,
+        "also keep the checkpoint with the best value of the evaluations: eval_mlm_loss, "
+        "eval_mlm_accuracy or eval_nsp_accuracy; it is saved right after the evaluation",
+        metavar="METRIC",
+    )
     on_spike: Literal["stop", "rollback", "ignore"] = setting(
         "stop",
         "what to do when the loss jumps or is not finite: stop; or rollback to the last checkpoint and "
@@ -433,7 +457,7 @@ class ResolvedRun(RunSettings):
 
     output: Path
     optional_inputs: ClassVar = (
-        "init_from", "stop_after", "profile", "peak_tflops", "skip_samples",
+        "init_from", "stop_after", "profile", "peak_tflops", "skip_samples", "keep_every", "keep_best",
     )  # fmt: skip
 
 

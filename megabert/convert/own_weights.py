@@ -7,6 +7,7 @@ from pathlib import Path
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER, WEIGHTS_RECORD
+from megabert.config.checkpoint_path import named_checkpoint
 from megabert.config.model import ModelConfig
 from megabert.convert.foreign_model import in_float32
 from megabert.convert.format import Format, ModelSource
@@ -28,14 +29,14 @@ def read(path: Path, *, tokenizer: Path | None = None) -> WholeModel:
 
     Args:
         path: a RUN (its newest complete checkpoint, or the megabert folder of a finished
-            fine-tuning), a checkpoint folder, or a megabert folder.
+            fine-tuning), a checkpoint folder, a run's ``checkpoints/best``, or a megabert folder.
         tokenizer: folder of tokenizer files to use instead of those next to the weights.
 
     Raises:
         UserError: ``path`` is none of these, or is damaged, or (for checkpoints, before the long
             work of merging) the tokenizer is not the one that the model was trained with.
     """
-    path = Path(path)
+    path = named_checkpoint(Path(path))
     if not path.is_dir():
         raise UserError(
             f"{path} is not a folder; --input takes a run, a checkpoint or a megabert folder"

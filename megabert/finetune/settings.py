@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config import flags
+from megabert.config.checkpoint_path import named_checkpoint
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer, setting
 from megabert.config.numbers import (
@@ -283,7 +284,7 @@ def check_task_files(settings: ResolvedFinetuning) -> None:
         UserError: which flag names something that is missing, and what to do.
     """
     task = settings.task
-    if not task.checkpoint.is_dir():
+    if not named_checkpoint(task.checkpoint).is_dir():
         kind = "is not a folder" if task.checkpoint.exists() else "does not exist"
         raise UserError(
             f"--checkpoint {task.checkpoint} {kind}; give a megabert folder, a pretraining run or a "

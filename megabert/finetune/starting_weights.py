@@ -15,6 +15,7 @@ from megabert.common.names import (
     WEIGHTS_RECORD,
 )
 from megabert.common.storage import named_storage_errors
+from megabert.config.checkpoint_path import named_checkpoint
 from megabert.convert import own_weights
 from megabert.convert.huggingface import model as huggingface
 from megabert.convert.whole_model import WholeModel
@@ -36,6 +37,7 @@ def read_weights(path: Path) -> tuple[WholeModel, str | None]:
 
 
 def _read_weights(path: Path) -> tuple[WholeModel, str | None]:
+    path = named_checkpoint(path)
     if not path.is_dir():
         raise UserError(f"--checkpoint {path} is not a folder")
     _refuse_several_runs(path)

@@ -41,8 +41,9 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
+from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
-from megabert.pretrain.loop import Loop
+from megabert.pretrain.loop import Loop, retention_of
 from megabert.pretrain.opening import opening_lines
 
 log = get_logger()
@@ -60,6 +61,7 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     """
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
+    require_metric(settings.run.keep_best, inputs)
     output = settings.run.output
     watched = WatchedRun(
         settings.parallel.hang_timeout, output, partial(run_folder.what_is_kept, output)
@@ -126,7 +128,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     def write() -> None:
         with named_storage_errors(run.output):
             run_folder.write_settings(run.output, divided, engine.config, inputs.save_tokenizer)
-            check_room(engine, run.output, run.keep_last)
+            check_room(engine, run.output, retention_of(run), optimizer.steps)
 
     broadcast_object(world, write)
     for line in opening_lines(

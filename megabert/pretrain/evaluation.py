@@ -8,12 +8,27 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.common.processes.stopping import stop_watch
-from megabert.config.training import ResolvedSettings
+from megabert.config.training import EVALUATED, ResolvedSettings
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import evaluation_micro_batches, require_readable
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Sums
+
+
+def require_metric(metric: str | None, inputs: Inputs) -> None:
+    """Raise ``UserError`` if ``--keep-best`` names what no evaluation of this run will give."""
+    if metric is None:
+        return
+    if inputs.evaluation is None:
+        raise UserError(
+            f"--keep-best {metric}: the shards of --data have no evaluation split; make one, or leave it out"
+        )
+    known = EVALUATED
+    if metric not in known:
+        raise UserError(
+            f"--keep-best {metric}: no evaluation of this run has it: {', '.join(known)}"
+        )
 
 
 def evaluate(

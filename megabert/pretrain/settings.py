@@ -11,6 +11,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.config import flags
+from megabert.config.checkpoint_path import named_checkpoint
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.run_config import with_own_output
@@ -85,6 +86,15 @@ def _check_run(settings: ResolvedSettings) -> None:
         raise UserError(
             "--init-from starts a new run and --resume TAG continues an existing one; give one of them"
         )
+    if run.keep_best is not None and run.eval_interval == 0:
+        raise UserError(
+            f"--keep-best {run.keep_best} needs evaluations during the run, and --eval-interval is 0: "
+            "set it to a number of updates"
+        )
+    if run.keep_best == "eval_nsp_accuracy" and data.sentence_task == "none":
+        raise UserError(
+            "--keep-best eval_nsp_accuracy needs pairs, and --sentence-task is none: give another metric"
+        )
     length, degree = data.seq_length, parallel.tensor_parallel
     if parallel.sequence_parallel and data.packing == "off" and length % degree:
         raise UserError(
@@ -104,7 +114,7 @@ def check_files(settings: ResolvedSettings) -> None:
         read_manifest(data.data)
     elif data.tokenizer is not None and not data.tokenizer.exists():
         raise UserError(f"--tokenizer {data.tokenizer}: no such file or folder")
-    if run.init_from is not None and not run.init_from.is_dir():
+    if run.init_from is not None and not named_checkpoint(run.init_from).is_dir():
         kind = "is not a folder" if run.init_from.exists() else "does not exist"
         raise UserError(f"--init-from {run.init_from} {kind}; name a run or a checkpoint folder")
     groups = settings.optimizer.parameter_groups
