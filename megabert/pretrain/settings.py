@@ -93,7 +93,8 @@ def _check_run(settings: ResolvedSettings) -> None:
         )
     if run.keep_best == "eval_nsp_accuracy" and data.sentence_task == "none":
         raise UserError(
-            "--keep-best eval_nsp_accuracy needs pairs, and --sentence-task is none: give another metric"
+            "--keep-best eval_nsp_accuracy needs pairs of sentences, which --sentence-task none leaves out: give another "
+            "metric"
         )
     length, degree = data.seq_length, parallel.tensor_parallel
     if parallel.sequence_parallel and data.packing == "off" and length % degree:

@@ -150,7 +150,7 @@ def test_a_better_evaluation_saves_a_checkpoint(shards: Path, tmp_path: Path) ->
     [
         (["--keep-best", "f1"], "eval_mlm_loss, eval_mlm_accuracy, eval_nsp_accuracy"),
         (["--keep-best", "eval_mlm_loss", "--eval-interval", "0"], "--eval-interval is 0"),
-        (["--keep-best", "eval_nsp_accuracy", "--sentence-task", "none"], "--sentence-task is none"),
+        (["--keep-best", "eval_nsp_accuracy", "--sentence-task", "none"], "--sentence-task none leaves out"),
     ],
 )  # fmt: skip
 def test_wrong_metrics(arguments: list[str], message: str) -> None:
