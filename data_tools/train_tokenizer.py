@@ -2,11 +2,14 @@
 
 Reads the same inputs as shard_wiki.py. Writes a folder that shard_wiki.py --tokenizer and
 transformers can load: vocab.txt (WordPiece) or spiece.model (SentencePiece), tokenizer.json and
-tokenizer_config.json. [PAD], [UNK], [CLS], [SEP] and [MASK] are entries 0 to 4.
+tokenizer_config.json. [PAD], [UNK], [CLS], [SEP] and [MASK] are entries 0 to 4. With --extend, the
+entries of another vocabulary come first, with their ids, and the new ones follow.
 
-Example:
+Examples:
     python data_tools/train_tokenizer.py --input enwiki-latest-pages-articles.xml.bz2 \\
         --type wordpiece --vocab-size 30522 --output data/tokenizer
+    python data_tools/train_tokenizer.py --input reviews.jsonl --extend bert-base-uncased \\
+        --vocab-size 34522 --output data/extended
 """
 
 from __future__ import annotations
@@ -32,8 +35,11 @@ from megabert.data.prepare.train_tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from megabert.data.prepare.vocabulary.extension import extend, require_extensible
 from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags, rules_of
+from megabert.data.tokenizers.load import load_tokenizer
+from megabert.data.tokenizers.wordpiece import WordPieceTokenizer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,8 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_reading_flags(parser, documents=False)
     kind = parser.add_argument_group("vocabulary")
     kind.add_argument(
-        "--type", choices=KINDS, default="wordpiece",
+        "--type", choices=KINDS,
         help="BERT's wordpiece, or SentencePiece unigram or bpe (default: wordpiece)",
+    )  # fmt: skip
+    kind.add_argument(
+        "--extend", type=Path, metavar="TOKENIZER",
+        help="extend this WordPiece vocabulary (folder or vocab.txt) to --vocab-size entries by those "
+        "that the text uses; its ids and its normalisation stay (default: a new vocabulary)",
     )  # fmt: skip
     kind.add_argument(
         "--vocab-size", type=ValueReader(Size), default=30522, metavar="N",
@@ -90,8 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     args = build_parser().parse_args(argv)
+    old = _extended(args)
     settings = TrainingSettings(
-        kind=args.type,
+        kind=args.type or "wordpiece",
         vocab_size=args.vocab_size,
         lower_case=not args.cased,
         language=check_language(args.language),
@@ -115,13 +127,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         max_characters=args.max_characters or None,
         workers=args.workers,
     )
-    tokenizer = train_tokenizer(sentences, settings)
+    extension = None
+    if old is not None:
+        extension = extend(old, sentences, settings.vocab_size, settings.alphabet_size)
+    tokenizer = extension.tokenizer if extension else train_tokenizer(sentences, settings)
     save_tokenizer(tokenizer, args.output)
     print(
         f"{args.output}: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
         f"{'lower case' if tokenizer.lower_case else 'cased'}, from {len(sentences)} sentences"
     )
+    if extension is not None:
+        print("\n".join(extension.lines()))
     return 0
+
+
+def _extended(args: argparse.Namespace) -> WordPieceTokenizer | None:
+    """The tokenizer of --extend.
+
+    Raises:
+        UserError: it cannot be loaded or extended, it has --vocab-size entries already, or a flag
+            contradicts it.
+    """
+    if args.extend is None:
+        return None
+    if args.type not in (None, "wordpiece") or args.cased:
+        raise UserError(
+            "--extend: kind and casing are those of the given tokenizer; remove --type and --cased"
+        )
+    return require_extensible(args.extend, load_tokenizer(args.extend), args.vocab_size)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
     python launch/convert.py --from megabert --input runs/phase2 --to huggingface --output hf
     python launch/convert.py --from huggingface --input hf --to megabert --output megabert-folder
     python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
+    python launch/convert.py --from huggingface --input hf --new-tokenizer tokens --to megabert --output moved
+    python launch/convert.py --from megabert --input runs/phase2 --average 5 --to huggingface --output mean
 
 The output folder appears only after it has been read back, its tensors have been compared with the
 input's bit for bit, and the outputs of both models have been compared on sample text.
@@ -18,10 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
-from megabert.config.values import utf8_path
+from megabert.config.numbers import NonNegativeInt, PositiveInt, Size
+from megabert.config.values import ValueReader, utf8_path
 from megabert.convert.formats import input_help, read_formats, written_formats
 
 
@@ -39,9 +43,10 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--input",
         type=utf8_path,
+        nargs="+",
         required=True,
         metavar="PATH",
-        help=input_help(),
+        help=f"{input_help()}; several of them only with --average",
     )
     source.add_argument(
         "--tokenizer",
@@ -56,6 +61,38 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON with the encoder's shape, with the field names of bert_config.json, for weights "
         "that have none (default: the file next to the input)",
+    )
+    change = made.add_argument_group("changes of the model (default: none)")
+    change.add_argument(
+        "--average",
+        type=ValueReader(PositiveInt),
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="take the mean of the newest N complete checkpoints of the run (without N: of all), or "
+        "of several inputs",
+    )
+    change.add_argument(
+        "--new-tokenizer",
+        type=utf8_path,
+        metavar="PATH",
+        help="move the model to this tokenizer, a folder or a file: rows of common tokens are "
+        "copied, those of new ones are the mean of their old pieces",
+    )
+    change.add_argument(
+        "--position-rows",
+        type=ValueReader(Size),
+        metavar="N",
+        help="extend the model to N positions: the trained rows of its table are repeated (an "
+        "encoder without a table, as NEZHA, only gets the new limit)",
+    )
+    change.add_argument(
+        "--seed",
+        type=ValueReader(NonNegativeInt),
+        default=0,
+        metavar="N",
+        help="of the rows that --new-tokenizer draws, for tokens without any known piece "
+        "(default: 0)",
     )
     target = made.add_argument_group("output")
     target.add_argument(
@@ -79,29 +116,42 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     given = parser().parse_args(arguments)
-    if not any(given.input.parent.glob(f"{given.input.name}.*")):  # a prefix of file names
-        require_path("--input", given.input)
-    for flag, path in (("--tokenizer", given.tokenizer), ("--model-config", given.model_config)):
-        if path is not None:
-            require_path(flag, path)
+    first, *others = given.input
+    for path in given.input:
+        if not any(path.parent.glob(f"{path.name}.*")):  # a prefix of file names
+            require_path("--input", path)
+    if others and given.average is None:
+        raise UserError(
+            f"--input names {len(given.input)} models: set --average to convert their mean, or "
+            "convert one after the other"
+        )
+    for flag in ("tokenizer", "model_config", "new_tokenizer"):
+        if (path := getattr(given, flag)) is not None:
+            require_path("--" + flag.replace("_", "-"), path)
     # torch is imported only now
+    from megabert.convert.changes.request import ModelChanges
     from megabert.convert.run import ConversionRequest, convert
 
     result = convert(
         ConversionRequest(
             given.source,
-            given.input,
+            first,
             given.target,
             given.output,
             tokenizer=given.tokenizer,
             force=given.force,
             model_config=given.model_config,
+            changes=ModelChanges(
+                given.average, tuple(others), given.new_tokenizer, given.position_rows, given.seed
+            ),
         )
     )
     if result.unchanged:
         print(f"{result.output} already holds this conversion, and its files are intact")
         return 0
     print(f"{result.model.head}: {len(result.model.tensors)} tensors, {result.model.origin}")
+    for line in result.changed():
+        print(line)
     print(*result.left_out(), sep="\n", end="\n" if result.model.left_out else "")
     if result.comparison is not None:
         print("\n".join(result.comparison.lines()))

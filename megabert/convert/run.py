@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
 from megabert.common.processes.locks import lock_beside, output_locked, refuse_if_in_use
 from megabert.common.storage import named_storage_errors, storage_line
+from megabert.convert.changes.request import ModelChanges, change_lines
 from megabert.convert.check import Comparison, Side, compare, our_side
 from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
 from megabert.convert.format import Format, ModelSource
@@ -45,6 +46,7 @@ class ConversionRequest:
         tokenizer: folder of tokenizer files, or vocabulary file, if the input has none.
         force: replace an output folder that an earlier conversion made.
         model_config: JSON with the encoder's shape, if the input has none.
+        changes: what becomes another model; none by default.
     """
 
     source: str
@@ -54,6 +56,7 @@ class ConversionRequest:
     tokenizer: Path | None = None
     force: bool = False
     model_config: Path | None = None
+    changes: ModelChanges = field(default_factory=ModelChanges)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class ConversionResult:
     unchanged: bool
     comparison: Comparison | None
     model: WholeModel
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def changed(self) -> list[str]:
+        """What the output's model has otherwise than the source's, in lines."""
+        return change_lines(self.changes)
 
     def left_out(self) -> list[str]:
         """The parts of the source that the output lacks: one line per reason, with counts."""
@@ -98,7 +106,8 @@ def convert(request: ConversionRequest) -> ConversionResult:
         )
     old = _existing(request)
     refuse_if_in_use(lock_beside(request.output), request.output)
-    model = _read(source, request)
+    places = [_place(request, path) for path in request.changes.places(request.input)]
+    model, changes = _read_changed(source, request, places)
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files, so none are written", model.origin)
@@ -115,7 +124,7 @@ def convert(request: ConversionRequest) -> ConversionResult:
     fingerprint = _fingerprint(model)
     if old is not None and old.get("sha256") == fingerprint and old.get("to") == request.target:
         if _intact(request.output, old):
-            return ConversionResult(request.output, True, None, model)
+            return ConversionResult(request.output, True, None, model, changes)
     elif old is not None and not request.force:
         raise UserError(
             f"{request.output} holds another conversion; choose another folder, or set --force to "
@@ -128,17 +137,25 @@ def convert(request: ConversionRequest) -> ConversionResult:
             )
         with new_folder(request.output, replace_existing=old is not None) as temporary:
             target.write(temporary, model, tokenizer)
-            comparison = _check(request, target, model, tokenizer, temporary)
-            _write_record(request, model, comparison, fingerprint, temporary)
-    return ConversionResult(request.output, False, comparison, model)
+            comparison = _check(request, places, model, tokenizer, temporary)
+            more = {"sha256": fingerprint, "changes": changes}
+            _write_record(request, model, comparison, more, temporary)
+    return ConversionResult(request.output, False, comparison, model, changes)
 
 
-def _read(source: Format, request: ConversionRequest) -> WholeModel:
+def _read_changed(
+    source: Format, request: ConversionRequest, places: list[ModelSource]
+) -> tuple[WholeModel, dict[str, Any]]:
+    by_path = {place.path: place for place in places}
+    return request.changes.apply(lambda path: _read(source, request, by_path[path]), by_path)
+
+
+def _read(source: Format, request: ConversionRequest, place: ModelSource) -> WholeModel:
     try:
-        return source.read(_place(request))
+        return source.read(place)
     except UserError as error:
-        others = looks_like(request.input) if request.input.is_dir() else set()
-        wrong = wrong_file(request.input, request.source)
+        others = looks_like(place.path) if place.path.is_dir() else set()
+        wrong = wrong_file(place.path, request.source)
         # the name of a single file (*.ckpt) says less about it than its content
         if wrong is not None and not others - set(FILE_FORMATS):
             raise UserError(wrong) from error
@@ -148,22 +165,22 @@ def _read(source: Format, request: ConversionRequest) -> WholeModel:
         raise UserError(f"{error} (the files there look like {hint})") from error
 
 
-def _place(request: ConversionRequest) -> ModelSource:
-    return ModelSource(request.input, request.tokenizer, request.model_config)
+def _place(request: ConversionRequest, path: Path) -> ModelSource:
+    return ModelSource(path, request.tokenizer, request.model_config)
 
 
 def _write_record(
     request: ConversionRequest,
     model: WholeModel,
     comparison: Comparison,
-    fingerprint: str,
+    more: dict[str, Any],
     folder: Path,
 ) -> None:
     record = {
         "from": request.source,
         "to": request.target,
         "input": printable(str(model.origin)),
-        "sha256": fingerprint,
+        **more,
         "head": model.head.name,
         "task": model.task,
         "labels": list(model.labels),
@@ -201,7 +218,7 @@ def _existing(request: ConversionRequest) -> dict[str, Any] | None:
 
 def _check(
     request: ConversionRequest,
-    target: Format,
+    places: list[ModelSource],
     model: WholeModel,
     tokenizer: Tokenizer | None,
     folder: Path,
@@ -209,29 +226,48 @@ def _check(
     """Compare the model read back from the written folder with the source.
 
     Each side runs the software of its format if that is available (transformers), else megabert's
-    model of the tensors, which are read a second time.
+    model of the tensors, which are read a second time. If the conversion changes the model, the
+    source's software is compared with megabert's model of each input instead.
 
     Raises:
         UserError: the sides differ.
     """
-    source, place, written = find_format(request.source), _place(request), ModelSource(folder)
-    reference = source.read(place) if source.read_again else model
+    source, target = find_format(request.source), find_format(request.target)
+    reference = _read_changed(source, request, places)[0] if source.read_again else model
+    written = ModelSource(folder)
     again = target.read(written)
     tensors = same_tensors(reference, again)
-    left, ran_left = _side(source, place, reference)
+    if request.changes:
+        _check_inputs(source, places)
+        left, ran_left = our_side(reference), "megabert (after the changes)"
+    else:
+        left, ran_left = _side(source, places[0], reference)
     right, ran_right = _side(target, written, again)
     if tokenizer is not None:
         check_tokenizer(folder, tokenizer)
     names = (f"{request.source} (input)", f"{request.target} (output)")
     comparison = compare(left, right, model, tokenizer, names)
-    if comparison.failures:
-        raise UserError(
-            f"the converted model does not compute the same: {'; '.join(comparison.failures)}; "
-            "nothing was written"
-        )
+    _refuse_failures(comparison, "the converted model does not compute the same")
     comparison.tensors = tensors
     comparison.note = f"input run by {ran_left}, output by {ran_right}"
     return comparison
+
+
+def _check_inputs(source: Format, places: list[ModelSource]) -> None:
+    """Compare the source's own software, if it runs any, with megabert's model of each input."""
+    if source.run is None:
+        return
+    for place in places:
+        model = source.read(place)
+        words = load_tokenizer(model.tokenizer) if model.tokenizer is not None else None
+        left, ran = source.run(place, model)
+        comparison = compare(left, our_side(model), model, words, (ran, "megabert"))
+        _refuse_failures(comparison, f"{model.origin}: megabert does not compute the same as {ran}")
+
+
+def _refuse_failures(comparison: Comparison, what: str) -> None:
+    if comparison.failures:
+        raise UserError(f"{what}: {'; '.join(comparison.failures)}; nothing was written")
 
 
 def _side(kind: Format, place: ModelSource, model: WholeModel) -> tuple[Side, str]:

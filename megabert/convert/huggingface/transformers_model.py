@@ -111,7 +111,12 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"transformers cannot load the tokenizer: {first}") from error
-    text = same_ids(tokenizer, theirs)
+    try:
+        text = same_ids(tokenizer, theirs)
+    except Exception as error:  # the tokenizers library raises nothing more exact
+        raise UserError(
+            f"transformers cannot use the tokenizer: {str(error) or type(error).__name__}"
+        ) from error
     if text is not None:
         raise UserError(
             f"transformers' tokenizer gives different ids for {text}; nothing was written"

@@ -40,6 +40,7 @@ class Purpose(enum.IntEnum):
     PAIR = 3
     MASK_PLACE = 4
     MASK_KIND = 5
+    NEW_ROW = 6
 
 
 def philox(counter: tuple[Integers, Integers, Integers, Integers], key: tuple[int, int]) -> Words:
