@@ -238,8 +238,10 @@ def _check(
     again = target.read(written)
     tensors = same_tensors(reference, again)
     if request.changes:
-        _check_inputs(source, places)
-        left, ran_left = our_side(reference), "megabert (after the changes)"
+        also = (
+            f"; before them, {ran} gives the same" if (ran := _check_inputs(source, places)) else ""
+        )
+        left, ran_left = our_side(reference), f"megabert (after the changes{also})"
     else:
         left, ran_left = _side(source, places[0], reference)
     right, ran_right = _side(target, written, again)
@@ -253,16 +255,25 @@ def _check(
     return comparison
 
 
-def _check_inputs(source: Format, places: list[ModelSource]) -> None:
-    """Compare the source's own software, if it runs any, with megabert's model of each input."""
+def _check_inputs(source: Format, places: list[ModelSource]) -> str:
+    """Compare the source's own software with megabert's model of each input.
+
+    Returns:
+        the name of the software; "" if the format runs none.
+
+    Raises:
+        UserError: they do not compute the same.
+    """
+    ran = ""
     if source.run is None:
-        return
+        return ran
     for place in places:
         model = source.read(place)
         words = load_tokenizer(model.tokenizer) if model.tokenizer is not None else None
         left, ran = source.run(place, model)
         comparison = compare(left, our_side(model), model, words, (ran, "megabert"))
         _refuse_failures(comparison, f"{model.origin}: megabert does not compute the same as {ran}")
+    return ran
 
 
 def _refuse_failures(comparison: Comparison, what: str) -> None:

@@ -95,6 +95,17 @@ class Entries:
     def _id_of_piece(self) -> Mapping[Piece, int]:
         return {self.piece(n): i for n, i in self.ids.items() if n not in self.special}
 
+    def normalised(self, piece: Piece) -> Piece:
+        """A text in its place after this tokenizer's normalisation."""
+        normalizer = self._backend.normalizer
+        try:
+            text = piece.text.decode()
+        except UnicodeDecodeError:
+            return piece
+        if normalizer is None or not text:
+            return piece
+        return Piece(piece.begins, normalizer.normalize_str(text).strip(f" {self._mark}").encode())
+
     def segment(self, piece: Piece) -> list[int]:
         """The known pieces that this tokenizer makes of a text in its place, after its normalisation.
 

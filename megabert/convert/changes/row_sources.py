@@ -1,7 +1,8 @@
 """From which rows of an old vocabulary each row of a new one is made.
 
     copied     special tokens by role, whatever their spelling; entries that both vocabularies have
-    averaged   other entries: the pieces that the old tokenizer makes of their text
+    averaged   other entries: the old entries that the new normalisation turns into them (``Rome``
+               and ``ROME`` for ``rome``), else the pieces that the old tokenizer makes of their text
     drawn      entries without any known piece
 
 Two entries are the same if they are the same text in the same place of a word (``##ing``, and
@@ -11,6 +12,7 @@ SentencePiece's ``ing``), and the same characters: where the old tokenizer chang
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,12 +48,15 @@ def row_sources(old: Tokenizer, new: Tokenizer) -> RowSources:
     """Find the sources of all rows."""
     before, after = Entries(old), Entries(new)
     roles = {new.special[role]: old.special[role] for role in SPECIAL_NAMES}
+    spellings = _spellings(before, after)
     result = RowSources(before.names, after.names)
     for number, name in enumerate(after.names):
         copied = roles.get(number)
         if copied is None:
             copied = _same_entry(before, after, number, roles)
-        pieces = [] if copied is not None else _pieces(before, after, name)
+        pieces = spellings.get(after.piece(name), []) if copied is None and name else []
+        if copied is None and not pieces:
+            pieces = _pieces(before, after, name)
         if len(pieces) == 1 and _is_text_of(before, pieces[0], after.piece(name)):
             copied = pieces[0]
         if copied is not None:
@@ -61,6 +66,18 @@ def row_sources(old: Tokenizer, new: Tokenizer) -> RowSources:
         else:
             result.drawn.append(number)
     return result
+
+
+def _spellings(before: Entries, after: Entries) -> dict[Piece, list[int]]:
+    """Texts -> the old entries, spelled otherwise, that the new normalisation turns into them."""
+    found: dict[Piece, list[int]] = defaultdict(list)
+    for name, number in before.ids.items():
+        if name not in before.special:
+            piece = before.piece(name)
+            changed = after.normalised(piece)
+            if changed != piece:
+                found[changed].append(number)
+    return dict(found)
 
 
 def _same_entry(

@@ -99,6 +99,14 @@ def test_casing() -> None:
     assert [made[name] for name in ("Café", "café", "A")] == ["cafe", "cafe", "a"]
 
 
+def test_spellings_that_become_one() -> None:
+    """A lower-casing vocabulary takes the rows of the cased entries that it no longer distinguishes."""
+    old = words("Rome", "ROME", "Paris", "paris", "r", "##ome", "##s", cased=True)
+    made = made_of(old, words("rome", "paris", "romes"))
+    assert made["rome"] == "Rome + ROME"
+    assert (made["paris"], made["romes"]) == ("= paris", "r + ##ome + ##s")
+
+
 def test_special_tokens_are_matched_by_role() -> None:
     old, new = words("a"), words("[X]", "a", "[PAD]", special=OTHER_SPECIAL)
     found = row_sources(old, new)
