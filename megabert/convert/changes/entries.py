@@ -25,7 +25,7 @@ _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
-class Piece:
+class WordPart:
     """An entry as text: UTF-8 bytes, maybe a part of a character, and whether they begin a word."""
 
     begins: bool
@@ -66,36 +66,36 @@ class Entries:
         self._added = {t["content"] for t in added}
         self._unknown = tokenizer.special.unk
 
-    def piece(self, name: str) -> Piece:
+    def piece(self, name: str) -> WordPart:
         """An entry as text."""
         mark = self._mark
         if name in self._added:
-            return Piece(True, name.encode())
+            return WordPart(True, name.encode())
         if self.marking == "bytes":
             raw = b"".join(_BYTE_OF[c] if c in _BYTE_OF else c.encode() for c in name)
-            return Piece(raw[:1] == b" ", raw.removeprefix(b" "))
+            return WordPart(raw[:1] == b" ", raw.removeprefix(b" "))
         if self.marking == "space":
             byte = _BYTE_PIECE.fullmatch(name) if self._has_byte_pieces else None
             if byte is not None:
-                return Piece(False, bytes.fromhex(byte[1]))
+                return WordPart(False, bytes.fromhex(byte[1]))
             text = name.removeprefix(mark)
-            return Piece(text != name, text.replace(mark, " ").encode())
+            return WordPart(text != name, text.replace(mark, " ").encode())
         text = name.removeprefix(mark)
         if self.marking == "none" or text in (name, ""):
-            return Piece(True, name.encode())
-        return Piece(False, text.encode())
+            return WordPart(True, name.encode())
+        return WordPart(False, text.encode())
 
-    def find(self, piece: Piece) -> int | None:
+    def find(self, piece: WordPart) -> int | None:
         """Id of the entry that is this text in this place, if there is one."""
         if self.marking == "none":
-            piece = Piece(True, piece.text)
+            piece = WordPart(True, piece.text)
         return self._id_of_piece.get(piece)
 
     @cached_property
-    def _id_of_piece(self) -> Mapping[Piece, int]:
+    def _id_of_piece(self) -> Mapping[WordPart, int]:
         return {self.piece(n): i for n, i in self.ids.items() if n not in self.special}
 
-    def normalised(self, piece: Piece) -> Piece:
+    def normalised(self, piece: WordPart) -> WordPart:
         """A text in its place after this tokenizer's normalisation."""
         normalizer = self._backend.normalizer
         try:
@@ -104,9 +104,11 @@ class Entries:
             return piece
         if normalizer is None or not text:
             return piece
-        return Piece(piece.begins, normalizer.normalize_str(text).strip(f" {self._mark}").encode())
+        return WordPart(
+            piece.begins, normalizer.normalize_str(text).strip(f" {self._mark}").encode()
+        )
 
-    def segment(self, piece: Piece) -> list[int]:
+    def segment(self, piece: WordPart) -> list[int]:
         """The known pieces that this tokenizer makes of a text in its place, after its normalisation.
 
         The text is not searched for added tokens. Pieces for unknown text are left out.

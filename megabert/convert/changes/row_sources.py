@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from megabert.convert.changes.entries import Entries, Piece
+from megabert.convert.changes.entries import Entries, WordPart
 from megabert.data.tokenizers.base import SPECIAL_NAMES, Tokenizer
 
 
@@ -68,9 +68,9 @@ def row_sources(old: Tokenizer, new: Tokenizer) -> RowSources:
     return result
 
 
-def _spellings(before: Entries, after: Entries) -> dict[Piece, list[int]]:
+def _spellings(before: Entries, after: Entries) -> dict[WordPart, list[int]]:
     """Texts -> the old entries, spelled otherwise, that the new normalisation turns into them."""
-    found: dict[Piece, list[int]] = defaultdict(list)
+    found: dict[WordPart, list[int]] = defaultdict(list)
     for name, number in before.ids.items():
         if name not in before.special:
             piece = before.piece(name)
@@ -103,9 +103,9 @@ def _pieces(before: Entries, after: Entries, name: str) -> list[int]:
         return []
     piece = after.piece(name)
     if piece.is_mark and after.marking == "inner":  # which says nothing about a space before it
-        piece = Piece(False, piece.text)
+        piece = WordPart(False, piece.text)
     return before.segment(piece)
 
 
-def _is_text_of(before: Entries, number: int, piece: Piece) -> bool:
+def _is_text_of(before: Entries, number: int, piece: WordPart) -> bool:
     return before.piece(before.names[number]).text == piece.text

@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import given, settings
 from tokenizers import models, pre_tokenizers, trainers
 
-from megabert.convert.changes.entries import Entries, Piece
+from megabert.convert.changes.entries import Entries, WordPart
 from megabert.convert.changes.row_sources import RowSources, row_sources
 from megabert.data.prepare.train_tokenizer import TrainingSettings, train_tokenizer
 from megabert.data.tokenizers.base import SPECIAL_NAMES, Tokenizer, starts_word_alone
@@ -155,14 +155,14 @@ def test_a_text_is_segmented_as_the_tokenizer_does(
     tokenizer = kinds[kind]
     entries = Entries(tokenizer)
     text = text.strip()
-    found = entries.segment(Piece(True, text.encode()))
+    found = entries.segment(WordPart(True, text.encode()))
     leading = f" {text}" if kind == "byte-level" else text
     (encoded,) = tokenizer.encode_sentences([leading], with_offsets=False)
     expected = [i for i in encoded.ids.tolist() if i != tokenizer.special.unk]
     assert [i for i in found if entries.names[i] != "▁"] == [
         i for i in expected if entries.names[i] != "▁"
     ]
-    inner = entries.segment(Piece(False, text.encode()))
+    inner = entries.segment(WordPart(False, text.encode()))
     if tokenizer.special.unk not in encoded.ids and len(inner) and kind != "wordpiece":
         spelled = [
             b"".join(entries.piece(entries.names[i]).text for i in ids) for ids in (inner, found)
