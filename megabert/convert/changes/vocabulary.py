@@ -98,6 +98,8 @@ def _drawn(sources: RowSources, table: Tensor, deviation: float, seed: int) -> T
         mean = table[: len(sources.old_names)].double().mean()
         return mean.to(table.dtype).expand(count)
     width = table.shape[1]
+    if not count:
+        return table.new_empty(0, width)
     numbers = np.array(sources.drawn, np.int64)
     words = CounterRng(seed, Purpose.NEW_ROW).rows(np.zeros_like(numbers), numbers, 2 * width)
     uniform = (words + 0.5) / 2**32  # [n, 2 H], in (0, 1)

@@ -115,6 +115,18 @@ def test_rows_of_another_vocabulary(source: Path, tokens: Path, tmp_path: Path) 
     )
 
 
+def test_an_extended_vocabulary_keeps_all_rows(source: Path, tmp_path: Path) -> None:
+    words = [*(source / "vocab.txt").read_text().splitlines(), "riverbed", "bridges"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    result = moved(source, tmp_path / "out", new_tokenizer=tmp_path / "vocab.txt")
+    before, after = read(source, "huggingface"), read(tmp_path / "out")
+    for name in (WORDS, BIAS):
+        assert torch.equal(after.tensors[name][:101], before.tensors[name])
+    assert {n: result.changes["vocabulary"][n] for n in ("copied", "averaged", "drawn", "dropped")} == {
+        "copied": 101, "averaged": 2, "drawn": 0, "dropped": 0,
+    }  # fmt: skip
+
+
 def test_drawn_rows_depend_on_seed_and_id_alone(source: Path, tmp_path: Path) -> None:
     """The standard deviation is initializer_range."""
     for name, more in (("a", ["zq"]), ("b", ["river", "zq"])):
