@@ -34,7 +34,7 @@ plots = ["matplotlib>=3.8"]
 text = ["datasketch>=1.6", "py3langid>=0.3"]
 # launch/convert.py --to onnx, --to sentence-transformers
 export = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "sentence-transformers>=5.0"]
-trackers = ["wandb>=0.19", "mlflow-skinny>=3.0"]
+trackers = ["wandb>=0.31", "mlflow-skinny>=3.0"]
 extras = {
     "test": [
         *mpi,

@@ -13,6 +13,7 @@ from megabert.common.errors import UserError
 from megabert.common.json_text import read_json_object
 from megabert.config.flags import SettingsLayer
 from megabert.config.optimizers import OPTIMIZERS
+from megabert.config.trackers import TRACKERS
 from megabert.config.values import suggestion
 
 # Top-level sections of DeepSpeed 0.19.8 that a training run may use. DeepSpeed itself silently accepts
@@ -40,7 +41,10 @@ _REFUSED = {
     "sparse_gradients": "DeepSpeed has removed it; remove it here too",
     "graph_harvesting": "DeepSpeed has removed it; remove it here too",
     "nebula": "DeepSpeed has removed it; remove it here too",
+    "monitor_config": "DeepSpeed ignores it; remove it, and give --tracker",
 }
+_MONITORS = {"tensorboard": "tensorboard", "csv_monitor": "csv", "wandb": "wandb", "comet": None}
+"""DeepSpeed's monitors -> the tracker to use instead."""
 _BATCH_NAMES = {
     "train_batch_size": "global_batch_size",
     "train_micro_batch_size_per_gpu": "micro_batch_size",
@@ -76,6 +80,11 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     for key in content:
         if key in _REFUSED:
             problems.append(f"{key!r}: {_REFUSED[key]}")
+        elif key in _MONITORS and _is_on(content[key]):
+            problems.append(
+                f"{key!r}: DeepSpeed would log the learning rate and no loss; remove the section, and give "
+                f"--tracker {_MONITORS[key] or '/'.join(TRACKERS.names())}"
+            )
         elif key not in PASSED_THROUGH | _TRANSLATED:
             problems.append(
                 f"unknown section {key!r}{suggestion(key, sorted(PASSED_THROUGH | _TRANSLATED))}"
@@ -86,6 +95,10 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     if fault is not None:
         raise UserError(f"--deepspeed_config {path}: {fault}")
     return content
+
+
+def _is_on(monitor: Any) -> bool:
+    return isinstance(monitor, dict) and bool(monitor.get("enabled", False))
 
 
 def _without_auto(section: dict[str, Any]) -> dict[str, Any]:

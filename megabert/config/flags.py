@@ -191,7 +191,9 @@ def _help(field: dataclasses.Field[Any], kind: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "" if value is None or value == () else str(value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def read_yaml(path: Path, cls: type) -> SettingsLayer:

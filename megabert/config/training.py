@@ -33,6 +33,7 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.optimizers import OPTIMIZERS
+from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
 
 
@@ -416,6 +417,7 @@ class PretrainSettings:
     optimizer: OptimizerSettings
     parallel: ParallelSettings
     run: RunSettings
+    trackers: TrackerSettings
 
 
 # Resolved settings: recipe, DeepSpeed file and defaults are applied, so every value that has one is

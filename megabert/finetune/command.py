@@ -21,6 +21,7 @@ from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, start
+from megabert.engine.metrics.trackers.sending import Tracking
 from megabert.engine.run_lock import run_folder_locked
 from megabert.engine.self_test import TestedRun, self_test
 from megabert.engine.watch.ending import WatchedRun
@@ -53,14 +54,17 @@ def finetune(settings: ResolvedFinetuning) -> dict[str, Any]:
     with (
         world.closed_at_the_end(),
         watched_to_the_end(world.watcher),
-        run_folder_locked(settings.task.output, world),
     ):
-        if settings.parallel.self_test == "on":
-            sections = settings.deepspeed_sections
-            self_test(
-                TestedRun(ModelConfig(), settings.optimizer, settings.parallel, sections), world
-            )
-        return run_all(settings, world)
+        broadcast_object(world, Tracking(settings.trackers).require)
+        with run_folder_locked(settings.task.output, world):
+            return _run(settings, world)
+
+
+def _run(settings: ResolvedFinetuning, world: World) -> dict[str, Any]:
+    if settings.parallel.self_test == "on":
+        sections = settings.deepspeed_sections
+        self_test(TestedRun(ModelConfig(), settings.optimizer, settings.parallel, sections), world)
+    return run_all(settings, world)
 
 
 def _what_is_kept() -> str:

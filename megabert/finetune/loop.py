@@ -35,6 +35,7 @@ from megabert.engine.launch import World
 from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.devices import peak_rank_memory
 from megabert.engine.metrics.throughput import each_rank
+from megabert.engine.metrics.trackers.sending import Tracking
 from megabert.engine.metrics.writer import MetricsWriter, Throughput
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.watch.pulse import PULSE
@@ -121,6 +122,7 @@ class FinetuneLoop:
         self.steps, self.scored_after = plan.steps, plan.scored_after
         self.output = settings.task.output
         self.metrics = MetricsWriter(self.output, enabled=False)
+        self.tracking = Tracking(settings.trackers, flags.to_values(settings, absolute=True))
         broadcast_object(self.world, self._open_metrics)
         self.meter = Throughput()
         chosen = settings.selection
@@ -139,7 +141,7 @@ class FinetuneLoop:
         }
 
     def _open_metrics(self) -> None:
-        self.metrics = MetricsWriter(self.output, enabled=True)
+        self.metrics = MetricsWriter(self.output, enabled=True, tracking=self.tracking)
 
     def _require_metrics(self) -> None:
         """End the run if its metrics cannot be written (a collective).
@@ -158,6 +160,10 @@ class FinetuneLoop:
             TrainingStopped: the loss is no longer finite; the model selected so far is in ``final``.
             StoppedOnRequest: some rank was asked to stop; a model is in ``final``.
         """
+        with self.tracking.ended():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         try:
             if self.inputs.train is not None:
                 self.watch.look(
@@ -359,6 +365,7 @@ class FinetuneLoop:
         self.metrics.close()
         self._require_metrics()
         broadcast_object(self.world, lambda: write_json(self.output / RUN_RESULTS, self.results))
+        self.tracking.results(self.results)
         self.world.barrier()
 
     def release(self) -> None:

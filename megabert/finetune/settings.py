@@ -27,6 +27,7 @@ from megabert.config.numbers import (
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.run_config import with_own_output
+from megabert.config.trackers import TrackerSettings
 from megabert.config.training import (
     BatchSettings,
     OptimizerSettings,
@@ -119,6 +120,7 @@ class FinetuneSettings(_FirstSection):
     batch: FinetuneBatchSettings
     optimizer: FinetuneOptimizerSettings
     parallel: ParallelSettings
+    trackers: TrackerSettings
 
     def of_task(self, section: str | None) -> Any:
         """The section of a task's own settings; None for a task without."""
@@ -195,6 +197,7 @@ class ResolvedFinetuning:
     batch: FinetuneBatchSettings
     optimizer: ResolvedFinetuneOptimizer
     parallel: ParallelSettings
+    trackers: TrackerSettings
     deepspeed_sections: dict[str, Any]
 
     def of_task(self, section: str | None) -> Any:
@@ -253,6 +256,7 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
         batch=settings.batch,
         optimizer=flags.narrow_section(ResolvedFinetuneOptimizer, settings.optimizer),
         parallel=settings.parallel,
+        trackers=settings.trackers,
         deepspeed_sections=raw,
     )
 

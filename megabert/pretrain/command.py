@@ -32,6 +32,7 @@ from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, start
 from megabert.engine.library_log import log_deepspeed_to
 from megabert.engine.metrics.profiler import require_room
+from megabert.engine.metrics.trackers.sending import Tracking
 from megabert.engine.run_lock import run_folder_locked
 from megabert.engine.self_test import TestedRun, self_test
 from megabert.engine.watch.ending import WatchedRun
@@ -70,10 +71,13 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     with (
         world.closed_at_the_end(),
         watched_to_the_end(world.watcher),
-        run_folder_locked(settings.run.output, world),
-        run_folder.nothing_left_behind(settings.run.output, world),
     ):
-        return prepare(settings, inputs, world).run()
+        broadcast_object(world, Tracking(settings.trackers).require)
+        with (
+            run_folder_locked(settings.run.output, world),
+            run_folder.nothing_left_behind(settings.run.output, world),
+        ):
+            return prepare(settings, inputs, world).run()
 
 
 def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:

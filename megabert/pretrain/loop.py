@@ -24,6 +24,7 @@ from megabert.common.names import RUN_CHECKPOINTS, RUN_RESULTS, checkpoint_tag
 from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
 from megabert.common.storage import RESUME, StorageFault, named_storage_errors
+from megabert.config import flags
 from megabert.config.training import DividedSettings, RunSettings
 from megabert.data.samples import skip
 from megabert.engine.agreement import StopAgreement
@@ -32,6 +33,7 @@ from megabert.engine.metrics.clock import OTHER
 from megabert.engine.metrics.profiler import profiled
 from megabert.engine.metrics.throughput import Meter
 from megabert.engine.metrics.token_counts import Workload, workload
+from megabert.engine.metrics.trackers.sending import Tracking
 from megabert.engine.metrics.writer import MetricsWriter, progress_text
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.watch.pulse import PULSE
@@ -87,6 +89,7 @@ class Loop:
             self.world, inputs.model, engine.precision, peak * 1e12 if peak else None
         )
         self.clock = self.meter.clock
+        self.tracking = Tracking(settings.trackers, flags.to_values(settings, absolute=True))
         self.progress = Progress("pretrain", self.last, interval=30.0)
         self.watch = stop_watch()
         self.agreement = StopAgreement(self.world, self.watch)
@@ -101,10 +104,10 @@ class Loop:
         self.pending.clear()
         self.unlogged = Sums(*record.get("unlogged", []))
         self.tokens = int(record.get("tokens", 0))
+        self._open_metrics(checkpoint.step if checkpoint else None)
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
         self.meter.restore(record, self.batches.seconds_waited)
-        self._open_metrics(checkpoint.step if checkpoint else None)
         self.saved_step = checkpoint.step if checkpoint else -1
         self.better = False
         broadcast_object(self.world, self._mark_best)
@@ -117,7 +120,10 @@ class Loop:
         def open_files() -> None:
             with named_storage_errors(self.run_folder, then=RESUME):
                 self.metrics = MetricsWriter(
-                    self.run_folder, enabled=True, resumed_step=resumed_step
+                    self.run_folder,
+                    enabled=True,
+                    resumed_step=resumed_step,
+                    tracking=self.tracking,
                 )
 
         broadcast_object(self.world, open_files)
@@ -128,6 +134,10 @@ class Loop:
         Raises:
             StoppedOnRequest: some rank was asked to stop before; everything is saved.
         """
+        with self.tracking.ended():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         self.watch.look(self.settings.run.stop_grace, self._kept)
         profile = self.settings.run.profile
         try:
@@ -484,6 +494,7 @@ class Loop:
         self.metrics.close()
         self._require_metrics()
         broadcast_object(self.world, lambda: write_json(self.run_folder / RUN_RESULTS, results))
+        self.tracking.results(results)
         if self.world.is_main:
             self.progress.close(f"step {step}/{self.steps} after {human_duration(self._elapsed())}")
         self.watch.leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megabert.common.names import RUN_TENSORBOARD, TRAIN
+from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
@@ -36,7 +36,9 @@ def opening_lines(
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
         f"warm-up {100 * optimizer.warmup_fraction:g} %){stop}",
         "results": f"{run.output}",
-        "watch": f"tensorboard --logdir {run.output / RUN_TENSORBOARD}",
+        "watch": f"tensorboard --logdir {run.output / RUN_TENSORBOARD}"
+        if "tensorboard" in settings.trackers.tracker
+        else f"{run.output / RUN_METRICS}",
     }
     for topic, text in lines.items():
         yield f"{topic:<10}{text}"

@@ -31,6 +31,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import (
     RUN_CHECKPOINTS,
     RUN_CONFIG,
+    RUN_CSV,
     RUN_DEEPSPEED_CONFIG,
     RUN_DEEPSPEED_LOG,
     RUN_FAULTS,
@@ -38,6 +39,8 @@ from megabert.common.names import (
     RUN_METRICS,
     RUN_RESULTS,
     RUN_TENSORBOARD,
+    RUN_TENSORS_CSV,
+    RUN_TRACKERS,
     TOKENIZER_FOLDER,
 )
 from megabert.common.processes.locks import is_lock_name
@@ -55,7 +58,10 @@ _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
 ]
 """(section, setting) of the settings that a resumed run must share with its checkpoint."""
-_WRITTEN_INTO = (RUN_METRICS, RUN_DEEPSPEED_LOG, RUN_MERGING, RUN_CONFIG, RUN_RESULTS)
+_WRITTEN_INTO = (
+    RUN_METRICS, RUN_DEEPSPEED_LOG, RUN_MERGING, RUN_CONFIG, RUN_RESULTS, RUN_TRACKERS, RUN_CSV,
+    RUN_TENSORS_CSV,
+)  # fmt: skip
 """What a run writes, except its folders, which may be on another disk."""
 _IDENTITY = ("model", "tokenizer_sha256", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""

@@ -340,6 +340,17 @@ def test_what_deepspeed_refuses_is_refused_when_its_file_is_read() -> None:
         assert "unknown key" in str(deepspeed_fault({section: {"no_such_key": 1}}))
 
 
+@pytest.mark.parametrize("section", ["tensorboard", "csv_monitor", "wandb", "comet"])
+def test_deepspeeds_monitors_are_refused(section: str, tmp_path: Path) -> None:
+    """A section that is off does nothing, and may stay."""
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({section: {"enabled": True}}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{section}.*--tracker"):
+        read_deepspeed_config(file)
+    file.write_text(json.dumps({section: {"enabled": False}}), encoding="utf-8")
+    assert read_deepspeed_config(file) == {section: {"enabled": False}}
+
+
 def test_models() -> None:
     assert model_config("bert-large").head_size == 64
     assert model_config("bert-base", vocab_size=101).padded_vocab_size == 128

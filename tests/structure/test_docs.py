@@ -18,7 +18,8 @@ from tests.structure.sources import ROOT, sources
 DOCS = ROOT / "docs"
 INDEX = "docs/README.md"
 ENTRY_POINTS = frozenset(
-    f"megabert.{kind}" for kind in ("encoders", "formats", "heads", "optimizers", "tasks")
+    f"megabert.{kind}"
+    for kind in ("encoders", "formats", "heads", "optimizers", "tasks", "trackers")
 )
 """Groups of entry points: dotted names that are not modules."""
 OF_EXAMPLES = {"docs/extending.md": frozenset({"launch/finetune.py --scale"})}

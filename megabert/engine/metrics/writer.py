@@ -1,4 +1,4 @@
-"""Metrics of a run: ``metrics.jsonl``, TensorBoard and the throughput meter."""
+"""Metrics of a run: ``metrics.jsonl``, what trackers get of it, and the throughput meter."""
 
 from __future__ import annotations
 
@@ -6,68 +6,74 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megabert.common.files import limited_lines, new_text_file, require_file
 from megabert.common.json_text import JsonError, parse_json
-from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD
+from megabert.common.names import RUN_METRICS
 from megabert.common.processes.locks import require_lock
 from megabert.common.storage import RESUME, StorageFault, same_file, storage_line
+from megabert.engine.metrics.trackers.base import RunEnding, Tracker
+from megabert.engine.metrics.trackers.sending import Tracking, feed
 from megabert.optim.base import TensorNorms
 
 
 class MetricsWriter:
-    """One JSON object per line, and the same numbers to TensorBoard; only the main rank writes.
+    """One JSON object per line, and the same to the trackers; only the main rank writes.
 
     On resume, lines of steps after the checkpoint are removed: the file equals that of an
     uninterrupted run.
+
+    Args:
+        tracking: the run's trackers, TensorBoard by default; this begins them, and the caller ends them.
 
     Attributes:
         failure: one line about the first error of writing, or that a file is gone, None as long as there is none. After it
             nothing more is written; the run saves a checkpoint and ends.
 
     Raises:
-        UserError: the file is not a regular file, or has a line that is too long.
+        UserError: the file is not a regular file, or has a line that is too long; a tracker cannot be
+            opened.
         OSError: a file cannot be opened; no method raises it later.
     """
 
-    def __init__(self, folder: Path, *, enabled: bool, resumed_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool,
+        resumed_step: int | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.failure: str | None = None
         self._file = None
-        self._board = None
+        self._tracking = tracking or Tracking()
+        self._in_run: list[Tracker] = []
         if not enabled:
             return
         self._path = path = folder / RUN_METRICS
         if path.exists():
             require_file(path)
+        reached = -1
         if resumed_step is not None and path.exists():
-            _remove_lines_after(path, resumed_step)
+            reached = _remove_lines_after(path, resumed_step)
         self._file = path.open("a" if resumed_step is not None else "w", encoding="utf-8")
-        from megabert.engine.metrics.event_file import EventFile
-
-        self._board = EventFile(
-            folder / RUN_TENSORBOARD, None if resumed_step is None else resumed_step + 1
-        )
+        self._in_run = self._tracking.begin(folder, resumed_step, reached)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append ``record`` (it holds ``step``), without its None values.
 
-        A record with an ``event`` is a remark, not a measurement: it is not sent to TensorBoard.
+        A record with an ``event`` is a remark, not a measurement.
         """
-        record = {key: value for key, value in record.items() if value is not None}
-        points = {
-            f"{'eval' if key.startswith('eval_') else 'train'}/{key}": value
-            for key, value in record.items()
-            if "event" not in record and key != "step" and isinstance(value, (int, float))
-        }
-        self._append(record, points)
+        self._append({key: value for key, value in record.items() if value is not None})
 
     def write_tensors(self, step: int, rows: Sequence[TensorNorms]) -> None:
         """Append a line with each tensor's trust ratio and norms after update ``step``.
 
-        ``{"step", "trust_ratio": {name: r}, "weight_norm": {...}, "update_norm": {...}, "clamped": n}``
-        and, for TensorBoard, one curve per tensor and quantity. Nothing if no tensor is adapted.
+        ``{"step", "trust_ratio": {name: r}, "weight_norm": {...}, "update_norm": {...}, "clamped": n}``.
+        Nothing if no tensor is adapted.
         """
         if self._file is None or not rows:
             return
@@ -75,32 +81,27 @@ class MetricsWriter:
             key: {row.name: float(f"{getattr(row, key):.6g}") for row in rows}
             for key in ("trust_ratio", "weight_norm", "update_norm")
         }
-        line = {"step": step, **quantities, "clamped": sum(row.clamped for row in rows)}
-        points = {
-            f"{key}/{name}": value
-            for key, values in quantities.items()
-            for name, value in values.items()
-        }
-        self._append(line, points)
+        self._append({"step": step, **quantities, "clamped": sum(row.clamped for row in rows)})
 
-    def _append(self, line: dict[str, Any], points: Mapping[str, float]) -> None:
-        if self._file is None or self._board is None or self.failure is not None:
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file is None or self.failure is not None:
             return
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            for name, value in points.items():
-                self._board.add_scalar(name, value, line["step"])
-            self._board.flush()
+            for tracker in self._in_run:
+                feed(tracker, line)
         except OSError as error:
             self._fail(error)
+        else:
+            self._tracking.write(line)
         self._look_at_files()
 
     def _look_at_files(self) -> None:
         """Note a failure if what was written is no longer where it is looked for."""
-        if self._file is None or self._board is None or self.failure is not None:
+        if self._file is None or self.failure is not None:
             return
-        lost = self._board.lost()
+        lost = next((path for tracker in self._in_run if (path := tracker.lost())), None)
         if not same_file(os.fstat(self._file.fileno()), self._path):
             lost = self._path
         if lost is None:
@@ -118,26 +119,33 @@ class MetricsWriter:
         self.failure = self.failure or storage_line(error, self._path, "cannot be written", RESUME)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close the file and what belongs to it."""
         self._look_at_files()
-        for file in (self._file, self._board):
+        closing = [partial(tracker.close, RunEnding.FINISHED) for tracker in self._in_run]
+        if self._file is not None:
+            closing.insert(0, partial(self._file.close))
+        for close in closing:
             try:
-                if file is not None:
-                    file.close()
+                close()
             except OSError as error:
                 self._fail(error)
-        self._file = self._board = None
+        self._file, self._in_run = None, []
 
 
-def _remove_lines_after(path: Path, step: int) -> None:
+def _remove_lines_after(path: Path, step: int) -> int:
+    """The last step that the file had is returned."""
+    reached = -1
     with new_text_file(path) as kept:
         for content in limited_lines(path):
             line = content.decode("utf-8", "replace").rstrip("\r\n")
             try:
-                if parse_json(line, of_data=True)["step"] <= step:
+                its_step = parse_json(line, of_data=True)["step"]
+                if its_step <= step:
                     kept.write(line + "\n")
+                reached = max(reached, its_step)
             except (JsonError, LookupError, TypeError):
                 continue  # a line that a killed run did not finish
+    return reached
 
 
 def progress_text(line: Mapping[str, Any]) -> str:
