@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import Count, Size
+from megabert.config.numbers import Count, Fraction, Size
 from megabert.config.values import ValueReader, utf8_path
 
 
@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
         type=ValueReader(float),
         metavar="X",
         help="squad2: give no answer where no answer scores this much more than the best one (default: the "
+        "checkpoint's)",
+    )
+    model.add_argument(
+        "--threshold",
+        type=ValueReader(Fraction),
+        metavar="X",
+        help="classify with several labels per text: probability from which a label is given (default: the "
         "checkpoint's)",
     )
     model.add_argument(
@@ -132,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from megabert.predict.predictor import AnswerOptions
 
     choices = ("task", "batch_size", "top_k", "max_length", "device", "precision")
-    threshold = given.null_threshold
-    settings = {} if threshold is None else {"null_threshold": threshold}
+    of_tasks = {name: getattr(given, name) for name in ("null_threshold", "threshold")}
+    settings = {name: value for name, value in of_tasks.items() if value is not None}
     texts = ("text", "text_b", "question", "context")
     predict(
         Request(

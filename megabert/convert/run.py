@@ -23,9 +23,10 @@ from megabert.convert.format import Format, ModelSource
 from megabert.convert.formats import find_format, looks_like, written_formats
 from megabert.convert.huggingface.transformers_model import check_tokenizer
 from megabert.convert.name_table import first_names
+from megabert.convert.own_weights import FORMAT as OWN_FORMAT
 from megabert.convert.read_back import same_tensors
 from megabert.convert.tokenizer import open_tokenizer
-from megabert.convert.whole_model import WholeModel
+from megabert.convert.whole_model import WholeModel, with_plain_outputs
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 
@@ -108,6 +109,8 @@ def convert(request: ConversionRequest) -> ConversionResult:
     refuse_if_in_use(lock_beside(request.output), request.output)
     places = [_place(request, path) for path in request.changes.places(request.input)]
     model, changes = _read_changed(source, request, places)
+    if target is not OWN_FORMAT:
+        model = with_plain_outputs(model)
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files, so none are written", model.origin)

@@ -115,6 +115,23 @@ def expected_shapes(model: WholeModel) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def with_plain_outputs(model: WholeModel) -> WholeModel:
+    """The model whose outputs are in its labels' own units, where its task recorded a mean and a scale.
+
+    Other software knows neither: they go into the head's weights, so that a label is the output itself.
+    """
+    record = dict(model.task_record)
+    mean, scale = record.pop("output_mean", 0.0), record.pop("output_scale", 1.0)
+    if (mean, scale) == (0.0, 1.0):
+        return model
+    weight = model.head.tensors[0]
+    bias = weight.removesuffix("weight") + "bias"
+    tensors = dict(model.tensors)
+    tensors[weight] = (tensors[weight].double() * scale).float()
+    tensors[bias] = (tensors[bias].double() * scale + mean).float()
+    return replace(model, tensors=tensors, task_record=record)
+
+
 def check_tensors(model: WholeModel) -> None:
     """Compare names and shapes with those of megabert's model, and remove two kinds of surplus.
 

@@ -25,11 +25,15 @@ from megabert.finetune.settings import (
     DividedFinetuning,
     ResolvedFinetuneBatch,
     ResolvedFinetuning,
+    held_out_share,
 )
 from megabert.finetune.starting_weights import read_weights
 from megabert.model.encoder import variant_of
 from megabert.tasks.base import Features, Task
+from megabert.tasks.files.names import NamedColumns
 from megabert.tasks.registry import make_task, settings_sections, task_class
+
+_COLUMNS = ("text_column", "text_pair_column", "label_column")
 
 log = get_logger()
 
@@ -37,6 +41,9 @@ log = get_logger()
 def log_unused(given: Given, task: str) -> None:
     """Log the flags that change nothing for ``task``."""
     chosen = task_class(task)
+    for name in _COLUMNS:
+        if not chosen.names_columns and given.flags.sets("task", name):
+            log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
     for section in settings_sections():
         used = chosen.used_settings() if section == chosen.section else frozenset()
         for name in given.flags.values.get(section, {}):
@@ -59,7 +66,9 @@ def make_task_of(settings: ResolvedFinetuning) -> Task:
     """The task that the settings name."""
     place = settings.task
     own = settings.of_task(task_class(place.task).section)
-    return make_task(place.task, own, place.max_length)
+    task = make_task(place.task, own, place.max_length)
+    task.columns = NamedColumns(place.text_column, place.text_pair_column, place.label_column)
+    return task
 
 
 def divide_rows(settings: ResolvedFinetuning, world: World) -> tuple[DividedFinetuning, BatchSizes]:
@@ -144,14 +153,23 @@ def _read_features(
     settings: ResolvedFinetuning, task: Task, inputs: FinetuneInputs
 ) -> FinetuneInputs:
     place, tokenizer = settings.task, inputs.tokenizer
-    train = None
+    train, evaluation, share = None, None, held_out_share(place)
     if place.train is not None:
-        train = task.train_features(place.train, tokenizer, place.max_train_examples, place.seed)
+        drawn = (place.max_train_examples, place.seed)
+        if share:
+            train, evaluation = task.split_features(place.train, tokenizer, *drawn, share)
+            log.info(
+                "--eval is not given: %g of the examples of --train are held out and scored, drawn by --seed %d "
+                "(--eval-share)",
+                share,
+                place.seed,
+            )
+        else:
+            train = task.train_features(place.train, tokenizer, *drawn)
         log.info("train %s", train.describe())
-    evaluation, test = (
-        None if path is None else task.eval_features(path, tokenizer)
-        for path in (place.eval, place.test)
-    )
+    if place.eval is not None:
+        evaluation = task.eval_features(place.eval, tokenizer)
+    test = None if place.test is None else task.eval_features(place.test, tokenizer)
     for name, features in (("eval", evaluation), ("test", test)):
         if features is not None:
             log.info("%s %s", name, features.describe())

@@ -156,7 +156,8 @@ class ResolvedTask(TaskSettings):
     checkpoint: Path
     output: Path
     optional_inputs: ClassVar = (
-        "train", "eval", "test", "max_length", "max_train_examples", "dropout",
+        "train", "eval", "test", "max_length", "max_train_examples", "dropout", "eval_share",
+        "text_column", "text_pair_column", "label_column",
     )  # fmt: skip
 
 
@@ -261,14 +262,27 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
     )
 
 
+def held_out_share(task: TaskSettings) -> float:
+    """Fraction of the training file that is held out and scored (imports torch where no flag says it)."""
+    if task.train is None or task.eval is not None:
+        return 0.0
+    return task_class(task.task).held_out if task.eval_share is None else task.eval_share
+
+
 def _check_selection(settings: FinetuneSettings) -> None:
     """Raise UserError where the settings of evaluation and selection contradict each other."""
     task, selection = settings.task, settings.selection
+    if task.eval_share and (task.eval is not None or task.train is None):
+        other = "--eval is" if task.eval is not None else "--train is not"
+        raise UserError(f"--eval-share {task.eval_share:g}: {other} given; leave it out")
     if any(settings.of_task(name) != kind() for name, kind in settings_sections().items()):
         chosen = task_class(task.task)  # imports torch
         chosen.check_settings(settings.of_task(chosen.section), evaluates=task.eval is not None)
     if (selection.lrs or selection.seeds > 1) and task.train is None:
         raise UserError("--seeds and --lrs are for training: give --train")
+    scores = selection.lrs or selection.patience or isinstance(selection.eval_interval, int)
+    if scores and task.eval is None and held_out_share(task):
+        task = replace(task, eval=task.train)  # whose rest is scored
     if selection.lrs and task.eval is None:
         raise UserError("--lrs needs --eval: its scores decide which rate is the best")
     if selection.patience and (task.train is None or task.eval is None):

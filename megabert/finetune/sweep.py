@@ -32,7 +32,7 @@ from megabert.finetune.inputs import (
 )
 from megabert.finetune.loop import build_loop
 from megabert.finetune.resume import finished, is_this_run
-from megabert.finetune.settings import DividedFinetuning, ResolvedFinetuning
+from megabert.finetune.settings import DividedFinetuning, ResolvedFinetuning, held_out_share
 from megabert.finetune.summary import collect, table
 from megabert.tasks.base import Task
 
@@ -98,7 +98,7 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
     together = {
         "task": settings.task.task,
         "checkpoint": str(settings.task.checkpoint),
-        **collect(make_task_of(settings).metric, [results[one] for one in chosen]),
+        **collect(_metric(settings, results), [results[one] for one in chosen]),
         "settings": flags.to_values(settings),
     }
     broadcast_object(world, lambda: write_json(output / RUN_RESULTS, together))
@@ -111,6 +111,12 @@ def sweep(given: ResolvedFinetuning, world: World) -> dict[str, Any]:
             f"{failed[0]['failed']}; the others are in {output / RUN_RESULTS}"
         )
     return together
+
+
+def _metric(settings: DividedFinetuning, results: Mapping[Combination, Any]) -> str:
+    """The score that decides, which may depend on the labels that were found."""
+    decided = [entry.pop("metric", None) for entry in results.values()]
+    return next((name for name in decided if name), make_task_of(settings).metric)
 
 
 def _finished_runs(
@@ -141,7 +147,8 @@ class _InputReader:
     def read(self, settings: DividedFinetuning) -> tuple[Task, FinetuneInputs]:
         """The task with the labels found in the files, and the inputs of a run."""
         place = settings.task
-        if self._read is None or (place.max_train_examples and place.seed != self._seed):
+        drawn = place.max_train_examples or held_out_share(place)
+        if self._read is None or (drawn and place.seed != self._seed):
             task = deepcopy(self._task)
             self._read = task, read_features(settings, task, self._checkpoint, self._world)
             self._seed = place.seed
@@ -174,6 +181,7 @@ def _entry(one: Combination, results: Mapping[str, Any]) -> dict[str, Any]:
     """A run's entry in the common results."""
     entry = {"run": one.name, "lr": one.lr, "seed": one.seed, "scores": results["scores"]}
     copied: Iterable[str] = (
+        "metric",
         "best",
         "last",
         "steps",

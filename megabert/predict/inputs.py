@@ -15,7 +15,7 @@ from megabert.common.errors import UserError
 from megabert.common.json_text import JsonError, parse_json
 from megabert.common.log import get_logger
 from megabert.tasks.base import ItemFormat
-from megabert.tasks.files.json_lines import begins_list, read_json_lines
+from megabert.tasks.files.json_lines import begins_list, read_objects
 from megabert.tasks.files.kinds import has_parquet_rows
 from megabert.tasks.files.tables import Cells, Table, read_table
 from megabert.tasks.files.text_lines import read_lines
@@ -123,11 +123,12 @@ def _document(path: Path, form: str, own: ItemFormat | None) -> Items:
 
 def _json_lines(path: Path) -> Items:
     found = Items([], [])
-    for number, content in read_json_lines(path):
+    unit, read = read_objects(path)
+    for number, content in read:
         if isinstance(content, str):
-            raise UserError(f"{path} line {number}: {content}")
+            raise UserError(f"{path} {unit} {number}: {content}")
         found.items.append(content)
-        found.places.append(f"line {number}")
+        found.places.append(f"{unit} {number}")
     return found
 
 

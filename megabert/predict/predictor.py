@@ -164,7 +164,7 @@ def _fine_tuned(
 ) -> tuple[Answering, torch.nn.Module]:
     """The task with the settings of its fine-tuning, and its model."""
     known = task_class(name)
-    record = source.task_record if source.task in tasks_with(source.head) else {}
+    record = source.task_record if source.task in (None, *tasks_with(source.head)) else {}
     usual = record.get("max_length") or known.default_max_length
     max_length = _max_length(source, choices, usual)
     settings = known.answer_settings(record, choices.settings, max_length)

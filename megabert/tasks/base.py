@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import Head
+from megabert.tasks.files.names import NamedColumns
 
 if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
@@ -109,6 +111,14 @@ class Task(ABC):
     default_max_length: ClassVar[int] = 128
     """Tokens per row at most, where ``--max-length`` is not given."""
 
+    held_out: ClassVar[float] = 0.0
+    """Fraction of the training file that is held out and scored, where ``--eval`` and ``--eval-share`` are
+    not given."""
+    names_columns: ClassVar[bool] = False
+    """Whether ``--text-column``, ``--text-pair-column`` and ``--label-column`` have an effect."""
+    columns: NamedColumns = NamedColumns()
+    """What these flags name; set before a file is read."""
+
     input_fields: tuple[tuple[str, ...], ...] = (("text",),)
     """Names of each text of an input to answer, the usual one first; one or two texts."""
     item_format: ItemFormat | None = None
@@ -198,6 +208,19 @@ class Task(ABC):
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> Features:
         """Read a training file; at most ``max_examples`` of its examples, drawn by ``seed``."""
+
+    def split_features(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        max_examples: int | None,
+        seed: int,
+        share: float,
+    ) -> tuple[Features, Features]:
+        """Rows of a training file to train on, and rows to score from the share of its examples that ``seed``
+        holds out; ``max_examples`` limits the former.
+        """
+        raise UserError(f"--eval-share: {self.name} holds no examples out; give a file as --eval")
 
     @abstractmethod
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> Features:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.tasks.base import Features
 
 WINDOW_BATCHES = 40
-_EPOCH, _WINDOW_ORDER, _SUBSET = 0, 1, 2  # purposes of random draws
+_EPOCH, _WINDOW_ORDER, _SUBSET, _HELD_OUT = 0, 1, 2, 3  # purposes of random draws
 
 
 def draw_subset(total: int, limit: int | None, seed: int) -> np.ndarray:
@@ -37,15 +38,39 @@ class ExampleChoice:
         training: the rows are to be trained on, so that examples without a target are left out.
         max_examples: at most this many, drawn by ``seed``; None: all.
         seed: seed of the random choice.
+        share: fraction of the examples that are held out, at least one of them; 0: none.
+        held_out: the rows are the examples that are held out, not the others.
     """
 
     training: bool
     max_examples: int | None = None
     seed: int = 0
+    share: float = 0.0
+    held_out: bool = False
+
+    def with_held_out(self) -> tuple[ExampleChoice, ...]:
+        """This choice, and that of the examples that it holds out, if it does."""
+        return (self, replace(self, held_out=True)) if self.share else (self,)
 
     def drawn(self, total: int) -> np.ndarray:
-        """The chosen ones of ``range(total)``, in rising order; int64."""
-        return draw_subset(total, self.max_examples, self.seed)
+        """The chosen ones of ``range(total)``, in rising order; int64.
+
+        Raises:
+            UserError: there are too few to hold one out.
+        """
+        if not self.share:
+            return draw_subset(total, self.max_examples, self.seed)
+        count = max(1, round(self.share * total))
+        if count >= total:
+            raise UserError(
+                f"--train has {total} usable examples, too few to hold out {count} of them: give --eval, or "
+                "--eval-share 0"
+            )
+        order = np.random.default_rng((self.seed, _HELD_OUT)).permutation(total).astype(np.int64)
+        if self.held_out:
+            return np.sort(order[:count])
+        rest = np.sort(order[count:])
+        return rest[draw_subset(len(rest), self.max_examples, self.seed)]
 
 
 def steps_for(rows: int, batch_size: int, epochs: float) -> int:

@@ -27,6 +27,18 @@ class TaskSettings:
     test: Path | None = setting(
         None, "file to predict with the selected model into RUN/test; scored if it has labels"
     )
+    eval_share: Probability | None = setting(
+        None,
+        "fraction of --train that is held out by --seed and scored, without --eval (default: 0.1 for tasks "
+        "with labels of one's own, 0 for others)",
+    )
+    text_column: str | None = setting(
+        None, "column or JSON key of the text, or of a pair's first (default: by its usual names)"
+    )
+    text_pair_column: str | None = setting(None, "column or JSON key of a pair's second text")
+    label_column: str | None = setting(
+        None, "column or JSON key of the labels (default: by its usual names)"
+    )
     output: Path | None = setting(None, "run folder (default: runs/TASK)", resume="free")
     max_length: Size | None = setting(
         None, "tokens per row, at most (default: 384 for squad and squad2, 128 for other tasks)"

@@ -331,7 +331,7 @@ def test_order_and_answers_do_not_depend_on_the_batches(
             "line 1 names the columns sentence, label, but an input needs question and context",
         ),
         ("pair", "a.csv", 'sentence1,sentence2\na,"b\n', "line 2: a quoted cell that does not end"),
-        ("polarity", "a.jsonl", '{"title": "x"}', "a.jsonl line 1: has no 'sentence'"),
+        ("polarity", "a.jsonl", '{"title": "x"}', "a.jsonl line 1: has no 'text'"),
         ("tags", "none.txt", None, "none.txt: no such file"),
     ],
 )
@@ -424,7 +424,7 @@ def test_choices_without_effect_are_reported(
     open_predictor(folders / "polarity", AnswerOptions(settings={"null_threshold": 1.0}))
     open_predictor(folders / "tags", AnswerOptions(top_k=2))
     told = capsys.readouterr().err
-    assert "--null-threshold has no effect on tnews" in told
+    assert "--null-threshold has no effect on classify" in told
     assert "--top-k has no effect on conll" in told
 
 

@@ -59,9 +59,13 @@ def test_defaults() -> None:
         ("cola", (), 1, "stsb"),
         ("cola", ("ENTAILMENT", "not_entailment"), 2, "rte"),
         ("cola", ("entailment", "neutral", "contradiction"), 3, "mnli"),
-        ("cola", ("sport", "news"), 2, "tnews"),
+        ("cola", ("sport", "news"), 2, None),
+        ("classify", ("sport", "news"), 2, "classify"),
+        ("classify", (), 1, None),
+        ("regress", (), 1, None),
         ("cluener", ("O", "B-x"), 2, None),
         ("conll", ("O", "B-x"), 2, "conll"),
+        ("tag", ("O", "B-x"), 2, None),
     ],
 )
 def test_what_a_foreign_head_implies(

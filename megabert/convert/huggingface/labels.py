@@ -10,6 +10,10 @@ from megabert.config.model import ModelConfig
 from megabert.convert.whole_model import WholeModel
 from megabert.model.head_registry import Head
 
+MULTI_LABEL = "multi_label"
+"""In a task's record: a text may have several labels."""
+_SEVERAL = "multi_label_classification"
+
 
 def chosen_head(
     heads: Sequence[Head], values: Mapping[str, Any], pooler: bool
@@ -73,11 +77,12 @@ def left_out(values: Mapping[str, Any], config: ModelConfig) -> list[tuple[str, 
                 f"megabert's heads use hidden_dropout_prob, {config.hidden_dropout_prob}",
             )
         )
-    if values.get("problem_type") == "multi_label_classification":
-        found.append(
-            ("problem_type multi_label_classification", "megabert's labels exclude each other")
-        )
     return found
+
+
+def read_record(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task must know of the outputs besides their names."""
+    return {MULTI_LABEL: True} if values.get("problem_type") == _SEVERAL else {}
 
 
 def label_values(model: WholeModel) -> dict[str, Any]:
@@ -91,6 +96,6 @@ def label_values(model: WholeModel) -> dict[str, Any]:
         "label2id": {name: i for i, name in enumerate(names)},
     }
     if model.head.per_sequence:
-        regression = model.outputs == 1
-        values["problem_type"] = "regression" if regression else "single_label_classification"
+        kind = "regression" if model.outputs == 1 else "single_label_classification"
+        values["problem_type"] = _SEVERAL if model.task_record.get(MULTI_LABEL) else kind
     return values

@@ -165,6 +165,8 @@ def read(
     if model.head.labelled:
         model.labels = labels.read_labels(values, str(folder))
         model.left_out += labels.left_out(values, config)
+        if model.head.per_sequence:
+            model.task_record = labels.read_record(values)
     check_tensors(model)
     words = word_count(tokenizer) if tokenizer is not None else None
     model.config, model.tensors, padding = without_padding(

@@ -111,11 +111,11 @@ def named_columns(
     if not usable:
         raise UserError(f"{path}: none of its {len(table.lines)} lines has {len(names)} columns")
     if _SPLIT in names:
-        _require_one_split(path, [cells[names.index(_SPLIT)] for _, cells in usable])
+        require_one_split(path, [cells[names.index(_SPLIT)] for _, cells in usable])
     return _columns(_told(table.form, names, places), names, usable, places)
 
 
-def _require_one_split(path: Path, splits: Sequence[Any]) -> None:
+def require_one_split(path: Path, splits: Sequence[Any]) -> None:
     """Raise UserError if the lines are of several splits, which must not be trained on together."""
     found = list(dict.fromkeys(map(str, splits)))
     if len(found) > 1:
@@ -210,7 +210,7 @@ def columns_of_objects(
     if not usable:
         raise UserError(f"{path}: no line can be used ({faults.problems})")
     if _SPLIT in names:
-        _require_one_split(path, [one.get(_SPLIT) for _, one in usable])
+        require_one_split(path, [one.get(_SPLIT) for _, one in usable])
     identity = None if places.identity is None else names[places.identity]
     return Columns(
         _told("JSON lines", names, places),

@@ -54,12 +54,17 @@ class Examples:
         number = {label: place for place, label in enumerate(labels)}
         for label, line in zip(self.labels, self.lines):
             if label not in number:
-                listed = ", ".join(labels)
-                self.faults.add(line, "unknown label", f"{label!r}, not one of {listed}")
+                self.faults.add(line, "unknown label", not_among(label, labels))
         found = np.array([number.get(str(label), -1) for label in self.labels], np.int64)
         if (found < 0).all():
             raise UserError(f"{self.faults.path} has no usable example ({self.faults.problems})")
         return order[found >= 0], found[found >= 0]
+
+
+def not_among(label: Any, labels: Sequence[str]) -> str:
+    """What is wrong with a label, in words."""
+    listed = ", ".join(labels[:20]) + (f", ... ({len(labels)} labels)" if len(labels) > 20 else "")
+    return f"{label!r}, not one of {listed}"
 
 
 class Source(Protocol):

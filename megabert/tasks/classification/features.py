@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from megabert.data.tokenizers.base import EncodedBatch, Tokenizer
 
 
+_MOST_LISTED = 30
+"""Labels whose counts are given in a line of the log."""
+
+
 def truncated(
     first: np.ndarray, second: np.ndarray, room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +92,11 @@ class ClassificationFeatures:
     Attributes:
         path: the file.
         rows: tokens.
-        targets: int64 [F] labels, or float32 [F] scores; None for a file without labels.
+        targets: int64 [F] labels, float32 [F] scores, or float32 [F, L], 1 for each of a row's labels; None for
+            a file without labels.
         labels: names of the labels.
         ids: what names each row in a prediction file.
-        weights: float32 [F], of each row in the loss; None for equal ones.
+        weights: float32 [F] or [F, L], of each row, or label of a row, in the loss; None for equal ones.
         cut: rows that lost tokens.
         empty: rows with a text that has no token.
         part: as :attr:`megabert.tasks.classification.data.Examples.part`.
@@ -115,8 +120,8 @@ class ClassificationFeatures:
         return self.rows.lengths
 
     def batch(self, rows: np.ndarray, max_length: int) -> PackedBatch[np.ndarray]:
-        """Where the file has labels ``targets`` [B], int64 or float32, and where rows count differently
-        ``row_weights`` float32 [B].
+        """Where the file has labels ``targets`` [B] or [B, L], int64 or float32, and where rows count differently
+        ``row_weights`` float32 of that shape.
         """
         arrays = (("targets", self.targets), ("row_weights", self.weights))
         labels = {name: values[rows] for name, values in arrays if values is not None}
@@ -126,8 +131,11 @@ class ClassificationFeatures:
         """Rows of each label; {} for a regression and for a file without labels."""
         if self.targets is None or not self.labels:
             return {}
-        found = np.bincount(self.targets, minlength=len(self.labels)).tolist()
-        return dict(zip(self.labels, found))
+        if self.targets.ndim == 2:
+            found = self.targets.sum(axis=0).astype(np.int64)
+        else:
+            found = np.bincount(self.targets, minlength=len(self.labels))
+        return dict(zip(self.labels, found.tolist()))
 
     def describe(self) -> str:
         """One line: examples, tokens, labels, what was cut and left out."""
@@ -136,6 +144,8 @@ class ClassificationFeatures:
         )
         if self.targets is None:
             text += ", no labels"
+        elif len(self.labels) > _MOST_LISTED:
+            text += f", {len(self.labels):,} labels"
         elif self.labels:
             text += ", " + ", ".join(f"{name}: {n:,}" for name, n in self.counts().items())
         if self.cut:

@@ -1,8 +1,12 @@
-"""Scores of classifications and regressions, in per cent, as GLUE defines them (Wang et al. 2019).
+"""Scores of classifications and regressions, in per cent, errors aside: GLUE's (Wang et al. 2019) and common ones.
 
     accuracy                fraction of correct answers
     f1                      F1 of class 1 of two (MRPC, QQP)
     matthews_correlation    Matthews 1975; of more classes Gorodkin 2004, R_K (CoLA, diagnostics)
+    macro_f1                mean F1 of the classes that are there or found (of several labels per row: of all)
+    micro_f1                F1 of all pairs of row and label together; of one label per row, the accuracy
+    subset_accuracy         fraction of rows all of whose labels are right
+    mse, mae                mean squared and mean absolute error, in the labels' own units
     pearson, spearmanr      correlation of scores, of their ranks (STS-B)
     score                   mean of the other scores of a task that has two
 
@@ -28,6 +32,44 @@ def binary_f1(truth: np.ndarray, found: np.ndarray) -> float:
     hits = int(((truth == 1) & (found == 1)).sum())
     total = int((truth == 1).sum() + (found == 1).sum())
     return 2 * hits / total if total else 0.0
+
+
+def f1_of_classes(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """F1 of each class of two int [N] that either has, or of each label of two bool [N, L]; 0 where undefined."""
+    if truth.ndim == 1:
+        classes = np.union1d(truth, found)
+        truth, found = (side[:, None] == classes for side in (truth, found))
+    hits = (truth & found).sum(axis=0)
+    total = truth.sum(axis=0) + found.sum(axis=0)
+    return np.asarray(2 * hits / np.maximum(total, 1))
+
+
+def macro_f1(truth: np.ndarray, found: np.ndarray) -> float:
+    """Mean of :func:`f1_of_classes`."""
+    return float(f1_of_classes(truth, found).mean())
+
+
+def micro_f1(truth: np.ndarray, found: np.ndarray) -> float:
+    """F1 over all rows and labels of two bool [N, L]; of two int [N] the accuracy."""
+    if truth.ndim == 1:
+        return accuracy(truth, found)
+    total = int(truth.sum() + found.sum())
+    return 2 * int((truth & found).sum()) / total if total else 0.0
+
+
+def subset_accuracy(truth: np.ndarray, found: np.ndarray) -> float:
+    """Fraction of equal rows of two bool [N, L]."""
+    return float((truth == found).all(axis=1).mean())
+
+
+def mean_squared_error(truth: np.ndarray, found: np.ndarray) -> float:
+    """Of two float [N]."""
+    return float(((truth - found.astype(float)) ** 2).mean())
+
+
+def mean_absolute_error(truth: np.ndarray, found: np.ndarray) -> float:
+    """Of two float [N]."""
+    return float(np.abs(truth - found.astype(float)).mean())
 
 
 def matthews_correlation(truth: np.ndarray, found: np.ndarray) -> float:
@@ -71,15 +113,26 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "matthews_correlation": matthews_correlation,
     "pearson": pearson,
     "spearmanr": spearmanr,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "subset_accuracy": subset_accuracy,
+    "mse": mean_squared_error,
+    "mae": mean_absolute_error,
 }
+_ERRORS = frozenset({"mse", "mae"})
+"""Scores in the labels' units, not in per cent."""
 
 
 def metric_scores(metrics: Sequence[str], truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """The named scores in per cent; ``"score"`` is the mean of the others.
+    """The named scores in per cent, errors as they are; ``"score"`` is the mean of the others.
 
-    ``truth``, ``found``: class numbers int64 [N], or scores float [N].
+    ``truth``, ``found``: class numbers int64 [N], scores float [N], or which labels bool [N, L].
     """
-    scores = {name: 100.0 * _METRICS[name](truth, found) for name in metrics if name != SCORE}
+    scores = {
+        name: (1.0 if name in _ERRORS else 100.0) * _METRICS[name](truth, found)
+        for name in metrics
+        if name != SCORE
+    }
     if SCORE in metrics:
         scores[SCORE] = float(np.mean(list(scores.values())))
     return scores

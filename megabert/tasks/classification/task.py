@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,8 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.task_heads import SEQUENCE_CLASSIFICATION, BertForSequenceClassification
 from megabert.tasks.base import Features, Forward, Task
-from megabert.tasks.batches import draw_subset
-from megabert.tasks.classification.data import Label, Source, texts_of_items
+from megabert.tasks.batches import ExampleChoice
+from megabert.tasks.classification.data import Examples, Label, Source, texts_of_items
 from megabert.tasks.classification.features import ClassificationFeatures, join_texts
 from megabert.tasks.classification.glue import GLUE, HIGHEST
 from megabert.tasks.classification.metrics import metric_scores
@@ -53,7 +53,12 @@ class Classification(Task):
     """
 
     head = SEQUENCE_CLASSIFICATION
+    baselines: tuple[str, ...] = ()
+    """Scores whose value for the most frequent label is given; () for all."""
+    multi_label = False
+    """Whether a text may have several labels."""
     section, settings_class = "classification", ClassificationSettings
+    unused_settings = frozenset({"label_separator", "threshold"})
     settings: ClassificationSettings
 
     def __init__(
@@ -84,14 +89,19 @@ class Classification(Task):
 
     @classmethod
     def implied_by(cls, labels: tuple[str, ...], outputs: int) -> str | None:
-        """STS-B for one score, a pair task with these labels, else TNEWS, which takes any labels."""
+        """STS-B for one score, a pair task with these labels."""
         if outputs == 1:
             return "stsb"
         given = sorted(label.lower() for label in labels)
-        for name in ("mnli", "rte"):
-            if given == sorted(GLUE[name].labels):
-                return name
-        return Tnews.name
+        return next((n for n in ("mnli", "rte") if given == sorted(GLUE[n].labels)), None)
+
+    @classmethod
+    def answer_settings(
+        cls, record: Mapping[str, Any], given: Mapping[str, Any], max_length: int
+    ) -> Any:
+        """As of every task; the record's weights of labels are for training alone."""
+        kept = {key: value for key, value in record.items() if key != "class_weights"}
+        return super().answer_settings(kept, given, max_length)
 
     def unnamed_labels(self, outputs: int) -> tuple[str, ...]:
         """None where the source has an order of its own."""
@@ -99,6 +109,9 @@ class Classification(Task):
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
         """Load the checkpoint's labels in its order, and its label counts for the baseline."""
+        if record.get("multi_label", False) != self.multi_label:
+            kind = "several labels per text" if record.get("multi_label") else "one label per text"
+            raise UserError(f"the checkpoint gives {kind}, unlike --task {self.name}")
         self.labels = self.source.load_labels(labels, record)
         self._record = dict(record)
 
@@ -114,9 +127,28 @@ class Classification(Task):
         Raises:
             UserError: as ``Source.read``; the file has no labels, or one that the checkpoint lacks.
         """
-        found = self._features(path, tokenizer, training=True, chosen=(max_examples, seed))
+        choice = ExampleChoice(True, max_examples, seed)
+        return self._to_train(self._features(path, tokenizer, choice)[0])
+
+    def split_features(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        max_examples: int | None,
+        seed: int,
+        share: float,
+    ) -> tuple[ClassificationFeatures, ClassificationFeatures]:
+        """The same without a share of the examples, and the rows of these."""
+        choice = ExampleChoice(True, max_examples, seed, share)
+        train, held_out = self._features(path, tokenizer, *choice.with_held_out())
+        return self._to_train(train), held_out
+
+    def _to_train(self, found: ClassificationFeatures) -> ClassificationFeatures:
+        """Note the labels' counts, and weight the rows by them if this is asked for."""
         if found.targets is None:
-            raise UserError(f"{path} has no labels to train on; give a labelled file as --train")
+            raise UserError(
+                f"{found.path} has no labels to train on; give a labelled file as --train"
+            )
         counts = found.counts()
         self._record = {"max_length": self.max_length}
         if not counts:
@@ -124,7 +156,12 @@ class Classification(Task):
         self._record["label_counts"] = counts
         if self.settings.class_weights == "none":
             return found
-        weights = class_weights(np.array(list(counts.values())))
+        return self._weighted(found)
+
+    def _weighted(self, found: ClassificationFeatures) -> ClassificationFeatures:
+        """The rows with the weights of their labels."""
+        assert found.targets is not None
+        weights = class_weights(np.array(list(found.counts().values())))
         self._record["class_weights"] = dict(zip(self.labels, weights.tolist()))
         log.info(
             "class weights: %s", ", ".join(f"{n} {w:.3f}" for n, w in zip(self.labels, weights))
@@ -137,39 +174,54 @@ class Classification(Task):
         Raises:
             UserError: as ``Source.read``; a label that the task lacks.
         """
-        return self._features(path, tokenizer, training=False, chosen=(None, 0))
+        return self._features(path, tokenizer, ExampleChoice(False))[0]
 
     def _features(
-        self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
-    ) -> ClassificationFeatures:
-        """Rows of a file; ``chosen``: how many at most, and the seed that draws them."""
+        self, path: Path, tokenizer: Tokenizer, *choices: ExampleChoice
+    ) -> list[ClassificationFeatures]:
+        """Rows of a file, which is read once, for each choice of its examples; the first trains or does not."""
+        training = choices[0].training
         if is_features_file(path):
-            return self._recorded(path, tokenizer, training, chosen)
-        examples = self.source.read(path, self.settings.bad_lines)
+            return self._recorded(path, tokenizer, choices)
+        examples = self._examples(path, training)
         log.info("%s is read as %s", path, examples.layout)
         self._set_labels(path, training)
         order, targets = examples.targets(self.labels)
-        drawn = draw_subset(len(order), *chosen)
-        order = order[drawn]
-        texts = tuple([some[row] for row in order] for some in examples.texts)
-        rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
-        return ClassificationFeatures(
-            path,
-            rows,
-            None if targets is None else targets[drawn],
-            self.labels,
-            [examples.ids[row] for row in order],
-            cut=cut,
-            empty=empty,
-            part=examples.part,
-            problems=examples.faults.problems,
-        )
+        drawn = [choice.drawn(len(order)) for choice in choices]
+        if targets is not None:
+            targets = self._scaled(targets, targets[drawn[0]] if training else None)
+        found = []
+        for some in drawn:
+            texts = tuple([texts[row] for row in order[some]] for texts in examples.texts)
+            rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
+            found.append(
+                ClassificationFeatures(
+                    path,
+                    rows,
+                    None if targets is None else targets[some],
+                    self.labels,
+                    [examples.ids[row] for row in order[some]],
+                    cut=cut,
+                    empty=empty,
+                    part=examples.part,
+                    problems=examples.faults.problems,
+                )
+            )
+        return found
+
+    def _examples(self, path: Path, training: bool) -> Examples:
+        """The examples of a file, which must have labels if it is to be trained on."""
+        return self.source.read(path, self.settings.bad_lines)
+
+    def _scaled(self, targets: np.ndarray, training: np.ndarray | None) -> np.ndarray:
+        """Targets as the loss takes them; ``training``: those that are trained on."""
+        return targets
 
     def _recorded(
-        self, path: Path, tokenizer: Tokenizer, training: bool, chosen: tuple[int | None, int]
-    ) -> ClassificationFeatures:
+        self, path: Path, tokenizer: Tokenizer, choices: Sequence[ExampleChoice]
+    ) -> list[ClassificationFeatures]:
         """The same for TFRecord features, whose label ids are in the data set's own order."""
-        self._set_labels(path, training)
+        self._set_labels(path, choices[0].training)
         names = () if self.source.regression else self.source.labels_of(path)
         found = read_classifier_records(
             path, tokenizer, self.max_length, None if self.source.regression else len(names)
@@ -186,18 +238,20 @@ class Classification(Task):
             if unknown:
                 raise UserError(f"{path}: label {unknown[0]!r} is not one of the checkpoint's")
             targets = np.array([self.labels.index(name) for name in names], np.int64)[targets]
-        drawn = draw_subset(len(targets), *chosen)
         problems = Problems()
         for number in found.filling:
             problems.add("record that is not a real example", f"record {number}")
-        return ClassificationFeatures(
-            path,
-            found.rows.taken(drawn),
-            targets[drawn],
-            self.labels,
-            drawn.tolist(),
-            problems=problems,
-        )
+        return [
+            ClassificationFeatures(
+                path,
+                found.rows.taken(drawn),
+                targets[drawn],
+                self.labels,
+                drawn.tolist(),
+                problems=problems,
+            )
+            for drawn in (choice.drawn(len(targets)) for choice in choices)
+        ]
 
     def _set_labels(self, path: Path, training: bool) -> None:
         """Use the training file's labels, unless a checkpoint or the data set has given them."""
@@ -213,7 +267,7 @@ class Classification(Task):
         self, items: list[dict[str, Any]], tokenizer: Tokenizer
     ) -> ClassificationFeatures:
         """Rows of items with a text, or two, under one of the names of ``Source.fields``."""
-        texts = texts_of_items(items, self.source.fields)
+        texts = texts_of_items(items, self.input_fields)
         rows, cut, empty = join_texts(texts, tokenizer, self.max_length)
         return ClassificationFeatures(
             Path("items"), rows, None, self.labels, range(len(items)), cut=cut, empty=empty
@@ -265,23 +319,39 @@ class Classification(Task):
         """Write the prediction file; scores and baselines in per cent, {} for a file without labels."""
         if not isinstance(features, ClassificationFeatures):
             raise TypeError(f"features of another task: {type(features).__name__}")
-        logits = outputs["logits"]
-        found = logits[:, 0] if self.source.regression else logits.argmax(axis=1)
-        answers: list[Label] = (
-            found.tolist() if self.source.regression else [self.labels[number] for number in found]
-        )
-        path = self.source.write_predictions(folder, features.part, features.ids, answers)
+        path = self._write(features, outputs, folder)
         if features.targets is None:
             log.info("%s has no labels: predictions are in %s, no scores", features.path, path)
             return {}
+        found = self._found(outputs["logits"])
         metrics = self.source.metrics_of(features.part)
-        scores = metric_scores(metrics, features.targets, found)
+        scores = metric_scores(metrics, self._found_in(features.targets), found)
         counts = self._record.get("label_counts")
-        if counts:
+        if counts and not self.multi_label:
             most = self.labels.index(max(counts, key=counts.get))
-            constant = metric_scores(metrics, features.targets, np.full(len(found), most))
+            constant = metric_scores(
+                self.baselines or metrics, features.targets, np.full(len(found), most)
+            )
             scores |= {BASELINE + name: value for name, value in constant.items()}
         return scores
+
+    def _found(self, logits: np.ndarray) -> np.ndarray:
+        """What the model says of each row, as the metrics take it."""
+        return logits[:, 0] if self.source.regression else logits.argmax(axis=1)
+
+    def _found_in(self, targets: np.ndarray) -> np.ndarray:
+        """The same of the loss's targets."""
+        return targets
+
+    def _write(
+        self, features: ClassificationFeatures, outputs: dict[str, np.ndarray], folder: Path
+    ) -> Path:
+        """Write the prediction file; its path."""
+        found = self._found(outputs["logits"])
+        answers: list[Label] = (
+            found.tolist() if self.source.regression else [self.labels[number] for number in found]
+        )
+        return self.source.write_predictions(folder, features.part, features.ids, answers)
 
 
 def class_weights(counts: np.ndarray) -> np.ndarray:

@@ -10,7 +10,10 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.json_text import JsonError, parse_json
 from megabert.tasks.files.kinds import has_parquet_rows
-from megabert.tasks.files.text_lines import read_lines
+from megabert.tasks.files.text_lines import read_lines, whole_content
+
+_MOST_BYTES_OF_LIST = 1 << 29
+_TO_LINES = "convert it with jq -c '.[]' or pandas' to_json(orient='records', lines=True)"
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -41,6 +44,32 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, content if isinstance(content, dict) else "no JSON object"
 
 
+def read_objects(path: Path) -> tuple[str, list[tuple[int, dict[str, Any] | str]]]:
+    """The same for one JSON list too, whose items count from 1; and what numbers count: line, row or item.
+
+    Raises:
+        UserError: as :func:`read_json_lines`; a list that is damaged or too large.
+    """
+    if has_parquet_rows(path):
+        return "row", list(read_json_lines(path))
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    if not begins_list(first):
+        return "line", list(read_json_lines(path))
+    content = whole_content(path, _MOST_BYTES_OF_LIST)
+    if content is None:
+        raise UserError(
+            f"{path} is one JSON list of more than {_MOST_BYTES_OF_LIST >> 20} MiB: {_TO_LINES}"
+        )
+    try:
+        items = parse_json(content, of_data=True)
+    except JsonError as error:
+        raise UserError(f"{path} is not a list in JSON: {error}") from error
+    return "item", [
+        (number, item if isinstance(item, dict) else "no JSON object")
+        for number, item in enumerate(items, start=1)
+    ]
+
+
 def usual_keys(contents: Iterable[dict[str, Any] | str]) -> list[str]:
     """The keys that at least half of the objects have, in the order in which they are met."""
     objects = [content for content in contents if isinstance(content, dict)]
@@ -57,8 +86,7 @@ def begins_list(line: str) -> bool:
 def _refuse_list(path: Path, line: str) -> None:
     if begins_list(line):
         raise UserError(
-            f"{path} is one JSON list, but one JSON object per line is expected: convert it with "
-            "jq -c '.[]' or pandas' to_json(orient='records', lines=True)"
+            f"{path} is one JSON list, but one JSON object per line is expected: {_TO_LINES}"
         )
 
 

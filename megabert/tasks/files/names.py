@@ -1,13 +1,29 @@
-"""Names of labels and of examples that are found in a file itself."""
+"""Names of columns, and of labels and examples that are found in a file itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from megabert.tasks.files.problems import Problems
 
 _MISSING = frozenset(["", "none", "null", "nan", "n/a", "<na>", "undefined", "-", "?"])
+
+
+@dataclass(frozen=True)
+class NamedColumns:
+    """Columns of a task's files, or keys of their JSON objects; None: found by their usual names.
+
+    Attributes:
+        text: the text, or the first one of a pair.
+        pair: the second one.
+        label: the labels.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
 
 
 def is_no_name(text: str) -> bool:

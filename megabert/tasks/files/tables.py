@@ -1,11 +1,12 @@
-"""Files of cells in lines: separated by tabs, or by commas under a header, with or without quotation marks.
+"""Files of cells in lines: separated by tabs, or by commas or semicolons under a header, quoted or not.
 
 Lines end at line feeds only, and blank lines are skipped. How a file is read is decided once, from all of
 its lines:
 
     commas          the first line has no tab, and names columns when it is cut at its commas
+    semicolons      the same for semicolons (spreadsheets in many languages)
     tabs            every other file
-    quoted cells    always with commas. With tabs if all quoted cells are sound, and the header is quoted, or all
+    quoted cells    always with commas and semicolons. With tabs if all quoted cells are sound, and the header is quoted, or all
                     cells are, or only so all lines have the same number of cells
 
 GLUE's files have no quoting: their quotation marks are characters (Google BERT's public
@@ -23,7 +24,7 @@ from megabert.tasks.files.quoted_cells import begins_quoted, quoted_rows
 from megabert.tasks.files.text_lines import read_lines
 
 Cells = list[str]
-TAB, COMMA = "\t", ","
+TAB, COMMA, SEMICOLON = "\t", ",", ";"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,13 @@ def read_table(path: Path, is_header: Callable[[Cells], bool]) -> Table:
     """
     lines = list(read_lines(path))
     first = next((line for _, line in lines if line.strip()), "")
-    if TAB not in first and is_header(_first_cells(first)):
-        form, rows = "comma-separated", list(quoted_rows(lines, COMMA))
+    delimiter = next(
+        (one for one in (COMMA, SEMICOLON) if TAB not in first and is_header(cells_of(first, one))),
+        TAB,
+    )
+    if delimiter != TAB:
+        form = "comma-separated" if delimiter == COMMA else "semicolon-separated"
+        rows = list(quoted_rows(lines, delimiter))
     else:
         plain: list[tuple[int, Cells | None]] = [
             (number, line.split(TAB)) for number, line in lines if line.strip()
@@ -80,9 +86,9 @@ def read_table(path: Path, is_header: Callable[[Cells], bool]) -> Table:
     )
 
 
-def _first_cells(line: str) -> Cells:
-    """Cells of a first line that is cut at its commas; [] if it does not end there."""
-    return next(iter(quoted_rows([(1, line)], COMMA)), (1, None))[1] or []
+def cells_of(line: str, delimiter: str) -> Cells:
+    """Cells of a first line that is cut at a delimiter; [] if it does not end there."""
+    return next(iter(quoted_rows([(1, line)], delimiter)), (1, None))[1] or []
 
 
 def _quoted(

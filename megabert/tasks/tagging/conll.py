@@ -62,27 +62,57 @@ def read_conll(path: Path, scheme: str | None = None) -> TaggedTexts:
             f"{path} holds JSON objects or Parquet; {_EXPECTED} (numbers of tags, as datasets has them, need "
             "their names)"
         )
-    sentences, separator = _sentences(path)
-    if not sentences:
-        raise UserError(f"{path} has no token; {_EXPECTED}")
+    sentences, separator = read_tag_lines(path)
+    if len(sentences[0][0][1]) > 1:
+        return tagged_sentences(path, sentences, scheme, separator)
     texts = [[columns[0] for _, columns in rows] for rows in sentences]
     lines = [rows[0][0] for rows in sentences]
-    ids = list(range(len(texts)))
-    if len(sentences[0][0][1]) == 1:
-        return TaggedTexts(path, texts, None, lines, ids, separator=separator)
-    tags = [[_tag(path, number, columns[-1]) for number, columns in rows] for rows in sentences]
-    scheme = _scheme(path, sentences, tags, scheme)
+    return TaggedTexts(path, texts, None, lines, list(range(len(texts))), separator=separator)
+
+
+def tagged_sentences(
+    path: Path,
+    sentences: list[NumberedLines],
+    scheme: str | None = None,
+    separator: str = " ",
+    unit: str = "line",
+) -> TaggedTexts:
+    """Sentences and their entities.
+
+    Args:
+        path: their file.
+        sentences: of each token the number of its place in the file, and its columns: the token first,
+            its tag last.
+        scheme: of the tags; None: the one that has all of their prefixes.
+        separator: of the file's columns.
+        unit: what the numbers of places count.
+
+    Raises:
+        UserError: a tag that is invalid or not of the scheme.
+    """
+    texts = [[columns[0] for _, columns in rows] for rows in sentences]
+    lines = [rows[0][0] for rows in sentences]
+    tags = [
+        [_tag(path, f"{unit} {number}", columns[-1]) for number, columns in rows]
+        for rows in sentences
+    ]
+    scheme = _scheme(path, sentences, tags, scheme, unit)
     problems = Problems()
     if not _is_iob1(tags, scheme):
-        for first, sentence in zip(lines, tags):
+        for rows, sentence in zip(sentences, tags):
             for place in out_of_order(sentence, scheme):
-                problems.add(f"tag out of the order of {scheme}", f"line {first + place}")
+                problems.add(f"tag out of the order of {scheme}", f"{unit} {rows[place][0]}")
     entities = [entities_of(sentence) for sentence in tags]
-    return TaggedTexts(path, texts, entities, lines, ids, problems, scheme, separator)
+    ids = list(range(len(texts)))
+    return TaggedTexts(path, texts, entities, lines, ids, problems, scheme, separator, unit=unit)
 
 
-def _sentences(path: Path) -> tuple[list[NumberedLines], str]:
-    """The file's sentences, each line's number and columns; and the separator of the columns."""
+def read_tag_lines(path: Path) -> tuple[list[NumberedLines], str]:
+    """The sentences of a file in columns, each line's number and columns; and the columns' separator.
+
+    Raises:
+        UserError: unreadable, empty, or a line with another number of columns than the first.
+    """
     sentences: list[NumberedLines] = [[]]
     separator, columns = "", 0
     for number, line in read_lines(path):
@@ -105,21 +135,27 @@ def _sentences(path: Path) -> tuple[list[NumberedLines], str]:
         if not parts[0]:
             raise UserError(f"{path} line {number} begins with a tab; {_EXPECTED}")
         sentences[-1].append((number, parts))
+    if not any(sentences):
+        raise UserError(f"{path} has no token; {_EXPECTED}")
     return [rows for rows in sentences if rows], separator or " "
 
 
-def _tag(path: Path, number: int, text: str) -> Tag:
+def _tag(path: Path, place: str, text: str) -> Tag:
     tag = parse_tag(text)
     if tag is None:
         raise UserError(
-            f"{path} line {number}: {text!r} is not a tag; expected O, or B, I, M, E or S with '-' and "
+            f"{path} {place}: {text!r} is not a tag; expected O, or B, I, M, E or S with '-' and "
             "a type, as B-LOC"
         )
     return tag
 
 
 def _scheme(
-    path: Path, sentences: list[NumberedLines], tags: list[list[Tag]], wanted: str | None
+    path: Path,
+    sentences: list[NumberedLines],
+    tags: list[list[Tag]],
+    wanted: str | None,
+    unit: str,
 ) -> str:
     """The scheme of a file's tags, which must be ``wanted`` if that is given."""
     scheme = wanted or find_scheme({tag.prefix for sentence in tags for tag in sentence})
@@ -129,7 +165,7 @@ def _scheme(
             if tag.prefix not in known | {"O"}:
                 among = f"the scheme {scheme}" if scheme else "a scheme with the tags before it"
                 raise UserError(
-                    f"{path} line {number}: the tag {columns[-1]} is not a tag of {among}; correct it, "
+                    f"{path} {unit} {number}: the tag {columns[-1]} is not a tag of {among}; correct it, "
                     "or name the scheme with --tag-scheme"
                 )
     assert scheme is not None

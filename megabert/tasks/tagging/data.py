@@ -36,6 +36,8 @@ class TaggedTexts:
         separator: between the file's columns.
         unusable: texts with an entity that is not at its place, so that their labels cannot be trusted.
         recorded: the texts are features of another program.
+        unit: what ``lines`` counts.
+        token_lines: each token has a line of its own.
     """
 
     path: Path
@@ -48,13 +50,15 @@ class TaggedTexts:
     separator: str = " "
     unusable: frozenset[int] = frozenset()
     recorded: bool = False
+    unit: str = "line"
+    token_lines: bool = True
 
     def place(self, text: int, position: int = 0) -> str:
         """The place in the file of a position of a text, for messages."""
         if self.recorded:
             return f"record {self.lines[text]}"
-        in_tokens = not isinstance(self.texts[text], str)
-        return f"line {self.lines[text] + (position if in_tokens else 0)}"
+        in_tokens = self.token_lines and not isinstance(self.texts[text], str)
+        return f"{self.unit} {self.lines[text] + (position if in_tokens else 0)}"
 
     def types(self) -> dict[str, str]:
         """Each type of entity and its first place."""

@@ -5,6 +5,7 @@ A tag is ``O`` or a prefix and a type, ``B-LOC`` (``B_LOC`` is read too). Scheme
     bio     B first, I further tokens (IOB1 is read too: there B occurs only between neighbours)
     bioes   B first, I inner, E last, S single
     bmes    B first, M inner, E last, S single
+    io      I every token, so that neighbours of one type are one entity
 
 Tags in an order that the scheme does not allow are read as conlleval of CoNLL-2000 reads them: an
 entity begins at a B or S, after an E or S, after O, and where the type changes; so a stray ``I-LOC``
@@ -19,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-SCHEMES = {"bio": "BI", "bioes": "BIES", "bmes": "BMES"}
+SCHEMES = {"bio": "BI", "bioes": "BIES", "bmes": "BMES", "io": "I"}
 """Scheme -> its prefixes, in the order of labels."""
-_INNER = {"bio": "I", "bioes": "I", "bmes": "M"}
+_INNER = {"bio": "I", "bioes": "I", "bmes": "M", "io": "I"}
 
 
 class Tag(NamedTuple):
@@ -67,6 +68,8 @@ def labels_of(types: Iterable[str], scheme: str) -> tuple[str, ...]:
 
 def follows(previous: Tag | None, tag: Tag | None, scheme: str) -> bool:
     """Whether the scheme allows ``tag`` after ``previous`` (None: beginning, or end, of the text)."""
+    if scheme == "io":
+        return True
     inside = previous is not None and previous.prefix in "BIM"
     if tag is not None and tag.prefix in "IME":
         return inside and previous is not None and previous.type == tag.type
@@ -107,8 +110,10 @@ def tags_of(entities: Iterable[Entity], length: int, scheme: str) -> list[Tag]:
     """Tags [length] of entities that do not overlap."""
     tags = [OUTSIDE] * length
     for kind, start, end in entities:
-        single = scheme != "bio" and end - start == 1
         tags[start:end] = [Tag(_INNER[scheme], kind)] * (end - start)
+        if scheme == "io":
+            continue
+        single = scheme != "bio" and end - start == 1
         if scheme != "bio":
             tags[end - 1] = Tag("E", kind)
         tags[start] = Tag("S" if single else "B", kind)

@@ -12,14 +12,14 @@ from megabert.config.values import DEFERRED
 
 @dataclass(frozen=True, config=DEFERRED)
 class TaggingSettings:
-    """Tagging (CLUENER, CoNLL)"""
+    """Tagging (CLUENER, CoNLL, tags of one's own)"""
 
     crf: bool = setting(False, "add a conditional random field to the linear head")
     crf_constraints: Literal["none", "decode", "always"] = setting(
         "decode",
         "where to exclude tag sequences that the scheme forbids: nowhere, in predictions, or also in the loss",
     )
-    tag_scheme: Literal["auto", "bio", "bioes", "bmes"] = setting(
+    tag_scheme: Literal["auto", "bio", "bioes", "bmes", "io"] = setting(
         "auto",
-        "scheme of the tags in conll's files (auto: detected from --train), or of cluener's labels (auto: bio)",
+        "scheme of the tags in a file (auto: detected from --train), or of labels made from spans (auto: bio)",
     )

@@ -120,7 +120,27 @@ class Tagging(Task):
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int
     ) -> TaggingFeatures:
         """Rows of the texts of a file with labels; ``max_examples`` counts texts."""
-        corpus, pieces = self._read(path, tokenizer)
+        return self._to_train(path, tokenizer, ExampleChoice(True, max_examples, seed))[0]
+
+    def split_features(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        max_examples: int | None,
+        seed: int,
+        share: float,
+    ) -> tuple[TaggingFeatures, TaggingFeatures]:
+        """The same without a share of the texts, and the rows of these."""
+        train, held_out = self._to_train(
+            path, tokenizer, ExampleChoice(True, max_examples, seed, share)
+        )
+        return train, held_out
+
+    def _to_train(
+        self, path: Path, tokenizer: Tokenizer, choice: ExampleChoice
+    ) -> list[TaggingFeatures]:
+        """Rows of the chosen texts, and of those that the choice holds out, if it does."""
+        corpus, pieces = self._read(path, tokenizer, training=True)
         if corpus.entities is None:
             raise UserError(f"{path} has no labels, so it cannot be trained on")
         types = corpus.types()
@@ -130,17 +150,18 @@ class Tagging(Task):
         self.labels = self.labels or labels_of(types, self.scheme)
         require_types(corpus, self.labels, labels_of(types, self.scheme))
         self.characters = all(len(token) == 1 for tokens in corpus.texts for token in tokens)
-        choice = ExampleChoice(True, max_examples, seed)
-        return self._features(corpus, pieces, tokenizer, choice)
+        return [self._features(corpus, pieces, tokenizer, one) for one in choice.with_held_out()]
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> TaggingFeatures:
         """Rows of all texts of a file, with labels or without."""
         self._need_labels()
-        corpus, pieces = self._read(path, tokenizer)
+        corpus, pieces = self._read(path, tokenizer, training=False)
         require_types(corpus, self.labels)
         return self._features(corpus, pieces, tokenizer, ExampleChoice(False))
 
-    def _read(self, path: Path, tokenizer: Tokenizer) -> tuple[TaggedTexts, list[Pieces]]:
+    def _read(
+        self, path: Path, tokenizer: Tokenizer, training: bool
+    ) -> tuple[TaggedTexts, list[Pieces]]:
         """A file's texts, and what the model sees of each."""
         if is_features_file(path):
             return read_tag_records(path, tokenizer, self.max_length)

@@ -112,7 +112,7 @@ def test_a_head_without_a_class_name(
 
 
 def test_settings_of_the_head_are_reported(tmp_path: Path) -> None:
-    """Another dropout than the encoder's, labels that do not exclude each other."""
+    """Another dropout than the encoder's is left out; labels that do not exclude each other are kept."""
     source = make(
         tmp_path / "hf",
         "BertForSequenceClassification",
@@ -124,10 +124,13 @@ def test_settings_of_the_head_are_reported(tmp_path: Path) -> None:
     told = "\n".join(result.left_out())
     assert "classifier_dropout 0.3" in told
     assert "hidden_dropout_prob, 0.1" in told
-    assert "multi_label_classification" in told
+    assert "multi_label" not in told
+    assert result.model.task_record == {"multi_label": True}
     record = json.loads((tmp_path / "ours" / "conversion.json").read_text())
     assert record["labels"] == list(TOPICS)
-    assert sum(record["left_out_counts"].values()) == len(record["left_out"]) == 2
+    assert sum(record["left_out_counts"].values()) == len(record["left_out"]) == 1
+    convert(ConversionRequest("megabert", tmp_path / "ours", "huggingface", tmp_path / "back"))
+    assert values_of(tmp_path / "back")["problem_type"] == "multi_label_classification"
 
 
 @pytest.mark.parametrize(
