@@ -11,8 +11,7 @@ Whole tensors: every rank reads them from the files of all ranks and takes its o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,11 @@ from megabert.checkpoint.save_load import (
 from megabert.checkpoint.universal import universal_checkpoint_info
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.config.model import ModelConfig, changed_fields
+from megabert.config.model import ModelConfig
 from megabert.engine.broadcast import broadcast_object, first_of_ranks, made_by_each
 from megabert.engine.launch import World
 from megabert.engine.training_engine import TrainingEngine
-from megabert.model.encoder import variant_of
 from megabert.model.parameters import WholeParameter, pretraining_parameters, whole_parameters
-
-# Fields of a model that a phase change may alter: they shape no tensor.
-_FREE = {"name", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"}
 
 
 def recorded_parameters(model: ModelConfig, heads: Collection[str]) -> Mapping[str, WholeParameter]:
@@ -56,43 +51,27 @@ def universal_info(engine: TrainingEngine, model: ModelConfig) -> dict[str, Any]
 
 
 def find_source(
-    path: Path, model: ModelConfig, tokenizer_sha256: str, world: World | None = None
+    path: Path, require_fit: Callable[[Checkpoint], None], world: World | None = None
 ) -> Checkpoint:
-    """The checkpoint that ``--init-from`` names, if this run's model can take its tensors.
+    """The checkpoint that ``--init-from`` names, if it fits this run and is undamaged.
 
+    ``require_fit`` raises UserError for one that does not; it is called before the files are read.
     ``world``: its main rank chooses, because ``latest`` may be an older one on another host whose network
     file system lags, and its ranks divide the reading of the files (all call); None: this process alone.
 
     Raises:
-        UserError: ``path`` has no checkpoint, or it has another tokenizer, another shape (positions
-            included) or damaged files.
+        UserError: ``path`` has no checkpoint, or it does not fit, or has damaged files.
     """
-    choose = partial(_fitting_source, path, model, tokenizer_sha256)
+
+    def choose() -> Checkpoint:
+        source = newest_checkpoint(path)
+        require_fit(source)
+        return source
+
     source = choose() if world is None else broadcast_object(world, choose)
     fault = damaged_file(source) if world is None else shared_fault(source, world)
     if fault is not None:
         raise UserError(f"--init-from {path}: {fault}")
-    return source
-
-
-def _fitting_source(path: Path, model: ModelConfig, tokenizer_sha256: str) -> Checkpoint:
-    source = newest_checkpoint(path)
-    if source.field("tokenizer_sha256") != tokenizer_sha256:
-        raise UserError(
-            f"--init-from {path}: its tokenizer ({str(source.field('tokenizer_sha256'))[:12]}...) is not "
-            f"the shards' ({tokenizer_sha256[:12]}...); shard the text with the run's tokenizer/"
-        )
-    # a field that the record's program did not know has its default
-    changed = changed_fields(ModelConfig.from_dict(source.record["model"]), model)
-    free = _FREE if variant_of(model).position_rows(model) else _FREE | {"max_position_embeddings"}
-    differing = [
-        f"{name} {before} -> {now}" for name, (before, now) in changed.items() if name not in free
-    ]
-    if differing:
-        raise UserError(
-            f"--init-from {path} is a run of another model "
-            f"({'; '.join(differing)}); set --model and its flags to match"
-        )
     return source
 
 

@@ -8,6 +8,7 @@ default. Values are checked by pydantic when a dataclass is made.
 from __future__ import annotations
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -72,6 +73,12 @@ def _evaluated(value: object) -> object:
 EvaluatedMetric = Annotated[str, BeforeValidator(_evaluated)]
 """A value of the evaluation lines of ``metrics.jsonl``."""
 
+Activation = Literal[
+    "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"
+]  # fmt: skip
+"""Names of activations; :data:`megabert.model.modules.ACTIVATIONS` holds their functions."""
+
+
 SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
 """``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
 
@@ -80,8 +87,13 @@ STOP_GRACE = 600.0
 """Default of ``--stop-grace``, in seconds."""
 
 
+Phase = Literal[1, 2, "continue"]
+CONTINUE = "continue"
+"""The phase of a run that continues a finished model on other text."""
+
+
 class Recipe(NamedTuple):
-    """Published settings of one phase (BERT-large with LAMB: You et al. 2020, and its public scripts)."""
+    """Published settings of one phase."""
 
     seq_length: int
     max_predictions: int
@@ -89,19 +101,32 @@ class Recipe(NamedTuple):
     steps: int
     lr: float
     warmup_fraction: float
+    optimizer: str = "lamb"
+    beta2: float = 0.999
+    schedule: str = "poly"
+    masking: str = "token"
 
 
-RECIPES: dict[int, Recipe] = {
+RECIPES: dict[int | str, Recipe] = {
     1: Recipe(128, 20, 65536, 7038, 6e-3, 0.2843),
     2: Recipe(512, 80, 32768, 1563, 4e-3, 0.128),
+    CONTINUE: Recipe(512, 80, 2048, 12500, 5e-4, 0.06, "adamw", 0.98, "linear", "whole-word"),
 }
+"""1 and 2: BERT-large with LAMB (You et al. 2020, and its public scripts). continue: domain-adaptive
+pretraining of Gururangan et al. 2020, with the whole-word masking of Google BERT's release of May 2019."""
+
+DEFAULT_MODEL = "bert-large"
 
 
 @dataclass(frozen=True, config=DEFERRED)
 class ModelSettings:
     """Model"""
 
-    model: str = setting("bert-large", "preset", choices=preset_names)
+    model: str | None = setting(
+        None,
+        f"preset (default: {DEFAULT_MODEL}; with --init-from the shape found there)",
+        choices=preset_names,
+    )
     hidden_size: Size | None = setting(None, "width of the encoder (default: the preset's)")
     num_hidden_layers: LayerCount | None = setting(None, "encoder layers (default: the preset's)")
     num_attention_heads: Size | None = setting(
@@ -119,33 +144,66 @@ class ModelSettings:
         "absolute: a trained table (BERT); relative: fixed functions of the distance between two "
         "tokens in each attention (NEZHA) (default: the preset's)",
     )
+    max_relative_position: Size | None = setting(
+        None, "with relative positions: distances above this count as this (default: the preset's)"
+    )
+    type_vocab_size: Size | None = setting(
+        None, "rows of the table of segments (default: the preset's)"
+    )
     norm: Literal["post", "pre"] | None = setting(
         None, "LayerNorm after each block (BERT) or before it (default: the preset's)"
     )
+    layer_norm_eps: PositiveFloat | None = setting(
+        None, "added to the variance in each LayerNorm (default: the preset's)"
+    )
+    hidden_act: Activation | None = setting(
+        None,
+        "activation of the MLPs and the MLM head; gelu is the exact one (default: the preset's)",
+    )
     dropout: Probability | None = setting(
         None, "dropout probability of hidden states and of attention (default: 0.1)"
+    )
+    attention_dropout: Probability | None = setting(
+        None, "dropout probability of attention, if it is another one (default: --dropout)"
     )
     initializer_range: PositiveFloat | None = setting(
         None,
         "standard deviation of initial weights; use a larger one for hidden sizes below 512 (default: 0.02)",
     )
 
-    def resolve(self, vocab_size: int) -> ModelConfig:
-        """The model that these settings describe over a vocabulary of ``vocab_size``."""
-        return model_config(
-            self.model,
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=self.intermediate_size,
-            max_position_embeddings=self.max_position_embeddings,
-            position_embeddings=self.position_embeddings,
-            norm=self.norm,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
-            initializer_range=self.initializer_range,
+    def resolve(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
+        """The model that these settings describe over a vocabulary of ``vocab_size``.
+
+        ``base``: the model whose values are used for what is not set, if no preset is named.
+        """
+        attention = self.dropout if self.attention_dropout is None else self.attention_dropout
+        changes = {name: getattr(self, name) for name in _SHAPE_SETTINGS}
+        changes |= {
+            "vocab_size": vocab_size,
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": attention,
+        }
+        if self.model is None and base is not None:
+            return replace(base, **{k: value for k, value in changes.items() if value is not None})
+        return model_config(self.model or DEFAULT_MODEL, **changes)
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelSettings:
+        """Settings that describe ``config`` without a preset, but for one of an added encoder."""
+        return cls(
+            model=None if type(config) is ModelConfig else config.name,
+            dropout=config.hidden_dropout_prob,
+            attention_dropout=config.attention_probs_dropout_prob,
+            **{name: getattr(config, name) for name in _SHAPE_SETTINGS},
         )
+
+
+_SHAPE_SETTINGS = tuple(
+    field.name
+    for field in fields(ModelSettings)
+    if field.name not in ("model", "dropout", "attention_dropout")
+)
+"""Settings with the names of the fields of :class:`ModelConfig` that they replace."""
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -165,7 +223,7 @@ class DataSettings:
     )
     seq_length: Size | None = setting(
         None,
-        "tokens per sequence, at most (default: 128 in phase 1, 512 in phase 2)",
+        "tokens per sequence, at most (default: 128 in phase 1, otherwise 512)",
         resume="must_match",
     )
     sentence_task: Literal["nsp", "sop", "none"] = setting(
@@ -174,7 +232,7 @@ class DataSettings:
         resume="must_match",
     )
     masking: Literal["token", "whole-word", "ngram"] = setting(
-        "token", "unit of masking", resume="must_match"
+        "token", "unit of masking; whole-word in phase continue", resume="must_match"
     )
     mask_fraction: Share = setting(
         0.15, "fraction of the tokens that the model predicts", resume="must_match"
@@ -202,7 +260,7 @@ class BatchSettings:
 
     global_batch_size: Count | None = setting(
         None,
-        "sequences per update over all ranks (default: 65536 in phase 1, 32768 in phase 2)",
+        "sequences per update over all ranks (default: 65536 in phase 1, 32768 in phase 2, 2048 in phase continue)",
         resume="must_match",
     )
     micro_batch_size: Count | None = setting(
@@ -221,12 +279,13 @@ class BatchSettings:
 class OptimizerSettings:
     """Optimizer and schedule"""
 
-    optimizer: str = setting("lamb", "optimizer", choices=OPTIMIZERS.names)
+    optimizer: str = setting("lamb", "optimizer; adamw in phase continue", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(
-        None, "peak learning rate (default: 6e-3 in phase 1, 4e-3 in phase 2)"
+        None,
+        "peak learning rate (default: 6e-3 in phase 1, 4e-3 in phase 2, 5e-4 in phase continue)",
     )
     beta1: Probability = setting(0.9, "decay rate of the first moment")
-    beta2: Probability = setting(0.999, "decay rate of the second moment")
+    beta2: Probability = setting(0.999, "decay rate of the second moment; 0.98 in phase continue")
     eps: PositiveFloat = setting(1e-6, "added to the square root of the second moment")
     weight_decay: NonNegativeFloat = setting(
         0.01, "weight decay; biases and norm parameters have none"
@@ -255,15 +314,16 @@ class OptimizerSettings:
         1.0, "global gradient norm above which gradients are scaled down; 0 disables clipping"
     )
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
-        "poly", "learning rate after warm-up; poly is the published one"
+        "poly",
+        "learning rate after warm-up; poly is the published one of phases 1 and 2, linear that of continue",
     )
     warmup_fraction: Fraction | None = setting(
         None,
-        "fraction of the steps in which the learning rate rises (default: 0.2843 in phase 1, 0.128 in phase 2)",
+        "fraction of the steps in which the learning rate rises (default: 0.2843 in phase 1, 0.128 in phase 2, 0.06 in phase continue)",
     )
     steps: Count | None = setting(
         None,
-        "updates of the whole schedule (default: 7038 in phase 1, 1563 in phase 2)",
+        "updates of the whole schedule (default: 7038 in phase 1, 1563 in phase 2, 12500 in phase continue)",
         resume="must_match",
     )
 
@@ -329,16 +389,28 @@ class ParallelSettings:
 class RunSettings:
     """Run"""
 
-    phase: Literal[1, 2] = setting(
-        1, "use this phase's published recipe for what is not set", resume="must_match"
+    phase: Phase = setting(
+        1,
+        "use this phase's published recipe for what is not set; 1, 2: BERT-large with LAMB (You et al. 2020); "
+        "continue: a finished model on other text (Gururangan et al. 2020)",
+        resume="must_match",
     )
-    output: Path | None = setting(None, "run folder (default: runs/MODEL-phaseN)", metavar="DIR")
-    init_from: Path | None = setting(
+    output: Path | None = setting(
         None,
-        "run or checkpoint whose weights and moments start this run; step and schedule start at 0",
+        "run folder (default: runs/MODEL-phaseN, runs/MODEL-continue; MODEL is that of --init-from if --model "
+        "is not set)",
         metavar="DIR",
     )
-    init_moments: bool = setting(True, "with --init-from: take over the optimizer's moments")
+    init_from: Path | None = setting(
+        None,
+        "model that starts this run; step and schedule start at 0. A run or a checkpoint: with its moments. "
+        "Weights only: a megabert or Hugging Face folder, or a checkpoint of Google (TensorFlow), NVIDIA or "
+        "MindSpore",
+        metavar="PATH",
+    )
+    init_moments: bool = setting(
+        True, "with a run or a checkpoint as --init-from: take over the optimizer's moments"
+    )
     resume: str = setting(
         "never",
         "auto: resume from the newest complete checkpoint of --output; TAG: from this checkpoint; best: "
@@ -360,6 +432,11 @@ class RunSettings:
     )
     eval_interval: NonNegativeInt = setting(
         500, "updates between evaluations; 0 evaluates only at the end"
+    )
+    eval_at_start: bool | None = setting(
+        None,
+        "evaluate before the first update (default: on with --init-from, else off)",
+        resume="free",
     )
     eval_samples: Count = setting(1024, "evaluation sequences per evaluation, at most")
     save_interval: NonNegativeInt = setting(
@@ -458,6 +535,7 @@ class ResolvedRun(RunSettings):
     """Run"""
 
     output: Path
+    eval_at_start: bool
     optional_inputs: ClassVar = (
         "init_from", "stop_after", "profile", "peak_tflops", "skip_samples", "keep_every", "keep_best",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Literal
 from megabert.common.errors import UserError
 from megabert.config.deepspeed_file import read_deepspeed_config
 from megabert.config.model import ModelConfig, model_config
-from megabert.config.training import BatchSettings
+from megabert.config.training import DEFAULT_MODEL, BatchSettings
 from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
@@ -126,7 +126,8 @@ class Planner:
         self.devices = settings.machine.gpus
         self.recipe = planned_run(settings)
         self.model = settings.model.resolve(
-            settings.recipe.vocab_size or model_config(settings.model.model).vocab_size
+            settings.recipe.vocab_size
+            or model_config(settings.model.model or DEFAULT_MODEL).vocab_size
         )
         if self.recipe.length > self.model.max_position_embeddings:
             raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
-from megabert.config.training import RECIPES
+from megabert.config.training import RECIPES, Phase
 from megabert.engine.config import LOADER_WORKERS
 from megabert.model.flops import pretraining_flops
 from megabert.planner.activations import MicroBatch
@@ -22,7 +22,7 @@ class PlannedRun:
     """A run's sizes.
 
     Attributes:
-        phase: 1 or 2.
+        phase: 1, 2 or continue.
         length: tokens per sequence, at most.
         fill: mean fraction of these that is real.
         mask_fraction: predicted fraction of the real tokens.
@@ -33,7 +33,7 @@ class PlannedRun:
         workers: data loader processes per rank.
     """
 
-    phase: int
+    phase: Phase
     length: int
     fill: float
     mask_fraction: float

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from megabert.common.hardware import ACCELERATORS
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
-from megabert.config.flags import Given, setting
+from megabert.config.flags import Given, SettingsLayer, setting
 from megabert.config.numbers import (
     Count,
     Limits,
@@ -22,11 +22,13 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.training import (
+    RECIPES,
     BatchSettings,
     DataSettings,
     ModelSettings,
     OptimizerSettings,
     ParallelSettings,
+    Phase,
     PretrainSettings,
     RunSettings,
 )
@@ -104,7 +106,10 @@ COUNTED = frozenset(
 def hidden_flags() -> set[str]:
     """Settings whose flags are accepted, so that a command of pretraining can be planned as it is, but
     change nothing."""
-    found = {"dropout", "initializer_range"}
+    found = {
+        "dropout", "attention_dropout", "initializer_range", "hidden_act", "layer_norm_eps",
+        "max_relative_position",
+    }  # fmt: skip
     for section in (DataSettings, BatchSettings, OptimizerSettings, ParallelSettings, RunSettings):
         found |= {field.name for field in fields(section)} - COUNTED
     return found
@@ -128,7 +133,7 @@ class LayoutSettings:
 class RecipeSettings:
     """What the run computes; None: the phase's published value, the preset's, or the largest that fits."""
 
-    phase: Literal[1, 2] = 1
+    phase: Phase = 1
     vocab_size: Size | None = None
     seq_length: Size | None = None
     mask_fraction: float = 0.15
@@ -152,7 +157,7 @@ class PlanSettings:
 
 
 def read_flags(given: Given) -> PlanFlags:
-    """The settings: flag > ``--config`` > DeepSpeed file > default.
+    """The settings: flag > ``--config`` > DeepSpeed file > the recipe's optimizer > default.
 
     A micro batch of ``--config`` that does not fit the number of devices is left out.
 
@@ -160,10 +165,11 @@ def read_flags(given: Given) -> PlanFlags:
         UserError: a wrong value.
     """
     chosen = flags.build(PlanFlags, given.file, given.flags)
-    path = chosen.parallel.deepspeed_config
+    published = {"optimizer": {"optimizer": RECIPES[chosen.run.phase].optimizer}}
+    layers, path = [SettingsLayer(published)], chosen.parallel.deepspeed_config
     if path is not None:
-        layer = deepspeed_layer(read_deepspeed_config(path), path)
-        chosen = flags.build(PlanFlags, layer, given.file, given.flags)
+        layers.append(deepspeed_layer(read_deepspeed_config(path), path))
+    chosen = flags.build(PlanFlags, *layers, given.file, given.flags)
     batch, ranks = chosen.batch, chosen.machine.gpus // chosen.parallel.tensor_parallel
     if batch.global_batch_size is None or batch.micro_batch_size is None:
         return chosen

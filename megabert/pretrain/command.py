@@ -46,6 +46,7 @@ from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
 from megabert.pretrain.loop import Loop, retention_of
 from megabert.pretrain.opening import opening_lines
+from megabert.pretrain.starting_model import settle_model
 
 log = get_logger()
 
@@ -86,6 +87,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
         require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
+    settings, inputs, source = settle_model(settings, inputs, checkpoint, world)
     resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
     divided, batch = divide_batch(
         settings,
@@ -96,10 +98,6 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
     identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)
     run_folder.require_same_run(checkpoint, identity)
-    source = None
-    if checkpoint is None and run.init_from is not None:
-        tokenizer = inputs.manifest.tokenizer.sha256
-        source = resume.find_source(run.init_from, inputs.model, tokenizer, world)
     log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
     with_pairs = settings.data.sentence_task != "none"
     if settings.parallel.self_test == "on":
@@ -126,8 +124,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
     elif source is not None:
-        resume.transfer(engine, model, source, moments=run.init_moments)
-        log.info("weights%s of %s", " and moments" if run.init_moments else "", source.folder)
+        source.load_into(engine, model, inputs.model, run)
 
     def write() -> None:
         with named_storage_errors(run.output):
@@ -139,7 +136,10 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         divided, inputs, engine, checkpoint.consumed_samples if checkpoint else 0
     ):
         log.info("%s", line)
-    trained = run_folder.trained_positions(settings, inputs.model, checkpoint or source)
+    earlier = source.trained_positions if source is not None else 0
+    if checkpoint is not None:
+        earlier = int(checkpoint.record.get("trained_positions", 0))
+    trained = run_folder.trained_positions(settings, inputs.model, earlier)
     if variant_of(inputs.model).position_rows(inputs.model):
         log.info("%-10s%d are trained when this run ends", "positions", trained)
     identity = {**identity, "trained_positions": trained}

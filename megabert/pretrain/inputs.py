@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -88,6 +88,7 @@ def divide_batch(
 class Inputs:
     """The samples, the model that belongs to them, and their tokenizer.
 
+    ``model``: if its shape is that of ``--init-from``, :meth:`with_model` sets it once that is read.
     ``manifest``: what the data says about itself; ``tokenizer``: the folder that our own shards
     keep it in, or the tokenizer given for foreign ones.
     """
@@ -97,6 +98,21 @@ class Inputs:
     evaluation: Samples | None
     model: ModelConfig
     tokenizer: Path | Tokenizer
+
+    def with_model(self, model: ModelConfig, settings: ResolvedSettings) -> Inputs:
+        """The same inputs with another model.
+
+        Raises:
+            UserError: sequences longer than its position table.
+        """
+        _check_length(settings, model)
+        return replace(self, model=model)
+
+    def open_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the samples."""
+        if isinstance(self.tokenizer, Path):
+            return load_tokenizer(self.tokenizer)
+        return self.tokenizer
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer's files into an empty folder."""
@@ -154,12 +170,17 @@ def _open_foreign(settings: ResolvedSettings) -> Inputs:
 
 def _model(settings: ResolvedSettings, vocab_size: int) -> ModelConfig:
     model = settings.model.resolve(vocab_size)
+    if settings.model.model is not None:
+        _check_length(settings, model)
+    return model
+
+
+def _check_length(settings: ResolvedSettings, model: ModelConfig) -> None:
     if settings.data.seq_length > model.max_position_embeddings:
         raise UserError(
             f"--seq-length {settings.data.seq_length} is longer than "
             f"{variant_of(model).length_limit(model)} (max_position_embeddings)"
         )
-    return model
 
 
 def _sample_settings(settings: ResolvedSettings) -> SampleSettings:

@@ -94,6 +94,7 @@ class Loop:
         self.watch = stop_watch()
         self.agreement = StopAgreement(self.world, self.watch)
         self.stopped: str | None = None  # who asked the run to stop, once all ranks know
+        self.evaluate_first = checkpoint is None and settings.run.eval_at_start
         self._restore_position(checkpoint)
 
     def _restore_position(self, checkpoint: Checkpoint | None) -> None:
@@ -145,6 +146,8 @@ class Loop:
                 self.clock.running(),
                 profiled(profile, self.run_folder, self.world, self.meter, self._remark),
             ):
+                if self.evaluate_first:
+                    self._evaluate()  # if asked to stop meanwhile, the run stops after its first update
                 self._train()
             self.batches.close()
             if self.engine.steps_done == self.last and not self._evaluate():

@@ -288,16 +288,14 @@ def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]
     return [f"the shards of --data: {changes[0]}", *changes[1:]]
 
 
-def trained_positions(
-    settings: ResolvedSettings, model: ModelConfig, before: Checkpoint | None
-) -> int:
+def trained_positions(settings: ResolvedSettings, model: ModelConfig, earlier: int) -> int:
     """Number of positions that can be used once this run has ended.
 
-    With a position table these are its rows that have had gradients; without one, all positions.
+    With a position table these are its rows that have had gradients, ``earlier`` of them before the run;
+    without one, all positions.
     """
     if not variant_of(model).position_rows(model):
         return model.max_position_embeddings
-    earlier = int(before.record.get("trained_positions", 0)) if before is not None else 0
     return max(earlier, settings.data.seq_length)
 
 

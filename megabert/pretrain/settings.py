@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.names import CHECKPOINT_RECORD, RUN_CHECKPOINTS
 from megabert.config import flags
 from megabert.config.checkpoint_path import named_checkpoint
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.run_config import with_own_output
 from megabert.config.training import (
+    CONTINUE,
+    DEFAULT_MODEL,
     RECIPES,
     DataSettings,
     PretrainSettings,
@@ -25,6 +28,7 @@ from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
 
+_PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
 _ONLY_UNMASKED = ("masking", "mask_fraction", "short_sequence_fraction")
 """Settings of how samples are made, which the samples of foreign shards have been through."""
 
@@ -65,18 +69,38 @@ def _recipe(first: PretrainSettings, others: tuple[SettingsLayer, ...]) -> Setti
     batch: dict[str, Any] = {"global_batch_size": recipe.global_batch_size}
     if given("micro_batch_size") and given("gradient_accumulation_steps"):
         batch = {}  # the global batch follows from these
+    run = first.run
     return SettingsLayer(
         {
-            "data": {"seq_length": recipe.seq_length},
+            "model": {"model": None if run.init_from is not None else DEFAULT_MODEL},
+            "data": {"seq_length": recipe.seq_length, "masking": recipe.masking},
             "batch": batch,
             "optimizer": {
+                "optimizer": recipe.optimizer,
                 "lr": recipe.lr,
+                "beta2": recipe.beta2,
+                "schedule": recipe.schedule,
                 "warmup_fraction": recipe.warmup_fraction,
                 "steps": recipe.steps,
             },
-            "run": {"output": f"runs/{first.model.model}-phase{first.run.phase}"},
+            "run": {
+                "output": f"runs/{_model_name(first)}-{_PHASE_NAMES[run.phase]}",
+                "eval_at_start": run.init_from is not None,
+            },
         }
     )
+
+
+def _model_name(first: PretrainSettings) -> str:
+    """The model's name in the default output folder."""
+    source = first.run.init_from
+    if first.model.model is not None or source is None:
+        return first.model.model or DEFAULT_MODEL
+    if first.run.phase != CONTINUE and (source / RUN_CHECKPOINTS).is_dir():
+        return DEFAULT_MODEL
+    if source.parent.name == RUN_CHECKPOINTS:  # one checkpoint of a run
+        source = source.parent.parent
+    return Path(source.absolute().name).stem if source.is_file() else source.absolute().name
 
 
 def _check_run(settings: ResolvedSettings) -> None:
@@ -95,6 +119,11 @@ def _check_run(settings: ResolvedSettings) -> None:
         raise UserError(
             "--keep-best eval_nsp_accuracy needs pairs of sentences, which --sentence-task none leaves out: give another "
             "metric"
+        )
+    if run.phase == CONTINUE and run.init_from is None:
+        raise UserError(
+            "--phase continue continues a model: name it with --init-from (a run, a checkpoint, a Hugging "
+            "Face folder, ...)"
         )
     length, degree = data.seq_length, parallel.tensor_parallel
     if parallel.sequence_parallel and data.packing == "off" and length % degree:
@@ -115,12 +144,29 @@ def check_files(settings: ResolvedSettings) -> None:
         read_manifest(data.data)
     elif data.tokenizer is not None and not data.tokenizer.exists():
         raise UserError(f"--tokenizer {data.tokenizer}: no such file or folder")
-    if run.init_from is not None and not named_checkpoint(run.init_from).is_dir():
-        kind = "is not a folder" if run.init_from.exists() else "does not exist"
-        raise UserError(f"--init-from {run.init_from} {kind}; name a run or a checkpoint folder")
+    if (
+        run.init_from is not None
+        and not _has_checkpoint(settings)
+        and not _is_there(named_checkpoint(run.init_from))
+    ):
+        raise UserError(
+            f"--init-from {run.init_from} does not exist; name a run, a checkpoint, a Hugging Face folder, or "
+            "a checkpoint of another project"
+        )
     groups = settings.optimizer.parameter_groups
     if groups is not None and not groups.is_file():
         raise UserError(f"--parameter-groups {groups}: no such file")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, or a file of which it is the prefix (TensorFlow)."""
+    return path.exists() or path.with_name(f"{path.name}.index").is_file()
+
+
+def _has_checkpoint(settings: ResolvedSettings) -> bool:
+    """Whether the run resumes, so that what it started from is not needed any more."""
+    saved = settings.run.output / RUN_CHECKPOINTS
+    return settings.run.resume != "never" and any(saved.glob(f"*/{CHECKPOINT_RECORD}"))
 
 
 def read_manifest(folder: Path) -> Manifest:

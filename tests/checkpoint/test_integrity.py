@@ -27,7 +27,6 @@ from megabert.checkpoint.record import (
 from megabert.checkpoint.save_load import newest_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
-from megabert.config.model import ModelConfig
 from tests.helpers.distributed import run_ranks
 from tests.helpers.training_runs import (
     TINY,
@@ -96,14 +95,12 @@ def _find_source(rank: int, world_size: int, views: list[Path]) -> tuple[str, in
     """What ``--init-from`` takes where each rank sees its own state of the file system."""
     from megabert.checkpoint.resume import find_source
 
-    record = read_checkpoint_record(views[0] / "checkpoints" / NEWEST).record
-    model = ModelConfig.from_dict(record["model"])
     world: Any = SimpleNamespace(
         topology=SimpleNamespace(rank=rank, world_size=world_size),
         is_main=rank == 0,
         device=torch.device("cpu"),
     )
-    found = find_source(views[rank], model, record["tokenizer_sha256"], world)
+    found = find_source(views[rank], lambda checkpoint: None, world)
     return found.folder.name, found.step
 
 

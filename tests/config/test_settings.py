@@ -135,7 +135,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         (
             "run:\n  phase: 3\nbatch:\n  micro_batch_size: 0\n",
             "config.yaml: batch.micro_batch_size 0: expected a whole number from 1 to 2,147,483,647; "
-            ".*config.yaml: run.phase 3: expected one of 1, 2",
+            ".*config.yaml: run.phase 3: expected one of 1, 2, continue",
         ),
     ],
 )

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "convert": {"checkpoint", "engine", "model", "parallel", "data", "config", "common"},
     "planner": {"engine", "model", "parallel", "optim", "data", "config", "common"},
     "pretrain": {
-        "planner", "checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common",
+        "planner", "convert", "checkpoint", "engine", "model", "parallel", "optim", "data", "config", "common",
     },
     "finetune": {
         "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data", "config", "common",
