@@ -19,6 +19,7 @@ Pretrain a BERT encoder on shards made by data_tools/shard_wiki.py.
 
   deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 1 --output runs/p1
   deepspeed --num_gpus 8 launch/pretrain.py --model bert-large --data data/wiki --phase 2 --init-from runs/p1 --output runs/p2
+  deepspeed --num_gpus 8 launch/pretrain.py --data data/reviews --phase continue --init-from bert-base-uncased --output runs/reviews
 
 Precedence: flag > --config > DeepSpeed file > the phase's published recipe > default.
 The run folder holds config.yaml (a valid --config), metrics.jsonl, tensorboard/, checkpoints/, results.json.

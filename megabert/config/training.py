@@ -189,7 +189,7 @@ class ModelSettings:
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSettings:
-        """Settings that describe ``config`` without a preset, but for one of an added encoder."""
+        """Settings that describe ``config`` without a preset, except one of an added encoder."""
         return cls(
             model=None if type(config) is ModelConfig else config.name,
             dropout=config.hidden_dropout_prob,

@@ -123,7 +123,7 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(place: Path) -> None:
     (place / "taken").mkdir()
     (place / "taken" / "config.yaml").write_text("x", encoding="utf-8")
     cases = {
-        "is not a folder": {"task": {"checkpoint": str(place / "none")}},
+        "does not exist": {"task": {"checkpoint": str(place / "none")}},
         "has no tokenizer": {"task": {"checkpoint": str(place / "no-tokenizer")}},
         "bert.layers.1.mlp.up.weight": {"task": {"checkpoint": str(place / "truncated")}},
         "missing": {"task": {"checkpoint": str(place / "prefixed")}},

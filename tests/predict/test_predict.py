@@ -353,7 +353,7 @@ def test_a_wrong_line_is_named_before_anything_is_written(
     ("head", "more", "says"),
     [
         ("bare", {"text": "x"}, "bare encoder"),
-        ("none", {"text": "x"}, "is not a folder"),
+        ("none", {"text": "x"}, "does not exist"),
         (
             "mlm",
             {"text": "x", "choices": AnswerOptions(task="cola")},

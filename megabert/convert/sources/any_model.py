@@ -114,7 +114,7 @@ def _refuse_several_runs(path: Path, flag: str) -> None:
 
 
 def _with_advice(error: UserError, path: Path, name: str) -> str:
-    """What was wrong, and where the flags are that the message speaks of."""
+    """What was wrong, and where the flags are that the message names."""
     said = wrong_file(path, name) or str(error)
     if name == _OWN or not any(one in said for one in _CONVERT_FLAGS):
         return said
