@@ -148,6 +148,7 @@ class Loop:
             ):
                 if self.evaluate_first:
                     self._evaluate()  # if asked to stop meanwhile, the run stops after its first update
+                    self.better = False  # what the run starts from is not one of its checkpoints
                 self._train()
             self.batches.close()
             if self.engine.steps_done == self.last and not self._evaluate():
