@@ -102,8 +102,9 @@ class Tracker(ABC):
         """With ``in_run``: a file that is not in its place any more."""
         return None
 
-    def abandon(self) -> None:  # noqa: B027  (not every tracker has it)
-        """Called from another thread if :meth:`close` does not return: leave no process behind."""
+    @classmethod  # noqa: B027  (not every tracker has one)
+    def abandon(cls) -> None:
+        """Called from another thread if opening or :meth:`close` does not return: end its processes."""
 
     @abstractmethod
     def close(self, ending: RunEnding) -> None:

@@ -82,6 +82,7 @@ class _Sender:
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
         if not self._opened.wait(OPEN_SECONDS):
+            kind.abandon()
             raise UserError(
                 f"--tracker {name} was not open after {OPEN_SECONDS:.0f} s: does its server answer? "
                 "Train without it, or let it write offline"
@@ -120,8 +121,7 @@ class _Sender:
         """Wait until it has ended, up to a limit."""
         self._thread.join(CLOSE_SECONDS[ending])
         if self._thread.is_alive():
-            assert self.tracker is not None
-            self.tracker.abandon()
+            self._kind.abandon()
             log.warning(
                 "--tracker %s has not taken everything within %.0f s after the end of the run, and is left "
                 "(%d lines waiting); metrics.jsonl is whole",

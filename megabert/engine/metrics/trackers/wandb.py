@@ -37,7 +37,9 @@ class WeightsAndBiases(Tracker):
                 f"--tracker wandb: {first_fault(error)}; pip install 'megabert[trackers]'"
             ) from error
         try:
-            online = wandb.setup().settings.mode in (None, "online", "shared")
+            quiet = {} if "WANDB_SILENT" in os.environ else {"silent": True}
+            settings = wandb.setup(wandb.Settings(**quiet)).settings  # type: ignore[arg-type]
+            online = settings.mode in (None, "online", "shared")
             if online and not wandb.login(prompt=False, verify=False):
                 raise UserError(
                     "--tracker wandb: no login is configured; run `wandb login` or set WANDB_API_KEY, or "
@@ -99,6 +101,12 @@ class WeightsAndBiases(Tracker):
 
     def close(self, ending: RunEnding) -> None:
         """Send the rest. A run that can be resumed is marked as preempted."""
+        try:
+            self._finish(ending)
+        finally:
+            _teardown()
+
+    def _finish(self, ending: RunEnding) -> None:
         import wandb
 
         if self._tensors is not None:
@@ -110,13 +118,22 @@ class WeightsAndBiases(Tracker):
         if ending is RunEnding.STOPPED:
             self._run.mark_preempting()
         self._run.finish(exit_code={RunEnding.FINISHED: 0, RunEnding.STOPPED: 3}.get(ending, 1))
-        wandb.teardown()  # ends its service process
 
-    def abandon(self) -> None:
+    @classmethod
+    def abandon(cls) -> None:
         """End the service process, which may wait for a server for ever; its files are kept."""
         for process in _children():
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
+        _teardown()
+
+
+def _teardown() -> None:
+    """End the service process. Otherwise wandb does when Python ends, with a traceback if it is dead."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # it exits if its service was killed
+        wandb.teardown()
 
 
 def _children() -> list[int]:

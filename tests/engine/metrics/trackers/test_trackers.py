@@ -6,6 +6,8 @@ import contextlib
 import csv
 import json
 import logging
+import os
+import signal
 import sys
 import threading
 import time
@@ -116,8 +118,6 @@ def test_csv(tmp_path: Path) -> None:
 
 def test_wandb(tmp_path: Path) -> None:
     """One run, no step twice; the run that can be resumed is preempted; its process ends."""
-    import os
-
     _train(_tracking("wandb"), tmp_path)
     assert not children_named("wandb-core", os.getpid())
     _continue(_tracking("wandb", config=CONFIG | {"run": {"resume": "auto"}}), tmp_path)
@@ -138,6 +138,23 @@ def test_wandb(tmp_path: Path) -> None:
         ["a.weight", 0.5, 1.0, 2.0],
         ["b", 1.5, 2.0, 3.0],
     ]
+
+
+def test_wandb_whose_process_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning; metrics.jsonl is whole."""
+    caplog.set_level(logging.WARNING, "megabert")
+    tracking = _tracking("wandb")
+    with tracking.ended():
+        writer = MetricsWriter(tmp_path, enabled=True, tracking=tracking)
+        writer.write({"step": 1, "loss": 1.0})
+        for process in children_named("wandb-core", os.getpid()):
+            os.kill(process, signal.SIGKILL)
+        for step in range(2, 100):
+            writer.write({"step": step, "loss": 1.0})
+        writer.close()
+    (warning,) = (r.getMessage() for r in caplog.records if r.name == "megabert")
+    assert warning.startswith("--tracker wandb gets no more metrics: ")
+    assert _steps(tmp_path) == list(range(1, 100))
 
 
 def test_mlflow(tmp_path: Path) -> None:
