@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from megabert.common.log import human_duration, print_error, show_alone
+from megabert.common.log import get_logger, human_duration, print_error, show_alone
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -17,11 +18,15 @@ REDRAW_SECONDS = 0.2
 """A bar on a terminal is redrawn at most this often."""
 
 
+def _shows() -> bool:
+    return get_logger().isEnabledFor(logging.INFO)
+
+
 class Progress:
     """One line of progress: label, fraction done, remaining time, and a text of the caller.
 
     On a terminal the line redraws itself, fits the terminal's width, and log messages appear above it.
-    A new bar ends the one before it. Elsewhere each update is a plain line, at most one every
+    Nothing is shown where the log is limited to warnings. A new bar ends the one before it. Elsewhere each update is a plain line, at most one every
     ``interval`` seconds, so that a long job does not fill its log. Both go to standard error. No thread
     is started.
     """
@@ -37,7 +42,7 @@ class Progress:
     def update(self, done: float, text: str) -> None:
         """Show ``done`` of ``total`` followed by ``text``, if it is time for a line."""
         now = time.monotonic()
-        if now - self._last < self._interval:
+        if now - self._last < self._interval or not _shows():
             return
         self._last = now
         if not sys.stderr.isatty() and self._bar is None:
@@ -51,7 +56,8 @@ class Progress:
     def close(self, text: str) -> None:
         """End the progress with a last line."""
         self._stop()
-        print_error(f"{self.label}  {text}")
+        if _shows():
+            print_error(f"{self.label}  {text}")
 
     def _fraction_and_eta(self, done: float, now: float) -> list[str]:
         """Fraction done and remaining time; nothing if the total is unknown."""

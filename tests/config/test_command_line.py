@@ -18,7 +18,7 @@ from megabert.config import flags
 from megabert.config.flags import setting
 from megabert.config.values import ValueReader
 
-LAUNCH = ("pretrain", "finetune", "convert", "predict", "plan", "report")
+LAUNCH = ("pretrain", "finetune", "convert", "predict", "plan", "probe", "report")
 TOOLS = ("shard_wiki", "train_tokenizer", "inspect_shards", "import_shards", "make_sample_wiki")
 
 

@@ -31,6 +31,10 @@ ALLOWED: dict[str, set[str]] = {
         "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data", "config", "common",
     },
     "predict": {"finetune", "tasks", "convert", "model", "parallel", "data", "config", "common"},
+    "probe": {
+        "predict", "finetune", "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data",
+        "config", "common",
+    },
 }  # fmt: skip
 TORCH = {"torch", "deepspeed", "transformers", "safetensors"}
 
