@@ -1,11 +1,12 @@
-"""Convert a Wikipedia dump (or other text) into HDF5 shards for pretraining.
+"""Convert text of any kind, a Wikipedia dump or your own, into HDF5 shards for pretraining.
 
-The command reads MediaWiki XML (.xml, .bz2, .gz, .xz), wikiextractor output (<doc> or JSON), plain
-text, JSON, JSON Lines, CSV, TSV and Parquet, as a file, a tar archive or a folder. It selects the
-articles of a wiki (or takes all documents), cleans them, splits them into sentences, encodes them,
-drops duplicates, separates an evaluation split, and writes shards of equal size with a manifest. The
-log says how each input was read. See docs/reference/text.md for the rules and
-docs/reference/shards.md for the format of shards.
+It has two names, shard_wiki.py and shard_text.py, and reads MediaWiki XML, wikiextractor output (<doc>
+or JSON), plain text, JSON, JSON Lines, CSV, TSV, Parquet, Arrow and folders of the datasets library, as
+a file, a tar archive or a folder, compressed or not (.bz2, .gz, .xz, .zst). It selects the articles of a
+wiki (or takes all documents), cleans them, splits them into sentences, encodes them, drops copies (also
+near copies, and languages that are not wanted, on request), separates an evaluation split, and writes
+shards of equal size with a manifest. The log says how each input was read. See docs/reference/text.md for
+the rules and docs/reference/shards.md for the format of shards.
 
 Examples:
     python data_tools/shard_wiki.py --input enwiki-latest-pages-articles.xml.bz2 \\
@@ -16,6 +17,8 @@ Examples:
         --tokenizer bert-base-uncased-vocab.txt --output data/novels
     python data_tools/shard_wiki.py --input reviews.csv --text-field review --bad-lines skip \\
         --tokenizer bert-base-uncased-vocab.txt --output data/reviews
+    python data_tools/shard_wiki.py --input saved_dataset/ --split train --deduplicate near \\
+        --keep-languages en --tokenizer bert-base-uncased-vocab.txt --output data/web
 """
 
 from __future__ import annotations
@@ -30,22 +33,28 @@ from megabert.common.processes.stopping import stop_watch
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import NonNegativeInt, PositiveInt, Probability, Processes, ShardCount
 from megabert.config.values import ValueReader
-from megabert.data.prepare.encode import DUPLICATE
+from megabert.data.prepare.filters.choices import add_filter_flags, filters_of
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
-from megabert.data.prepare.notices.duplicates import MANY
+from megabert.data.prepare.notices.duplicates import MANY, WHAT
 from megabert.data.shards.manifest import Manifest
-from megabert.data.text.counts import markup_lines
+from megabert.data.text.counts import language_lines, markup_lines
 from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags
 
 
-def build_parser() -> argparse.ArgumentParser:
+PROGRAM = "shard_wiki.py"
+
+
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = plain_parser("shard_wiki.py", __doc__)
+    parser = plain_parser(
+        program, (__doc__ or "").replace(f"data_tools/{PROGRAM}", f"data_tools/{program}")
+    )
     what = parser.add_argument_group("input and output")
     what.add_argument(
         "--input", nargs="+", required=True, type=Path, metavar="DUMP",
-        help="dumps or other text: files, tar archives or folders, read in this order",
+        help="dumps or other text: files, tar archives, folders of them, folders of the datasets "
+        "library; read in this order",
     )  # fmt: skip
     what.add_argument(
         "--tokenizer", required=True, type=Path, metavar="FILE",
@@ -98,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seed of the evaluation split (default: 0)",
     )
+    add_filter_flags(parser)
     work = parser.add_argument_group("execution (no flag here changes a byte of the result)")
     work.add_argument(
         "--workers", type=ValueReader(Processes), metavar="N",
@@ -111,9 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command and return its exit status."""
-    args = build_parser().parse_args(argv)
+    args = build_parser(program).parse_args(argv)
     options = ShardingOptions(
         inputs=tuple(args.input),
         tokenizer=args.tokenizer,
@@ -134,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         word_boundaries=args.word_boundaries,
         workers=args.workers,
         resume=args.resume,
+        split=args.split,
+        filters=filters_of(args),
     )
     stop_watch().resumable("; continue with --resume")
     report = shard(options)
@@ -147,7 +159,7 @@ def dropped_counts(manifest: Manifest) -> str:
     parts = []
     for reason, count in manifest.dropped.items():
         share = count / (count + manifest.articles_kept)
-        many = reason == DUPLICATE and share > MANY
+        many = reason in WHAT and share > MANY
         parts.append(f"{count} {reason}" + (f" ({share:.1%})" if many else ""))
     return ", ".join(parts) or "none"
 
@@ -164,6 +176,7 @@ def summary(report: ShardingReport, output: Path) -> str:
         for info in manifest.inputs
         if info.repeated
     ]
+    lines += language_lines(manifest.languages)
     lines += markup_lines(manifest.markup, manifest.unknown_templates)
     lines += [
         f"{name}: {split.documents} documents, {split.sentences} sentences, "

@@ -15,7 +15,7 @@ from megabert.data.inspect.statistics import (
     Vocabulary,
 )
 from megabert.data.shards.manifest import InputInfo, Manifest
-from megabert.data.text.counts import markup_lines
+from megabert.data.text.counts import language_lines, markup_lines
 
 WIDTH = 80
 
@@ -41,6 +41,7 @@ def totals_as_json(manifest: Manifest) -> dict[str, Any]:
         "dropped": dict(manifest.dropped),
         "markup": dict(manifest.markup),
         "unknown_templates": dict(manifest.unknown_templates),
+        "languages": dict(manifest.languages),
         "tokenizer": content["tokenizer"],
         "documents_read": manifest.articles_read,
         "articles_read": manifest.articles_read,  # the name before there were other inputs
@@ -64,6 +65,7 @@ def total_lines(folder: Path, manifest: Manifest) -> list[str]:
         f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size} entries, "
         f"{'lower case' if tokenizer.lower_case else 'cased'}, {tokenizer.sha256[:16]}",
     ]
+    lines += language_lines(manifest.languages)
     lines += markup_lines(manifest.markup, manifest.unknown_templates)
     lines += [_input_line(info) for info in manifest.inputs]
     for name, split in manifest.splits.items():

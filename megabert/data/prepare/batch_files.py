@@ -44,6 +44,9 @@ class EncodedPages:
         pages: pages read.
         dropped: pages dropped, by reason.
         counts: what became of the markup of all pages (``Cleaned.counts``).
+        languages: documents by the language that was detected, with ``--keep-languages``.
+        text_digest: digests of the words, uint64 [D, 2]; [D, 0] if they are not compared.
+        signatures: MinHash signatures, uint32 [D, P]; [D, 0] if they are not compared.
     """
 
     tokens: npt.NDArray[Any]
@@ -58,6 +61,9 @@ class EncodedPages:
     pages: int
     dropped: Mapping[str, int]
     counts: Mapping[str, int] = field(default_factory=dict)
+    languages: Mapping[str, int] = field(default_factory=dict)
+    text_digest: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 0), np.uint64))
+    signatures: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
 
     def piece(self, documents: npt.NDArray[np.int64]) -> Piece:
         """The documents with these indices (ascending), for a shard writer."""
@@ -92,6 +98,8 @@ _ARRAYS = (
     "sentence_lengths",
     "word_bits",
     "tokens",
+    "text_digest",
+    "signatures",
 )
 
 
@@ -107,15 +115,18 @@ def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
     }
     dropped: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     for part in parts:
         dropped.update(part.dropped)
         counts.update(part.counts)
+        languages.update(part.languages)
     return EncodedPages(
         **arrays,
         word_bits=np.packbits(np.concatenate(words), bitorder="little"),
         pages=sum(part.pages for part in parts),
         dropped=dict(sorted(dropped.items())),
         counts=dict(sorted(counts.items())),
+        languages=dict(sorted(languages.items())),
     )
 
 
@@ -145,6 +156,7 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
             "pages": batch.pages,
             "dropped": dict(batch.dropped),
             "counts": dict(batch.counts),
+            "languages": dict(batch.languages),
         }
     ).encode()
     body = b"".join([head, *(a.tobytes() for a in arrays)])
@@ -183,7 +195,11 @@ def load_batch(path: Path) -> EncodedPages:
         arrays[name] = content[position:stop].view(dtype).reshape(shape)
         position = stop
     return EncodedPages(
-        **arrays, pages=head["pages"], dropped=head["dropped"], counts=head["counts"]
+        **arrays,
+        pages=head["pages"],
+        dropped=head["dropped"],
+        counts=head["counts"],
+        languages=head["languages"],
     )
 
 

@@ -7,14 +7,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from megabert.data.prepare.batch_files import EncodedPages
+from megabert.data.prepare.filters.choices import NEAR, NO_FILTERS, FilterOptions
+from megabert.data.prepare.filters.shingles import Signatures, folded_words, text_digest
 from megabert.data.shards.layout import token_dtype
 from megabert.data.text.pages import Page
 from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, WordFinder
+
+if TYPE_CHECKING:
+    from megabert.data.text.document import Cleaned
 
 EMPTY = "empty"
 """Drop reason of an article without text."""
@@ -22,6 +30,12 @@ SHORT = "short"
 """Drop reason of an article with fewer tokens than ``min_document_tokens``."""
 DUPLICATE = "duplicate"
 """Drop reason of an article with the same ids as an earlier one."""
+SAME_TEXT = "same text"
+"""Drop reason of a document with the same letters and digits as an earlier one."""
+NEAR_COPY = "near copy"
+"""Drop reason of a document that is nearly the same as an earlier one."""
+OTHER_LANGUAGE = "language"
+"""Drop reason of a document in a language that is not kept."""
 
 BATCH_CHARACTERS = 2**20
 _BATCH_PAGES = 4096
@@ -57,6 +71,7 @@ class EncodingRules:
     eval_fraction: float
     seed: int
     words: WordFinder | None = None
+    filters: FilterOptions = NO_FILTERS
 
 
 def in_eval_split(page_id: int, title: str, seed: int, fraction: float) -> bool:
@@ -72,6 +87,7 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
 
     dropped: Counter[str] = Counter()
     markup: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     articles: list[Page] = []
     sentences: list[str] = []
     counts: list[int] = []
@@ -81,6 +97,12 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
         if cleaned.drop_reason is not None:
             dropped[cleaned.drop_reason] += 1
             continue
+        if rules.filters.keep_languages:
+            found, kept = _judge(cleaned, rules.filters)
+            languages[found] += 1
+            if not kept:
+                dropped[OTHER_LANGUAGE] += 1
+                continue
         articles.append(page)
         before = len(sentences)
         for paragraph in cleaned.paragraphs:
@@ -104,7 +126,46 @@ def encode_pages(pages: Sequence[Page], tokenizer: Tokenizer, rules: EncodingRul
         tokens[selected],
     )
     batch = _as_batch(documents, tokenizer.vocab_size, rules, len(pages), dropped)
-    return dataclasses.replace(batch, counts=dict(sorted(markup.items())))
+    ends = np.cumsum(counts, dtype=np.int64)
+    texts = (" ".join(sentences[ends[i] - counts[i] : ends[i]]) for i in selected.tolist())
+    digests, signatures = _compared(texts, len(selected), rules.filters)
+    return dataclasses.replace(
+        batch,
+        counts=dict(sorted(markup.items())),
+        languages=dict(sorted(languages.items())),
+        text_digest=digests,
+        signatures=signatures,
+    )
+
+
+def _judge(cleaned: Cleaned, filters: FilterOptions) -> tuple[str, bool]:
+    from megabert.data.prepare.filters.spoken import judge_language
+
+    sentences = chain.from_iterable(cleaned.paragraphs)
+    return judge_language(sentences, filters.keep_languages, filters.language_probability)
+
+
+def _compared(
+    texts: Iterable[str], count: int, filters: FilterOptions
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """What is compared of ``count`` texts: their digests [D, 2] and signatures [D, P].
+
+    Without columns, what is not needed.
+    """
+    near = filters.deduplicate == NEAR
+    digests = np.zeros((count, 2 if filters.compares_text else 0), np.uint64)
+    signatures = np.zeros((count, filters.permutations if near else 0), np.uint32)
+    if filters.compares_text:
+        maker = _signatures(filters.permutations, filters.shingle_words) if near else None
+        for row, text in enumerate(texts):
+            words = folded_words(text)
+            digests[row] = np.frombuffer(text_digest(words), "<u8")
+            if maker is not None:
+                signatures[row] = maker.of(words)
+    return digests, signatures
+
+
+_signatures = lru_cache(maxsize=1)(Signatures)
 
 
 @dataclass(frozen=True)

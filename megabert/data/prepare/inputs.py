@@ -17,10 +17,11 @@ import numpy as np
 from megabert.common.errors import UserError, printable
 from megabert.common.files import new_file
 from megabert.common.progress import Progress
+from megabert.data.prepare.notices.datasets import log_datasets
 from megabert.data.prepare.notices.languages import decide_languages, is_sampled
 from megabert.data.prepare.notices.namespaces import log_assumed_namespaces
 from megabert.data.prepare.notices.repeated import log_repeated, same_contents, same_places
-from megabert.data.prepare.options import ShardingOptions, input_bytes
+from megabert.data.prepare.options import ShardingOptions
 from megabert.data.prepare.text_layouts import InputLayout, input_layouts, log_layouts
 from megabert.data.prepare.worker import Survey, count_numbered, scan_piece, survey_file
 from megabert.data.prepare.worker_pool import TaskPool
@@ -35,6 +36,7 @@ from megabert.data.text.input.segments import (
     Segment,
     Stream,
     WholeFile,
+    arrow_segments,
     block_segments,
     byte_segments,
     row_group_segments,
@@ -87,7 +89,8 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     Raises:
         UserError: a missing, unreadable or unknown input.
     """
-    files = [input_files(path) for path in options.inputs]
+    log_datasets(options.inputs, options.split)
+    files = [input_files(path, options.split) for path in options.inputs]
     every = [path for group in files for path in group]
     surveys = _surveys(files, every, pool)
     repeated = same_contents(every, lambda index: surveys[index].sha256, same_places(every))
@@ -115,7 +118,8 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
     for layout, group, language in zip(layouts, groups, languages):
         paths = [survey.form.path for survey in group]
         digest = joined_sha256(layout.path, paths, [survey.sha256 for survey in group])
-        name, size = printable(layout.path.resolve().name), input_bytes(layout.path)
+        name = printable(layout.path.resolve().name)
+        size = sum(survey.form.size for survey in group)
         again = sum(survey.index in repeated for survey in group)
         infos.append(InputInfo(name, size, digest, layout.read_as, language, again))
     numbered = _numbered(options, layouts, groups, pool)
@@ -170,6 +174,8 @@ def _numbered(
     for layout, group in zip(layouts, groups):
         for survey in group[:-1] if options.max_pages is None else ():
             form, sample = survey.form, survey.sample
+            if form.kind == "batches":
+                counts[survey.index] = form.rows
             if form.kind != "whole":
                 continue
             if layout.rules.documents == "file" and dict(sample.formats) == {"text": 1}:
@@ -259,6 +265,8 @@ def _cut_file(
         return byte_segments(form, UNPACKED_FACTOR * options.segment_bytes)
     if form.kind == "rows":
         return row_group_segments(form, rules)
+    if form.kind == "batches":
+        return arrow_segments(form, file.before, rules)
     if form.kind == "whole":
         return [WholeFile(form.path, rules, file.before, form.size)]
     return []

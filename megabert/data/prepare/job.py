@@ -25,6 +25,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.progress import Progress
 from megabert.data.prepare.batch_files import batch_path
+from megabert.data.prepare.filters.pairs import write_pairs
 from megabert.data.prepare.inputs import DigestedInputs, Units, cut_inputs, survey_inputs
 from megabert.data.prepare.mpi_ranks import task_pool
 from megabert.data.prepare.notices.duplicates import duplicate_causes, duplicates_line
@@ -94,14 +95,18 @@ def _lead(
         units = cut_inputs(options, inputs, work, pool)
         encoding = _Encoding(options, inputs, units, work, pool)
         batches = encoding.run()
-        plan = make_plan(batches, options.shards)
+        plan = make_plan(batches, options.shards, options.filters)
         _require_documents(plan, options, inputs.is_wiki)
-        causes = duplicate_causes(plan, batches, _units_by_name(units, inputs))
-        if line := duplicates_line(causes, plan.documents):
-            get_logger().warning(line)
+        named = _units_by_name(units, inputs)
+        for copies in plan.copies:
+            causes = duplicate_causes(copies, batches, named)
+            if line := duplicates_line(causes, plan.documents, copies.reason):
+                get_logger().warning(line)
         warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
         splits = _write_shards(options, plan, batches, info, inputs.infos, pool)
         tokenizer.save(options.output / names.TOKENIZER_FOLDER)
+        if options.filters.compares_text:
+            write_pairs(options.output, plan.copies, batches, named, tokenizer)
         markup, unknown = split_unknown(plan.counts)
         manifest = Manifest(
             tokenizer=info,
@@ -115,6 +120,7 @@ def _lead(
             repeated_sentence_share=plan.repeated_sentence_share,
             markup=markup,
             unknown_templates=unknown,
+            languages=plan.languages,
         )
         write_document_index(options.output, manifest)
         save_manifest(options.output, manifest)

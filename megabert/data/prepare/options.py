@@ -10,6 +10,7 @@ from typing import Any
 import megabert
 from megabert.common.errors import UserError
 from megabert.data.prepare.encode import BATCH_CHARACTERS
+from megabert.data.prepare.filters.choices import NO_FILTERS, FilterOptions
 from megabert.data.shards.manifest import InputInfo, Manifest, TokenizerInfo
 from megabert.data.text.input.segments import SEGMENT_BYTES
 from megabert.data.text.languages import AUTO, check_language, joint_language
@@ -36,6 +37,8 @@ class ShardingOptions:
     line_marks: str = "auto"
     text_field: str = "text"
     bad_lines: str = "error"
+    split: str = AUTO
+    filters: FilterOptions = NO_FILTERS
     language: str = AUTO
     lower_case: bool | None = None
     shards: int | None = None
@@ -60,11 +63,13 @@ class ShardingOptions:
             self.text_field,
             self.bad_lines,
             self.line_marks,
+            self.split,
         )
 
     def check(self) -> None:
         """Raise ``UserError`` for an invalid value."""
         self.reading.check()
+        self.filters.check()
         if check_language(self.language) != self.language:
             raise UserError(f"--language {self.language}: write {check_language(self.language)}")
         if not self.inputs:
@@ -125,7 +130,10 @@ def job_record(
         "inputs": [i.as_dict() for i in inputs],
         "tokenizer": tokenizer.sha256,
         "segment_bytes": options.segment_bytes,
+        # absent where nothing was chosen, so that older folders are the same job
         "options": {
+            **({"split": options.split} if options.split != AUTO else {}),
+            **options.filters.record(),
             "input_format": options.input_format,
             "documents": options.documents,
             "line_breaks": options.line_breaks,

@@ -28,6 +28,8 @@ from megabert.common.storage import (
 from megabert.data.shards.manifest import Manifest, load_manifest
 
 WORK_FOLDER = ".sharding"
+PAIRS_FILE = "dropped_pairs.jsonl"
+"""Some of the documents that are left out as copies, next to the document of which they are one."""
 JOB_FILE = "job.json"
 
 Job = Mapping[str, Any]
@@ -174,7 +176,8 @@ def _require_same(folder: Path, there: Job, here: Job) -> None:
                 f"{folder}: holds the work of another job (its {name} differs); "
                 "choose another --output or remove it"
             )
-    for name, value in here["options"].items():
+    for name in {**here["options"], **there["options"]}:
+        value = here["options"].get(name)
         if there["options"].get(name) != value:
             raise UserError(
                 f"{folder}: holds the work of another job ({name} {there['options'].get(name)!r} "
@@ -186,7 +189,13 @@ def _remove(output: Path, existed: bool) -> None:
     """Remove what this job wrote."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
     shutil.rmtree(output / names.TOKENIZER_FOLDER, ignore_errors=True)
-    for pattern in (f"*{names.SHARD_SUFFIX}", "*.tmp", names.DOCUMENT_INDEX, names.MANIFEST):
+    for pattern in (
+        f"*{names.SHARD_SUFFIX}",
+        "*.tmp",
+        names.DOCUMENT_INDEX,
+        PAIRS_FILE,
+        names.MANIFEST,
+    ):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)
     if not existed and output.is_dir() and not any(output.iterdir()):

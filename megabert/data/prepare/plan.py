@@ -7,7 +7,7 @@ numbers of tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +18,16 @@ import numpy.typing as npt
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
+from megabert.common.log import get_logger
 from megabert.data.prepare.batch_files import load_batch
-from megabert.data.prepare.encode import DUPLICATE
+from megabert.data.prepare.encode import DUPLICATE, NEAR_COPY, SAME_TEXT
+from megabert.data.prepare.filters.choices import NEAR, NO_FILTERS, NONE, FilterOptions
+from megabert.data.prepare.filters.copies import (
+    band_keys,
+    bands_and_rows,
+    first_equal,
+    near_copies,
+)
 from megabert.data.shards.manifest import InputInfo, ShardInfo, SplitInfo, TokenizerInfo
 from megabert.data.shards.writer import ShardHeader, ShardWriter
 
@@ -42,11 +50,28 @@ class ShardPlan:
 
 
 @dataclass(frozen=True)
+class Copies:
+    """Documents that are left out for one reason, and the first document of each.
+
+    ``batches``: the batch of the first document and the own one [n, 2]; ``rows``: their places in
+    these batches [n, 2]; ``similarity`` [n].
+    """
+
+    reason: str
+    batches: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+    similarity: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+@dataclass(frozen=True)
 class CorpusPlan:
     """All shards of both splits, and the job's counts over all batches.
 
-    ``duplicates``: per document that is left out, the batch of the first document that equals it
-    and its own batch, [n, 2].
+    ``copies``: the documents that are left out as copies, by reason; ``languages``: documents by
+    the language that was detected.
     """
 
     shards: tuple[ShardPlan, ...]
@@ -54,7 +79,8 @@ class CorpusPlan:
     dropped: Mapping[str, int]
     counts: Mapping[str, int]
     repeated_sentence_share: float
-    duplicates: npt.NDArray[np.int32]
+    copies: tuple[Copies, ...] = ()
+    languages: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def documents(self) -> int:
@@ -69,7 +95,10 @@ class CorpusPlan:
 
 @dataclass(frozen=True)
 class _Table:
-    """One row per document, in input order; it takes 45 bytes of memory per document."""
+    """One row per document, in input order; it takes 45 bytes of memory per document.
+
+    With ``--deduplicate exact`` it takes 16 bytes more, and with ``near`` 4 more per band.
+    """
 
     batch: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
@@ -77,9 +106,13 @@ class _Table:
     sentences: npt.NDArray[np.int64]
     evaluation: npt.NDArray[np.bool_]
     digest: npt.NDArray[np.uint64]
+    text_digest: npt.NDArray[np.uint64]
+    bands: npt.NDArray[np.uint32]
 
 
-def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
+def make_plan(
+    batches: Sequence[Path], shards: int | None, filters: FilterOptions = NO_FILTERS
+) -> CorpusPlan:
     """Plan the shards of all batch files, in order.
 
     The evaluation split gets shards of the same size as the training split, and at least one if it
@@ -88,16 +121,20 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
     Args:
         batches: the batch files, in the order of the input.
         shards: number of training shards; None for about ``SHARD_TOKENS`` tokens each.
+        filters: which copies are left out.
 
     Raises:
         UserError: more shards than documents.
     """
-    table, totals = _read(batches)
+    table, totals = _read(batches, filters)
     dropped = totals.dropped
-    first = _first_equal(table.digest)
-    duplicate = first != np.arange(len(first))
-    if duplicates := int(duplicate.sum()):
-        dropped[DUPLICATE] += duplicates
+    duplicate = np.zeros(len(table.batch), np.bool_)
+    copies = []
+    for reason, own, first, similarity in _find_copies(table, batches, filters):
+        duplicate[own] = True
+        dropped[reason] += len(own)
+        pairs = np.stack([first, own], axis=1)
+        copies.append(Copies(reason, table.batch[pairs], table.row[pairs], similarity))
     plans: list[ShardPlan] = []
     train = np.flatnonzero(~duplicate & ~table.evaluation)
     evaluation = np.flatnonzero(~duplicate & table.evaluation)
@@ -116,8 +153,47 @@ def make_plan(batches: Sequence[Path], shards: int | None) -> CorpusPlan:
         dict(sorted(dropped.items())),
         dict(sorted(totals.counts.items())),
         totals.repeated,
-        np.stack([table.batch[first[duplicate]], table.batch[duplicate]], axis=1),
+        tuple(copies),
+        dict(sorted(totals.languages.items())),
     )
+
+
+_Found = tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+def _find_copies(
+    table: _Table, batches: Sequence[Path], filters: FilterOptions
+) -> Iterator[_Found]:
+    """Reason, documents that are left out, the first document of each, and their similarity."""
+    if filters.deduplicate == NONE:
+        return
+    left = np.arange(len(table.batch))  # what is not yet found to be a copy
+    for reason, digest in ((DUPLICATE, table.digest), (SAME_TEXT, table.text_digest)):
+        if digest.shape[1]:
+            first = left[first_equal(digest[left])]
+            copy = first != left
+            if copy.any():
+                yield reason, left[copy], first[copy], np.ones(int(copy.sum()))
+            left = left[~copy]
+    if filters.deduplicate != NEAR:
+        return
+
+    def signatures(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        found = np.empty((len(documents), filters.permutations), np.uint32)
+        owner = table.batch[documents]
+        for number in np.unique(owner).tolist():
+            mine = owner == number
+            found[mine] = load_batch(batches[number]).signatures[table.row[documents[mine]]]
+        return found
+
+    near = near_copies(table.bands, left, signatures, filters.similarity)
+    bands, rows = bands_and_rows(filters.similarity, filters.permutations)
+    get_logger().info(
+        f"near copies: {near.candidates} of {len(left)} documents share one of {bands} bands of "
+        f"{rows} smallest hashes with another one; {len(near.own)} are left out"
+    )
+    if len(near.own):
+        yield NEAR_COPY, near.own, near.first, near.similarity
 
 
 @dataclass
@@ -127,11 +203,13 @@ class _Totals:
     pages: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     repeated: float = 0.0
 
 
-def _read(batches: Sequence[Path]) -> tuple[_Table, _Totals]:
-    columns: list[list[npt.NDArray]] = [[] for _ in range(6)]
+def _read(batches: Sequence[Path], filters: FilterOptions) -> tuple[_Table, _Totals]:
+    columns: list[list[npt.NDArray]] = [[] for _ in range(8)]
+    cut = bands_and_rows(filters.similarity, filters.permutations)
     samples: list[npt.NDArray[np.uint64]] = []
     totals = _Totals()
     for number, path in enumerate(batches):
@@ -144,29 +222,21 @@ def _read(batches: Sequence[Path]) -> tuple[_Table, _Totals]:
             batch.document_sentences.astype(np.int64),
             batch.document_eval.astype(np.bool_),
             np.array(batch.document_digest),
+            np.array(batch.text_digest),
+            band_keys(batch.signatures, *cut) if batch.signatures.shape[1] else batch.signatures,
         )
         for column, value in zip(columns, values):
             column.append(value)
         samples.append(np.array(batch.sentence_sample))
         totals.dropped.update(batch.dropped)
         totals.counts.update(batch.counts)
+        totals.languages.update(batch.languages)
         totals.pages += batch.pages
     sample = np.concatenate(samples)
     if len(sample):
         totals.repeated = round(1 - len(np.unique(sample)) / len(sample), 6)
-    table = _Table(*(np.concatenate(columns.pop(0)) for _ in range(6)))  # one at a time
+    table = _Table(*(np.concatenate(columns.pop(0)) for _ in range(8)))  # one at a time
     return table, totals
-
-
-def _first_equal(digest: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The first row that equals each row: [D, 2] -> [D]."""
-    order = np.lexsort((digest[:, 0], digest[:, 1]))  # stable: equal rows keep the input order
-    ordered = digest[order]
-    begins = np.ones(len(digest), np.bool_)
-    begins[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
-    first = np.empty(len(digest), np.int64)
-    first[order] = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
-    return first
 
 
 def _cut(

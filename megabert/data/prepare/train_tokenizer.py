@@ -27,6 +27,7 @@ from megabert.common.processes.locks import output_locked
 from megabert.common.progress import Progress
 from megabert.common.storage import named_storage_errors
 from megabert.data.prepare.encode import page_batches
+from megabert.data.prepare.notices.datasets import log_datasets
 from megabert.data.prepare.notices.languages import (
     decide_languages,
     is_sampled,
@@ -101,7 +102,7 @@ def read_sentences(
         UserError: wrong inputs, or no article in them.
     """
     bad_lines = Counter[str]()
-    sources = _read_once(inputs)
+    sources = _read_once(inputs, rules)
     read = (iter_pages(path, rules, skipped=skipped) for path, skipped in sources)
     pages = _good(chain.from_iterable(read), bad_lines)
     sentences: list[str] = []
@@ -127,9 +128,10 @@ def read_sentences(
     return sentences
 
 
-def _read_once(inputs: Sequence[Path]) -> list[tuple[Path, frozenset[Path]]]:
+def _read_once(inputs: Sequence[Path], rules: ReadingRules) -> list[tuple[Path, frozenset[Path]]]:
     """The inputs without those that repeat earlier ones, and the files of each to leave out."""
-    groups = [input_files(path) for path in inputs]
+    log_datasets(inputs, rules.split)
+    groups = [input_files(path, rules.split) for path in inputs]
     every = [path for group in groups for path in group]
     repeated = same_contents(every, lambda index: file_sha256(every[index]), same_places(every))
     log_repeated(every, repeated)
@@ -153,7 +155,7 @@ def input_language(
     Raises:
         UserError: a missing or unknown input.
     """
-    groups = [input_files(path) for path in inputs]
+    groups = [input_files(path, rules.split) for path in inputs]
     facts = [
         [
             language_facts(inspect_file(path, rules), rules, choice, is_sampled(place, len(group)))

@@ -70,6 +70,7 @@ def _rules_for(language: str) -> EncodingRules:
             options.eval_fraction,
             options.seed,
             find_words(language, options.word_boundaries),
+            options.filters,
         )
     return rules
 
@@ -100,7 +101,7 @@ def survey_file(task: tuple[int, Path, bool]) -> Survey:
     if form.kind == "whole":
         sample = sample_texts(path, options.reading)
     else:
-        name = "parquet" if form.kind == "rows" else "mediawiki"
+        name = {"rows": "parquet", "batches": "arrow"}.get(form.kind, "mediawiki")
         sample = TextSample({name: 1} if form.kind != "empty" else {})
     return Survey(index, file_sha256(path), form, sample, facts)
 

@@ -139,6 +139,8 @@ class Manifest:
         dropped: documents dropped, by reason.
         markup: what became of wikitext: template calls, sentences left out, list items.
         unknown_templates: the most frequent templates for which sentences were left out.
+        languages: documents by the language that was detected, kept or not; empty if it was not
+            asked for.
     """
 
     tokenizer: TokenizerInfo
@@ -152,6 +154,7 @@ class Manifest:
     repeated_sentence_share: float = 0.0
     markup: Mapping[str, int] = field(default_factory=dict)
     unknown_templates: Mapping[str, int] = field(default_factory=dict)
+    languages: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -181,6 +184,7 @@ class Manifest:
         # absent where empty, so that older folders keep their fingerprint
         markup = {"markup": dict(self.markup)} if self.markup else {}
         unknown = {"unknown_templates": dict(self.unknown_templates)} if self.markup else {}
+        languages = {"languages": dict(sorted(self.languages.items()))} if self.languages else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -197,6 +201,7 @@ class Manifest:
             "repeated_sentence_share": self.repeated_sentence_share,
             **markup,
             **unknown,
+            **languages,
             "splits": {name: _split_as_json(split) for name, split in self.splits.items()},
         }
 
@@ -293,4 +298,5 @@ def _from_json(body: Mapping[str, Any]) -> Manifest:
         repeated_sentence_share=body["repeated_sentence_share"],
         markup=body.get("markup", {}),
         unknown_templates=body.get("unknown_templates", {}),
+        languages=body.get("languages", {}),
     )

@@ -74,6 +74,7 @@ class _Manifest(TypedDict):
     repeated_sentence_share: Annotated[float, Field(ge=0, le=1)]
     markup: NotRequired[dict[str, Count]]
     unknown_templates: NotRequired[dict[str, Count]]
+    languages: NotRequired[dict[_Names, Count]]
     splits: dict[_Names, _Split]
 
 

@@ -14,6 +14,7 @@ KEPT_ITEMS = "list items kept"
 DROPPED_ITEMS = "list items dropped"
 _UNKNOWN = "unknown: "
 _MOST = 100
+_MOST_LANGUAGES = 10
 
 
 def unknown_template(name: str) -> str:
@@ -31,6 +32,19 @@ def split_unknown(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, 
     ]
     names.sort(key=lambda item: (-item[0], item[1]))
     return known, {name: count for count, name in names[:_MOST]}
+
+
+def language_lines(languages: Mapping[str, int]) -> list[str]:
+    """Documents by detected language, the most frequent ones first, where they were counted."""
+    if not languages:
+        return []
+    ordered = sorted(languages.items(), key=lambda item: (-item[1], item[0]))
+    more = len(ordered) - _MOST_LANGUAGES
+    return [
+        "languages detected: "
+        + ", ".join(f"{count} {name}" for name, count in ordered[:_MOST_LANGUAGES])
+        + (f", and {more} more" if more > 0 else "")
+    ]
 
 
 def markup_lines(counts: Mapping[str, int], unknown: Mapping[str, int]) -> list[str]:

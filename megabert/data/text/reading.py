@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from megabert.common.errors import UserError
 
 AUTO = "auto"
-FORMATS = ("mediawiki", "wikiextractor", "jsonl", "json", "csv", "tsv", "text", "parquet")
+FORMATS = ("mediawiki", "wikiextractor", "jsonl", "json", "csv", "tsv", "text", "parquet", "arrow")
 """Input formats; "json" is an array or a series of values over several lines."""
-RECORDS = ("jsonl", "json", "csv", "tsv", "parquet")
+RECORDS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 """The formats with a document in a field of each record."""
 DOCUMENTS = ("file", "blank-line", "line", "heading")
 LINE_BREAKS = ("keep", "join")
@@ -34,6 +34,8 @@ class ReadingRules:
             text ("keep") or are removed from lines in a row.
         text_field: field or column that holds the text, in the formats of RECORDS.
         bad_lines: whether a line or record that cannot be read is an error or is left out.
+        split: the split to read of a folder of the datasets library; "auto" is "train", or else the
+            only one.
     """
 
     input_format: str = AUTO
@@ -42,6 +44,7 @@ class ReadingRules:
     text_field: str = "text"
     bad_lines: str = "error"
     line_marks: str = AUTO
+    split: str = AUTO
 
     @property
     def skip(self) -> bool:
@@ -64,6 +67,8 @@ class ReadingRules:
                 raise UserError(f"{flag} {value!r} is unknown; use {', '.join(known)}")
         if not self.text_field:
             raise UserError("--text-field: give the name of a field")
+        if not self.split:
+            raise UserError("--split: give the name of a split")
         if self.documents == "line" and self.line_breaks == "join":
             raise UserError(
                 "--documents line and --line-breaks join exclude each other: a line is either a "
@@ -84,8 +89,13 @@ def add_reading_flags(parser: argparse.ArgumentParser, *, documents: bool) -> No
     )  # fmt: skip
     group.add_argument(
         "--text-field", default="text", metavar="NAME",
-        help="field or column that holds the text in JSON, CSV, TSV and Parquet; in a CSV or TSV "
+        help="field or column that holds the text in JSON, CSV, TSV, Parquet and Arrow; in a CSV or TSV "
         "without a row of names, the number of the column (default: text)",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", default=AUTO, metavar="NAME",
+        help="split to read of a folder of the datasets library with several (default: auto, which is "
+        "train, or the only one; logged)",
     )  # fmt: skip
     if documents:
         group.add_argument(
@@ -124,6 +134,7 @@ def rules_of(args: argparse.Namespace) -> ReadingRules:
         args.text_field,
         args.bad_lines,
         args.line_marks,
+        args.split,
     )
     rules.check()
     return rules

@@ -126,6 +126,7 @@ def start_job(options: ShardingOptions, delay: float) -> subprocess.Popen[bytes]
         "from pathlib import PosixPath\n"
         "from megabert.data.prepare import job, worker\n"
         "from megabert.data.prepare.job import ShardingOptions\n"
+        "from megabert.data.prepare.filters.choices import FilterOptions\n"
         "from megabert.common.log import run_command\n"
         "encode = worker.encode_pages\n"
         "def slow(*arguments):\n"

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from megabert.common.errors import UserError
 from megabert.data.text.input.bzip2_marks import MAGIC_BITS, TRAILER_BITS, TRAILER_MAGIC, Marks
-from megabert.data.text.input.streams import PIECE, compressed_fault, not_padding
+from megabert.data.text.input.compression import PIECE, compressed_fault, not_padding
 
 _HEADER_BITS, _CRC_BITS = 32, 32
 _LONGEST_BLOCK = 1 << 25  # bits; more than 900,001 symbols of at most 20 bits

@@ -7,8 +7,8 @@ import re
 
 from megabert.common.errors import UserError
 from megabert.common.json_text import JsonError, parse_json, parse_json_at
+from megabert.data.text.input.compression import PIECE
 from megabert.data.text.input.other_forms import READ_FORMS, first_tag, refuse_other_form
-from megabert.data.text.input.streams import PIECE
 from megabert.data.text.input.text_forms import text_form
 from megabert.data.text.plain.encodings import is_encoded_twice, likely_encoding
 from megabert.data.text.plain.lines import unreadable
@@ -17,14 +17,17 @@ from megabert.data.text.plain.tables import table_dialect
 from megabert.data.text.reading import AUTO, ReadingRules
 
 PARQUET = b"PAR"
-_XML_NAME = re.compile(r"\.xml(-[^.]*)?(\.(bz2|gz|xz))?$", re.IGNORECASE)
+ARROW_FILE = b"ARROW1"
+ARROW_STREAM = b"\xff\xff\xff\xff"
+_LARGEST_SCHEMA = 1 << 26  # bytes
+_XML_NAME = re.compile(r"\.xml(-[^.]*)?(\.(bz2|gz|xz|zst))?$", re.IGNORECASE)
 _FIRST_TAG = re.compile(r"<([A-Za-z!?][\w:.-]*)")
 _WIKIEXTRACTOR_KEYS = {"id", "url", "title", "text"}
 _BINARY = (
     (b"{\\rtf", "RTF"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Word, Excel or PowerPoint file"),
     (b"%!PS", "PostScript"),
-    (b"ARROW1", "Arrow IPC"),
+    (b"FEA1", "Feather version 1"),
     (b"Obj\x01", "Avro"),
     (b"WARC/", "WARC"),
     (b"\x89PNG", "a picture"),
@@ -49,7 +52,7 @@ _CLOSING_TAG = re.compile(
     r"</(?:p|div|span|a|li|ul|ol|td|tr|table|h[1-6]|html|body|head|title|script|b|i|em|strong)>",
     re.IGNORECASE,
 )
-_JSON_NAME = re.compile(r"\.(?:jsonl?|ndjson|geojson)(?:\.(?:bz2|gz|xz))?$", re.IGNORECASE)
+_JSON_NAME = re.compile(r"\.(?:jsonl?|ndjson|geojson)(?:\.(?:bz2|gz|xz|zst))?$", re.IGNORECASE)
 # a line of a literal or of JSON that something surrounds
 _LITERAL_LINE = re.compile(
     r"""\s*(?:[\[{(][\s\[{(]*['"]|['"][^'"\n]{1,60}['"]\s*:|[\[\]{}()]+[;,]?\s*$|(?:var|let|const)\s+\w+\s*=\s*[\[{])"""
@@ -97,6 +100,13 @@ def stream_format(head: bytes, name: str, rules: ReadingRules) -> str:
     return kind
 
 
+def is_arrow(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is Arrow, in the file or the stream format."""
+    length = int.from_bytes(head[4:8], "little", signed=True)
+    is_stream = head.startswith(ARROW_STREAM) and 0 < length < _LARGEST_SCHEMA
+    return is_stream or head.startswith(ARROW_FILE)
+
+
 def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
     """The format of a stream, detected from its first bytes.
 
@@ -106,6 +116,8 @@ def sniff(head: bytes, name: str, rules: ReadingRules | None = None) -> str:
     rules = rules or ReadingRules()
     if head.startswith(PARQUET):
         raise UserError(f"{name}: Parquet inside an archive is not supported; extract it first")
+    if is_arrow(head):
+        raise UserError(f"{name}: Arrow inside an archive is not supported; extract it first")
     _refuse_binary(head, name, rules)
     text = _decoded(head).lstrip()
     if text.startswith("<doc "):

@@ -10,7 +10,7 @@ import re
 from megabert.common.errors import UserError
 
 FETCH = "fetch the pages-articles.xml.bz2 file of the same dump"
-READ_FORMS = "MediaWiki XML, wikiextractor output, JSON, CSV, TSV, Parquet and UTF-8 text"
+READ_FORMS = "MediaWiki XML, wikiextractor output, JSON, CSV, TSV, Parquet, Arrow and UTF-8 text"
 """The forms that are read, for messages."""
 _EXTRACT = f"which is not read; extract its text first ({READ_FORMS} are read)"
 _PAGES_ALONE = (

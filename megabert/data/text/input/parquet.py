@@ -61,7 +61,7 @@ def read_row_group(path: Path, group: int, rules: ReadingRules = AUTOMATIC) -> I
         if isinstance(row, str):
             yield bad_line(f"{path}: row {place:,} of row group {group} {row}", rules.skip)
         else:
-            yield joined_page(_page(place, row), wrapping)
+            yield joined_page(row_page(place, row), wrapping)
 
 
 def _counts(path: Path, text_field: str) -> list[int]:
@@ -114,7 +114,8 @@ def _first_texts(path: Path, rules: ReadingRules) -> list[str]:
     return [row["text"] for row in rows if isinstance(row, dict) and row["text"] is not None]
 
 
-def _page(place: int, row: dict[str, Any]) -> Page:
+def row_page(place: int, row: dict[str, Any]) -> Page:
+    """The page of a row; ``place`` is its number if it has no ``id`` that is one."""
     number = str(row.get("id", "")).strip()
     own = number.isascii() and number.isdigit() and len(number) <= _ID_DIGITS
     title = row.get("title") or ""

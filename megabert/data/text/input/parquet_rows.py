@@ -8,7 +8,8 @@ process with limited memory; one that a batch exceeds is started again, and read
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ _OPTIONAL = ("id", "url", "title")
 
 Row = dict[str, Any] | str
 """The values of a row by column, "text" for the text; or what is wrong with it."""
-_Cells = list[bytes | int | None]
+_Row = list[bytes | int | None] | str
+Cells = list[_Row]
+"""Rows of an answer: the values of each, or what is wrong with it."""
 _END = b"\n"  # of the JSON that begins an answer; the texts follow
 
 
@@ -48,36 +51,45 @@ class ParquetRequest:
         return json.dumps(vars(self)).encode()
 
 
-class _Reading:
-    """The rows of a row group, in parts of an answer each.
+class RowReading(ABC):
+    """The rows that a request asks for, in parts of an answer each; later requests continue them.
 
     ``next_row`` is that of the next part; ``columns`` are the names of the cells.
     """
 
-    def __init__(self, request: ParquetRequest) -> None:
-        self._request = request
-        self.next_row, self.columns = request.row, ["text"]
-        self._parts = self._read()
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.next_row: int = request.row
+        self.columns = ["text"]
+        self._parts = self.read()
 
-    def continues(self, request: ParquetRequest) -> bool:
+    @abstractmethod
+    def read(self) -> Iterator[Cells]:
+        """The parts from the request's ``row`` on; sets ``columns``."""
+
+    def continues(self, request: Any) -> bool:
         """Whether a request asks for the next part."""
-        mine = vars(self._request) | {"row": self.next_row}
+        mine = vars(self.request) | {"row": self.next_row}
         return mine == vars(request)
 
-    def next_part(self) -> list[_Cells | str]:
+    def next_part(self) -> Cells:
         """The next rows; none at the end."""
         part = next(self._parts, [])
         self.next_row += len(part)
         return part
 
-    def _read(self) -> Iterator[list[_Cells | str]]:
-        path, group, skipped = self._request.path, self._request.group, self._request.row
-        with _open(path, self._request.field) as file:
-            columns = _columns(file.schema_arrow.names, self._request.field)
+
+class _ParquetReading(RowReading):
+    """The rows of a row group."""
+
+    def read(self) -> Iterator[Cells]:
+        path, group, skipped = self.request.path, self.request.group, self.request.row
+        with _open(path, self.request.field) as file:
+            columns = wanted_columns(file.schema_arrow.names, self.request.field)
             self.columns = list(columns)
             names = list(dict.fromkeys(columns.values()))
             batches = file.iter_batches(
-                self._request.batch, row_groups=[group], columns=names, use_threads=False
+                self.request.batch, row_groups=[group], columns=names, use_threads=False
             )
             while True:
                 try:
@@ -87,43 +99,71 @@ class _Reading:
                 except (pa.ArrowException, OSError) as error:
                     raise UserError(
                         f"{path}: damaged: row group {group} cannot be read after row "
-                        f"{self.next_row:,} of it ({_reason(error)}); fetch the file again"
+                        f"{self.next_row:,} of it ({arrow_reason(error)}); fetch the file again"
                     ) from None
                 if batch is None:
                     return
                 before = min(skipped, batch.num_rows)
                 skipped -= before
-                yield from _parts_of(batch.slice(before), columns)
+                yield from row_parts(batch.slice(before), columns)
 
 
-_reading: _Reading | None = None
+class RowAnswers:
+    """Answers requests for the rows of one kind of files, in the process of its own.
+
+    Args:
+        request: type of the requests, with a ``row``.
+        table: what a file holds, or None if the request is for rows.
+        reading: reads rows.
+    """
+
+    def __init__(
+        self,
+        request: type,
+        table: Callable[[Any], dict[str, Any] | None],
+        reading: type[RowReading],
+    ) -> None:
+        self._request, self._table, self._reading = request, table, reading
+        self._now: RowReading | None = None
+
+    def answer(self, message: bytes) -> bytes:
+        """The answer to a message, for :func:`decode_answer`."""
+        request = self._request(**parse_json(message, of_data=True))
+        try:
+            if (table := self._table(request)) is not None:
+                return _encoded(table)
+            if self._now is None or not self._now.continues(request):
+                self._now = self._reading(request)
+            part = self._now.next_part()
+            if part:
+                return _encoded({"columns": self._now.columns}, part)
+            error = None
+        except MemoryError:
+            error = NO_MEMORY
+        except UserError as fault:
+            error = str(fault)
+        self._now = None
+        return _encoded({"error": error})
+
+
+def _row_counts(request: ParquetRequest) -> dict[str, Any] | None:
+    if request.group is not None:
+        return None
+    with _open(request.path, request.field) as file:
+        metadata = file.metadata
+        groups = range(metadata.num_row_groups)
+        return {"counts": [metadata.row_group(g).num_rows for g in groups]}
+
+
+_answers = RowAnswers(ParquetRequest, _row_counts, _ParquetReading)
 
 
 def answer_parquet(message: bytes) -> bytes:
     """The answer to a message, for :func:`decode_answer`; runs in the process of its own."""
-    global _reading
-    request = ParquetRequest(**parse_json(message, of_data=True))
-    try:
-        if request.group is None:
-            with _open(request.path, request.field) as file:
-                metadata = file.metadata
-                groups = range(metadata.num_row_groups)
-                return _encoded({"counts": [metadata.row_group(g).num_rows for g in groups]})
-        if _reading is None or not _reading.continues(request):
-            _reading = _Reading(request)
-        part = _reading.next_part()
-        if part:
-            return _encoded({"columns": _reading.columns}, part)
-        error = None
-    except MemoryError:
-        error = NO_MEMORY
-    except UserError as fault:
-        error = str(fault)
-    _reading = None
-    return _encoded({"error": error})
+    return _answers.answer(message)
 
 
-def _encoded(head: dict[str, Any], part: Sequence[_Cells | str] = ()) -> bytes:
+def _encoded(head: dict[str, Any], part: Sequence[_Row] = ()) -> bytes:
     head["rows"] = [
         row if isinstance(row, str) else [[len(c)] if isinstance(c, bytes) else c for c in row]
         for row in part
@@ -162,12 +202,13 @@ def _row(columns: Sequence[str], cells: Sequence[Any]) -> Row:
         return "is not UTF-8 text"
 
 
-def _columns(present: list[str], field: str) -> dict[str, str]:
+def wanted_columns(present: list[str], field: str) -> dict[str, str]:
+    """The columns that are read, by the names of the cells."""
     columns = {name: name for name in _OPTIONAL if name in present and name != field}
     return columns | {"text": field}
 
 
-def _parts_of(batch: pa.RecordBatch, columns: dict[str, str]) -> Iterator[list[_Cells | str]]:
+def row_parts(batch: pa.RecordBatch, columns: dict[str, str]) -> Iterator[Cells]:
     """The rows of a batch: at once if they are short, otherwise one by one."""
     whole = [_plain(batch.column(name)) for name in columns.values()]
     sizes = [0] * batch.num_rows
@@ -214,20 +255,21 @@ def _open(path: str, text_field: str) -> pq.ParquetFile:
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not a complete Parquet file ({_reason(error)}); fetch it again"
+            f"{path}: not a complete Parquet file ({arrow_reason(error)}); fetch it again"
         ) from None
     try:
-        _require_layout(path, file.schema_arrow, text_field)
+        require_text_column(path, file.schema_arrow, text_field, "Parquet")
     except UserError:
         file.close()
         raise
     return file
 
 
-def _require_layout(path: str, schema: pa.Schema, text_field: str) -> None:
+def require_text_column(path: str, schema: pa.Schema, text_field: str, form: str) -> None:
+    """Raise ``UserError`` if a table lacks the column of texts, or one that is read holds something else."""
     names = schema.names
     if text_field not in names:
-        raise UserError(f"{path}: Parquet {missing_field(dict.fromkeys(names), text_field)}")
+        raise UserError(f"{path}: {form} {missing_field(dict.fromkeys(names), text_field)}")
     for name in dict.fromkeys((text_field, "title", "url", "id")):
         if names.count(name) > 1:
             raise UserError(f"{path}: two columns are named {name!r}; rename one of them")
@@ -247,5 +289,6 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _reason(error: Exception) -> str:
+def arrow_reason(error: Exception) -> str:
+    """The beginning of what Arrow says."""
     return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

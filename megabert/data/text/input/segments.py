@@ -5,6 +5,7 @@
 | MediaWiki XML in bzip2, of any number of streams | the pages that begin in a run of blocks |
 | MediaWiki XML, uncompressed | the pages that begin in a range of bytes |
 | Parquet | a row group |
+| Arrow | a run of record batches of about 8 MiB |
 | any other file | the whole file |
 
 The split is a pure function of the file's bytes and ``segment_bytes``. Read segment by segment, the
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 from xml.parsers import expat
 
 import numpy as np
@@ -28,12 +29,16 @@ import numpy.typing as npt
 
 from megabert.data.text.input import mediawiki
 from megabert.data.text.input.bzip2 import BlockFile
+from megabert.data.text.input.compression import PIECE, compressed_fault
 from megabert.data.text.input.formats import stream_format
-from megabert.data.text.input.sources import head_of, is_parquet_file, iter_file, iter_pages
-from megabert.data.text.input.streams import PIECE, compressed_fault, open_streams, packing_of
+from megabert.data.text.input.sources import column_format, head_of, iter_file, iter_pages
+from megabert.data.text.input.streams import open_streams, packing_of
 from megabert.data.text.pages import Page, Site
 from megabert.data.text.plain.records import Numbering
 from megabert.data.text.reading import AUTOMATIC, ReadingRules
+
+if TYPE_CHECKING:
+    from megabert.data.text.input.arrow.pages import ArrowPiece
 
 SEGMENT_BYTES = 1 << 21
 """Compressed bytes of a segment: 8 to 10 MB of XML, a few seconds of work."""
@@ -54,17 +59,24 @@ class FileForm:
     Attributes:
         path, size: the file, and its bytes.
         kind: "blocks" (MediaWiki XML in bzip2), "bytes" (the same, uncompressed), "rows" (Parquet),
-            "whole" (any other file) or "empty" (no text).
+            "batches" (Arrow), "whole" (any other file) or "empty" (no text).
         head: what MediaWiki XML says at its beginning (of an archive, the first member); None for
             other files.
         groups: number of Parquet row groups.
+        pieces: of an Arrow file.
     """
 
     path: Path
     size: int
-    kind: Literal["blocks", "bytes", "rows", "whole", "empty"]
+    kind: Literal["blocks", "bytes", "rows", "batches", "whole", "empty"]
     head: mediawiki.DumpHead | None = field(default=None, repr=False)
     groups: int = 0
+    pieces: tuple[ArrowPiece, ...] = field(default=(), repr=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows of an Arrow file."""
+        return sum(piece.rows for piece in self.pieces)
 
     @property
     def site(self) -> Site:
@@ -79,7 +91,12 @@ def inspect_file(path: Path, rules: ReadingRules = AUTOMATIC) -> FileForm:
         UserError: the format is unknown, or another than the rules say.
     """
     size = path.stat().st_size if path.is_file() else 0
-    if is_parquet_file(path, rules.input_format):
+    columns = column_format(path, rules.input_format)
+    if columns == "arrow":
+        from megabert.data.text.input.arrow.pages import arrow_pieces
+
+        return FileForm(path, size, "batches", pieces=arrow_pieces(path, rules.text_field))
+    if columns == "parquet":
         from megabert.data.text.input import parquet
 
         return FileForm(path, size, "rows", groups=parquet.row_groups(path, rules.text_field))
@@ -204,6 +221,26 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
+class ArrowRows:
+    """A piece of an Arrow file, after ``before`` rows of its input."""
+
+    path: Path
+    piece: ArrowPiece
+    before: int
+    rules: ReadingRules = AUTOMATIC
+
+    @property
+    def size(self) -> int:
+        return self.piece.size
+
+    def pages(self) -> Iterator[Page]:
+        """Its pages. Raises ``UserError`` for damage."""
+        from megabert.data.text.input.arrow.pages import read_arrow_piece
+
+        yield from read_arrow_piece(self.path, self.piece, self.before, self.rules)
+
+
+@dataclass(frozen=True)
 class WholeFile:
     """A whole file, after ``before`` pages of earlier files of its input."""
 
@@ -236,7 +273,7 @@ class FirstPages:
         yield from islice(pages, self.limit)
 
 
-Segment = BlockSegment | ByteSegment | RowGroup | WholeFile
+Segment = BlockSegment | ByteSegment | RowGroup | ArrowRows | WholeFile
 """What a worker reads independently."""
 Stream = WholeFile | FirstPages
 """What one process reads for all workers."""
@@ -275,6 +312,15 @@ def byte_segments(form: FileForm, segment_bytes: int) -> list[ByteSegment]:
         ByteSegment(form.path, start, min(start + segment_bytes, form.size), index, form.site)
         for index, start in enumerate(range(0, form.size, segment_bytes))
     ]
+
+
+def arrow_segments(form: FileForm, before: int, rules: ReadingRules = AUTOMATIC) -> list[ArrowRows]:
+    """All pieces of an Arrow file, after ``before`` rows of earlier files of its input."""
+    segments = []
+    for piece in form.pieces:
+        segments.append(ArrowRows(form.path, piece, before, rules))
+        before += piece.rows
+    return segments
 
 
 def row_group_segments(form: FileForm, rules: ReadingRules = AUTOMATIC) -> list[RowGroup]:

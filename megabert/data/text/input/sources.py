@@ -9,7 +9,8 @@ from megabert.common.errors import UserError
 from megabert.common.files import require_file, sha256_of, sha256_of_file
 from megabert.data.text import extracted
 from megabert.data.text.input import mediawiki
-from megabert.data.text.input.formats import PARQUET, head_text, sniff, stream_format
+from megabert.data.text.input.arrow.folders import DatasetFolder, dataset_folders
+from megabert.data.text.input.formats import PARQUET, head_text, is_arrow, sniff, stream_format
 from megabert.data.text.input.streams import PIECE, open_streams, packing
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.documents import read_text
@@ -35,24 +36,43 @@ from megabert.data.text.reading import AUTO, AUTOMATIC, RECORDS, ReadingRules
 _SAMPLED_MEMBERS = 64  # of an archive
 
 
-def input_files(path: Path) -> list[Path]:
+def input_files(path: Path, split: str = AUTO) -> list[Path]:
     """The file itself, or all files of a folder in path order, except hidden ones.
 
+    Of a folder of the datasets library, and of each one in it, these are the Arrow files of ``split``.
+
     Raises:
-        UserError: the folder has no files; the file is a pipe or a device.
+        UserError: the folder has no files; the file is a pipe or a device; a folder of the datasets
+            library is not complete, or has no such split.
     """
     if not path.is_dir():
         if path.exists():
             require_file(path)  # it is read more than once
         return [path]
-    found = [
-        item
-        for item in path.rglob("*")
-        if item.is_file() and not any(p.startswith(".") for p in item.relative_to(path).parts)
-    ]
+    found = _visible_files(path)
     if not found:
         raise UserError(f"{path}: an empty folder; name a dump or a folder of text files")
-    return sorted(found, key=lambda item: item.relative_to(path).parts)
+    files: dict[tuple[str, ...], tuple[Path, ...]] = {
+        item.relative_to(path).parts: (item,) for item in found
+    }
+    for dataset in dataset_folders(found, split):
+        home = dataset.path.relative_to(path).parts
+        files = {key: item for key, item in files.items() if key[: len(home)] != home}
+        files[home] = dataset.files
+    return [item for _, items in sorted(files.items()) for item in items]
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return [
+        item
+        for item in folder.rglob("*")
+        if item.is_file() and not any(p.startswith(".") for p in item.relative_to(folder).parts)
+    ]
+
+
+def datasets_in(path: Path, split: str = AUTO) -> list[DatasetFolder]:
+    """The folders of the datasets library in an input; raises as :func:`input_files`."""
+    return list(dataset_folders(_visible_files(path), split)) if path.is_dir() else []
 
 
 def head_of(stream: io.BufferedReader) -> bytes:
@@ -60,26 +80,28 @@ def head_of(stream: io.BufferedReader) -> bytes:
     return stream.peek(PIECE)
 
 
-def is_parquet_file(file: Path, input_format: str = "auto") -> bool:
-    """Whether to read a file as Parquet: requested, or detected from its first bytes.
+def column_format(file: Path, input_format: str = AUTO) -> str:
+    """ "parquet" or "arrow" if a file is read as that: requested, or detected from its first bytes; else "".
 
     Raises:
         UserError: the file is missing or cannot be read.
     """
-    if input_format not in ("auto", "parquet"):
-        return False
+    if input_format not in (AUTO, "parquet", "arrow"):
+        return ""
     try:
         with file.open("rb") as handle:
-            head = handle.read(4)
+            head = handle.read(8)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    if input_format == "parquet" or not head.startswith(PARQUET):
-        return input_format == "parquet"
-    from megabert.data.text.input import parquet
+    if input_format != AUTO:
+        return input_format
+    if head.startswith(PARQUET):
+        from megabert.data.text.input import parquet
 
-    return parquet.is_parquet(head)
+        return "parquet" if parquet.is_parquet(head) else ""
+    return "arrow" if is_arrow(head) or file.suffix == ".arrow" else ""
 
 
 def detect_format(path: Path) -> str:
@@ -91,8 +113,8 @@ def detect_format(path: Path) -> str:
     """
     path = Path(path)
     for file in input_files(path):
-        if is_parquet_file(file):
-            return "parquet"
+        if kind := column_format(file):
+            return kind
         for name, stream in open_streams(file):
             head = head_of(stream)
             if head.strip():
@@ -113,7 +135,7 @@ def iter_pages(
 ) -> Iterator[Page]:
     """Yield the pages of a file, a tar archive or a folder, in their order there.
 
-    Compression (bzip2, gzip, xz, also multistream) and tar are detected from the content. Memory is
+    Compression (bzip2, gzip, xz, Zstandard, also multistream) and tar are detected from the content. Memory is
     bounded by the longest page. Pages of all namespaces and redirects are yielded;
     :func:`megabert.data.text.document.page_to_sentences` decides which to keep.
 
@@ -129,7 +151,7 @@ def iter_pages(
     """
     path = Path(path)
     rules.check()
-    files = [file for file in input_files(path) if file not in skipped]
+    files = [file for file in input_files(path, rules.split) if file not in skipped]
     if rules.documents == AUTO and (path.is_dir() or packing(path)[-1:] == ("tar",)):
         rules = resolved_rules(rules, joined_samples(sample_texts(file, rules) for file in files))
     numbering = Numbering()
@@ -152,7 +174,15 @@ def iter_file(
 
     ``numbering`` numbers the pages without a number of their own, over the whole input.
     """
-    if is_parquet_file(file, rules.input_format):
+    kind = column_format(file, rules.input_format)
+    if kind == "arrow":
+        from megabert.data.text.input.arrow.pages import iter_arrow
+
+        for page in iter_arrow(file, numbering.last, rules):
+            numbering.last += 1
+            yield page
+        return
+    if kind == "parquet":
         from megabert.data.text.input import parquet
 
         for group in range(parquet.row_groups(file, rules.text_field)):
@@ -202,8 +232,8 @@ def sample_texts(file: Path, rules: ReadingRules) -> TextSample:
     Raises:
         UserError: the file is damaged or of an unsupported format.
     """
-    if is_parquet_file(file, rules.input_format):
-        return TextSample({"parquet": 1})
+    if kind := column_format(file, rules.input_format):
+        return TextSample({kind: 1})
     samples = []
     for number, (name, stream) in enumerate(open_streams(file)):
         if number == _SAMPLED_MEMBERS:

@@ -1,26 +1,19 @@
 """Byte streams from files: decompression that never hides damage, and tar members.
 
-Each stream is read in pieces of at most ``PIECE`` bytes, so memory does not depend on the file's
-size. Python's bz2 and lzma readers mistake a damaged later stream of a multistream file for the end
-of the file; here every compressed stream must be complete, or a UserError names file and byte.
+Each stream is read in pieces of at most ``PIECE`` bytes, so memory does not depend on the file's size.
 """
 
-import bz2
 import io
-import lzma
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from megabert.common.errors import UserError
+from megabert.data.text.input.compression import MAGIC, PIECE, DecompressedFile, decompressed
 
-PIECE = 1 << 18
-MAGIC = {"bz2": b"BZh", "gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\x00"}
 OTHER_MAGIC = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first (7z x), or fetch the .bz2 file of the dump",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file (.zst); unpack it first (zstd -d)",
     b"PK\x03\x04": "a zip archive; unpack it first (unzip)",
     b"Rar!\x1a\x07": "a RAR archive; unpack it first",
     b"\x04\x22\x4d\x18": "an LZ4 file; unpack it first (lz4 -d)",
@@ -44,143 +37,6 @@ _EXTENDED = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-
-
-class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-class _Gzip:
-    """zlib's decompressor with the interface of bz2's and lzma's, which buffer their input."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-
-_NEW: dict[str, Callable[[], Any]] = {
-    "bz2": bz2.BZ2Decompressor,
-    "gz": _Gzip,
-    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 30),
-}
-
-
-def compressed_fault(name: str, what: str, byte: int) -> UserError:
-    """The error of a damaged file: ``what`` was found at a byte of the compressed file."""
-    return UserError(
-        f"{name}: {what} at compressed byte {byte:,}; fetch the file again or check its checksum"
-    )
-
-
-def not_padding(name: str, kind: str, byte: int) -> UserError:
-    """The error of data after a complete stream that is neither a stream nor zeros."""
-    return compressed_fault(name, f"data that is not a {kind} stream", byte)
-
-
-class DecompressedFile(io.RawIOBase):
-    """Reads one or more consecutive compressed streams.
-
-    Raises:
-        UserError: the data ends inside a stream, a stream is damaged, or something else follows a
-            stream; the message names the file and the compressed byte.
-    """
-
-    def __init__(self, source: BinaryIO, kind: str, name: str) -> None:
-        self.source, self.kind = source, kind
-        self._name = name
-        self._decompressor: _Decompressor | None = None
-        self._pending = b""  # compressed bytes read but not yet passed to a decompressor
-        self._read = 0  # compressed bytes read from the source
-        self._started = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        filled = 0
-        while filled < len(buffer):
-            data = self._piece(min(len(buffer) - filled, PIECE))
-            if not data:
-                break
-            buffer[filled : filled + len(data)] = data
-            filled += len(data)
-        return filled
-
-    def _fail(self, what: str) -> UserError:
-        return compressed_fault(self._name, what, self._read - len(self._pending))
-
-    def _more(self) -> bytes:
-        if self._pending:
-            data, self._pending = self._pending, b""
-            return data
-        data = self.source.read(PIECE)
-        self._read += len(data)
-        return data
-
-    def _piece(self, limit: int) -> bytes:
-        feed = b""
-        while True:
-            if self._decompressor is None:
-                if not self._next_stream():
-                    return b""
-                feed = b""  # an empty stream has ended, and the next one begins
-            assert self._decompressor is not None
-            try:
-                data = self._decompressor.decompress(feed, limit)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise self._fail(f"damaged {self.kind} data ({error})") from None
-            if self._decompressor.eof:
-                self._pending = self._decompressor.unused_data + self._pending
-                self._decompressor = None
-            if data:
-                return data
-            if self._decompressor is not None:
-                feed = self._more()
-                if not feed:
-                    raise self._fail(f"the {self.kind} data is truncated: it ends")
-
-    def _next_stream(self) -> bool:
-        """Start the next compressed stream; False at the real end of the file."""
-        head = self._more()
-        while len(head) < 6:
-            more = self.source.read(PIECE)
-            self._read += len(more)
-            if not more:
-                break
-            head += more
-        self._pending = head
-        if not head:
-            return False
-        if head.startswith(MAGIC[self.kind]):
-            self._decompressor = _NEW[self.kind]()
-            self._started = True
-            return True
-        if self._started and self._rest_is_padding():
-            return False
-        raise not_padding(self._name, self.kind, self._read - len(self._pending))
-
-    def _rest_is_padding(self) -> bool:
-        """Whether only zero bytes follow, which xz and tape tools write as padding."""
-        while True:
-            data = self._more()
-            if not data:
-                return True
-            if data.strip(b"\x00"):
-                self._pending = data
-                return False
 
 
 def _peek(stream: io.BufferedReader, count: int) -> bytes:
@@ -286,7 +142,7 @@ def _unpack(
             raise UserError(f"{name}: not supported: {label}")
     for kind, magic in MAGIC.items():
         if head.startswith(magic) and depth < MAX_NESTING:
-            inner = DecompressedFile(cast(BinaryIO, stream), kind, name)
+            inner = decompressed(stream, kind, name)
             yield from _unpack(buffered(inner), name, depth + 1)
             return
     if _is_tar(head):
@@ -296,7 +152,7 @@ def _unpack(
 
 
 def packing(path: Path) -> tuple[str, ...]:
-    """How a file is packed, outermost first: "bz2", "gz", "xz" and "tar" (the contents of a tar are
+    """How a file is packed, outermost first: "bz2", "gz", "xz", "zst" and "tar" (the contents of a tar are
     not looked at).
 
     Raises:
@@ -311,7 +167,7 @@ def packing(path: Path) -> tuple[str, ...]:
             if kind is None:
                 return (*found, "tar") if _is_tar(head) else tuple(found)
             found.append(kind)
-            stream = buffered(DecompressedFile(cast(BinaryIO, stream), kind, str(path)))
+            stream = buffered(decompressed(stream, kind, str(path)))
         return tuple(found)
 
 

@@ -53,7 +53,7 @@ FORMS = {
 }  # fmt: skip
 MAGIC = {
     "7z": b"7z\xbc\xaf\x27\x1c" + b"\0" * 32, "zip": b"PK\x03\x04" + b"\0" * 32,
-    "Zstandard": b"\x28\xb5\x2f\xfd" + b"\0" * 32, "RAR": b"Rar!\x1a\x07\x01\x00", "LZ4": b"\x04\x22\x4d\x18xx",
+    "RAR": b"Rar!\x1a\x07\x01\x00", "LZ4": b"\x04\x22\x4d\x18xx",
     "ZIM": b"ZIM\x04" + b"\0" * 32, "PDF": b"%PDF-1.7\n", "SQLite": b"SQLite format 3\0" + b"\0" * 32,
     "HDF5": b"\x89HDF\r\n\x1a\n",
 }  # fmt: skip
