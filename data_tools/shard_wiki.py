@@ -41,7 +41,6 @@ from megabert.data.text.counts import language_lines, markup_lines
 from megabert.data.text.languages import check_language
 from megabert.data.text.reading import add_reading_flags
 
-
 PROGRAM = "shard_wiki.py"
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from megabert.data.prepare.batch_files import EncodedPages
 from megabert.data.prepare.filters.choices import NEAR, NO_FILTERS, FilterOptions
-from megabert.data.prepare.filters.shingles import Signatures, folded_words, text_digest
+from megabert.data.prepare.filters.shingles import Signatures, text_digest, word_hashes
 from megabert.data.shards.layout import token_dtype
 from megabert.data.text.pages import Page
 from megabert.data.tokenizers.base import EncodedBatch, Tokenizer, WordFinder
@@ -158,7 +158,7 @@ def _compared(
     if filters.compares_text:
         maker = _signatures(filters.permutations, filters.shingle_words) if near else None
         for row, text in enumerate(texts):
-            words = folded_words(text)
+            words = word_hashes(text)
             digests[row] = np.frombuffer(text_digest(words), "<u8")
             if maker is not None:
                 signatures[row] = maker.of(words)

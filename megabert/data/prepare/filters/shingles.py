@@ -11,7 +11,6 @@ with this probability (Broder, 1997). The signature holds, per permutation, the 
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from functools import lru_cache
 from typing import Any
@@ -19,65 +18,75 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Hashes = npt.NDArray[np.uint64]
+# scripts without spaces between words: Thai, Lao, Burmese, Khmer, Tai, kana, Han, Yi
 _UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3041-\u30ff\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_ASCII_WORDS = re.compile("[a-z0-9]+")
-_LAST_MARK = 0x1FFFF  # the ranges of marks are searched up to here
-_REMEMBERED = 1 << 18  # words whose hash is kept
-_CHUNK = 4096  # shingles that are permuted at once
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF),
+    (0x3041, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA000, 0xA4CF),
+    (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+)  # fmt: skip
+_SIGN, _LETTER, _ALONE = 0, 1, 2  # what a character is; the last kind is a word by itself
+_CODES = 0x40000  # that are classified; above are signs
+_CHUNK = 512  # shingles that are permuted at once
 _SCHEME = "affine32"
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+_FACTOR = np.uint64(_BASE)
 _SHIFT = np.uint64(32)
 
 
 @lru_cache(maxsize=1)
-def _pattern() -> re.Pattern[str]:
-    unspaced = re.compile(f"[{_UNSPACED}]")
-    marks = "".join(
-        chr(code)
-        for code in range(_LAST_MARK)
-        if unicodedata.category(chr(code))[0] == "M" and not unspaced.match(chr(code))
+def _kinds() -> npt.NDArray[np.uint8]:
+    """What each character is [codes]."""
+    letters = [unicodedata.category(chr(code))[0] in "LMN" for code in range(_CODES)]
+    kinds = np.array(letters, np.uint8)
+    for first, last in _UNSPACED:
+        kinds[first : last + 1] *= _ALONE
+    return np.append(kinds, np.uint8(_SIGN))
+
+
+@lru_cache(maxsize=1)
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """The first powers of _BASE and of its inverse, modulo 2^64."""
+    both = [np.full(count, value, np.uint64) for value in (_BASE, pow(_BASE, -1, 1 << 64))]
+    for powers in both:
+        powers[0] = 1
+        np.multiply.accumulate(powers, out=powers)
+    return both[0], both[1]
+
+
+def word_hashes(text: str) -> Hashes:
+    """A hash of each word of a text, in order: the polynomial of its characters modulo 2^64."""
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    codes = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _kinds()[np.minimum(codes, _CODES)]
+    inside = np.concatenate(([False], kinds == _LETTER, [False]))
+    alone = np.concatenate((kinds == _ALONE, [False]))
+    begins = np.flatnonzero((inside[1:] & ~inside[:-1]) | alone)
+    ends = np.flatnonzero(
+        np.concatenate(([False], inside[1:-1] & ~inside[2:]))
+        | np.concatenate(([False], alone[:-1]))
     )
-    letters = rf"[^\W_{_UNSPACED}]"
-    return re.compile(f"[{_UNSPACED}]|{letters}+(?:[{marks}]+{letters}*)*")
+    forward, backward = _powers(1 << max(16, len(codes).bit_length()))
+    terms = (codes.astype(np.uint64) + np.uint64(1)) * _FACTOR
+    terms = (terms ^ (terms >> _SHIFT)) * forward[: len(codes)]
+    sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)))
+    return (sums[ends] - sums[begins]) * backward[begins]
 
 
-def folded_words(text: str) -> list[str]:
-    """The words of a text."""
-    if text.isascii():
-        return _ASCII_WORDS.findall(text.lower())
-    return _pattern().findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-def text_digest(words: list[str]) -> bytes:
+def text_digest(words: Hashes) -> bytes:
     """16 bytes that are the same for the same words."""
-    return hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=16).digest()
+    return hashlib.blake2b(words.astype("<u8").tobytes(), digest_size=16).digest()
 
 
-class _WordHashes(dict[str, int]):
-    def __missing__(self, word: str) -> int:
-        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
-        return value
-
-
-_hashes = _WordHashes()
-
-
-def shingle_hashes(words: list[str], length: int) -> npt.NDArray[np.uint32]:
-    """Hashes of the different runs of ``length`` words (of all, if they are fewer), ascending."""
-    if len(_hashes) > _REMEMBERED:
-        _hashes.clear()
-    codes = np.fromiter(map(_hashes.__getitem__, words), np.uint64, len(words))
-    length = min(length, len(codes))
-    runs = len(codes) - length + 1
+def shingle_hashes(words: Hashes, length: int) -> npt.NDArray[np.uint32]:
+    """Hashes of the runs of ``length`` words, in order (of all words, if they are fewer)."""
+    length = min(length, len(words))
+    runs = len(words) - length + 1
     found = np.zeros(runs, np.uint64)
     for place in range(length):
-        found = (found ^ codes[place : place + runs]) * _FACTOR
+        found = (found ^ words[place : place + runs]) * _FACTOR
         found ^= found >> _SHIFT
-    return np.unique((found * _FACTOR >> _SHIFT).astype(np.uint32))
+    return (found * _FACTOR >> _SHIFT).astype(np.uint32)
 
 
 class Signatures:
@@ -90,7 +99,7 @@ class Signatures:
         self._words = shingle_words
         self._permutations = MinHash(num_perm=permutations, scheme=_SCHEME).permutations
 
-    def of(self, words: list[str]) -> npt.NDArray[np.uint32]:
+    def of(self, words: Hashes) -> npt.NDArray[np.uint32]:
         """The signature [P]."""
         minhash = self._new(
             num_perm=self._permutations.shape[1],

@@ -11,7 +11,7 @@ import numpy as np
 SHORT = "too short to judge"
 UNSURE = "uncertain"
 _FEWEST = 50  # characters; a shorter document is not judged, and kept
-_PIECES, _PIECE = 3, 800  # parts of a document that are looked at, and their characters
+_PIECES, _PIECE = 3, 300  # parts of a document that are looked at, and their characters
 _DIGITS = 6  # of a probability
 
 
