@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 
 from megabert.common.errors import UserError
+from megabert.common.processes.isolated import IsolatedWorker
 from megabert.data.text.input.arrow import messages, pages
+from megabert.data.text.input.arrow.messages import answer_arrow
 from megabert.data.text.input.arrow.pages import arrow_pieces, read_arrow_piece
 from megabert.data.text.input.segments import arrow_segments, inspect_file
 from megabert.data.text.input.sources import (
@@ -70,7 +72,7 @@ def by_segments(paths: list[Path]) -> tuple[list[Page], int]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "PIECE_BYTES", 1)
-    pages._worker._end()
+    monkeypatch.setattr(pages, "_worker", IsolatedWorker(answer_arrow))
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -234,5 +236,5 @@ def test_wrong_columns_and_no_rows(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             list(iter_pages(tmp_path / "saved", ReadingRules(text_field=field)))
     dataset(0).save_to_disk(tmp_path / "empty")
-    with pytest.raises(UserError, match="empty: it holds no document"):
+    with pytest.raises(UserError, match="empty: the dataset holds no row"):
         list(iter_pages(tmp_path / "empty"))

@@ -98,7 +98,9 @@ def _folder(home: Path, names: set[str], split: str) -> DatasetFolder:
 def _saved_folder(home: Path, split: str) -> DatasetFolder:
     state = read_json_object(home / _STATE)
     listed = state.get("_data_files")
-    if not isinstance(listed, list) or not listed:
+    if listed == []:
+        raise UserError(f"{home}: empty: the dataset holds no row")
+    if not isinstance(listed, list):
         raise UserError(
             f"{home}: not a dataset that save_to_disk has finished: {_STATE} lists no data files (an "
             "IterableDataset must be written to Parquet or JSON Lines first)"
