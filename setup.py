@@ -31,7 +31,7 @@ requires = [
 mpi = ["mpi4py>=4.0", "mpich>=4.2"]
 plots = ["matplotlib>=3.8"]
 # near duplicates and the language of each document (data_tools/shard_wiki.py)
-text = ["datasketch>=1.6", "py3langid>=0.3"]
+text = ["datasketch>=2.0", "py3langid>=0.3"]
 # launch/convert.py --to onnx, --to sentence-transformers
 export = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "sentence-transformers>=5.0"]
 trackers = ["wandb>=0.31", "mlflow-skinny>=3.0"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from megabert.data.prepare.filters.shingles import (
     text_digest,
     word_hashes,
 )
-from megabert.data.prepare.filters.spoken import SHORT, UNSURE, guess, judge_language
+from megabert.data.prepare.filters.spoken import SHORT, judge_language, ranked_languages
 from megabert.data.prepare.job import ShardingOptions, ShardingReport, shard
 from megabert.data.prepare.output_folder import PAIRS_FILE
 from megabert.data.shards.manifest import load_manifest
@@ -284,23 +286,22 @@ def test_same_bytes_for_any_workers_and_after_a_kill(
 
 
 def test_languages() -> None:
-    assert guess(ENGLISH * 3)[0] == "en"
-    assert guess(FRENCH * 3)[0] == "fr"
-    assert guess("我们昨天在房子里看到一只猫在桌子上吃老鼠。" * 3)[0] == "zh"
+    assert next(iter(ranked_languages(ENGLISH * 3))) == "en"
+    assert next(iter(ranked_languages(FRENCH * 3))) == "fr"
+    assert next(iter(ranked_languages("我们昨天在房子里看到一只猫在桌子上吃老鼠。" * 3))) == "zh"
     assert judge_language([ENGLISH], {"en"}, 0.5) == ("en", True)
     assert judge_language([FRENCH], {"en", "de"}, 0.5) == ("fr", False)
-    assert judge_language(["Le chat Hund."] * 8, {"fr"}, 0.5) == (UNSURE, False)
+    assert judge_language(["Le chat Hund."] * 8, {"fr"}, 0.5) == ("fr", False)
+    assert judge_language(["Le chat Hund."] * 8, set(ranked_languages("")), 0.5)[1]
     assert judge_language(["Le chat."], {"en"}, 0.5) == (SHORT, True)
     long = ENGLISH * 10 + FRENCH * 300
-    assert guess(long)[0] == "fr"  # not by its beginning alone
+    assert next(iter(ranked_languages(long))) == "fr"  # not by its beginning alone
 
 
 def test_other_languages_are_left_out_and_counted(
     sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    manifest = run(
-        sources, tmp_path / "out", keep_languages=("fr",), language_probability=0.0
-    ).manifest
+    manifest = run(sources, tmp_path / "out", keep_languages=("fr",)).manifest
     assert manifest.articles_kept == 2
     assert manifest.dropped["language"] == 53
     assert manifest.languages["fr"] == 2
@@ -350,3 +351,13 @@ def test_a_missing_package_is_named(
     ):
         shard_wiki.main([*where, *flags])
     assert not (tmp_path / "o").exists()
+
+
+def test_the_second_name_of_the_command(root: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "data_tools/shard_text.py", "--help"],
+        cwd=root, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert found.startswith("usage: shard_text.py ")
+    assert "python data_tools/shard_text.py --input" in found
+    assert "It has two names, shard_wiki.py and shard_text.py" in found

@@ -30,7 +30,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("sources")
     dump = write_dump(folder / "wiki.xml.bz2", count=2500)
     vocabulary = write_vocabulary(folder / "vocab.txt")
-    return ["--input", str(dump), "--tokenizer", str(vocabulary), "--shards", "3"]
+    flags = ["--shards", "3", "--deduplicate", "near"]
+    return ["--input", str(dump), "--tokenizer", str(vocabulary), *flags]
 
 
 @pytest.fixture(scope="module")

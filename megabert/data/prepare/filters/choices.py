@@ -28,7 +28,7 @@ class FilterOptions:
             ``similarity`` of their shingles of ``shingle_words`` words with an earlier one that is
             kept, as estimated from the smallest hashes under ``permutations`` permutations.
         keep_languages: codes of the languages to keep; empty for all.
-        language_probability: least probability of a language.
+        language_probability: least probability of the languages to keep, all of them together.
     """
 
     deduplicate: str = TOKENS
@@ -128,8 +128,8 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--language-probability", type=ValueReader(Probability), default=0.5, metavar="P",
-        help="least probability of the detected language, below which a document is left out as "
-        "well (default: 0.5)",
+        help="least probability, as detected, that a document is in one of the languages to keep "
+        "(default: 0.5)",
     )  # fmt: skip
 
 

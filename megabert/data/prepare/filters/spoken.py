@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 SHORT = "too short to judge"
-UNSURE = "uncertain"
 _FEWEST = 50  # characters; a shorter document is not judged, and kept
 _PIECES, _PIECE = 3, 300  # parts of a document that are looked at, and their characters
 _DIGITS = 6  # of a probability
@@ -36,10 +35,9 @@ def known_languages() -> frozenset[str]:
     return frozenset(_identifier().labels)
 
 
-def guess(text: str) -> tuple[str, float]:
-    """The most probable language of a text, and its probability."""
-    language, probability = _identifier().classify(_sample(text))
-    return str(language), round(float(probability), _DIGITS)
+def ranked_languages(text: str) -> dict[str, float]:
+    """The probability of each language of a text, the most probable one first."""
+    return dict(_identifier().rank(_sample(text)))
 
 
 def _sample(text: str) -> str:
@@ -54,17 +52,15 @@ def _sample(text: str) -> str:
 def judge_language(
     sentences: Iterable[str], kept: Collection[str], least: float
 ) -> tuple[str, bool]:
-    """What a document is counted as, and whether it is kept.
+    """The most probable language of a document, and whether it is kept.
 
     Args:
         sentences: its text.
         kept: codes of the languages to keep.
-        least: probability of the language.
+        least: probability of all of these together.
     """
     text = "\n".join(sentences)
     if len(text) < _FEWEST:
         return SHORT, True
-    language, probability = guess(text)
-    if probability < least:
-        return UNSURE, False
-    return language, language in kept
+    ranked = ranked_languages(text)
+    return next(iter(ranked)), round(sum(ranked[code] for code in kept), _DIGITS) >= least
