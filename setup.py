@@ -70,6 +70,7 @@ setup(
     packages=find_packages(include=["megabert", "megabert.*"]),
     package_data={
         "megabert.kernels": ["cpu.cpp"],
+        "megabert.convert.huggingface": ["remote_code/*.py.txt"],
         "megabert.data.text.wikitext.tables": ["*.toml"],
         "megabert.data.text": ["namespace_names.tsv"],
         "megabert.data.text.sentence_rules": ["abbreviations.txt"],

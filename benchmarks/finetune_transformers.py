@@ -35,6 +35,7 @@ from megabert.common.packed_batch import PackedBatch
 from megabert.common.progress import Progress
 from megabert.config import flags
 from megabert.convert.huggingface import model as huggingface
+from megabert.convert.huggingface.sentence_modules import encoder_folder
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import rank_batches
@@ -56,7 +57,7 @@ class SideBySide:
         self.precision = resolve_precision(settings.parallel.precision, self.device.type == "cuda")
         self.head = task.head
         ((our_layer, module),) = self.head.transformers_layers
-        folder, _ = huggingface.model_folder(place.checkpoint)
+        folder = encoder_folder(place.checkpoint)
         changed: dict[str, Any] = (
             {"num_labels": max(1, len(task.labels))} if self.head.labelled else {}
         )
@@ -225,7 +226,7 @@ def checked(settings: ResolvedFinetuning) -> None:
 
 def vocabulary(folder: Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder."""
-    return load_tokenizer(huggingface.model_folder(folder)[0])
+    return load_tokenizer(encoder_folder(folder))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

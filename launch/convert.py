@@ -6,6 +6,8 @@
     python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
     python launch/convert.py --from huggingface --input hf --new-tokenizer tokens --to megabert --output moved
     python launch/convert.py --from megabert --input runs/phase2 --average 5 --to huggingface --output mean
+    python launch/convert.py --from megabert --input runs/phase2 --to sentence-transformers --output st
+    python launch/convert.py --from megabert --input runs/sst2 --to onnx --output onnx
 
 The output folder appears only after it has been read back, its tensors have been compared with the
 input's bit for bit, and the outputs of both models have been compared on sample text.
@@ -14,6 +16,7 @@ input's bit for bit, and the outputs of both models have been compared on sample
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +27,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import run_command
 from megabert.config.command_line import require_path
 from megabert.config.flags import plain_parser
-from megabert.config.numbers import NonNegativeInt, PositiveInt, Size
+from megabert.config.numbers import Count, NonNegativeInt, PositiveInt, Size
 from megabert.config.values import ValueReader, utf8_path
 from megabert.convert.formats import input_help, read_formats, written_formats
 
@@ -110,7 +113,59 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace an output folder that an earlier conversion made (default: an error)",
     )
+    vectors = made.add_argument_group("output of sentence-transformers")
+    vectors.add_argument(
+        "--pooling",
+        choices=("mean", "cls"),
+        help="one vector of a text: the mean over its tokens, or the state of [CLS] (default: the "
+        "input's, if it is a folder of sentence-transformers; else mean)",
+    )
+    vectors.add_argument(
+        "--normalize",
+        choices=("on", "off"),
+        help="vectors of length 1 (default: the input's; else off)",
+    )
+    onnx = made.add_argument_group("output of onnx")
+    onnx.add_argument(
+        "--opset",
+        type=ValueReader(Count),
+        metavar="N",
+        help="version of ONNX's operators (default: 18)",
+    )
+    card = made.add_argument_group(
+        "model card", "README.md of huggingface, sentence-transformers and onnx"
+    )
+    card.add_argument(
+        "--license",
+        type=license_name,
+        metavar="NAME",
+        help="license, as hubs name it: apache-2.0, mit, cc-by-sa-4.0, other (default: unknown)",
+    )
+    card.add_argument(
+        "--language",
+        type=language_code,
+        nargs="+",
+        metavar="CODE",
+        help="language of the model's text: en, zh, ... (default: unknown)",
+    )
+    card.add_argument(
+        "--model-name", metavar="NAME", help="title of the card (default: the model's)"
+    )
     return made
+
+
+def license_name(text: str) -> str:
+    """A license as hubs name it, in lower case."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a license, as apache-2.0")
+    return text.lower()
+
+
+def language_code(text: str) -> str:
+    """A code of ISO 639, or one with a region or script."""
+    if re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual|code", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the code of a language, as en or zh")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_path("--" + flag.replace("_", "-"), path)
     # torch is imported only now
     from megabert.convert.changes.request import ModelChanges
+    from megabert.convert.format import OutputOptions
     from megabert.convert.run import ConversionRequest, convert
 
     result = convert(
@@ -143,6 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model_config=given.model_config,
             changes=ModelChanges(
                 given.average, tuple(others), given.new_tokenizer, given.position_rows, given.seed
+            ),
+            options=OutputOptions(
+                pooling=given.pooling,
+                normalize=None if given.normalize is None else given.normalize == "on",
+                opset=given.opset,
+                license=given.license,
+                language=None if given.language is None else tuple(given.language),
+                model_name=given.model_name,
             ),
         )
     )

@@ -1,7 +1,7 @@
 """Compares the outputs of a model before and after its conversion.
 
-The tolerance is 1e-5 in fp32, relative to the largest output of that kind if it exceeds 1:
-``max |a - b| <= 1e-5 max(1, max |a|)``, over real tokens only.
+The tolerance (of fp32, 1e-5 in most formats) is relative to the largest output of that kind if it
+exceeds 1: ``max |a - b| <= tolerance max(1, max |a|)``, over real tokens only.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megabert.convert.probe_inputs import MASKED_PAIR, ProbeInputs, id_batch, text_batch
+from megabert.convert.probe_inputs import (
+    MASKED_PAIR,
+    ProbeInputs,
+    id_batch,
+    ragged_batch,
+    text_batch,
+)
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, loaded_model
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.heads import MASKED_LM, PRETRAINING
 
 TOLERANCE = 1e-5
 TOP = 5
-PER_SEQUENCE = ("NSP logits", "pooler")
+VECTORS = "sequence vectors"
+"""Output of pooling, [B, H]."""
+PER_SEQUENCE = ("NSP logits", "pooler", VECTORS)
 """Outputs [B, ...], like those of a head on sequences; all others are [B, S, ...] and are compared
 on real tokens."""
 
@@ -40,6 +48,7 @@ class Comparison:
         predictions: side -> the most probable words at the mask, with probabilities.
         tensors: number of tensors read back from the output, all bit-identical to the source's.
         note: the software that ran each side.
+        tolerance: as above.
     """
 
     differences: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -48,6 +57,7 @@ class Comparison:
     predictions: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     tensors: int = 0
     note: str = ""
+    tolerance: float = TOLERANCE
 
     @property
     def failures(self) -> list[str]:
@@ -55,7 +65,7 @@ class Comparison:
         return [
             f"{name} differs by {difference:.3g} (largest value {largest:.3g})"
             for name, (difference, largest) in self.differences.items()
-            if not difference <= TOLERANCE * max(1.0, largest)
+            if not difference <= self.tolerance * max(1.0, largest)
         ]
 
     def lines(self) -> list[str]:
@@ -64,7 +74,7 @@ class Comparison:
             f"  {name}: largest difference {difference:.2e} of {largest:.2f}"
             for name, (difference, largest) in self.differences.items()
         ]
-        text = [f"compared on {self.tokens} tokens (tolerance {TOLERANCE:g}):", *differences]
+        text = [f"compared on {self.tokens} tokens (tolerance {self.tolerance:g}):", *differences]
         if self.tensors:
             text.insert(0, f"read back: {self.tensors} tensors, bit-identical")
         if self.note:
@@ -79,7 +89,7 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """The comparison for the record."""
         return {
-            "tolerance": TOLERANCE,
+            "tolerance": self.tolerance,
             "tokens": self.tokens,
             "tensors_equal": self.tensors,
             "note": self.note,
@@ -104,7 +114,9 @@ def our_side(model: WholeModel) -> Side:
             mlm = mlm.unflatten(0, shape)
             return {"MLM logits": mlm, **({"NSP logits": nsp} if head is PRETRAINING else {})}
         return {
-            name: value.unflatten(0, shape) if len(value) == shape.numel() else value  # of tokens
+            name: value.unflatten(0, shape)
+            if len(value) == shape.numel() and not head.per_sequence
+            else value
             for name, value in head.named_outputs(ours(inputs)).items()
         }
 
@@ -112,19 +124,26 @@ def our_side(model: WholeModel) -> Side:
 
 
 def compare(
-    left: Side, right: Side, model: WholeModel, tokenizer: Tokenizer | None, names: tuple[str, str]
+    left: Side,
+    right: Side,
+    model: WholeModel,
+    tokenizer: Tokenizer | None,
+    names: tuple[str, str],
+    tolerance: float = TOLERANCE,
 ) -> Comparison:
-    """Run both sides on the sample text and on one sequence of random ids.
+    """Run both sides on the sample text, on one sequence of random ids, and on three short ones.
 
     Args:
         left, right: the two sides.
         model: the model that both should be.
         tokenizer: the checkpoint's; without one, only the random ids are compared.
         names: of the sides.
+        tolerance: of the result.
     """
-    result = Comparison()
+    result = Comparison(tolerance=tolerance)
     config = model.config
-    batches = [id_batch(config.vocab_size, config.max_position_embeddings, config.type_vocab_size)]
+    sizes = (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
+    batches = [id_batch(*sizes), ragged_batch(*sizes)]
     masked = None
     if tokenizer is not None:
         batch, masked = text_batch(

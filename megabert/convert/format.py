@@ -6,9 +6,9 @@ Each format declares one, and :mod:`megabert.convert.formats` finds it by its na
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from megabert.convert.check import Side
@@ -32,6 +32,33 @@ class ModelSource:
     model_config: Path | None = None
 
 
+@dataclass(frozen=True)
+class OutputOptions:
+    """What the user chose about the output; None: not given.
+
+    Attributes:
+        pooling: ``mean`` or ``cls``; None: the source's, or mean.
+        normalize: whether vectors get the length 1; None: the source's, or not.
+        opset: version of ONNX's operators.
+        license, language, model_name: for the model card.
+    """
+
+    pooling: str | None = None
+    normalize: bool | None = None
+    opset: int | None = None
+    license: str | None = None
+    language: tuple[str, ...] | None = None
+    model_name: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options that are given, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+CARD_OPTIONS = ("license", "language", "model_name")
+"""Options of formats whose folders have a model card."""
+
 Reader = Callable[[ModelSource], "WholeModel"]
 """Reads a whole model; raises UserError for a file that is missing, damaged or of another model."""
 Writer = Callable[[Path, "WholeModel", "Tokenizer | None"], None]
@@ -47,13 +74,22 @@ class Format:
     """One format.
 
     Attributes:
-        read: reads a model.
+        read: reads a model; raises UserError for a format that is only written.
         write: writes a model; None if the format is only read.
         run: runs the format's own software for the comparison of outputs; None if megabert's model
             of the tensors runs instead.
         marks: groups of patterns of file names (as of fnmatch). A folder looks like this format if
             each group matches one of its files; used for hints only.
         read_again: the check reads the input a second time; False where that takes long.
+        reads_back: the check reads what was written, and compares tensors; False for a format that
+            is only written.
+        options: names of the :class:`OutputOptions` that have an effect.
+        configured: the format with a user's options; None if it has no options.
+        prepare: the part of a model that the format holds, with the rest in ``left_out``; None if
+            it holds every model that it writes whole.
+        reference: megabert's forward pass with the outputs that ``run`` gives, to compare with;
+            None to compare with the input run by its own software.
+        tolerance: of the comparison of outputs; None: that of fp32.
     """
 
     read: Reader
@@ -61,3 +97,9 @@ class Format:
     run: Runner | None = None
     marks: tuple[tuple[str, ...], ...] = ()
     read_again: bool = True
+    reads_back: bool = True
+    options: tuple[str, ...] = ()
+    configured: Callable[[OutputOptions], Format] | None = None
+    prepare: Callable[[WholeModel], WholeModel] | None = None
+    reference: Callable[[WholeModel], Side] | None = None
+    tolerance: float | None = None

@@ -23,7 +23,7 @@ class _BuiltIn:
     place: str
     """``module:attribute`` of the Format."""
     input: str
-    """What ``--input`` takes, for ``--help``."""
+    """What ``--input`` takes, for ``--help``; "" if the format is only written."""
     written: bool = True
 
 
@@ -45,6 +45,10 @@ _BUILT_IN = {
     "mindspore": _BuiltIn(
         "megabert.convert.mindspore.model:FORMAT", "the .ckpt file", written=False
     ),
+    "sentence-transformers": _BuiltIn(
+        "megabert.convert.exports.sentence_folder:FORMAT", "the folder with modules.json"
+    ),
+    "onnx": _BuiltIn("megabert.convert.exports.onnx_file:FORMAT", ""),
 }
 _FORMATS: Registry[Format] = Registry(
     "format", {name: one.place for name, one in _BUILT_IN.items()}, "megabert.formats"
@@ -62,8 +66,10 @@ def register_format(name: str, new: Format) -> Format:
 
 
 def read_formats() -> tuple[str, ...]:
-    """Names that ``--from`` takes: all formats, the built-in ones first."""
-    return _FORMATS.names()
+    """Names that ``--from`` takes, the built-in ones first: formats that are only written are left out."""
+    return tuple(
+        name for name in _FORMATS.names() if name not in _BUILT_IN or _BUILT_IN[name].input
+    )
 
 
 def written_formats() -> tuple[str, ...]:
@@ -75,7 +81,7 @@ def written_formats() -> tuple[str, ...]:
 
 def input_help() -> str:
     """What ``--input`` takes, for each built-in format."""
-    return "; ".join(f"{name}: {one.input}" for name, one in _BUILT_IN.items())
+    return "; ".join(f"{name}: {one.input}" for name, one in _BUILT_IN.items() if one.input)
 
 
 def find_format(name: str) -> Format:

@@ -9,6 +9,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS, RUN_FINAL, TOKENIZER_FOLDER, WEIGHTS_RECORD
 from megabert.config.checkpoint_path import named_checkpoint
 from megabert.config.model import ModelConfig
+from megabert.convert.exports.history import checkpoint_history, folder_history
 from megabert.convert.foreign_model import in_float32
 from megabert.convert.format import Format, ModelSource
 from megabert.convert.tokenizer import complete, open_tokenizer, tokenizer_in
@@ -62,6 +63,8 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
         task=info.get("task"),
         task_record=dict(info.get("task_record") or {}),
         tokenizer_sha256=info.get("tokenizer_sha256"),
+        history=folder_history(folder, info),
+        embedding=dict(info.get("embedding") or {}),
     )
     check_tensors(model)
     return model
@@ -116,6 +119,7 @@ def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
         trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),
         origin=f"{folder} (step {checkpoint.step})",
         tokenizer_sha256=trained_with,
+        history=checkpoint_history(folder, record),
     )
     check_tensors(model)
     return model
@@ -139,6 +143,8 @@ def _write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None
         task=model.task,
         labels=list(model.labels),
         task_record=model.task_record,
+        **({"history": model.history} if model.history else {}),
+        **({"embedding": model.embedding} if model.embedding else {}),
     )
     if tokenizer is not None:
         complete(folder, tokenizer)

@@ -28,6 +28,9 @@ TEXTS = (
 FORMS = ("{}", "{} a", "a {} b", "a{}b", "the {}.", "{0}{0}")
 """Places of an added token in a text."""
 
+RAGGED = (9, 5, 1)
+"""Lengths of the sequences of :func:`ragged_batch`."""
+
 MASKED_PAIR = 0
 MASKED_FRACTION = 0.4
 """Position of the masked word of the first pair, as a fraction of its first sentence."""
@@ -91,6 +94,16 @@ def id_batch(vocab_size: int, positions: int, token_types: int) -> ProbeInputs:
     ids = torch.randint(vocab_size, (1, positions), generator=generator)  # [1, S]
     types = torch.arange(positions)[None] * token_types // positions  # [1, S]
     return ProbeInputs(ids, types, torch.ones_like(ids))
+
+
+def ragged_batch(vocab_size: int, positions: int, token_types: int) -> ProbeInputs:
+    """Three short sequences of fixed ids with padding: another number of sequences, another length."""
+    lengths = [min(length, positions) for length in RAGGED]
+    whole = id_batch(vocab_size, max(lengths), token_types)
+    rows = [
+        (whole.input_ids[0, :n].tolist(), whole.token_type_ids[0, :n].tolist()) for n in lengths
+    ]
+    return _pad(rows, 0)
 
 
 def _pad(rows: list[tuple[list[int], list[int]]], pad: int) -> ProbeInputs:

@@ -17,9 +17,11 @@ from megabert.common.log import get_logger
 from megabert.common.processes.locks import lock_beside, output_locked, refuse_if_in_use
 from megabert.common.storage import named_storage_errors, storage_line
 from megabert.convert.changes.request import ModelChanges, change_lines
-from megabert.convert.check import Comparison, Side, compare, our_side
+from megabert.convert.check import TOLERANCE, Comparison, Side, compare, our_side
+from megabert.convert.exports.history import CONVERSION_RECORD
+from megabert.convert.exports.model_card import CARD
 from megabert.convert.file_kinds import FILE_FORMATS, wrong_file
-from megabert.convert.format import Format, ModelSource
+from megabert.convert.format import Format, ModelSource, OutputOptions
 from megabert.convert.formats import find_format, looks_like, written_formats
 from megabert.convert.huggingface.transformers_model import check_tokenizer
 from megabert.convert.name_table import first_names
@@ -29,8 +31,6 @@ from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel, with_plain_outputs
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
-
-RECORD = "conversion.json"
 
 log = get_logger("megabert.convert")
 
@@ -48,6 +48,7 @@ class ConversionRequest:
         force: replace an output folder that an earlier conversion made.
         model_config: JSON with the encoder's shape, if the input has none.
         changes: what becomes another model; none by default.
+        options: what the user chose about the output.
     """
 
     source: str
@@ -58,6 +59,7 @@ class ConversionRequest:
     force: bool = False
     model_config: Path | None = None
     changes: ModelChanges = field(default_factory=ModelChanges)
+    options: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,20 @@ def convert(request: ConversionRequest) -> ConversionResult:
         UserError: a format is unknown, the input is invalid, the output folder holds something
             else, or both sides do not compute the same. Nothing is left behind.
     """
-    source, target = find_format(request.source), find_format(request.target)
+    source, target = find_format(request.source), _target(request)
     if target.write is None:
         others = [name for name in written_formats() if name != request.target]
         raise UserError(
             f"{request.target} can be read but not written; --to takes one of {', '.join(others)}"
         )
+    _warn_unused(request, target)
     old = _existing(request)
     refuse_if_in_use(lock_beside(request.output), request.output)
     places = [_place(request, path) for path in request.changes.places(request.input)]
     model, changes = _read_changed(source, request, places)
     if target is not OWN_FORMAT:
         model = with_plain_outputs(model)
+    model = _prepared(target, model)
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files, so none are written", model.origin)
@@ -124,7 +128,7 @@ def convert(request: ConversionRequest) -> ConversionResult:
             model.trained_positions,
             model.config.max_position_embeddings,
         )
-    fingerprint = _fingerprint(model)
+    fingerprint = _fingerprint(model, request.options)
     if old is not None and old.get("sha256") == fingerprint and old.get("to") == request.target:
         if _intact(request.output, old):
             return ConversionResult(request.output, True, None, model, changes)
@@ -144,6 +148,21 @@ def convert(request: ConversionRequest) -> ConversionResult:
             more = {"sha256": fingerprint, "changes": changes}
             _write_record(request, model, comparison, more, temporary)
     return ConversionResult(request.output, False, comparison, model, changes)
+
+
+def _target(request: ConversionRequest) -> Format:
+    """The output's format with the user's options."""
+    target = find_format(request.target)
+    return target if target.configured is None else target.configured(request.options)
+
+
+def _warn_unused(request: ConversionRequest, target: Format) -> None:
+    for name in request.options.given().keys() - set(target.options):
+        log.warning("--%s has no effect on --to %s", name.replace("_", "-"), request.target)
+
+
+def _prepared(target: Format, model: WholeModel) -> WholeModel:
+    return model if target.prepare is None else target.prepare(model)
 
 
 def _read_changed(
@@ -190,11 +209,18 @@ def _write_record(
         "trained_positions": model.trained_positions,
         "left_out": dict(model.left_out),
         "left_out_counts": {reason: len(names) for reason, names in by_reason(model).items()},
+        **({"history": model.history} if model.history else {}),
+        **({"embedding": model.embedding} if model.embedding else {}),
+        **({"options": request.options.given()} if request.options.given() else {}),
         "check": comparison.as_dict(),
-        "files": {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+        "files": {
+            path.relative_to(folder).as_posix(): sha256_of_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != CARD  # the card may be edited
+        },
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (folder / RECORD).write_text(text, encoding="utf-8")
+    (folder / CONVERSION_RECORD).write_text(text, encoding="utf-8")
 
 
 def _existing(request: ConversionRequest) -> dict[str, Any] | None:
@@ -210,7 +236,7 @@ def _existing(request: ConversionRequest) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(storage_line(error, output, "cannot be written")) from error
     try:
-        return read_json_object(output / RECORD, of_data=True)
+        return read_json_object(output / CONVERSION_RECORD, of_data=True)
     except PermissionError as error:
         raise UserError(storage_line(error, output, "cannot be read")) from error
     except (OSError, UserError):
@@ -235,23 +261,29 @@ def _check(
     Raises:
         UserError: the sides differ.
     """
-    source, target = find_format(request.source), find_format(request.target)
-    reference = _read_changed(source, request, places)[0] if source.read_again else model
+    source, target = find_format(request.source), _target(request)
     written = ModelSource(folder)
-    again = target.read(written)
-    tensors = same_tensors(reference, again)
+    reference, again, tensors = model, model, 0
+    if source.read_again:
+        reference = _prepared(target, _read_changed(source, request, places)[0])
+    if target.reads_back:
+        again = target.read(written)
+        tensors = same_tensors(reference, again)
+    ours = our_side if target.reference is None else target.reference
     if request.changes:
         also = (
             f"; before them, {ran} gives the same" if (ran := _check_inputs(source, places)) else ""
         )
-        left, ran_left = our_side(reference), f"megabert (after the changes{also})"
+        left, ran_left = ours(reference), f"megabert (after the changes{also})"
+    elif target.reference is not None:
+        left, ran_left = ours(reference), "megabert"
     else:
         left, ran_left = _side(source, places[0], reference)
     right, ran_right = _side(target, written, again)
     if tokenizer is not None:
         check_tokenizer(folder, tokenizer)
     names = (f"{request.source} (input)", f"{request.target} (output)")
-    comparison = compare(left, right, model, tokenizer, names)
+    comparison = compare(left, right, model, tokenizer, names, target.tolerance or TOLERANCE)
     _refuse_failures(comparison, "the converted model does not compute the same")
     comparison.tensors = tensors
     comparison.note = f"input run by {ran_left}, output by {ran_right}"
@@ -289,11 +321,12 @@ def _side(kind: Format, place: ModelSource, model: WholeModel) -> tuple[Side, st
     return kind.run(place, model) if kind.run is not None else (our_side(model), "megabert")
 
 
-def _fingerprint(model: WholeModel) -> str:
-    """SHA-256 of configuration, task, tensors and tokenizer files: equal for equal results."""
+def _fingerprint(model: WholeModel, options: OutputOptions) -> str:
+    """SHA-256 of configuration, task, tensors, tokenizer files and options: equal for equal results."""
 
     def parts() -> Iterator[bytes | memoryview]:
         about = [model.config.to_dict(), model.task, list(model.labels), model.task_record]
+        about += [more for more in (model.embedding, options.given()) if more]
         yield json.dumps(about, sort_keys=True).encode()
         for name in sorted(model.tensors):
             yield f"\n{name} {list(model.tensors[name].shape)}\n".encode()

@@ -34,6 +34,9 @@ class WholeModel:
         task: the task that the model was fine-tuned for, as ``launch/finetune.py`` names it.
         task_record: further settings that the task needs to be used again (``Task.record``).
         tokenizer_sha256: SHA-256 of the tokenizer that the model was trained with, if recorded.
+        history: how it was trained, as far as known (:mod:`megabert.convert.exports.history`).
+        embedding: how its vectors of sequences are made, if it was trained for that: ``pooling``,
+            ``normalize``, ``max_length``.
     """
 
     config: ModelConfig
@@ -46,6 +49,8 @@ class WholeModel:
     task: str | None = None
     task_record: dict[str, Any] = field(default_factory=dict)
     tokenizer_sha256: str | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    embedding: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_pooler(self) -> bool:
@@ -67,6 +72,14 @@ class WholeModel:
         """The head on the encoder; it determines the class in other software."""
         heads = (*task_heads(), PRETRAINING, MASKED_LM, NEXT_SENTENCE, ENCODER_ONLY)
         return next(head for head in heads if head.is_in(self.tensors))
+
+
+def without_embedding(model: WholeModel) -> WholeModel:
+    """The model for a format that has no place for how vectors are made; ``left_out`` says so."""
+    if not model.embedding:
+        return model
+    left = ("pooling and normalisation", "only --to sentence-transformers and megabert keep them")
+    return replace(model, embedding={}, left_out=[*model.left_out, left])
 
 
 class EncoderOnly(nn.Module):

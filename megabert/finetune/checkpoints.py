@@ -99,6 +99,7 @@ class Final:
                     task=self.task.name,
                     labels=list(self.task.labels),
                     task_record=record,
+                    history=source.history,
                 )
             log.info("model after step %d: %s", step, self.folder)
 

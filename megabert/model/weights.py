@@ -46,6 +46,8 @@ _RECORDED: dict[str, type] = {
     "task": str,
     "labels": list,
     "task_record": dict,
+    "history": list,
+    "embedding": dict,
     _WEIGHTS_SUM: str,
 }
 """Types of further values of a record; all except the model may be absent or null."""

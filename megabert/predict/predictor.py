@@ -152,7 +152,7 @@ def open_predictor(checkpoint: Path, choices: AnswerOptions) -> Predictor:
         task, model = _fine_tuned(source, name, config, choices)
     _tell_unused(task, choices)
     load_into(model, source.tensors, TensorParallel(), source=source.origin)
-    device = _device(choices.device)
+    device = chosen_device(choices.device)
     dtype = torch.bfloat16 if choices.precision == "bf16" else torch.float32
     model.to(device, dtype).eval()
     log.info("%s: %s on %s, %s", source.origin, name, device, choices.precision)
@@ -248,7 +248,8 @@ def _max_length(source: WholeModel, choices: AnswerOptions, usual: int) -> int:
     return wanted or min(usual, most)
 
 
-def _device(wanted: str) -> torch.device:
+def chosen_device(wanted: str) -> torch.device:
+    """The device of ``--device``; UserError if there is no GPU."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted == "cuda" and not torch.cuda.is_available():

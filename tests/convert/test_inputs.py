@@ -136,17 +136,24 @@ def test_the_older_name_of_the_configuration(pretraining: Path, tmp_path: Path) 
 
 def test_formats_by_name(tmp_path: Path) -> None:
     """The command takes exactly the registered formats; one that is only read is not a target."""
-    assert read_formats() == ("megabert", "huggingface", "google-tf", "nvidia", "mindspore")
-    assert set(written_formats()) == {"megabert", "huggingface", "google-tf"}
-    for name in read_formats():  # the registry states it too, without importing the format
+    exports = ("sentence-transformers", "onnx")
+    assert read_formats() == (
+        *("megabert", "huggingface", "google-tf", "nvidia", "mindspore"),
+        exports[0],
+    )
+    assert set(written_formats()) == {"megabert", "huggingface", "google-tf", *exports}
+    for name in {*read_formats(), *exports}:  # the registry states it too, without an import
         assert (find_format(name).write is not None) == (name in written_formats())
+        assert find_format(name).reads_back == (name in read_formats())
     choices = {action.dest: action.choices for action in parser()._actions}
     assert (choices["source"], choices["target"]) == (read_formats(), written_formats())
     with pytest.raises(
         UserError, match="nvidia can be read but not written; --to takes one of mega"
     ):
         convert(ConversionRequest("megabert", tmp_path, "nvidia", tmp_path / "out"))
-    with pytest.raises(UserError, match="unknown format 'onnx'"):
+    with pytest.raises(UserError, match="unknown format 'tflite'"):
+        convert(ConversionRequest("tflite", tmp_path, "megabert", tmp_path / "out"))
+    with pytest.raises(UserError, match="onnx can be written but not read"):
         convert(ConversionRequest("onnx", tmp_path, "megabert", tmp_path / "out"))
     for name in ("google-tf", "nvidia", "mindspore"):
         with pytest.raises(UserError, match="does not exist"):

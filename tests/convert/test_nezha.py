@@ -16,11 +16,20 @@ from safetensors.torch import load_file, save_file
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert import own_weights
+from megabert.convert.check import our_side
 from megabert.convert.huggingface import config as bert_config
 from megabert.convert.huggingface import model as huggingface
+from megabert.convert.probe_inputs import text_batch
 from megabert.convert.run import ConversionRequest, convert
-from megabert.convert.whole_model import loaded_model
-from megabert.model.heads import BertForPreTraining
+from megabert.convert.whole_model import ENCODER_ONLY, empty_model, loaded_model
+from megabert.data.tokenizers.load import load_tokenizer
+from megabert.model.head_registry import Head
+from megabert.model.heads import MASKED_LM, NEXT_SENTENCE, PRETRAINING, BertForPreTraining
+from megabert.model.task_heads import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from megabert.model.weights import save_weights
 from tests.helpers.convert_folders import SIZES, VOCABULARY
 from tests.helpers.model_cases import batch_of
@@ -150,7 +159,7 @@ def test_another_position_table_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [of_transformers, of_the_authors])
 def test_there_and_back(tmp_path: Path, make: Any) -> None:
-    """Written as transformers had it; the check says that it could not be run there."""
+    """Written as transformers had it; both sides of a folder run in the classes written with it."""
     source = make(tmp_path / "hf")
     there = convert(ConversionRequest("huggingface", source, "megabert", tmp_path / "ours"))
     back = convert(
@@ -159,7 +168,7 @@ def test_there_and_back(tmp_path: Path, make: Any) -> None:
     for result in (there, back):
         assert result.comparison is not None
         assert result.comparison.tensors == len(shapes("nezha"))
-        assert "transformers no longer has Nezha" in "\n".join(result.comparison.lines())
+        assert "transformers with modeling_nezha.py" in "\n".join(result.comparison.lines())
         assert result.comparison.predictions
     after = load_file(tmp_path / "back" / "model.safetensors")
     expected = tensors("nezha" if make is of_transformers else "bert")
@@ -216,6 +225,68 @@ def test_hidden_states_are_those_of_the_published_code(tmp_path: Path, make: Any
     with torch.no_grad():
         hidden = ours.bert(batch_of(ids[None])).double()
     assert (hidden - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        (PRETRAINING, 0),
+        (MASKED_LM, 0),
+        (NEXT_SENTENCE, 0),
+        (ENCODER_ONLY, 0),
+        (QUESTION_ANSWERING, 0),
+        (SEQUENCE_CLASSIFICATION, 3),
+        (TOKEN_CLASSIFICATION, 3),
+    ],
+    ids=lambda value: str(value),
+)
+def test_every_head_runs_in_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head, labels: int
+) -> None:
+    """The folder's own code, found by the automatic class, gives our outputs, with padding too."""
+    import transformers
+    from transformers import dynamic_module_utils
+
+    config = ModelConfig(
+        name="toy", **SIZES, position_embeddings="relative", max_relative_position=MOST
+    )
+    generator = torch.Generator().manual_seed(7)
+    tensors = {
+        name: 0.25 * torch.randn(parameter.shape, generator=generator)
+        for name, parameter in empty_model(config, head, False, labels).named_parameters()
+    }
+    words = folder_of(tmp_path / "words", {}, model_type="nezha")
+    save_weights(tmp_path / "run", config, tensors, words)
+    result = convert(
+        ConversionRequest("megabert", tmp_path / "run", "huggingface", tmp_path / "out")
+    )
+    assert "output by transformers with modeling_nezha.py" in result.comparison.note  # type: ignore[union-attr]
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    suffix = str(head.transformers_suffix)
+    kind = "AutoModel" if suffix == "Model" else f"AutoModel{suffix}"
+    theirs = getattr(transformers, kind).from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(theirs).__name__ == f"Nezha{suffix}"
+    batch, _ = text_batch(load_tokenizer(words), LONGEST, 2)
+    with torch.no_grad():
+        given = theirs.eval()(**batch.as_dict())
+        ours = our_side(result.model)(batch)
+    real = batch.attention_mask.bool()
+    for (name, expected), found in zip(ours.items(), given.to_tuple()):
+        if expected.shape[:2] == real.shape:
+            expected, found = expected[real], found[real]
+        assert (expected - found).abs().max() < 1e-5 * expected.abs().max().clamp(min=1), name
+
+
+def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
+    """Reading a folder runs the package's classes, whatever modeling_nezha.py there says."""
+    source = of_transformers(tmp_path / "hf")
+    for name in ("modeling_nezha.py", "configuration_nezha.py"):
+        (source / name).write_text("raise SystemExit('run')", encoding="utf-8")
+    values = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    auto = {"AutoConfig": "configuration_nezha.NezhaConfig"}
+    (source / "config.json").write_text(json.dumps(values | {"auto_map": auto}), encoding="utf-8")
+    convert(ConversionRequest("huggingface", source, "huggingface", tmp_path / "out"))
+    assert "class NezhaModel" in (tmp_path / "out" / "modeling_nezha.py").read_text()
 
 
 def test_what_nobody_can_hold(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ ALLOWED: dict[str, set[str]] = {
         "predict", "finetune", "tasks", "convert", "checkpoint", "engine", "model", "parallel", "data",
         "config", "common",
     },
+    "embed": {
+        "predict", "finetune", "tasks", "convert", "model", "parallel", "data", "config", "common",
+    },
 }  # fmt: skip
 TORCH = {"torch", "deepspeed", "transformers", "safetensors"}
 

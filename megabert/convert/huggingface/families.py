@@ -9,6 +9,7 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
 from megabert.convert.huggingface import names
+from megabert.convert.huggingface.nezha_code import AUTO_MAP
 from megabert.convert.name_table import NameTable
 from megabert.convert.whole_model import WholeModel
 from megabert.model.encoder import variant_of
@@ -22,6 +23,7 @@ def _relative_positions(config: ModelConfig) -> dict[str, Any]:
     return {
         "max_relative_position": config.max_relative_position,
         "classifier_dropout": config.hidden_dropout_prob,
+        "auto_map": AUTO_MAP,
     }
 
 
@@ -35,7 +37,7 @@ class Family:
         norm: of :class:`ModelConfig`.
         table: its tensors' names.
         own_fields: fields of config.json that not all families have.
-        runnable: whether transformers still has its classes.
+        own_code: its classes are written next to the weights, because transformers has none.
     """
 
     model_type: str
@@ -43,13 +45,13 @@ class Family:
     norm: str
     table: NameTable
     own_fields: Callable[[ModelConfig], dict[str, Any]] = _position_table
-    runnable: bool = True
+    own_code: bool = False
 
 
 FAMILIES = (
     Family("bert", "Bert", "post", names.BERT),
     Family("megatron-bert", "MegatronBert", "pre", names.MEGATRON_BERT),
-    Family("nezha", "Nezha", "post", names.NEZHA, _relative_positions, runnable=False),
+    Family("nezha", "Nezha", "post", names.NEZHA, _relative_positions, own_code=True),
 )
 
 

@@ -2,8 +2,9 @@
 
 A post-LN encoder is written for transformers' ``Bert...`` classes, a pre-LN one for
 ``MegatronBert...`` (no LayerNorm after the embeddings, one after the last layer, as in megabert),
-and one with relative positions for ``Nezha...``, which transformers had up to version 4. The heads
-determine the class. Tensors for which it has no place are an error. Folders with
+and one with relative positions for ``Nezha...``, which transformers had up to version 4: their code
+is written next to the weights (:mod:`megabert.convert.huggingface.nezha_code`). The heads determine
+the class. Tensors for which it has no place are an error. Folders with
 ``bert_config.json`` instead of ``config.json`` (the authors' releases of NEZHA) can be read too.
 """
 
@@ -18,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from megabert.common.errors import UserError
-from megabert.common.json_text import read_json
 from megabert.common.log import get_logger
 from megabert.config.model import ModelConfig
+from megabert.convert.exports.history import converted_record, stages_in
 from megabert.convert.foreign_files import read_weight_files
 from megabert.convert.foreign_model import in_float32
 from megabert.convert.huggingface import labels, names
@@ -32,47 +33,19 @@ from megabert.convert.huggingface.config import (
     read_object,
 )
 from megabert.convert.huggingface.families import FAMILIES, Family, class_name, family_of
+from megabert.convert.huggingface.nezha_code import write_code
 from megabert.convert.huggingface.position_tables import take_position_tables
+from megabert.convert.huggingface.sentence_modules import sentence_modules
 from megabert.convert.name_table import NameTable, to_ours, to_theirs
 from megabert.convert.tokenizer import complete, tokenizer_in, word_count
 from megabert.convert.vocabulary import without_padding
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel, check_tensors
-from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.base import VOCAB_FILE, Tokenizer
 from megabert.model.encoder import variant_of
 from megabert.model.head_registry import Head, task_heads
 from megabert.model.weight_files import copy_tokenizer, write_tensors
 
 log = get_logger("megabert.convert")
-
-
-def model_folder(folder: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """The folder of the encoder, and the other modules of a sentence-transformers folder.
-
-    Such a folder lists its modules in modules.json. The first one is the encoder, in the folder
-    itself or in a subfolder; the others (pooling, dense, normalise) are not part of BERT.
-
-    Raises:
-        UserError: not a folder, or modules.json is damaged.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; --input takes the folder that holds config.json"
-        )
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return folder, []
-    try:
-        listed = read_json(modules)
-        encoder = next(m for m in listed if m["type"].endswith("Transformer"))
-        inner = folder / Path(encoder["path"]).name if encoder["path"] else folder
-        rest = [m["path"] for m in listed if m is not encoder]
-    except (OSError, LookupError, TypeError, AttributeError, StopIteration) as error:
-        raise UserError(
-            f"{modules} is not the list of modules of a sentence-transformers model"
-        ) from error
-    return inner, [
-        (f"{path}/", "a sentence-transformers module after the encoder") for path in rest
-    ]
 
 
 def config_file(folder: Path, given: Path | None = None) -> Path:
@@ -144,7 +117,8 @@ def read(
     Raises:
         UserError: not such a folder, or a model that megabert cannot compute exactly.
     """
-    folder, modules = model_folder(Path(folder))
+    modules = sentence_modules(Path(folder))
+    given, folder = Path(folder), modules.encoder
     tokenizer = tokenizer or tokenizer_in(folder)
     config, family, values = read_folder_config(config_file(folder, model_config))
     found = read_weight_files(folder)
@@ -160,8 +134,10 @@ def read(
         tokenizer=tokenizer,
         trained_positions=config.max_position_embeddings,
         origin=f"{folder} ({family.class_prefix}, {kinds})",
-        left_out=renamed.left_out + buffers + modules,
+        left_out=renamed.left_out + buffers + modules.left_out,
+        embedding=modules.embedding,
     )
+    _add_known(model, given)
     if model.head.labelled:
         model.labels = labels.read_labels(values, str(folder))
         model.left_out += labels.left_out(values, config)
@@ -174,6 +150,15 @@ def read(
     )
     model.left_out += padding
     return model
+
+
+def _add_known(model: WholeModel, folder: Path) -> None:
+    """What an earlier conversion recorded in the folder that it made, if the weights are still those."""
+    record = converted_record(folder)
+    positions = record.get("trained_positions")
+    if isinstance(positions, int) and 0 < positions <= model.config.max_position_embeddings:
+        model.trained_positions = positions
+    model.history = stages_in(record)
 
 
 def config_values(model: WholeModel, pad_token_id: int) -> dict[str, Any]:
@@ -224,22 +209,28 @@ def write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None = None) -
     values = config_values(model, tokenizer.special.pad if tokenizer else 0)
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
+    if family.own_code:
+        write_code(folder)
     copy_tokenizer(model.tokenizer, folder)
     if tokenizer is not None:
         complete(folder, tokenizer)
-        _fit_tokenizer(folder / "tokenizer_config.json", model.config, tokenizer)
+        _fit_tokenizer(folder / "tokenizer_config.json", model, tokenizer)
 
 
-def _fit_tokenizer(path: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Record the model's maximum length and, if the file lacks it, the casing.
+def _fit_tokenizer(path: Path, model: WholeModel, tokenizer: Tokenizer) -> None:
+    """Record the number of trained positions and, if the file lacks it, the casing.
 
     transformers truncates text at ``model_max_length``; without it, a pipeline exceeds the last
-    position.
+    position. A smaller number that the file states stays. A class is stated where transformers would
+    ask the code of the folder for one.
     """
     values = read_object(path)
     limit = values.get("model_max_length")
-    if not isinstance(limit, int) or not 0 < limit <= config.max_position_embeddings:
-        values["model_max_length"] = config.max_position_embeddings
+    if not isinstance(limit, int) or not 0 < limit <= model.trained_positions:
+        values["model_max_length"] = model.trained_positions
     values.setdefault("do_lower_case", tokenizer.lower_case)
+    if family_of(model.config).own_code:
+        fast = "BertTokenizer" if VOCAB_FILE in tokenizer.files() else "PreTrainedTokenizerFast"
+        values.setdefault("tokenizer_class", fast)
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")

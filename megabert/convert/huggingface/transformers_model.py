@@ -12,6 +12,7 @@ from megabert.convert.check import Outputs, Side
 from megabert.convert.huggingface.config import read_object
 from megabert.convert.huggingface.families import class_name, family_of
 from megabert.convert.huggingface.labels import label_values
+from megabert.convert.huggingface.nezha_code import nezha_classes
 from megabert.convert.probe_inputs import ProbeInputs, same_ids
 from megabert.convert.whole_model import ENCODER_ONLY, WholeModel
 from megabert.data.tokenizers.base import Tokenizer
@@ -31,7 +32,7 @@ def transformers_side(folder: Path, model: WholeModel, config: Path | None = Non
     Raises:
         UserError: transformers cannot load the folder, or finds missing or unexpected tensors.
     """
-    theirs = _load(folder, model, config)
+    theirs = load_transformers(folder, model, config)
     head, has_pooler, words = model.head, model.has_pooler, model.config.vocab_size
 
     def run(batch: ProbeInputs) -> Outputs:
@@ -54,22 +55,25 @@ def transformers_side(folder: Path, model: WholeModel, config: Path | None = Non
     return run
 
 
-def _load(folder: Path, model: WholeModel, config: Path | None) -> Any:
-    """The transformers model of a folder, in fp32 and evaluation mode.
+def load_transformers(folder: Path, model: WholeModel, config: Path | None = None) -> Any:
+    """The transformers model of a folder, in fp32 and evaluation mode; as :func:`transformers_side`.
 
     Raises:
         UserError: transformers cannot load it, or would initialise weights that are missing.
     """
-    transformers = _transformers()
+    transformers = quiet_transformers()
     name = class_name(model)
     family = family_of(model.config)
+    classes = nezha_classes() if family.own_code else transformers
     more: dict[str, Any] = {}
+    if family.own_code:
+        more["key_mapping"] = {r"^bert\.": "nezha."}  # the authors' names
     if config is not None:
-        made = getattr(transformers, f"{family.class_prefix}Config")
+        made = getattr(classes, f"{family.class_prefix}Config")
         labels = label_values(model) if model.outputs else {}
         more["config"] = made(**{**read_object(config), **labels})
     try:
-        theirs, report = getattr(transformers, name).from_pretrained(
+        theirs, report = getattr(classes, name).from_pretrained(
             folder,
             output_loading_info=True,
             dtype=torch.float32,
@@ -105,9 +109,11 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """
     if load_tokenizer(folder).sha256 != tokenizer.sha256:
         raise UserError(f"the tokenizer files written to {folder} differ from those of the source")
-    transformers = _transformers()
+    transformers = quiet_transformers()
     try:
-        theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        theirs = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"transformers cannot load the tokenizer: {first}") from error
@@ -123,7 +129,7 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         )
 
 
-def _transformers() -> Any:
+def quiet_transformers() -> Any:
     """The transformers package, with progress bars and warnings switched off.
 
     Raises:
