@@ -24,7 +24,8 @@ from megabert.common.names import BEST, CHECKPOINT_RECORD, RUN_CHECKPOINTS, RUN_
 from megabert.common.storage import named_storage_errors
 from megabert.config.checkpoint_path import named_checkpoint
 from megabert.convert import own_weights
-from megabert.convert.huggingface.model import config_file, model_folder, read_folder_config
+from megabert.convert.huggingface.model import config_file, read_folder_config
+from megabert.convert.huggingface.sentence_modules import encoder_folder
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.finetune.starting_weights import read_weights
 from megabert.model.weights import is_weights_folder
@@ -106,7 +107,7 @@ def _models_of(path: Path) -> Found:
         run = folder.absolute().parent.parent.name
         return Found([_of_checkpoint(read_checkpoint_record(folder), run)], {})
     if any((folder / name).is_file() for name in ("config.json", "modules.json")):
-        read_folder_config(config_file(model_folder(folder)[0]))  # of another family: refused here
+        read_folder_config(config_file(encoder_folder(folder)))  # of another family: refused here
         return Found([_of_folder(folder)], {})
     raise UserError(
         f"{path} is not a run, a checkpoint, a megabert folder or a Hugging Face BERT folder"
