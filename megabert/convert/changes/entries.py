@@ -128,7 +128,7 @@ class Entries:
         lead = " " if spaced and begins else ""
         normal = normalizer.normalize_str(lead + text) if normalizer else lead + text
         words = [w for w, _ in splitter.pre_tokenize_str(normal)] if splitter else [normal]
-        for number, word in enumerate(words):
+        for number, word in enumerate(filter(None, words)):
             if number == 0 and spaced:
                 word = (self._mark if begins else "") + word.removeprefix(self._mark)
             elif number == 0 and self.marking == "inner" and not begins:
