@@ -111,7 +111,8 @@ class Entries:
     def segment(self, piece: WordPart) -> list[int]:
         """The known pieces that this tokenizer makes of a text in its place, after its normalisation.
 
-        The text is not searched for added tokens. Pieces for unknown text are left out.
+        The text is not searched for added tokens. Pieces for unknown text are left out, and so is a
+        piece that is a space alone.
         """
         try:
             text = piece.text.decode()
@@ -142,7 +143,7 @@ class Entries:
         inner = self.marking == "inner" and word.startswith(self._mark)
         if inner and found and len(found[0].value) <= len(self._mark):
             return []  # the mark was read as text
-        return [token.id for token in found if token.id != self._unknown]
+        return [t.id for t in found if t.id != self._unknown and t.value != self._mark]
 
 
 def _marking(body: Mapping[str, Any]) -> tuple[str, str]:

@@ -108,4 +108,6 @@ def _pieces(before: Entries, after: Entries, name: str) -> list[int]:
 
 
 def _is_text_of(before: Entries, number: int, piece: WordPart) -> bool:
-    return before.piece(before.names[number]).text == piece.text
+    """Whether an old entry is a text in its place, which marks do not have."""
+    found = before.piece(before.names[number])
+    return found.text == piece.text and (piece.is_mark or found.begins == piece.begins)
