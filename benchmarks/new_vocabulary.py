@@ -77,7 +77,8 @@ def with_drawn(source: Path, folder: Path, names: Collection[str] | None, seed: 
     for name, tensor in tensors.items():
         if names is None or name in names:
             tensors[name] = initial_tensor(name, tuple(tensor.shape), config, seed)
-    save_weights(folder, config, tensors, source, tokenizer_sha256=info["tokenizer_sha256"])
+    kept = {name: info[name] for name in ("trained_positions", "tokenizer_sha256")}
+    save_weights(folder, config, tensors, source, **kept)
 
 
 def evaluations(run: Path) -> list[dict[str, float]]:
