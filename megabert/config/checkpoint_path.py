@@ -23,3 +23,8 @@ def named_checkpoint(path: Path) -> Path:
     if step_of_tag(name) < 0 or not (path.parent / name).is_dir():
         raise UserError(f"{path} does not name a checkpoint next to it: name a checkpoint's folder")
     return path.parent / name
+
+
+def model_is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, or a TensorFlow checkpoint of which it is the prefix."""
+    return path.exists() or path.with_name(f"{path.name}.index").is_file()

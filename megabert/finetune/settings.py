@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config import flags
-from megabert.config.checkpoint_path import named_checkpoint
+from megabert.config.checkpoint_path import model_is_there
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer, setting
 from megabert.config.numbers import (
@@ -302,11 +302,10 @@ def check_task_files(settings: ResolvedFinetuning) -> None:
         UserError: which flag names something that is missing, and what to do.
     """
     task = settings.task
-    if not named_checkpoint(task.checkpoint).is_dir():
-        kind = "is not a folder" if task.checkpoint.exists() else "does not exist"
+    if not model_is_there(task.checkpoint):
         raise UserError(
-            f"--checkpoint {task.checkpoint} {kind}; give a megabert folder, a pretraining run or a "
-            "Hugging Face BERT folder"
+            f"--checkpoint {task.checkpoint} does not exist; give a megabert folder, a pretraining run, a "
+            "Hugging Face BERT folder, or a checkpoint of another project"
         )
     for name, path in (("train", task.train), ("eval", task.eval), ("test", task.test)):
         if path is not None and not path.exists():

@@ -12,7 +12,7 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.names import CHECKPOINT_RECORD, RUN_CHECKPOINTS
 from megabert.config import flags
-from megabert.config.checkpoint_path import named_checkpoint
+from megabert.config.checkpoint_path import model_is_there
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.run_config import with_own_output
@@ -147,7 +147,7 @@ def check_files(settings: ResolvedSettings) -> None:
     if (
         run.init_from is not None
         and not _has_checkpoint(settings)
-        and not _is_there(named_checkpoint(run.init_from))
+        and not model_is_there(run.init_from)
     ):
         raise UserError(
             f"--init-from {run.init_from} does not exist; name a run, a checkpoint, a Hugging Face folder, or "
@@ -156,11 +156,6 @@ def check_files(settings: ResolvedSettings) -> None:
     groups = settings.optimizer.parameter_groups
     if groups is not None and not groups.is_file():
         raise UserError(f"--parameter-groups {groups}: no such file")
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is such a file or folder, or a file of which it is the prefix (TensorFlow)."""
-    return path.exists() or path.with_name(f"{path.name}.index").is_file()
 
 
 def _has_checkpoint(settings: ResolvedSettings) -> bool:

@@ -123,13 +123,16 @@ class StartingWeights(StartingModel):
 
 
 def _parts(names: Iterable[str]) -> str:
-    """Tensors by the module they belong to, with counts: "mlm (5 tensors), nsp (2 tensors)"."""
-    counts: dict[str, int] = {}
+    """Tensors by the module they belong to: "mlm (5 tensors), nsp (2 tensors)"; a single one by its name."""
+    parts: dict[str, list[str]] = {}
     for name in names:
         words = name.split(".")
         part = name if " " in name else ".".join(words[: 2 if words[0] == ENCODER else 1])
-        counts[part] = counts.get(part, 0) + 1
-    shown = [f"{part} ({n} tensors)" if n > 1 else part for part, n in counts.items()]
+        parts.setdefault(part, []).append(name)
+    shown = [
+        found[0] if len(found) == 1 else f"{part} ({len(found)} tensors)"
+        for part, found in parts.items()
+    ]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if shown[8:] else "")
 
 

@@ -24,6 +24,7 @@ from megabert.config.model import model_config
 from megabert.config.training import (
     RECIPES,
     BatchSettings,
+    ModelSettings,
     OptimizerSettings,
     ParallelSettings,
     PretrainSettings,
@@ -378,3 +379,32 @@ def test_a_key_twice_in_a_file_is_an_error(tmp_path: Path) -> None:
     path.write_text("run: {seed: 42, seed: 43}\nbatch: {}\nrun: {seed: 1}\n")
     with pytest.raises(UserError, match=r"run\.seed is given twice; keep one; run is given twice"):
         settings("--config", str(path))
+
+
+def test_continuing_has_its_own_recipe_and_place(tmp_path: Path) -> None:
+    source = tmp_path / "bert-of-mine"
+    source.mkdir()
+    made = settings("--phase", "continue", "--init-from", str(source))
+    assert made.run.output == Path("runs/bert-of-mine-continue")
+    assert made.run.eval_at_start
+    assert (made.batch.global_batch_size, made.optimizer.steps) == (2048, 12500)
+    assert (made.optimizer.optimizer, made.optimizer.beta2) == ("adamw", 0.98)
+    assert (made.optimizer.schedule, made.data.masking) == ("linear", "whole-word")
+    assert (made.data.seq_length, made.data.max_predictions) == (512, 80)
+    one = source / "checkpoints" / "step-0000500"
+    assert settings("--phase", "continue", "--init-from", str(one)).run.output.name == (
+        "bert-of-mine-continue"
+    )
+    other = settings("--phase", "continue", "--init-from", str(source), "--model", "bert-mini")
+    assert other.run.output == Path("runs/bert-mini-continue")
+    assert not settings().run.eval_at_start
+    with pytest.raises(UserError, match="--phase continue continues a model: name it with --init"):
+        settings("--phase", "continue")
+
+
+@pytest.mark.parametrize("name", ["bert-base-zh", "nezha-tiny", "bert-1.3b"])
+def test_a_model_can_be_described_without_a_preset(name: str) -> None:
+    config = model_config(name, hidden_act="relu", attention_probs_dropout_prob=0.0)
+    described = ModelSettings.of(config)
+    assert described.model is None
+    assert replace(described.resolve(config.vocab_size), name=name) == config

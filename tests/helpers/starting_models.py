@@ -32,7 +32,7 @@ FLAGS = [
 
 
 def transformers_folder(
-    folder: Path, class_name: str, vocabulary: list[str] | None, **config: Any
+    folder: Path, class_name: str, vocabulary: list[str] | None, *, std: float = 0.4, **config: Any
 ) -> Path:
     """A folder that transformers wrote, with random weights and, given a vocabulary, its tokenizer."""
     import transformers
@@ -42,7 +42,7 @@ def transformers_folder(
     torch.manual_seed(1)
     model = getattr(transformers, class_name)(made)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
+        torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder)
     if vocabulary is not None:
         words = {word: number for number, word in enumerate(vocabulary)}
@@ -56,7 +56,13 @@ def shards_of(tokenizer: Tokenizer, folder: Path, seed: int = 0) -> Path:
 
     def document(number: int) -> Document:
         lengths = [rng.randint(3, 14) for _ in range(rng.randint(2, 20))]
-        ids = [[rng.randrange(110, tokenizer.vocab_size) for _ in range(n)] for n in lengths]
+        ids = [
+            [
+                rng.randrange(max(5, tokenizer.vocab_size // 4), tokenizer.vocab_size)
+                for _ in range(n)
+            ]
+            for n in lengths
+        ]
         return Document(number, [(row, [True] * len(row)) for row in ids])
 
     shards = [
