@@ -101,6 +101,7 @@ _ARRAYS = (
     "text_digest",
     "signatures",
 )
+_COMPARED = ("text_digest", "signatures")  # written where there are any
 
 
 def join_batches(parts: Sequence[EncodedPages]) -> EncodedPages:
@@ -146,17 +147,16 @@ def save_batch(path: Path, batch: EncodedPages) -> None:
     This does not wait for the disk: a resumed job checks each file (:func:`is_whole`) and makes a
     damaged one again.
     """
-    arrays: Sequence[npt.NDArray[Any]] = [
-        np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS
-    ]
-    layout = [[name, a.dtype.str, list(a.shape)] for name, a in zip(_ARRAYS, arrays)]
+    chosen = [name for name in _ARRAYS if name not in _COMPARED or getattr(batch, name).shape[1]]
+    arrays = [np.ascontiguousarray(getattr(batch, name)) for name in chosen]
+    layout = [[name, a.dtype.str, list(a.shape)] for name, a in zip(chosen, arrays)]
     head = json.dumps(
         {
             "arrays": layout,
             "pages": batch.pages,
             "dropped": dict(batch.dropped),
             "counts": dict(batch.counts),
-            "languages": dict(batch.languages),
+            **({"languages": dict(batch.languages)} if batch.languages else {}),
         }
     ).encode()
     body = b"".join([head, *(a.tobytes() for a in arrays)])
@@ -199,7 +199,7 @@ def load_batch(path: Path) -> EncodedPages:
         pages=head["pages"],
         dropped=head["dropped"],
         counts=head["counts"],
-        languages=head["languages"],
+        languages=head.get("languages", {}),
     )
 
 
