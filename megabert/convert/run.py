@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,9 @@ def convert(request: ConversionRequest) -> ConversionResult:
     if target is not OWN_FORMAT:
         model = with_plain_outputs(model)
     model = _prepared(target, model)
+    if changes:  # the places of averaged models are paths, which do not travel
+        stage = {"kind": "conversion", "changes": change_lines(_without_places(changes))}
+        model = replace(model, history=[*model.history, stage])
     tokenizer = None
     if model.tokenizer is None:
         log.warning("%s has no tokenizer files, so none are written", model.origin)
@@ -159,6 +162,11 @@ def _target(request: ConversionRequest) -> Format:
 def _warn_unused(request: ConversionRequest, target: Format) -> None:
     for name in request.options.given().keys() - set(target.options):
         log.warning("--%s has no effect on --to %s", name.replace("_", "-"), request.target)
+
+
+def _without_places(changes: dict[str, Any]) -> dict[str, Any]:
+    names = [Path(str(place)).name for place in changes.get("average") or ()]
+    return changes | ({"average": names} if names else {})
 
 
 def _prepared(target: Format, model: WholeModel) -> WholeModel:

@@ -6,6 +6,7 @@ carry it on. What no file says is left out. Of paths only the last name is kept.
 
     {"kind": "pretraining", "steps": 7038, "tokens": ..., "data": {...}, "evaluation": {...}, ...}
     {"kind": "fine-tuning", "task": "squad", "scores": {...}, ...}
+    {"kind": "conversion", "changes": [...]}    another vocabulary, more positions, a mean of models
     {"kind": "start", "name": "bert-base"}      a model whose training is not known
 """
 

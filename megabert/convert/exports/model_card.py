@@ -129,6 +129,9 @@ def _stage(number: int, stage: Stage) -> str:
     kind = stage.get("kind")
     if kind == "start":
         return f"## Stage {number}: start\n\nWeights of {stage.get('name')}, whose training is unknown here.\n"
+    if kind == "conversion":
+        lines = "\n".join(f"- {_cell(line)}" for line in stage.get("changes") or ())
+        return f"## Stage {number}: changed by a conversion\n\n{lines}\n"
     parts = [f"## Stage {number}: {kind}\n"]
     parts += [f"### Data\n\n{_table(_data_rows(stage))}"] if _data_rows(stage) else []
     rows = [(title, stage[key]) for key, title in _RECIPE if key in stage]

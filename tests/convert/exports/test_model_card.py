@@ -11,6 +11,7 @@ import pytest
 
 from megabert.common.names import RUN_FINAL
 from megabert.common.yaml_text import read_yaml_value
+from megabert.convert.changes.request import ModelChanges
 from megabert.convert.exports.history import checkpoint_history, folder_history
 from megabert.convert.format import OutputOptions
 from megabert.convert.huggingface import model as huggingface
@@ -74,6 +75,19 @@ def test_what_is_known_travels(converted: Path, tmp_path: Path) -> None:
     values = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert values["model_max_length"] == 24
     assert huggingface.read(tmp_path / "out").history == STAGES
+
+
+def test_a_changed_model_says_so(converted: Path, tmp_path: Path) -> None:
+    """Its training ends with the change."""
+    changes = ModelChanges(position_rows=64)
+    convert(
+        ConversionRequest(
+            "huggingface", converted, "huggingface", tmp_path / "out", changes=changes
+        )
+    )
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## Stage 1: changed by a conversion\n\n- " in text
+    assert "64" in text.split("changed by a conversion")[1]
 
 
 def test_nothing_is_invented(converted: Path) -> None:
