@@ -3,6 +3,7 @@
 
 python benchmarks/loader.py SHARDS [--batch 64] [--seconds 3] [--json]
 python benchmarks/loader.py SHARDS --waiting 3 [--json]
+python benchmarks/loader.py SHARDS --mixed OTHER [--weights 0.7 0.3] [--json]
 
 Speeds are by CPU time of this process, the best of three runs, after the data was read once, so
 that all of it is in the operating system's cache and checked; the first reading is measured by
@@ -10,6 +11,9 @@ itself. Opening and the memory of an epoch are measured in fresh processes, with
 
 --waiting measures what an update waits for its samples, with 0, 1, 2 and 4 worker processes, when the model
 takes this many seconds (it sleeps): packed, 16 micro steps of 512 x 128 tokens on one rank of eight.
+
+--mixed measures a mixture of two corpora and each of them alone, alternately: packed windows of 2,048 samples
+on one rank, one rank's part of a window of eight ranks, and padded batches of 64.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,14 @@ from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.micro_steps import MicroSteps
-from megabert.data.samples.packing import choose_window
+from megabert.data.samples.mixture import (
+    MixedSamples,
+    MixturePlan,
+    Stage,
+    corpus_seed,
+    whole_weights,
+)
+from megabert.data.samples.packing import Window, choose_window, window_batches
 from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 
@@ -42,6 +54,7 @@ TASKS = ("nsp", "sop", "none")
 MASKINGS = ("token", "whole-word", "ngram")
 FAR = 10**8
 RUNS = 3
+ROUNDS = 5
 MEMORY_STEPS = 10
 
 
@@ -118,6 +131,57 @@ def waiting(corpus: Corpus, model_seconds: float, updates: int = 5) -> list[dict
     return rows
 
 
+def mixed(corpora: list[Corpus], weights: list[str], seconds: float) -> list[dict[str, Any]]:
+    """CPU time of a sample of a mixture, over the mean of its corpora's alone by their shares."""
+    plan = MixturePlan([Stage(whole_weights([Fraction(weight) for weight in weights]), None)])
+    rows = []
+    for length in LENGTHS:
+        sources: list[Any] = [
+            SampleSource(corpus, SampleSettings(length, seed=corpus_seed(0, number)))
+            for number, corpus in enumerate(corpora)
+        ]
+        for corpus in corpora:
+            _read_all(corpus, length)
+        sources.append(MixedSamples(sources, plan))
+        for name, batch, make in _WAYS:
+            best = [0.0] * len(sources)
+            for _ in range(ROUNDS):  # alternately: all of them meet the same noise of other work
+                for number, source in enumerate(sources):
+                    speed, _ = _speed(
+                        lambda n, s=source, m=make, b=batch: m(s, n, b), batch, seconds / ROUNDS
+                    )
+                    best[number] = max(best[number], speed)
+            shares = [weight / sum(plan.stages[0].weights) for weight in plan.stages[0].weights]
+            alone = sum(share / speed for share, speed in zip(shares, best))
+            rows.append(
+                {
+                    "length": length,
+                    "way": name,
+                    "alone": [round(speed) for speed in best[:-1]],
+                    "mixed": round(best[-1]),
+                    "time_over_mean": round(1 / best[-1] / alone, 3),
+                }
+            )
+    return rows
+
+
+def _window_of(source: Any, first: int, ranks: int) -> None:
+    window = Window(2048 // ranks // 64, ranks)
+    window_batches(source, np.arange(first, first + 2048), window, 0)
+
+
+_WAYS: list[tuple[str, int, Callable[[Any, int, int], Any]]] = [
+    ("packed, one rank", 2048, lambda source, first, _: _window_of(source, first, 1)),
+    ("packed, rank 0 of 8", 256, lambda source, first, _: _window_of(source, 8 * first, 8)),
+    (
+        "padded, 64",
+        64,
+        lambda source, first, count: source.samples(np.arange(first, first + count)),
+    ),
+]
+"""Name, samples made at once, and how."""
+
+
 def _read_all(corpus: Corpus, length: int) -> None:
     """Reads some hundred thousand tokens per second until an epoch or two minutes are over."""
     source = SampleSource(corpus, SampleSettings(length), MaskSettings("whole-word"))
@@ -178,6 +242,16 @@ def _waiting_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _mixed_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| length | batches | samples/s alone | mixed | time over the mean of both |"]
+    lines.append("|---|---|---:|---:|---:|")
+    for row in rows:
+        alone = ", ".join(f"{speed:,}" for speed in row["alone"])
+        ratio = row["time_over_mean"]
+        lines.append(f"| {row['length']} | {row['way']} | {alone} | {row['mixed']:,} | {ratio} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure everything and print Markdown or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -186,7 +260,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each line of the table")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--waiting", type=float, metavar="SECONDS", help="see above; nothing else")
+    parser.add_argument("--mixed", type=Path, metavar="OTHER", help="see above; nothing else")
+    parser.add_argument("--weights", nargs=2, default=["0.7", "0.3"], help="with --mixed")
     arguments = parser.parse_args()
+    if arguments.mixed is not None:
+        both = [Corpus.open(place, TRAIN) for place in (arguments.shards, arguments.mixed)]
+        rows = mixed(both, arguments.weights, arguments.seconds)
+        print(json.dumps(rows, indent=2) if arguments.json else _mixed_table(rows))
+        return
     if arguments.waiting is not None:
         rows = waiting(Corpus.open(arguments.shards, TRAIN), arguments.waiting)
         print(json.dumps(rows, indent=2) if arguments.json else _waiting_table(rows))

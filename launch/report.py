@@ -24,6 +24,7 @@ results of pretraining, scores of fine-tuning, mean and standard deviation of a 
   python launch/report.py runs/p1 runs/p2 --output curves.png
   python launch/report.py runs/squad runs/rte-5-seeds"""
 
+_BY_CORPUS = "eval_mlm_loss/"
 _SHOWN = ("step", "epoch", "loss", "mlm_loss", "lr")
 
 
@@ -76,20 +77,20 @@ def _is_metrics(line: Any) -> bool:
 
 
 def table(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
-    """Results of every evaluation as a Markdown table."""
-    rows = [
-        "| run | update | evaluation MLM loss | MLM accuracy | NSP accuracy |",
-        "|---|---|---|---|---|",
-    ]
-    for name, lines in runs:
-        for line in lines:
-            if "eval_mlm_loss" in line:
-                nsp = line.get("eval_nsp_accuracy")
-                rows.append(
-                    f"| {name} | {line['step']} | {line['eval_mlm_loss']:.3f} "
-                    f"| {line['eval_mlm_accuracy']:.3f} | {'' if nsp is None else f'{nsp:.3f}'} |"
-                )
-    return "\n".join(rows)
+    """Results of every evaluation as a Markdown table; with several corpora, a column for each loss."""
+    found = [(name, line) for name, lines in runs for line in lines if "eval_mlm_loss" in line]
+    keys = [key for _, line in found for key in line if key.startswith(_BY_CORPUS)]
+    corpora = list(dict.fromkeys(keys))
+    names = [printable(key.removeprefix(_BY_CORPUS)) for key in corpora]
+    head = ["run", "update", "evaluation MLM loss", "MLM accuracy", "NSP accuracy"]
+    head += [f"MLM loss: {name}" if n == 0 else name for n, name in enumerate(names)]
+    rows = [head, ["---"] * len(head)]
+    for name, line in found:
+        keys = ["eval_mlm_loss", "eval_mlm_accuracy", "eval_nsp_accuracy", *corpora]
+        values = ["" if line.get(key) is None else f"{line[key]:.3f}" for key in keys]
+        rows.append([name, str(line["step"]), *values])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], f"|{'|'.join(rows[1])}|", *lines[2:]])
 
 
 def table_of_scores(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:

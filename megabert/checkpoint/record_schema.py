@@ -21,6 +21,16 @@ class _Entry(TypedDict):
     sha256: Sha256
 
 
+class _Stage(TypedDict):
+    weights: Annotated[list[Count], Field(min_length=1, max_length=1 << 16)]
+    samples: Count | None
+
+
+class _Mixture(TypedDict):
+    corpora: Annotated[list[str], Field(max_length=1 << 16)]
+    stages: Annotated[list[_Stage], Field(max_length=1 << 16)]
+
+
 class _Record(TypedDict):
     version: Count
     step: Count
@@ -31,6 +41,7 @@ class _Record(TypedDict):
     heads: NotRequired[Annotated[list[str], Field(max_length=64)]]
     tokenizer_sha256: NotRequired[str | None]
     data_fingerprint: NotRequired[str]
+    mixture: NotRequired[_Mixture | None]
     global_batch_size: NotRequired[Annotated[int, Field(ge=1, lt=1 << 40)]]
     trained_positions: NotRequired[Annotated[int, Field(ge=0, lt=1 << 31)]]
     tokens: NotRequired[Count]

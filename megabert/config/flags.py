@@ -192,7 +192,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(_shown, value))
     return "" if value is None else str(value)
 
 

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
+from megabert.config.mixture import CorpusName, StageText
 from megabert.config.model import ModelConfig, model_config, preset_names
 from megabert.config.numbers import (
     Count,
@@ -210,11 +211,43 @@ _SHAPE_SETTINGS = tuple(
 class DataSettings:
     """Data"""
 
-    data: Path = setting(
-        Path("data/wiki"),
+    data: tuple[Path, ...] = setting(
+        (Path("data/wiki"),),
         "folder of shards made by data_tools/shard_wiki.py; or pretraining shards of NVIDIA (HDF5) or "
-        "Google (BERT TFRecords), as a file or a folder, together with --tokenizer",
+        "Google (BERT TFRecords), as a file or a folder, together with --tokenizer; several of these are "
+        "mixed; or the YAML file of a mixture (docs/guide/mixtures.md)",
         metavar="DIR",
+    )
+    weights: tuple[NonNegativeFloat, ...] = setting(
+        (),
+        "share of the samples from each folder of --data; any sum (default: in proportion to tokens)",
+    )
+    temperature: PositiveFloat | None = setting(
+        None,
+        "shares in proportion to tokens to the power of 1/T: above 1 small corpora get more (default: 1)",
+        metavar="T",
+    )
+    stages: tuple[StageText, ...] = setting(
+        (),
+        "weights that change in the run, each with its length in quotes: '0.9 0.1 for 1e9 tokens' "
+        "'0.5 0.5'; also samples or updates; the last one has no length",
+        metavar="STAGE",
+    )
+    eval_data: tuple[Path, ...] = setting(
+        (), "more folders of shards, which are evaluated and not trained on", metavar="DIR"
+    )
+    replay_share: Probability | None = setting(
+        None,
+        "share of the samples from the corpora of the run of --init-from, or of --replay; 0 only "
+        "evaluates them",
+        metavar="FRACTION",
+    )
+    replay: tuple[Path, ...] = setting(
+        (), "with --replay-share: these folders instead of the run's", metavar="DIR"
+    )
+    corpus_names: tuple[CorpusName, ...] = setting(
+        (),
+        "names of the corpora in metrics, those of --data and then --eval-data (default: their folders')",
     )
     tokenizer: Path | None = setting(
         None,
@@ -438,7 +471,7 @@ class RunSettings:
         "evaluate before the first update (default: on with --init-from, else off)",
         resume="free",
     )
-    eval_samples: Count = setting(1024, "evaluation sequences per evaluation, at most")
+    eval_samples: Count = setting(1024, "evaluation sequences per corpus and evaluation, at most")
     save_interval: NonNegativeInt = setting(
         500, "updates between checkpoints; 0 saves only at the end"
     )
@@ -507,7 +540,7 @@ class ResolvedData(DataSettings):
 
     seq_length: Size
     max_predictions: Size
-    optional_inputs: ClassVar = ("tokenizer", "loader_workers")
+    optional_inputs: ClassVar = ("temperature", "replay_share", "tokenizer", "loader_workers")
 
 
 @dataclass(frozen=True, kw_only=True, config=DEFERRED)

@@ -18,6 +18,7 @@ from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches, Range
+from megabert.data.samples.source import Samples
 from megabert.engine.agreement import StopAgreement, read_later
 from megabert.engine.broadcast import first_of_ranks
 from megabert.engine.config import LOADER_WORKERS, BatchSizes
@@ -50,12 +51,11 @@ def open_batches(
 
 
 def evaluation_micro_batches(
-    settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
+    settings: ResolvedSettings, evaluation: Samples, world: World, batch: BatchSizes
 ) -> Iterator[PackedBatch[Tensor]]:
-    """The evaluation samples, the same every time, packed as in training; in host memory."""
-    assert inputs.evaluation is not None
+    """The evaluation samples of a corpus, the same every time, packed as in training; in host memory."""
     yield from evaluation_batches(
-        inputs.evaluation,
+        evaluation,
         _micro_steps(world, batch),
         settings.run.eval_samples,
         packed=settings.data.packing == "on",

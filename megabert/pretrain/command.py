@@ -83,6 +83,7 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
 
 def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     """Build model and engine, and load fresh, transferred or resumed weights into them."""
+    settings = replace(settings, data=inputs.data)
     run, optimizer = settings.run, settings.optimizer
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
@@ -96,7 +97,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         resumed_size,
     )
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
-    identity = run_folder.run_identity(divided, inputs.model, inputs.manifest)
+    identity = run_folder.run_identity(divided, inputs)
     run_folder.require_same_run(checkpoint, identity)
     log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
     with_pairs = settings.data.sentence_task != "none"

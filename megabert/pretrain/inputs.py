@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +14,22 @@ from megabert.common.log import get_logger
 from megabert.common.names import EVAL, TOKENIZER_FOLDER, TRAIN
 from megabert.config import flags
 from megabert.config.model import ModelConfig
-from megabert.config.training import DividedSettings, ResolvedBatch, ResolvedSettings
-from megabert.data.foreign.files import is_foreign, open_foreign
+from megabert.config.training import (
+    DividedSettings,
+    ResolvedBatch,
+    ResolvedData,
+    ResolvedSettings,
+)
+from megabert.data.foreign.files import ForeignData, is_foreign, open_foreign
 from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.source import ForeignSource
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
+from megabert.data.samples.mixture import MixedSamples, MixturePlan, corpus_seed
 from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
-from megabert.data.shards.manifest import Manifest
+from megabert.data.shards.manifest import Manifest, TokenizerInfo
+from megabert.data.shards.summary import tokenizer_summary
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import least_of_ranks
@@ -36,7 +44,8 @@ from megabert.planner.settings import (
     PlanFlags,
     plan_settings,
 )
-from megabert.pretrain.settings import read_manifest
+from megabert.pretrain.corpora import NamedCorpus, resolved_data, shares
+from megabert.pretrain.settings import mixture_of, read_manifest
 
 
 def micro_limit(settings: ResolvedSettings, model: ModelConfig, world: World) -> int:
@@ -85,19 +94,51 @@ def divide_batch(
 
 
 @dataclass(frozen=True)
+class OpenCorpus:
+    """A corpus of a run; ``train`` is None if it is only evaluated, ``evaluation`` if it has no such split.
+
+    ``tokens`` are those of its split for training; of foreign shards, samples x sequence length.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest
+    train: Samples | None
+    evaluation: Samples | None
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The samples, the model that belongs to them, and their tokenizer.
 
     ``model``: if its shape is that of ``--init-from``, :meth:`with_model` sets it once that is read.
-    ``manifest``: what the data says about itself; ``tokenizer``: the folder that our own shards
-    keep it in, or the tokenizer given for foreign ones.
+    ``corpora``: those that are trained on, then those that are only evaluated; ``plan``: which sample is of
+    which of the former; ``data``: the settings that mean this mixture; ``tokenizer``: the folder that our
+    own shards keep it in, or the tokenizer given for foreign ones.
     """
 
-    manifest: Manifest
+    corpora: tuple[OpenCorpus, ...]
+    plan: MixturePlan
+    data: ResolvedData
     train: Samples
-    evaluation: Samples | None
     model: ModelConfig
     tokenizer: Path | Tokenizer
+
+    @property
+    def trained(self) -> tuple[OpenCorpus, ...]:
+        """The corpora of the plan."""
+        return self.corpora[: self.plan.corpora]
+
+    @property
+    def evaluated(self) -> list[OpenCorpus]:
+        """The corpora with samples for evaluation."""
+        return [corpus for corpus in self.corpora if corpus.evaluation is not None]
+
+    @property
+    def tokenizer_info(self) -> TokenizerInfo:
+        """Of the tokenizer that all corpora share."""
+        return self.corpora[0].manifest.tokenizer
 
     def with_model(self, model: ModelConfig, settings: ResolvedSettings) -> Inputs:
         """The same inputs with another model.
@@ -123,49 +164,126 @@ class Inputs:
 
 
 def open_inputs(settings: ResolvedSettings) -> Inputs:
-    """Open the shards and check them against the model.
+    """Open the shards and check them against each other and the model.
 
     Raises:
         UserError: no shards, damaged shards, sequences longer than the position table; foreign
-            shards that do not fit the tokenizer or the settings.
+            shards that do not fit the tokenizer or the settings; corpora of different tokenizers.
     """
-    if is_foreign(settings.data.data):
-        return _open_foreign(settings)
-    data = settings.data
-    manifest = read_manifest(data.data)
-    model = _model(settings, manifest.tokenizer.vocab_size)
-    samples = _sample_settings(settings)
-    masks = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
-    train = SampleSource(Corpus.open(data.data, TRAIN), samples, masks)
-    evaluation = None
-    if manifest.splits.get(EVAL) is not None and manifest.splits[EVAL].documents > 1:
+    mixture = mixture_of(settings)
+    own = [corpus for corpus in mixture.corpora if not is_foreign(corpus.path)]
+    manifests = {corpus: read_manifest(corpus) for corpus in own}
+    for corpus in own[1:]:
+        _require_tokenizer(own[0], manifests[own[0]].tokenizer, corpus, manifests[corpus].tokenizer)
+    tokenizer: Path | Tokenizer
+    if len(own) < len(mixture.corpora):
+        words = mixture.tokenizer or own[0].path / TOKENIZER_FOLDER
+        tokenizer = load_tokenizer(words)
+        info = tokenizer.info()
+        if own:
+            given = NamedCorpus("", words, "--tokenizer")
+            _require_tokenizer(own[0], manifests[own[0]].tokenizer, given, info)
+    else:
+        tokenizer, info = own[0].path / TOKENIZER_FOLDER, manifests[own[0]].tokenizer
+    foreign = {}
+    for corpus in mixture.corpora:
+        if corpus not in own:
+            assert not isinstance(tokenizer, Path)
+            foreign[corpus] = open_foreign([corpus.path])
+            check_fit(foreign[corpus].files, tokenizer)
+    model = _model(settings, info.vocab_size)
+    corpora = []
+    for position, corpus in enumerate(mixture.corpora):
+        trained = position < len(mixture.trained)
+        samples = _sample_settings(settings, position)
+        if corpus in own:
+            corpora.append(_own(corpus, manifests[corpus], samples, settings.data, trained=trained))
+        else:
+            corpora.append(_foreign(corpus, foreign[corpus], samples, info, trained=trained))
+    sources = [corpus.train for corpus in corpora if corpus.train is not None]
+    plan = shares(mixture, [corpus.tokens for corpus in corpora[: len(sources)]])
+    train = sources[0] if len(sources) == 1 else MixedSamples(sources, plan)
+    data = resolved_data(settings.data, mixture, plan)
+    return Inputs(tuple(corpora), plan, data, train, model, tokenizer)
+
+
+def epochs_begun(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[OpenCorpus, int, int]]:
+    """The corpora of which another epoch begins among samples ``first`` to ``stop`` - 1 of the run.
+
+    Each with the number of that epoch, from 2 on (the last one, if several begin), and the run's number of
+    its first sample.
+    """
+    before, after = inputs.plan.counts(first), inputs.plan.counts(stop)
+    for position, corpus in enumerate(inputs.trained):
+        assert corpus.train is not None
+        size = corpus.train.samples_per_epoch
+        epoch = max(0, after[position] - 1) // size
+        if epoch * size >= max(before[position], 1):
+            yield corpus, epoch + 1, inputs.plan.number(position, epoch * size, stop)
+
+
+def _require_tokenizer(
+    first: NamedCorpus, expected: TokenizerInfo, other: NamedCorpus, found: TokenizerInfo
+) -> None:
+    if found.sha256 != expected.sha256:
+        raise UserError(
+            f"{first.flag} {first.path} and {other.flag} {other.path} have different tokenizers "
+            f"({tokenizer_summary(expected)}; {tokenizer_summary(found)}), and a run has one: make the shards of "
+            "one of them again with data_tools/shard_wiki.py and the other's tokenizer"
+        )
+
+
+def _own(
+    corpus: NamedCorpus,
+    manifest: Manifest,
+    samples: SampleSettings,
+    data: ResolvedData,
+    *,
+    trained: bool,
+) -> OpenCorpus:
+    """A corpus of our own shards."""
+    folder, masks = (
+        corpus.path,
+        MaskSettings(data.masking, data.mask_fraction, data.max_predictions),
+    )
+    train = SampleSource(Corpus.open(folder, TRAIN), samples, masks) if trained else None
+    split, evaluation = manifest.splits.get(EVAL), None
+    if split is not None and split.documents > 1:
         # own fixed seed: the same evaluation samples and masks in every run over these shards
-        evaluation = SampleSource(Corpus.open(data.data, EVAL), evaluation_settings(samples), masks)
-    return Inputs(manifest, train, evaluation, model, data.data / TOKENIZER_FOLDER)
+        evaluation = SampleSource(Corpus.open(folder, EVAL), evaluation_settings(samples), masks)
+    elif not trained:
+        raise UserError(
+            f"{corpus.flag} {folder} is only evaluated, and its evaluation split has fewer than two documents: "
+            "make the shards with a larger --eval-fraction, or leave it out"
+        )
+    tokens = manifest.splits[TRAIN].tokens if TRAIN in manifest.splits else 0
+    return OpenCorpus(corpus.name, folder, manifest, train, evaluation, tokens)
 
 
-def _open_foreign(settings: ResolvedSettings) -> Inputs:
-    assert settings.data.tokenizer is not None
-    tokenizer = load_tokenizer(settings.data.tokenizer)
-    shards = open_foreign([settings.data.data])
-    check_fit(shards.files, tokenizer)
-    model = _model(settings, tokenizer.vocab_size)
-    samples, info = _sample_settings(settings), tokenizer.info()
-    train = ForeignSource(shards.train, samples, info)
-    evaluation = None
-    if shards.evaluation:
-        evaluation = ForeignSource(shards.evaluation, evaluation_settings(samples), info)
+def _foreign(
+    corpus: NamedCorpus,
+    shards: ForeignData,
+    samples: SampleSettings,
+    info: TokenizerInfo,
+    *,
+    trained: bool,
+) -> OpenCorpus:
+    """A corpus of another project's shards."""
+    train = ForeignSource(shards.train, samples, info) if trained else None
+    files = shards.evaluation or (() if trained else shards.train)
+    evaluation = ForeignSource(files, evaluation_settings(samples), info) if files else None
     get_logger().info(
         "%s: %s, %d files, %d samples for training and %d for evaluation, masked as stored",
-        settings.data.data,
+        corpus.path,
         shards.layout,
         len(shards.files),
-        train.samples_per_epoch,
+        train.samples_per_epoch if train else 0,
         evaluation.samples_per_epoch if evaluation else 0,
     )
     if shards.advice:
         get_logger().info("slow to read: %s", shards.advice)
-    return Inputs(shards.manifest(info), train, evaluation, model, tokenizer)
+    tokens = train.samples_per_epoch * samples.seq_length if train else 0
+    return OpenCorpus(corpus.name, corpus.path, shards.manifest(info), train, evaluation, tokens)
 
 
 def _model(settings: ResolvedSettings, vocab_size: int) -> ModelConfig:
@@ -183,11 +301,11 @@ def _check_length(settings: ResolvedSettings, model: ModelConfig) -> None:
         )
 
 
-def _sample_settings(settings: ResolvedSettings) -> SampleSettings:
+def _sample_settings(settings: ResolvedSettings, position: int) -> SampleSettings:
     data = settings.data
     return SampleSettings(
         seq_length=data.seq_length,
         sentence_task=data.sentence_task,
         short_sequence_fraction=data.short_sequence_fraction,
-        seed=settings.run.seed,
+        seed=corpus_seed(settings.run.seed, position),
     )

@@ -44,7 +44,7 @@ from megabert.pretrain.batches import (
     require_readable,
 )
 from megabert.pretrain.evaluation import evaluate
-from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.inputs import Inputs, epochs_begun
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
 
 log = get_logger()
@@ -93,6 +93,7 @@ class Loop:
         self.progress = Progress("pretrain", self.last, interval=30.0)
         self.watch = stop_watch()
         self.agreement = StopAgreement(self.world, self.watch)
+        self.epochs_named: set[tuple[str, int]] = set()
         self.stopped: str | None = None  # who asked the run to stop, once all ranks know
         self.evaluate_first = checkpoint is None and settings.run.eval_at_start
         self._restore_position(checkpoint)
@@ -258,8 +259,22 @@ class Loop:
         stop = self.batches.position
         samples = stop - self.engine.batch.global_size, stop
         number = self.engine.steps_done + (0 if applied else 1)
+        self._name_epochs(before, stop, number)
         self.pending.append((sums, work, Update(number, samples, applied)))
         return applied
+
+    def _name_epochs(self, first: int, stop: int, step: int) -> None:
+        """Log once which corpora begin another epoch among these samples of the run."""
+        for corpus, epoch, number in epochs_begun(self.inputs, first, stop):
+            if (corpus.name, epoch) not in self.epochs_named:
+                self.epochs_named.add((corpus.name, epoch))
+                log.info(
+                    "%s: epoch %d begins with sample %d of the run (step %d)",
+                    corpus.name,
+                    epoch,
+                    number,
+                    step,
+                )
 
     def _require_first_batch(self) -> None:
         """With batches read ahead: all ranks have one to begin with, at the start and after a return."""
@@ -377,7 +392,7 @@ class Loop:
 
         False if the run was asked to stop before it had them.
         """
-        if self.inputs.evaluation is None:
+        if not self.inputs.evaluated:
             return True
         began, step = time.monotonic(), self.engine.steps_done
         with PULSE.doing("evaluation"):
@@ -397,6 +412,11 @@ class Loop:
             f", NSP accuracy {accuracy:.3f}" if accuracy is not None else "",
             seconds,
         )
+        if len(self.inputs.corpora) > 1:
+            losses = [
+                f"{c.name} {values[f'eval_mlm_loss/{c.name}']:.4f}" for c in self.inputs.evaluated
+            ]
+            log.info("step %d  MLM loss by corpus: %s", step, ", ".join(losses))
         self.better = broadcast_object(self.world, lambda: self._is_best(values))
         return True
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megabert.common.names import RUN_METRICS, RUN_TENSORBOARD, TRAIN
+from megabert.common.names import EVAL, RUN_METRICS, RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
-from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.inputs import Inputs, OpenCorpus
 
 
 def opening_lines(
@@ -23,15 +23,13 @@ def opening_lines(
     count = sum(parameter.numel for parameter in whole.values())
     updates = min(optimizer.steps, run.stop_after or optimizer.steps)
     left = max(0, updates * engine.batch.global_size - consumed)
-    epochs = left / inputs.train.samples_per_epoch
     stop = f"; stops after update {updates:,}" if updates < optimizer.steps else ""
     lines = {
         "model": f"{config.name}: {count / 1e6:,.1f} million parameters",
         "shape": f"{config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size:,}",
-        "data": f"{settings.data.data}: {_corpus(inputs)}",
-        "samples": f"{inputs.train.samples_per_epoch:,} per epoch; this job: {left:,} samples "
-        f"of {settings.data.seq_length} tokens ({epochs:.2f} epochs)",
+        **dict(_data(inputs, consumed, consumed + left)),
+        "samples": _samples(inputs, left, settings.data.seq_length),
         **engine.describe(),
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
         f"warm-up {100 * optimizer.warmup_fraction:g} %){stop}",
@@ -41,11 +39,40 @@ def opening_lines(
         else f"{run.output / RUN_METRICS}",
     }
     for topic, text in lines.items():
-        yield f"{topic:<10}{text}"
+        yield f"{topic.split('/')[0]:<10}{text}"
 
 
-def _corpus(inputs: Inputs) -> str:
-    split = inputs.manifest.splits.get(TRAIN)
+def _data(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[str, str]]:
+    """A line per corpus; ``first`` and ``stop``: the samples of this job."""
+    if len(inputs.corpora) == 1:
+        yield "data", f"{inputs.corpora[0].path}: {_content(inputs.corpora[0], TRAIN)}"
+        return
+    before, after = inputs.plan.counts(first), inputs.plan.counts(stop)
+    for number, corpus in enumerate(inputs.corpora):
+        text = f"{corpus.name}: {corpus.path}: "
+        if corpus.train is None:
+            yield f"data/{number}", f"{text}{_content(corpus, EVAL)}, only evaluated"
+            continue
+        samples, size = after[number] - before[number], corpus.train.samples_per_epoch
+        share = f"{100 * samples / (stop - first):.4g} %" if stop > first else "no samples"
+        text += f"{_content(corpus, TRAIN)}, {size:,} samples per epoch; {share}"
+        yield (
+            f"data/{number}",
+            f"{text}, epochs {before[number] / size:.2f} to {after[number] / size:.2f}",
+        )
+
+
+def _samples(inputs: Inputs, left: int, seq_length: int) -> str:
+    job = f"this job: {left:,} samples of {seq_length} tokens"
+    if len(inputs.trained) > 1:
+        stages = len(inputs.plan.stages)
+        return f"{job}, mixed" + (f" in {stages} stages" if stages > 1 else "")
+    size = inputs.train.samples_per_epoch
+    return f"{size:,} per epoch; {job} ({left / size:.2f} epochs)"
+
+
+def _content(corpus: OpenCorpus, name: str) -> str:
+    split = corpus.manifest.splits.get(name)
     if split is None:  # shards of another project, which state samples only
         return "masked samples of another project"
     return f"{split.documents:,} documents, {split.tokens:,} tokens"

@@ -22,6 +22,7 @@ from megabert.common.files import (
     limited_lines,
     new_folder,
     require_file,
+    sha256_of,
     temporary_name,
     write_json,
     write_text,
@@ -48,11 +49,11 @@ from megabert.common.storage import named_storage_errors
 from megabert.config import flags
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
-from megabert.data.shards.manifest import Manifest
 from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
+from megabert.pretrain.inputs import Inputs
 
 _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
@@ -63,24 +64,58 @@ _WRITTEN_INTO = (
     RUN_TENSORS_CSV,
 )  # fmt: skip
 """What a run writes, except its folders, which may be on another disk."""
-_IDENTITY = ("model", "tokenizer_sha256", "data_fingerprint")
+_IDENTITY = ("model", "tokenizer_sha256", "mixture", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""
 
 
-def run_identity(
-    settings: DividedSettings, model: ModelConfig, manifest: Manifest
-) -> dict[str, Any]:
-    """What every checkpoint of the run records about it (plain values)."""
+def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
+    """What every checkpoint of the run records about it (plain values).
+
+    ``data_fingerprint`` is of the corpora that are trained on; those that are only evaluated may change.
+    """
+    corpora, info = inputs.trained, inputs.tokenizer_info
+    several = len(corpora) > 1
+    fingerprints = [corpus.manifest.fingerprint for corpus in corpora]
     return {
         "program": f"megabert {__version__}",
-        "model": model.to_dict(),
+        "model": inputs.model.to_dict(),
         "qkv_layout": "separate",
         "heads": ["mlm"] if settings.data.sentence_task == "none" else ["mlm", "nsp"],
-        "tokenizer_sha256": manifest.tokenizer.sha256,
-        "data_fingerprint": manifest.fingerprint,
-        "data": plain(data_summary(manifest)),
+        "tokenizer_sha256": info.sha256,
+        "data_fingerprint": sha256_of(" ".join(fingerprints)) if several else fingerprints[0],
+        "data": {
+            f"{corpus.name}: {topic}" if several else topic: plain(value)
+            for corpus in corpora
+            for topic, value in data_summary(corpus.manifest).items()
+        },
+        "mixture": _mixture(inputs) if several else None,
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
     }
+
+
+def _mixture(inputs: Inputs) -> dict[str, Any]:
+    """The corpora that are trained on, and their weights stage by stage."""
+    return {
+        "corpora": [corpus.name for corpus in inputs.trained],
+        "stages": [
+            {"weights": list(stage.weights), "samples": stage.samples}
+            for stage in inputs.plan.stages
+        ],
+    }
+
+
+def _shown_mixture(mixture: dict[str, Any] | None) -> str:
+    if mixture is None:
+        return "one corpus"
+    parts = []
+    for stage in mixture["stages"]:
+        total = sum(stage["weights"])
+        shares = ", ".join(
+            f"{name} {weight / total:.4g}"
+            for name, weight in zip(mixture["corpora"], stage["weights"])
+        )
+        parts.append(shares + (f" for {stage['samples']:,} samples" if stage["samples"] else ""))
+    return f"({'; '.join(parts)})"
 
 
 def _taken(output: Path) -> bool:
@@ -263,8 +298,17 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
                 f"{name} {before!r} -> {now!r}"
                 for name, (before, now) in changed_fields(*models).items()
             ]
+        elif key == "mixture":
+            before, now = record.get(key), identity[key]
+            if (before or {}).get("stages") != (now or {}).get("stages"):
+                differing.append(f"mixture {_shown_mixture(before)} -> {_shown_mixture(now)}")
         elif key == "data_fingerprint" and record.get(key) != identity[key]:
-            differing += _data_changes(record, identity)
+            if _corpora(record) == _corpora(identity):
+                differing += _data_changes(record, identity)
+            elif not differing:
+                differing.append(
+                    f"corpora {', '.join(_corpora(record))} -> {', '.join(_corpora(identity))}"
+                )
         elif record.get(key) != identity[key]:
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
@@ -272,6 +316,12 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
             f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; give the run's own "
             "settings (--config RUN/config.yaml), or another --output"
         )
+
+
+def _corpora(record: dict[str, Any]) -> list[str]:
+    """Names of the corpora of a mixture."""
+    names: list[str] = (record.get("mixture") or {}).get("corpora", [])
+    return names
 
 
 def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ Precedence: flag > ``--config`` > DeepSpeed file > phase recipe > default.
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
@@ -27,6 +26,7 @@ from megabert.config.training import (
 from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
+from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
 
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
 _ONLY_UNMASKED = ("masking", "mask_fraction", "short_sequence_fraction")
@@ -39,14 +39,14 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     Raises:
         UserError: a wrong value, values that contradict each other, or a file that is not there.
     """
-    given = with_own_output(given, "run")
+    given, from_mixture = own_mixture(with_own_output(given, "run"))
     first = flags.build(PretrainSettings, given.file, given.flags)
     raw: dict[str, Any] = {}
     from_file = SettingsLayer()
     if first.parallel.deepspeed_config is not None:
         raw = read_deepspeed_config(first.parallel.deepspeed_config)
         from_file = deepspeed_layer(raw, first.parallel.deepspeed_config)
-    layers: tuple[SettingsLayer, ...] = (from_file, given.file, given.flags)
+    layers: tuple[SettingsLayer, ...] = (from_file, given.file, given.flags, from_mixture)
     made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     length = made.data.seq_length
     if made.data.max_predictions is None and length is not None:
@@ -57,6 +57,16 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     _check_run(settings)
     _check_data(settings, given)
     return settings
+
+
+def mixture_of(settings: ResolvedSettings) -> MixtureSettings:
+    """The corpora of a run; see :func:`~megabert.pretrain.corpora.read_mixture`."""
+    return read_mixture(
+        settings.data,
+        settings.data.seq_length,
+        settings.batch.global_batch_size,
+        settings.run.init_from,
+    )
 
 
 def _recipe(first: PretrainSettings, others: tuple[SettingsLayer, ...]) -> SettingsLayer:
@@ -139,11 +149,12 @@ def check_files(settings: ResolvedSettings) -> None:
     Raises:
         UserError: which flag names something that is missing, and what to do.
     """
-    run, data = settings.run, settings.data
-    if not is_foreign(data.data):
-        read_manifest(data.data)
-    elif data.tokenizer is not None and not data.tokenizer.exists():
-        raise UserError(f"--tokenizer {data.tokenizer}: no such file or folder")
+    run, mixture = settings.run, mixture_of(settings)
+    for corpus in mixture.corpora:
+        if not is_foreign(corpus.path):
+            read_manifest(corpus)
+    if mixture.tokenizer is not None and not mixture.tokenizer.exists():
+        raise UserError(f"--tokenizer {mixture.tokenizer}: no such file or folder")
     if (
         run.init_from is not None
         and not _has_checkpoint(settings)
@@ -164,15 +175,16 @@ def _has_checkpoint(settings: ResolvedSettings) -> bool:
     return settings.run.resume != "never" and any(saved.glob(f"*/{CHECKPOINT_RECORD}"))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(corpus: NamedCorpus) -> Manifest:
     """The manifest of megabert's own shards.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
+    folder = corpus.path
     if not folder.is_dir():
         raise UserError(
-            f"--data {folder}: no such folder; make shards with: python data_tools/shard_wiki.py "
+            f"{corpus.flag} {folder}: no such folder; make shards with: python data_tools/shard_wiki.py "
             f"--input DUMP --tokenizer FILE --output {folder}"
         )
     return load_manifest(folder)
@@ -184,22 +196,28 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
     A ``--config`` may be another run's file, which names every setting. Of its settings only values
     other than the defaults are refused.
     """
-    data = settings.data
-    if not is_foreign(data.data):
-        if data.tokenizer is not None and data.data.exists():
+    data, mixture = settings.data, mixture_of(settings)
+    foreign = [corpus for corpus in mixture.corpora if is_foreign(corpus.path)]
+    own = [corpus for corpus in mixture.corpora if corpus not in foreign]
+    if not foreign:
+        if data.tokenizer is not None and all(corpus.path.exists() for corpus in own):
             raise UserError(
-                f"--data {data.data} holds no HDF5 or TFRecord shards of other projects, and "
+                f"{own[0].flag} {own[0].path} holds no HDF5 or TFRecord shards of other projects, and "
                 "--tokenizer is only for these: megabert's own shards contain their tokenizer"
             )
         return
-    if data.data.is_file() and not is_shard_file(data.data):
+    for flag, path in ((corpus.flag, corpus.path) for corpus in foreign):
+        if path.is_file() and not is_shard_file(path):
+            raise UserError(
+                f"{flag} {path} is a file of another kind than shards; make shards of text with: python "
+                "data_tools/shard_wiki.py --input FILE --tokenizer FILE --output DIR"
+            )
+    if own:
+        return
+    first = foreign[0]
+    if mixture.tokenizer is None:
         raise UserError(
-            f"--data {data.data} is a file of another kind than shards; make shards of text with: python "
-            "data_tools/shard_wiki.py --input FILE --tokenizer FILE --output DIR"
-        )
-    if data.tokenizer is None:
-        raise UserError(
-            f"--data {data.data}: these shards contain no vocabulary; give the tokenizer that made "
+            f"{first.flag} {first.path}: these shards contain no vocabulary; give the tokenizer that made "
             "them, --tokenizer FILE"
         )
     defaults = {field.name: field.default for field in fields(DataSettings)}
@@ -217,6 +235,6 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
         names = ", ".join("--" + name.replace("_", "-") for name in idle)
         has, it = ("has", "it") if len(idle) == 1 else ("have", "them")
         raise UserError(
-            f"{names} {has} no effect on {data.data}, whose samples are already cut and masked; leave "
+            f"{names} {has} no effect on {first.path}, whose samples are already cut and masked; leave "
             f"{it} out, or convert the shards with data_tools/import_shards.py"
         )

@@ -49,7 +49,7 @@ def test_a_phase_fills_in_its_recipe(phase: int) -> None:
     assert made.optimizer.lr == recipe.lr
     assert made.optimizer.warmup_fraction == recipe.warmup_fraction
     assert str(made.run.output) == f"runs/bert-large-phase{phase}"
-    assert str(made.data.data) == "data/wiki"
+    assert made.data.data == (Path("data/wiki"),)
 
 
 def test_precedence(tmp_path: Path) -> None:

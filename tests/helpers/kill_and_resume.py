@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,9 @@ class Ranks:
         return statuses
 
 
-def _arguments(shards: Path, run: Path, steps: int, keep: int) -> list[str]:
+def _arguments(data: Sequence[str], run: Path, steps: int, keep: int) -> list[str]:
     return last_given([
-        *TINY, "--data", str(shards), "--output", str(run), "--steps", str(steps),
+        *TINY, *data, "--output", str(run), "--steps", str(steps),
         "--zero-stage", "1", "--save-interval", str(EVERY), "--keep-last", str(keep),
         "--resume", "auto",
     ])  # fmt: skip
@@ -208,23 +208,27 @@ def _kill(ranks: Ranks, run: Path, goal: int, while_saving: bool, delay: float) 
     return True
 
 
-def _undisturbed(folder: Path, shards: Path, steps: int) -> tuple[dict[int, Path], float]:
+def _undisturbed(folder: Path, data: Sequence[str], steps: int) -> tuple[dict[int, Path], float]:
     """Every checkpoint of a run that nobody kills, by step, and the seconds that it took."""
     run, log = folder / "undisturbed", folder / "undisturbed.log"
-    if Ranks(_arguments(shards, run, steps, keep=9999), log).wait() != [0] * RANKS:
+    if Ranks(_arguments(data, run, steps, keep=9999), log).wait() != [0] * RANKS:
         raise RuntimeError(log.read_text()[-2000:])
     seconds = [line["elapsed_seconds"] for line in metrics(run) if "loss" in line]
     return {c.step: c.folder for c in whole_checkpoints(run / "checkpoints")}, seconds[-1]
 
 
-def kill_and_resume(folder: Path, kills: int = 20, steps: int = 200, seed: int = 1) -> Report:
-    """Do it all in ``folder``; the report holds every difference found."""
+def kill_and_resume(
+    folder: Path, kills: int = 20, steps: int = 200, seed: int = 1, corpora: int = 1
+) -> Report:
+    """Do it all in ``folder``; the report holds every difference found. ``corpora``: are mixed."""
     rng, report = random.Random(seed), Report(seed)
-    shards, run, log = make_shards(folder / "shards"), folder / "killed", folder / "killed.log"
-    wanted, seconds = _undisturbed(folder, shards, steps)
+    places = [make_shards(folder / f"shards{number}", seed=number) for number in range(corpora)]
+    data = ["--data", *map(str, places)]
+    run, log = folder / "killed", folder / "killed.log"
+    wanted, seconds = _undisturbed(folder, data, steps)
     while len(report.kills) < kills:
         before, left = newest_whole(run), _partials(run)
-        ranks = Ranks(_arguments(shards, run, steps, keep=2), log)
+        ranks = Ranks(_arguments(data, run, steps, keep=2), log)
         report.starts += 1
         number, while_saving = len(report.kills), len(report.kills) % 2 == 0
         low, high = number * steps // kills + 1, (number + 1) * steps // kills - EVERY
@@ -246,7 +250,7 @@ def kill_and_resume(folder: Path, kills: int = 20, steps: int = 200, seed: int =
         if before is not None and step < before.step:
             report.faults.append(f"a checkpoint was lost: {before.step} -> {step}")
     report.starts += 1
-    if Ranks(_arguments(shards, run, steps, keep=2), log).wait() != [0] * RANKS:
+    if Ranks(_arguments(data, run, steps, keep=2), log).wait() != [0] * RANKS:
         raise RuntimeError(log.read_text()[-2000:])
     last = newest_whole(run)
     if last is None or last.step != steps:
@@ -265,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--corpora", type=int, default=1, help="folders of shards that are mixed")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--folder", type=Path, help="keep everything there (a temporary folder)")
     given = parser.parse_args()
@@ -272,7 +277,7 @@ def main() -> None:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    report = kill_and_resume(folder, given.kills, given.steps, given.seed)
+    report = kill_and_resume(folder, given.kills, given.steps, given.seed, given.corpora)
     print(f"{report.lines()} ({time.monotonic() - began:.0f} s)")
     if given.folder is None and not report.faults:
         shutil.rmtree(folder)

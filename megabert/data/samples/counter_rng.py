@@ -41,6 +41,7 @@ class Purpose(enum.IntEnum):
     MASK_PLACE = 4
     MASK_KIND = 5
     NEW_ROW = 6
+    CORPUS = 7
 
 
 def philox(counter: tuple[Integers, Integers, Integers, Integers], key: tuple[int, int]) -> Words:

@@ -163,7 +163,8 @@ def test_settings_in_a_file(ours: Path, theirs: Path, tmp_path: Path) -> None:
     data = ["--data", str(theirs / "fixed"), *vocabulary(ours)]
     file = tmp_path / "settings.yaml"
     file.write_text("data: {masking: token, mask_fraction: 0.15, max_predictions: 7}\n")
-    assert opened([*data, "--config", str(file)]).evaluation.samples_per_epoch == 20
+    (corpus,) = opened([*data, "--config", str(file)]).evaluated
+    assert corpus.evaluation.samples_per_epoch == 20
     file.write_text("data: {masking: ngram}\n")
     with pytest.raises(UserError, match="--masking has no effect"):
         opened([*data, "--config", str(file)])
