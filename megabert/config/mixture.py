@@ -48,9 +48,9 @@ def _stage_text(value: object) -> object:
 
 
 def _corpus_name(value: object) -> object:
-    if isinstance(value, str) and len(value) <= 100 and _NAME.fullmatch(value):
+    if isinstance(value, str) and len(value) <= 200 and _NAME.fullmatch(value):
         return value
-    raise ValueError("expected a name of letters, digits and . _ + - /, at most 100")
+    raise ValueError("expected a name of letters, digits and . _ + - /, at most 200")
 
 
 StageText = Annotated[str, BeforeValidator(_stage_text)]

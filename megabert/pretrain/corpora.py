@@ -135,10 +135,12 @@ def read_mixture(
     trained, evaluated = named[: len(data.data)], named[len(data.data) :]
     old, weights, tokenizer = _replayed(data, seq_length, init_from)
     taken = {corpus.name for corpus in named}
-    old = [
-        corpus._replace(name=f"replay/{corpus.name}") if corpus.name in taken else corpus
-        for corpus in old
-    ]
+    for number, corpus in enumerate(old):
+        name = corpus.name
+        while name in taken:
+            name = f"replay/{name}"
+        taken.add(name)
+        old[number] = corpus._replace(name=name)
     share = Fraction(repr(data.replay_share or 0.0))
     if share:
         trained += old
@@ -305,17 +307,19 @@ def _parts(
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path, and as many before it as make them different."""
+    """The last part of each path, with the one before it or a number where these are the same."""
     parts = [
-        [re.sub(r"[^\w.+-]+", "_", part) for part in path.absolute().parts[1:]] or ["data"]
+        [re.sub(r"[^\w.+-]+", "_", part)[:60] for part in path.absolute().parts[1:]] or ["data"]
         for path in paths
     ]
     names = [own[-1] for own in parts]
-    for depth in range(2, max(map(len, parts), default=0) + 1):
-        names = [
-            "/".join(own[-depth:]) if names.count(name) > 1 else name
-            for own, name in zip(parts, names)
-        ]
+    names = [
+        "/".join(own[-2:]) if names.count(name) > 1 else name for own, name in zip(parts, names)
+    ]
+    for number, name in enumerate(names):
+        same = names[:number].count(name)
+        if same:
+            names[number] = f"{name}-{same + 1}"
     return names
 
 

@@ -15,18 +15,18 @@ from megabert.pretrain.batches import evaluation_micro_batches, require_readable
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.loss_guard import Sums
 
-_NAMES = ("mlm_loss", "mlm_accuracy", "nsp_accuracy")
-
 
 def require_metric(metric: str | None, inputs: Inputs) -> None:
     """Raise ``UserError`` if ``--keep-best`` names what no evaluation of this run will give."""
     if metric is None:
         return
-    if inputs.evaluation is None:
+    if not inputs.evaluated:
         raise UserError(
             f"--keep-best {metric}: the shards of --data have no evaluation split; make one, or leave it out"
         )
-    known = EVALUATED
+    known = [*EVALUATED]
+    if len(inputs.corpora) > 1:
+        known += [f"{name}/{corpus.name}" for corpus in inputs.evaluated for name in EVALUATED]
     if metric not in known:
         raise UserError(
             f"--keep-best {metric}: no evaluation of this run has it: {', '.join(known)}"
@@ -78,10 +78,11 @@ def evaluate(
     values = [Sums(*row).metrics() for row in rows]
     samples = settings.optimizer.steps * engine.batch.global_size
     weights = evaluation_weights(inputs, samples)
-    found = {f"eval_{name}": _mean([v[name] for v in values], weights) for name in _NAMES}
+    values = [{f"eval_{name}": value for name, value in one.items()} for one in values]
+    found = {name: _mean([one[name] for one in values], weights) for name in EVALUATED}
     if len(inputs.corpora) > 1:
         for corpus, own in zip(inputs.evaluated, values):
-            found |= {f"eval_{name}/{corpus.name}": own[name] for name in _NAMES}
+            found |= {f"{name}/{corpus.name}": own[name] for name in EVALUATED}
     return found
 
 

@@ -291,6 +291,7 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
             identity["program"],
         )
     differing = []
+    mixed = _other_mixture(record, identity)
     for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
             models = ModelConfig.from_dict(record[key]), ModelConfig.from_dict(identity[key])
@@ -299,16 +300,11 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
                 for name, (before, now) in changed_fields(*models).items()
             ]
         elif key == "mixture":
-            before, now = record.get(key), identity[key]
-            if (before or {}).get("stages") != (now or {}).get("stages"):
+            if mixed:
+                before, now = record.get(key), identity[key]
                 differing.append(f"mixture {_shown_mixture(before)} -> {_shown_mixture(now)}")
         elif key == "data_fingerprint" and record.get(key) != identity[key]:
-            if _corpora(record) == _corpora(identity):
-                differing += _data_changes(record, identity)
-            elif not differing:
-                differing.append(
-                    f"corpora {', '.join(_corpora(record))} -> {', '.join(_corpora(identity))}"
-                )
+            differing += [] if mixed else _data_changes(record, identity)
         elif record.get(key) != identity[key]:
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     if differing:
@@ -318,10 +314,13 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
         )
 
 
-def _corpora(record: dict[str, Any]) -> list[str]:
-    """Names of the corpora of a mixture."""
-    names: list[str] = (record.get("mixture") or {}).get("corpora", [])
-    return names
+def _other_mixture(record: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether the weights differ, or other corpora have them."""
+    before, now = record.get("mixture") or {}, identity["mixture"] or {}
+    if before.get("stages") != now.get("stages"):
+        return True
+    others = record.get("data_fingerprint") != identity["data_fingerprint"]
+    return others and before.get("corpora") != now.get("corpora")
 
 
 def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]:

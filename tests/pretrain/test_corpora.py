@@ -217,6 +217,8 @@ def test_names_differ(folder: Path, tmp_path: Path) -> None:
     inputs = opened("--data", folder / "a", tmp_path / "a", folder / "c")
     names = [corpus.name for corpus in inputs.corpora]
     assert names == [f"{folder.name}/a", f"{tmp_path.name}/a", "c"]
+    odd = settings_of([*TINY, "--data", "x/a b", "x/a_b", "x/" + 99 * "c"])
+    assert [c.name for c in mixture_of(odd).corpora] == ["x/a_b", "x/a_b-2", 60 * "c"]
 
 
 WRONG = [

@@ -47,7 +47,7 @@ def mixed(folder: Path) -> Sequence[object]:
         *("--data", folder / "a", folder / "b", "--eval-data", folder / "c"),
         *("--stages", "1 0 for 1e2 samples", "0.25 0.75", "--steps", "60", "--log-interval", "20"),
         *("--eval-interval", "50", "--dropout", "0.1"),
-        *("--global-batch-size", "16", "--micro-batch-size", "8"),
+        *("--global-batch-size", "16", "--micro-batch-size", "8", "--keep-best", "eval_mlm_loss/c"),
     )
 
 
