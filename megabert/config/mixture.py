@@ -32,7 +32,7 @@ _STAGE = re.compile(
     rf"\s*(?:temperature\s+(?P<temperature>{_NUMBER})|(?P<weights>{_NUMBER}(?:\s+{_NUMBER})*))"
     rf"(?:\s+for\s+(?P<length>{_NUMBER})\s+(?P<unit>tokens|samples|updates))?\s*"
 )
-_NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)*")
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _UNITS = ("tokens", "samples", "updates")
 _SUFFIXES = (".yaml", ".yml")
 _LONGEST = 2**62  # samples of a stage
@@ -50,7 +50,7 @@ def _stage_text(value: object) -> object:
 def _corpus_name(value: object) -> object:
     if isinstance(value, str) and len(value) <= 200 and _NAME.fullmatch(value):
         return value
-    raise ValueError("expected a name of letters, digits and . _ + - /, at most 200")
+    raise ValueError("expected a name of letters, digits and . _ - /, at most 200")
 
 
 StageText = Annotated[str, BeforeValidator(_stage_text)]
@@ -188,7 +188,7 @@ class _Reader:
         name = corpus.get("name", Path(path).name)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise _WrongEntry(
-                f"{place}: the name {shown_value(name)} is not one of letters, digits and . _ + - /; give one"
+                f"{place}: the name {shown_value(name)} is not one of letters, digits and . _ - /; give one"
             )
         weight = corpus.get("weight")
         if weight is not None:

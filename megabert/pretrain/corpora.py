@@ -309,7 +309,7 @@ def _parts(
 def _names(paths: Sequence[Path]) -> list[str]:
     """The last part of each path, with the one before it or a number where these are the same."""
     parts = [
-        [re.sub(r"[^\w.+-]+", "_", part)[:60] for part in path.absolute().parts[1:]] or ["data"]
+        [re.sub(r"[^\w.-]+", "_", part)[:60] for part in path.absolute().parts[1:]] or ["data"]
         for path in paths
     ]
     names = [own[-1] for own in parts]
