@@ -29,8 +29,8 @@ from megabert.data.samples.mixture import MixedSamples, MixturePlan, corpus_seed
 from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, TokenizerInfo
-from megabert.data.shards.summary import tokenizer_summary
 from megabert.data.tokenizers.base import Tokenizer
+from megabert.data.tokenizers.compare import tokenizer_difference
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.engine.broadcast import least_of_ranks
 from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
@@ -174,15 +174,15 @@ def open_inputs(settings: ResolvedSettings) -> Inputs:
     own = [corpus for corpus in mixture.corpora if not is_foreign(corpus.path)]
     manifests = {corpus: read_manifest(corpus) for corpus in own}
     for corpus in own[1:]:
-        _require_tokenizer(own[0], manifests[own[0]].tokenizer, corpus, manifests[corpus].tokenizer)
+        if manifests[corpus].tokenizer.sha256 != manifests[own[0]].tokenizer.sha256:
+            _require_same(own[0], corpus, load_tokenizer(corpus.path / TOKENIZER_FOLDER))
     tokenizer: Path | Tokenizer
     if len(own) < len(mixture.corpora):
         words = mixture.tokenizer or own[0].path / TOKENIZER_FOLDER
         tokenizer = load_tokenizer(words)
         info = tokenizer.info()
-        if own:
-            given = NamedCorpus("", words, "--tokenizer")
-            _require_tokenizer(own[0], manifests[own[0]].tokenizer, given, info)
+        if own and info.sha256 != manifests[own[0]].tokenizer.sha256:
+            _require_same(own[0], NamedCorpus("", words, "--tokenizer"), tokenizer)
     else:
         tokenizer, info = own[0].path / TOKENIZER_FOLDER, manifests[own[0]].tokenizer
     foreign = {}
@@ -222,14 +222,14 @@ def epochs_begun(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[OpenCo
             yield corpus, epoch + 1, inputs.plan.number(position, epoch * size, stop)
 
 
-def _require_tokenizer(
-    first: NamedCorpus, expected: TokenizerInfo, other: NamedCorpus, found: TokenizerInfo
-) -> None:
-    if found.sha256 != expected.sha256:
+def _require_same(first: NamedCorpus, other: NamedCorpus, found: Tokenizer) -> None:
+    """Refuse another tokenizer than that of the first corpus; files may differ if they do the same."""
+    difference = tokenizer_difference(load_tokenizer(first.path / TOKENIZER_FOLDER), found)
+    if difference is not None:
         raise UserError(
-            f"{first.flag} {first.path} and {other.flag} {other.path} have different tokenizers "
-            f"({tokenizer_summary(expected)}; {tokenizer_summary(found)}), and a run has one: make the shards of "
-            "one of them again with data_tools/shard_wiki.py and the other's tokenizer"
+            f"{first.flag} {first.path} and {other.flag} {other.path} have different tokenizers (of the first: "
+            f"{difference}), and a run has one: make the shards of one of them again with "
+            "data_tools/shard_wiki.py and the other's tokenizer"
         )
 
 

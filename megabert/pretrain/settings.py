@@ -6,6 +6,7 @@ Precedence: flag > ``--config`` > DeepSpeed file > phase recipe > default.
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError

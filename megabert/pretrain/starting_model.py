@@ -160,7 +160,7 @@ def settle_model(
     else:
         return settings, inputs, None
     if settings.model.model is None:
-        config = settings.model.resolve(inputs.manifest.tokenizer.vocab_size, before)
+        config = settings.model.resolve(inputs.tokenizer_info.vocab_size, before)
         settings = replace(settings, model=ModelSettings.of(config))
         inputs = inputs.with_model(config, settings)
     return settings, inputs, source
@@ -203,7 +203,7 @@ def _fitting(model: WholeModel, path: Path, inputs: Inputs) -> WholeModel:
     Raises:
         UserError: the tokenizer is another one.
     """
-    rows, words = model.config.vocab_size, inputs.manifest.tokenizer.vocab_size
+    rows, words = model.config.vocab_size, inputs.tokenizer_info.vocab_size
     _require_tokenizer(path, model.tokenizer, model.tokenizer_sha256, rows, inputs)
     if rows == words:
         return model
@@ -227,7 +227,7 @@ def _require_tokenizer(
         recorded: SHA-256 of its tokenizer, if it is known.
         rows: of its word embeddings, without known padding; None: as many as its tokenizer has entries.
     """
-    own = inputs.manifest.tokenizer
+    own = inputs.tokenizer_info
     if recorded != own.sha256:
         if place is not None:
             _require_same(path, place, inputs)
@@ -259,7 +259,7 @@ def _require_tokenizer(
 def _require_same(path: Path, place: Path, inputs: Inputs) -> None:
     theirs = load_tokenizer(place)
     what = None
-    if theirs.sha256 != inputs.manifest.tokenizer.sha256:
+    if theirs.sha256 != inputs.tokenizer_info.sha256:
         what = tokenizer_difference(theirs, inputs.open_tokenizer())
     if what is not None:
         raise UserError(
@@ -276,7 +276,7 @@ def _require_shape(
     Raises:
         UserError: which fields, from what to what.
     """
-    own = replace(before, vocab_size=inputs.manifest.tokenizer.vocab_size)
+    own = replace(before, vocab_size=inputs.tokenizer_info.vocab_size)
     now = settings.model.resolve(own.vocab_size, own)
     free = _FREE if variant_of(now).position_rows(now) else _FREE | {"max_position_embeddings"}
     differing = [

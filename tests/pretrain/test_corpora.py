@@ -26,11 +26,15 @@ from tests.helpers.training_runs import TINY, make_shards, settings_of
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards a, b and c of one tokenizer, d of another."""
+    """Shards a, b and c of one tokenizer, d of another, e of another file that does the same."""
     top = tmp_path_factory.mktemp("corpora")
     for number, name in enumerate("abc"):
         make_shards(top / name, seed=number)
-    make_shards(top / "d", sha256="cd" * 32)
+    for name in "de":
+        make_shards(top / name, sha256="cd" * 32)
+    words = (top / "d" / "tokenizer" / "vocab.txt").read_text().split()
+    words[5:7] = words[6], words[5]
+    (top / "d" / "tokenizer" / "vocab.txt").write_text("\n".join(words) + "\n")
     return top
 
 
@@ -178,19 +182,15 @@ def test_replay_takes_the_corpora_of_the_run_before(folder: Path, tmp_path: Path
 
 def test_foreign_shards_mix_with_our_own(folder: Path, tmp_path: Path) -> None:
     """With the tokenizer of our own shards, unless one is given."""
-    tokenizer = folder / "a" / "tokenizer" / "vocab.txt"
     own = opened("--data", folder / "a")
     fixed = write_fixed(tmp_path / "fixed.hdf5", samples_of(own.train, 40), 32)
-    for more in ([], ["--tokenizer", tokenizer]):
-        with pytest.raises(UserError, match="have different tokenizers"):
-            opened("--data", folder / "a", fixed, *more)
-    from megabert.data.tokenizers.load import load_tokenizer
-
-    same = make_shards(tmp_path / "same", sha256=load_tokenizer(tokenizer).sha256)
-    inputs = opened("--data", same, fixed, "--masking", "whole-word", "--weights", 1, 1)
-    found = inputs.train.samples(np.arange(80))
-    assert found.input_ids.shape == (80, 32)
-    assert inputs.plan.counts(80) == [40, 40]
+    mixture = ["--data", folder / "a", fixed, "--masking", "whole-word", "--weights", 1, 1]
+    for more in ([], ["--tokenizer", folder / "e" / "tokenizer"]):
+        inputs = opened(*mixture, *more)
+        assert inputs.train.samples(np.arange(80)).input_ids.shape == (80, 32)
+        assert inputs.plan.counts(80) == [40, 40]
+    with pytest.raises(UserError, match="have different tokenizers"):
+        opened(*mixture, "--tokenizer", folder / "d" / "tokenizer")
 
 
 def test_epochs_are_named_where_they_begin(folder: Path) -> None:
@@ -231,10 +231,11 @@ WRONG = [
     (["--data", "a", "--eval-data", "a"], "--data and --eval-data a: this corpus is given twice"),
     (["--data", "a", "nowhere"], "--data nowhere: no such folder; make shards with"),
     (["--data", "a", "--eval-data", "nowhere"], "--eval-data nowhere: no such folder"),
-    (["--data", "a", "d"], "--data a and --data d have different tokenizers .*shard_wiki.py"),
+    (["--data", "a", "d"], "--data a and --data d have different tokenizers .*id 5 is 'w0' and 'w1'.*shard_wiki.py"),
     (["--data", "a", "empty"], "empty: the split 'train' has no documents"),
     (["--data", "a", "--eval-data", "no_eval"], "--eval-data no_eval is only evaluated, and its evaluation split"),
     (["--data", "a", "b", "--stages", "1 1"], None),
+    (["--data", "a", "e"], None),
     (["--data", "a", "b", "--stages", "1 1 for 10 samples"], "is the last one, which lasts to the end"),
     (["--data", "a", "b", "--stages", "1 1", "1 0"], "'1 1' has no length, and only the last one may not"),
     (["--data", "a", "b", "--stages", "1 for 8 samples", "1 1"], "a stage gives 1 weights for 2 corpora"),

@@ -21,7 +21,7 @@ def data_summary(manifest: Manifest) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "seed": manifest.seed,
         "language": manifest.language,
-        "tokenizer": tokenizer_summary(manifest.tokenizer),
+        "tokenizer": _tokenizer(manifest.tokenizer),
         "source": _source(manifest.inputs),
     }
     for name, split in manifest.splits.items():
@@ -45,8 +45,7 @@ def _shown(summary: Mapping[str, Any], topic: str) -> str:
     return str(summary[topic]) if topic in summary else "none"
 
 
-def tokenizer_summary(info: TokenizerInfo) -> str:
-    """Kind, size, casing and the first digits of its digest."""
+def _tokenizer(info: TokenizerInfo) -> str:
     casing = "lower-cased" if info.lower_case else "cased"
     return f"{info.kind} of {info.vocab_size:,} entries, {casing} ({info.sha256[:_SUM_DIGITS]})"
 
