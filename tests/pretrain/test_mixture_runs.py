@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from megabert.common.errors import UserError
+from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
+from megabert.data.shards.writer import Document, write_corpus
 from tests.helpers.distributed import run_ranks
 from tests.helpers.kill_and_resume import kill_and_resume
 from tests.helpers.resume_runs import go_on
@@ -144,3 +146,22 @@ def test_kills(tmp_path: Path) -> None:
     print(report.lines())
     assert report.faults == []
     assert len(report.kills) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["empty", "other"])
+def test_the_command_ends_with_status_2_and_one_line(
+    other: str, folder: Path, root: Path, tmp_path: Path
+) -> None:
+    info = TokenizerInfo("wordpiece", "ab" * 32, 397, True, SpecialIds(0, 1, 2, 3, 4))
+    text = Document(1, [([9, 9], [True, True])])
+    write_corpus(tmp_path / "empty", {"train": [], "eval": [[text, text]]}, info)
+    words = make_shards(tmp_path / "other", sha256="cd" * 32) / "tokenizer" / "vocab.txt"
+    words.write_text(words.read_text().replace("w7\n", "##w7\n"))
+    command = [sys.executable, str(root / "launch" / "pretrain.py"), *TINY, "--output", "run"]
+    command += ["--data", str(folder / "a"), str(tmp_path / other)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert str(tmp_path / other) in line
+    assert not (tmp_path / "run").exists()
