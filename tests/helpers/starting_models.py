@@ -91,11 +91,12 @@ def transformers_mlm_loss(folder: Path, shards: Path, *arguments: str) -> float:
     from megabert.pretrain.inputs import open_inputs
 
     inputs = open_inputs(settings_of([*FLAGS, "--data", str(shards), *arguments]))
-    assert inputs.evaluation is not None
+    (corpus,) = inputs.evaluated
+    assert corpus.evaluation is not None
     model = transformers.BertForMaskedLM.from_pretrained(folder, attn_implementation="eager")
     model.eval()
     total, count = 0.0, 0
-    for batch in evaluation_batches(inputs.evaluation, MicroSteps(2, 0, 1), 16, packed=True):
+    for batch in evaluation_batches(corpus.evaluation, MicroSteps(2, 0, 1), 16, packed=True):
         ends = batch.cu_seqlens.tolist()
         rows = [
             model(
