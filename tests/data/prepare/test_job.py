@@ -459,6 +459,7 @@ def test_memory_does_not_grow_with_the_corpus(sources: tuple[Path, Path], tmp_pa
         )
         script = (
             "import resource, pathlib\nfrom pathlib import PosixPath\n"
+            "from megabert.data.prepare.filters.choices import FilterOptions\n"
             "from megabert.data.prepare.job import ShardingOptions, shard\n"
             "if __name__ == '__main__':\n"
             f"    shard({job!r})\n"
