@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +24,8 @@ from tests.helpers.starting_models import (
 
 pytestmark = pytest.mark.slow
 
-TOY = Path(__file__).resolve().parents[3] / "shared" / "data" / "checkpoints" / "google_tf_toy"
+ROOT = Path(__file__).resolve().parents[2]
+TOY = ROOT.parent / "shared" / "data" / "checkpoints" / "google_tf_toy"
 DIVISIONS: dict[str, tuple[int, list[str]]] = {
     "one rank": (1, ["--zero-stage", "1"]),
     "data parallel, ZeRO 2": (2, ["--zero-stage", "2"]),
@@ -123,3 +129,70 @@ def test_a_tensorflow_checkpoint(place: Path, division: str, tmp_path: Path) -> 
     assert measure(place, shards, tmp_path / "run", division, "--seq-length", "16") < 1e-5
     convert(ConversionRequest("google-tf", TOY, "huggingface", tmp_path / "direct"))
     same_tensors(tmp_path / "direct", tmp_path / "back")
+
+
+def command(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_the_commands_of_the_guide(vocabulary: list[str], tmp_path: Path) -> None:
+    """Shards with the tokenizer of a folder of transformers, training from it, and back."""
+    import transformers
+
+    source = transformers_folder(tmp_path / "small", "BertForPreTraining", vocabulary, std=0.05)
+    rng = random.Random(1)
+    with (tmp_path / "reviews.jsonl").open("w") as file:
+        for _ in range(80):
+            words = [f"w{rng.randrange(200)}" for _ in range(200)]
+            sentences = [" ".join(words[i : i + 10]).capitalize() + "." for i in range(0, 200, 10)]
+            file.write(json.dumps({"text": " ".join(sentences)}) + "\n")
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    text = ("--input", tmp_path / "reviews.jsonl")
+    made = command(
+        "data_tools/shard_wiki.py", *text, "--tokenizer", source, "--output", shards,
+        "--eval-fraction", 0.2,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    small = (
+        "--seq-length", 64, "--global-batch-size", 32, "--lr", "1e-3", "--steps", 30, "--data", shards,
+        "--self-test", "off",
+    )  # fmt: skip
+    trained = command(
+        "launch/pretrain.py", "--phase", "continue", "--init-from", source, *small, "--output", run
+    )
+    assert trained.returncode == 0, trained.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluated = {line["step"]: line["eval_mlm_loss"] for line in lines if "eval_mlm_loss" in line}
+    assert list(evaluated) == [0, 30]
+    assert evaluated[30] < evaluated[0]
+    back = tmp_path / "back"
+    done = command(
+        "launch/convert.py",
+        "--from",
+        "megabert",
+        "--input",
+        run,
+        "--to",
+        "huggingface",
+        "--output",
+        back,
+    )
+    assert done.returncode == 0, done.stderr
+    assert transformers.BertForPreTraining.from_pretrained(back).config.hidden_size == 32
+    other = tmp_path / "roberta"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "roberta"}')
+    refused = command(
+        "launch/pretrain.py", "--init-from", other, *small, "--output", tmp_path / "no"
+    )
+    assert refused.returncode == 2
+    assert "model_type 'roberta' is not supported" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "no").exists()
