@@ -186,25 +186,25 @@ class MixedSamples:
         Raises:
             UserError: a source is damaged; the message names the file.
         """
-        parts = [(rows, source.samples(places)) for source, rows, places in self._parts(numbers)]
         shape = (len(numbers), self.settings.seq_length)
-        grids = np.empty((3, *shape), dtype=np.int64)
+        ids, types, attention = (np.empty(shape, dtype=np.int64) for _ in range(3))
         sentences = np.empty(len(numbers), dtype=np.int64) if self.settings.paired else None
-        for rows, part in parts:
-            for grid, own in zip(grids, (part.input_ids, part.token_type_ids, part.attention_mask)):
-                grid[rows] = own
+        found: list[tuple[Ints, Ints]] = []
+        for source, rows, places in self._parts(numbers):  # one part in memory at a time
+            part = source.samples(places)
+            ids[rows] = part.input_ids
+            types[rows] = part.token_type_ids
+            attention[rows] = part.attention_mask
             if sentences is not None and part.next_sentence_labels is not None:
                 sentences[rows] = part.next_sentence_labels
-        positions = np.concatenate(
-            [_moved(part.masked_positions, rows, shape[1]) for rows, part in parts]
-        )
-        labels = np.concatenate([part.masked_labels for _, part in parts])
-        rising = np.argsort(positions)
+            found.append((_moved(part.masked_positions, rows, shape[1]), part.masked_labels))
+        positions, labels = (np.concatenate(pieces) for pieces in zip(*found))
+        rising = np.argsort(positions, kind="stable")  # merges sorted parts, in linear time
         return SampleArrays(
             numbers=numbers,
-            input_ids=grids[0],
-            token_type_ids=grids[1],
-            attention_mask=grids[2],
+            input_ids=ids,
+            token_type_ids=types,
+            attention_mask=attention,
             masked_positions=positions[rising],
             masked_labels=labels[rising],
             next_sentence_labels=sentences,
