@@ -127,6 +127,6 @@ def test_an_installed_package_brings_it(root: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert "conll, numbers (default: squad)" in " ".join(told.split())
+    assert "numbers (default: squad)" in " ".join(told.split())
     assert "Numbers of texts:" in told
     assert "--scale" in told

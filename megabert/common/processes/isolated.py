@@ -173,9 +173,10 @@ class IsolatedWorker:
             os._exit(0)
 
     def _end(self) -> None:
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self._process, signal.SIGKILL)
-            os.waitpid(self._process, 0)
+        if self._process:  # 0 would be this process's whole group
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._process, signal.SIGKILL)
+                os.waitpid(self._process, 0)
         self._forget()
 
     def _forget(self) -> None:

@@ -458,13 +458,15 @@ def test_memory_does_not_grow_with_the_corpus(sources: tuple[Path, Path], tmp_pa
             batch_characters=2**18,
         )
         script = (
-            "import resource, pathlib\nfrom pathlib import PosixPath\n"
+            "import re, resource, pathlib\nfrom pathlib import PosixPath\n"
             "from megabert.data.prepare.filters.choices import FilterOptions\n"
             "from megabert.data.prepare.job import ShardingOptions, shard\n"
             "if __name__ == '__main__':\n"
             f"    shard({job!r})\n"
-            "    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):\n"
-            "        print(resource.getrusage(who).ru_maxrss)\n"
+            # ru_maxrss of the process itself would count what pytest had before exec
+            "    status = pathlib.Path('/proc/self/status').read_text()\n"
+            "    print(re.search(r'VmHWM:\\s+(\\d+)', status)[1])\n"
+            "    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         )
         path = tmp_path / "job.py"
         path.write_text(script)
