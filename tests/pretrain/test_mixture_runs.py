@@ -127,7 +127,7 @@ def test_the_report_has_a_column_per_corpus(reference: Path, root: Path) -> None
     [
         (2, ["--zero-stage", "2"]),
         (2, ["--tensor-parallel", "2"]),
-        (1, ["--packing", "off", "--micro-batch-size", "8", "--loader-workers", "2"]),
+        (1, ["--packing", "off", "--micro-batch-size", "4"]),
     ],
 )
 def test_topologies_agree(
