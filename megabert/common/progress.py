@@ -26,18 +26,22 @@ class Progress:
     """One line of progress: label, fraction done, remaining time, and a text of the caller.
 
     On a terminal the line redraws itself, fits the terminal's width, and log messages appear above it.
-    Nothing is shown where the log is limited to warnings. A new bar ends the one before it. Elsewhere each update is a plain line, at most one every
-    ``interval`` seconds, so that a long job does not fill its log. Both go to standard error. No thread
-    is started.
+    A new bar ends the one before it. Elsewhere each update is a plain line, at most one every
+    ``interval`` seconds, so that a long job does not fill its log. Both go to standard error; nothing is
+    shown where the log is limited to warnings. No thread is started.
     """
 
     def __init__(self, label: str, total: float | None = None, *, interval: float = 10.0) -> None:
         self.label = label
         self.total = total
-        self.started = time.monotonic()
+        self.restart(0)
         self._interval = REDRAW_SECONDS if sys.stderr.isatty() else interval
         self._last = -math.inf
         self._bar: tuple[Bar, TaskID] | None = None
+
+    def restart(self, done: float) -> None:
+        """Estimate the remaining time from now on; ``done`` of the total was there before."""
+        self.started, self._before = time.monotonic(), done
 
     def update(self, done: float, text: str) -> None:
         """Show ``done`` of ``total`` followed by ``text``, if it is time for a line."""
@@ -63,10 +67,11 @@ class Progress:
         """Fraction done and remaining time; nothing if the total is unknown."""
         if not self.total:
             return []
-        fraction = min(1.0, done / self.total)
-        elapsed = now - self.started
-        left = human_duration(elapsed / fraction - elapsed) if fraction > 0 else "?"
-        return [f"{100 * fraction:5.1f} %", f"ETA {left}"]
+        left = "?"
+        if done > self._before:
+            seconds = (now - self.started) / (done - self._before)
+            left = human_duration(seconds * max(0.0, self.total - done))
+        return [f"{100 * min(1.0, done / self.total):5.1f} %", f"ETA {left}"]
 
     def _start(self) -> tuple[Bar, TaskID]:
         # imported only on a terminal: rich takes a tenth of a second

@@ -109,6 +109,7 @@ class Loop:
         self._open_metrics(checkpoint.step if checkpoint else None)
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
+        self.progress.restart(checkpoint.step if checkpoint else 0)
         self.meter.restore(record, self.batches.seconds_waited)
         self.saved_step = checkpoint.step if checkpoint else -1
         self.better = False

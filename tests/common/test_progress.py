@@ -99,3 +99,19 @@ def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     for done in range(100):
         progress.update(done, "text")
     assert capsys.readouterr().err == "encode  text\n"
+
+
+def test_the_rest_of_a_resumed_job_is_timed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    progress = Progress("pretrain", 1000, interval=0)
+    progress.restart(900)
+    progress.update(900, "nothing yet")
+    now += 50
+    progress.update(910, "ten more")
+    assert capsys.readouterr().err.splitlines() == [
+        "pretrain   90.0 %  ETA ?  nothing yet",
+        "pretrain   91.0 %  ETA 7m 30s  ten more",
+    ]
