@@ -46,7 +46,7 @@ def without_padding(
         return config, dict(tensors), []
     if not is_padding(rows, words):
         log.warning(
-            "%s: %d words, but its tokenizer has %d; the surplus is not padding: keeping all rows",
+            "%s: %d words, but its tokenizer has %d; a surplus that rounding up does not explain",
             origin,
             rows,
             words,

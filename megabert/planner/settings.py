@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
+from megabert.common.errors import UserError
 from megabert.common.hardware import ACCELERATORS
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
@@ -181,7 +182,19 @@ def read_flags(given: Given) -> PlanFlags:
 
 
 def plan_settings(chosen: PlanFlags) -> PlanSettings:
-    """What the flags ask to plan."""
+    """What the flags ask to plan.
+
+    Raises:
+        UserError: a model to start from, and no shape.
+    """
+    if (
+        chosen.run.init_from is not None
+        and (chosen.model.model or chosen.model.hidden_size) is None
+    ):
+        raise UserError(
+            f"--init-from {chosen.run.init_from}: the planner reads no model; give its shape with --model, with "
+            "--hidden-size and its other flags, or with --config RUN/config.yaml of a run that started from it"
+        )
     data, parallel, batch = chosen.data, chosen.parallel, chosen.batch
     layout = LayoutSettings(
         zero=parallel.zero_stage,

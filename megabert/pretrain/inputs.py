@@ -297,7 +297,9 @@ def _check_length(settings: ResolvedSettings, model: ModelConfig) -> None:
     if settings.data.seq_length > model.max_position_embeddings:
         raise UserError(
             f"--seq-length {settings.data.seq_length} is longer than "
-            f"{variant_of(model).length_limit(model)} (max_position_embeddings)"
+            f"{variant_of(model).length_limit(model)} (max_position_embeddings): set it to "
+            f"{model.max_position_embeddings} or less, or make a longer model (--max-position-embeddings; of a "
+            "trained one, launch/convert.py --position-rows)"
         )
 
 

@@ -10,8 +10,9 @@ The shape is the source's, unless ``--model`` names a preset; what is set of it 
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from megabert.checkpoint.record import Checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.names import TOKENIZER_FOLDER
+from megabert.common.storage import named_storage_errors
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import ModelSettings, ResolvedRun, ResolvedSettings
 from megabert.convert.sources.any_model import is_run, read_any_model
@@ -169,7 +171,12 @@ def settle_model(
 def _open_source(settings: ResolvedSettings, inputs: Inputs, world: World) -> StartingModel:
     path = settings.run.init_from
     assert path is not None
-    if broadcast_object(world, lambda: is_run(path)):
+
+    def of_a_run() -> bool:
+        with _named(path), named_storage_errors(path, "cannot be read"):
+            return is_run(path)
+
+    if broadcast_object(world, of_a_run):
 
         def require_fit(found: Checkpoint) -> None:
             place = tokenizer_in(found.folder.parent.parent / TOKENIZER_FOLDER)
@@ -180,13 +187,8 @@ def _open_source(settings: ResolvedSettings, inputs: Inputs, world: World) -> St
     tensors: dict[str, torch.Tensor] = {}
 
     def read() -> WholeModel:
-        try:
+        with _named(path):
             model = read_any_model(path, "--init-from")
-        except UserError as error:
-            said = str(error)
-            where = "" if said.startswith("--init-from") else "--init-from "
-            where += "" if str(path) in said else f"{path}: "
-            raise UserError(f"{where}{said}") from error
         model = _fitting(model, path, inputs)
         _require_shape(path, model.config, settings, inputs)
         tensors.update(model.tensors)
@@ -195,6 +197,18 @@ def _open_source(settings: ResolvedSettings, inputs: Inputs, world: World) -> St
     model = broadcast_object(world, read)
     model.tensors = tensors
     return StartingWeights(model)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the flag and the source before a wrong input that does not name them."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        where = "" if said.startswith("--init-from") else "--init-from "
+        where += "" if str(path) in said else f"{path}: "
+        raise UserError(f"{where}{said}") from error
 
 
 def _fitting(model: WholeModel, path: Path, inputs: Inputs) -> WholeModel:
@@ -252,7 +266,8 @@ def _require_tokenizer(
     if rows is not None and rows < own.vocab_size:
         raise UserError(
             f"--init-from {path}: its word embeddings have {rows:,} rows, and the tokenizer "
-            f"{own.vocab_size:,} entries"
+            f"{own.vocab_size:,} entries: the tokenizer does not belong to these weights; shard the text with "
+            "the one that they were trained with"
         )
 
 
@@ -285,9 +300,11 @@ def _require_shape(
         if name not in free and not (name == "vocab_size" and settings.model.model is None)
     ]
     if differing:
+        longer = "max_position_embeddings" in changed_fields(before, now) and len(differing) == 1
         raise UserError(
             f"--init-from {path} is another model ({'; '.join(differing)}); leave out --model and its flags "
             "to take the shape from there, or set them to match"
+            + ("; launch/convert.py --position-rows makes a longer model" if longer else "")
         )
     if now.type_vocab_size < 2 and settings.data.sentence_task != "none":
         raise UserError(

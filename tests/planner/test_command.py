@@ -54,6 +54,13 @@ def test_json(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["exchanges"][0]["what"] == "gradients"
 
 
+def test_a_model_to_start_from_needs_a_shape(command: ModuleType) -> None:
+    start = ["--phase", "continue", "--init-from", "model"]
+    with pytest.raises(UserError, match="--init-from model: the planner reads no model; give its"):
+        command.main(start)
+    assert command.main([*start, "--model", "bert-mini"]) == 0
+
+
 def test_only_a_recommendation_has_to_fit(
     command: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

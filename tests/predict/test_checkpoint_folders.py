@@ -73,7 +73,7 @@ def test_a_folder_of_several_runs_names_the_best(model: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=rf"give one of them, such as {cut}/2e-5-seed-1$"):
         read_weights(cut)
     assert read_weights(done / "2e-5-seed-2")[0].task == "sst2"
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no model"):
         read_weights(tmp_path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from megabert.config.model import ModelConfig
 from megabert.convert.run import ConversionRequest, convert
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.init import initial_tensor
+from megabert.pretrain import starting_model
 from megabert.pretrain.settings import check_files
 from tests.helpers.distributed import run_ranks
 from tests.helpers.starting_models import (
@@ -226,9 +229,34 @@ def refused(source: Path, shards: Path, run: Path, message: str, *arguments: str
 def test_a_shape_that_differs_is_named(folders: Path, shards: Path, tmp_path: Path) -> None:
     source, run = folders / "BertForPreTraining", tmp_path / "run"
     refused(source, shards, run, r"\(hidden_size 32 -> 64\); leave out", "--hidden-size", "64")
+    longer = r"max_position_embeddings 64 -> 128\).*--position-rows"
+    refused(source, shards, run, longer, "--max-position-embeddings", "128")
     refused(source, shards, run, "num_hidden_layers 2 -> 4", "--model", "bert-mini")
-    with pytest.raises(UserError, match="--seq-length 128 is longer than the position table of 64"):
+    with pytest.raises(
+        UserError, match=r"--seq-length 128 is longer .* set it to 64 or less.*--position-rows"
+    ):
         start_from(source, shards, run, "--seq-length", "128")
+
+
+def test_a_folder_that_may_not_be_read(
+    folders: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read any folder, so the system's answer is a stand-in."""
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / "checkpoints"))
+
+    monkeypatch.setattr(starting_model, "is_run", denied)
+    source = folders / "BertForPreTraining"
+    refused(source, shards, tmp_path / "run", "cannot be read: Permission denied")
+
+
+def test_too_few_rows_for_the_tokenizer_of_the_folder(
+    folders: Path, shards: Path, tmp_path: Path
+) -> None:
+    source = transformers_folder(tmp_path / "few", "BertForPreTraining", None, vocab_size=90)
+    (source / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    refused(source, shards, tmp_path / "run", "the tokenizer does not belong to these weights")
 
 
 @pytest.mark.parametrize("kind", ["roberta", "modernbert"])
@@ -238,7 +266,7 @@ def test_other_models(kind: str, folders: Path, shards: Path, tmp_path: Path) ->
     (source / "config.json").write_text(json.dumps(values))
     refused(source, shards, tmp_path / "run", f"model_type '{kind}' is not supported")
     (source / "config.json").unlink()
-    refused(source, shards, tmp_path / "run", "holds no checkpoint")
+    refused(source, shards, tmp_path / "run", "model.safetensors and no config.json")
 
 
 def test_another_tokenizer(folders: Path, shards: Path, tmp_path: Path) -> None:

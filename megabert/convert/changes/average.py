@@ -72,7 +72,8 @@ def mean_of(models: Iterable[WholeModel]) -> WholeModel:
             kept, facts = model, _facts(model)
         for what, (one, other) in _differences(facts, _facts(model)).items():
             raise UserError(
-                f"--average: {kept.origin} and {model.origin} differ in {what}: {one} and {other}"
+                f"--average: {kept.origin} and {model.origin} differ in {what}: "
+                + " and ".join("none" if fact in (None, "") else str(fact) for fact in (one, other))
             )
         for name in list(model.tensors):
             value = model.tensors.pop(name).double()

@@ -17,6 +17,7 @@ from megabert.common.names import (
 from megabert.common.storage import named_storage_errors
 from megabert.config.checkpoint_path import named_checkpoint
 from megabert.convert.file_kinds import FILE_FORMATS, kind_of, wrong_file
+from megabert.convert.foreign_files import WEIGHT_FILES
 from megabert.convert.format import ModelSource
 from megabert.convert.formats import find_format, looks_like, read_formats
 from megabert.convert.name_table import first_names
@@ -90,7 +91,14 @@ def _format_of_folder(path: Path, flag: str) -> str:
     if any((path / name).is_file() for name in ("config.json", "modules.json")):
         return _HUGGINGFACE
     found = [name for name in read_formats() if name in looks_like(path) and name != _OWN]
-    return found[0] if found else _OWN
+    if found or (path / RUN_CONFIG).is_file():
+        return found[0] if found else _OWN
+    weights = [name for name in WEIGHT_FILES if (path / name).is_file()]
+    holds = f"{weights[0]} and no config.json" if weights else "no model"
+    raise UserError(
+        f"{flag} {path} holds {holds}; name a run, a checkpoint (megabert.json), or a folder with a model's "
+        "config.json and its weights"
+    )
 
 
 def _refuse_several_runs(path: Path, flag: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
+from megabert.common.names import TOKENIZER_FOLDER
 from megabert.data.tokenizers import json_file, sentencepiece, wordpiece
 from megabert.data.tokenizers.base import (
     CONFIG_FILE,
@@ -77,6 +78,11 @@ def _load_folder(folder: Path) -> Tokenizer:
         raise UserError(
             f"{folder}: no tokenizer in this folder; expected {VOCAB_FILE}, {JSON_FILE} or "
             f"{SENTENCEPIECE_FILES[0]}"
+            + (
+                f"; a run's is {folder / TOKENIZER_FOLDER}"
+                if (folder / TOKENIZER_FOLDER).is_dir()
+                else ""
+            )
         )
     _check_rules(folder, found, side.config)
     return found

@@ -73,7 +73,7 @@ def test_what_is_no_model(places: dict[str, tuple[str, Path]], tmp_path: Path) -
         (folder / "model.safetensors", "with the folder that holds it"),
         (cut, "model.safetensors"),
         (index, "names model-00002-of-00002.safetensors, which does not exist"),
-        (tmp_path, "holds no checkpoint"),
+        (tmp_path, "holds no model; name a run"),
     ):
         with pytest.raises(UserError, match=message) as error:
             read_any_model(path, "--init-from")

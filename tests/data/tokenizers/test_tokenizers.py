@@ -302,7 +302,10 @@ def test_files_that_are_not_tokenizers_are_refused(
     with pytest.raises(UserError, match="no such tokenizer"):
         load_tokenizer(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no tokenizer in this folder"):
+    with pytest.raises(UserError, match=r"no tokenizer in this folder.* or spiece\.model$"):
+        load_tokenizer(tmp_path / "empty")
+    (tmp_path / "empty" / "tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"; a run's is .*/empty/tokenizer$"):
         load_tokenizer(tmp_path / "empty")
 
 
