@@ -154,10 +154,11 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 
 def dropped_counts(manifest: Manifest) -> str:
-    """Documents dropped, by reason; many duplicates also as a share of what is left with them."""
+    """Documents dropped, by reason; many copies also as a share of all documents that were compared."""
     parts = []
+    copies = sum(count for reason, count in manifest.dropped.items() if reason in WHAT)
     for reason, count in manifest.dropped.items():
-        share = count / (count + manifest.articles_kept)
+        share = count / (copies + manifest.articles_kept)
         many = reason in WHAT and share > MANY
         parts.append(f"{count} {reason}" + (f" ({share:.1%})" if many else ""))
     return ", ".join(parts) or "none"

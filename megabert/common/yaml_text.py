@@ -109,8 +109,12 @@ def _check(node: Any) -> None:
 
 
 def _repeated_keys(node: Any, place: str = "") -> list[str]:
-    """Keys that a mapping has twice, as ``section.setting``."""
+    """Keys that a mapping has twice, as ``section.setting`` or ``list[0].setting``."""
     found: list[str] = []
+    if isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            found += _repeated_keys(value, f"{place.removesuffix('.')}[{number}].")
+        return found
     seen: set[str] = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         name = f"{place}{key.value[:60]}" if isinstance(key, yaml.ScalarNode) else f"{place}?"

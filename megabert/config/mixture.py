@@ -158,7 +158,9 @@ class _Reader:
         weights = [weight for _, _, weight in trained if weight is not None]
         stages = [
             self._stage(entry, number, [name for name, _, _ in trained])
-            for number, entry in enumerate(_list(top.get("stages", []), "stages", least=0))
+            for number, entry in enumerate(
+                _list(top["stages"], "stages") if "stages" in top else ()
+            )
         ]
         if weights and len(weights) < len(trained):
             missing = next(name for name, _, weight in trained if weight is None)
@@ -229,7 +231,7 @@ def _mapping(value: Any, place: str, keys: Sequence[str]) -> Mapping[str, Any]:
 
 def _list(value: Any, place: str, least: int = 1) -> list[Any]:
     if not isinstance(value, list) or len(value) < least:
-        raise _WrongEntry(f"{place}: expected a list" + (" of corpora" if least else ""))
+        raise _WrongEntry(f"{place}: expected a list" + (f" of {place}" if least else ""))
     return value
 
 

@@ -34,6 +34,9 @@ _SHARES = ("weights", "temperature", "stages")
 _OF_A_MIXTURE = (*_SHARES, "eval_data", "corpus_names")
 """What else describes the mixture whose folders ``--data`` names."""
 
+_OF_A_RUN = ": data.data"
+"""How the name of a corpus's place ends that was found in the settings of another run."""
+
 
 class NamedCorpus(NamedTuple):
     """A corpus's name in metrics, its folder or file, and the flag that names it."""
@@ -277,7 +280,7 @@ def _replayed(
         stage = read_stage(earlier.stages[-1], seq_length, None)
     found = earlier.corpus_names[: len(earlier.data)] or _names(earlier.data)
     corpora = [
-        NamedCorpus(name, path, f"{config}: data.data") for name, path in zip(found, earlier.data)
+        NamedCorpus(name, path, f"{config}{_OF_A_RUN}") for name, path in zip(found, earlier.data)
     ]
     if stage.weights:
         kept = [number for number, weight in enumerate(stage.weights) if weight]
@@ -329,6 +332,9 @@ def _refuse_twice(corpora: Sequence[NamedCorpus]) -> None:
         place = corpus.path.resolve()
         if place in seen:
             first = seen[place]
+            cure = "give it once"
+            if corpus.flag.endswith(_OF_A_RUN):
+                cure += ", or name other folders with --replay DIR..."
             both = corpus.flag if corpus.flag == first.flag else f"{first.flag} and {corpus.flag}"
-            raise UserError(f"{both} {corpus.path}: this corpus is given twice; give it once")
+            raise UserError(f"{both} {corpus.path}: this corpus is given twice; {cure}")
         seen[place] = corpus

@@ -97,6 +97,8 @@ _BOMB = "\n".join(
         ("a: !!timestamp soon", "a value that YAML does not allow"),
         ("a: !!python/object/apply:os.system [x]", "not YAML"),
         ("a:\n  b: 1\n  b: 2", "a.b is given twice"),
+        ("a: [1, [{b: 1, b: 2}]]", "a[1][0].b is given twice"),
+        ("- {b: {c: 1, c: 2}}", "[0].b.c is given twice"),
         ("{a: b", "not YAML"),
         ("a: \0", "not YAML"),
         ('a: "\\0"', "a character that no setting has"),

@@ -175,6 +175,10 @@ def test_replay_takes_the_corpora_of_the_run_before(folder: Path, tmp_path: Path
         assert [corpus.name for corpus in inputs.corpora] == ["c", "wiki", "replay/c"]
         assert inputs.corpora[1].train is not None
         assert inputs.corpora[1].train.settings.seed == corpus_seed(42, 1) != 42
+    with pytest.raises(
+        UserError, match=r"given twice; give it once, or name other .* --replay DIR"
+    ):
+        opened("--data", folder / "a", "--init-from", run, "--replay-share", 0.2)
     only = opened("--data", folder / "c", "--init-from", run, "--replay-share", 0)
     assert only.plan.stages == (Stage((1,), None),)
     assert len(only.evaluated) == 3
@@ -284,6 +288,7 @@ def test_wrong_mixtures_are_one_line(
 WRONG_FILES = [
     ("", "the file: expected a mapping with corpora"),
     ("corpora: []", "corpora: expected a list of corpora"),
+    ("corpora: [{path: a}]\nstages: []", "stages: expected a list of stages"),
     ("corpora: [a]", r"corpora\[0\]: expected a mapping with name, path, weight"),
     ("corpora: [{name: x}]", r"corpora\[0\]: needs a path"),
     ("corpora: [{path: a, wieght: 1}]", r"corpora\[0\]: unknown key 'wieght'; did you mean 'weight'"),

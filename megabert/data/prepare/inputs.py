@@ -90,6 +90,7 @@ def survey_inputs(options: ShardingOptions, pool: TaskPool) -> DigestedInputs:
         UserError: a missing, unreadable or unknown input.
     """
     log_datasets(options.inputs, options.split)
+    options.filters.warn_idle()
     files = [input_files(path, options.split) for path in options.inputs]
     every = [path for group in files for path in group]
     surveys = _surveys(files, every, pool)

@@ -98,9 +98,11 @@ def _lead(
         plan = make_plan(batches, options.shards, options.filters)
         _require_documents(plan, options, inputs.is_wiki)
         named = _units_by_name(units, inputs)
+        compared = plan.documents + sum(len(copies.batches) for copies in plan.copies)
         for copies in plan.copies:
             causes = duplicate_causes(copies, batches, named)
-            if line := duplicates_line(causes, plan.documents, copies.reason):
+            others = compared - sum(causes.values())
+            if line := duplicates_line(causes, others, copies.reason):
                 get_logger().warning(line)
         warn_of_short_documents(inputs.layouts, plan.documents, plan.sentences)
         splits = _write_shards(options, plan, batches, info, inputs.infos, pool)

@@ -325,6 +325,17 @@ def test_wrong_options(changes: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_options_without_effect_are_named(
+    sources: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(sources, tmp_path / "out", similarity=0.7, language_probability=0.9)
+    lines = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    assert lines == [
+        "--near-similarity has no effect without --deduplicate near",
+        "--language-probability has no effect without --keep-languages",
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "package"),
     [(["--deduplicate", "near"], "datasketch"), (["--keep-languages", "en"], "py3langid")],

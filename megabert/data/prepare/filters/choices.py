@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.config.numbers import PositiveInt, Probability, Share
 from megabert.config.values import ValueReader
 
@@ -16,6 +17,13 @@ TOKENS, NONE, EXACT, NEAR = "tokens", "none", "exact", "near"
 DEDUPLICATION = (TOKENS, NONE, EXACT, NEAR)
 _MOST_PERMUTATIONS = 4096
 _MOST_WORDS = 100
+_NEEDS_NEAR, _NEEDS_LANGUAGES = "--deduplicate near", "--keep-languages"
+_PARTS = {
+    "similarity": ("--near-similarity", _NEEDS_NEAR),
+    "shingle_words": ("--near-shingle-words", _NEEDS_NEAR),
+    "permutations": ("--near-permutations", _NEEDS_NEAR),
+    "language_probability": ("--language-probability", _NEEDS_LANGUAGES),
+}
 
 
 @dataclass(frozen=True)
@@ -43,19 +51,33 @@ class FilterOptions:
         """Whether the letters of documents are compared."""
         return self.deduplicate in (EXACT, NEAR)
 
+    def _changed(self) -> dict[str, Any]:
+        values = {field: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            field.name: list(value) if isinstance(value, tuple) else value
+            for field, value in values.items()
+            if value != field.default
+        }
+
+    def _idle(self) -> list[str]:
+        """Options without effect."""
+        near = self.deduplicate == NEAR
+        return [
+            name
+            for name, (_, needed) in _PARTS.items()
+            if not (near if needed == _NEEDS_NEAR else self.keep_languages)
+        ]
+
     def record(self) -> dict[str, Any]:
         """The options that differ from the defaults; those without effect are left out."""
-        idle = set()
-        if self.deduplicate != NEAR:
-            idle |= {"similarity", "shingle_words", "permutations"}
-        if not self.keep_languages:
-            idle |= {"keep_languages", "language_probability"}
-        found = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name not in idle and value != field.default:
-                found[field.name] = list(value) if isinstance(value, tuple) else value
-        return found
+        idle = self._idle()
+        return {name: value for name, value in self._changed().items() if name not in idle}
+
+    def warn_idle(self) -> None:
+        """Log a warning for each option that was set and has no effect."""
+        for name in self._idle():
+            if name in self._changed():
+                get_logger().warning("%s has no effect without %s", *_PARTS[name])
 
     def check(self) -> None:
         """Raise ``UserError`` for an invalid value, or a package that is missing."""

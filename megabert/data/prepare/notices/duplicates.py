@@ -49,7 +49,7 @@ def duplicates_line(causes: Causes, kept: int, reason: str = DUPLICATE) -> str |
 
     Args:
         causes: of :func:`duplicate_causes`.
-        kept: documents that were not left out.
+        kept: documents that were not left out for this reason.
         reason: why they were left out.
     """
     total = sum(causes.values())

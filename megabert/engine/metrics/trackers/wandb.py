@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class WeightsAndBiases(Tracker):
                     "--tracker wandb: no login is configured; run `wandb login` or set WANDB_API_KEY, or "
                     "set WANDB_MODE=offline and send the run later with `wandb sync`"
                 )
+            _require_folder(os.environ.get("WANDB_DIR"))
         except UserError:
             raise
         except Exception as error:  # whatever it finds wrong in its own settings
@@ -72,7 +74,7 @@ class WeightsAndBiases(Tracker):
         self.identity = self._run.id
         self.reached = max(run.reached, self._run.starting_step - 1)
         place = Path(self._run.dir).parent if self._run.offline else self._run.url
-        get_logger().info("%-10s%s", "wandb", place)
+        get_logger().info("%-10s%s", "wandb", place or "switched off by WANDB_MODE")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Lines of one step are one row there, which is sent when the next step begins."""
@@ -126,6 +128,18 @@ class WeightsAndBiases(Tracker):
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         _teardown()
+
+
+def _require_folder(folder: str | None) -> None:
+    """wandb would write into the system's folder of temporary files, without a word."""
+    if folder:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(
+                f"--tracker wandb: WANDB_DIR {folder}: cannot be written ({error.strerror}); name another folder"
+            ) from error
 
 
 def _teardown() -> None:

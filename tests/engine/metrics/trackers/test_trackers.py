@@ -266,6 +266,15 @@ def test_a_missing_login(monkeypatch: pytest.MonkeyPatch) -> None:
         wandb.teardown()
 
 
+def test_a_folder_of_wandb_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"WANDB_DIR .*file: cannot be written .*; name another"):
+        _tracking("wandb").require()
+
+
 def test_a_store_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
     tracking = _tracking("mlflow")
