@@ -51,6 +51,7 @@ _RECORDED = (
     "sentence_task",
     "precision",
     "data",
+    "mixture",
 )
 """Values of a checkpoint's record."""
 _OPTIMIZER = ("optimizer", "lr", "schedule", "warmup_fraction", "weight_decay", "epochs")

@@ -6,7 +6,7 @@ It states what the records say (:mod:`megabert.convert.exports.history`) and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _stage(number: int, stage: Stage) -> str:
 
 
 def _data_rows(stage: Stage) -> list[tuple[str, Any]]:
-    """Of one folder of shards its source and size; of several the same for each, by its name."""
+    """Of one folder of shards its source and size; of several the same for each, and their weights."""
     rows: list[tuple[str, Any]] = [
         (f"{name} file", value) for name, value in _items(stage.get("files"))
     ]
@@ -161,10 +161,22 @@ def _data_rows(stage: Stage) -> list[tuple[str, Any]]:
     corpora = list(data) if isinstance(data, list) else [data]
     for corpus in corpora:
         named = _items(corpus)
-        rows += [(topic, value) for topic, value in named if topic in _DATA]
+        rows += [(topic, v) for topic, v in named if topic.rpartition(": ")[2] in _DATA]
         for name, inner in named:
             rows += [(f"{name}: {topic}", v) for topic, v in _items(inner) if topic in _DATA]
-    return rows
+    return rows + [("weights", weights) for weights in _weights(stage.get("mixture"))]
+
+
+def _weights(mixture: object) -> Iterator[str]:
+    """The weights of each stage of a mixture, as recorded; nothing of a record that is not one."""
+    values = dict(_items(mixture))
+    corpora, stages = values.get("corpora"), values.get("stages")
+    for stage in stages if isinstance(corpora, list) and isinstance(stages, list) else ():
+        part = dict(_items(stage))
+        weights, samples = part.get("weights"), part.get("samples")
+        if isinstance(weights, list):
+            text = ", ".join(f"{name} {_cell(n)}" for name, n in zip(corpora, weights))
+            yield text + (f" for {_cell(samples)} samples" if samples else "")
 
 
 def _items(values: object) -> tuple[tuple[str, Any], ...]:

@@ -12,6 +12,7 @@ import pytest
 from megabert.common.names import RUN_FINAL
 from megabert.common.yaml_text import read_yaml_value
 from megabert.convert.changes.request import ModelChanges
+from megabert.convert.exports import model_card
 from megabert.convert.exports.history import checkpoint_history, folder_history
 from megabert.convert.format import OutputOptions
 from megabert.convert.huggingface import model as huggingface
@@ -116,6 +117,35 @@ def test_other_weights_have_another_history(converted: Path, tmp_path: Path) -> 
     assert huggingface.read(folder).history == STAGES
     make(folder, "BertForMaskedLM", initializer_range=0.5, vocab_size=102)
     assert huggingface.read(folder).history == []
+
+
+def test_corpora_of_a_mixture() -> None:
+    """Each with its source, and the weights of each stage; a damaged record is left out."""
+    stage = {
+        "kind": "pretraining",
+        "data": {"wiki: source": "a.xml", "wiki: shards": 3, "news/x: train split": "9 documents"},
+        "mixture": {
+            "corpora": ["wiki", "news/x"],
+            "stages": [
+                {"weights": [1, 0], "samples": 3000},
+                {"weights": [1, 2], "samples": None},
+                7,
+            ],
+        },
+    }
+    assert model_card._data_rows(stage) == [
+        ("wiki: source", "a.xml"),
+        ("news/x: train split", "9 documents"),
+        ("weights", "wiki 1, news/x 0 for 3,000 samples"),
+        ("weights", "wiki 1, news/x 2"),
+    ]
+    for damaged in (
+        3,
+        [],
+        {"corpora": 1, "stages": 2},
+        {"corpora": [], "stages": [{"weights": 1}]},
+    ):
+        assert model_card._data_rows({"mixture": damaged}) == []
 
 
 def test_history_of_a_run(root: Path, tmp_path: Path) -> None:
