@@ -171,7 +171,9 @@ def _weights(mixture: object) -> Iterator[str]:
     """The weights of each stage of a mixture, as recorded; nothing of a record that is not one."""
     values = dict(_items(mixture))
     corpora, stages = values.get("corpora"), values.get("stages")
-    for stage in stages if isinstance(corpora, list) and isinstance(stages, list) else ():
+    if not isinstance(corpora, list) or not isinstance(stages, list):
+        return
+    for stage in stages:
         part = dict(_items(stage))
         weights, samples = part.get("weights"), part.get("samples")
         if isinstance(weights, list):
