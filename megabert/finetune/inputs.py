@@ -41,8 +41,9 @@ log = get_logger()
 def log_unused(given: Given, task: str) -> None:
     """Log the flags that change nothing for ``task``."""
     chosen = task_class(task)
-    for name in _COLUMNS:
-        if not chosen.names_columns and given.flags.sets("task", name):
+    silent = () if chosen.names_columns else _COLUMNS
+    for name in (*silent, *(() if chosen.skips_lines else ("bad_lines",))):
+        if given.flags.sets("task", name):
             log.info("--%s has no effect on --task %s", name.replace("_", "-"), task)
     for section in settings_sections():
         used = chosen.used_settings() if section == chosen.section else frozenset()
@@ -67,6 +68,7 @@ def make_task_of(settings: ResolvedFinetuning) -> Task:
     place = settings.task
     own = settings.of_task(task_class(place.task).section)
     task = make_task(place.task, own, place.max_length)
+    task.bad_lines = place.bad_lines
     task.columns = NamedColumns(place.text_column, place.text_pair_column, place.label_column)
     return task
 

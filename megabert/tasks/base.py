@@ -20,6 +20,7 @@ from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.model.head_registry import Head
+from megabert.tasks.files.faults import BadLines
 from megabert.tasks.files.names import NamedColumns
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class Task(ABC):
     """Whether ``--text-column``, ``--text-pair-column`` and ``--label-column`` have an effect."""
     columns: NamedColumns = NamedColumns()
     """What these flags name; set before a file is read."""
+    skips_lines: ClassVar[bool] = False
+    """Whether ``--bad-lines`` has an effect."""
+    bad_lines: BadLines = "error"
+    """What this flag says; set before a file is read."""
 
     input_fields: tuple[tuple[str, ...], ...] = (("text",),)
     """Names of each text of an input to answer, the usual one first; one or two texts."""

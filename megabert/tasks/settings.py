@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -38,6 +39,11 @@ class TaskSettings:
     text_pair_column: str | None = setting(None, "column or JSON key of a pair's second text")
     label_column: str | None = setting(
         None, "column or JSON key of the labels (default: by its usual names)"
+    )
+    bad_lines: Literal["error", "skip"] = setting(
+        "error",
+        "lines that cannot be used, as with an unknown label (classification, regress, tag): stop with an "
+        "error, or leave them out and count them",
     )
     output: Path | None = setting(None, "run folder (default: runs/TASK)", resume="free")
     max_length: Size | None = setting(

@@ -18,10 +18,6 @@ class ClassificationSettings:
     class_weights: Literal["none", "balanced"] = setting(
         "none", "weight of a label in the loss; balanced: in inverse proportion to its count"
     )
-    bad_lines: Literal["error", "skip"] = setting(
-        "error",
-        "lines with a wrong number of columns or an unknown label: stop with an error, or leave them out",
-    )
     label_separator: str | None = setting(
         None, "text between the labels of one example, as ',': an example has any number of them"
     )

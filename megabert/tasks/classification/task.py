@@ -59,6 +59,7 @@ class Classification(Task):
     """Whether a text may have several labels."""
     section, settings_class = "classification", ClassificationSettings
     unused_settings = frozenset({"label_separator", "threshold"})
+    skips_lines = True
     settings: ClassificationSettings
 
     def __init__(
@@ -211,7 +212,7 @@ class Classification(Task):
 
     def _examples(self, path: Path, training: bool) -> Examples:
         """The examples of a file, which must have labels if it is to be trained on."""
-        return self.source.read(path, self.settings.bad_lines)
+        return self.source.read(path, self.bad_lines)
 
     def _scaled(self, targets: np.ndarray, training: np.ndarray | None) -> np.ndarray:
         """Targets as the loss takes them; ``training``: those that are trained on."""

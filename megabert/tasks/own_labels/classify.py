@@ -188,7 +188,7 @@ class Classify(OwnTexts):
     def _examples(self, path: Path, training: bool) -> Examples:
         found = super()._examples(path, training)
         others = [name for name in self.source.seen if name not in self.labels]
-        if training and self.labels and others and self.settings.bad_lines == "error":
+        if training and self.labels and others and self.bad_lines == "error":
             raise UserError(
                 f"{path}: its label {others[0]!r} is not among the checkpoint's ({', '.join(self.labels[:20])}): "
                 "--new-head on starts with the labels of the file"

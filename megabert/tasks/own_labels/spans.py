@@ -47,9 +47,8 @@ def _entity(text: str, one: Any) -> Entity:
     if is_no_name(kind):
         raise UnusableValue("unusable entity", f"its label is {parts[2]!r}")
     if not 0 <= start < end <= len(text):
-        raise UnusableValue(
-            "entity outside its text", f"{start} to {end} of {len(text)} characters ({kind})"
-        )
+        where = "entity without a character" if start == end else "entity outside its text"
+        raise UnusableValue(where, f"{start} to {end} of {len(text)} characters ({kind})")
     found = Entity(kind, start, end)
     if isinstance(stated, str) and stated != text[start:end]:
         raise UnusableValue(

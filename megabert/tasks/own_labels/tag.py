@@ -22,6 +22,7 @@ from megabert.tasks.tagging.conll import Conll
 from megabert.tasks.tagging.data import Pieces, TaggedTexts, character_pieces
 from megabert.tasks.tagging.entity_spans import Entity, tags_of
 from megabert.tasks.tagging.features import TaggingFeatures
+from megabert.tasks.tagging.label_checks import with_known_types
 from megabert.tasks.tagging.prediction_columns import write_columns
 from megabert.tasks.tagging.settings import TaggingSettings
 
@@ -36,7 +37,7 @@ class OwnTags(Conll):
 
     name = "tag"
     held_out = 0.1
-    names_columns = True
+    names_columns, skips_lines = True, True
 
     def __init__(self, settings: TaggingSettings, max_length: int | None = None) -> None:
         super().__init__(settings, max_length)
@@ -84,7 +85,9 @@ class OwnTags(Conll):
     ) -> tuple[TaggedTexts, list[Pieces]]:
         if is_features_file(path):
             return super()._read(path, tokenizer, training)
-        corpus, layout = self.files.read(path, self.scheme, training)
+        corpus, layout = self.files.read(path, self.scheme, training, self.bad_lines)
+        if self.bad_lines == "skip" and self.labels:
+            corpus = with_known_types(corpus, self.labels)
         scheme = f", scheme {corpus.scheme}" if corpus.scheme else ""
         log.info("%s is read as %s%s", path, layout, scheme)
         if training:

@@ -54,7 +54,7 @@ class OwnTexts(Classification):
         self.input_fields = self.source.fields
 
     def _examples(self, path: Path, training: bool) -> Examples:
-        found = self.source.read_examples(path, self.settings.bad_lines, training)
+        found = self.source.read_examples(path, self.bad_lines, training)
         self.input_fields = self.source.fields
         return found
 

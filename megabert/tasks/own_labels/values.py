@@ -70,5 +70,5 @@ def finite_number(value: Any) -> float:
         hint = " (decimals are written with a point)" if comma else ""
         raise UnusableValue("unusable label", f"{value!r} is not a number{hint}")
     if not abs(found) < _LARGEST:
-        raise UnusableValue("unusable label", f"{value} is not a finite number")
+        raise UnusableValue("unusable label", f"{value} is not a finite number of float32")
     return found

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from megabert.data.tokenizers.base import Tokenizer
 
 _DOCUMENT = "-DOCSTART-"
+NO_TAG = "is not a tag; expected O, or B, I, M, E or S with '-' and a type, as B-LOC"
 _EXPECTED = (
     "expected a token and its tag per line, as 'Berlin B-LOC', and a blank line after a sentence"
 )
@@ -143,10 +144,7 @@ def read_tag_lines(path: Path) -> tuple[list[NumberedLines], str]:
 def _tag(path: Path, place: str, text: str) -> Tag:
     tag = parse_tag(text)
     if tag is None:
-        raise UserError(
-            f"{path} {place}: {text!r} is not a tag; expected O, or B, I, M, E or S with '-' and "
-            "a type, as B-LOC"
-        )
+        raise UserError(f"{path} {place}: {text!r} {NO_TAG}")
     return tag
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from megabert.common.errors import UserError
+from megabert.tasks.files.problems import Problems
 from megabert.tasks.tagging.data import TaggedTexts
 from megabert.tasks.tagging.entity_spans import parse_tag
 
@@ -32,3 +34,28 @@ def require_types(corpus: TaggedTexts, labels: Sequence[str], wanted: Sequence[s
                 f"{corpus.path} needs the label {label}, which the checkpoint does not have; "
                 "--new-head on draws a new head"
             )
+
+
+def with_known_types(corpus: TaggedTexts, labels: Sequence[str]) -> TaggedTexts:
+    """The texts whose entities are of the labels' types; the others are counted and left out."""
+    if corpus.entities is None:
+        return corpus
+    known = {tag.type for tag in map(parse_tag, labels) if tag is not None}
+    left_out = Problems()
+    kept: list[int] = []
+    for text, entities in enumerate(corpus.entities):
+        unknown = next((entity for entity in entities if entity.type not in known), None)
+        if unknown is None:
+            kept.append(text)
+        else:
+            left_out.add("unknown type", f"{corpus.place(text, unknown.start)}, {unknown.type}")
+    if not kept:
+        raise UserError(f"{corpus.path} has no usable example ({left_out})")
+    return replace(
+        corpus,
+        texts=[corpus.texts[text] for text in kept],
+        entities=[corpus.entities[text] for text in kept],
+        lines=[corpus.lines[text] for text in kept],
+        ids=[corpus.ids[text] for text in kept],
+        problems=corpus.problems.with_more(left_out),
+    )

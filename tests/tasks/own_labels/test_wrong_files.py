@@ -74,17 +74,17 @@ CASES: list[tuple[str, str, str | list[Any], str]] = [
     ("regress", "f.json", '{"text": "a", "label": 1}\n{"text": "b", "label": NaN}', r"line 2: unusable label: nan is not a finite number"),
     ("regress", "f.json", [{"text": "a", "label": True}], r"line 1: unusable label: True is not a number"),
     ("regress", "f.csv", "text,label\na,2\nb,2", r"all 2 labels are 2, so there is nothing to learn"),
-    ("tag", "f.json", [TOKENS, {"tokens": ["a"], "tags": ["O", "O"]}], r"line 2: 1 tokens, but 2 tags \('tokens', 'tags'\)"),
-    ("tag", "f.json", [TOKENS, {"tokens": ["a"]}], r"line 2: 1 tokens, but no list of tags"),
-    ("tag", "f.json", [TOKENS, {"tokens": ["a", ""], "tags": ["O", "O"]}], r"line 2: 'tokens' has '' among the tokens"),
-    ("tag", "f.json", [TOKENS, {"tokens": ["a"], "tags": ["PER"]}], r"line 2: 'PER' is not a tag"),
+    ("tag", "f.json", [TOKENS, {"tokens": ["a"], "tags": ["O", "O"]}], r"line 2: unusable tags: 1 tokens, but 2 tags \('tokens', 'tags'\)"),
+    ("tag", "f.json", [TOKENS, {"tokens": ["a"]}], r"line 2: unusable tags: 1 tokens, but no list of tags"),
+    ("tag", "f.json", [TOKENS, {"tokens": ["a", ""], "tags": ["O", "O"]}], r"line 2: unusable tokens: 'tokens' has '' among the tokens"),
+    ("tag", "f.json", [TOKENS, {"tokens": ["a"], "tags": ["PER"]}], r"line 2: invalid tag: 'PER' is not a tag"),
     ("tag", "f.json", [TOKENS, {"tokens": ["a", "b"], "tags": ["I-X", "M-X"]}], r"line 2: the tag M-X is not a tag of a scheme with the tags before it"),
     ("tag", "f.json", [{"tokens": ["a"], "tags": [1]}], r"put label2id.json, .* into the same folder"),
-    ("tag", "f.json", [TOKENS, {"tokens": "a b", "tags": ["O"]}], r"line 2: 'tokens' is not a list of tokens, as in line 1"),
+    ("tag", "f.json", [TOKENS, {"tokens": "a b", "tags": ["O"]}], r"line 2: unusable text: 'tokens' is not a list of tokens, as in line 1"),
     ("tag", "f.json", [{"tokens": ["a"], "tags": ["O"]}], r"has no entity to train on"),
     ("tag", "f.json", span([0, 3, "X"], [2, 5, "Y"]), r"line 2: overlapping entities: 'a b' \(X, 0 to 3\) and 'b c' \(Y, 2 to 5\)"),
     ("tag", "f.json", span([0, 9, "X"]), r"line 2: entity outside its text: 0 to 9 of 5 characters \(X\)"),
-    ("tag", "f.json", span([2, 2, "X"]), r"line 2: entity outside its text: 2 to 2"),
+    ("tag", "f.json", span([2, 2, "X"]), r"line 2: entity without a character: 2 to 2"),
     ("tag", "f.json", span({"start": 0, "end": 1}), r"line 2: unusable entity: .* expected \{\"start\": 0"),
     ("tag", "f.json", span({"start": 0, "end": 1, "label": "X", "text": "b"}), r"line 2: entity whose text is not at its place: 'b', there is 'a'"),
     ("tag", "f.json", [SPAN, {"text": "a", "entities": {"X": [0, 1]}}], r"line 2: unusable entities: .*not a list of"),
@@ -139,7 +139,8 @@ def test_later_files_must_have_the_labels_of_training(tokenizer: Tokenizer, tmp_
 
 
 def test_bad_lines_may_be_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    task = make_task("classify", ClassificationSettings(bad_lines="skip"))
+    task = make_task("classify")
+    task.bad_lines = "skip"
     content = "text,label\na,x\n,y\nb,\nb,y,z\nb,y"
     found = train(task, tmp_path / "f.csv", tokenizer, content)
     assert task.labels == ("x", "y")
@@ -147,6 +148,31 @@ def test_bad_lines_may_be_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None
     assert found.problems.counts == {
         "wrong number of columns": 1, "empty text": 1, "missing label": 1,
     }  # fmt: skip
+
+
+TWO = {"tokens": ["a", "b"], "tags": ["O", "B-X"]}
+BAD_TAGS = [
+    ([TWO, 3, {**TWO, "tokens": ["a"]}, {**TWO, "tags": ["Y", "O"]}, {**TWO, "tokens": "a b"}, {**TWO, "tags": ["O", 1]}, TWO],
+     {"unusable line": 1, "unusable text": 1, "unusable tags": 2, "invalid tag": 1}, {"tokens": ["a"], "tags": ["B-Z"]}),
+    ([*span([2, 2, "X"]), *span([0, 9, "X"]), *span([0, 3, "X"], [2, 5, "X"]), {"text": " ", "entities": []}, {"text": 1}],
+     {"unusable text": 1, "entity without a character": 1, "entity outside its text": 1, "overlapping entities": 1, "empty text": 1},
+     {"text": "a", "entities": [[0, 1, "Z"]]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "counts", "unknown"), BAD_TAGS, ids=["tokens", "spans"])
+def test_bad_tags_may_be_left_out(
+    tokenizer: Tokenizer, tmp_path: Path, content: list[Any], counts: dict[str, int], unknown: Any
+) -> None:
+    """Rows of a training file, and those of a later file whose types it lacks."""
+    task = make_task("tag")
+    task.bad_lines = "skip"
+    assert train(task, tmp_path / "f.json", tokenizer, content).problems.counts == counts
+    later = tmp_path / "later.json"
+    later.write_text("\n".join(map(json.dumps, [unknown, content[0]])), encoding="utf-8")
+    found = task.eval_features(later, tokenizer)
+    assert found.problems.by_kind() == {"unknown type": {"count": 1, "first": "line 1, Z"}}
+    assert found.corpus.lines == [2]
 
 
 def test_checkpoints_of_another_kind_are_refused() -> None:
