@@ -209,8 +209,17 @@ def _load_head(settings: ResolvedFinetuning, task: Task, model: WholeModel) -> W
             f"--checkpoint {place.checkpoint} was fine-tuned for {model.task}, not for {task.name}: "
             f"give --task {model.task}, or --train to train a head for {task.name}"
         )
+    labels = model.labels
+    if not labels and place.train is None:
+        labels = task.scored_labels(model.outputs)
+        if labels:
+            log.info(
+                "%s names no labels: its outputs are called %s; names belong into id2label of its config.json",
+                model.origin,
+                " to ".join((labels[0], labels[-1])),
+            )
     try:
-        task.load_labels(model.labels, model.task_record if same else {})
+        task.load_labels(labels, model.task_record if same else {})
     except UserError as error:
         if place.train is None:
             raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,39 @@ def find_models(paths: list[Path]) -> Found:
     for path in paths:
         with named_storage_errors(path, "cannot be read"):
             found = _models_of(path)
-        models |= {model.identity: model for model in found.models if model.identity not in models}
+        for model in found.models:
+            same = models.setdefault(model.identity, model)
+            if same.folder.absolute() != model.folder.absolute():
+                log.info("%s is the same model as %s: it is probed once", model.folder, same.folder)
         damaged |= found.damaged
     for name, fault in damaged.items():
         log.warning("%s is damaged and is skipped: %s", name, fault)
-    return Found(list(models.values()), damaged)
+    return Found(_with_own_names(list(models.values())), damaged)
+
+
+def _with_own_names(models: list[ProbedModel]) -> list[ProbedModel]:
+    """The models; runs of one name in different folders are named with as many of these as tell them apart."""
+    roots: dict[str, dict[Path, str]] = {}
+    for model in models:
+        roots.setdefault(model.run, {})[_root(model)] = model.run
+    for names in roots.values():
+        depth = 1
+        while len(set(names.values())) < len(names):
+            depth += 1
+            names.update({root: "/".join(root.parts[-depth:]) for root in names})
+    found = [(model, roots[model.run][_root(model)]) for model in models]
+    return [
+        replace(model, run=run, name=run + model.name.removeprefix(model.run))
+        for model, run in found
+    ]
+
+
+def _root(model: ProbedModel) -> Path:
+    """The run's folder, or the folder with weights itself."""
+    folder = model.folder.absolute()
+    if model.step is not None:
+        return folder.parent.parent
+    return folder.parent if folder.name == RUN_FINAL != model.run else folder
 
 
 def _models_of(path: Path) -> Found:

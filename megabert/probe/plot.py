@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ def write_probe_plot(path: Path, rows: Sequence[Row], tasks: Sequence[Probe], ov
     handles, labels = panels[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
-    with named_storage_errors(path), new_file(output_file(path), unique=True) as temporary:
+    with (
+        named_storage_errors(path),
+        new_file(output_file(path), unique=True) as temporary,
+        warnings.catch_warnings(),
+    ):
+        # Letters that its font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 
 

@@ -185,6 +185,10 @@ class Task(ABC):
             return frozenset()
         return frozenset(field.name for field in fields(cls.settings_class)) - cls.unused_settings
 
+    def scored_labels(self, outputs: int) -> tuple[str, ...]:
+        """What a file to score calls the outputs of a checkpoint that does not name them; () if that is unknown."""
+        return ()
+
     def unnamed_labels(self, outputs: int) -> tuple[str, ...]:
         """Labels for the outputs of a checkpoint that does not name them."""
         return tuple(f"LABEL_{number}" for number in range(outputs))

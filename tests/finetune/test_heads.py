@@ -111,7 +111,9 @@ def test_training_continues_with_the_same_head_or_a_new_one(place: Path) -> None
 
 def test_labels_in_another_order_or_of_another_task(place: Path) -> None:
     """Foreign models say their labels, but no task."""
-    for name, labels in (("turned", ["not_entailment", "entailment"]), ("others", ["good", "bad"])):
+    for name, labels in (
+        ("turned", ["not_entailment", "entailment"]), ("others", ["good", "bad"]), ("unnamed", None),
+    ):  # fmt: skip
         folder = place / name
         shutil.copytree(place / "cola-run" / "final", folder)
         without_sums(folder)
@@ -124,7 +126,9 @@ def test_labels_in_another_order_or_of_another_task(place: Path) -> None:
         task(place, "rte", "rte-turned", "turned", optimizer=still),
         task(place, "rte", "rte-others", "others", optimizer=still),
         task(place, "rte", "rte-scored", "others", task={"train": None}),
+        task(place, "sst2", "own-scored", "unnamed", task={"train": None, "task": "classify"}),
     )
+    assert results[3]["accuracy"] == 100.0  # labels 0 and 1 are the numbers of the outputs
     first = weights(place / "cola-run")[HEAD]
     assert record(place / "rte-turned")["labels"] == ["not_entailment", "entailment"]
     assert np.array_equal(weights(place / "rte-turned")[HEAD], first)

@@ -167,6 +167,10 @@ class Classify(OwnTexts):
         """It takes any labels."""
         return cls.source_class.name if outputs > 1 else None
 
+    def scored_labels(self, outputs: int) -> tuple[str, ...]:
+        """Their numbers."""
+        return tuple(map(str, range(outputs)))
+
     def unnamed_labels(self, outputs: int) -> tuple[str, ...]:
         """LABEL_0, LABEL_1, ..."""
         return tuple(f"LABEL_{number}" for number in range(outputs))

@@ -73,6 +73,7 @@ def exported(source: Path, out: Path, **options: Any) -> WholeModel:
     return result.model
 
 
+@pytest.mark.slow
 def test_pretraining(tmp_path: Path) -> None:
     """Words under the name that a masked language model has, pairs under their own."""
     source = make(tmp_path / "hf")
