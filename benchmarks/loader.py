@@ -12,8 +12,8 @@ itself. Opening and the memory of an epoch are measured in fresh processes, with
 --waiting measures what an update waits for its samples, with 0, 1, 2 and 4 worker processes, when the model
 takes this many seconds (it sleeps): packed, 16 micro steps of 512 x 128 tokens on one rank of eight.
 
---mixed measures a mixture of two corpora and each of them alone, alternately: packed windows of 2,048 samples
-on one rank, one rank's part of a window of eight ranks, and padded batches of 64.
+--mixed measures a mixture of two corpora and each of them alone, alternately, in CPU time per sample: packed windows of 2,048 samples
+on one rank, one rank's part of a window of eight ranks, a window of 64, and padded batches of 64.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.mixture import (
-    MixedSamples,
     MixturePlan,
     Stage,
     corpus_seed,
+    mix,
     whole_weights,
 )
 from megabert.data.samples.packing import Window, choose_window, window_batches
@@ -54,7 +54,7 @@ TASKS = ("nsp", "sop", "none")
 MASKINGS = ("token", "whole-word", "ngram")
 FAR = 10**8
 RUNS = 3
-ROUNDS = 5
+ROUNDS = 15
 MEMORY_STEPS = 10
 
 
@@ -132,7 +132,10 @@ def waiting(corpus: Corpus, model_seconds: float, updates: int = 5) -> list[dict
 
 
 def mixed(corpora: list[Corpus], weights: list[str], seconds: float) -> list[dict[str, Any]]:
-    """CPU time of a sample of a mixture, over the mean of its corpora's alone by their shares."""
+    """CPU time of a sample of a mixture, over the mean of its corpora's alone by their shares.
+
+    Of all rounds the medians, and the middle half of the ratios.
+    """
     plan = MixturePlan([Stage(whole_weights([Fraction(weight) for weight in weights]), None)])
     rows = []
     for length in LENGTHS:
@@ -142,27 +145,36 @@ def mixed(corpora: list[Corpus], weights: list[str], seconds: float) -> list[dic
         ]
         for corpus in corpora:
             _read_all(corpus, length)
-        sources.append(MixedSamples(sources, plan))
+        sources.append(mix(sources, plan))
         for name, batch, make in _WAYS:
-            best = [0.0] * len(sources)
-            for _ in range(ROUNDS):  # alternately: all of them meet the same noise of other work
+            cost: list[list[float]] = [[] for _ in sources]
+            for turn in range(ROUNDS):  # alternately: all of them meet the same noise of other work
                 for number, source in enumerate(sources):
-                    speed, _ = _speed(
-                        lambda n, s=source, m=make, b=batch: m(s, n, b), batch, seconds / ROUNDS
-                    )
-                    best[number] = max(best[number], speed)
-            shares = [weight / sum(plan.stages[0].weights) for weight in plan.stages[0].weights]
-            alone = sum(share / speed for share, speed in zip(shares, best))
+                    cost[number].append(_cost(source, make, batch, turn, seconds / ROUNDS))
+            shares = np.array(plan.stages[0].weights) / sum(plan.stages[0].weights)
+            of_rounds = cost[-1] / (shares @ np.array(cost[:-1]))
+            alone = [statistics.median(part) for part in cost[:-1]]
+            both = statistics.median(cost[-1])
             rows.append(
                 {
                     "length": length,
                     "way": name,
-                    "alone": [round(speed) for speed in best[:-1]],
-                    "mixed": round(best[-1]),
-                    "time_over_mean": round(1 / best[-1] / alone, 3),
+                    "alone_us": [round(1e6 * part, 1) for part in alone],
+                    "mixed_us": round(1e6 * both, 1),
+                    "time_over_mean": round(both / float(shares @ alone), 3),
+                    "middle_half": np.quantile(of_rounds, (0.25, 0.75)).round(3).tolist(),
                 }
             )
     return rows
+
+
+def _cost(source: Any, make: Any, batch: int, turn: int, seconds: float) -> float:
+    """CPU seconds of a sample, over at least this time."""
+    began, done, first = time.process_time(), 0, turn * 1_000_000
+    while time.process_time() - began < seconds:
+        make(source, first + done, batch)
+        done += batch
+    return (time.process_time() - began) / done
 
 
 def _window_of(source: Any, first: int, ranks: int) -> None:
@@ -170,9 +182,14 @@ def _window_of(source: Any, first: int, ranks: int) -> None:
     window_batches(source, np.arange(first, first + 2048), window, 0)
 
 
+def _packed(source: Any, first: int) -> None:
+    window_batches(source, np.arange(first, first + 64), Window(4, 1), 0)
+
+
 _WAYS: list[tuple[str, int, Callable[[Any, int, int], Any]]] = [
     ("packed, one rank", 2048, lambda source, first, _: _window_of(source, first, 1)),
     ("packed, rank 0 of 8", 256, lambda source, first, _: _window_of(source, 8 * first, 8)),
+    ("packed, 64", 64, lambda source, first, _: _packed(source, first)),
     (
         "padded, 64",
         64,
@@ -243,12 +260,14 @@ def _waiting_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _mixed_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| length | batches | samples/s alone | mixed | time over the mean of both |"]
-    lines.append("|---|---|---:|---:|---:|")
+    lines = ["| length | batches | µs alone | mixed | over the mean of both | middle half |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
     for row in rows:
-        alone = ", ".join(f"{speed:,}" for speed in row["alone"])
-        ratio = row["time_over_mean"]
-        lines.append(f"| {row['length']} | {row['way']} | {alone} | {row['mixed']:,} | {ratio} |")
+        alone = ", ".join(map(str, row["alone_us"]))
+        half = " to ".join(map(str, row["middle_half"]))
+        lines.append(
+            f"| {row['length']} | {row['way']} | {alone} | {row['mixed_us']} | {row['time_over_mean']} | {half} |"
+        )
     return "\n".join(lines)
 
 

@@ -73,9 +73,7 @@ def measure(corpus: CorpusLike, settings: SampleSettings, pairs: int) -> Labels:
     maker = PairMaker(corpus, settings)
     numbers = np.arange(pairs)
     epochs, places = np.divmod(numbers, maker.index.num_samples)
-    samples = np.concatenate(
-        [maker.index.order(epoch, places[epochs == epoch]) for epoch in np.unique(epochs).tolist()]
-    )
+    samples = maker.index.order(np.zeros_like(numbers), epochs, places)
     plans = [
         maker.plan(epochs[first : first + BATCH], samples[first : first + BATCH])
         for first in range(0, pairs, BATCH)

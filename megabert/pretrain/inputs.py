@@ -25,7 +25,7 @@ from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.source import ForeignSource
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
-from megabert.data.samples.mixture import MixedSamples, MixturePlan, corpus_seed
+from megabert.data.samples.mixture import MixturePlan, corpus_seed, mix
 from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
 from megabert.data.shards.corpus import Corpus
 from megabert.data.shards.manifest import Manifest, TokenizerInfo
@@ -202,7 +202,7 @@ def open_inputs(settings: ResolvedSettings) -> Inputs:
             corpora.append(_foreign(corpus, foreign[corpus], samples, info, trained=trained))
     sources = [corpus.train for corpus in corpora if corpus.train is not None]
     plan = shares(mixture, [corpus.tokens for corpus in corpora[: len(sources)]])
-    train = sources[0] if len(sources) == 1 else MixedSamples(sources, plan)
+    train = sources[0] if len(sources) == 1 else mix(sources, plan)
     data = resolved_data(settings.data, mixture, plan)
     return Inputs(tuple(corpora), plan, data, train, model, tokenizer)
 

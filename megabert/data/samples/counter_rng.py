@@ -12,7 +12,7 @@ and process. The words agree with the published known answers of Philox4x32-10.
 
 import enum
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ Integers = npt.NDArray[np.integer[Any]]
 ROUNDS = 10
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 _KEY_STEPS = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
+_ROUND_STEPS = (np.arange(ROUNDS, dtype=np.uint64)[:, None, None] * _KEY_STEPS).astype(np.uint32)
+_AT_ONCE = 10_000
+"""Counters whose rounds are computed at once: their words stay in the processor's cache."""
 _LOW = 0 if sys.byteorder == "little" else 1  # where the low half of a 64-bit word is in memory
 # As arrays: an operation on a small array takes half as long as with a scalar.
 _MASK32 = np.array([0xFFFFFFFF], np.uint64)
@@ -44,29 +47,64 @@ class Purpose(enum.IntEnum):
     CORPUS = 7
 
 
-def philox(counter: tuple[Integers, Integers, Integers, Integers], key: tuple[int, int]) -> Words:
+class Streams(NamedTuple):
+    """Items of several seeds, numbered one after the other.
+
+    Attributes:
+        seeds: whole numbers >= 0, of any size, K of them.
+        firsts: int64 [K], the first item of each seed, from 0 on. A seed's draws are addressed by the
+            number of an item among its own.
+    """
+
+    seeds: tuple[int, ...]
+    firsts: Ints
+
+    def of(self, items: Ints) -> Ints:
+        """The place of each item's seed, [...] -> [...]."""
+        return self.firsts.searchsorted(items, side="right") - 1
+
+
+def one_stream(seed: int) -> Streams:
+    """All items with one seed."""
+    return Streams((seed,), np.zeros(1, np.int64))
+
+
+def philox(counter: tuple[Integers, Integers, Integers, Integers], key: Integers) -> Words:
     """Philox4x32-10 of broadcastable 32-bit counter words; returns the output words, [4, ...].
+
+    The key is uint32 [2], or [2, ...] with one for each counter, which broadcasts, too.
 
     A round multiplies words 0 and 2. The high half of each product goes into the other of the two,
     the low half into the word after the other. The state is therefore stored as two rows of even and
     two rows of odd words, and each step is one array operation on both rows.
     """
     shape = np.broadcast(*counter).shape
-    even, odd = np.empty((2, *shape), np.uint32), np.empty((2, *shape), np.uint32)
-    even[0], odd[0], even[1], odd[1] = counter
-    even, odd = even.reshape(2, -1), odd.reshape(2, -1)  # [2, N]
+    words = np.empty((4, *shape), np.uint64)
+    words[0], words[1], words[2], words[3] = counter
+    words = words.reshape(4, -1)  # [4, N]
+    keys = np.empty((2, *shape) if key.size > 2 else key.shape, np.uint32)
+    keys[...] = key
+    keys = keys.reshape(2, -1)  # [2, N] or [2, 1]
+    for first in range(0, words.shape[1], _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        _encrypt(words[:, part], keys[:, part] if keys.shape[1] > 1 else keys)
+    return words.reshape(4, *shape)
+
+
+def _encrypt(words: Words, key: Integers) -> None:
+    """The rounds, in place: [4, n], with a key uint32 [2, n] or [2, 1]."""
+    even, odd = words[0::2].astype(np.uint32), words[1::2].astype(np.uint32)
     products = np.empty(even.shape, np.uint64)
-    halves = products.view(np.uint32)[::-1]  # [2, 2N], of the other product
+    halves = products.view(np.uint32)[::-1]  # [2, 2 n], of the other product
     low, high = halves[:, _LOW::2], halves[:, 1 - _LOW :: 2]
-    steps = np.arange(ROUNDS, dtype=np.uint64)[:, None, None] * _KEY_STEPS
-    for round_key in (steps + np.array(key, np.uint64)[:, None]).astype(np.uint32):
+    round_key = np.empty_like(key)
+    for step in _ROUND_STEPS:
+        np.add(key, step, out=round_key)
         np.multiply(even, _MULTIPLIERS, out=products)
         np.bitwise_xor(high, odd, out=even)
         even ^= round_key
         odd[...] = low
-    result = np.empty((4, even.shape[1]), np.uint64)
-    result[0::2], result[1::2] = even, odd
-    return result.reshape(4, *shape)
+    words[0::2], words[1::2] = even, odd
 
 
 def check_seed(seed: int) -> None:
@@ -76,24 +114,32 @@ def check_seed(seed: int) -> None:
 
 
 class CounterRng:
-    """The draws of one (seed, purpose).
+    """The draws of one purpose.
 
     Args:
-        seed: whole number >= 0, of any size.
+        seed: whole number >= 0, of any size; or the items of several seeds.
         purpose: what the draws are for.
 
     Raises:
-        UserError: the seed is negative.
+        UserError: a seed is negative.
     """
 
-    def __init__(self, seed: int, purpose: Purpose) -> None:
-        check_seed(seed)
-        k0, k1 = np.random.SeedSequence([seed, int(purpose)]).generate_state(2, np.uint32)
-        self._key = (int(k0), int(k1))
+    def __init__(self, seed: int | Streams, purpose: Purpose) -> None:
+        self._streams = seed if isinstance(seed, Streams) else one_stream(seed)
+        keys = []
+        for each in self._streams.seeds:
+            check_seed(each)
+            sequence = np.random.SeedSequence([each, int(purpose)])
+            keys.append(sequence.generate_state(2, np.uint32))
+        self._keys = np.stack(keys, axis=1)  # [2, K]
 
     def words(self, epochs: Ints, items: Ints, blocks: Ints) -> Words:
         """The four words of each address, [4, ...]; the arguments broadcast against each other."""
-        return philox((blocks, epochs, items & 0xFFFFFFFF, items >> 32), self._key)
+        keys = self._keys
+        if keys.shape[1] > 1:
+            streams = self._streams.of(items)
+            keys, items = keys.take(streams, axis=1), items - self._streams.firsts.take(streams)
+        return philox((blocks, epochs, items & 0xFFFFFFFF, items >> 32), keys)
 
     def rows(self, epochs: Ints, items: Ints, count: int) -> Words:
         """The first `count` words of each item, [N] and [N] -> [N, count]."""

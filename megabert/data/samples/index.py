@@ -22,7 +22,15 @@ from typing import Literal, get_args
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Words, check_seed
+from megabert.data.samples.counter_rng import (
+    CounterRng,
+    Ints,
+    Purpose,
+    Streams,
+    Words,
+    check_seed,
+    one_stream,
+)
 from megabert.data.shards.spans import SentenceStarts
 
 SentenceTask = Literal["nsp", "sop", "none"]
@@ -148,11 +156,19 @@ class SampleIndex:
     Args:
         document_ends: int64 [D], tokens of all documents up to and including each one.
         settings: what a sample is.
+        documents: the documents of several corpora and their seeds, where these are joined; each has its
+            samples and its own order. None: all with the settings' seed.
 
     It takes one int64 per document in addition to `document_ends`, for any number of epochs.
+
+    Attributes:
+        corpora: as ``documents``, for samples.
+        corpus_sizes: samples of each corpus, int64 [K].
     """
 
-    def __init__(self, document_ends: Ints, settings: SampleSettings) -> None:
+    def __init__(
+        self, document_ends: Ints, settings: SampleSettings, documents: Streams | None = None
+    ) -> None:
         self.settings, self.document_ends = settings, document_ends
         lengths = np.diff(document_ends, prepend=0)
         room, smallest = settings.room, settings.smallest
@@ -160,7 +176,14 @@ class SampleIndex:
         counts = np.maximum((lengths - smallest_odd) // room + 1, 1)
         counts[lengths < smallest] = 0
         self._ends = np.cumsum(counts)  # [D] samples up to and including each document
-        self._grid = CounterRng(settings.seed, Purpose.GRID)
+        self._documents = documents or one_stream(settings.seed)
+        firsts = self._documents.firsts
+        self._grid = CounterRng(self._documents, Purpose.GRID)
+        self.corpora = Streams(self._documents.seeds, _totals_before(self._ends, firsts))
+        self.corpus_sizes = np.diff(self.corpora.firsts, append=self.num_samples)
+        self._sides = _sides(self.corpus_sizes.tolist())
+        self._first_tokens = _totals_before(document_ends, firsts)
+        self._corpus_tokens = np.diff(self._first_tokens, append=document_ends[-1:])
 
     @property
     def num_samples(self) -> int:
@@ -187,14 +210,36 @@ class SampleIndex:
         lengths = self.document_ends[documents] - before(self.document_ends, documents)
         return Cells(lengths, counts, remainder, self.settings.room)
 
-    def order(self, epoch: int, places: Ints) -> Ints:
-        """The samples at these places of an epoch's order, [N] -> [N]; a permutation."""
-        return permute(places, self.num_samples, [self.settings.seed, epoch, int(Purpose.ORDER)])
+    def corpus_tokens(self, documents: Ints) -> tuple[Ints, Ints]:
+        """First token and number of tokens of each document's corpus, [N] -> [N] and [N]."""
+        corpora = self._documents.of(documents)
+        return self._first_tokens[corpora], self._corpus_tokens[corpora]
+
+    def order(self, corpora: Ints, epochs: Ints, places: Ints) -> Ints:
+        """The samples at these places of their corpora's orders of these epochs, three [N] -> [N].
+
+        In each epoch the order of a corpus is a permutation of its samples.
+        """
+        seeds, count = self.corpora.seeds, len(self.corpora.seeds)
+        orders = epochs * count + corpora
+        distinct = sorted(set(orders.tolist()))
+        keys = np.stack(
+            [_feistel_keys((seeds[o % count], o // count, int(Purpose.ORDER))) for o in distinct]
+        )
+        which = np.searchsorted(distinct, orders if len(distinct) > 1 else orders[:1])
+        own = corpora[: len(which)]
+        sizes = self.corpus_sizes[own].astype(np.uint64)
+        permuted = _permuted(places, sizes, self._sides[own], keys[which].T)
+        return self.corpora.firsts[corpora] + permuted
 
 
 def before(ends: Ints, documents: Ints) -> Ints:
     """The total before each document, given running totals over the documents: [N] -> [N]."""
     return np.where(documents > 0, ends[documents - 1], 0)
+
+
+def _totals_before(ends: Ints, firsts: Ints) -> Ints:
+    return np.array([int(ends[first - 1]) if first else 0 for first in firsts.tolist()], np.int64)
 
 
 def permute(places: Ints, size: int, key: list[int]) -> Ints:
@@ -205,34 +250,45 @@ def permute(places: Ints, size: int, key: list[int]) -> Ints:
         size: how many numbers are permuted; at least 1.
         key: whole numbers >= 0 that choose the permutation.
     """
-    keys = _feistel_keys(tuple(key))
-    side = np.array([max(_FEISTEL_SIDE, math.isqrt(size - 1) + 1)], np.uint64)
-    values = _feistel(places.astype(np.uint64), side, keys)
-    outside = (values >= size).nonzero()[0]
+    keys = _feistel_keys(tuple(key))[:, None]
+    return _permuted(places, np.array([size], np.uint64), _sides([size]), keys)
+
+
+def _permuted(places: Ints, sizes: Words, sides: Words, keys: Words) -> Ints:
+    """As `permute`, with sizes [N], sides [N] and keys [8, N] of each place; or of all, with N = 1."""
+    values = _feistel(places.astype(np.uint64), sides, keys)
+    outside = (values >= sizes).nonzero()[0]
     while len(outside):
-        walked = _feistel(values[outside], side, keys)
+        own = outside if len(sizes) > 1 else np.zeros(1, np.int64)
+        walked = _feistel(values[outside], sides[own], keys[:, own])
         values[outside] = walked
-        outside = outside[walked >= size]
+        outside = outside[walked >= sizes[own]]
     return values.astype(np.int64)
 
 
-@functools.lru_cache(maxsize=16)
-def _feistel_keys(key: tuple[int, ...]) -> list[Words]:
-    """One key per round, [1] each."""
+@functools.lru_cache(maxsize=256)
+def _feistel_keys(key: tuple[int, ...]) -> Words:
+    """One key per round, [8]."""
     drawn: Words = (
         np.random.SeedSequence(key).generate_state(_FEISTEL_ROUNDS, np.uint64).astype(np.uint64)
     )
-    return [drawn[i : i + 1] for i in range(_FEISTEL_ROUNDS)]
+    return drawn
 
 
-def _feistel(values: Words, side: Words, keys: list[Words]) -> Words:
+def _sides(sizes: list[int]) -> Words:
+    """The sides of the squares that hold 0 .. size-1."""
+    found = [max(_FEISTEL_SIDE, math.isqrt(max(0, size - 1)) + 1) for size in sizes]
+    return np.array(found, np.uint64)
+
+
+def _feistel(values: Words, sides: Words, keys: Words) -> Words:
     """One application to Z_side x Z_side: (l, r) -> (r, l + F(r)), a bijection whatever F is."""
-    left: Words = values // side
-    right: Words = values % side
+    left: Words = values // sides
+    right: Words = values % sides
     for key in keys:
-        summed: Words = (left + _scramble(right ^ key) % side) % side
+        summed: Words = (left + _scramble(right ^ key) % sides) % sides
         left, right = right, summed
-    return left * side + right
+    return left * sides + right
 
 
 def _scramble(values: Words) -> Words:

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Words, below
+from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Streams, Words, below
 from megabert.data.samples.whole_words import (
     Bools,
     WordsInOrder,
@@ -92,7 +92,7 @@ class Masker:
 
     Args:
         settings: how tokens are chosen.
-        seed: whole number >= 0.
+        seed: whole number >= 0; or the samples of several seeds.
         mask_id: the id of [MASK].
         vocab_size: ids of random tokens are below it.
         special_ids: ids that random tokens never have.
@@ -104,7 +104,7 @@ class Masker:
     def __init__(
         self,
         settings: MaskSettings,
-        seed: int,
+        seed: int | Streams,
         mask_id: int,
         vocab_size: int,
         special_ids: Iterable[int],

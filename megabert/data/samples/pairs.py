@@ -37,6 +37,7 @@ from megabert.data.samples.counter_rng import (
     CounterRng,
     Ints,
     Purpose,
+    Streams,
     Words,
     below64,
     below64_wide,
@@ -102,14 +103,17 @@ class PairMaker:
     Args:
         corpus: the split to read.
         settings: what a sample is.
+        documents: see `SampleIndex`; a random B comes from the corpus of its A.
 
     Raises:
         UserError: the split holds no sample, or "nsp" has no second document to take from.
     """
 
-    def __init__(self, corpus: CorpusLike, settings: SampleSettings) -> None:
+    def __init__(
+        self, corpus: CorpusLike, settings: SampleSettings, documents: Streams | None = None
+    ) -> None:
         self.corpus, self.settings = corpus, settings
-        self.index = SampleIndex(corpus.document_ends, settings)
+        self.index = SampleIndex(corpus.document_ends, settings, documents)
         if self.index.num_samples == 0:
             raise UserError(f"{_name(corpus)} holds no text to make samples from; shard more text")
         if settings.sentence_task == "nsp" and not _several_documents(corpus.document_ends):
@@ -117,7 +121,7 @@ class PairMaker:
                 f"{_name(corpus)} holds one document only: next sentence prediction needs a "
                 "second one (--sentence-task sop or none does not)"
             )
-        self._rng = CounterRng(settings.seed, Purpose.PAIR)
+        self._rng = CounterRng(self.index.corpora, Purpose.PAIR)
         self._trim_draws = settings.room // _DRAW_BITS + 1  # for A; the same number for B
 
     def plan(self, epochs: Ints, samples: Ints) -> PairPlan:
@@ -225,7 +229,8 @@ class PairMaker:
         """
         ends, reach = self.index.document_ends, self.settings.room // 4
         sizes = ends[documents] - before(ends, documents)
-        tokens = draws.below_wide(_OTHER, int(ends[-1]) - sizes)
+        first, count = self.index.corpus_tokens(documents)
+        tokens = first + draws.below_wide(_OTHER, count - sizes)
         tokens += np.where(tokens >= ends[documents] - sizes, sizes, 0)
         others = ends.searchsorted(tokens, side="right")
         sentences = self.corpus.sentences(others)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import Ints
+from megabert.data.samples.counter_rng import Ints, Streams
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import Masker, MaskSettings
 from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, Tokens
@@ -86,6 +86,7 @@ class SampleSource:
         corpus: the split to read.
         sample_settings: what a sample is.
         mask_settings: how tokens are masked.
+        documents: see `SampleIndex`.
 
     Raises:
         UserError: the split is empty or too small (see `PairMaker`).
@@ -98,33 +99,28 @@ class SampleSource:
         corpus: CorpusLike,
         sample_settings: SampleSettings,
         mask_settings: MaskSettings | None = None,
+        documents: Streams | None = None,
     ) -> None:
-        masks = mask_settings or MaskSettings()
+        self.masks = mask_settings or MaskSettings()
         info = corpus.manifest.tokenizer
         self.corpus, self.settings = corpus, sample_settings
         self._special, self._vocab_size = info.special, int(info.vocab_size)
-        self._pairs = PairMaker(corpus, sample_settings)
+        self._pairs = PairMaker(corpus, sample_settings, documents)
+        self._index = self._pairs.index
         special_ids = tuple(info.special.values())
         self._masker = Masker(
-            masks, sample_settings.seed, info.special.mask, self._vocab_size, special_ids
+            self.masks, self._index.corpora, info.special.mask, self._vocab_size, special_ids
         )
 
     @property
     def samples_per_epoch(self) -> int:
         """Samples in one epoch; every sample occurs exactly once per epoch."""
-        return self._pairs.index.num_samples
+        return self._index.num_samples
 
     def addresses(self, numbers: Ints) -> tuple[Ints, Ints]:
         """Epoch and sample of these samples of the run, [N] -> two int64 [N]."""
         epochs, places = np.divmod(numbers, self.samples_per_epoch)
-        here = set(epochs.tolist())
-        if len(here) == 1:
-            return epochs, self._pairs.index.order(here.pop(), places)
-        samples = np.empty_like(places)
-        for epoch in here:
-            rows = epochs == epoch
-            samples[rows] = self._pairs.index.order(epoch, places[rows])
-        return epochs, samples
+        return epochs, self._index.order(np.zeros_like(numbers), epochs, places)
 
     def lengths(self, numbers: Ints) -> Ints:
         """Real tokens of these samples of the run, special tokens included: [N] -> int64 [N].

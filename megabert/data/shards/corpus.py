@@ -8,6 +8,7 @@ systems work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from megabert.data.shards import layout
 from megabert.data.shards.document_index import read_document_ends
 from megabert.data.shards.manifest import Manifest, ShardError, load_manifest
-from megabert.data.shards.shard_set import ShardSet, check_file, for_each_shard
+from megabert.data.shards.shard_set import ShardSet, Split, check_file, for_each_shard
 from megabert.data.shards.spans import Ints, SentenceStarts, Spans, ranges
 
 
@@ -32,7 +33,7 @@ class Corpus:
         self.folder = folder
         self.split = split
         self.manifest = manifest
-        self._shards = ShardSet(folder, split, manifest)
+        self._shards = ShardSet([Split(folder, split, manifest)])
         self._token_dtype = layout.token_dtype(manifest.tokenizer.vocab_size)
         self._ends: Ints | None = None
 
@@ -54,6 +55,20 @@ class Corpus:
         # before memory is taken for what they say they hold
         for_each_shard(check_file, folder, manifest.splits[split].shards)
         return cls(folder, split, manifest)
+
+    @classmethod
+    def joined(cls, corpora: Sequence[Corpus]) -> Corpus:
+        """The documents of several corpora, one after the other.
+
+        Their tokenizers are the same. ``folder``, ``split`` and ``manifest`` are the first one's.
+        """
+        first = corpora[0]
+        made = cls(first.folder, first.split, first.manifest)
+        made._shards = ShardSet([split for corpus in corpora for split in corpus._shards.splits])
+        before = np.cumsum([0, *(corpus.num_tokens for corpus in corpora[:-1])]).tolist()
+        ends = [corpus.document_ends + n for n, corpus in zip(before, corpora)]
+        made._ends = np.concatenate(ends)
+        return made
 
     @property
     def num_documents(self) -> int:
@@ -131,7 +146,7 @@ class Corpus:
     def shard_of(self, document: int) -> tuple[Path, int]:
         """The file that holds a document, and the document's index in it."""
         shards, inside = self._locate(np.array([document]))
-        return self.folder / self._shards.infos[int(shards[0])].file, int(inside[0])
+        return self._shards.paths[int(shards[0])], int(inside[0])
 
     def _require_sentences(
         self, documents: Ints, shards: Ints, inside: Ints, starts: Ints, counts: Ints
@@ -152,7 +167,7 @@ class Corpus:
         rising[last[:-1]] = True  # the next document may be an earlier one
         if wrong.any() or not rising.all():
             row = int(wrong.argmax()) if wrong.any() else int(last.searchsorted(rising.argmin()))
-            path = self.folder / self._shards.infos[int(shards[row])].file
+            path = self._shards.paths[int(shards[row])]
             raise ShardError(
                 f"{path}: the sentences of document {int(inside[row])} do not fill it: make the shards again"
             )

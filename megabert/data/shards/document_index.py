@@ -24,7 +24,7 @@ from megabert.common.files import open_file, write_bytes
 from megabert.common.json_text import JsonError, parse_json
 from megabert.common.log import get_logger
 from megabert.data.shards.manifest import Manifest, ShardError
-from megabert.data.shards.shard_set import ShardSet
+from megabert.data.shards.shard_set import ShardSet, Split
 from megabert.data.shards.spans import Ints
 
 _FORMAT = "megabert-document-lengths"
@@ -103,7 +103,7 @@ def _splits(manifest: Manifest) -> list[str]:
 
 
 def _lengths_of_shards(folder: Path, split: str, manifest: Manifest) -> npt.NDArray[np.uint32]:
-    ends = ShardSet(folder, split, manifest).document_ends()
+    ends = ShardSet([Split(folder, split, manifest)]).document_ends()
     return np.diff(ends, prepend=0).astype("<u4")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,21 @@ _OTHER_FILES = 256
 """File descriptors left for the rest of the process."""
 
 
+class Split(NamedTuple):
+    """A split of a folder of shards."""
+
+    folder: Path
+    name: str
+    manifest: Manifest
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Its shards in order."""
+        return self.manifest.splits[self.name].shards
+
+
 class ShardSet:
-    """The shards of a split. Each file is opened when it is first read.
+    """The shards of one split or more, one after the other. Each file is opened when it is first read.
 
     All files stay open if the system allows it; otherwise the files opened first are closed, and
     opened again when they are needed. Only one thread may use it at a time. It can be pickled, and
@@ -45,9 +58,11 @@ class ShardSet:
             message names the file and the place.
     """
 
-    def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
-        self.folder, self._split, self._manifest = folder, split, manifest
-        self.infos: tuple[ShardInfo, ...] = manifest.splits[split].shards
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = tuple(splits)
+        self.infos = [info for split in splits for info in split.shards]
+        self.paths = [split.folder / info.file for split in splits for info in split.shards]
+        self._places = [(split, n) for split in splits for n in range(len(split.shards))]
         self.first_documents = _totals([info.documents for info in self.infos])  # [n + 1]
         self.first_tokens = _totals([info.tokens for info in self.infos])  # [n + 1]
         sizes = np.array([info.bytes - layout.PREAMBLE_BYTES for info in self.infos])
@@ -55,8 +70,8 @@ class ShardSet:
         self._forget()
 
     def document_ends(self) -> Ints:
-        """Tokens up to and including each document of the split, int64 [D]."""
-        parts = for_each_shard(_document_ends, self.folder, self.infos)
+        """Tokens up to and including each document, int64 [D]."""
+        parts = _in_threads(_document_ends, list(zip(self.paths, self.infos)))
         return np.concatenate([e + t for e, t in zip(parts, self.first_tokens.tolist())])
 
     def sentences(self, shards: Ints, documents: Ints) -> tuple[Ints, Ints]:
@@ -76,7 +91,8 @@ class ShardSet:
             content = self._read_once(shards, starts, stops)
             if self._unchanged(shards):
                 return content
-        raise ShardError(f"{self.folder}: shards keep changing while they are in use")
+        folder = self.paths[int(shards[0])].parent
+        raise ShardError(f"{folder}: shards keep changing while they are in use")
 
     def _unchanged(self, shards: Ints) -> bool:
         """Whether these shards' open files are those that were checked; others are checked again."""
@@ -132,8 +148,9 @@ class ShardSet:
     def _first_look(self, shard: int) -> tuple[ShardFile, npt.NDArray[np.uint32]]:
         """A shard that belongs to this set, and the first sentence of each of its documents."""
         blocks = slice(*self._first_blocks[shard : shard + 2].tolist())
-        file = ShardFile(self.folder / self.infos[shard].file, self._checked[blocks])
-        check_membership(file, self._manifest, self._split, shard)
+        file = ShardFile(self.paths[shard], self._checked[blocks])
+        split, number = self._places[shard]
+        check_membership(file, split.manifest, split.name, number)
         starts = file.array(layout.DOCUMENT_STARTS, "<u4")
         rising = bool((starts[1:] > starts[:-1]).all())
         if starts[0] or not rising or starts[-1] != self.infos[shard].sentences:
@@ -173,11 +190,10 @@ class ShardSet:
         self._first_sentences = np.zeros(int(self.first_documents[-1]) + count, np.uint32)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("folder", "_split", "_manifest")
-        return {name: self.__dict__[name] for name in names}
+        return {"splits": self.splits}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["_split"], state["_manifest"])  # type: ignore[misc]
+        self.__init__(state["splits"])  # type: ignore[misc]
 
 
 def for_each_shard(
@@ -228,9 +244,10 @@ def check_membership(file: ShardFile, manifest: Manifest, split: str, shard: int
             )
 
 
-def _document_ends(folder: Path, info: ShardInfo) -> Ints:
+def _document_ends(shard: tuple[Path, ShardInfo]) -> Ints:
     """Tokens up to and including each document of a shard, int64 [D]."""
-    file = ShardFile(folder / info.file)
+    path, info = shard
+    file = ShardFile(path)
     ends = file.document_ends()
     file.close()
     rising = bool((np.diff(ends, prepend=0) > 0).all())

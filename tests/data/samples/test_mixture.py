@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +18,19 @@ from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.mixture import (
     WEIGHT_SUM,
+    JoinedSource,
     MixedSamples,
     MixturePlan,
     Stage,
     corpus_seed,
+    mix,
     whole_weights,
 )
 from megabert.data.samples.packing import Window
 from megabert.data.samples.source import SampleSource
+from megabert.data.shards.corpus import Corpus
+from megabert.data.shards.manifest import ShardError, SpecialIds, TokenizerInfo
+from megabert.data.shards.writer import Document, write_corpus
 from tests.helpers.batch_rows import named_arrays
 from tests.helpers.memory_corpus import wiki_like
 
@@ -183,3 +189,62 @@ def test_a_global_batch_holds_the_same_samples_on_any_ranks(
     parts = [batches(ranks, rank, 48) for rank in range(ranks)]  # resumed in the middle
     joined = [{k: v for part in step for k, v in part.items()} for step in zip(*parts)]
     assert joined == whole[3:]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three folders of shards, of 1 to 3 shards each."""
+    rng = np.random.default_rng(3)
+    info = TokenizerInfo("wordpiece", "0" * 64, 400, True, SpecialIds(0, 1, 2, 3, 4))
+
+    def document(number: int) -> Document:
+        sizes = rng.integers(1, 40, rng.integers(1, 12)).tolist()
+        return Document(
+            number,
+            [(rng.integers(5, 400, n).tolist(), (rng.random(n) < 0.7).tolist()) for n in sizes],
+        )
+
+    made = []
+    for count in (1, 2, 3):
+        made.append(tmp_path_factory.mktemp("corpus"))
+        shards = [[document(100 * k + i) for i in range(7 * count + k)] for k in range(count)]
+        write_corpus(made[-1], {"train": shards, "eval": [[document(900)]]}, info)
+    return made
+
+
+@pytest.mark.parametrize("task", ["nsp", "sop", "none"])
+@pytest.mark.parametrize("masking", ["token", "whole-word", "ngram"])
+def test_samples_made_together_are_those_of_each_corpus(
+    task: str, masking: str, folders: list[Path]
+) -> None:
+    plan = MixturePlan([Stage((2, 1, 0), 90), Stage((1, 2, 4), 5000), Stage((5, 0, 1), None)])
+    sources = [
+        SampleSource(
+            Corpus.open(folder, "train"),
+            SampleSettings(48, task, seed=corpus_seed(42, number)),  # type: ignore[arg-type]
+            MaskSettings(masking),  # type: ignore[arg-type]
+        )
+        for number, folder in enumerate(folders)
+    ]
+    together, apart = mix(sources, plan), MixedSamples(sources, plan)
+    assert isinstance(together, JoinedSource)
+    assert together.samples_per_epoch == apart.samples_per_epoch
+    shuffled = np.random.default_rng(0).permutation(6000)[:200]
+    for numbers in (np.arange(64), np.array([2**35]), shuffled):
+        expected = named_arrays(apart.samples(numbers))
+        for name, values in named_arrays(
+            pickle.loads(pickle.dumps(together)).samples(numbers)
+        ).items():
+            assert (values == expected[name]).all(), name
+        assert (together.lengths(numbers) == apart.lengths(numbers)).all()
+
+
+def test_damage_of_a_mixed_corpus_names_its_file(folders: list[Path]) -> None:
+    sources = [SampleSource(Corpus.open(folder, "train"), SampleSettings(48)) for folder in folders]
+    together = mix(sources, plan_of(1, 1, 1))
+    last = folders[2] / Corpus.open(folders[2], "train").manifest.splits["train"].shards[2].file
+    content = bytearray(last.read_bytes())
+    content[-200:] = bytes(200)
+    last.write_bytes(content)
+    with pytest.raises(ShardError, match=str(last)):
+        together.samples(np.arange(400))
