@@ -219,7 +219,8 @@ def read_yaml(path: Path, cls: type) -> SettingsLayer:
         else:
             known = [field.name for field in dataclasses.fields(known_sections[name])]
             problems += [
-                f"unknown setting {name}.{key}{suggestion(key, known)}"
+                f"unknown setting {name}.{key}"
+                + (_section_of(key, known_sections) or suggestion(key, known))
                 for key in body
                 if key not in known
             ]
@@ -227,6 +228,14 @@ def read_yaml(path: Path, cls: type) -> SettingsLayer:
     if problems:
         raise UserError(f"--config {path}: {'; '.join(problems)}")
     return SettingsLayer(values, str(path))
+
+
+def _section_of(key: object, known: Mapping[str, Any]) -> str:
+    """The section that has a setting, for a message; "" if none has it."""
+    for name, section in known.items():
+        if any(field.name == key for field in dataclasses.fields(section)):
+            return f"; it belongs to the section {name!r}"
+    return ""
 
 
 def parse(cls: type, argv: Sequence[str] | None, prog: str, description: str) -> Given:

@@ -130,6 +130,10 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("optimizer:\n  learning_rate: 1\n", "unknown setting optimizer.learning_rate"),
+        (
+            "run:\n  lr: 1\n",
+            "unknown setting run.lr; it belongs to the section 'optimizer'",
+        ),
         ("optimiser:\n  lr: 1\n", "unknown section 'optimiser'"),
         ("- a\n", "expected sections"),
         ("a: [", "not YAML"),
