@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from megabert.common.errors import UserError
 from megabert.common.registry import Registry
 from megabert.config.flags import setting
 from megabert.config.values import DEFERRED
@@ -20,6 +21,8 @@ TRACKERS: Registry[object] = Registry(
     "megabert.trackers",
 )
 """Name -> subclass of ``Tracker``, read through :mod:`megabert.engine.metrics.trackers.sending`."""
+_WITHOUT_NAMES = frozenset({"tensorboard", "csv"})
+"""Trackers that write into the run folder, and know no projects."""
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -44,3 +47,14 @@ class TrackerSettings:
         metavar="NAME",
         resume="free",
     )
+
+    def __post_init__(self) -> None:
+        for flag, value in (
+            ("--tracker-project", self.tracker_project),
+            ("--tracker-name", self.tracker_name),
+        ):
+            if value is not None and _WITHOUT_NAMES.issuperset(self.tracker):
+                raise UserError(
+                    f"{flag} names a run in wandb or mlflow, and --tracker is {' '.join(self.tracker)}: "
+                    f"add --tracker wandb or mlflow, or leave {flag} out"
+                )

@@ -44,10 +44,16 @@ def places_to_average(inputs: tuple[Path, ...], count: int) -> tuple[Path, ...]:
     from megabert.checkpoint.record import whole_checkpoints  # with DeepSpeed
 
     (run,) = inputs
+    if not (run / RUN_CHECKPOINTS).is_dir():
+        raise UserError(
+            f"--average: {run} is not a run, whose checkpoints could be averaged; name the run, or several "
+            "models after --input"
+        )
     found = [checkpoint.folder for checkpoint in whole_checkpoints(run / RUN_CHECKPOINTS)]
     wanted = max(count, 2)
     if count == 1 or len(found) < wanted:
-        reason = f"{run} has {len(found)} complete checkpoints, fewer than the {wanted} to average"
+        ones = "checkpoint" if len(found) == 1 else "checkpoints"
+        reason = f"{run} has {len(found)} complete {ones}, fewer than the {wanted} to average"
         if count == 1:
             reason = "a mean takes at least 2 models"
         raise UserError(

@@ -214,6 +214,8 @@ def test_mean_of_checkpoints_of_two_topologies(root: Path, tmp_path: Path) -> No
             assert np.float32(value) == exact_mean(list(pair)), name
     with pytest.raises(UserError, match="has 2 complete checkpoints, fewer than the 3 to average"):
         ModelChanges(average=3).places(run)
+    with pytest.raises(UserError, match="out is not a run"):
+        ModelChanges(average=2).places(tmp_path / "out")
     with pytest.raises(UserError, match="at least 2 models"):
         ModelChanges(average=1).places(run)
     with pytest.raises(UserError, match="named twice"):

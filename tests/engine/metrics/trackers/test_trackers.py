@@ -43,7 +43,8 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _tracking(*names: str, config: Mapping[str, Any] = CONFIG) -> Tracking:
-    return Tracking(TrackerSettings(names, "project", "name"), config)
+    named = ("project", "name") if {"wandb", "mlflow"} & {*names} else ()
+    return Tracking(TrackerSettings(names, *named), config)
 
 
 def _lines(first: int, last: int) -> list[dict[str, Any]]:
@@ -287,3 +288,10 @@ def test_what_is_not_a_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRACKERS._registered, "own", dict)
     with pytest.raises(UserError, match="must name a subclass of"):
         _tracking("own").require()
+
+
+@pytest.mark.parametrize("trackers", [("tensorboard",), ("csv",), ("csv", "tensorboard")])
+def test_names_need_a_tracker_that_has_them(trackers: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="--tracker-name names a run in wandb or mlflow"):
+        TrackerSettings(tracker=trackers, tracker_name="mine")
+    assert TrackerSettings(tracker=(*trackers, "mlflow"), tracker_name="mine").tracker_name
