@@ -55,6 +55,6 @@ class TrackerSettings:
         ):
             if value is not None and _WITHOUT_NAMES.issuperset(self.tracker):
                 raise UserError(
-                    f"{flag} names a run in wandb or mlflow, and --tracker is {' '.join(self.tracker)}: "
+                    f"{flag} is for wandb and mlflow, and --tracker is {' '.join(self.tracker)}: "
                     f"add --tracker wandb or mlflow, or leave {flag} out"
                 )

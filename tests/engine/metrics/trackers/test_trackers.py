@@ -292,6 +292,6 @@ def test_what_is_not_a_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("trackers", [("tensorboard",), ("csv",), ("csv", "tensorboard")])
 def test_names_need_a_tracker_that_has_them(trackers: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="--tracker-name names a run in wandb or mlflow"):
+    with pytest.raises(UserError, match="--tracker-name is for wandb and mlflow"):
         TrackerSettings(tracker=trackers, tracker_name="mine")
     assert TrackerSettings(tracker=(*trackers, "mlflow"), tracker_name="mine").tracker_name
