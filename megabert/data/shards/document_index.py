@@ -44,8 +44,7 @@ def write_document_index(folder: Path, manifest: Manifest) -> None:
         "fingerprint": manifest.fingerprint,
         "crc32": {split: zlib.crc32(part.tobytes()) for split, part in lengths.items()},
     }
-    content = json.dumps(header).encode().ljust(_HEADER_BYTES)
-    content += b"".join(part.tobytes() for part in lengths.values())
+    content = _packed(header) + b"".join(part.tobytes() for part in lengths.values())
     write_bytes(folder / names.DOCUMENT_INDEX, content)
 
 
@@ -145,10 +144,15 @@ def _ends_in(path: Path, split: str, manifest: Manifest) -> Ints:
     return ends
 
 
+def _packed(header: dict[str, Any]) -> bytes:
+    return json.dumps(header).encode().ljust(_HEADER_BYTES)
+
+
 def _checksum(path: Path, file: BinaryIO, split: str, manifest: Manifest) -> Any:
     """The CRC-32 of the split's lengths, from the header."""
+    content = file.read(_HEADER_BYTES)
     try:
-        header = parse_json(file.read(_HEADER_BYTES))
+        header = parse_json(content)
         version, checksum = (header["format"], header["version"]), header["crc32"][split]
         fingerprint = header["fingerprint"]
     except (JsonError, KeyError, TypeError) as error:
@@ -157,4 +161,6 @@ def _checksum(path: Path, file: BinaryIO, split: str, manifest: Manifest) -> Any
         raise ShardError(f"{path}: {version}, and this program reads {(_FORMAT, _VERSION)}")
     if fingerprint != manifest.fingerprint:
         raise ShardError(f"{path}: of other shards than the manifest's")
+    if _packed(header) != content:  # a space between the parts may be another sign in JSON
+        raise ShardError(f"{path}: damaged: its header")
     return checksum

@@ -114,6 +114,10 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda content: b"", "damaged: its header"),
     "no JSON": (lambda content: b"x" + content[1:], "damaged: its header"),
     "no object": (lambda content: b"[]".ljust(HEADER) + content[HEADER:], "damaged: its header"),
+    "another space": (
+        lambda content: content[: HEADER - 9] + b"\n" + content[HEADER - 8 :],
+        "damaged: its header",
+    ),
     "another version": (
         lambda content: content.replace(b'"version": 1', b'"version": 9'),
         "this program reads",
