@@ -144,7 +144,8 @@ def save_checkpoint(
     """Write a checkpoint of ``engine`` (all ranks call) and return its folder.
 
     ``record``: plain values, with ``step`` and ``consumed_samples``. The engine's layout and counters
-    are added. Checkpoints of later steps are removed: they exist if the run was resumed from an older
+    are added; an ``evaluation`` is only in the record's own file, so that DeepSpeed's files hold the state of
+    training and nothing else. Checkpoints of later steps are removed: they exist if the run was resumed from an older
     one, and do not belong to it any longer. Then those that ``retention`` does not keep are removed.
 
     Raises:
@@ -165,7 +166,8 @@ def save_checkpoint(
 
     broadcast_object(world, make_room)
     engine.average_copies()
-    written, failures = _write_files(engine, partial, record, universal_info)
+    state = {key: value for key, value in record.items() if key != "evaluation"}
+    written, failures = _write_files(engine, partial, state, universal_info)
     if not failures and world.is_main:
         try:
             _finish(partial, final, {**record, "files": written})

@@ -62,6 +62,7 @@ def _batch() -> PackedBatch[torch.Tensor]:
 
 def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[str, Any]:
     """Three updates with each stage, a checkpoint of each, and the state as the engine has it."""
+    from megabert.checkpoint.retention import Retention
     from megabert.checkpoint.save_load import save_checkpoint
     from megabert.checkpoint.universal import universal_checkpoint_info
     from megabert.engine.build import build_engine
@@ -94,7 +95,7 @@ def _train_and_save(rank: int, world_size: int, tp: int, folder: Path) -> dict[s
             run,
             _record(engine, tp),
             universal_checkpoint_info(parameters),
-            2,
+            Retention(2),
         )
         live[run.name] = dict(engine.whole_tensors())
     world.close()

@@ -26,6 +26,7 @@ STEPS = 2
 
 def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: float) -> int:
     """Each rank loads its part of the weights, the engine updates with this rate and saves."""
+    from megabert.checkpoint.retention import Retention
     from megabert.checkpoint.save_load import save_checkpoint
     from megabert.checkpoint.universal import universal_checkpoint_info
     from megabert.engine.build import build_engine
@@ -71,7 +72,7 @@ def _load_and_save(rank: int, world_size: int, weights: Path, run: Path, lr: flo
         "tokenizer_sha256": load_tokenizer(weights).sha256,
         "trained_positions": 12,
     }
-    save_checkpoint(engine, run, record, universal_checkpoint_info(parameters), 2)
+    save_checkpoint(engine, run, record, universal_checkpoint_info(parameters), Retention(2))
     world.close()
     return len(loaded.matched)
 

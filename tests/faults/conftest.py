@@ -17,5 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_run(tmp_path_factory.mktemp("inputs"))
     make_shards(made / "shards")
     write_fixed(made / "foreign.hdf5", random_samples(4), 32)
+    probes = f"- {{name: text, kind: pseudo-perplexity, text: {made / 'text.txt'}}}"
+    (made / "probes.yaml").write_text(probes, encoding="utf-8")
     (made / "text.txt").write_text("Ann met Bob. Bob met Cid.\n\n" * 200, encoding="utf-8")
     return made

@@ -12,13 +12,16 @@ from tests.helpers.planted import Call, called, called_apart
 from tests.helpers.training_runs import TINY
 
 PRETRAIN, PLAN = "launch/pretrain.py", "launch/plan.py"
+EMBED, PROBE = "launch/embed.py", "launch/probe.py"
 TOOLS = "data_tools/{}.py"
 FLAGS = {
     FINETUNE: "checkpoint train eval test output config deepspeed-config parameter-groups",
     PREDICT: "checkpoint input output",
-    CONVERT: "input tokenizer model-config output",
+    CONVERT: "input tokenizer model-config new-tokenizer output",
     REPORT: "output",
-    PRETRAIN: "data tokenizer output init-from config deepspeed-config parameter-groups",
+    EMBED: "checkpoint input output",
+    PROBE: "tasks output",
+    PRETRAIN: "data eval-data replay tokenizer output init-from config deepspeed-config parameter-groups",
     PLAN: "config deepspeed-config",
     TOOLS.format("import_shards"): "input tokenizer output",
     TOOLS.format("inspect_shards"): "plot",
@@ -38,6 +41,8 @@ def _usual(tool: str, folder: Path, out: Path) -> list[object]:
     given: dict[str, list[object]] = {
         PRETRAIN: [*TINY, "--data", folder / "shards", "--output", out],
         PLAN: ["--model", "bert-base", "--gpu", "h200"],
+        EMBED: ["--checkpoint", folder / "run", "--input", folder / "text.txt", "--output", out],
+        PROBE: [folder / "run", "--tasks", folder / "probes.yaml", "--output", out],
         "import_shards": ["--input", folder / "foreign.hdf5", *vocabulary, "--output", out],
         "inspect_shards": [folder / "shards"],
         "make_sample_wiki": ["--output", out],
@@ -72,6 +77,8 @@ def _calls(tool: str, folder: Path, out: Path, name: Path) -> list[Call]:
         given = _with(usual, f"--{flag}", name)
         if (tool, flag) == (PRETRAIN, "tokenizer"):
             given = _with(given, "--data", folder / "foreign.hdf5")
+        if flag == "replay":
+            given = [*given, "--replay-share", "0.5"]
         calls.append((tool, given))
     if tool in POSITIONAL:
         calls.append((tool, [name, *usual[1:]]))

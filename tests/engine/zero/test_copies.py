@@ -12,6 +12,7 @@ import torch
 from megabert.checkpoint.merged import whole_checkpoint
 from megabert.checkpoint.record import read_checkpoint_record
 from megabert.checkpoint.resume import recorded_parameters, resume
+from megabert.checkpoint.retention import Retention
 from megabert.checkpoint.save_load import save_checkpoint
 from megabert.checkpoint.universal import universal_checkpoint_info
 from megabert.common.errors import UserError
@@ -113,7 +114,7 @@ def _save(engine: TrainingEngine, folder: Path) -> dict[str, Any]:
             "step": 2, "consumed_samples": 6, "model": CONFIG.to_dict(), "heads": ["mlm", "nsp"],
         }  # fmt: skip
         info = universal_checkpoint_info(whole_parameters(engine.module, 2))
-        save_checkpoint(engine, folder / name, record, info, 2)
+        save_checkpoint(engine, folder / name, record, info, Retention(2))
 
     before = _held(engine)
     engine.average_copies()
