@@ -94,8 +94,7 @@ def tagged_sentences(
     texts = [[columns[0] for _, columns in rows] for rows in sentences]
     lines = [rows[0][0] for rows in sentences]
     tags = [
-        [_tag(path, f"{unit} {number}", columns[-1]) for number, columns in rows]
-        for rows in sentences
+        [_tag(path, unit, number, columns[-1]) for number, columns in rows] for rows in sentences
     ]
     scheme = _scheme(path, sentences, tags, scheme, unit)
     problems = Problems()
@@ -141,10 +140,10 @@ def read_tag_lines(path: Path) -> tuple[list[NumberedLines], str]:
     return [rows for rows in sentences if rows], separator or " "
 
 
-def _tag(path: Path, place: str, text: str) -> Tag:
+def _tag(path: Path, unit: str, number: int, text: str) -> Tag:
     tag = parse_tag(text)
     if tag is None:
-        raise UserError(f"{path} {place}: {text!r} {NO_TAG}")
+        raise UserError(f"{path} {unit} {number}: {text!r} {NO_TAG}")
     return tag
 
 

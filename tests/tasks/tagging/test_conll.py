@@ -227,6 +227,7 @@ def test_the_published_files(shared_data: Path) -> None:
     assert real == test.lengths[:2].sum()
 
 
+@pytest.mark.slow
 def test_stray_tags_of_the_msra_file(shared_data: Path) -> None:
     corpus = read_conll(shared_data / "chinese_ner" / "msra.train.xz")
     assert len(corpus.texts) == 43029
