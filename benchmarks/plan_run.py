@@ -34,7 +34,7 @@ from benchmarks.steps.runs import SHORT, last_figures, pretrain, run
 from megabert.common.errors import UserError
 from megabert.common.hardware import find_accelerator
 from megabert.common.log import run_command
-from megabert.config.training import RECIPES
+from megabert.config.recipes import RECIPES
 from megabert.data.shards.manifest import load_manifest
 
 

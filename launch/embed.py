@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
-from megabert.config.command_line import require_path
+from megabert.config.command_line import add_device_flags, require_path
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Count, NonNegativeInt, Size
 from megabert.config.values import ValueReader, utf8_path
@@ -53,18 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="tokens per text, at most, [CLS] and [SEP] included; the rest is cut off (default: the "
         "checkpoint's trained positions, or the length that a folder of sentence-transformers states)",
     )
-    model.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="device to compute on; auto is a GPU if there is one (default: auto)",
-    )
-    model.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="precision of the encoder; vectors are float32 (default: fp32)",
-    )
+    add_device_flags(model, "precision of the encoder; vectors are float32")
     model.add_argument(
         "--batch-size",
         type=ValueReader(Count),

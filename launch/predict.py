@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megabert.common.log import run_command
-from megabert.config.command_line import require_path
+from megabert.config.command_line import add_device_flags, require_path
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Count, Fraction, Size
 from megabert.config.values import ValueReader, utf8_path
@@ -67,18 +67,7 @@ def parser() -> argparse.ArgumentParser:
         help="classify with several labels per text: probability from which a label is given (default: the "
         "checkpoint's)",
     )
-    model.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="device to compute on; auto is a GPU if there is one (default: auto)",
-    )
-    model.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="precision of the computation (default: fp32)",
-    )
+    add_device_flags(model, "precision of the computation")
     model.add_argument(
         "--batch-size",
         type=ValueReader(Count),

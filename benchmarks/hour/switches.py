@@ -34,7 +34,7 @@ from benchmarks.steps.rounds import environment, markdown_table, write_json
 from benchmarks.steps.runs import PRETRAIN, ROOT, SHORT, last_figures, pretrain
 from megabert.common.errors import UserError
 from megabert.common.log import run_command
-from megabert.config.training import RECIPES
+from megabert.config.recipes import RECIPES
 
 AS_IS, AGAIN = "as it is", "as it is, again"
 

@@ -294,3 +294,19 @@ def _read_values(found: argparse.Namespace, readers: Sequence[_Reader]) -> list[
         if made:
             setattr(found, name, made if isinstance(given, list) else made[0])
     return problems
+
+
+def add_device_flags(group: argparse._ArgumentGroup, precision: str) -> None:
+    """Add ``--device`` and ``--precision``; the latter's help begins with ``precision``."""
+    group.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device to compute on; auto is a GPU if there is one (default: auto)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help=f"{precision} (default: fp32)",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
-from megabert.config.training import RECIPES, Phase
+from megabert.config.recipes import RECIPES, Phase
 from megabert.engine.config import LOADER_WORKERS
 from megabert.model.flops import pretraining_flops
 from megabert.planner.activations import MicroBatch

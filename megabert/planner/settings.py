@@ -22,14 +22,13 @@ from megabert.config.numbers import (
     Share,
     Size,
 )
+from megabert.config.recipes import RECIPES, Phase
 from megabert.config.training import (
-    RECIPES,
     BatchSettings,
     DataSettings,
     ModelSettings,
     OptimizerSettings,
     ParallelSettings,
-    Phase,
     PretrainSettings,
     RunSettings,
 )

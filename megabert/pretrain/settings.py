@@ -15,11 +15,10 @@ from megabert.config import flags
 from megabert.config.checkpoint_path import model_is_there
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
+from megabert.config.recipes import CONTINUE, RECIPES
 from megabert.config.run_config import with_own_output
 from megabert.config.training import (
-    CONTINUE,
     DEFAULT_MODEL,
-    RECIPES,
     DataSettings,
     PretrainSettings,
     ResolvedSettings,

@@ -21,8 +21,8 @@ from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.deepspeed_schema import deepspeed_fault
 from megabert.config.model import model_config
+from megabert.config.recipes import RECIPES
 from megabert.config.training import (
-    RECIPES,
     BatchSettings,
     ModelSettings,
     OptimizerSettings,

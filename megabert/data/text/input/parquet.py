@@ -94,10 +94,14 @@ def _rows(path: Path, group: int, text_field: str) -> Iterator[Row]:
         ) from None
 
 
-def _answer(request: ParquetRequest) -> dict[str, Any] | None:
-    """What the process of its own reads; None: it takes too much memory, or the process dies."""
+def ask_for_rows(worker: IsolatedWorker, request: bytes) -> dict[str, Any] | None:
+    """What the process of its own reads; None: it takes too much memory, or the process dies.
+
+    Raises:
+        UserError: what is wrong with the file.
+    """
     try:
-        answer = decode_answer(_worker.ask(request.encode()))
+        answer = decode_answer(worker.ask(request))
     except IsolatedFault:
         return None
     error = answer.get("error")
@@ -106,12 +110,20 @@ def _answer(request: ParquetRequest) -> dict[str, Any] | None:
     return None if error else answer
 
 
+def texts_of_rows(answer: dict[str, Any] | None) -> list[str]:
+    """The texts of the rows that have one."""
+    rows = answer["rows"] if answer else []
+    return [row["text"] for row in rows if isinstance(row, dict) and row["text"] is not None]
+
+
+def _answer(request: ParquetRequest) -> dict[str, Any] | None:
+    return ask_for_rows(_worker, request.encode())
+
+
 def _first_texts(path: Path, rules: ReadingRules) -> list[str]:
     if rules.line_breaks == "keep":
         return []
-    answer = _answer(ParquetRequest(str(path), rules.text_field, 0, 0, BATCH_ROWS))
-    rows = answer["rows"] if answer else []
-    return [row["text"] for row in rows if isinstance(row, dict) and row["text"] is not None]
+    return texts_of_rows(_answer(ParquetRequest(str(path), rules.text_field, 0, 0, BATCH_ROWS)))
 
 
 def row_page(place: int, row: dict[str, Any]) -> Page:

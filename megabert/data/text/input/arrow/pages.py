@@ -8,8 +8,8 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.processes.isolated import IsolatedFault, IsolatedWorker, rows_in_batches
 from megabert.data.text.input.arrow.messages import ArrowRequest, answer_arrow
-from megabert.data.text.input.parquet import BATCH_ROWS, row_page
-from megabert.data.text.input.parquet_rows import NO_MEMORY, Row, decode_answer
+from megabert.data.text.input.parquet import BATCH_ROWS, ask_for_rows, row_page, texts_of_rows
+from megabert.data.text.input.parquet_rows import Row
 from megabert.data.text.pages import Page
 from megabert.data.text.plain.lines import bad_line
 from megabert.data.text.plain.records import joined_page, texts_wrapping
@@ -99,20 +99,10 @@ def _rows(path: Path, piece: ArrowPiece, field: str) -> Iterator[Row]:
 
 
 def _answer(request: ArrowRequest) -> dict[str, Any] | None:
-    """What the process of its own reads; None: it takes too much memory, or the process dies."""
-    try:
-        answer = decode_answer(_worker.ask(request.encode()))
-    except IsolatedFault:
-        return None
-    error = answer.get("error")
-    if error is not None and error != NO_MEMORY:
-        raise UserError(error)
-    return None if error else answer
+    return ask_for_rows(_worker, request.encode())
 
 
 def _first_texts(path: Path, rules: ReadingRules) -> list[str]:
     if rules.line_breaks == "keep":
         return []
-    answer = _answer(ArrowRequest(str(path), rules.text_field, 0, 1, batch=BATCH_ROWS))
-    rows = answer["rows"] if answer else []
-    return [row["text"] for row in rows if isinstance(row, dict) and row["text"] is not None]
+    return texts_of_rows(_answer(ArrowRequest(str(path), rules.text_field, 0, 1, batch=BATCH_ROWS)))
