@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
@@ -188,6 +189,9 @@ class MicroBatches:
             return
         if self._lost:
             items._shutdown = True  # torch would wait for locks that a killed worker may hold
+            if items._worker_pids_set:  # a later iterator may get this one's id, which torch refuses
+                signal_handling._remove_worker_pids(id(items))
+                items._worker_pids_set = False
         else:
             items._shutdown_workers()
         for worker in self._workers:

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from megabert.common.errors import UserError
@@ -93,6 +94,18 @@ def test_a_killed_worker_is_a_fault_of_the_next_batch_and_ends_the_others(worker
     assert not multiprocessing.active_children(), "though the error is still held"
     assert caught.value.__context__ is None
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_a_lost_loader_leaves_its_id_to_the_next():
+    """Torch keeps the workers of an iterator by its `id`, and refuses one that it knows."""
+    batches = MicroBatches(small(), MicroSteps(4, 0, 1), LoaderOptions(1, "fork", prefetch=2))
+    items = batches._items
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="was killed"):
+        list(itertools.islice(batches, 4))
+    signal_handling._set_worker_pids(id(items), ())
+    signal_handling._remove_worker_pids(id(items))
 
 
 class _Stuck(SampleSource):
