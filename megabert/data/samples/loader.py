@@ -189,7 +189,9 @@ class MicroBatches:
             return
         if self._lost:
             items._shutdown = True  # torch would wait for locks that a killed worker may hold
-            if items._worker_pids_set:  # a later iterator may get this one's id, which torch refuses
+            if (
+                items._worker_pids_set
+            ):  # a later iterator may get this one's id, which torch refuses
                 signal_handling._remove_worker_pids(id(items))
                 items._worker_pids_set = False
         else:
