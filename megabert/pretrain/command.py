@@ -42,9 +42,10 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
+from megabert.pretrain.best import retention_of
 from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
-from megabert.pretrain.loop import Loop, retention_of
+from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
 from megabert.pretrain.starting_model import settle_model
 

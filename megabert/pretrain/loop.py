@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from megabert.checkpoint import resume
-from megabert.checkpoint.record import whole_checkpoints
-from megabert.checkpoint.retention import Retention, add_evaluation, evaluated
+from megabert.checkpoint.retention import evaluated
 from megabert.checkpoint.rollback import return_to_checkpoint
 from megabert.checkpoint.save_load import Checkpoint, save_checkpoint
 from megabert.common.errors import AgreedStop, StoppedOnRequest, UserError
@@ -25,7 +24,7 @@ from megabert.common.processes.stopping import stop_watch
 from megabert.common.progress import Progress
 from megabert.common.storage import RESUME, StorageFault, named_storage_errors
 from megabert.config import flags
-from megabert.config.training import DividedSettings, RunSettings
+from megabert.config.training import DividedSettings
 from megabert.data.samples import skip
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
@@ -43,16 +42,12 @@ from megabert.pretrain.batches import (
     open_batches,
     require_readable,
 )
+from megabert.pretrain.best import BestCheckpoint, retention_of
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, epochs_begun
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
 
 log = get_logger()
-
-
-def retention_of(run: RunSettings) -> Retention:
-    """Which checkpoints a run keeps."""
-    return Retention(run.keep_last, run.keep_every, run.keep_best)
 
 
 class Loop:
@@ -72,6 +67,7 @@ class Loop:
         self.run_folder = settings.run.output
         self.checkpoints = self.run_folder / RUN_CHECKPOINTS
         self.retention = retention_of(settings.run)
+        self.best = BestCheckpoint(self.retention, self.checkpoints)
         self.better = False  # the last evaluation is the best so far, and no checkpoint has it yet
         self.steps = settings.optimizer.steps
         self.last = min(self.steps, settings.run.stop_after or self.steps)
@@ -113,7 +109,7 @@ class Loop:
         self.meter.restore(record, self.batches.seconds_waited)
         self.saved_step = checkpoint.step if checkpoint else -1
         self.better = False
-        broadcast_object(self.world, self._mark_best)
+        broadcast_object(self.world, lambda: self.best.mark(self.saved_step))
         self.last_line: dict[str, Any] = {}
         self.last_evaluation: dict[str, Any] = {}
 
@@ -160,7 +156,9 @@ class Loop:
         if self.saved_step < self.engine.steps_done:
             self._save()
         elif self.better:  # an earlier job saved this step, and ended before its evaluation
-            broadcast_object(self.world, self._mark_evaluated)
+            broadcast_object(
+                self.world, lambda: self.best.mark_evaluated(self.last_evaluation, self.saved_step)
+            )
         results = self._finish()
         if self.stopped is not None:
             tag = self.checkpoints / checkpoint_tag(self.saved_step)
@@ -418,40 +416,10 @@ class Loop:
                 f"{c.name} {values[f'eval_mlm_loss/{c.name}']:.4f}" for c in self.inputs.evaluated
             ]
             log.info("step %d  MLM loss by corpus: %s", step, ", ".join(losses))
-        self.better = broadcast_object(self.world, lambda: self._is_best(values))
+        self.better = broadcast_object(
+            self.world, lambda: self.best.is_improved(values, self.saved_step)
+        )
         return True
-
-    def _mark_best(self) -> None:
-        with named_storage_errors(self.checkpoints, then=RESUME):
-            self.retention.mark(self.checkpoints, self._own())
-
-    def _own(self) -> list[Checkpoint]:
-        """The run's whole checkpoints; not those after the one from which it was resumed."""
-        return [c for c in whole_checkpoints(self.checkpoints) if c.step <= self.saved_step]
-
-    def _is_best(self, values: dict[str, float | None]) -> bool:
-        """Whether an evaluation is the best so far by ``--keep-best`` (main rank only)."""
-        kept, metric = self.retention, self.retention.best
-        if metric is None:
-            return False
-        best = kept.best_of(self._own())
-        value, before = values[metric], kept.value_of(best)
-        better = kept.is_better(value, before)
-        if better:
-            was = (
-                f" (before: {before:.4f}, {best.folder.name})"
-                if best and before is not None
-                else ""
-            )
-            log.info("best %s so far: %.4f%s", metric, value, was)
-        return better
-
-    def _mark_evaluated(self) -> None:
-        """Add the last evaluation to the checkpoint of this step, and mark it as the best (main rank only)."""
-        with named_storage_errors(self.checkpoints, then=RESUME):
-            values = {k: v for k, v in self.last_evaluation.items() if k != "step"}
-            add_evaluation(self.checkpoints / checkpoint_tag(self.saved_step), values)
-            self.retention.apply(self.checkpoints)
 
     def _save(self) -> None:
         began = time.monotonic()
@@ -493,26 +461,16 @@ class Loop:
             return "; no checkpoint is saved yet"
         return f"; the last checkpoint is {checkpoint_tag(self.saved_step)}; continue with --resume auto"
 
-    def _best(self) -> dict[str, Any]:
-        """The best checkpoint for ``results.json``; nothing without ``--keep-best`` (a collective)."""
-        kept = self.retention
-        best = broadcast_object(self.world, lambda: kept.best_of(self._own()))
-        if best is None:
-            return {}
-        value, place = kept.value_of(best), f"{RUN_CHECKPOINTS}/{best.folder.name}"
-        log.info("best %s: %.4f, %s", kept.best, value, best.folder)
-        found = {"metric": kept.best, "value": value, "step": best.step, "checkpoint": place}
-        return {"best": found}
-
     def _finish(self) -> dict[str, Any]:
         step = self.engine.steps_done
+        best = broadcast_object(self.world, lambda: self.best.result(self.saved_step))
         results = {
             "step": step,
             "steps": self.steps,
             "finished": step == self.steps and self.stopped is None,
             **{key: value for key, value in self.last_line.items() if key != "step"},
             **{key: value for key, value in self.last_evaluation.items() if key != "step"},
-            **self._best(),
+            **({"best": best} if best else {}),
             "whole_run": self.meter.whole_run(),
             "elapsed_seconds": self._elapsed(),
         }
