@@ -36,6 +36,9 @@ from megabert.config.numbers import (
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.recipes import Phase
+from megabert.config.sections.initial_weights import InitialWeightSettings
+from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.seeds import SeedSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
 
@@ -142,7 +145,8 @@ class ModelSettings:
     )
     initializer_range: PositiveFloat | None = setting(
         None,
-        "standard deviation of initial weights; use a larger one for hidden sizes below 512 (default: 0.02)",
+        "standard deviation of initial weights; use a larger one for hidden sizes below 512, or --init-scheme "
+        "width-aware (default: 0.02)",
     )
 
     def resolve(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
@@ -424,7 +428,10 @@ class RunSettings:
         metavar="never|auto|TAG",
     )
     seed: NonNegativeInt = setting(
-        42, "seed of initial weights, sample order, masks and dropout", resume="must_match"
+        42,
+        "seed of initial weights, samples, masks and dropout; --data-seed and --weight-seed set those of "
+        "samples and weights apart, dropout has always this one",
+        resume="must_match",
     )
     stop_after: Count | None = setting(
         None,
@@ -501,6 +508,9 @@ class PretrainSettings:
     parallel: ParallelSettings
     run: RunSettings
     trackers: TrackerSettings
+    masking: MaskingSettings
+    seeds: SeedSettings
+    initial_weights: InitialWeightSettings
 
 
 # Resolved settings: recipe, DeepSpeed file and defaults are applied, so every value that has one is
@@ -560,6 +570,18 @@ class ResolvedSettings(PretrainSettings):
     optimizer: ResolvedOptimizer
     run: ResolvedRun
     deepspeed_sections: dict[str, Any]
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the samples and their masks."""
+        given = self.seeds.data_seed
+        return self.run.seed if given is None else given
+
+    @property
+    def weight_seed(self) -> int:
+        """The seed of initial weights."""
+        given = self.seeds.weight_seed
+        return self.run.seed if given is None else given
 
 
 @dataclass(frozen=True, kw_only=True, config=DEFERRED)

@@ -23,6 +23,9 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.recipes import RECIPES, Phase
+from megabert.config.sections.initial_weights import InitialWeightSettings
+from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.seeds import SeedSettings
 from megabert.config.training import (
     BatchSettings,
     DataSettings,
@@ -110,7 +113,10 @@ def hidden_flags() -> set[str]:
         "dropout", "attention_dropout", "initializer_range", "hidden_act", "layer_norm_eps",
         "max_relative_position",
     }  # fmt: skip
-    for section in (DataSettings, BatchSettings, OptimizerSettings, ParallelSettings, RunSettings):
+    for section in (
+        DataSettings, BatchSettings, OptimizerSettings, ParallelSettings, RunSettings, MaskingSettings,
+        SeedSettings, InitialWeightSettings,
+    ):  # fmt: skip
         found |= {field.name for field in fields(section)} - COUNTED
     return found
 

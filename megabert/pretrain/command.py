@@ -114,7 +114,9 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         sentence_task=with_pairs,
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
-    initialize_weights(model, inputs.model, run.seed)
+    initialize_weights(
+        model, inputs.model, settings.weight_seed, settings.initial_weights.init_scheme
+    )
     engine = build_engine(
         model,
         world,
@@ -126,7 +128,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
     elif source is not None:
-        source.load_into(engine, model, inputs.model, run)
+        source.load_into(engine, model, inputs.model, settings)
 
     def write() -> None:
         with named_storage_errors(run.output):

@@ -197,7 +197,7 @@ def open_inputs(settings: ResolvedSettings) -> Inputs:
         trained = position < len(mixture.trained)
         samples = _sample_settings(settings, position)
         if corpus in own:
-            corpora.append(_own(corpus, manifests[corpus], samples, settings.data, trained=trained))
+            corpora.append(_own(corpus, manifests[corpus], samples, settings, trained=trained))
         else:
             corpora.append(_foreign(corpus, foreign[corpus], samples, info, trained=trained))
     sources = [corpus.train for corpus in corpora if corpus.train is not None]
@@ -237,20 +237,21 @@ def _own(
     corpus: NamedCorpus,
     manifest: Manifest,
     samples: SampleSettings,
-    data: ResolvedData,
+    settings: ResolvedSettings,
     *,
     trained: bool,
 ) -> OpenCorpus:
     """A corpus of our own shards."""
-    folder, masks = (
-        corpus.path,
-        MaskSettings(data.masking, data.mask_fraction, data.max_predictions),
-    )
+    folder, data, shares = corpus.path, settings.data, settings.masking
+    evaluated = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
+    masks = replace(evaluated, mask_share=shares.mask_share, random_share=shares.random_share)
     train = SampleSource(Corpus.open(folder, TRAIN), samples, masks) if trained else None
     split, evaluation = manifest.splits.get(EVAL), None
     if split is not None and split.documents > 1:
         # own fixed seed: the same evaluation samples and masks in every run over these shards
-        evaluation = SampleSource(Corpus.open(folder, EVAL), evaluation_settings(samples), masks)
+        evaluation = SampleSource(
+            Corpus.open(folder, EVAL), evaluation_settings(samples), evaluated
+        )
     elif not trained:
         raise UserError(
             f"{corpus.flag} {folder} is only evaluated, and its evaluation split has fewer than two documents: "
@@ -309,5 +310,5 @@ def _sample_settings(settings: ResolvedSettings, position: int) -> SampleSetting
         seq_length=data.seq_length,
         sentence_task=data.sentence_task,
         short_sequence_fraction=data.short_sequence_fraction,
-        seed=corpus_seed(settings.run.seed, position),
+        seed=corpus_seed(settings.data_seed, position),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
 ]
 """(section, setting) of the settings that a resumed run must share with its checkpoint."""
+_EARLIER = {
+    field.name: field.default
+    for section in flags.sections(PretrainSettings).values()
+    for field in fields(section)
+    if field.metadata["resume"] == "must_match"
+}
+"""What held in a checkpoint of an earlier version that does not record the setting yet."""
+_SEEDS = ("data_seed", "weight_seed")
+"""Seeds that are those of ``seed`` in earlier checkpoints."""
 _WRITTEN_INTO = (
     RUN_METRICS, RUN_DEEPSPEED_LOG, RUN_MERGING, RUN_CONFIG, RUN_RESULTS, RUN_TRACKERS, RUN_CSV,
     RUN_TENSORS_CSV,
@@ -90,6 +99,8 @@ def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
         },
         "mixture": _mixture(inputs) if several else None,
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
+        "data_seed": settings.data_seed,
+        "weight_seed": settings.weight_seed,
     }
 
 
@@ -292,6 +303,7 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
         )
     differing = []
     mixed = _other_mixture(record, identity)
+    record = _EARLIER | {name: record.get("seed") for name in _SEEDS} | record
     for key in (*_IDENTITY, *(name for _, name in _MATCHING)):
         if key == "model":
             models = ModelConfig.from_dict(record[key]), ModelConfig.from_dict(identity[key])

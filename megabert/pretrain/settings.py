@@ -17,6 +17,7 @@ from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_confi
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.recipes import CONTINUE, RECIPES
 from megabert.config.run_config import with_own_output
+from megabert.config.sections.masking import MaskingSettings
 from megabert.config.training import (
     DEFAULT_MODEL,
     DataSettings,
@@ -29,7 +30,10 @@ from megabert.data.shards.manifest import Manifest, load_manifest
 from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
 
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
-_ONLY_UNMASKED = ("masking", "mask_fraction", "short_sequence_fraction")
+_ONLY_UNMASKED = (
+    ("data", "masking"), ("data", "mask_fraction"), ("data", "short_sequence_fraction"),
+    ("masking", "mask_share"), ("masking", "random_share"),
+)  # fmt: skip
 """Settings of how samples are made, which the samples of foreign shards have been through."""
 
 
@@ -220,15 +224,17 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
             f"{first.flag} {first.path}: these shards contain no vocabulary; give the tokenizer that made "
             "them, --tokenizer FILE"
         )
-    defaults = {field.name: field.default for field in fields(DataSettings)}
+    defaults = {
+        field.name: field.default for field in (*fields(DataSettings), *fields(MaskingSettings))
+    }
     idle = [
         name
-        for name in (*_ONLY_UNMASKED, "max_predictions")
-        if given.flags.sets("data", name)
+        for section, name in (*_ONLY_UNMASKED, ("data", "max_predictions"))
+        if given.flags.sets(section, name)
         or (
-            name in _ONLY_UNMASKED
-            and given.file.sets("data", name)
-            and getattr(data, name) != defaults[name]
+            (section, name) in _ONLY_UNMASKED
+            and given.file.sets(section, name)
+            and getattr(getattr(settings, section), name) != defaults[name]
         )
     ]
     if idle:

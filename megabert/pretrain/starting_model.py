@@ -26,7 +26,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import TOKENIZER_FOLDER
 from megabert.common.storage import named_storage_errors
 from megabert.config.model import ModelConfig, changed_fields
-from megabert.config.training import ModelSettings, ResolvedRun, ResolvedSettings
+from megabert.config.training import ModelSettings, ResolvedSettings
 from megabert.convert.sources.any_model import is_run, read_any_model
 from megabert.convert.tokenizer import tokenizer_in
 from megabert.convert.vocabulary import is_padding
@@ -63,7 +63,11 @@ class StartingModel(ABC):
 
     @abstractmethod
     def load_into(
-        self, engine: TrainingEngine, model: nn.Module, config: ModelConfig, run: ResolvedRun
+        self,
+        engine: TrainingEngine,
+        model: nn.Module,
+        config: ModelConfig,
+        settings: ResolvedSettings,
     ) -> None:
         """Load it into a new engine of ``model``, which ``config`` describes (a collective)."""
 
@@ -77,11 +81,17 @@ class StartingCheckpoint(StartingModel):
         self.trained_positions = int(checkpoint.record.get("trained_positions", 0))
 
     def load_into(
-        self, engine: TrainingEngine, model: nn.Module, config: ModelConfig, run: ResolvedRun
+        self,
+        engine: TrainingEngine,
+        model: nn.Module,
+        config: ModelConfig,
+        settings: ResolvedSettings,
     ) -> None:
-        resume.transfer(engine, model, self.checkpoint, moments=run.init_moments)
+        resume.transfer(engine, model, self.checkpoint, moments=settings.run.init_moments)
         log.info(
-            "weights%s of %s", " and moments" if run.init_moments else "", self.checkpoint.folder
+            "weights%s of %s",
+            " and moments" if settings.run.init_moments else "",
+            self.checkpoint.folder,
         )
 
 
@@ -94,18 +104,23 @@ class StartingWeights(StartingModel):
         self.trained_positions = model.trained_positions
 
     def load_into(
-        self, engine: TrainingEngine, model: nn.Module, config: ModelConfig, run: ResolvedRun
+        self,
+        engine: TrainingEngine,
+        model: nn.Module,
+        config: ModelConfig,
+        settings: ResolvedSettings,
     ) -> None:
         tensors = broadcast_tensors(engine.world, self.model.tensors)
         self.model.tensors = {}
         full: dict[str, dict[str, torch.Tensor]] = {}
+        scheme = settings.initial_weights.init_scheme
         drawn = []
         for name, parameter in whole_parameters(model, engine.world.tp.size).items():
             if name in tensors:
                 value = padded_vocabulary(name, tensors[name], config.padded_vocab_size)
             else:
                 drawn.append(name)
-                value = initial_tensor(name, parameter.shape, config, run.seed)
+                value = initial_tensor(name, parameter.shape, config, settings.weight_seed, scheme)
             full[name] = {"weight": value}
         engine.load_whole_tensors(full, step=0)
         log.info(
@@ -114,7 +129,9 @@ class StartingWeights(StartingModel):
             len(full) - len(drawn),
         )
         if drawn:
-            log.info("drawn by --seed %d, not found there: %s", run.seed, _parts(drawn))
+            flag = "--seed" if settings.seeds.weight_seed is None else "--weight-seed"
+            seed = settings.weight_seed
+            log.info("drawn by %s %d, not found there: %s", flag, seed, _parts(drawn))
         left = [(name, "not trained by this run") for name in tensors if name not in full]
         reasons: dict[str, list[str]] = {}
         for name, reason in (*self.model.left_out, *left):

@@ -387,9 +387,9 @@ def test_topology_errors(shards: Path, tmp_path: Path) -> None:
 def test_folder_of_another_run(shards: Path, reference: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="may belong to another run"):
         train(shards, reference)
-    with pytest.raises(UserError, match="was made with other settings: seed 42 -> 7"):
+    with pytest.raises(UserError, match="other settings: seed 42 -> 7; data_seed 42 -> 7; give"):
         train(
-            shards, reference, "--resume", "auto", "--seed", "7", "--dropout", "0.1",
+            shards, reference, "--resume", "auto", "--seed", "7", "--weight-seed", "42", "--dropout", "0.1",
             "--zero-stage", "0", "--micro-batch-size", "8",
         )  # fmt: skip
     other = make_shards(tmp_path / "other", sha256="cd" * 32)

@@ -100,9 +100,9 @@ def test_missing_heads_are_drawn_by_the_seed(
 ) -> None:
     """The same on every topology, and named."""
     run = tmp_path / "run"
-    check_start(folders / "BertModel", shards, run, DATA_PARALLEL, "--seed", "7")
+    check_start(folders / "BertModel", shards, run, DATA_PARALLEL, "--weight-seed", "7")
     said = capfd.readouterr().err
-    assert "drawn by --seed 7, not found there: mlm (5 tensors), nsp (2 tensors)\n" in said
+    assert "drawn by --weight-seed 7, not found there: mlm (5 tensors), nsp (2 tensors)\n" in said
     assert "moments start at zero" in said
     weights = whole_weights(run)
     config = model_of(run)

@@ -2,7 +2,8 @@
 
 Of a sequence's n maskable tokens, floor(fraction * n + 1/2) are predicted, at least one and at most
 `max_predictions` (Devlin et al. 2019, section 3.1). Each predicted token independently becomes [MASK]
-with probability 8/10, becomes a random token with 1/10, and is kept as it is with 1/10.
+with the probability `mask_share` (8/10), becomes a random token with `random_share` (1/10), and is kept
+as it is otherwise (1/10).
 
 - "token": every maskable token is equally likely.
 - "whole-word": words are taken in random order, with all their tokens; a word that does not fit
@@ -25,6 +26,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from megabert.common.errors import UserError
+from megabert.config.sections.masking import MASK_SHARE, RANDOM_SHARE, check_shares
 from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Streams, Words, below
 from megabert.data.samples.whole_words import (
     Bools,
@@ -38,7 +40,6 @@ from megabert.data.shards.spans import ranges
 
 Masking = Literal["token", "whole-word", "ngram"]
 
-MASK_FRACTION, RANDOM_FRACTION = 0.8, 0.1
 NGRAM_CHANCES = (1.0, 1 / 2, 1 / 3)
 _EXTRA_WORDS = 8
 """Words looked at first, in addition to one per token to predict."""
@@ -54,6 +55,8 @@ class MaskSettings:
         masking: "token", "whole-word" or "ngram".
         fraction: fraction of the maskable tokens that is predicted, over 0 and up to 1.
         max_predictions: most predictions per sequence; None takes `default_max_predictions`.
+        mask_share: share of the predicted tokens that become [MASK].
+        random_share: share of them that become a random token.
 
     Raises:
         UserError: a value out of its range.
@@ -62,6 +65,8 @@ class MaskSettings:
     masking: Masking = "token"
     fraction: float = 0.15
     max_predictions: int | None = None
+    mask_share: float = MASK_SHARE
+    random_share: float = RANDOM_SHARE
 
     def __post_init__(self) -> None:
         if self.masking not in get_args(Masking):
@@ -71,6 +76,7 @@ class MaskSettings:
             raise UserError(f"mask fraction {self.fraction} must be above 0 and at most 1")
         if self.max_predictions is not None and self.max_predictions < 1:
             raise UserError(f"max predictions {self.max_predictions} is below 1")
+        check_shares(self.mask_share, self.random_share)
 
     @property
     def by_word(self) -> bool:
@@ -151,10 +157,10 @@ class Masker:
         labels = input_ids.reshape(-1)[positions]
         rows, columns = np.divmod(positions, width)
         drawn = self._kinds.words(epochs[rows], samples[rows], columns)  # [4, M]
-        replaced = np.where(drawn[0] < MASK_FRACTION * _WORD, self._mask_id, labels)
-        swap = (drawn[0] >= MASK_FRACTION * _WORD) & (
-            drawn[0] < (MASK_FRACTION + RANDOM_FRACTION) * _WORD
-        )
+        masked = self.settings.mask_share * _WORD
+        changed = (self.settings.mask_share + self.settings.random_share) * _WORD
+        replaced = np.where(drawn[0] < masked, self._mask_id, labels)
+        swap = (drawn[0] >= masked) & (drawn[0] < changed)
         replaced[swap] = self._ordinary[below(drawn[1][swap], len(self._ordinary))]
         input_ids[rows, columns] = replaced
         return positions, labels

@@ -97,6 +97,8 @@ class EncoderVariant(EncoderDeclaration, ABC):
         backward_hidden, backward_inner: gradients that exist at the same time in a layer's backward,
             values per token in units of H and of I/t.
         gpu_scratch: what attention writes to a GPU's memory and reads again in its kernels; None: nothing.
+        residual_outputs: names, within a layer, of the matrices whose products are added to the
+            residual stream; ``--init-scheme scaled-residual`` draws them smaller.
     """
 
     bias: ClassVar[bool] = True
@@ -104,6 +106,7 @@ class EncoderVariant(EncoderDeclaration, ABC):
     backward_hidden: ClassVar[int] = 3
     backward_inner: ClassVar[int] = 2
     gpu_scratch: ClassVar[ScratchTraffic | None] = None
+    residual_outputs: ClassVar[tuple[str, ...]] = ("attention.output.weight", "mlp.down.weight")
 
     def check(self, config: ModelConfig) -> None:
         """Check that the fields fit each other; called before any other method.

@@ -128,6 +128,24 @@ def test_eight_one_one(masking):
     assert ((ordinary - ordinary.mean()) ** 2 / ordinary.mean()).sum() < 195 + 5 * (2 * 195) ** 0.5
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.3), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.9, 0.1)])
+def test_other_shares(shares):
+    """The same tokens are predicted, and other shares of them are replaced."""
+    ids, maskable, words = batch([500] * 100, 512)
+    _, usual, _ = run(MaskSettings("whole-word"), ids, maskable, words)
+    chosen = MaskSettings("whole-word", mask_share=shares[0], random_share=shares[1])
+    masked, positions, labels = run(chosen, ids, maskable, words)
+    assert (positions == usual).all()
+    new = masked.flat[positions]
+    assert abs((new == MASK).mean() - shares[0]) < 0.02
+    swapped = ((new != MASK) & (new != labels)).mean()
+    assert abs(swapped - shares[1] * (1 - 1 / (VOCAB - 5))) < 0.02
+    if sum(shares) == 1:
+        assert (new == labels).mean() < 0.02  # a random token may be the same one
+    if shares == (0.0, 0.0):
+        assert (masked == ids).all()
+
+
 def test_each_token_is_as_likely_to_be_masked():
     ids, maskable, words = batch([97] * 20, 100)
     counts = np.zeros(100)
@@ -204,6 +222,7 @@ def test_maximum_as_published_and_wrong_settings_refused():
         {"fraction": 0.0},
         {"fraction": 1.5},
         {"max_predictions": 0},
+        {"mask_share": 0.8, "random_share": 0.3},
     ):
         with pytest.raises(UserError):
             MaskSettings(**wrong)

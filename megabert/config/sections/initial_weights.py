@@ -1,0 +1,26 @@
+"""How initial weights are drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from megabert.config.flags import setting
+from megabert.config.values import DEFERRED
+
+InitScheme = Literal["normal", "scaled-residual", "width-aware"]
+"""Rules of the standard deviations of initial weights; :mod:`megabert.model.init` has them."""
+
+
+@dataclass(frozen=True, config=DEFERRED)
+class InitialWeightSettings:
+    """Initial weights"""
+
+    init_scheme: InitScheme = setting(
+        "normal",
+        "standard deviation of initial weights: normal is --initializer-range for all; scaled-residual "
+        "divides that of each block's output projection by sqrt(2 x layers) (GPT-2, Megatron-LM); "
+        "width-aware is 1 / sqrt(inputs) for every matrix except embeddings (PaLM)",
+        resume="must_match",
+    )
