@@ -245,11 +245,14 @@ class DataSettings:
         "token", "unit of masking; whole-word in phase continue", resume="must_match"
     )
     mask_fraction: Share = setting(
-        0.15, "fraction of the tokens that the model predicts", resume="must_match"
+        0.15,
+        "fraction of the tokens that the model predicts; of the first update with --final-mask-fraction",
+        resume="must_match",
     )
     max_predictions: Size | None = setting(
         None,
-        "predicted tokens per sequence, at most (default: 20 at 128 tokens, 80 at 512, otherwise in proportion)",
+        "predicted tokens per sequence, at most (default: 20 at 128 tokens, 80 at 512, otherwise in proportion to the "
+        "length and to the largest mask fraction of the run)",
         resume="must_match",
     )
     short_sequence_fraction: Fraction = setting(

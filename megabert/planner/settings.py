@@ -98,12 +98,12 @@ class PlanFlags(PretrainSettings):
 
 COUNTED = frozenset(
     {
-        "seq_length", "mask_fraction", "sentence_task", "packing", "global_batch_size",
+        "seq_length", "mask_fraction", "final_mask_fraction", "sentence_task", "packing", "global_batch_size",
         "micro_batch_size", "loader_workers", "optimizer", "steps", "tensor_parallel", "sequence_parallel",
         "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase",
     }
 )  # fmt: skip
-"""Settings of data, batch, optimizer, parallelism and run that change a plan."""
+"""Settings of data, masking, batch, optimizer, parallelism and run that change a plan."""
 
 
 def hidden_flags() -> set[str]:
@@ -215,7 +215,7 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         phase=chosen.run.phase,
         vocab_size=chosen.assumptions.vocab_size,
         seq_length=data.seq_length,
-        mask_fraction=data.mask_fraction,
+        mask_fraction=max(data.mask_fraction, chosen.masking.final_mask_fraction or 0.0),
         padding=chosen.assumptions.padding,
         sentence_task=data.sentence_task,
         global_batch_size=batch.global_batch_size,

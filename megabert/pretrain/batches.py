@@ -15,6 +15,7 @@ from megabert.common.log import get_logger
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.training import ResolvedSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
+from megabert.data.samples.mask_schedule import ScheduledMasks
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.packing import Window, choose_window
 from megabert.data.samples.skip import GlobalBatches, Range
@@ -23,7 +24,7 @@ from megabert.engine.agreement import StopAgreement, read_later
 from megabert.engine.broadcast import first_of_ranks
 from megabert.engine.config import LOADER_WORKERS, BatchSizes
 from megabert.engine.launch import World
-from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.inputs import Inputs, mask_schedule
 
 ALIGNED_TOKENS = 128
 """Packed micro batches on a GPU are filled up to a multiple of this."""
@@ -42,9 +43,12 @@ def open_batches(
         token_multiple=_token_multiple(settings, world),
     )
 
+    schedule = mask_schedule(settings, batch.global_size)
+    train = inputs.train if schedule is None else ScheduledMasks(inputs.train, schedule)
+
     def open_at(consumed_samples: int, stop: int | None) -> MicroBatches:
         here = replace(steps, consumed_samples=consumed_samples)
-        return MicroBatches(inputs.train, here, options, stop)
+        return MicroBatches(train, here, options, stop)
 
     batches = GlobalBatches(open_at, batch.global_size, batch.accumulation)
     return ReadBatches(batches, ahead=read_later(world))

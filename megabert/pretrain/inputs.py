@@ -24,6 +24,7 @@ from megabert.data.foreign.files import ForeignData, is_foreign, open_foreign
 from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.source import ForeignSource
 from megabert.data.samples.index import SampleSettings
+from megabert.data.samples.mask_schedule import MaskSchedule
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.mixture import MixturePlan, corpus_seed, mix
 from megabert.data.samples.source import Samples, SampleSource, evaluation_settings
@@ -242,15 +243,20 @@ def _own(
     trained: bool,
 ) -> OpenCorpus:
     """A corpus of our own shards."""
-    folder, data, shares = corpus.path, settings.data, settings.masking
-    evaluated = MaskSettings(data.masking, data.mask_fraction, data.max_predictions)
-    masks = replace(evaluated, mask_share=shares.mask_share, random_share=shares.random_share)
+    folder, data, masking = corpus.path, settings.data, settings.masking
+    masks = MaskSettings(
+        data.masking,
+        data.mask_fraction,
+        data.max_predictions,
+        masking.mask_share,
+        masking.random_share,
+    )
     train = SampleSource(Corpus.open(folder, TRAIN), samples, masks) if trained else None
     split, evaluation = manifest.splits.get(EVAL), None
     if split is not None and split.documents > 1:
         # own fixed seed: the same evaluation samples and masks in every run over these shards
         evaluation = SampleSource(
-            Corpus.open(folder, EVAL), evaluation_settings(samples), evaluated
+            Corpus.open(folder, EVAL), evaluation_settings(samples), evaluation_masks(settings)
         )
     elif not trained:
         raise UserError(
@@ -259,6 +265,24 @@ def _own(
         )
     tokens = manifest.splits[TRAIN].tokens if TRAIN in manifest.splits else 0
     return OpenCorpus(corpus.name, folder, manifest, train, evaluation, tokens)
+
+
+def evaluation_masks(settings: ResolvedSettings) -> MaskSettings:
+    """The masks of evaluations: of one fraction, and BERT's shares, so that curves compare."""
+    data, masking = settings.data, settings.masking
+    if masking.eval_mask_fraction is not None:
+        return MaskSettings(data.masking, masking.eval_mask_fraction)
+    return MaskSettings(
+        data.masking, masking.final_mask_fraction or data.mask_fraction, data.max_predictions
+    )
+
+
+def mask_schedule(settings: ResolvedSettings, global_batch: int) -> MaskSchedule | None:
+    """How the mask fraction changes in the run; None if it stays."""
+    last = settings.masking.final_mask_fraction
+    if last is None:
+        return None
+    return MaskSchedule(settings.data.mask_fraction, last, settings.optimizer.steps, global_batch)
 
 
 def _foreign(

@@ -44,7 +44,7 @@ from megabert.pretrain.batches import (
 )
 from megabert.pretrain.best import BestCheckpoint, retention_of
 from megabert.pretrain.evaluation import evaluate
-from megabert.pretrain.inputs import Inputs, epochs_begun
+from megabert.pretrain.inputs import Inputs, epochs_begun, mask_schedule
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
 
 log = get_logger()
@@ -78,6 +78,7 @@ class Loop:
             log.warning("--skip-samples: the run is already past %s", skip.show_ranges(late))
         self.skipped = skip.merge_ranges([*known, *skipped])
         self.batches = open_batches(settings, inputs, self.world, engine.batch)
+        self.mask_schedule = mask_schedule(settings, engine.batch.global_size)
         self.guard = RunGuard(settings.run)
         self.pending: list[tuple[torch.Tensor, Workload, Update]] = []
         peak = settings.run.peak_tflops
@@ -380,6 +381,8 @@ class Loop:
             "tokens": self.tokens,
             "elapsed_seconds": self._elapsed(),
         }
+        if self.mask_schedule is not None:
+            line["mask_fraction"] = self.mask_schedule.fraction(self.batches.position - 1)
         self.unlogged = Sums()
         self.last_line = line
         self.metrics.write(line)

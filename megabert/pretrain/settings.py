@@ -32,7 +32,8 @@ from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture,
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
 _ONLY_UNMASKED = (
     ("data", "masking"), ("data", "mask_fraction"), ("data", "short_sequence_fraction"),
-    ("masking", "mask_share"), ("masking", "random_share"),
+    ("masking", "mask_share"), ("masking", "random_share"), ("masking", "final_mask_fraction"),
+    ("masking", "eval_mask_fraction"),
 )  # fmt: skip
 """Settings of how samples are made, which the samples of foreign shards have been through."""
 
@@ -54,7 +55,8 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     length = made.data.seq_length
     if made.data.max_predictions is None and length is not None:
-        limit = default_max_predictions(length, made.data.mask_fraction)
+        fractions = made.data.mask_fraction, made.masking.final_mask_fraction or 0.0
+        limit = default_max_predictions(length, max(fractions))
         layers = (SettingsLayer({"data": {"max_predictions": limit}}), *layers)
         made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     settings = flags.narrow(ResolvedSettings, made, deepspeed_sections=raw)

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
-from megabert.config.numbers import Fraction
+from megabert.config.numbers import Fraction, Share
 from megabert.config.values import DEFERRED
 
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
@@ -40,6 +40,18 @@ class MaskingSettings:
         RANDOM_SHARE,
         "share that becomes a random token; what is left of 1 keeps its token",
         resume="must_match",
+    )
+    final_mask_fraction: Share | None = setting(
+        None,
+        "let the mask fraction change evenly, update by update, from --mask-fraction in the first one to this in the "
+        "last one of --steps (default: it stays)",
+        metavar="FRACTION",
+        resume="must_match",
+    )
+    eval_mask_fraction: Share | None = setting(
+        None,
+        "mask fraction of evaluations (default: --final-mask-fraction, or else --mask-fraction)",
+        metavar="FRACTION",
     )
 
     def __post_init__(self) -> None:

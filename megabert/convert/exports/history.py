@@ -48,6 +48,7 @@ _RECORDED = (
     "seq_length",
     "masking",
     "mask_fraction",
+    "final_mask_fraction",
     "sentence_task",
     "precision",
     "data",

@@ -41,6 +41,7 @@ _RECIPE = (
     ("seq_length", "longest sequence, tokens"),
     ("masking", "masking"),
     ("mask_fraction", "masked fraction"),
+    ("final_mask_fraction", "masked fraction at the end"),
     ("sentence_task", "sentence task"),
     ("step", "updates"),
     ("planned_steps", "planned updates"),

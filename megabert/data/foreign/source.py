@@ -15,7 +15,7 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.data.foreign.static import ForeignFile, ForeignShardError, StaticSample
-from megabert.data.samples.counter_rng import Purpose
+from megabert.data.samples.counter_rng import Floats, Purpose
 from megabert.data.samples.index import SampleSettings, permute
 from megabert.data.samples.source import SampleArrays
 from megabert.data.shards.manifest import TokenizerInfo
@@ -81,8 +81,8 @@ class ForeignSource:
             [self._file(f).length(row) for f, row in zip(files.tolist(), rows.tolist())], np.int64
         )
 
-    def samples(self, numbers: Ints) -> SampleArrays:
-        """These samples of the run, int64 [B], in this order.
+    def samples(self, numbers: Ints, fractions: Floats | None = None) -> SampleArrays:
+        """These samples of the run, int64 [B], in this order, with the masks that they have.
 
         Raises:
             UserError: a sample is damaged, longer than the sequence length, or not made with this

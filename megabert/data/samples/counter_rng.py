@@ -21,6 +21,7 @@ from megabert.common.errors import UserError
 
 Words = npt.NDArray[np.uint64]  # 32-bit words in 64 bits, so that products do not overflow
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer[Any]]
 
 ROUNDS = 10

@@ -27,7 +27,15 @@ import numpy as np
 
 from megabert.common.errors import UserError
 from megabert.config.sections.masking import MASK_SHARE, RANDOM_SHARE, check_shares
-from megabert.data.samples.counter_rng import CounterRng, Ints, Purpose, Streams, Words, below
+from megabert.data.samples.counter_rng import (
+    CounterRng,
+    Floats,
+    Ints,
+    Purpose,
+    Streams,
+    Words,
+    below,
+)
 from megabert.data.samples.whole_words import (
     Bools,
     WordsInOrder,
@@ -130,6 +138,7 @@ class Masker:
         word_starts: Bools | None,
         epochs: Ints,
         samples: Ints,
+        fractions: Floats | None = None,
     ) -> tuple[Ints, Ints]:
         """Chooses tokens and masks them in place.
 
@@ -140,12 +149,14 @@ class Masker:
                 "token".
             epochs: int64 [B].
             samples: int64 [B], number of each sequence's sample within its epoch.
+            fractions: float64 [B], each sequence's mask fraction; None: that of the settings.
 
         Returns:
             positions int64 [M], rising, into the flat B * S; and the tokens' own ids int64 [M].
         """
         width = input_ids.shape[1]
-        budgets = np.floor(self.settings.fraction * maskable.sum(axis=1) + 0.5).astype(np.int64)
+        fraction = self.settings.fraction if fractions is None else fractions
+        budgets = np.floor(fraction * maskable.sum(axis=1) + 0.5).astype(np.int64)
         budgets = np.clip(budgets, 1, self.settings.limit(width))
         scores = self._places.rows(epochs, samples, width)  # [B, S]
         if self.settings.by_word:

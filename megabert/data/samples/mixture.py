@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import Ints, Purpose, Streams
+from megabert.data.samples.counter_rng import Floats, Ints, Purpose, Streams
 from megabert.data.samples.source import SampleArrays, Samples, SampleSource
 from megabert.data.shards.corpus import Corpus
 
@@ -184,7 +184,7 @@ class MixedSamples:
             lengths[rows] = source.lengths(places)
         return lengths
 
-    def samples(self, numbers: Ints) -> SampleArrays:
+    def samples(self, numbers: Ints, fractions: Floats | None = None) -> SampleArrays:
         """These samples of the run, int64 [B], in this order.
 
         Raises:
@@ -195,7 +195,7 @@ class MixedSamples:
         sentences = np.empty(len(numbers), dtype=np.int64) if self.settings.paired else None
         found: list[tuple[Ints, Ints]] = []
         for source, rows, places in self._parts(numbers):  # one part in memory at a time
-            part = source.samples(places)
+            part = source.samples(places, None if fractions is None else fractions[rows])
             ids[rows] = part.input_ids
             types[rows] = part.token_type_ids
             attention[rows] = part.attention_mask

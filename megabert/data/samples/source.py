@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from megabert.common.errors import UserError
-from megabert.data.samples.counter_rng import Ints, Streams
+from megabert.data.samples.counter_rng import Floats, Ints, Streams
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import Masker, MaskSettings
 from megabert.data.samples.pairs import CorpusLike, PairMaker, PairPlan, Tokens
@@ -63,8 +63,12 @@ class Samples(Protocol):
     def samples_per_epoch(self) -> int:
         """Samples in one epoch."""
 
-    def samples(self, numbers: Ints) -> SampleArrays:
+    def samples(self, numbers: Ints, fractions: Floats | None = None) -> SampleArrays:
         """These samples, int64 [B], in this order.
+
+        Args:
+            fractions: mask fraction of each sample; None: that of the settings. Samples that are stored
+                with masks keep theirs.
 
         Raises:
             UserError: the source is damaged; the message names the file.
@@ -134,7 +138,7 @@ class SampleSource:
         """The text of these samples of the run, before masking."""
         return self._pairs.plan(*self.addresses(numbers))
 
-    def samples(self, numbers: Ints) -> SampleArrays:
+    def samples(self, numbers: Ints, fractions: Floats | None = None) -> SampleArrays:
         """These samples of the run, int64 [B], in this order.
 
         Raises:
@@ -164,7 +168,9 @@ class SampleSource:
         if self._masker.settings.by_word:
             words = np.zeros(attention.shape, dtype=bool)
             words[maskable] = self.corpus.read_word_starts(spans)
-        positions, labels = self._masker.apply(input_ids, maskable, words, epochs, samples)
+        positions, labels = self._masker.apply(
+            input_ids, maskable, words, epochs, samples, fractions
+        )
         return SampleArrays(
             numbers=numbers,
             input_ids=input_ids,

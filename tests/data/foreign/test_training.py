@@ -141,6 +141,10 @@ def opened(arguments: list[str]) -> Any:
 WRONG = [
     ([], "contain no vocabulary; give the tokenizer"),
     (["--tokenizer", "nowhere.txt"], "nowhere.txt: no such tokenizer"),
+    (
+        ["--final-mask-fraction", "0.1"],
+        "--final-mask-fraction has no effect on .* already cut and masked",
+    ),
     (["--masking", "whole-word"], "--masking has no effect on .* already cut and masked"),
     (["--mask-fraction", "0.15", "--max-predictions", "5"], "--mask-fraction, --max-predictions"),
     (["--short-sequence-fraction", "0"], "--short-sequence-fraction has no effect"),
