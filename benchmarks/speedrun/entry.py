@@ -1,0 +1,110 @@
+"""An entry of the speedrun: a file of settings, and what it tries.
+
+about: What the entry tries, in a sentence or two.
+vocabulary: 8192          # of the shards (default: 8192)
+ranks: 2                  # of a CPU track: processes that share the two cores (default: 2); or 1 with two threads
+weights: trained          # what is scored: trained (default) or ema
+steps: {cpu-1h: 700}      # updates for each track; without them: run --fit
+settings:                 # a --config of launch/pretrain.py: only what differs from its defaults
+  model: {model: bert-mini}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speedrun.prepared import VOCABULARY
+from megabert.common.errors import UserError
+from megabert.common.files import sha256_of
+from megabert.common.yaml_text import read_yaml_value
+
+ENTRIES = Path(__file__).resolve().parent / "entries"
+OF_THE_RACE = {
+    "data": ("data", "weights", "eval_data"),
+    "optimizer": ("steps",),
+    "run": (
+        "output", "seed", "data_seed", "weight_seed", "resume", "init_from", "stop_after", "eval_interval",
+        "eval_samples", "save_interval", "keep_last", "keep_every",
+    ),
+}  # fmt: skip
+"""Settings that the rules fix or the command sets."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an entry's file says.
+
+    Attributes:
+        name: of the file.
+        about: what it tries.
+        settings: section -> setting -> value.
+        vocabulary, ranks, weights: see the module.
+        steps: track -> updates.
+    """
+
+    name: str
+    about: str
+    settings: dict[str, Any]
+    vocabulary: int = VOCABULARY
+    ranks: int = 2
+    weights: str = "trained"
+    steps: dict[str, int] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the result, apart from the number of updates."""
+        content = [self.settings, self.vocabulary, self.ranks, self.weights]
+        return sha256_of(json.dumps(content, sort_keys=True))
+
+
+def find_entry(name: str) -> Entry:
+    """The entry of this name, or of this file.
+
+    Raises:
+        UserError: there is none, or its file is wrong.
+    """
+    path = ENTRIES / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in ENTRIES.glob("*.yaml")))
+        raise UserError(f"entry {name}: no such file, and no such name among {known}")
+    return read_entry(path)
+
+
+def read_entry(path: Path) -> Entry:
+    """Read and check an entry's file.
+
+    Raises:
+        UserError: a key or value that is wrong; the message names the file.
+    """
+    content = read_yaml_value(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected the keys about and settings")
+    known = {"about": str, "settings": dict, "vocabulary": int, "ranks": int, "weights": str, "steps": dict}  # fmt: skip
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f"{path}: {key}: expected one of {', '.join(known)}")
+        if type(value) is not known[key]:
+            raise UserError(f"{path}: {key}: expected a value of type {known[key].__name__}")
+    if "about" not in content or "settings" not in content:
+        raise UserError(f"{path}: about and settings are needed")
+    if content.get("ranks", 2) not in (1, 2):
+        raise UserError(f"{path}: ranks: expected 1 or 2")
+    if content.get("weights", "trained") not in ("trained", "ema"):
+        raise UserError(f"{path}: weights: expected trained or ema")
+    for section, values in content["settings"].items():
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: settings.{section}: expected settings and their values")
+        for name in OF_THE_RACE.get(section, ()):
+            if name in values:
+                raise UserError(
+                    f"{path}: settings.{section}.{name} is set by the speedrun; remove it"
+                )
+    for track, steps in content.get("steps", {}).items():
+        if type(steps) is not int or steps < 1:
+            raise UserError(f"{path}: steps.{track}: expected a whole number from 1")
+    return Entry(path.stem, content["about"].strip(), **{k: v for k, v in content.items() if k != "about"})  # fmt: skip
