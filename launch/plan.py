@@ -19,6 +19,7 @@ Plan a pretraining run: memory per rank, the largest micro batch, communication,
   python launch/plan.py --model bert-large --gpus 8 --gpu h200 --phase 1
   python launch/plan.py --model bert-3.9b --gpus 64 --gpu h100 --phase 2 --recommend
   python launch/plan.py --config runs/p1/config.yaml --gpus 16 --gpu a100-80
+  python launch/plan.py --recipe crammed-24h --gpus 1 --gpu a100-80
   python launch/plan.py --model bert-base --gpus 2 --gpu cpu --seq-length 128 --global-batch-size 256 --steps 1000
 
 All flags of launch/pretrain.py are accepted; those that do not change the plan are not listed here.
@@ -35,7 +36,13 @@ SWITCHES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, compute, print."""
-    parser = flags.make_parser(PlanFlags, "plan.py", DESCRIPTION, hidden=hidden_flags())
+    parser = flags.make_parser(
+        PlanFlags,
+        "plan.py",
+        DESCRIPTION,
+        hidden=hidden_flags(),
+        config_flags=("--config", "--recipe"),
+    )
     output = parser.add_argument_group("Output")
     for name, words in SWITCHES.items():
         output.add_argument(f"--{name}", action="store_true", help=words)

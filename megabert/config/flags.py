@@ -133,16 +133,28 @@ def plain_parser(prog: str, description: str | None, epilog: str | None = None) 
 
 
 def make_parser(
-    cls: type, prog: str, description: str, *, hidden: Iterable[str] = ()
+    cls: type,
+    prog: str,
+    description: str,
+    *,
+    hidden: Iterable[str] = (),
+    config_flags: tuple[str, ...] = ("--config",),
 ) -> CommandParser:
     """A parser with one flag per setting of ``cls``; values stay texts, :func:`build` reads them.
 
     Args:
         hidden: settings whose flags are accepted and not listed by ``--help``.
+        config_flags: the names of ``--config``, which is the first.
     """
     parser = CommandParser(prog, description)
     parser.usage = f"{prog} [--FLAG VALUE]..."
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")
+    known = ", ".join(named_files(cls))
+    parser.add_argument(
+        *config_flags,
+        metavar="FILE",
+        help="YAML file with any of the settings below"
+        + (f"; or the name of a recipe in launch/recipes: {known}" if known else ""),
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved settings as YAML and exit"
     )
@@ -196,12 +208,26 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def named_files(cls: type) -> Mapping[str, Path]:
+    """Files that ``--config`` takes by name: what the tree's ``named_files`` returns, if it has any."""
+    found: Mapping[str, Path] = getattr(cls, "named_files", dict)()
+    return found
+
+
 def read_yaml(path: Path, cls: type) -> SettingsLayer:
     """Settings of a YAML file; an unknown section or setting is an error that names it."""
     from megabert.common.yaml_text import read_yaml_value
 
+    named = named_files(cls)
     try:
+        if str(path) in named and not path.exists():
+            path = named[str(path)]
         content = read_yaml_value(path)
+    except FileNotFoundError as error:
+        others = f", or a recipe ({', '.join(named)})" if named else ""
+        raise UserError(
+            f"--config {path}: no such file; name a YAML file{others}{suggestion(path, named)}"
+        ) from error
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; name a readable YAML file") from error
     except UserError as error:

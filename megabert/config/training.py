@@ -35,7 +35,7 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.recipes import Phase
+from megabert.config.recipes import Phase, recipe_files
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.seeds import SeedSettings
@@ -504,6 +504,7 @@ class RunSettings:
 class PretrainSettings:
     """All settings of ``launch/pretrain.py``, as flags and files give them."""
 
+    named_files: ClassVar = staticmethod(recipe_files)
     model: ModelSettings
     data: DataSettings
     batch: BatchSettings
