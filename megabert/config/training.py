@@ -8,6 +8,7 @@ default. Values are checked by pydantic when a dataclass is made.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -35,7 +36,7 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.recipes import Phase, recipe_files
+from megabert.config.recipes import Phase
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.seeds import SeedSettings
@@ -504,7 +505,13 @@ class RunSettings:
 class PretrainSettings:
     """All settings of ``launch/pretrain.py``, as flags and files give them."""
 
-    named_files: ClassVar = staticmethod(recipe_files)
+    @staticmethod
+    def named_files() -> Mapping[str, Path]:
+        """Files that ``--config`` takes by name: the recipes."""
+        from megabert.config.recipes import recipe_files
+
+        return recipe_files()
+
     model: ModelSettings
     data: DataSettings
     batch: BatchSettings

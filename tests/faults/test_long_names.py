@@ -22,7 +22,7 @@ FLAGS = {
     EMBED: "checkpoint input output",
     PROBE: "tasks output",
     PRETRAIN: "data eval-data replay tokenizer output init-from config deepspeed-config parameter-groups",
-    PLAN: "config deepspeed-config",
+    PLAN: "config recipe deepspeed-config",
     TOOLS.format("import_shards"): "input tokenizer output",
     TOOLS.format("inspect_shards"): "plot",
     TOOLS.format("make_sample_wiki"): "output",
