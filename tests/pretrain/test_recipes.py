@@ -88,7 +88,7 @@ def test_a_wrong_header_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none_lists_the_recipes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; .*bert-2018.*did you mean 'crammed-24h'"):
+    with pytest.raises(UserError, match=r"no such file; .*bert-2018.*did you mean 'crammed-24h'"):
         settings("--config", "crammed-24")
     with pytest.raises(UserError, match=r"none\.yaml: no such file; name a YAML file, or a recipe"):
         settings("--config", str(tmp_path / "none.yaml"))
