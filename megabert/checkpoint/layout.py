@@ -6,7 +6,7 @@ the state goes through whole tensors (``resume.resume``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,6 +14,10 @@ from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
+from megabert.engine.zero.whole_tensors import state_names
+
+_ADAM = ("exp_avg", "exp_avg_sq")
+"""The states that records of all versions mean where they name none."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Layout:
 
     ``optimizer``: class and rule. ``wrapper``: DeepSpeed's class around it. ``slices``: length of each
     of a rank's partitions, and a hash of the names of the tensors in it (stage 0: of all in one), which
-    identify parameter groups and stage 3's sub-groups. The last three are None in records of version
-    1, and then not compared.
+    identify parameter groups and stage 3's sub-groups. ``states``: names of the optimizer's state tensors
+    in each parameter group. The last four are None in older records, and then not compared.
     """
 
     world_size: int
@@ -33,6 +37,7 @@ class Layout:
     optimizer: str | None = None
     wrapper: str | None = None
     slices: list[str] | None = None
+    states: list[str] | None = None
 
     @classmethod
     def of(cls, engine: TrainingEngine) -> Layout:
@@ -46,6 +51,7 @@ class Layout:
             engine.optimizer.record_name,
             engine.optimizer_wrapper,
             _partition_ids(engine),
+            [" ".join(engine.optimizer.states_of(g)) for g in engine.optimizer.param_groups],
         )
 
     @classmethod
@@ -100,13 +106,23 @@ class Layout:
             "optimizer": f"optimizer {self.optimizer} -> {other.optimizer}",
             "wrapper": f"DeepSpeed's {self.wrapper} -> {other.wrapper}",
             "slices": "other parameter groups or sub-groups",
+            "states": f"optimizer state {_listed(self.states)} -> {_listed(other.states)}",
         }
         more = "".join(f"; {words[name]}" for name in hidden)
         return f"({self.describe()}) on {other.describe()}{more}"
 
 
+def _listed(states: Sequence[str] | None) -> str:
+    return " / ".join(dict.fromkeys(states or ()))
+
+
 def _partition_ids(engine: TrainingEngine) -> list[str]:
-    parts = [(item.flat.numel(), item.partition.names) for item in engine.partitions()]
+    parts = []
+    for item in engine.partitions():
+        states = state_names(engine.optimizer, item)
+        # of other states too, because stage 0 does not show where one group ends
+        hashed = item.partition.names + (() if states == _ADAM else states)
+        parts.append((item.flat.numel(), hashed))
     if engine.zero_stage == 0:
         names = tuple(name for _, one in parts for name in one)
         parts = [(sum(numel for numel, _ in parts), names)]
@@ -134,9 +150,13 @@ def restore_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
 def checkpoint_bytes(engine: TrainingEngine) -> int:
     """Approximate bytes of a checkpoint of ``engine``, all ranks' files together."""
     tensor_parallel = engine.world.tp.size
-    fp32_bytes = 4 * (1 + len(engine.optimizer.state_names))  # master weight and state
+    fp32_bytes = {  # master weight and state
+        id(parameter): 4 * (1 + len(state_names(engine.optimizer, item)))
+        for item in engine.partitions()
+        for parameter in item.parameters
+    }
     total = 0
     for parameter in engine.module.parameters():
         whole = local_shape(parameter).numel() * (tensor_parallel if is_split(parameter) else 1)
-        total += whole * (fp32_bytes + parameter.element_size())
+        total += whole * (fp32_bytes.get(id(parameter), 0) + parameter.element_size())
     return total

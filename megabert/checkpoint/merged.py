@@ -35,7 +35,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
 
     Attributes:
         step: updates that the optimizer has made.
-        states: names of the optimizer's state tensors.
+        states: names of each parameter's state tensors.
         parameters: every whole parameter (padded vocabulary).
         largest_difference: between copies of a tensor that were read, of the tensor's largest number.
     """
@@ -44,12 +44,14 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
         self,
         parameters: Mapping[str, WholeParameter],
         step: int,
-        states: Sequence[str],
+        states: Mapping[str, Sequence[str]],
         source: Path,
     ) -> None:
         self.parameters = dict(parameters)
         self.step = step
-        self.states = tuple(states)
+        if not any(states.values()):
+            states = dict.fromkeys(self.parameters, _ADAM)
+        self.states = {name: tuple(states.get(name, ())) for name in self.parameters}
         self.largest_difference = 0.0
         self._source = source
 
@@ -68,7 +70,7 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
 
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         """``weight`` and the optimizer's state of a parameter: fp32, whole, on the CPU."""
-        return {kind: self.read(name, kind) for kind in ("weight", *self.states)}
+        return {kind: self.read(name, kind) for kind in ("weight", *self.states[name])}
 
     def read(self, name: str, kind: str) -> Tensor:
         """The weight or one state tensor of a parameter.
@@ -121,9 +123,9 @@ class _Partitioned(WholeCheckpoint):
 
     def __init__(self, folder: Path, parameters: Mapping[str, WholeParameter]) -> None:
         self._files = RankFiles(folder)
-        _compare_names(self._files.names, parameters, folder)
+        _compare_names(set(self._files.states), parameters, folder)
         step = one_step(self._files.steps, folder)
-        super().__init__(parameters, step, self._files.states or _ADAM, folder)
+        super().__init__(parameters, step, self._files.states, folder)
 
     def _parts(self, name: str, kind: str) -> list[Tensor]:
         parameter = self.parameters[name]
@@ -151,9 +153,11 @@ class _Plain(WholeCheckpoint):
         names = set(self._ranks[0])
         _compare_names(names, parameters, folder)
         steps = {int(p["step"]) for rank in self._ranks for p in rank.values() if "step" in p}
-        parts = self._ranks[0].values()
-        states = dict.fromkeys(k for p in parts for k, v in p.items() if is_state(k, v))
-        super().__init__(parameters, one_step(steps, folder), tuple(states) or _ADAM, folder)
+        states = {
+            name: [key for key, value in part.items() if is_state(key, value)]
+            for name, part in self._ranks[0].items()
+        }
+        super().__init__(parameters, one_step(steps, folder), states, folder)
 
     def _parts(self, name: str, kind: str) -> list[Tensor]:
         parts = []

@@ -60,8 +60,8 @@ class RankFiles:
     """The optimizer files of a checkpoint of stage 1, 2 or 3.
 
     Attributes:
-        names: of the tensors.
-        states: names of the optimizer's state tensors; none before the first update.
+        states: names of the optimizer's state tensors, by name of the parameter; none before the first
+            update.
         steps: counters of updates, one if the files belong together.
         degree: of tensor parallelism.
 
@@ -72,7 +72,7 @@ class RankFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fragments: dict[str, dict[int, list[_Fragment]]] = {}
-        states: dict[str, None] = {}
+        self.states: dict[str, tuple[str, ...]] = {}
         self.steps: set[int] = set()
         shapes: dict[int, Any] = {}
         grid = _grid(folder)
@@ -92,12 +92,12 @@ class RankFiles:
                 for name, fragment in found:
                     parts = self._fragments.setdefault(name, {})
                     parts.setdefault(tensor_rank, []).append(fragment)
-                    states |= dict.fromkeys(k for k, v in fragment.state.items() if is_state(k, v))
+                    more = [k for k in fragment.state if k not in self.states.get(name, ())]
+                    self.states[name] = (*self.states.get(name, ()), *more)
             except _MALFORMED as error:
                 raise UserError(
                     f"{path} is not a rank's file of a checkpoint: {type(error).__name__} {error}"
                 ) from error
-        self.names, self.states = set(self._fragments), tuple(sorted(states))
         self.degree = tensor_rank + 1
 
     def parts(self, name: str, kind: str, shape: tuple[int, ...]) -> list[Tensor]:

@@ -34,6 +34,7 @@ from megabert.engine.zero.whole_tensors import (
     average_copies,
     iterate_state,
     optimizer_step,
+    state_names,
     write_state,
 )
 from megabert.optim.base import ShardedOptimizer, TensorNorms
@@ -187,7 +188,7 @@ class TrainingEngine:
     def _not_finite_here(self) -> Iterator[str]:
         for item in self.partitions():
             state = self.optimizer.state.get(item.flat, {})
-            for key in ("weight", *self.optimizer.state_names):
+            for key in ("weight", *state_names(self.optimizer, item)):
                 flat = item.flat if key == "weight" else state.get(key)
                 if flat is None or not flat.numel() or _all_finite(flat):
                     continue

@@ -12,9 +12,9 @@ An elementwise rule (each element's update depends on that element alone) needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -44,17 +44,18 @@ class TensorNorms:
 class ShardedOptimizer(torch.optim.Optimizer):
     """A torch optimizer whose state the engine can save, move between layouts, and report.
 
-    State of each parameter or partition: the tensors of ``state_names``, which have its shape, and
-    ``step``, the number of updates applied to it.
+    State of each parameter or partition: the tensors that :meth:`states_of` names, which have its shape,
+    and ``step``, the number of updates applied to it. There may be any number of them, of any names. They
+    are saved, merged, and moved to other layouts by these names.
 
     Attributes:
-        state_names: the state's tensors. At most two can be moved to another layout.
+        state_names: the state's tensors, of every group whose own :meth:`states_of` does not say otherwise.
         table: what lies in each partition; without :meth:`attach` every parameter is a whole tensor.
         overwrite_gradients: :meth:`step` may leave anything in ``.grad``. The engine sets it, because
             DeepSpeed drops the gradients after the step.
     """
 
-    state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
+    state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     overwrite_gradients = False
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -69,10 +70,18 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Take the table of the partitions that this optimizer updates, before the first update."""
         self.table = table
 
+    def states_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the state's tensors of a parameter group; the same on every rank, at any time."""
+        return self.state_names
+
+    def new_state(self, name: str, weight: Tensor) -> Tensor:
+        """The state tensor ``name`` before the first update of ``weight`` (a parameter or a part of one)."""
+        return torch.zeros_like(weight)
+
     def update(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Update a parameter or partition in place from ``parameter.grad``.
 
-        ``state`` holds the tensors of ``state_names`` and ``step``, this update's number from 1.
+        ``state`` holds the tensors of :meth:`states_of` and ``step``, this update's number from 1.
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither update nor step")
 
@@ -92,19 +101,19 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    state = self.state_of(parameter)
+                    state = self.state_of(parameter, group)
                     state["step"] += 1
                     self.update(parameter, state, group)
         return loss
 
-    def state_of(self, parameter: Tensor) -> dict[str, Any]:
-        """The parameter's state; made (zeros, step 0) on the first call."""
+    def state_of(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of a group's parameter; made (step 0) on the first call."""
         state = self.state[parameter]
         if "step" not in state:
             state["step"] = 0
-        for name in self.state_names:
+        for name in self.states_of(group):
             if name not in state:
-                state[name] = torch.zeros_like(parameter)
+                state[name] = self.new_state(name, parameter)
         return state
 
     def set_step(self, parameter: Tensor, step: int) -> None:

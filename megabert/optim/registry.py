@@ -41,6 +41,8 @@ class OptimizerSpec:
         reads: fields of :class:`~megabert.config.training.OptimizerSettings` that the rule uses. A
             value given for another field of a rule is reported as having no effect.
         state_bytes: bytes of state per parameter apart from the fp32 weight.
+        matrix_state_bytes: the same of the matrices of encoder layers, where these have other state
+            tensors (None: they have the same).
         moved_bytes: bytes per parameter that an update reads and writes in fp32, from which the
             planner estimates its time.
         sums_norms: each update sums norms of whole tensors over the ranks.
@@ -52,9 +54,15 @@ class OptimizerSpec:
     make: Make
     reads: frozenset[str] = frozenset()
     state_bytes: int = 8
+    matrix_state_bytes: int | None = None
     moved_bytes: int = 28
     sums_norms: bool = False
     deepspeed_types: tuple[str, ...] = ()
+
+    def mean_state_bytes(self, matrices: float) -> float:
+        """Bytes of state per parameter of a model, of which this share lies in layers' matrices."""
+        own = self.state_bytes if self.matrix_state_bytes is None else self.matrix_state_bytes
+        return self.state_bytes + (own - self.state_bytes) * matrices
 
 
 def register_optimizer(spec: OptimizerSpec) -> OptimizerSpec:

@@ -25,6 +25,7 @@ class LocalParameters:
         largest: elements of the largest tensor (the word embeddings, or an MLP matrix).
         layer: elements of the largest encoder layer.
         tensors: number of tensors.
+        matrices: elements of the weights of encoder layers.
     """
 
     weights: int
@@ -32,6 +33,7 @@ class LocalParameters:
     largest: int
     layer: int
     tensors: int
+    matrices: int = 0
 
     @property
     def total(self) -> int:
@@ -68,7 +70,7 @@ def local_parameters(
         UserError: the degree does not divide the model.
     """
     check_degree(config, tensor_parallel)
-    sizes, weights = [], 0
+    sizes, weights, matrices = [], 0, 0
     layers = [0] * config.num_hidden_layers
     for name, parameter in pretraining_parameters(config, sentence_task).items():
         split = parameter.split_dim is not None
@@ -77,6 +79,7 @@ def local_parameters(
         if not is_bias_or_norm(name):
             weights += size
         if name.startswith(LAYERS):
+            matrices += 0 if is_bias_or_norm(name) else size
             layers[int(name.removeprefix(LAYERS).partition(".")[0])] += size
     total = sum(sizes)
-    return LocalParameters(weights, total - weights, max(sizes), max(layers), len(sizes))
+    return LocalParameters(weights, total - weights, max(sizes), max(layers), len(sizes), matrices)

@@ -159,7 +159,7 @@ def _held(n: LocalParameters, s: Sharding) -> Parts:
     return {
         "weights": compute_bytes(s.precision) * (own if s.stage == 3 else n.total),
         "masters": FP32 * own if has_masters else 0.0,
-        "moments": optimizer_spec(s.optimizer).state_bytes * own,
+        "moments": optimizer_spec(s.optimizer).mean_state_bytes(n.matrices / n.total) * own,
     }
 
 

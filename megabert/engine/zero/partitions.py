@@ -47,6 +47,7 @@ class FlatPartition:
         flat: fp32 [partition.numel].
         partition: the tensors and segments in it.
         parameters: the model's parameters, in the order of ``partition.tensors``.
+        group: number of their group in the optimizer's ``param_groups``.
         compute_weights: this rank's part of the weights that the model computes with, where the
             model's parameters are not whole tensors (stage 3); else None.
     """
@@ -54,6 +55,7 @@ class FlatPartition:
     flat: Tensor
     partition: Partition
     parameters: tuple[nn.Parameter, ...]
+    group: int
     compute_weights: Tensor | None = None
 
 
@@ -88,8 +90,8 @@ def partitions_of(engine: Any) -> list[FlatPartition]:
         "FP16_UnfusedOptimizer": _partitions_of_masters,
     }
     if optimizer is engine.basic_optimizer:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return [_whole(p, p, names) for p in parameters]
+        groups = [group["params"] for group in optimizer.param_groups]
+        return [_whole(p, p, n, names) for n, group in enumerate(groups) for p in group]
     kind = type(optimizer).__name__
     if kind not in readers:
         raise UserError(
@@ -103,14 +105,20 @@ def _local_tensor(parameter: nn.Parameter, names: dict[int, str]) -> LocalTensor
     return LocalTensor(names[id(parameter)], tuple(local_shape(parameter)), is_split(parameter))
 
 
-def _whole(flat: Tensor, parameter: nn.Parameter, names: dict[int, str]) -> FlatPartition:
+def _whole(
+    flat: Tensor, parameter: nn.Parameter, group: int, names: dict[int, str]
+) -> FlatPartition:
     partition = Partition.whole(_local_tensor(parameter, names))
-    return FlatPartition(flat, partition, (parameter,))
+    return FlatPartition(flat, partition, (parameter,), group)
 
 
 def _partitions_of_masters(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     groups = zip(private(optimizer, "fp32_groups"), private(optimizer, "fp16_groups"))
-    return [_whole(m, p, names) for masters, group in groups for m, p in zip(masters, group)]
+    return [
+        _whole(m, p, number, names)
+        for number, (masters, group) in enumerate(groups)
+        for m, p in zip(masters, group)
+    ]
 
 
 def _partitions_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
@@ -120,7 +128,8 @@ def _partitions_of_stage_1_and_2(optimizer: Any, names: dict[int, str]) -> list[
     buffers = private(optimizer, "bit16_groups_flat")
     flats = private(optimizer, "single_partition_of_fp32_groups")
     ranks = [dist.get_rank(group) for group in private(optimizer, "real_dp_process_group")]
-    return [_part_of_group(*values, names) for values in zip(groups, starts, buffers, flats, ranks)]
+    found = zip(groups, starts, buffers, flats, ranks)
+    return [_part_of_group(*values, n, names) for n, values in enumerate(found)]
 
 
 def _partitions_of_bf16(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
@@ -129,9 +138,9 @@ def _partitions_of_bf16(optimizer: Any, names: dict[int, str]) -> list[FlatParti
     flats = private(optimizer, "fp32_groups_flat_partition")
     ranks = [dist.get_rank(group) for group in private(optimizer, "real_dp_process_group")]
     found = []
-    for group, buffer, flat, rank in zip(groups, buffers, flats, ranks):
-        starts = [sum(p.numel() for p in group[:number]) for number in range(len(group))]
-        found.append(_part_of_group(group, starts, buffer, flat, rank, names))
+    for number, (group, buffer, flat, rank) in enumerate(zip(groups, buffers, flats, ranks)):
+        starts = [sum(p.numel() for p in group[:n]) for n in range(len(group))]
+        found.append(_part_of_group(group, starts, buffer, flat, rank, number, names))
     return found
 
 
@@ -141,9 +150,10 @@ def _part_of_group(
     buffer: Tensor,
     flat: Tensor,
     rank: int,
+    number: int,
     names: dict[int, str],
 ) -> FlatPartition:
-    """The partition of data-parallel rank ``rank``, of a group that lies end to end in ``buffer``."""
+    """The partition of data-parallel rank ``rank``, of the group of this number, which lies end to end in ``buffer``."""
     for parameter, start in zip(group, starts):
         if parameter.data_ptr() != buffer.data_ptr() + start * buffer.element_size():
             raise UserError(
@@ -152,13 +162,14 @@ def _part_of_group(
             )
     tensors = [_local_tensor(parameter, names) for parameter in group]
     partition = Partition.of_group(tensors, starts, rank * flat.numel(), flat.numel())
-    return FlatPartition(flat, partition, tuple(group))
+    return FlatPartition(flat, partition, tuple(group), number)
 
 
 def _partitions_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[FlatPartition]:
     flats = private(optimizer, "fp32_partitioned_groups_flat")
     compute_weights = private(optimizer, "fp16_partitioned_groups_flat")
     process_groups = private(optimizer, "sub_group_process_groups")
+    group_of = private(optimizer, "sub_group_to_group_id")
     found = []
     for number, group in enumerate(private(optimizer, "fp16_groups")):
         rank = dist.get_rank(process_groups[number])
@@ -173,7 +184,8 @@ def _partitions_of_stage_3(optimizer: Any, names: dict[int, str]) -> list[FlatPa
             offset += padded
         flat = flats[number]
         partition = Partition(tensors, tuple(segments), flat.numel())
-        found.append(FlatPartition(flat, partition, tuple(group), compute_weights[number]))
+        computed = compute_weights[number]
+        found.append(FlatPartition(flat, partition, tuple(group), group_of[number], computed))
     return found
 
 

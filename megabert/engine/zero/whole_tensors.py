@@ -30,9 +30,17 @@ from megabert.parallel.topology import TensorParallel
 _TORCH_ADAM_STATES = ("exp_avg", "exp_avg_sq")
 
 
-def _state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Names of the optimizer's state tensors; those of torch's Adam for one that declares none."""
-    return optimizer.state_names if isinstance(optimizer, ShardedOptimizer) else _TORCH_ADAM_STATES
+def state_names(optimizer: torch.optim.Optimizer, item: FlatPartition) -> tuple[str, ...]:
+    """Names of a partition's state tensors; those of torch's Adam for an optimizer that declares none."""
+    if isinstance(optimizer, ShardedOptimizer):
+        return optimizer.states_of(optimizer.param_groups[item.group])
+    return _TORCH_ADAM_STATES
+
+
+def _new_state(optimizer: torch.optim.Optimizer, name: str, weight: Tensor) -> Tensor:
+    if isinstance(optimizer, ShardedOptimizer):
+        return optimizer.new_state(name, weight)
+    return torch.zeros_like(weight)
 
 
 def optimizer_step(engine: Any) -> int:
@@ -49,22 +57,28 @@ def iterate_state(
     """Every trained tensor whole, one at a time: name, {key: fp32 tensor of the full shape}.
 
     A collective: every rank iterates to the end, and every rank gets every tensor (one all-reduce
-    each, on the device; at most one tensor's values are held). ``keys``: ``weight`` (the fp32 master)
-    and the names of the optimizer's state tensors, by default all of them; state that does not exist
-    yet is zero.
+    each, on the device; at most one tensor's values are held). ``keys``: which of ``weight`` (the fp32
+    master) and the tensor's own state, by default all of them; state that does not exist yet is what it
+    is before the first update.
     """
-    if keys is None:
-        keys = ("weight", *_state_names(engine.basic_optimizer))
+    base = engine.basic_optimizer
     all_reduce = sum_over_holders(engine, tp)
     for item in partitions_of(engine):
-        state = engine.basic_optimizer.state.get(item.flat, {})
+        state = base.state.get(item.flat, {})
+        names = ("weight", *state_names(base, item))
+        flats = {key: state.get(key) for key in names if keys is None or key in keys}
+        for key in flats:
+            if key == "weight":
+                flats[key] = item.flat
+            elif flats[key] is None:
+                flats[key] = _new_state(base, key, item.flat)
         segments = {segment.row: segment for segment in item.partition.segments}
         for row, (name, parameter) in enumerate(zip(item.partition.names, item.parameters)):
-            values = {}
-            for key in keys:
-                flat = item.flat if key == "weight" else state.get(key)
-                values[key] = _gather(flat, segments.get(row), parameter, tp, all_reduce)
-            yield name, values
+            segment = segments.get(row)
+            yield (
+                name,
+                {k: _gather(flat, segment, parameter, tp, all_reduce) for k, flat in flats.items()},
+            )
 
 
 def _gather(
@@ -115,14 +129,15 @@ def write_state(
 
     Args:
         full: by parameter name ``weight`` and the optimizer's state tensors, of the full shape (padded
-            vocabulary). State that is missing becomes zero; further names are ignored.
+            vocabulary). State that is missing becomes what it is before the first update; further names
+            are ignored.
         step: the optimizer's step count from here on, from which bias correction continues.
 
     Raises:
         UserError: a parameter that ``full`` lacks, or one of another shape.
     """
     base = engine.basic_optimizer
-    partitions, states = partitions_of(engine), _state_names(base)
+    partitions = partitions_of(engine)
     for item in partitions:
         for name in item.partition.names:
             if name not in full:
@@ -133,6 +148,7 @@ def write_state(
             base.set_step(item.flat, step)
         else:
             state["step"] = torch.tensor(float(step))
+        states = state_names(base, item)
         for key in states:
             state.setdefault(key, torch.zeros_like(item.flat))
         segments = {segment.row: segment for segment in item.partition.segments}
@@ -145,9 +161,12 @@ def write_state(
                 parameter.data.copy_(local.view(parameter.shape))
             for key in states:
                 value = tensors.get(key)
-                if value is not None:
-                    value = _own_part(name, value, parameter, tp)
-                _fill(state[key], segment, value)
+                part = (
+                    _new_state(base, key, local)
+                    if value is None
+                    else _own_part(name, value, parameter, tp)
+                )
+                _fill(state[key], segment, part)
         if item.compute_weights is not None:
             item.compute_weights.copy_(item.flat)
 
@@ -166,16 +185,13 @@ def _own_part(name: str, whole: Tensor, parameter: nn.Parameter, tp: TensorParal
     return part.reshape(-1)
 
 
-def _fill(flat: Tensor, segment: ParameterSlice | None, local: Tensor | None) -> None:
-    """Copy the segment's range of ``local`` (zeros if None) to its place in ``flat``."""
+def _fill(flat: Tensor, segment: ParameterSlice | None, local: Tensor) -> None:
+    """Copy the segment's range of ``local`` to its place in ``flat``."""
     if segment is None:
         return
     place = flat.view(-1)[segment.partition_start : segment.partition_start + segment.numel]
-    if local is None:
-        place.zero_()
-    else:
-        first = segment.tensor_start
-        place.copy_(local[first : first + segment.numel])
+    first = segment.tensor_start
+    place.copy_(local[first : first + segment.numel])
 
 
 # ---------------------------------------------------------------- copies on tensor-parallel ranks
@@ -211,7 +227,8 @@ def average_copies(engine: Any, tp: TensorParallel) -> CopyDifference | None:
     if tp.size == 1:
         return None
     base = engine.basic_optimizer
-    keys = ("weight", *_state_names(base))
+    names = (name for item in partitions_of(engine) for name in state_names(base, item))
+    keys = tuple(dict.fromkeys(("weight", *names)))
     tensors = list(_replicated(engine))
     measured = torch.zeros(len(tensors), len(keys), 2, dtype=torch.float64, device=engine.device)
     for column, key in enumerate(keys):

@@ -37,7 +37,7 @@ A backend does the elementwise work (:mod:`megabert.optim.lamb.backend`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, overload
@@ -132,8 +132,8 @@ class Lamb(ShardedOptimizer):
         """``Lamb (lamb)``."""
         return f"Lamb ({self.rule})"
 
-    def state_of(self, parameter: Tensor) -> dict[str, Any]:
-        """The parameter's state; made (zero moments, step 0) on the first call."""
+    def state_of(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of a group's parameter; made (zero moments, step 0) on the first call."""
         state = self.state[parameter]
         if "exp_avg" not in state:
             state["step"] = 0
@@ -208,7 +208,7 @@ class Lamb(ShardedOptimizer):
             group["bias_correction"],
         )
         active = [parameter for parameter in group["params"] if parameter.grad is not None]
-        work = [self._work(parameter) for parameter in active]
+        work = [self._work(parameter, group) for parameter in active]
         table, parameters = self.table, group["params"]
         scales = None
         if rule.kind == "lans":
@@ -231,7 +231,7 @@ class Lamb(ShardedOptimizer):
             factors = table.segment_values(parameters, active, ratios)
             self.backend.second_pass(rule, work, scales, factors, group["lr"])
 
-    def _work(self, parameter: Tensor) -> Work:
+    def _work(self, parameter: Tensor, group: Mapping[str, Any]) -> Work:
         """The parameter's flat tensors; counts the update.
 
         Raises:
@@ -243,7 +243,7 @@ class Lamb(ShardedOptimizer):
             raise TypeError(f"Lamb updates fp32, fp64, bf16 and fp16, not {parameter.dtype}")
         if gradient.is_sparse or not parameter.is_contiguous():
             raise TypeError("Lamb updates contiguous tensors with dense gradients")
-        state = self.state_of(parameter)
+        state = self.state_of(parameter, group)
         state["step"] += 1
         master = state.get("master", parameter).view(-1)
         scratch = None
