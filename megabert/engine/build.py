@@ -15,7 +15,7 @@ from megabert.engine.launch import World
 from megabert.engine.library_log import prints_logged
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.config import check_zero_config
-from megabert.engine.zero.fixes import prepare_engine
+from megabert.engine.zero.fixes import prepare_engine, spare_compiler
 from megabert.kernels.attention.dispatch import use_attention
 from megabert.kernels.float8 import use_float8
 from megabert.optim.base import ShardedOptimizer
@@ -83,6 +83,7 @@ def build_engine(
     from pydantic import ValidationError
 
     precision = resolve_precision(parallel.precision, world.device.type == "cuda")
+    spare_compiler()
     config = make_deepspeed_config(deepspeed_sections or {}, batch, settings, parallel, precision)
     check_zero_config(config)
     model.to(world.device)

@@ -17,7 +17,6 @@ parallel ranks have two kinds of batches, so that a missing sum over ranks shows
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -59,9 +58,6 @@ _LEFT_OUT = (
 )  # fmt: skip
 """Sections of a DeepSpeed file that report or write something, or take long."""
 
-_LATE_IMPORTS = ("torch._dynamo", "torch._inductor.compile_fx")
-"""What torch's optimizers and DeepSpeed's engine import when they are made: 4 s, which the run needs anyway."""
-
 
 class UpdateFigures(NamedTuple):
     """What is compared."""
@@ -90,9 +86,6 @@ def self_test(run: TestedRun, world: World) -> None:
     Raises:
         UserError: they differ: on all ranks, with the versions of DeepSpeed and torch.
     """
-    for module in _LATE_IMPORTS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
     began = time.monotonic()
     devices = [world.device] if world.device.type == "cuda" else []
     with torch.random.fork_rng(devices), _quiet():

@@ -158,10 +158,11 @@ def test_kill_and_resume(shards: Path, reference: Path, root: Path, tmp_path: Pa
     run = tmp_path / "run"
     long = ["--steps", "40", "--save-interval", "10", "--keep-last", "9"]
     command = [
-        sys.executable, str(root / "launch" / "pretrain.py"), *last_given([*TINY, *long]),
-        "--data", str(shards), "--output", str(run), "--loader-workers", "1",
+        sys.executable, "-X", "importtime", str(root / "launch" / "pretrain.py"),
+        *last_given([*TINY, *long]), "--data", str(shards), "--output", str(run), "--loader-workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     latest = run / "checkpoints" / "latest"
     deadline = time.monotonic() + 120
     while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -177,6 +178,14 @@ def test_kill_and_resume(shards: Path, reference: Path, root: Path, tmp_path: Pa
         assert torch.equal(values["weight"], expected[name]["weight"]), name
     steps = [line["step"] for line in metrics(run) if "loss" in line]
     assert steps == list(range(1, 41))
+    _check_imports((tmp_path / "errors").read_text())
+
+
+def _check_imports(errors: str) -> None:
+    """A run does without the libraries that take seconds to import and that it does not use."""
+    imported = {line.rpartition("|")[2].strip() for line in errors.splitlines()}
+    assert "deepspeed.runtime.engine" in imported
+    assert not imported & {"mlflow", "torch._dynamo", "torch._inductor", "sympy"}
 
 
 def test_phase_change_between_topologies(shards: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ tests/engine/zero/test_lamb_zero.py:
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
@@ -40,6 +43,24 @@ from megabert.parallel.topology import TensorParallel
 
 _UNSCALED_STAGE_0 = "0.19.8"
 """The DeepSpeed release whose fp16 stage 0 :func:`_scale_loss_once` works around."""
+
+
+def spare_compiler() -> None:
+    """Keep torch's compiler, whose import takes 3 s and which no run uses, from being imported.
+
+    DeepSpeed's engine imports a Muon of its own, which compiles its functions where they are defined;
+    and methods of torch's optimizers import the compiler only to be passed over by it.
+    """
+    for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict):
+        function = inspect.unwrap(method)
+        setattr(function, "__dynamo_disable", function)
+    from deepspeed.runtime import compiler
+
+    compile_function, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_function
 
 
 def prepare_engine(engine: Any, tp: TensorParallel) -> None:
