@@ -39,7 +39,9 @@ def process_rank() -> int:
 def print_error(line: str) -> None:
     """Print a line on standard error, if there still is one."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(
+            line + "\n", end="", file=sys.stderr, flush=True
+        )  # at once: no other thread's line between
 
 
 class _StandardError(logging.Handler):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from megabert.config import flags
 from megabert.config.training import PretrainSettings, ResolvedSettings
 from megabert.data.shards.manifest import SpecialIds, TokenizerInfo
 from megabert.data.shards.writer import Document, write_corpus
-from tests.helpers.distributed import run_ranks
+from tests.helpers.distributed import import_once, run_ranks
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(392))]
 
@@ -75,19 +73,6 @@ def make_shards(
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
     return folder
-
-
-@functools.cache
-def import_once() -> None:
-    """Import here what every rank would import for itself (5 s a run); forked ranks inherit it."""
-    before = os.environ.get("DS_ACCELERATOR")
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-    import torch._dynamo
-    import torch.utils.tensorboard  # noqa: F401
-
-    if before is None:
-        del os.environ["DS_ACCELERATOR"]
 
 
 def _train(rank: int, world_size: int, argv: Sequence[str]) -> dict[str, Any]:

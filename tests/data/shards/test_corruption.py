@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("flips", "cuts"), [(60, 10), pytest.param(1000, 100, marks=pytest.mark.slow)]
+    ("flips", "cuts"), [(30, 6), pytest.param(1000, 100, marks=pytest.mark.slow)]
 )
 def test_any_damage_is_found_and_named(folder: Path, flips: int, cuts: int) -> None:
     outcomes = list(try_faults(folder, make_faults(folder, flips, cuts, seed=1)))

@@ -29,33 +29,36 @@ CASES = [
     Case(2),
     Case(3, sub_group=100),
     Case(0, "bf16", 4),
-    Case(1, "bf16"),
     Case(1, "bf16", 4, fp32_sums=True),
     Case(2, "bf16", 4),
-    Case(2, "bf16", fp32_sums=True),
-    Case(3, "bf16", 4),
     Case(3, "bf16", fp32_sums=True, sub_group=100),
     Case(0, accumulation=4, clip=0.0),
-    Case(3, accumulation=4),
     Case(1, offload=True),
-    Case(1, "bf16", 4, fp32_sums=True, offload=True),
     Case(2, "bf16", 4, offload=True),
-    Case(3, offload=True, sub_group=100),
     Case(3, "bf16", 4, fp32_sums=True, offload=True),
     Case(0, "fp16"),
     Case(1, "fp16", 4),
-    Case(2, "fp16"),
     Case(3, "fp16", 4, sub_group=100),
-    Case(0, own_groups=True),
     Case(1, own_groups=True, bounds=(0.3, 2.0)),
     Case(3, "bf16", own_groups=True, sub_group=30),
     Case(2, "bf16", adapt_all=True),
     Case(1, rule="lans"),
     Case(3, rule="lans", sub_group=30, own_groups=True),
-    Case(0, "bf16", rule="lans", adapt_all=True),
     Case(1, "bf16", rule="adamw"),
     Case(3, rule="adamw"),
 ]
+MORE_CASES = [
+    Case(1, "bf16"),
+    Case(2, "bf16", fp32_sums=True),
+    Case(3, "bf16", 4),
+    Case(3, accumulation=4),
+    Case(1, "bf16", 4, fp32_sums=True, offload=True),
+    Case(3, offload=True, sub_group=100),
+    Case(2, "fp16"),
+    Case(0, own_groups=True),
+    Case(0, "bf16", rule="lans", adapt_all=True),
+]
+"""Further combinations of what CASES have, in the slow tests."""
 
 
 def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] | None) -> Any:
@@ -182,10 +185,17 @@ def check_adamw(world: World) -> None:
             torch.testing.assert_close(ended[0][name][key], ended[1][name][key], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("data_parallel", "tensor_parallel"), [(1, 1), (2, 2)], ids="{}".format)
-def test_exact(data_parallel: int, tensor_parallel: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data_parallel", "tensor_parallel", "cases"),
+    [
+        (1, 1, CASES[::3]),  # alone, a rank divides nothing
+        (2, 2, CASES),
+        pytest.param(2, 2, MORE_CASES, marks=pytest.mark.slow),
+    ],
+    ids=["1-1", "2-2", "2-2-more"],
+)
+def test_exact(data_parallel: int, tensor_parallel: int, cases: list[Case], tmp_path: Path) -> None:
     size = data_parallel * tensor_parallel
-    cases = CASES if size > 1 else CASES[::3]  # alone, a rank divides nothing
     run_ranks(
         exact_everywhere, size, tensor_parallel, cases, tmp_path, initialize=False, timeout=300.0
     )

@@ -298,7 +298,7 @@ def readers_of(groups: list[str]) -> list[FuzzedReader]:
         from tests.faults.fuzz.plain_readers import PLAIN
 
         found += PLAIN
-    if named or "models" in groups:
+    if set(named) - {reader.name for reader in found} or "models" in groups:  # imports torch
         from tests.faults.fuzz.model_readers import MODELS
 
         found += MODELS

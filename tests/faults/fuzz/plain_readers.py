@@ -52,7 +52,7 @@ def _shards(file: str) -> Callable[[Path], Path]:
     return make
 
 
-def _read_shards(path: Path) -> None:
+def _read_documents(path: Path) -> Corpus:
     load_manifest(path.parent)
     corpus = Corpus.open(path.parent, "train")
     for document in range(min(corpus.num_documents, 30)):
@@ -61,6 +61,11 @@ def _read_shards(path: Path) -> None:
         corpus.word_starts(document)
         corpus.document_id(document)
     assert len(corpus.document_ends) == corpus.num_documents
+    return corpus
+
+
+def _read_shards(path: Path) -> None:
+    corpus = _read_documents(path)
     for shard in range(len(corpus.manifest.splits["train"].shards)):
         corpus._shards.file(shard).verify()
 
@@ -80,7 +85,7 @@ def _index_with_sums(content: bytes) -> bytes:
 
 
 def _read_index(path: Path) -> None:
-    _read_shards(path)
+    _read_documents(path)  # the shards themselves are as they were written
     check_document_index(path.parent, load_manifest(path.parent))
 
 
