@@ -49,7 +49,7 @@ def spare_compiler() -> None:
     """Keep torch's compiler, whose import takes 3 s and which no run uses, from being imported.
 
     DeepSpeed's engine imports a Muon of its own, which compiles its functions where they are defined;
-    and methods of torch's optimizers import the compiler only to be passed over by it.
+    and methods of torch's optimizers import the compiler only so that it ignores them.
     """
     for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict):
         function = inspect.unwrap(method)
