@@ -22,14 +22,10 @@ from megabert.common.files import sha256_of
 from megabert.common.yaml_text import read_yaml_value
 
 ENTRIES = Path(__file__).resolve().parent / "entries"
-OF_THE_RACE = {
-    "data": ("data", "weights", "eval_data"),
-    "optimizer": ("steps",),
-    "run": (
-        "output", "seed", "data_seed", "weight_seed", "resume", "init_from", "stop_after", "eval_interval",
-        "eval_samples", "save_interval", "keep_last", "keep_every",
-    ),
-}  # fmt: skip
+OF_THE_RACE = frozenset({
+    "data", "weights", "eval_data", "steps", "train_tokens", "output", "seed", "data_seed", "weight_seed", "resume",
+    "init_from", "decay_from", "stop_after", "eval_interval", "eval_samples", "save_interval", "keep_last", "keep_every",
+})  # fmt: skip
 """Settings that the rules fix or the command sets."""
 
 
@@ -99,11 +95,8 @@ def read_entry(path: Path) -> Entry:
     for section, values in content["settings"].items():
         if not isinstance(values, dict):
             raise UserError(f"{path}: settings.{section}: expected settings and their values")
-        for name in OF_THE_RACE.get(section, ()):
-            if name in values:
-                raise UserError(
-                    f"{path}: settings.{section}.{name} is set by the speedrun; remove it"
-                )
+        for name in sorted(OF_THE_RACE.intersection(values)):
+            raise UserError(f"{path}: settings.{section}.{name} is set by the speedrun; remove it")
     for track, steps in content.get("steps", {}).items():
         if type(steps) is not int or steps < 1:
             raise UserError(f"{path}: steps.{track}: expected a whole number from 1")

@@ -218,7 +218,7 @@ def _note(run: Race, piece: dict[str, Any], ranks: Ranks) -> None:
     piece["cpu_seconds"] = max(piece["cpu_seconds"], round(ranks.processor_seconds, 2))
     piece["wall_seconds"] = round(ranks.seconds, 2)
     for folder in saved_checkpoints(run.checkpoints):
-        run.journal["points"].setdefault(folder.name, round(run.used, 1))
+        run.journal["points"].setdefault(folder.name, round(run.used, 2))
 
 
 def saved_checkpoints(checkpoints: Path) -> list[Path]:
