@@ -68,11 +68,11 @@ def _track(entries: dict[str, list[dict[str, Any]]]) -> str:
         count = f"{len(runs)}" if len(runs) >= SEEDS else f"{len(runs)} of {SEEDS}"
         rows.append([
             place, f"`{runs[0]['entry']}`", _spread(runs, "nats_per_word"), _spread(runs, "nats_per_token"),
-            f"{runs[0]['vocabulary']:,}", f"{statistics.mean(r['tokens'] for r in runs) / 1e6:.1f}",
+            f"{runs[0]['vocabulary']:,}", f"{runs[0]['score']['parameters'] / 1e6:.1f}", f"{statistics.mean(r['tokens'] for r in runs) / 1e6:.1f}",
             f"{statistics.mean(r['updates'] for r in runs):,.0f}", _reached(runs, baseline), count,
         ])  # fmt: skip
     header = (
-        "", "entry", "nats per word", "nats per token", "vocabulary", "million tokens", "updates", "tokens to default",
+        "", "entry", "nats per word", "nats per token", "vocabulary", "million parameters", "million tokens", "updates", "tokens to default",
         "seeds",
     )  # fmt: skip
     lines = [markdown_table(header, rows), ""]

@@ -56,6 +56,7 @@ class Score:
         nats_per_word, nats_per_token: see the module.
         words, pieces: scored words, and the tokens that they consist of.
         tokens: predicted tokens of the second score.
+        parameters: of encoder and head.
         seconds: that it took.
     """
 
@@ -64,6 +65,7 @@ class Score:
     words: int
     pieces: int
     tokens: int
+    parameters: int
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,9 +123,9 @@ def score(path: Path, held_out: HeldOut, weights: str = "trained") -> Score:
     rows = [row for passage in held_out.passages for row in rows_of(passage, tokenizer, positions)]
     loss, pieces = _loss(model, _word_batches(rows, tokenizer))
     token_loss, tokens = _loss(model, _token_batches(held_out, min(LENGTH, positions)))
-    found = Score(
-        loss / words, token_loss / tokens, words, pieces, tokens, time.monotonic() - began
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    seconds = time.monotonic() - began
+    found = Score(loss / words, token_loss / tokens, words, pieces, tokens, parameters, seconds)
     if not math.isfinite(found.nats_per_word + found.nats_per_token):
         raise UserError(f"{path}: its losses are not finite")
     return found
