@@ -1,6 +1,6 @@
 """The speedrun: the lowest loss of an encoder on fixed text within a fixed budget (docs/speedrun/rules.md).
 
-    python -m benchmarks.speedrun prepare --text enwiki-large.tar.xz simplewiki-part.tar.xz --data DATA
+    python -m benchmarks.speedrun prepare --text enwiki simplewiki --data DATA
     python -m benchmarks.speedrun run ENTRY --track cpu-1h --seed 0 --data DATA --output FOLDER
     python -m benchmarks.speedrun score RUN --data DATA
     python -m benchmarks.speedrun board
@@ -56,7 +56,7 @@ def _data_flag(parser: argparse.ArgumentParser) -> None:
 def _prepare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", type=utf8_path, nargs="+", required=True, metavar="DUMP",
-        help="what shard_wiki.py --input takes: archives, folders, or a whole dump",
+        help="what shard_wiki.py --input takes: the unpacked folders, or a whole dump",
     )  # fmt: skip
     _data_flag(parser)
     parser.add_argument(

@@ -151,7 +151,7 @@ def _run(*command: str) -> None:
 
 
 def articles_checksum(shards: Path) -> str:
-    """SHA-256 of page ids, lengths and ids of all articles: the same however the text was packed and named."""
+    """SHA-256 of page ids, lengths and ids of all articles: the same whatever the inputs are named."""
 
     def parts() -> Iterator[bytes]:
         for split in (TRAIN, EVAL):
