@@ -4,7 +4,7 @@ Each whole tensor is drawn by a generator of its own, seeded with the run's seed
 name, and then cut. So the model is the same for every tensor parallel degree, and a parameter keeps
 its values when others are added or left out:
 
-    named ``bias``               0
+    named ``bias``               0, unless local heads are asked for
     vectors named ``weight``     1 (norms)
     all others                   normal, mean 0, standard deviation by the scheme
     rows of padded words         0
@@ -19,6 +19,9 @@ factor per tensor:
     width-aware        1 / sqrt(inputs) for each matrix that is not in the embeddings (Chowdhery et al.
                        2022, section 5, "fan-in variance scaling"; Yang et al. 2022 give hidden matrices
                        the same scale); others r
+
+Local heads: the query biases of some heads make these begin with attention to one neighbour each
+(``EncoderVariant.local_query_bias``), as the heads of d'Ascoli et al. 2021 (section 3) begin as convolutions.
 
 The rules know no encoder: whole shapes say what is a matrix (the first dimension is its outputs), and an
 encoder names its residual outputs (``EncoderVariant.residual_outputs``).
@@ -48,9 +51,18 @@ def initial_tensor(
     config: ModelConfig,
     seed: int,
     scheme: InitScheme = "normal",
+    local_heads: float = 0.0,
 ) -> Tensor:
-    """The whole float32 tensor of parameter ``name`` (unsplit ``shape``, padded vocabulary)."""
+    """The whole float32 tensor of parameter ``name`` (unsplit ``shape``, padded vocabulary).
+
+    ``local_heads``: the share of each layer's heads that begin with attention to a neighbour.
+
+    Raises:
+        UserError: the encoder has no local heads.
+    """
     kind = name.rsplit(".", 1)[-1]
+    if local_heads and name.startswith(LAYERS) and name.endswith(".attention.query.bias"):
+        return variant_of(config).local_query_bias(config, local_heads)
     if kind == "bias":
         return torch.zeros(shape)
     if kind == "weight" and len(shape) == 1:
@@ -78,7 +90,11 @@ def standard_deviation(
 
 @torch.no_grad()
 def initialize_weights(
-    model: nn.Module, config: ModelConfig, seed: int, scheme: InitScheme = "normal"
+    model: nn.Module,
+    config: ModelConfig,
+    seed: int,
+    scheme: InitScheme = "normal",
+    local_heads: float = 0.0,
 ) -> None:
     """Fill every parameter of ``model`` in place, on its device and in its dtype.
 
@@ -87,7 +103,7 @@ def initialize_weights(
     tp = cast(TensorParallel, model.tp)
     for name, parameter in model.named_parameters():
         whole = whole_parameter(parameter, tp.size)
-        full = initial_tensor(name, whole.shape, config, seed, scheme)
+        full = initial_tensor(name, whole.shape, config, seed, scheme, local_heads)
         parameter.copy_(tp.cut(full, whole.split_dim))
 
 

@@ -114,8 +114,9 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         sentence_task=with_pairs,
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
+    initial = settings.initial_weights
     initialize_weights(
-        model, inputs.model, settings.weight_seed, settings.initial_weights.init_scheme
+        model, inputs.model, settings.weight_seed, initial.init_scheme, initial.init_local_heads
     )
     engine = build_engine(
         model,

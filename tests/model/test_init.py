@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 import torch
 
+from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.sections.initial_weights import InitScheme
 from megabert.model.encoders.bert import Bert
+from megabert.model.encoders.nezha import relative_table
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initial_tensor, initialize_weights
 from megabert.model.parameters import whole_parameter
@@ -28,9 +31,14 @@ def small(name: str = "bert-tiny") -> ModelConfig:
     return model_config(name, **SIZES)
 
 
-def weights(config: ModelConfig, scheme: InitScheme, tp: TensorParallel | None = None) -> Any:
+def weights(
+    config: ModelConfig,
+    scheme: InitScheme,
+    tp: TensorParallel | None = None,
+    local_heads: float = 0.0,
+) -> Any:
     model = BertForPreTraining(config, tp)
-    initialize_weights(model, config, 5, scheme)
+    initialize_weights(model, config, 5, scheme, local_heads)
     return dict(model.named_parameters())
 
 
@@ -56,15 +64,46 @@ def test_standard_deviations(name: str) -> None:
     assert normal["bert.layers.1.mlp.up.weight"].std().item() == pytest.approx(0.02, rel=0.05)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_degree_has_parts_of_the_same_tensors(scheme: InitScheme) -> None:
-    config, group = small(), object()
-    whole = weights(config, scheme)
+@pytest.mark.parametrize(
+    ("name", "scheme", "local_heads"),
+    [*(("bert-tiny", scheme, 0.0) for scheme in SCHEMES), ("nezha-tiny", "normal", 0.5)],
+)
+def test_every_degree_has_parts_of_the_same_tensors(
+    name: str, scheme: InitScheme, local_heads: float
+) -> None:
+    config, group = small(name), object()
+    whole = weights(config, scheme, local_heads=local_heads)
     for rank in range(2):
         tp = TensorParallel(rank, 2, group)  # type: ignore[arg-type]
-        for key, part in weights(config, scheme, tp).items():
+        for key, part in weights(config, scheme, tp, local_heads).items():
             dim = whole_parameter(part, 2).split_dim
             assert torch.equal(part, tp.cut(whole[key].detach(), dim)), key
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, [-1, 1, -2, 2]), (0.5, [-1, 1, None, None])])
+def test_local_heads_begin_at_one_neighbour_each(share: float, expected: list[int | None]) -> None:
+    config = replace(small("nezha-tiny"), hidden_size=256)
+    found = initial_tensor("bert.layers.1.attention.query.bias", (256,), config, 1, "normal", share)
+    table = relative_table(64, 64, torch.float32, torch.device("cpu"))
+    scores = (
+        found.view(4, 64) @ table.t() / math.sqrt(64)
+    )  # the part of q . a / sqrt(D) from the bias
+    for head, distance in zip(scores, expected):
+        if distance is None:
+            assert not head.any()
+        else:
+            assert head.argmax() == distance + 64
+            assert head.softmax(0)[distance + 64] > 0.4
+            assert head.max().item() == pytest.approx(6.0, rel=1e-4)
+    assert not initial_tensor(
+        "bert.layers.1.attention.key.bias", (256,), config, 1, "normal", 1
+    ).any()
+    assert torch.equal(initial_tensor("mlm.bias", (304,), config, 1, "normal", 1), torch.zeros(304))
+
+
+def test_local_heads_need_relative_positions() -> None:
+    with pytest.raises(UserError, match="--init-local-heads needs relative positions"):
+        weights(small(), "normal", local_heads=0.5)
 
 
 def test_an_encoder_names_its_residual_outputs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,15 @@ from megabert.parallel.topology import TensorParallel
 
 _BASE = 10000.0
 
+_LOCAL_SCORE = 6.0
+"""Score with which a local head begins at its neighbour: two fifths of its attention go there at 64 values per head."""
+
+
+def _waves(head_size: int) -> Tensor:
+    """Radians per token of each pair of a sine and a cosine, float64 [head_size / 2]."""
+    powers = torch.arange(0, head_size, 2, dtype=torch.float64) * (-math.log(_BASE) / head_size)
+    return torch.exp(powers)
+
 
 @functools.cache
 def relative_table(
@@ -42,10 +51,7 @@ def relative_table(
     """
     with torch.inference_mode(False):  # whoever asks first; a later backward may need it
         rows = torch.arange(2 * max_distance + 1, dtype=torch.float64)
-        waves = torch.exp(
-            torch.arange(0, head_size, 2, dtype=torch.float64) * (-math.log(_BASE) / head_size)
-        )
-        angles = rows[:, None] * waves
+        angles = rows[:, None] * _waves(head_size)
         table = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
         return table.to(device, dtype)
 
@@ -84,6 +90,28 @@ class Nezha(EncoderVariant):
     def mlp(self, config: ModelConfig, tp: TensorParallel) -> Mlp:
         """As in BERT."""
         return Mlp(config, tp)
+
+    def local_query_bias(self, config: ModelConfig, share: float) -> Tensor:
+        """A bias per head, for the distances -1, 1, -2, 2, ... of the first heads; 0 for the others.
+
+        The vector of distance d holds sin(w a) and cos(w a) for each wave w, a = d + m. With the bias
+        g w (sin(w b), cos(w b)), b = o + m, the score of distance d is g sum_w w cos(w (d - o)) /
+        sqrt(head_size): a peak at o, of the height :data:`_LOCAL_SCORE` by the choice of g. The factor w makes
+        up for how densely the waves lie, which are powers: so the peak is as narrow as the shortest wave
+        allows, close to sin(d - o) / (d - o).
+        """
+        most, waves = config.max_relative_position, _waves(config.head_size)
+        gain = _LOCAL_SCORE * math.sqrt(config.head_size) / waves.sum()
+        bias = torch.zeros(config.num_attention_heads, config.head_size, dtype=torch.float64)
+        for head in range(int(share * config.num_attention_heads)):
+            distance = head // 2 + 1
+            angles = waves * (most + (distance if head % 2 else -distance))
+            bias[head] = (
+                torch.stack([angles.sin(), angles.cos()], dim=1)
+                .mul_(gain * waves[:, None])
+                .flatten()
+            )
+        return bias.flatten().float()
 
     def constant_flops(self, config: ModelConfig, tokens: float) -> float:
         """Products with the table's 2m + 1 rows (:mod:`megabert.model.flops`)."""

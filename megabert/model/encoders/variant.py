@@ -20,6 +20,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from torch import Tensor
+
 from megabert.common.errors import UserError
 from megabert.config.model import ENCODERS, EncoderDeclaration, ModelConfig
 from megabert.model.modules import Embeddings, Layer, Mlp, Norm, SelfAttention
@@ -120,6 +122,17 @@ class EncoderVariant(EncoderDeclaration, ABC):
                 f"model {config.name}: position_embeddings {positions!r} has no effect in the encoder "
                 f"{self.name}: leave it out"
             )
+
+    def local_query_bias(self, config: ModelConfig, share: float) -> Tensor:
+        """Initial query bias, float32 [hidden_size], with which a share of a layer's heads attend to a neighbour.
+
+        Raises:
+            UserError: attention of this encoder has no vectors for distances that a bias could point at.
+        """
+        raise UserError(
+            f"model {config.name}: --init-local-heads needs relative positions; add --position-embeddings "
+            "relative, or leave it out"
+        )
 
     @abstractmethod
     def attention(self, config: ModelConfig, tp: TensorParallel) -> SelfAttention:
