@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megabert.config.sections.duration import (
@@ -49,6 +49,7 @@ def test_what_is_read(text: object, number: Fraction, unit: str) -> None:
     assert read_duration(text) == (number, unit)
 
 
+@settings(deadline=None)  # the first one imports pydantic
 @given(MADE)
 def test_its_text_is_read_as_the_same(duration: Duration) -> None:
     assert read_duration(str(duration)) == duration
