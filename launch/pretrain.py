@@ -31,11 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train."""
     stop_watch().resumable("before its first update; start it again with --resume auto")
     given = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
+    from megabert.pretrain.durations import derived
     from megabert.pretrain.settings import check_files, resolve_pretraining
 
     settings = resolve_pretraining(given)
     if given.print_config:
-        print(flags.to_yaml(settings), end="")
+        print(flags.to_yaml(settings, derived=derived(settings)), end="")
         return 0
     check_files(settings)
     set_cuda_variables(os.environ, settings.parallel.tensor_parallel)

@@ -398,12 +398,18 @@ def _plain(value: Any, absolute: bool) -> Any:
     return value
 
 
-def to_yaml(settings: Any, *, absolute: bool = False) -> str:
+def to_yaml(
+    settings: Any, *, absolute: bool = False, derived: Iterable[tuple[str, str]] = ()
+) -> str:
     """The settings as YAML, in the order of the dataclasses; a valid ``--config``.
 
-    ``absolute``: as of :func:`to_values`.
+    Args:
+        absolute: as of :func:`to_values`.
+        derived: (section, setting) of values that follow from other settings; the file does not set them.
     """
     import yaml
 
     values = to_values(settings, absolute=absolute)
+    for section, name in derived:
+        values[section][name] = None
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

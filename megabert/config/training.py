@@ -37,8 +37,10 @@ from megabert.config.numbers import (
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.recipes import Phase
+from megabert.config.sections.duration import IntervalOrNever, IntervalText
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
@@ -327,9 +329,10 @@ class OptimizerSettings:
     gradient_clipping: NonNegativeFloat = setting(
         1.0, "global gradient norm above which gradients are scaled down; 0 disables clipping"
     )
-    schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
+    schedule: Literal["poly", "linear", "cosine", "constant", "inverse-sqrt", "wsd"] = setting(
         "poly",
-        "learning rate after warm-up; poly is the published one of phases 1 and 2, linear that of continue",
+        "learning rate after warm-up; poly is the published one of phases 1 and 2, linear that of continue; "
+        "wsd is constant and then falls, in the last --decay-duration",
     )
     warmup_fraction: Fraction | None = setting(
         None,
@@ -437,18 +440,21 @@ class RunSettings:
         "samples and weights apart, dropout has always this one",
         resume="must_match",
     )
-    stop_after: Count | None = setting(
+    stop_after: IntervalText | None = setting(
         None,
-        "save a checkpoint and stop after this update, counted from the start of the run; the "
-        "schedule is still that of --steps",
+        "save a checkpoint and stop after this update, or that which reaches this many tokens ('1e9 tokens'), "
+        "counted from the start of the run; the schedule is still that of --steps",
+        metavar="DURATION",
     )
     stop_grace: Annotated[float, Limits(gt=0.0, le=1e8)] = setting(
         STOP_GRACE,
         "seconds in which a checkpoint must be saved after a signal or the end of the launcher; then the "
         "process ends without",
     )
-    eval_interval: NonNegativeInt = setting(
-        500, "updates between evaluations; 0 evaluates only at the end"
+    eval_interval: IntervalOrNever = setting(
+        500,
+        "updates between evaluations, or tokens ('1e9 tokens'); 0 evaluates only at the end",
+        metavar="DURATION",
     )
     eval_at_start: bool | None = setting(
         None,
@@ -456,10 +462,12 @@ class RunSettings:
         resume="free",
     )
     eval_samples: Count = setting(1024, "evaluation sequences per corpus and evaluation, at most")
-    save_interval: NonNegativeInt = setting(
-        500, "updates between checkpoints; 0 saves only at the end"
+    save_interval: IntervalOrNever = setting(
+        500, "updates between checkpoints, or tokens; 0 saves only at the end", metavar="DURATION"
     )
-    log_interval: PositiveInt = setting(10, "updates between lines of metrics")
+    log_interval: IntervalText = setting(
+        10, "updates between lines of metrics, or tokens", metavar="DURATION"
+    )
     profile: Count | None = setting(
         None,
         "profile this many updates, after 3 warm-up updates, and write trace and operator times to "
@@ -516,6 +524,7 @@ class PretrainSettings:
     data: DataSettings
     batch: BatchSettings
     optimizer: OptimizerSettings
+    schedule: ScheduleSettings
     parallel: ParallelSettings
     run: RunSettings
     trackers: TrackerSettings

@@ -19,6 +19,7 @@ from megabert.engine.zero.fixes import prepare_engine, spare_compiler
 from megabert.kernels.attention.dispatch import use_attention
 from megabert.kernels.float8 import use_float8
 from megabert.optim.base import ShardedOptimizer
+from megabert.optim.curve import Curve
 from megabert.optim.param_groups import parameter_groups, read_parameter_groups
 from megabert.optim.registry import StateLayout, optimizer_spec
 from megabert.optim.schedule import Schedule
@@ -57,7 +58,7 @@ def _schedule(optimizer: ShardedOptimizer, settings: OptimizerSettings) -> Sched
     lr, steps, warmup = settings.lr, settings.steps, settings.warmup_fraction
     if lr is None or steps is None or warmup is None:
         raise ValueError("an engine needs settings with lr, steps and warmup_fraction")
-    return Schedule(optimizer, settings.schedule, steps, lr, warmup)
+    return Schedule(optimizer, Curve(settings.schedule, steps, lr, warmup))
 
 
 def build_engine(
@@ -71,7 +72,8 @@ def build_engine(
     """Wrap ``model`` (weights already initialized, fp32) for training in ``world``.
 
     Args:
-        settings: with ``lr``, ``steps`` and ``warmup_fraction`` of the whole schedule.
+        settings: with ``lr``, ``steps`` and ``warmup_fraction`` of the whole schedule;
+            :meth:`TrainingEngine.follow` replaces it by one with more to set.
         deepspeed_sections: a user's DeepSpeed file.
 
     Raises:

@@ -38,6 +38,7 @@ from megabert.engine.zero.whole_tensors import (
     write_state,
 )
 from megabert.optim.base import ShardedOptimizer, TensorNorms
+from megabert.optim.curve import Curve
 
 MOST_SKIPPED_IN_A_ROW = 50
 """A run stops when this many consecutive updates overflow."""
@@ -134,6 +135,10 @@ class TrainingEngine:
     def learning_rate(self) -> float:
         """Rate of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def follow(self, curve: Curve) -> None:
+        """Use these learning rates."""
+        self._deepspeed.lr_scheduler.follow(curve)
 
     def learning_rate_at(self, step: int) -> float:
         """Rate of update ``step``, counted from 1, by the run's schedule."""

@@ -25,6 +25,7 @@ from megabert.config.numbers import (
 from megabert.config.recipes import RECIPES, Phase
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
 from megabert.config.training import (
     BatchSettings,
@@ -99,7 +100,8 @@ class PlanFlags(PretrainSettings):
 COUNTED = frozenset(
     {
         "seq_length", "mask_fraction", "final_mask_fraction", "sentence_task", "packing", "global_batch_size",
-        "micro_batch_size", "loader_workers", "optimizer", "steps", "tensor_parallel", "sequence_parallel",
+        "micro_batch_size", "loader_workers", "optimizer", "steps", "train_tokens", "tensor_parallel",
+        "sequence_parallel",
         "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase",
     }
 )  # fmt: skip
@@ -114,8 +116,8 @@ def hidden_flags() -> set[str]:
         "max_relative_position",
     }  # fmt: skip
     for section in (
-        DataSettings, BatchSettings, OptimizerSettings, ParallelSettings, RunSettings, MaskingSettings,
-        SeedSettings, InitialWeightSettings,
+        DataSettings, BatchSettings, OptimizerSettings, ScheduleSettings, ParallelSettings, RunSettings,
+        MaskingSettings, SeedSettings, InitialWeightSettings,
     ):  # fmt: skip
         found |= {field.name for field in fields(section)} - COUNTED
     return found
@@ -220,8 +222,18 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         sentence_task=data.sentence_task,
         global_batch_size=batch.global_batch_size,
         micro_batch_size=batch.micro_batch_size,
-        steps=chosen.optimizer.steps,
+        steps=_steps(chosen),
         optimizer=chosen.optimizer.optimizer,
         loader_workers=data.loader_workers,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)
+
+
+def _steps(chosen: PlanFlags) -> int | None:
+    """Updates of the run; None: as published."""
+    tokens = chosen.schedule.train_tokens
+    if tokens is None:
+        return chosen.optimizer.steps
+    published = RECIPES[chosen.run.phase]
+    batch = chosen.batch.global_batch_size or published.global_batch_size
+    return -(-tokens // (batch * (chosen.data.seq_length or published.seq_length)))

@@ -43,10 +43,12 @@ from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
 from megabert.pretrain.best import retention_of
+from megabert.pretrain.durations import curve_of, last_update
 from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
 from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
+from megabert.pretrain.settings import course_of
 from megabert.pretrain.starting_model import settle_model
 
 log = get_logger()
@@ -88,7 +90,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     run, optimizer = settings.run, settings.optimizer
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
     if run.profile is not None and checkpoint is None:
-        require_room(run.profile, min(optimizer.steps, run.stop_after or optimizer.steps))
+        require_room(run.profile, last_update(settings, partial(course_of, settings)))
     settings, inputs, source = settle_model(settings, inputs, checkpoint, world)
     resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
     divided, batch = divide_batch(
@@ -126,6 +128,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         batch,
         settings.deepspeed_sections,
     )
+    engine.follow(curve_of(divided, partial(course_of, divided)))
     if checkpoint is not None:
         resume.resume(engine, checkpoint)
     elif source is not None:

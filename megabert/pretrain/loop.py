@@ -8,6 +8,7 @@ is written after a bad update.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -43,9 +44,11 @@ from megabert.pretrain.batches import (
     require_readable,
 )
 from megabert.pretrain.best import BestCheckpoint, retention_of
+from megabert.pretrain.durations import Interval, last_update
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, epochs_begun, mask_schedule
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
+from megabert.pretrain.settings import course_of
 
 log = get_logger()
 
@@ -70,7 +73,11 @@ class Loop:
         self.best = BestCheckpoint(self.retention, self.checkpoints)
         self.better = False  # the last evaluation is the best so far, and no checkpoint has it yet
         self.steps = settings.optimizer.steps
-        self.last = min(self.steps, settings.run.stop_after or self.steps)
+        course, run = partial(course_of, settings), settings.run
+        self.last = last_update(settings, course)
+        self.log_due = Interval(run.log_interval, course)
+        self.evaluation_due = Interval(run.eval_interval, course)
+        self.save_due = Interval(run.save_interval, course)
         known = skip.merge_ranges(checkpoint.record.get("skipped_ranges", []) if checkpoint else [])
         if late := skip.already_trained(
             skipped, known, checkpoint.consumed_samples if checkpoint else 0
@@ -180,9 +187,9 @@ class Loop:
                 continue
             step = self.engine.steps_done
             before_last = step < self.last
-            log_now = step % run.log_interval == 0 or not before_last
-            evaluate = run.eval_interval and step % run.eval_interval == 0 and before_last
-            save = run.save_interval and step % run.save_interval == 0 and before_last
+            log_now = self.log_due.due(step) or not before_last
+            evaluate = self.evaluation_due.due(step) and before_last
+            save = self.save_due.due(step) and before_last
             ratios = run.trust_ratio_interval and step % run.trust_ratio_interval == 0
             stop = self.agreement.asked and before_last
             may_save = bool(save or stop or evaluate or not before_last)  # it may be asked to stop
@@ -228,7 +235,7 @@ class Loop:
     def _update(self) -> bool:
         """One update with the next global batch; False if DeepSpeed did not apply it."""
         clock, step = self.clock, self.engine.steps_done + 1
-        clock.begin(sampled=step % self.settings.run.log_interval == 0 or step == self.last)
+        clock.begin(sampled=self.log_due.due(step) or step == self.last)
         PULSE.enter("reading samples")
         before = self.batches.position
         micro_batches = self.batches.next(more=step < self.last)

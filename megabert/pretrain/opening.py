@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from megabert.common.names import EVAL, RUN_METRICS, RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
+from megabert.pretrain.durations import curve_of, last_update
 from megabert.pretrain.inputs import Inputs, OpenCorpus
+from megabert.pretrain.settings import course_of
 
 
 def opening_lines(
@@ -21,9 +24,13 @@ def opening_lines(
     optimizer, run, config = settings.optimizer, settings.run, inputs.model
     whole = pretraining_parameters(config, settings.data.sentence_task != "none")
     count = sum(parameter.numel for parameter in whole.values())
-    updates = min(optimizer.steps, run.stop_after or optimizer.steps)
+    updates = last_update(settings, partial(course_of, settings))
     left = max(0, updates * engine.batch.global_size - consumed)
     stop = f"; stops after update {updates:,}" if updates < optimizer.steps else ""
+    curve = curve_of(settings, partial(course_of, settings))
+    decay = (
+        f", {curve.decay} decay from update {curve.stable_until + 1:,}" if curve.decay_steps else ""
+    )
     lines = {
         "model": f"{config.name}: {count / 1e6:,.1f} million parameters",
         "shape": f"{config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
@@ -32,7 +39,7 @@ def opening_lines(
         "samples": _samples(inputs, left, settings.data.seq_length),
         **engine.describe(),
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
-        f"warm-up {100 * optimizer.warmup_fraction:g} %){stop}",
+        f"warm-up {100 * optimizer.warmup_fraction:g} %{decay}){stop}",
         "results": f"{run.output}",
         "watch": f"tensorboard --logdir {run.output / RUN_TENSORBOARD}"
         if "tensorboard" in settings.trackers.tracker

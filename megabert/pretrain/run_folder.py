@@ -53,7 +53,9 @@ from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
+from megabert.pretrain.durations import Interval, derived
 from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.settings import course_of
 
 _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
@@ -243,11 +245,13 @@ def _require_no_progress(output: Path) -> None:
         config, metrics = output / RUN_CONFIG, output / RUN_METRICS
         if not config.exists() or not metrics.exists():
             return
-        recorded = flags.read_yaml(config, PretrainSettings).values.get("run", {})
-        every, last = recorded.get("save_interval"), _last_step(metrics)
-    if isinstance(every, int) and 0 < every < last:
+        recorded = flags.build(PretrainSettings, flags.read_yaml(config, PretrainSettings))
+        every, last = recorded.run.save_interval, _last_step(metrics)
+    saved = Interval(every, partial(course_of, recorded))
+    if any(saved.due(step) for step in range(1, last)):
+        unit = " steps" if isinstance(every, int) else ""
         raise UserError(
-            lost.format(f"{metrics} reaches step {last}, and one was due every {every} steps")
+            lost.format(f"{metrics} reaches step {last}, and one was due every {every}{unit}")
         )
 
 
@@ -372,7 +376,9 @@ def write_settings(
     ``stop_after`` is not written: it ends one job, and the file is used to resume the run.
     """
     lasting = replace(settings, run=replace(settings.run, stop_after=None))
-    write_text(output / RUN_CONFIG, flags.to_yaml(lasting, absolute=True))
+    write_text(
+        output / RUN_CONFIG, flags.to_yaml(lasting, absolute=True, derived=derived(settings))
+    )
     write_json(output / RUN_DEEPSPEED_CONFIG, deepspeed_config)
     target = output / TOKENIZER_FOLDER
     if not target.exists():

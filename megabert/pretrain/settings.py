@@ -6,8 +6,9 @@ Precedence: flag > ``--config`` > DeepSpeed file > phase recipe > default.
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megabert.common.errors import UserError
 from megabert.common.names import CHECKPOINT_RECORD, RUN_CHECKPOINTS
@@ -28,6 +29,13 @@ from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
 from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
+from megabert.pretrain.durations import (
+    Positions,
+    check_schedule,
+    curve_of,
+    run_lengths,
+    without_replaced,
+)
 
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
 _ONLY_UNMASKED = (
@@ -44,7 +52,7 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     Raises:
         UserError: a wrong value, values that contradict each other, or a file that is not there.
     """
-    given, from_mixture = own_mixture(with_own_output(given, "run"))
+    given, from_mixture = own_mixture(without_replaced(with_own_output(given, "run")))
     first = flags.build(PretrainSettings, given.file, given.flags)
     raw: dict[str, Any] = {}
     from_file = SettingsLayer()
@@ -59,10 +67,43 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
         limit = default_max_predictions(length, max(fractions))
         layers = (SettingsLayer({"data": {"max_predictions": limit}}), *layers)
         made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
+    layers = (*layers, run_lengths(made, partial(course_of, made)))
+    made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     settings = flags.narrow(ResolvedSettings, made, deepspeed_sections=raw)
     _check_run(settings)
     _check_data(settings, given)
+    check_schedule(settings, given)
+    if settings.optimizer.schedule == "wsd":
+        curve_of(settings, partial(course_of, settings))
     return settings
+
+
+class _ConstantCourse(NamedTuple):
+    """Positions of a run whose batches are all of one size and length."""
+
+    batch: int
+    length: int
+
+    def tokens(self, update: int) -> int:
+        """Positions of the first ``update`` updates."""
+        return update * self.batch * self.length
+
+    def updates_for_tokens(self, tokens: int) -> int:
+        """The least number of updates with at least that many."""
+        return -(-tokens // (self.batch * self.length))
+
+
+def course_of(settings: PretrainSettings) -> Positions:
+    """The positions of a run's updates.
+
+    Raises:
+        UserError: the global batch follows from the number of ranks, and is not known yet.
+    """
+    batch, length = settings.batch.global_batch_size, settings.data.seq_length
+    if batch is None:
+        raise UserError("durations in tokens need --global-batch-size: give it")
+    assert length is not None
+    return _ConstantCourse(batch, length)
 
 
 def mixture_of(settings: ResolvedSettings) -> MixtureSettings:

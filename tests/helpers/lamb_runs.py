@@ -20,6 +20,7 @@ from megabert.engine import launch
 from megabert.engine.launch import World
 from megabert.engine.zero.fixes import prepare_engine
 from megabert.engine.zero.whole_tensors import optimizer_step, read_state
+from megabert.optim.curve import Curve
 from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.lamb.optimizer import Lamb
 from megabert.optim.param_groups import GroupRule, parameter_groups
@@ -201,7 +202,7 @@ class Run:
             # DeepSpeed asks the device; fp16 arithmetic itself works on every CPU
             get_accelerator().is_fp16_supported = lambda: True
         self.optimizer = optimizer_class(groups, **options)
-        self.schedule = Schedule(self.optimizer, "constant", 100, PEAK, 0.0)
+        self.schedule = Schedule(self.optimizer, Curve("constant", 100, PEAK, 0.0))
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
             optimizer=self.optimizer,

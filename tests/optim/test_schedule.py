@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
+from megabert.optim.curve import SCHEDULES, SHAPES, Curve
 from megabert.optim.lamb.optimizer import Lamb
-from megabert.optim.schedule import SCHEDULES, Schedule, learning_rate
+from megabert.optim.schedule import Schedule, learning_rate
 
 
 def test_published_phase_1() -> None:
@@ -24,6 +27,76 @@ def test_published_phase_1() -> None:
     assert rate[2000] / rate[1999] == pytest.approx(0.846, abs=1e-3)  # the drop
 
 
+PUBLISHED = {
+    "poly": lambda x, w: math.sqrt(1.0 - x),
+    "linear": lambda x, w: (1.0 - x) / (1.0 - w),
+    "cosine": lambda x, w: 0.5 * (1.0 + math.cos(math.pi * (x - w) / (1.0 - w))),
+    "constant": lambda x, w: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@given(
+    steps=st.integers(1, 10**6),
+    peak=st.floats(1e-5, 1.0),
+    warmup=st.floats(0, 0.99),
+    data=st.data(),
+)
+def test_the_first_four_are_bit_for_bit_what_they_were(
+    name: str, steps: int, peak: float, warmup: float, data: st.DataObject
+) -> None:
+    """Runs of earlier versions resume with the same rates."""
+    step = data.draw(st.integers(1, steps))
+    x = step / steps
+    expected = peak * x / warmup if x < warmup else peak * PUBLISHED[name](x, warmup)
+    assert learning_rate(name, step, steps, peak, warmup) == expected
+
+
+@pytest.mark.parametrize("decay", SHAPES)
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_wsd(decay: str, final: float) -> None:
+    """Warm-up of 10 updates, stable to update 80, then the decay's shape by its formula."""
+    curve = Curve("wsd", 100, 0.5, 0.1, 10, decay, 20, final)
+    rates = [curve.rate(step) for step in range(1, 101)]
+    assert rates[:9] == [0.5 * step / 10 for step in range(1, 10)]
+    assert rates[9:80] == [0.5] * 71
+    p = [k / 20 for k in range(1, 21)]
+    shape = {
+        "linear": [1 - x for x in p],
+        "1-sqrt": [1 - x**0.5 for x in p],
+        "cosine": [(1 + math.cos(math.pi * x)) / 2 for x in p],
+    }[decay]
+    assert rates[80:] == pytest.approx([0.5 * (final + (1 - final) * s) for s in shape], abs=1e-15)
+    assert rates[-1] == pytest.approx(0.5 * final, abs=1e-15)
+
+
+@given(end=st.integers(30, 400), longer=st.integers(0, 400), decay=st.integers(1, 20))
+def test_the_stable_part_does_not_depend_on_the_length(end: int, longer: int, decay: int) -> None:
+    """With a warm-up in updates, runs of different lengths have the same bits until one decays."""
+    short = Curve("wsd", end, 3e-3, 7 / end, 7, "linear", decay)
+    long = Curve("constant", end + longer, 3e-3, 7 / (end + longer), 7)
+    stable = range(1, end - decay + 1)
+    assert [short.rate(step) for step in stable] == [long.rate(step) for step in stable]
+
+
+def test_inverse_square_root() -> None:
+    curve = Curve("inverse-sqrt", 1000, 1e-2, 0.1)
+    assert curve.rate(99) == pytest.approx(1e-2 * 0.99)
+    assert curve.rate(100) == 1e-2
+    assert curve.rate(400) == pytest.approx(5e-3)
+    assert curve.rate(900) == pytest.approx(1e-2 / 3)
+    cold = Curve("inverse-sqrt", 1000, 1e-2, 0.0)
+    assert [cold.rate(step) for step in (1, 4)] == [1e-2, 5e-3]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_last_rate_above_0(name: str) -> None:
+    curve = Curve(name, 50, 1.0, 0.2, final_fraction=0.25)
+    assert curve.rate(10) == 1.0
+    assert curve.rate(30) == pytest.approx(0.625)
+    assert curve.rate(50) == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 0.99), peak=st.floats(1e-5, 1.0))
 def test_bounds(name: str, steps: int, warmup: float, peak: float) -> None:
@@ -33,12 +106,12 @@ def test_bounds(name: str, steps: int, warmup: float, peak: float) -> None:
     falling = rates[len(rising) :]
     assert rising == sorted(rising)
     assert falling == sorted(falling, reverse=True)
-    if name != "constant":
+    if name in ("poly", "linear", "cosine"):
         assert rates[-1] == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(name, steps + 7, steps, peak, warmup) == rates[-1]
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "inverse-sqrt", "wsd"])
 def test_continuous_at_the_end_of_warm_up(name: str) -> None:
     before, after = (learning_rate(name, step, 10_000, 1.0, 0.5) for step in (4999, 5001))
     assert before == pytest.approx(after, abs=1e-3)
@@ -58,11 +131,17 @@ def test_refused(arguments: tuple, message: str) -> None:
         learning_rate(*arguments)
 
 
+def test_a_decay_that_begins_in_warm_up_is_refused() -> None:
+    with pytest.raises(UserError, match="warm-up of 20 updates and a decay of 85 do not fit into"):
+        Curve("wsd", 100, 1.0, 0.2, decay_steps=85)
+    assert Curve("wsd", 100, 1.0, 0.2, decay_steps=80).rate(20) == 1.0
+
+
 def make(steps: int = 10) -> tuple[Lamb, Schedule, torch.Tensor]:
     parameter = torch.ones(2)
     parameter.grad = torch.ones(2)
     optimizer = Lamb([{"params": [parameter]}, {"params": [torch.ones(1)], "adapt": False}])
-    return optimizer, Schedule(optimizer, "poly", steps, 1.0, 0.3), parameter
+    return optimizer, Schedule(optimizer, Curve("poly", steps, 1.0, 0.3)), parameter
 
 
 def test_counts_applied_steps_and_resumes() -> None:

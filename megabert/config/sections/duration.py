@@ -96,6 +96,21 @@ class _AsSetting:
         return int(found.number) if found.unit == "steps" else str(found)
 
 
+@dataclass(frozen=True)
+class _Tokens(_AsSetting):
+    """Makes pydantic read a number of tokens, whose unit may be left out."""
+
+    def read(self, value: object) -> int:
+        """The number."""
+        found = read_duration(value)
+        text = str(value).strip()
+        if found.unit == "steps" and not text.endswith(("step", "steps")):
+            found = read_duration(f"{text} tokens")
+        if found.unit != "tokens" or not found.number:
+            raise ValueError("expected a number of tokens of 1 or more, as 2e9")
+        return int(found.number)
+
+
 DurationText = Annotated[int | str, _AsSetting(("steps", "tokens", "percent"), zero=False)]
 """Of a part of a run; above 0."""
 DurationOrNone = Annotated[int | str, _AsSetting(("steps", "tokens", "percent"), zero=True)]
@@ -104,3 +119,5 @@ IntervalText = Annotated[int | str, _AsSetting(("steps", "tokens"), zero=False)]
 """Between two events, in updates or tokens."""
 IntervalOrNever = Annotated[int | str, _AsSetting(("steps", "tokens"), zero=True)]
 """Between two events; 0: there are none."""
+TokenCount = Annotated[int, _Tokens(("tokens",), zero=False)]
+"""A number of tokens: ``2e9`` or ``2e9 tokens``."""

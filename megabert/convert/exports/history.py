@@ -56,6 +56,8 @@ _RECORDED = (
 )
 """Values of a checkpoint's record."""
 _OPTIMIZER = ("optimizer", "lr", "schedule", "warmup_fraction", "weight_decay", "epochs")
+_SCHEDULE = ("warmup", "final_lr_fraction")
+_DECAY = ("decay", "decay_duration")
 _FINE_TUNED = ("task", "steps", "seed", "train", "eval", "precision", "metric", "kept", "scores")
 _TRAINING_LOSSES = ("loss", "mlm_loss", "nsp_loss")
 
@@ -128,6 +130,9 @@ def _pretraining(folder: Path, record: Mapping[str, Any], seen: set[Path]) -> li
     stage |= {name: record[name] for name in _RECORDED if record.get(name) is not None}
     wanted = settings.get("optimizer", {})
     stage |= {name: wanted[name] for name in _OPTIMIZER if wanted.get(name) is not None}
+    schedule = settings.get("schedule", {})
+    names = (*_SCHEDULE, *_DECAY) if wanted.get("schedule") == "wsd" else _SCHEDULE
+    stage |= {name: schedule[name] for name in names if schedule.get(name)}
     if record.get("steps") is not None:
         stage["planned_steps"] = record["steps"]
     stage |= _measured(run / RUN_METRICS, int(record.get("step", 0)))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from megabert.common.errors import UserError
+from megabert.optim.curve import Curve
 from megabert.optim.flat_segments import (
     LocalTensor,
     ParameterSlice,
@@ -472,7 +473,7 @@ def test_own_parameter_groups() -> None:
     assert [group["lr_scale"] for group in groups] == [1.0, 1.0, 0.5, 0.5, 0.1]
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.01, 0.0, 0.02]
     assert [group["adapt"] for group in groups] == [True, False, True, False, True]
-    schedule = Schedule(Lamb(groups), "constant", 10, 0.3, 0.0)
+    schedule = Schedule(Lamb(groups), Curve("constant", 10, 0.3, 0.0))
     assert schedule.get_last_lr() == pytest.approx([0.3, 0.3, 0.15, 0.15, 0.03])
     assert [group["lr"] for group in schedule.optimizer.param_groups] == schedule.get_last_lr()
     with pytest.raises(
