@@ -31,6 +31,11 @@ class _Mixture(TypedDict):
     stages: Annotated[list[_Stage], Field(max_length=1 << 16)]
 
 
+class _Branch(TypedDict):
+    run: str
+    step: Count
+
+
 class _Record(TypedDict):
     version: Count
     step: Count
@@ -42,6 +47,7 @@ class _Record(TypedDict):
     tokenizer_sha256: NotRequired[str | None]
     data_fingerprint: NotRequired[str]
     mixture: NotRequired[_Mixture | None]
+    decay_from: NotRequired[_Branch]
     global_batch_size: NotRequired[Annotated[int, Field(ge=1, lt=1 << 40)]]
     trained_positions: NotRequired[Annotated[int, Field(ge=0, lt=1 << 31)]]
     tokens: NotRequired[Count]

@@ -51,9 +51,12 @@ def universal_info(engine: TrainingEngine, model: ModelConfig) -> dict[str, Any]
 
 
 def find_source(
-    path: Path, require_fit: Callable[[Checkpoint], None], world: World | None = None
+    path: Path,
+    require_fit: Callable[[Checkpoint], None],
+    world: World | None = None,
+    flag: str = "--init-from",
 ) -> Checkpoint:
-    """The checkpoint that ``--init-from`` names, if it fits this run and is undamaged.
+    """The checkpoint that ``flag`` names, if it fits this run and is undamaged.
 
     ``require_fit`` raises UserError for one that does not; it is called before the files are read.
     ``world``: its main rank chooses, because ``latest`` may be an older one on another host whose network
@@ -71,7 +74,7 @@ def find_source(
     source = choose() if world is None else broadcast_object(world, choose)
     fault = damaged_file(source) if world is None else shared_fault(source, world)
     if fault is not None:
-        raise UserError(f"--init-from {path}: {fault}")
+        raise UserError(f"{flag} {path}: {fault}")
     return source
 
 

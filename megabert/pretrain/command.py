@@ -49,7 +49,7 @@ from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inp
 from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
 from megabert.pretrain.settings import course_of
-from megabert.pretrain.starting_model import settle_model
+from megabert.pretrain.starting_model import open_branch, settle_model
 
 log = get_logger()
 
@@ -89,10 +89,12 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     settings = replace(settings, data=inputs.data)
     run, optimizer = settings.run, settings.optimizer
     checkpoint = run_folder.open_run(run.output, run.resume, world, find_checkpoint)
+    start = checkpoint or open_branch(settings, world)
     if run.profile is not None and checkpoint is None:
-        require_room(run.profile, last_update(settings, partial(course_of, settings)))
-    settings, inputs, source = settle_model(settings, inputs, checkpoint, world)
-    resumed_size = checkpoint.field("global_batch_size") if checkpoint else None
+        updates = last_update(settings, partial(course_of, settings))
+        require_room(run.profile, updates - (start.step if start else 0))
+    settings, inputs, source = settle_model(settings, inputs, start, world)
+    resumed_size = start.field("global_batch_size") if start else None
     divided, batch = divide_batch(
         settings,
         world.topology.data_parallel,
@@ -101,7 +103,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     )
     skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
     identity = run_folder.run_identity(divided, inputs)
-    run_folder.require_same_run(checkpoint, identity)
+    run_folder.require_same_run(start, identity, branch=checkpoint is None)
     log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)
     with_pairs = settings.data.sentence_task != "none"
     if settings.parallel.self_test == "on":
@@ -129,8 +131,8 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         settings.deepspeed_sections,
     )
     engine.follow(curve_of(divided, partial(course_of, divided)))
-    if checkpoint is not None:
-        resume.resume(engine, checkpoint)
+    if start is not None:
+        resume.resume(engine, start)
     elif source is not None:
         source.load_into(engine, model, inputs.model, settings)
 
@@ -140,15 +142,13 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
             check_room(engine, run.output, retention_of(run), optimizer.steps)
 
     broadcast_object(world, write)
-    for line in opening_lines(
-        divided, inputs, engine, checkpoint.consumed_samples if checkpoint else 0
-    ):
+    for line in opening_lines(divided, inputs, engine, start.consumed_samples if start else 0):
         log.info("%s", line)
     earlier = source.trained_positions if source is not None else 0
-    if checkpoint is not None:
-        earlier = int(checkpoint.record.get("trained_positions", 0))
+    if start is not None:
+        earlier = int(start.record.get("trained_positions", 0))
     trained = run_folder.trained_positions(settings, inputs.model, earlier)
     if variant_of(inputs.model).position_rows(inputs.model):
         log.info("%-10s%d are trained when this run ends", "positions", trained)
     identity = {**identity, "trained_positions": trained}
-    return Loop(divided, inputs, engine, checkpoint, identity, skipped)
+    return Loop(divided, inputs, engine, start, identity, skipped)

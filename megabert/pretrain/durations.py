@@ -14,11 +14,16 @@ from typing import Protocol
 
 from megabert.common.errors import UserError
 from megabert.config.flags import Given, SettingsLayer
+from megabert.config.sections.branch_point import BranchPoint, read_branch_point
 from megabert.config.sections.duration import Duration, read_duration
 from megabert.config.training import PretrainSettings, ResolvedSettings
 from megabert.optim.curve import WITH_A_FLOOR, Curve
 
-_REPLACES = {("schedule", "train_tokens"): "steps", ("schedule", "warmup"): "warmup_fraction"}
+_REPLACES = {
+    ("schedule", "train_tokens"): "steps",
+    ("schedule", "decay_from"): "steps",
+    ("schedule", "warmup"): "warmup_fraction",
+}
 """Settings -> the setting of ``optimizer`` that they replace."""
 _ONLY_WSD = ("decay", "decay_duration")
 
@@ -84,6 +89,8 @@ def run_lengths(settings: PretrainSettings, course: Callable[[], Positions]) -> 
     found: dict[str, float] = {}
     if schedule.train_tokens is not None:
         steps = found["steps"] = course().updates_for_tokens(schedule.train_tokens)
+    if schedule.decay_from is not None:
+        steps = found["steps"] = _end_of_branch(settings, course)
     assert steps is not None
     if schedule.warmup is not None:
         warmup = read_duration(schedule.warmup)
@@ -97,6 +104,22 @@ def run_lengths(settings: PretrainSettings, course: Callable[[], Positions]) -> 
             )
         found["warmup_fraction"] = float(share)
     return SettingsLayer({"optimizer": found})
+
+
+def _end_of_branch(settings: PretrainSettings, course: Callable[[], Positions]) -> int:
+    """The last update of a decay branch."""
+    began, decay = branch_of(settings), read_duration(settings.schedule.decay_duration)
+    assert began is not None
+    step = began.step or 0
+    if decay.unit == "tokens":
+        return max(step + 1, course().updates_for_tokens(course().tokens(step) + int(decay.number)))
+    return step + (int(decay.number) if decay.unit == "steps" else last_part(decay, step, course))
+
+
+def branch_of(settings: PretrainSettings) -> BranchPoint | None:
+    """Where a decay branch began; None for any other run."""
+    place = settings.schedule.decay_from
+    return None if place is None else read_branch_point(place)
 
 
 def first_update(duration: Duration, course: Callable[[], Positions]) -> int:
@@ -118,23 +141,31 @@ def last_part(duration: Duration, steps: int, course: Callable[[], Positions]) -
     return min(max(updates, 1), steps)
 
 
-def curve_of(settings: ResolvedSettings, course: Callable[[], Positions]) -> Curve:
-    """The learning rates of a run.
+def curve_of(settings: PretrainSettings, course: Callable[[], Positions]) -> Curve:
+    """The learning rates of a run, whose settings have ``steps`` and the other values of a recipe.
 
     Raises:
         UserError: warm-up and decay do not fit into the run.
     """
     optimizer, schedule = settings.optimizer, settings.schedule
     warmup = None if schedule.warmup is None else read_duration(schedule.warmup)
-    decays = optimizer.schedule == "wsd"
+    lr, steps, fraction = optimizer.lr, optimizer.steps, optimizer.warmup_fraction
+    assert lr is not None
+    assert steps is not None
+    assert fraction is not None
+    began, decay_steps = branch_of(settings), 0
+    if began is not None:
+        decay_steps = steps - (began.step or 0)
+    elif optimizer.schedule == "wsd":
+        decay_steps = last_part(read_duration(schedule.decay_duration), steps, course)
     return Curve(
         optimizer.schedule,
-        optimizer.steps,
-        optimizer.lr,
-        optimizer.warmup_fraction,
+        steps,
+        lr,
+        fraction,
         None if warmup is None or warmup.unit == "percent" else first_update(warmup, course),
         schedule.decay,
-        last_part(read_duration(schedule.decay_duration), optimizer.steps, course) if decays else 0,
+        decay_steps,
         schedule.final_lr_fraction,
     )
 

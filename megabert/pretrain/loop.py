@@ -99,23 +99,27 @@ class Loop:
         self.agreement = StopAgreement(self.world, self.watch)
         self.epochs_named: set[tuple[str, int]] = set()
         self.stopped: str | None = None  # who asked the run to stop, once all ranks know
-        self.evaluate_first = checkpoint is None and settings.run.eval_at_start
         self._restore_position(checkpoint)
+        self.evaluate_first = self.saved_step < 0 and settings.run.eval_at_start
 
     def _restore_position(self, checkpoint: Checkpoint | None) -> None:
-        """Restore the loop's state from ``checkpoint``; None: that of the start of the run."""
+        """Restore the loop's state from ``checkpoint``; None: that of the start of the run.
+
+        A decay branch begins with a checkpoint of another run.
+        """
         record = checkpoint.record if checkpoint else {}
+        own = checkpoint and checkpoint.folder.is_relative_to(self.checkpoints)
         self.batches.move(checkpoint.consumed_samples if checkpoint else 0, self.skipped)
         self.guard.restore(record.get("guard", []))
         self.pending.clear()
         self.unlogged = Sums(*record.get("unlogged", []))
         self.tokens = int(record.get("tokens", 0))
-        self._open_metrics(checkpoint.step if checkpoint else None)
+        self._open_metrics(checkpoint.step if checkpoint and own else None)
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
         self.progress.restart(checkpoint.step if checkpoint else 0)
         self.meter.restore(record, self.batches.seconds_waited)
-        self.saved_step = checkpoint.step if checkpoint else -1
+        self.saved_step = checkpoint.step if checkpoint and own else -1
         self.better = False
         broadcast_object(self.world, lambda: self.best.mark(self.saved_step))
         self.last_line: dict[str, Any] = {}
@@ -474,9 +478,11 @@ class Loop:
     def _finish(self) -> dict[str, Any]:
         step = self.engine.steps_done
         best = broadcast_object(self.world, lambda: self.best.result(self.saved_step))
+        began = self.identity.get("decay_from")
         results = {
             "step": step,
             "steps": self.steps,
+            **({"decay_from": began} if began else {}),
             "finished": step == self.steps and self.stopped is None,
             **{key: value for key, value in self.last_line.items() if key != "step"},
             **{key: value for key, value in self.last_evaluation.items() if key != "step"},

@@ -53,7 +53,7 @@ from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
-from megabert.pretrain.durations import Interval, derived
+from megabert.pretrain.durations import Interval, branch_of, derived
 from megabert.pretrain.inputs import Inputs
 from megabert.pretrain.settings import course_of
 
@@ -85,7 +85,7 @@ def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
     ``data_fingerprint`` is of the corpora that are trained on; those that are only evaluated may change.
     """
     corpora, info = inputs.trained, inputs.tokenizer_info
-    several = len(corpora) > 1
+    several, began = len(corpora) > 1, branch_of(settings)
     fingerprints = [corpus.manifest.fingerprint for corpus in corpora]
     return {
         "program": f"megabert {__version__}",
@@ -100,6 +100,7 @@ def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
             for topic, value in data_summary(corpus.manifest).items()
         },
         "mixture": _mixture(inputs) if several else None,
+        **({"decay_from": {"run": str(began.run), "step": began.step}} if began else {}),
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
         "data_seed": settings.data_seed,
         "weight_seed": settings.weight_seed,
@@ -289,8 +290,12 @@ def what_is_kept(output: Path) -> str:
     return "no checkpoint was written yet: start again with --resume auto"
 
 
-def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) -> None:
+def require_same_run(
+    checkpoint: Checkpoint | None, identity: dict[str, Any], *, branch: bool = False
+) -> None:
     """Refuse to resume from a checkpoint that other settings made; log another version's.
+
+    ``branch``: the checkpoint is another run's, which a decay branch continues; only its length differs.
 
     Raises:
         UserError: which settings, from what to what.
@@ -321,12 +326,16 @@ def require_same_run(checkpoint: Checkpoint | None, identity: dict[str, Any]) ->
                 differing.append(f"mixture {_shown_mixture(before)} -> {_shown_mixture(now)}")
         elif key == "data_fingerprint" and record.get(key) != identity[key]:
             differing += [] if mixed else _data_changes(record, identity)
-        elif record.get(key) != identity[key]:
+        elif record.get(key) != identity[key] and not (branch and key == "steps"):
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
+    cure = "give the run's own settings (--config RUN/config.yaml), or another --output"
+    if branch:
+        cure = (
+            "a decay branch continues the data and the model of its run: leave these settings out"
+        )
     if differing:
         raise UserError(
-            f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; give the run's own "
-            "settings (--config RUN/config.yaml), or another --output"
+            f"{checkpoint.folder} was made with other settings: {'; '.join(differing)}; {cure}"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megabert.common.errors import UserError
-from megabert.common.names import CHECKPOINT_RECORD, RUN_CHECKPOINTS
+from megabert.common.names import RUN_CHECKPOINTS
 from megabert.config import flags
 from megabert.config.checkpoint_path import model_is_there
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
@@ -28,6 +28,7 @@ from megabert.config.training import (
 from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
+from megabert.pretrain.branch import has_checkpoint, with_stable_settings
 from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
 from megabert.pretrain.durations import (
     Positions,
@@ -52,7 +53,9 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     Raises:
         UserError: a wrong value, values that contradict each other, or a file that is not there.
     """
-    given, from_mixture = own_mixture(without_replaced(with_own_output(given, "run")))
+    given, from_mixture = own_mixture(
+        without_replaced(with_stable_settings(with_own_output(given, "run")))
+    )
     first = flags.build(PretrainSettings, given.file, given.flags)
     raw: dict[str, Any] = {}
     from_file = SettingsLayer()
@@ -204,6 +207,7 @@ def check_files(settings: ResolvedSettings) -> None:
         raise UserError(f"--tokenizer {mixture.tokenizer}: no such file or folder")
     if (
         run.init_from is not None
+        and settings.schedule.decay_from is None
         and not _has_checkpoint(settings)
         and not model_is_there(run.init_from)
     ):
@@ -218,8 +222,7 @@ def check_files(settings: ResolvedSettings) -> None:
 
 def _has_checkpoint(settings: ResolvedSettings) -> bool:
     """Whether the run resumes, so that what it started from is not needed any more."""
-    saved = settings.run.output / RUN_CHECKPOINTS
-    return settings.run.resume != "never" and any(saved.glob(f"*/{CHECKPOINT_RECORD}"))
+    return settings.run.resume != "never" and has_checkpoint(settings.run.output)
 
 
 def read_manifest(corpus: NamedCorpus) -> Manifest:

@@ -23,7 +23,7 @@ from megabert.checkpoint import resume
 from megabert.checkpoint.record import Checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
-from megabert.common.names import TOKENIZER_FOLDER
+from megabert.common.names import RUN_CHECKPOINTS, TOKENIZER_FOLDER, checkpoint_tag
 from megabert.common.storage import named_storage_errors
 from megabert.config.model import ModelConfig, changed_fields
 from megabert.config.training import ModelSettings, ResolvedSettings
@@ -40,6 +40,7 @@ from megabert.model.encoder import variant_of
 from megabert.model.init import initial_tensor
 from megabert.model.parameters import ENCODER, VOCABULARY_TENSORS, whole_parameters
 from megabert.model.weights import padded_vocabulary, true_vocabulary
+from megabert.pretrain.durations import branch_of
 from megabert.pretrain.inputs import Inputs
 
 _FREE = {
@@ -161,7 +162,7 @@ def settle_model(
     """The model of the run, and what it starts from (a collective).
 
     Args:
-        checkpoint: what the run resumes from; ``--init-from`` is not read then.
+        checkpoint: what the run resumes from, or a decay branch continues; ``--init-from`` is not read then.
 
     Returns:
         the settings with the whole shape, the inputs with the model, and the start of a new run with
@@ -183,6 +184,25 @@ def settle_model(
         settings = replace(settings, model=ModelSettings.of(config))
         inputs = inputs.with_model(config, settings)
     return settings, inputs, source
+
+
+def open_branch(settings: ResolvedSettings, world: World) -> Checkpoint | None:
+    """The checkpoint that a new decay branch continues; None for any other run (a collective).
+
+    Raises:
+        UserError: it is damaged, or the ranks have found different ones.
+    """
+    point = branch_of(settings)
+    if point is None:
+        return None
+    meant = broadcast_object(world, lambda: str(point))
+    if not world.agree(meant == str(point)):
+        raise UserError(
+            f"--decay-from {point.run}: a checkpoint was written while the ranks looked for the newest one: "
+            f"name the step, as {meant}"
+        )
+    folder = point.run / RUN_CHECKPOINTS / checkpoint_tag(point.step or 0)
+    return resume.find_source(folder, lambda found: None, world, "--decay-from")
 
 
 def _open_source(settings: ResolvedSettings, inputs: Inputs, world: World) -> StartingModel:

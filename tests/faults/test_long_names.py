@@ -21,7 +21,7 @@ FLAGS = {
     REPORT: "output",
     EMBED: "checkpoint input output",
     PROBE: "tasks output",
-    PRETRAIN: "data eval-data replay tokenizer output init-from config deepspeed-config parameter-groups",
+    PRETRAIN: "data eval-data replay tokenizer output init-from decay-from config deepspeed-config parameter-groups",
     PLAN: "config recipe deepspeed-config",
     TOOLS.format("import_shards"): "input tokenizer output",
     TOOLS.format("inspect_shards"): "plot",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -42,4 +43,11 @@ class ScheduleSettings:
     final_lr_fraction: Fraction = setting(
         0.0,
         "learning rate of the last update, as a fraction of the peak (schedules linear, cosine and wsd)",
+    )
+    decay_from: Path | None = setting(
+        None,
+        "start a decay branch: continue the checkpoint of this step of a run with --schedule constant or wsd "
+        "(default: its newest), in another --output (default: RUN-decay-STEP), and only decay; settings that are "
+        "not given are that run's",
+        metavar="RUN@STEP",
     )
