@@ -159,7 +159,9 @@ def resolved(folder: Path, *given: str) -> Any:
 
 
 def test_what_a_branch_takes_over(folder: Path) -> None:
-    made = resolved(folder, *["--decay-from", "STABLE", "--decay", "linear", "--final-lr-fraction", "0.1"])
+    made = resolved(
+        folder, *["--decay-from", "STABLE", "--decay", "linear", "--final-lr-fraction", "0.1"]
+    )
     assert str(made.schedule.decay_from) == f"{folder / 'stable'}@9"
     assert made.run.output == Path(f"{folder / 'stable'}-decay-9")
     assert made.optimizer.steps == 10  # 10% of 9 updates
