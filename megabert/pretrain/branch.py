@@ -29,6 +29,7 @@ _FOLLOWS = {
     ("schedule", "train_tokens"): "the run ends with its decay, whose length is --decay-duration",
     ("optimizer", "warmup_fraction"): "the warm-up was that of the stable run",
     ("schedule", "warmup"): "the warm-up was that of the stable run",
+    ("schedule", "ramp_steps"): "what changes over the run does so as in the stable run",
     ("run", "init_from"): "the weights are those of the stable run",
 }
 """(section, setting) of what a branch does not choose, and why."""
@@ -140,7 +141,7 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
             f"--decay-from {point}: that run has --schedule {stable.optimizer.schedule}, whose learning rate is "
             f"not constant after warm-up; a stable run has {' or '.join(_STABLE)}"
         )
-    first, last = _stable_part(stable)
+    first, last, steps = _stable_part(stable)
     if not first <= step <= last:
         usable = ", ".join(str(one) for one in kept if first <= one <= last) or "none"
         part = f"decays after update {last:,}"
@@ -155,20 +156,21 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
     for section in ("run", "optimizer", "schedule"):
         taken.setdefault(section, {})
     taken["optimizer"]["schedule"] = "wsd"
+    taken["schedule"]["ramp_steps"] = steps
     taken["schedule"]["warmup"] = first if first > 1 else 0
     taken["run"]["eval_at_start"] = False
     return taken, BranchPoint(point.run, step)
 
 
-def _stable_part(stable: PretrainSettings) -> tuple[int, int]:
-    """The first and the last update after which a branch may begin."""
+def _stable_part(stable: PretrainSettings) -> tuple[int, int, int]:
+    """The first and the last update after which a branch may begin, and the length for what changes."""
     from megabert.pretrain.settings import course_of
 
     course: partial[Positions] = partial(course_of, stable)
     lengths = run_lengths(stable, course)
     stable = flags.build(PretrainSettings, SettingsLayer(flags.to_values(stable)), lengths)
     curve = curve_of(stable, course)
-    return curve.warmed_up, curve.stable_until
+    return curve.warmed_up, curve.stable_until, stable.schedule.ramp_steps or curve.steps
 
 
 def _require_other_folder(output: Path, run: Path) -> None:

@@ -282,7 +282,8 @@ def mask_schedule(settings: ResolvedSettings, global_batch: int) -> MaskSchedule
     last = settings.masking.final_mask_fraction
     if last is None:
         return None
-    return MaskSchedule(settings.data.mask_fraction, last, settings.optimizer.steps, global_batch)
+    steps = settings.schedule.ramp_steps or settings.optimizer.steps
+    return MaskSchedule(settings.data.mask_fraction, last, steps, global_batch)
 
 
 def _foreign(

@@ -79,6 +79,10 @@ _IDENTITY = ("model", "tokenizer_sha256", "mixture", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""
 
 
+_OF_THE_LENGTH = ("steps", "ramp_steps")
+"""Settings in which a decay branch differs from its stable run: its own length, and that run's."""
+
+
 def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
     """What every checkpoint of the run records about it (plain values).
 
@@ -326,7 +330,7 @@ def require_same_run(
                 differing.append(f"mixture {_shown_mixture(before)} -> {_shown_mixture(now)}")
         elif key == "data_fingerprint" and record.get(key) != identity[key]:
             differing += [] if mixed else _data_changes(record, identity)
-        elif record.get(key) != identity[key] and not (branch and key == "steps"):
+        elif record.get(key) != identity[key] and not (branch and key in _OF_THE_LENGTH):
             differing.append(f"{key} {record.get(key)!r} -> {identity[key]!r}")
     cure = "give the run's own settings (--config RUN/config.yaml), or another --output"
     if branch:

@@ -15,6 +15,7 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
 from megabert.convert.exports.history import checkpoint_history
+from megabert.pretrain.inputs import mask_schedule
 from megabert.pretrain.settings import resolve_pretraining
 from tests.helpers.distributed import run_ranks
 from tests.helpers.resume_runs import options
@@ -171,6 +172,11 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
         "1024 tokens",
     )
     assert (made.run.stop_after, made.schedule.decay, made.schedule.warmup) == (None, "linear", 2)
+    assert made.schedule.ramp_steps == 30
+    falling = settings_of(["--ramp-steps", "30", "--steps", "10", "--final-mask-fraction", "0.3"])
+    schedule = mask_schedule(falling, 8)
+    assert schedule is not None
+    assert 0.15 < schedule.fraction(8 * 10 - 1) < 0.2  # at a third of the way
     for step, duration, steps in ((8, "50%", 12), (4, "257 tokens", 6), (4, "2", 6)):
         made = resolved(folder, "--decay-from", f"STABLE@{step}", "--decay-duration", duration)
         assert made.optimizer.steps == steps
@@ -189,6 +195,10 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
             "--steps and --decay-from: the run ends with its decay",
         ),
         ("--decay-from STABLE@8 --warmup 1", "--warmup and --decay-from: the warm-up was that of"),
+        (
+            "--decay-from STABLE@8 --ramp-steps 9",
+            "--ramp-steps and --decay-from: what changes over",
+        ),
         ("--decay-from STABLE@8 --schedule poly", "--schedule and --decay-from"),
         ("--decay-from STABLE@8 --init-from x", "--init-from and --decay-from"),
     ],

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.numbers import Fraction
+from megabert.config.numbers import Count, Fraction
 from megabert.config.sections.duration import DurationOrNone, DurationText, TokenCount
 from megabert.config.values import DEFERRED
 
@@ -50,4 +50,10 @@ class ScheduleSettings:
         "(default: its newest), in another --output (default: RUN-decay-STEP), and only decay; settings that are "
         "not given are that run's",
         metavar="RUN@STEP",
+    )
+    ramp_steps: Count | None = setting(
+        None,
+        "length of the run, in updates, for what changes over the run: the mask fraction and shares in ramps "
+        "(default: --steps; with --decay-from that of the stable run)",
+        resume="must_match",
     )
