@@ -29,7 +29,7 @@ _FOLLOWS = {
     ("schedule", "train_tokens"): "the run ends with its decay, whose length is --decay-duration",
     ("optimizer", "warmup_fraction"): "the warm-up was that of the stable run",
     ("schedule", "warmup"): "the warm-up was that of the stable run",
-    ("schedule", "ramp_steps"): "what changes over the run does so as in the stable run",
+    ("schedule", "ramp_duration"): "what changes over the run does so as in the stable run",
     ("run", "init_from"): "the weights are those of the stable run",
 }
 """(section, setting) of what a branch does not choose, and why."""
@@ -141,7 +141,7 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
             f"--decay-from {point}: that run has --schedule {stable.optimizer.schedule}, whose learning rate is "
             f"not constant after warm-up; a stable run has {' or '.join(_STABLE)}"
         )
-    first, last, steps = _stable_part(stable)
+    first, last, whole = _stable_part(stable)
     if not first <= step <= last:
         usable = ", ".join(str(one) for one in kept if first <= one <= last) or "none"
         part = f"decays after update {last:,}"
@@ -156,13 +156,13 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
     for section in ("run", "optimizer", "schedule"):
         taken.setdefault(section, {})
     taken["optimizer"]["schedule"] = "wsd"
-    taken["schedule"]["ramp_steps"] = steps
+    taken["schedule"]["ramp_duration"] = whole
     taken["schedule"]["warmup"] = first if first > 1 else 0
     taken["run"]["eval_at_start"] = False
     return taken, BranchPoint(point.run, step)
 
 
-def _stable_part(stable: PretrainSettings) -> tuple[int, int, int]:
+def _stable_part(stable: PretrainSettings) -> tuple[int, int, int | str]:
     """The first and the last update after which a branch may begin, and the length for what changes."""
     from megabert.pretrain.settings import course_of
 
@@ -170,7 +170,9 @@ def _stable_part(stable: PretrainSettings) -> tuple[int, int, int]:
     lengths = run_lengths(stable, course)
     stable = flags.build(PretrainSettings, SettingsLayer(flags.to_values(stable)), lengths)
     curve = curve_of(stable, course)
-    return curve.warmed_up, curve.stable_until, stable.schedule.ramp_steps or curve.steps
+    tokens = stable.schedule.train_tokens
+    whole = curve.steps if tokens is None else f"{tokens} tokens"
+    return curve.warmed_up, curve.stable_until, stable.schedule.ramp_duration or whole
 
 
 def _require_other_folder(output: Path, run: Path) -> None:

@@ -116,6 +116,15 @@ def _end_of_branch(settings: PretrainSettings, course: Callable[[], Positions]) 
     return step + (int(decay.number) if decay.unit == "steps" else last_part(decay, step, course))
 
 
+def ramp_updates(settings: ResolvedSettings, course: Callable[[], Positions]) -> int:
+    """Updates over which the mask fraction changes.
+
+    A decay branch has those of its stable run, so that its samples are those of that run.
+    """
+    whole = settings.schedule.ramp_duration
+    return settings.optimizer.steps if whole is None else first_update(read_duration(whole), course)
+
+
 def branch_of(settings: PretrainSettings) -> BranchPoint | None:
     """Where a decay branch began; None for any other run."""
     place = settings.schedule.decay_from

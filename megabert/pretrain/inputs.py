@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,8 @@ from megabert.planner.settings import (
     plan_settings,
 )
 from megabert.pretrain.corpora import NamedCorpus, resolved_data, shares
-from megabert.pretrain.settings import mixture_of, read_manifest
+from megabert.pretrain.durations import ramp_updates
+from megabert.pretrain.settings import course_of, mixture_of, read_manifest
 
 
 def micro_limit(settings: ResolvedSettings, model: ModelConfig, world: World) -> int:
@@ -282,7 +284,7 @@ def mask_schedule(settings: ResolvedSettings, global_batch: int) -> MaskSchedule
     last = settings.masking.final_mask_fraction
     if last is None:
         return None
-    steps = settings.schedule.ramp_steps or settings.optimizer.steps
+    steps = ramp_updates(settings, partial(course_of, settings))
     return MaskSchedule(settings.data.mask_fraction, last, steps, global_batch)
 
 

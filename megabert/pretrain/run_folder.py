@@ -79,7 +79,7 @@ _IDENTITY = ("model", "tokenizer_sha256", "mixture", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""
 
 
-_OF_THE_LENGTH = ("steps", "ramp_steps")
+_OF_THE_LENGTH = ("steps", "ramp_duration")
 """Settings in which a decay branch differs from its stable run: its own length, and that run's."""
 
 

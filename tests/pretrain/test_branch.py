@@ -172,8 +172,10 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
         "1024 tokens",
     )
     assert (made.run.stop_after, made.schedule.decay, made.schedule.warmup) == (None, "linear", 2)
-    assert made.schedule.ramp_steps == 30
-    falling = settings_of(["--ramp-steps", "30", "--steps", "10", "--final-mask-fraction", "0.3"])
+    assert made.schedule.ramp_duration == 30
+    falling = settings_of(
+        ["--ramp-duration", "30", "--steps", "10", "--final-mask-fraction", "0.3"]
+    )
     schedule = mask_schedule(falling, 8)
     assert schedule is not None
     assert 0.15 < schedule.fraction(8 * 10 - 1) < 0.2  # at a third of the way
@@ -196,8 +198,8 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
         ),
         ("--decay-from STABLE@8 --warmup 1", "--warmup and --decay-from: the warm-up was that of"),
         (
-            "--decay-from STABLE@8 --ramp-steps 9",
-            "--ramp-steps and --decay-from: what changes over",
+            "--decay-from STABLE@8 --ramp-duration 9",
+            "--ramp-duration and --decay-from: what changes over",
         ),
         ("--decay-from STABLE@8 --schedule poly", "--schedule and --decay-from"),
         ("--decay-from STABLE@8 --init-from x", "--init-from and --decay-from"),

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.numbers import Count, Fraction
-from megabert.config.sections.duration import DurationOrNone, DurationText, TokenCount
+from megabert.config.numbers import Fraction
+from megabert.config.sections.duration import DurationOrNone, DurationText, IntervalText, TokenCount
 from megabert.config.values import DEFERRED
 
 Decay = Literal["linear", "1-sqrt", "cosine"]
@@ -51,9 +51,10 @@ class ScheduleSettings:
         "not given are that run's",
         metavar="RUN@STEP",
     )
-    ramp_steps: Count | None = setting(
+    ramp_duration: IntervalText | None = setting(
         None,
-        "length of the run, in updates, for what changes over the run: the mask fraction and shares in ramps "
-        "(default: --steps; with --decay-from that of the stable run)",
+        "length of the run, in updates or tokens, for what changes over the run: the mask fraction, and shares "
+        "in ramps (default: --steps or --train-tokens; with --decay-from that of the stable run)",
+        metavar="DURATION",
         resume="must_match",
     )
