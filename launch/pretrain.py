@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train."""
     stop_watch().resumable("before its first update; start it again with --resume auto")
     given = flags.parse(PretrainSettings, argv, "pretrain.py", DESCRIPTION)
-    from megabert.pretrain.durations import derived
+    from megabert.pretrain.lengths.durations import derived
     from megabert.pretrain.settings import check_files, resolve_pretraining
 
     settings = resolve_pretraining(given)

@@ -43,12 +43,11 @@ from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
 from megabert.pretrain.best import retention_of
-from megabert.pretrain.durations import curve_of, last_update
 from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
+from megabert.pretrain.lengths.durations import course_of, curve_of, last_update
 from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
-from megabert.pretrain.settings import course_of
 from megabert.pretrain.starting_model import open_branch, settle_model
 
 log = get_logger()

@@ -47,8 +47,8 @@ from megabert.planner.settings import (
     plan_settings,
 )
 from megabert.pretrain.corpora import NamedCorpus, resolved_data, shares
-from megabert.pretrain.durations import ramp_updates
-from megabert.pretrain.settings import course_of, mixture_of, read_manifest
+from megabert.pretrain.lengths.durations import course_of, ramp_updates
+from megabert.pretrain.settings import mixture_of, read_manifest
 
 
 def micro_limit(settings: ResolvedSettings, model: ModelConfig, world: World) -> int:

@@ -44,11 +44,10 @@ from megabert.pretrain.batches import (
     require_readable,
 )
 from megabert.pretrain.best import BestCheckpoint, retention_of
-from megabert.pretrain.durations import Interval, last_update
 from megabert.pretrain.evaluation import evaluate
 from megabert.pretrain.inputs import Inputs, epochs_begun, mask_schedule
+from megabert.pretrain.lengths.durations import Interval, course_of, last_update
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
-from megabert.pretrain.settings import course_of
 
 log = get_logger()
 

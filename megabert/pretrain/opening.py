@@ -9,9 +9,8 @@ from megabert.common.names import EVAL, RUN_METRICS, RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
-from megabert.pretrain.durations import curve_of, last_update
 from megabert.pretrain.inputs import Inputs, OpenCorpus
-from megabert.pretrain.settings import course_of
+from megabert.pretrain.lengths.durations import course_of, curve_of, last_update
 
 
 def opening_lines(

@@ -53,9 +53,8 @@ from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
-from megabert.pretrain.durations import Interval, branch_of, derived
 from megabert.pretrain.inputs import Inputs
-from megabert.pretrain.settings import course_of
+from megabert.pretrain.lengths.durations import Interval, branch_of, course_of, derived
 
 _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"

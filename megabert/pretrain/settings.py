@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.names import RUN_CHECKPOINTS
@@ -28,11 +28,11 @@ from megabert.config.training import (
 from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
-from megabert.pretrain.branch import has_checkpoint, with_stable_settings
 from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
-from megabert.pretrain.durations import (
-    Positions,
+from megabert.pretrain.lengths.branch import has_checkpoint, with_stable_settings
+from megabert.pretrain.lengths.durations import (
     check_schedule,
+    course_of,
     curve_of,
     run_lengths,
     without_replaced,
@@ -79,34 +79,6 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     if settings.optimizer.schedule == "wsd":
         curve_of(settings, partial(course_of, settings))
     return settings
-
-
-class _ConstantCourse(NamedTuple):
-    """Positions of a run whose batches are all of one size and length."""
-
-    batch: int
-    length: int
-
-    def tokens(self, update: int) -> int:
-        """Positions of the first ``update`` updates."""
-        return update * self.batch * self.length
-
-    def updates_for_tokens(self, tokens: int) -> int:
-        """The least number of updates with at least that many."""
-        return -(-tokens // (self.batch * self.length))
-
-
-def course_of(settings: PretrainSettings) -> Positions:
-    """The positions of a run's updates.
-
-    Raises:
-        UserError: the global batch follows from the number of ranks, and is not known yet.
-    """
-    batch, length = settings.batch.global_batch_size, settings.data.seq_length
-    if batch is None:
-        raise UserError("durations in tokens need --global-batch-size: give it")
-    assert length is not None
-    return _ConstantCourse(batch, length)
 
 
 def mixture_of(settings: ResolvedSettings) -> MixtureSettings:

@@ -40,8 +40,8 @@ from megabert.model.encoder import variant_of
 from megabert.model.init import initial_tensor
 from megabert.model.parameters import ENCODER, VOCABULARY_TENSORS, whole_parameters
 from megabert.model.weights import padded_vocabulary, true_vocabulary
-from megabert.pretrain.durations import branch_of
 from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.lengths.durations import branch_of
 
 _FREE = {
     "name", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "vocab_multiple",

@@ -15,8 +15,14 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.sections.duration import read_duration
 from megabert.planner.settings import PlanFlags, plan_settings, read_flags
-from megabert.pretrain.durations import Interval, curve_of, derived, last_part, last_update
-from megabert.pretrain.settings import course_of
+from megabert.pretrain.lengths.durations import (
+    Interval,
+    course_of,
+    curve_of,
+    derived,
+    last_part,
+    last_update,
+)
 from tests.helpers.training_runs import losses, make_shards, metrics, settings_of, train
 
 SMALL = ("--seq-length", "32", "--global-batch-size", "8", "--lr", "1e-2")  # 256 tokens per update

@@ -22,7 +22,7 @@ from megabert.config import flags
 from megabert.config.flags import Given, SettingsLayer, Values
 from megabert.config.sections.branch_point import BranchPoint, read_branch_point
 from megabert.config.training import PretrainSettings
-from megabert.pretrain.durations import Positions, curve_of, run_lengths
+from megabert.pretrain.lengths.durations import course_of, curve_of, run_lengths
 
 _FOLLOWS = {
     ("optimizer", "steps"): "the run ends with its decay, whose length is --decay-duration",
@@ -164,9 +164,8 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
 
 def _stable_part(stable: PretrainSettings) -> tuple[int, int, int | str]:
     """The first and the last update after which a branch may begin, and the length for what changes."""
-    from megabert.pretrain.settings import course_of
 
-    course: partial[Positions] = partial(course_of, stable)
+    course = partial(course_of, stable)
     lengths = run_lengths(stable, course)
     stable = flags.build(PretrainSettings, SettingsLayer(flags.to_values(stable)), lengths)
     curve = curve_of(stable, course)
