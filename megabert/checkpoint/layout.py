@@ -15,6 +15,7 @@ from megabert.common.files import sha256_of
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
 from megabert.engine.zero.whole_tensors import state_names
+from megabert.optim.base import EMA
 
 _ADAM = ("exp_avg", "exp_avg_sq")
 """The states that records of all versions mean where they name none."""
@@ -37,7 +38,7 @@ class Layout:
     optimizer: str | None = None
     wrapper: str | None = None
     slices: list[str] | None = None
-    states: list[str] | None = None
+    states: list[list[str]] | None = None
 
     @classmethod
     def of(cls, engine: TrainingEngine) -> Layout:
@@ -51,7 +52,7 @@ class Layout:
             engine.optimizer.record_name,
             engine.optimizer_wrapper,
             _partition_ids(engine),
-            [" ".join(engine.optimizer.states_of(g)) for g in engine.optimizer.param_groups],
+            [list(engine.optimizer.all_states(g)) for g in engine.optimizer.param_groups],
         )
 
     @classmethod
@@ -85,6 +86,11 @@ class Layout:
             if value is not None and theirs[name] is not None and value != theirs[name]
         ]
 
+    @property
+    def has_average(self) -> bool:
+        """Whether the optimizer keeps the moving average of the weights."""
+        return any(EMA in names for names in self.states or ())
+
     def describe(self) -> str:
         """``TP 2 x DP 2, ZeRO 1, fp32``."""
         data_parallel = self.world_size // self.tensor_parallel
@@ -112,8 +118,8 @@ class Layout:
         return f"({self.describe()}) on {other.describe()}{more}"
 
 
-def _listed(states: Sequence[str] | None) -> str:
-    return " / ".join(dict.fromkeys(states or ()))
+def _listed(states: Sequence[Sequence[str]] | None) -> str:
+    return " / ".join(dict.fromkeys(", ".join(names) for names in states or ()))
 
 
 def _partition_ids(engine: TrainingEngine) -> list[str]:

@@ -151,6 +151,16 @@ def resume(engine: TrainingEngine, checkpoint: Checkpoint) -> None:
     _require_step(checkpoint, "schedule", engine.scheduled_steps)
     _require_step(checkpoint, "optimizer", engine.optimizer_steps)
     _require_finite(engine, checkpoint)
+    if now.has_average and not before.has_average:
+        get_logger().info(
+            "--ema-decay: %s has no averaged weights; the average starts from its present weights",
+            checkpoint.folder.name,
+        )
+    if before.has_average and not now.has_average:
+        get_logger().info(
+            "the averaged weights of %s are dropped: this run has no --ema-decay",
+            checkpoint.folder.name,
+        )
     get_logger().info("resumed from %s %s", checkpoint.folder.name, before.describe_change(now))
 
 

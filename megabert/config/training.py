@@ -37,8 +37,10 @@ from megabert.config.numbers import (
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.recipes import Phase
+from megabert.config.sections.averaging import AveragingSettings
 from megabert.config.sections.duration import IntervalOrNever, IntervalText
 from megabert.config.sections.initial_weights import InitialWeightSettings
+from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
@@ -71,11 +73,18 @@ EVALUATED = ("eval_mlm_loss", "eval_mlm_accuracy", "eval_nsp_accuracy")
 """Values of every evaluation of pretraining; of one corpus of several as ``eval_mlm_loss/NAME``."""
 
 
+def of_average(name: str) -> str:
+    """``eval_ema_mlm_loss`` of ``eval_mlm_loss``: the same value of the moving average of the weights."""
+    return name.replace("eval_", "eval_ema_", 1)
+
+
 def _evaluated(value: object) -> object:
-    """One of :data:`EVALUATED`, perhaps of one corpus."""
-    if isinstance(value, str) and value.partition("/")[0] in EVALUATED:
-        return value
-    raise ValueError(f"expected one of {', '.join(EVALUATED)}")
+    """One of :data:`EVALUATED`, perhaps of averaged weights, perhaps of one corpus."""
+    if isinstance(value, str):
+        name = value.partition("/")[0]
+        if name in EVALUATED or name in map(of_average, EVALUATED):
+            return value
+    raise ValueError(f"expected one of {', '.join(EVALUATED)}, or of averaged weights eval_ema_...")
 
 
 EvaluatedMetric = Annotated[str, BeforeValidator(_evaluated)]
@@ -323,7 +332,7 @@ class OptimizerSettings:
     parameter_groups: Path | None = setting(
         None,
         "YAML list of parameter groups, each with match (a regular expression) and any of lr_scale, "
-        "weight_decay, adapt",
+        "weight_decay, adapt, beta1, beta2, eps",
         metavar="FILE",
     )
     gradient_clipping: NonNegativeFloat = setting(
@@ -487,7 +496,8 @@ class RunSettings:
     keep_best: EvaluatedMetric | None = setting(
         None,
         "also keep the checkpoint with the best value of the evaluations: eval_mlm_loss, "
-        "eval_mlm_accuracy or eval_nsp_accuracy; it is saved right after the evaluation",
+        "eval_mlm_accuracy or eval_nsp_accuracy (of averaged weights: eval_ema_mlm_loss ...); it is saved "
+        "right after the evaluation",
         metavar="METRIC",
     )
     on_spike: Literal["stop", "rollback", "ignore"] = setting(
@@ -531,6 +541,8 @@ class PretrainSettings:
     masking: MaskingSettings
     seeds: SeedSettings
     initial_weights: InitialWeightSettings
+    averaging: AveragingSettings
+    loss: LossSettings
 
 
 # Resolved settings: recipe, DeepSpeed file and defaults are applied, so every value that has one is

@@ -15,6 +15,7 @@ and :meth:`TrainingEngine.load_files`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from megabert.engine.broadcast import first_of_ranks
 from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.engine.watch.pulse import PULSE
+from megabert.engine.zero.averaged import averaged_weights
 from megabert.engine.zero.fixes import grad_norm
 from megabert.engine.zero.partitions import FlatPartition, partitions_of
 from megabert.engine.zero.whole_tensors import (
@@ -230,6 +232,14 @@ class TrainingEngine:
                 "the copies on tensor-parallel ranks differed and are replaced by their mean; most: %s",
                 found,
             )
+
+    def keep_average(self, decay: float) -> None:
+        """Keep a moving average of the weights, as optimizer state (before a checkpoint is loaded)."""
+        self.optimizer.keep_average(decay)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Within the block the model computes with the moving average; see :func:`averaged_weights`."""
+        return averaged_weights(self._deepspeed, self.world.tp)
 
     # ---------------------------------------------------------------- counters
 

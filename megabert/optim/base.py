@@ -12,7 +12,7 @@ An elementwise rule (each element's update depends on that element alone) needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from megabert.optim.flat_segments import PartitionTable
+
+EMA = "ema"
+"""The state tensor that holds the moving average of the weights."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
     Attributes:
         state_names: the state's tensors, of every group whose own :meth:`states_of` does not say otherwise.
         table: what lies in each partition; without :meth:`attach` every parameter is a whole tensor.
+        ema_decay: of the moving average of the weights (:meth:`keep_average`); 0: there is none.
         overwrite_gradients: :meth:`step` may leave anything in ``.grad``. The engine sets it, because
             DeepSpeed drops the gradients after the step.
     """
 
     state_names: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    ema_decay = 0.0
     overwrite_gradients = False
+    _steps_entered = 0
+    _following: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.table = PartitionTable((), None)
@@ -73,6 +80,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def states_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the state's tensors of a parameter group; the same on every rank, at any time."""
         return self.state_names
+
+    def all_states(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """:meth:`states_of`, and the moving average if one is kept."""
+        names = self.states_of(group)
+        return (*names, EMA) if self.ema_decay else names
 
     def new_state(self, name: str, weight: Tensor) -> Tensor:
         """The state tensor ``name`` before the first update of ``weight`` (a parameter or a part of one)."""
@@ -115,6 +127,42 @@ class ShardedOptimizer(torch.optim.Optimizer):
             if name not in state:
                 state[name] = self.new_state(name, parameter)
         return state
+
+    def keep_average(self, decay: float) -> None:
+        """Keep the moving average ema = decay ema + (1 - decay) p of every parameter, whatever the rule.
+
+        It begins as the weights before the next update, is not corrected for that start, and follows
+        after each :meth:`step`. Elementwise: a rank averages its own partitions, nothing is sent.
+        """
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"the decay of the moving average is {decay}, but must be in (0, 1)")
+        if not self.ema_decay:
+            # torch calls these around the step of any subclass
+            self.register_step_pre_hook(ShardedOptimizer._begin_average)
+            self.register_step_post_hook(ShardedOptimizer._follow)
+        self.ema_decay = decay
+
+    def average_of(self, parameter: Tensor) -> Tensor:
+        """The parameter's moving average; the weights themselves before the first update with one."""
+        average: Tensor | None = self.state.get(parameter, {}).get(EMA)
+        return parameter.detach().clone() if average is None else average
+
+    def _begin_average(self, *_: Any) -> None:
+        self._steps_entered += 1
+        if self._steps_entered == 1:  # a subclass may call the step of its base class
+            groups = self.param_groups
+            updated = [p for group in groups for p in group["params"] if p.grad is not None]
+            self._following = [(parameter, self.average_of(parameter)) for parameter in updated]
+
+    @torch.no_grad()
+    def _follow(self, *_: Any) -> None:
+        self._steps_entered -= 1
+        if self._steps_entered == 0 and self._following:
+            parameters, averages = zip(*self._following)
+            torch._foreach_lerp_(averages, parameters, 1.0 - self.ema_decay)
+            for parameter, average in self._following:
+                self.state[parameter][EMA] = average
+            self._following = []
 
     def set_step(self, parameter: Tensor, step: int) -> None:
         """Have the parameter's next update be number ``step`` + 1."""

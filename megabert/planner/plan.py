@@ -173,6 +173,7 @@ class Planner:
             self.buckets,
             self.machine.is_cpu,
             self.settings.recipe.optimizer,
+            self.settings.recipe.averaged,
         )
 
     def rank(self, layout: LayoutSettings) -> Rank:

@@ -23,7 +23,9 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.recipes import RECIPES, Phase
+from megabert.config.sections.averaging import AveragingSettings
 from megabert.config.sections.initial_weights import InitialWeightSettings
+from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
@@ -102,7 +104,7 @@ COUNTED = frozenset(
         "seq_length", "mask_fraction", "final_mask_fraction", "sentence_task", "packing", "global_batch_size",
         "micro_batch_size", "loader_workers", "optimizer", "steps", "train_tokens", "tensor_parallel",
         "sequence_parallel",
-        "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase",
+        "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase", "ema_decay",
     }
 )  # fmt: skip
 """Settings of data, masking, batch, optimizer, parallelism and run that change a plan."""
@@ -117,7 +119,7 @@ def hidden_flags() -> set[str]:
     }  # fmt: skip
     for section in (
         DataSettings, BatchSettings, OptimizerSettings, ScheduleSettings, ParallelSettings, RunSettings,
-        MaskingSettings, SeedSettings, InitialWeightSettings,
+        MaskingSettings, SeedSettings, InitialWeightSettings, AveragingSettings, LossSettings,
     ):  # fmt: skip
         found |= {field.name for field in fields(section)} - COUNTED
     return found
@@ -151,6 +153,7 @@ class RecipeSettings:
     micro_batch_size: Count | None = None
     steps: Count | None = None
     optimizer: str = "lamb"
+    averaged: bool = False
     loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None
 
 
@@ -224,6 +227,7 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         micro_batch_size=batch.micro_batch_size,
         steps=_steps(chosen),
         optimizer=chosen.optimizer.optimizer,
+        averaged=chosen.averaging.ema_decay > 0.0,
         loader_workers=data.loader_workers,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)

@@ -106,6 +106,7 @@ class Sharding:
         buckets: DeepSpeed's sizes.
         on_cpu: the ranks are processes of one machine without accelerators.
         optimizer: its name, which gives the bytes of its state.
+        average: the state includes the moving average of the weights.
     """
 
     stage: int
@@ -114,6 +115,7 @@ class Sharding:
     buckets: Buckets = Buckets()
     on_cpu: bool = False
     optimizer: str = "lamb"
+    average: bool = False
 
     @property
     def fp32_sums(self) -> bool:
@@ -159,6 +161,7 @@ def _held(n: LocalParameters, s: Sharding) -> Parts:
     return {
         "weights": compute_bytes(s.precision) * (own if s.stage == 3 else n.total),
         "masters": FP32 * own if has_masters else 0.0,
+        "averaged weights": FP32 * own if s.average else 0.0,
         "moments": optimizer_spec(s.optimizer).mean_state_bytes(n.matrices / n.total) * own,
     }
 

@@ -65,7 +65,7 @@ def pretrain(settings: ResolvedSettings) -> dict[str, Any]:
     """
     resolve_precision(settings.parallel.precision, torch.cuda.is_available())
     inputs = open_inputs(settings)
-    require_metric(settings.run.keep_best, inputs)
+    require_metric(settings.run.keep_best, inputs, settings.averaging.eval_weights)
     output = settings.run.output
     watched = WatchedRun(
         settings.parallel.hang_timeout, output, partial(run_folder.what_is_kept, output)
@@ -130,6 +130,8 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         settings.deepspeed_sections,
     )
     engine.follow(curve_of(divided, partial(course_of, divided)))
+    if settings.averaging.ema_decay:
+        engine.keep_average(settings.averaging.ema_decay)
     if start is not None:
         resume.resume(engine, start)
     elif source is not None:

@@ -44,7 +44,7 @@ from megabert.pretrain.batches import (
     require_readable,
 )
 from megabert.pretrain.best import BestCheckpoint, retention_of
-from megabert.pretrain.evaluation import evaluate
+from megabert.pretrain.evaluation import evaluate, evaluation_lines
 from megabert.pretrain.inputs import Inputs, epochs_begun, mask_schedule
 from megabert.pretrain.lengths.durations import Interval, course_of, last_update
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
@@ -415,20 +415,9 @@ class Loop:
         self.metrics.write(self.last_evaluation)
         seconds = time.monotonic() - began
         self.meter.pause(seconds)
-        accuracy = values["eval_nsp_accuracy"]
-        log.info(
-            "step %d  evaluation: MLM loss %.4f, MLM accuracy %.3f%s (%.1f s)",
-            step,
-            values["eval_mlm_loss"],
-            values["eval_mlm_accuracy"],
-            f", NSP accuracy {accuracy:.3f}" if accuracy is not None else "",
-            seconds,
-        )
-        if len(self.inputs.corpora) > 1:
-            losses = [
-                f"{c.name} {values[f'eval_mlm_loss/{c.name}']:.4f}" for c in self.inputs.evaluated
-            ]
-            log.info("step %d  MLM loss by corpus: %s", step, ", ".join(losses))
+        corpora = [c.name for c in self.inputs.evaluated] if len(self.inputs.corpora) > 1 else []
+        for line in evaluation_lines(values, corpora, seconds):
+            log.info("step %d  %s", step, line)
         self.better = broadcast_object(
             self.world, lambda: self.best.is_improved(values, self.saved_step)
         )

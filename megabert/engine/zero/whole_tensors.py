@@ -22,7 +22,7 @@ from megabert.engine.zero.partitions import (
     partitions_of,
     sum_over_holders,
 )
-from megabert.optim.base import ShardedOptimizer
+from megabert.optim.base import EMA, ShardedOptimizer
 from megabert.optim.flat_segments import AllReduce, ParameterSlice
 from megabert.parallel.layers import split_dim
 from megabert.parallel.topology import TensorParallel
@@ -33,11 +33,13 @@ _TORCH_ADAM_STATES = ("exp_avg", "exp_avg_sq")
 def state_names(optimizer: torch.optim.Optimizer, item: FlatPartition) -> tuple[str, ...]:
     """Names of a partition's state tensors; those of torch's Adam for an optimizer that declares none."""
     if isinstance(optimizer, ShardedOptimizer):
-        return optimizer.states_of(optimizer.param_groups[item.group])
+        return optimizer.all_states(optimizer.param_groups[item.group])
     return _TORCH_ADAM_STATES
 
 
 def _new_state(optimizer: torch.optim.Optimizer, name: str, weight: Tensor) -> Tensor:
+    if name == EMA:
+        return weight.detach().clone()
     if isinstance(optimizer, ShardedOptimizer):
         return optimizer.new_state(name, weight)
     return torch.zeros_like(weight)
