@@ -6,6 +6,7 @@
     python launch/convert.py --from google-tf --input bert_model.ckpt --to huggingface --output hf
     python launch/convert.py --from huggingface --input hf --new-tokenizer tokens --to megabert --output moved
     python launch/convert.py --from megabert --input runs/phase2 --average 5 --to huggingface --output mean
+    python launch/convert.py --from megabert --input runs/phase2 --ema --to huggingface --output ema
     python launch/convert.py --from megabert --input runs/phase2 --to sentence-transformers --output st
     python launch/convert.py --from megabert --input runs/sst2 --to onnx --output onnx
 
@@ -64,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="JSON with the encoder's shape, with the field names of bert_config.json, for weights "
         "that have none (default: the file next to the input)",
+    )
+    source.add_argument(
+        "--ema",
+        action="store_true",
+        help="take the moving average of the weights of a megabert checkpoint that was trained with "
+        "--ema-decay (default: the trained weights)",
     )
     change = made.add_argument_group("changes of the model (default: none)")
     change.add_argument(
@@ -197,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tokenizer=given.tokenizer,
             force=given.force,
             model_config=given.model_config,
+            averaged=given.ema,
             changes=ModelChanges(
                 given.average, tuple(others), given.new_tokenizer, given.position_rows, given.seed
             ),

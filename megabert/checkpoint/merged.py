@@ -23,6 +23,7 @@ from megabert.checkpoint.rank_files import RankFiles, is_state
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.model.parameters import WholeParameter, merge
+from megabert.optim.base import EMA
 
 _ADAM = ("exp_avg", "exp_avg_sq")
 """State tensors of a checkpoint from before the first update, which holds none."""
@@ -64,9 +65,15 @@ class WholeCheckpoint(Mapping[str, dict[str, Tensor]]):
     def __contains__(self, name: object) -> bool:
         return name in self.parameters
 
-    def weights(self) -> dict[str, Tensor]:
-        """All weights (not the moments): fp32, whole."""
-        return {name: self.read(name, "weight") for name in self.parameters}
+    def weights(self, *, averaged: bool = False) -> dict[str, Tensor]:
+        """All weights (not the moments): fp32, whole; or their moving average, if it is kept.
+
+        A tensor without one has had no update, so its average is the weight itself.
+        """
+        return {
+            name: self.read(name, EMA if averaged and EMA in self.states[name] else "weight")
+            for name in self.parameters
+        }
 
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         """``weight`` and the optimizer's state of a parameter: fp32, whole, on the CPU."""

@@ -25,11 +25,14 @@ class ModelSource:
         tokenizer: folder of tokenizer files, or a vocabulary file, to use instead of the one next
             to the weights (``--tokenizer``).
         model_config: JSON with the encoder's shape, for weights without one (``--model-config``).
+        averaged: take the moving average of the weights (``--ema``), which only megabert's own
+            checkpoints have.
     """
 
     path: Path
     tokenizer: Path | None = None
     model_config: Path | None = None
+    averaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,17 @@ from megabert.model.weights import (
 log = get_logger("megabert.convert")
 
 
-def read(path: Path, *, tokenizer: Path | None = None) -> WholeModel:
+def read(path: Path, *, tokenizer: Path | None = None, averaged: bool = False) -> WholeModel:
     """Read megabert's own weights.
 
     Args:
         path: a RUN (its newest complete checkpoint, or the megabert folder of a finished
             fine-tuning), a checkpoint folder, a run's ``checkpoints/best``, or a megabert folder.
         tokenizer: folder of tokenizer files to use instead of those next to the weights.
+        averaged: the moving average of a checkpoint's weights instead of them.
 
     Raises:
-        UserError: ``path`` is none of these, or is damaged, or (for checkpoints, before the long
+        UserError: ``path`` is none of these, has no averaged weights, or is damaged, or (for checkpoints, before the long
             work of merging) the tokenizer is not the one that the model was trained with.
     """
     path = named_checkpoint(Path(path))
@@ -46,8 +47,12 @@ def read(path: Path, *, tokenizer: Path | None = None) -> WholeModel:
     if not (path / RUN_CHECKPOINTS).is_dir() and is_weights_folder(final):
         path = final
     if is_weights_folder(path):
+        if averaged:
+            raise UserError(
+                f"--ema: {path} holds one set of weights; name a run or a checkpoint of pretraining with --ema-decay"
+            )
         return _read_megabert_folder(path, tokenizer)
-    return _read_checkpoint(path, tokenizer)
+    return _read_checkpoint(path, tokenizer, averaged)
 
 
 def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
@@ -70,9 +75,10 @@ def _read_megabert_folder(folder: Path, tokenizer: Path | None) -> WholeModel:
     return model
 
 
-def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
+def _read_checkpoint(path: Path, tokenizer: Path | None, averaged: bool) -> WholeModel:
     # imported here, so that other conversions do not wait for DeepSpeed
     from megabert.checkpoint.deepspeed_files import check_content
+    from megabert.checkpoint.layout import Layout
     from megabert.checkpoint.merged import whole_checkpoint
     from megabert.checkpoint.record import damaged_file, whole_checkpoints
     from megabert.checkpoint.resume import recorded_parameters
@@ -101,6 +107,10 @@ def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
         record.get("tensor_parallel"),
         record.get("data_parallel"),
     )
+    if averaged and not Layout.from_record(record).has_average:
+        raise UserError(
+            f"--ema: {folder} has no averaged weights, because it was trained without --ema-decay; leave --ema out"
+        )
     check_content(folder)
     whole = whole_checkpoint(folder, parameters)
     if whole.step != checkpoint.step:
@@ -109,7 +119,7 @@ def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
         )
     tensors = {
         name: true_vocabulary(name, tensor, config.vocab_size).clone()
-        for name, tensor in whole.weights().items()
+        for name, tensor in whole.weights(averaged=averaged).items()
     }
     whole.log_difference()
     model = WholeModel(
@@ -117,7 +127,7 @@ def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
         tensors=tensors,
         tokenizer=tokenizer,
         trained_positions=int(record.get("trained_positions", config.max_position_embeddings)),
-        origin=f"{folder} (step {checkpoint.step})",
+        origin=f"{folder} (step {checkpoint.step}{', averaged weights' if averaged else ''})",
         tokenizer_sha256=trained_with,
         history=checkpoint_history(folder, record),
     )
@@ -128,7 +138,7 @@ def _read_checkpoint(path: Path, tokenizer: Path | None) -> WholeModel:
 def _read_source(source: ModelSource) -> WholeModel:
     if source.model_config is not None:
         log.warning("--model-config has no effect: %s records its own model", source.path)
-    return read(source.path, tokenizer=source.tokenizer)
+    return read(source.path, tokenizer=source.tokenizer, averaged=source.averaged)
 
 
 def _write(folder: Path, model: WholeModel, tokenizer: Tokenizer | None) -> None:

@@ -47,6 +47,7 @@ class ConversionRequest:
         tokenizer: folder of tokenizer files, or vocabulary file, if the input has none.
         force: replace an output folder that an earlier conversion made.
         model_config: JSON with the encoder's shape, if the input has none.
+        averaged: take the moving average of the weights of a megabert checkpoint.
         changes: what becomes another model; none by default.
         options: what the user chose about the output.
     """
@@ -58,6 +59,7 @@ class ConversionRequest:
     tokenizer: Path | None = None
     force: bool = False
     model_config: Path | None = None
+    averaged: bool = False
     changes: ModelChanges = field(default_factory=ModelChanges)
     options: OutputOptions = field(default_factory=OutputOptions)
 
@@ -106,6 +108,11 @@ def convert(request: ConversionRequest) -> ConversionResult:
         others = [name for name in written_formats() if name != request.target]
         raise UserError(
             f"{request.target} can be read but not written; --to takes one of {', '.join(others)}"
+        )
+    if request.averaged and source is not OWN_FORMAT:
+        raise UserError(
+            f"--ema takes the averaged weights of a megabert checkpoint, and --from {request.source} has none; "
+            "leave it out"
         )
     _warn_unused(request, target)
     old = _existing(request)
@@ -196,7 +203,7 @@ def _read(source: Format, request: ConversionRequest, place: ModelSource) -> Who
 
 
 def _place(request: ConversionRequest, path: Path) -> ModelSource:
-    return ModelSource(path, request.tokenizer, request.model_config)
+    return ModelSource(path, request.tokenizer, request.model_config, request.averaged)
 
 
 def _write_record(

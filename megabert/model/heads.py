@@ -21,7 +21,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.encoder import Encoder, variant_of
 from megabert.model.head_registry import Head
 from megabert.model.modules import Linear, Norm, biased_activation
-from megabert.parallel.cross_entropy import linear_cross_entropy
+from megabert.parallel.cross_entropy import Vocabulary, VocabularyLoss, vocabulary_loss
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
 from megabert.parallel.mappings import (
@@ -32,7 +32,13 @@ from megabert.parallel.rng import DropoutSeeds
 
 
 class MlmHead(nn.Module):
-    """Transform, then the product with the word embeddings, which the caller gives (tied weights)."""
+    """Transform, then the product with the word embeddings, which the caller gives (tied weights).
+
+    Attributes:
+        z_loss: factor of the squared log-sum-exp that is added to each token's loss.
+    """
+
+    z_loss = 0.0
 
     def __init__(self, config: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
@@ -54,15 +60,16 @@ class MlmHead(nn.Module):
 
     def forward(
         self, hidden: Tensor, word_embeddings: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | Tensor:
-        """Summed loss and number of correct predictions for ``labels`` [M], float32 scalars.
+    ) -> VocabularyLoss | Tensor:
+        """Summed loss, number of correct predictions for ``labels`` [M], and the z-loss, float32 scalars.
 
         Without labels: logits ``[M, Vp/t]``.
         """
         x = self.transform(hidden)
         if labels is None:
             return column_linear(x, [word_embeddings], [self.bias], TensorParallel())[0]
-        return linear_cross_entropy(x, word_embeddings, self.bias, labels, self.vocab_size, self.tp)
+        over = Vocabulary(self.vocab_size, self.tp, self.z_loss)
+        return vocabulary_loss(x, word_embeddings, self.bias, labels, over)
 
 
 class NspHead(nn.Module):
@@ -80,7 +87,8 @@ class NspHead(nn.Module):
 class PretrainingOutput(NamedTuple):
     """Sums over a micro batch: scalars of one dtype (float32), ready for one all-reduce.
 
-    Only the loss sums have a gradient. Counts are 0 where there was nothing to predict.
+    Only the loss sums have a gradient. Counts are 0 where there was nothing to predict. ``z_loss_sum`` is
+    the part of ``mlm_loss_sum`` that is not cross entropy.
     """
 
     mlm_loss_sum: Tensor
@@ -89,6 +97,13 @@ class PretrainingOutput(NamedTuple):
     nsp_loss_sum: Tensor
     nsp_correct: Tensor
     nsp_count: Tensor
+    z_loss_sum: Tensor
+
+    def sums(self) -> Tensor:
+        """Without gradients, float64 [7], in this order; the first is the plain cross entropy."""
+        values = torch.stack([value.detach().double() for value in self])
+        values[0] -= values[6]
+        return values
 
 
 class BertForPreTraining(nn.Module):
@@ -138,13 +153,14 @@ class BertForPreTraining(nn.Module):
         hidden = self.bert(batch, selected)  # [M, H] and the sequences' first tokens, [P, H]
         masked = masked_positions.numel()
         words = self.bert.embeddings.word_embeddings.weight
-        mlm_loss_sum, mlm_correct = self.mlm(hidden[:masked], words, masked_labels)
+        mlm_loss_sum, mlm_correct, z_loss_sum = self.mlm(hidden[:masked], words, masked_labels)
         nsp = self._sentence_sums(hidden[masked:], next_sentence_labels, mlm_loss_sum)
         return PretrainingOutput(
             mlm_loss_sum,
             mlm_correct,
             torch.full_like(mlm_loss_sum, masked, requires_grad=False),
             *nsp,
+            z_loss_sum,
         )
 
     def _sentence_sums(

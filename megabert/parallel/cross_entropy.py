@@ -8,12 +8,23 @@ largest logit, its column); one all-gather of ``[m, 4]`` gives every rank the wh
 
 is written over the logits, and its products with the weight and the input are taken at once, in
 forward: logits exist once, for one chunk, in the dtype of the products, and never as a second copy.
-Backward only multiplies by the gradient of the summed loss. Columns at or beyond ``vocab_size`` are
+Backward only multiplies by the gradient of the summed loss.
+
+The z-loss (PaLM, Chowdhery et al. 2022, section 5) adds z lse^2 to a token's loss. Then
+
+    d loss / d logit_j = (1 + 2 z lse) softmax_j - [j = label] = exp(logit_j - s) - [j = label]
+
+with s = lse - log(1 + 2 z lse): what computes the gradient is the same, with s in place of lse. This holds
+where lse > -1 / (2 z), for the largest z that settings allow, 0.01, above -50; below that the softmax's part
+of the gradient counts as 0.
+
+Columns at or beyond ``vocab_size`` are
 padding: they take no part in the softmax and their gradient is zero.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +38,10 @@ from megabert.parallel.topology import TensorParallel
 
 CHUNK_BYTES = 1 << 28
 """Upper bound for the memory of the logits of a chunk (a chunk has at least one token)."""
+
+
+_LEAST_FACTOR = 1e-30
+"""Of the softmax in the gradient: its logarithm is finite."""
 
 
 class _Columns(NamedTuple):
@@ -47,12 +62,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         columns: _Columns,
         tp: TensorParallel,
         with_gradients: bool,
-    ) -> tuple[Tensor, Tensor]:
+        z: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         products = products_for(x)
         operand, table = products.operand(x), products.operand(weight)
         dtype = wide(x.dtype)
         loss = torch.zeros((), dtype=dtype, device=x.device)
-        correct = torch.zeros_like(loss)
+        correct, added = torch.zeros_like(loss), torch.zeros_like(loss)
         grads_x: list[Tensor] = []
         grad_weight = torch.zeros((), dtype=weight.dtype, device=x.device)
         grad_bias = torch.zeros(bias.shape, dtype=dtype, device=x.device)
@@ -62,6 +78,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             lse, target, right = _whole_rows(logits, chosen, columns, tp)
             loss += (lse - target).sum()
             correct += right.sum()
+            if z:
+                added += z * lse.square().sum()
+                lse = lse - (1.0 + 2.0 * z * lse).clamp(min=_LEAST_FACTOR).log()
             if with_gradients:
                 grad = implementation(logits).cross_entropy_gradient_(logits, chosen, lse, *columns)
                 grads_x.append(products.grad_x([grad], [table], x.dtype))
@@ -76,8 +95,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_weight.to(weight.dtype),
                 grad_bias.to(bias.dtype),
             )
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        ctx.mark_non_differentiable(correct, added)
+        return loss + added if z else loss, correct, added
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             raise RuntimeError("the gradients of this loss have been taken already")
         made, ctx.grads = ctx.grads, None
         scaled = (whole.mul_(grads[0].to(whole.dtype)) for whole in made)
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 def _whole_rows(
@@ -120,9 +139,41 @@ def linear_cross_entropy(
     Returns:
         (loss, correct): scalars, float32 or float64, the same on all ranks. Backward runs once.
     """
-    first = tp.rank * len(weight)
-    columns = _Columns(first, min(max(vocab_size - first, 0), len(weight)))
-    loss, correct = _LinearCrossEntropy.apply(
-        x, weight, bias, labels, columns, tp, torch.is_grad_enabled()
+    sums = vocabulary_loss(x, weight, bias, labels, Vocabulary(vocab_size, tp))
+    return sums.loss, sums.correct
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Over what a loss is taken.
+
+    Attributes:
+        size: V, the true vocabulary.
+        tp: the ranks that share its columns.
+        z: factor of the z-loss; 0: none.
+    """
+
+    size: int
+    tp: TensorParallel
+    z: float = 0.0
+
+
+class VocabularyLoss(NamedTuple):
+    """Sums over tokens, scalars; only the loss has a gradient. ``added``: the z-loss that is in it."""
+
+    loss: Tensor
+    correct: Tensor
+    added: Tensor
+
+
+def vocabulary_loss(
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocabulary: Vocabulary
+) -> VocabularyLoss:
+    """:func:`linear_cross_entropy` with the z-loss of ``vocabulary``."""
+    first, tp = vocabulary.tp.rank * len(weight), vocabulary.tp
+    columns = _Columns(first, min(max(vocabulary.size - first, 0), len(weight)))
+    return VocabularyLoss(
+        *_LinearCrossEntropy.apply(
+            x, weight, bias, labels, columns, tp, torch.is_grad_enabled(), vocabulary.z
+        )
     )
-    return loss, correct

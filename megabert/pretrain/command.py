@@ -118,6 +118,7 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         activation_checkpointing=settings.parallel.activation_checkpointing,
     )
     initial = settings.initial_weights
+    model.mlm.z_loss = settings.loss.z_loss
     initialize_weights(
         model, inputs.model, settings.weight_seed, initial.init_scheme, initial.init_local_heads
     )

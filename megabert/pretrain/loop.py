@@ -250,8 +250,8 @@ class Loop:
             clock.end()
             self.batches.position = before  # this batch is not trained on
             require_readable(self.world, self._fault_of_data())
-        # this rank's: losses, correct, counts; the gradient norm
-        sums = torch.zeros(7, dtype=torch.float64, device=self.world.device)
+        # this rank's: losses, correct, counts; the gradient norm; the z-loss
+        sums = torch.zeros(8, dtype=torch.float64, device=self.world.device)
         work, applied = Workload(), False
         for batch in micro_batches:
             work = work.plus(workload(batch))
@@ -260,7 +260,9 @@ class Loop:
             clock.enter("backward")
             self.engine.backward(output.mlm_loss_sum / masked + output.nsp_loss_sum / pairs)
             clock.enter(OTHER)
-            sums[:6] += torch.stack([value.detach().double() for value in output])
+            values = output.sums()
+            sums[:6] += values[:6]
+            sums[7] += values[6]
             clock.enter("optimizer")
             applied = self.engine.step()
             clock.enter(OTHER)
@@ -327,9 +329,9 @@ class Loop:
         """
         fault, ranks = None, self.world.topology.data_parallel
         for row, (_, _, update) in zip(self._summed(), self.pending):
-            work, norm = Workload(*row[7:]), row[6] / ranks  # every rank has the same norm
+            work, norm = Workload(*row[8:]), row[6] / ranks  # every rank has the same norm
             clipped = update.applied and self.engine.clips(norm)
-            sums = Sums(*row[:6])._replace(tokens=work.tokens, clip_hits=float(clipped))
+            sums = Sums(*row[:6], work.tokens, float(clipped), row[7])
             fault = self.guard.fault(update, sums.loss, norm)
             if fault is not None:
                 break
@@ -352,7 +354,7 @@ class Loop:
         """Sums, norm and work of each pending update, summed over the data-parallel ranks."""
         work = torch.tensor([work for _, work, _ in self.pending], dtype=torch.float64)
         sums = torch.stack([sums for sums, _, _ in self.pending])
-        table = torch.cat([sums, work.to(sums.device)], dim=1)  # [updates, 7 + 5]
+        table = torch.cat([sums, work.to(sums.device)], dim=1)  # [updates, 8 + 5]
         rows: list[list[float]] = self.world.sum_over_data_parallel(table).tolist()
         return rows
 

@@ -43,27 +43,31 @@ class Sums(NamedTuple):
     pairs: float = 0.0
     tokens: float = 0.0
     clip_hits: float = 0.0
+    z_loss: float = 0.0
 
     @property
     def loss(self) -> float:
-        """Mean over masked positions plus mean over pairs."""
-        return self.mlm_loss / max(1.0, self.masked) + self.nsp_loss / max(1.0, self.pairs)
+        """Mean over masked positions, with the z-loss, plus mean over pairs."""
+        mlm = (self.mlm_loss + self.z_loss) / max(1.0, self.masked)
+        return mlm + self.nsp_loss / max(1.0, self.pairs)
 
     def plus(self, other: Sums) -> Sums:
         """The sum of both; if the losses of ``other`` are not finite, only its tokens count."""
-        if not math.isfinite(other.mlm_loss + other.nsp_loss):
+        if not math.isfinite(other.loss):
             other = Sums(tokens=other.tokens, clip_hits=other.clip_hits)
         return Sums(*(mine + its for mine, its in zip(self, other)))
 
     def metrics(self) -> dict[str, float | None]:
         """Losses and accuracies as in a line of metrics."""
         mlm, nsp = self.mlm_loss / max(1.0, self.masked), self.nsp_loss / max(1.0, self.pairs)
+        z = {"z_loss": self.z_loss / max(1.0, self.masked)} if self.z_loss else {}
         return {
-            "loss": mlm + nsp,
+            "loss": self.loss,
             "mlm_loss": mlm,
             "nsp_loss": nsp if self.pairs else None,
             "mlm_accuracy": self.mlm_correct / max(1.0, self.masked),
             "nsp_accuracy": self.nsp_correct / self.pairs if self.pairs else None,
+            **z,
         }
 
 
