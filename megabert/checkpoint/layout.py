@@ -38,7 +38,7 @@ class Layout:
     optimizer: str | None = None
     wrapper: str | None = None
     slices: list[str] | None = None
-    states: list[list[str]] | None = None
+    states: list[str] | None = None
 
     @classmethod
     def of(cls, engine: TrainingEngine) -> Layout:
@@ -52,7 +52,7 @@ class Layout:
             engine.optimizer.record_name,
             engine.optimizer_wrapper,
             _partition_ids(engine),
-            [list(engine.optimizer.all_states(g)) for g in engine.optimizer.param_groups],
+            [", ".join(engine.optimizer.all_states(g)) for g in engine.optimizer.param_groups],
         )
 
     @classmethod
@@ -89,7 +89,7 @@ class Layout:
     @property
     def has_average(self) -> bool:
         """Whether the optimizer keeps the moving average of the weights."""
-        return any(EMA in names for names in self.states or ())
+        return any(EMA in names.split(", ") for names in self.states or ())
 
     def describe(self) -> str:
         """``TP 2 x DP 2, ZeRO 1, fp32``."""
@@ -118,8 +118,8 @@ class Layout:
         return f"({self.describe()}) on {other.describe()}{more}"
 
 
-def _listed(states: Sequence[Sequence[str]] | None) -> str:
-    return " / ".join(dict.fromkeys(", ".join(names) for names in states or ()))
+def _listed(states: Sequence[str] | None) -> str:
+    return " / ".join(dict.fromkeys(states or ()))
 
 
 def _partition_ids(engine: TrainingEngine) -> list[str]:

@@ -66,6 +66,7 @@ class _Record(TypedDict):
     optimizer: NotRequired[str | None]
     wrapper: NotRequired[str | None]
     slices: NotRequired[Annotated[list[str], Field(max_length=1 << 20)] | None]
+    states: NotRequired[Annotated[list[str], Field(max_length=1 << 16)] | None]
     skipped_steps: NotRequired[Count]
     loss_scale: NotRequired[_Number | None]
 

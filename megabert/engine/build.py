@@ -20,7 +20,12 @@ from megabert.kernels.attention.dispatch import use_attention
 from megabert.kernels.float8 import use_float8
 from megabert.optim.base import ShardedOptimizer
 from megabert.optim.curve import Curve
-from megabert.optim.param_groups import parameter_groups, read_parameter_groups
+from megabert.optim.param_groups import (
+    MOMENTS,
+    parameter_groups,
+    read_parameter_groups,
+    with_own_moments,
+)
 from megabert.optim.registry import StateLayout, optimizer_spec
 from megabert.optim.schedule import Schedule
 
@@ -50,7 +55,15 @@ def _optimizer(
     own = []
     if settings.parameter_groups is not None:
         own = read_parameter_groups(settings.parameter_groups)
+    for number, rule in enumerate(own, 1):
+        for name in MOMENTS:
+            if getattr(rule, name) is not None and name not in spec.reads:
+                raise UserError(
+                    f"--parameter-groups: group {number} ({rule.match!r}) sets {name}, which --optimizer "
+                    f"{spec.name} does not use; leave it out"
+                )
     groups = parameter_groups(model, settings.weight_decay, adapt_all=settings.adapt_all, own=own)
+    groups = with_own_moments(groups, (settings.beta1, settings.beta2), settings.eps)
     return spec.make(groups, settings, layout)
 
 

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from megabert.common.errors import UserError
 from megabert.common.yaml_text import read_yaml_value
+from megabert.config.numbers import Probability
+
+MOMENTS = ("beta1", "beta2", "eps")
+"""Settings of the moments, which a group may have of its own."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,12 +28,16 @@ class GroupRule:
         lr_scale: factor of the learning rate.
         weight_decay: for all the group's parameters (None: as without the rule).
         adapt: whether they have trust ratios (None: as without the rule).
+        beta1, beta2, eps: of the moments (None: as without the rule).
     """
 
     match: str
     lr_scale: NonNegativeFloat = 1.0
     weight_decay: NonNegativeFloat | None = None
     adapt: bool | None = None
+    beta1: Probability | None = None
+    beta2: Probability | None = None
+    eps: PositiveFloat | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -54,7 +62,7 @@ def read_parameter_groups(path: Path) -> list[GroupRule]:
         parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise UserError(
             f"--parameter-groups {path}: {'; '.join(parts)}; each entry has match, and may have "
-            "lr_scale, weight_decay, adapt"
+            "lr_scale, weight_decay, adapt, beta1, beta2, eps"
         ) from error
 
 
@@ -75,7 +83,7 @@ def parameter_groups(
     There are at most two groups: weights (``weight_decay`` as given, ``adapt`` True), and biases and
     norm parameters (0, ``adapt_all``). Each rule of ``own`` adds at most two more; a parameter belongs
     to the first rule that matches it. A group has its parameters' names, in order, under ``names``, and
-    the factor of its learning rate under ``lr_scale``.
+    the factor of its learning rate under ``lr_scale``, and those of :data:`MOMENTS` that its rule sets.
 
     Raises:
         UserError: the model has no trainable parameter, or no parameter is left for a rule.
@@ -98,6 +106,7 @@ def parameter_groups(
                 "weight_decay": decay if rule.weight_decay is None else rule.weight_decay,
                 "adapt": (adapt_all or not plain) if rule.adapt is None else rule.adapt,
                 "lr_scale": rule.lr_scale,
+                **{key: v for key in MOMENTS if (v := getattr(rule, key)) is not None},
             },
         )
         group["params"].append(parameter)
@@ -112,3 +121,16 @@ def parameter_groups(
                 "see the names in docs/design/architecture.md"
             )
     return [groups[key] for key in sorted(groups)]
+
+
+def with_own_moments(
+    groups: Sequence[dict[str, Any]], betas: tuple[float, float], eps: float
+) -> list[dict[str, Any]]:
+    """Groups with ``betas`` and ``eps`` in place of what their rules set; ``betas`` and ``eps`` where they
+    set none."""
+    found = []
+    for group in groups:
+        kept = {key: value for key, value in group.items() if key not in MOMENTS}
+        own = (group.get("beta1", betas[0]), group.get("beta2", betas[1]))
+        found.append({**kept, "betas": own, "eps": group.get("eps", eps)})
+    return found

@@ -147,9 +147,9 @@ def _check_run(settings: ResolvedSettings) -> None:
             f"--keep-best {run.keep_best} needs evaluations during the run, and --eval-interval is 0: "
             "set it to a number of updates"
         )
-    if run.keep_best == "eval_nsp_accuracy" and data.sentence_task == "none":
+    if str(run.keep_best).endswith("_nsp_accuracy") and data.sentence_task == "none":
         raise UserError(
-            "--keep-best eval_nsp_accuracy needs pairs of sentences, which --sentence-task none leaves out: give another "
+            f"--keep-best {run.keep_best} needs pairs of sentences, which --sentence-task none leaves out: give another "
             "metric"
         )
     if run.phase == CONTINUE and run.init_from is None:

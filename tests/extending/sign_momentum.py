@@ -27,12 +27,13 @@ class SignMomentum(ShardedOptimizer):
     def __init__(
         self, groups: list[dict[str, Any]], settings: OptimizerSettings, layout: StateLayout
     ) -> None:
-        super().__init__(groups, {"lr": 0.0, "beta": settings.beta1})
+        super().__init__(groups, {"lr": 0.0, "betas": (settings.beta1, settings.beta2)})
 
     def update(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """One update of a parameter or partition, in place."""
         assert parameter.grad is not None
-        momentum = state["momentum"].lerp_(parameter.grad.to(parameter.dtype), 1 - group["beta"])
+        gradient, beta = parameter.grad.to(parameter.dtype), group["betas"][0]
+        momentum = state["momentum"].lerp_(gradient, 1 - beta)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(torch.sign(momentum), alpha=-group["lr"])
 

@@ -15,6 +15,7 @@ from megabert.common.registry import Registry
 from megabert.config import flags
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import OptimizerSettings, PretrainSettings
+from megabert.engine.build import _optimizer
 from megabert.engine.zero.whole_tensors import read_state, write_state
 from megabert.optim.registry import StateLayout, optimizer_spec, optimizer_specs
 from megabert.planner.states import Sharding, state_bytes
@@ -140,3 +141,17 @@ def test_an_installed_package_needs_no_import(monkeypatch: pytest.MonkeyPatch) -
     assert optimizer_spec("theirs") is SIGN_MOMENTUM
     with pytest.raises(UserError, match=r"'wrong'.*must name an OptimizerSpec"):
         optimizer_spec("wrong")
+
+
+def test_a_group_may_not_set_what_the_rule_does_not_use(tmp_path: Path) -> None:
+    file = tmp_path / "groups.yaml"
+    model = torch.nn.Linear(2, 2)
+    settings = OptimizerSettings(optimizer="sign-momentum", parameter_groups=file, beta1=0.5)
+    file.write_text("- match: weight\n  beta1: 0.25\n")
+    made = _optimizer(model, settings, StateLayout())
+    assert {group["betas"][0] for group in made.param_groups} == {0.5, 0.25}
+    file.write_text("- match: weight\n  eps: 0.5\n")
+    with pytest.raises(
+        UserError, match=r"group 1 \('weight'\) sets eps, .* sign-momentum does not"
+    ):
+        _optimizer(model, settings, StateLayout())

@@ -15,7 +15,8 @@ Array = NDArray[np.float64]
 class LambReference:
     """Global-norm clipping, then LAMB, by names; biases and norms neither decay nor adapt.
 
-    ``groups``: by name, something with ``lr_scale``, ``weight_decay`` and ``adapt`` (None: as usual).
+    ``groups``: by name, something with ``lr_scale``, ``weight_decay``, ``adapt``, ``beta1``, ``beta2`` and
+    ``eps`` (None: as usual).
     """
 
     def __init__(
@@ -53,8 +54,12 @@ class LambReference:
         self.t += 1
         self.norm = float(np.sqrt(sum(np.sum(g**2) for g in gradients.values())))
         scale = min(1.0, self.clip / (self.norm + 1e-6)) if self.clip else 1.0
-        b1, b2 = self.betas
         for name, p in self.weights.items():
+            own = self.groups.get(name)
+            b1, b2, eps = (
+                usual if (value := getattr(own, key, None)) is None else value
+                for key, usual in zip(("beta1", "beta2", "eps"), (*self.betas, self.eps))
+            )
             g = gradients[name] * scale
             if self.rule == "lans":
                 g = g / size(g) if size(g) > 0 else g
@@ -62,8 +67,7 @@ class LambReference:
             m[...] = b1 * m + (1 - b1) * g
             v[...] = b2 * v + (1 - b2) * g * g
             c1, c2 = (1 - b1**self.t, 1 - b2**self.t) if self.bias_correction else (1.0, 1.0)
-            denominator = np.sqrt(v / c2) + self.eps
-            own = self.groups.get(name)
+            denominator = np.sqrt(v / c2) + eps
             decay = 0.0 if self.plain(name) else self.weight_decay
             if own is not None and own.weight_decay is not None:
                 decay = own.weight_decay

@@ -23,7 +23,7 @@ from megabert.engine.zero.whole_tensors import optimizer_step, read_state
 from megabert.optim.curve import Curve
 from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.lamb.optimizer import Lamb
-from megabert.optim.param_groups import GroupRule, parameter_groups
+from megabert.optim.param_groups import GroupRule, parameter_groups, with_own_moments
 from megabert.optim.schedule import Schedule
 from megabert.parallel.layers import TensorParallel, mark_split
 from tests.helpers.lamb_reference import LambReference
@@ -42,8 +42,11 @@ TENSORS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 PEAK, CLIP = 0.05, 1.0
 TOLERANCE = 1e-6
-OWN_GROUPS = (GroupRule("^up", lr_scale=0.5), GroupRule("^(norm|position)", 2.0, 0.02, adapt=True))
-"""A user's own groups: other rates, decay and adaption than the model's own two."""
+OWN_GROUPS = (
+    GroupRule("^up", lr_scale=0.5, beta1=0.5, eps=1e-3),
+    GroupRule("^(norm|position)", 2.0, 0.02, adapt=True, beta2=0.9),
+)
+"""A user's own groups: other rates, decay, adaption and moments than the model's own two."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -149,7 +152,8 @@ class Case:
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The optimizer's parameter groups."""
         own = OWN_GROUPS if self.own_groups else ()
-        return parameter_groups(model, 0.01, adapt_all=self.adapt_all, own=own)
+        groups = parameter_groups(model, 0.01, adapt_all=self.adapt_all, own=own)
+        return with_own_moments(groups, (0.9, 0.999), 1e-6) if own else groups
 
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = {

@@ -31,6 +31,7 @@ from megabert.optim.param_groups import (
     is_bias_or_norm,
     parameter_groups,
     read_parameter_groups,
+    with_own_moments,
 )
 from megabert.optim.schedule import Schedule
 from tests.helpers.lamb_reference import LambReference
@@ -476,6 +477,12 @@ def test_own_parameter_groups() -> None:
     schedule = Schedule(Lamb(groups), Curve("constant", 10, 0.3, 0.0))
     assert schedule.get_last_lr() == pytest.approx([0.3, 0.3, 0.15, 0.15, 0.03])
     assert [group["lr"] for group in schedule.optimizer.param_groups] == schedule.get_last_lr()
+    own[0] = GroupRule("^dense", beta2=0.98, eps=1e-8)
+    made = Lamb(with_own_moments(parameter_groups(model, 0.01, own=own), (0.8, 0.999), 1e-6))
+    assert [group["betas"] for group in made.param_groups] == [(0.8, 0.999)] * 2 + [
+        (0.8, 0.98)
+    ] * 2 + [(0.8, 0.999)]
+    assert [group["eps"] for group in made.param_groups] == [1e-6] * 2 + [1e-8] * 2 + [1e-6]
     with pytest.raises(
         UserError, match=r"group 3: '.*' matches no parameter that earlier groups left"
     ):
