@@ -331,7 +331,9 @@ class Loop:
         for row, (_, _, update) in zip(self._summed(), self.pending):
             work, norm = Workload(*row[8:]), row[6] / ranks  # every rank has the same norm
             clipped = update.applied and self.engine.clips(norm)
-            sums = Sums(*row[:6], work.tokens, float(clipped), row[7])
+            sums = Sums(*row[:6])._replace(
+                tokens=work.tokens, clip_hits=float(clipped), z_loss=row[7]
+            )
             fault = self.guard.fault(update, sums.loss, norm)
             if fault is not None:
                 break
