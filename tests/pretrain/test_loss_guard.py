@@ -144,7 +144,10 @@ def test_sums_leave_out_what_is_not_finite() -> None:
     update = Sums(20.0, 1.0, 4.0, 3.0, 1.0, 2.0, 100.0)
     assert update.loss == 6.5
     both = Sums().plus(update).plus(Sums(math.nan, 0.0, 4.0, 1.0, 1.0, 2.0, 50.0))
-    assert both == (20.0, 1.0, 4.0, 3.0, 1.0, 2.0, 150.0, 0.0)
+    assert both == Sums(20.0, 1.0, 4.0, 3.0, 1.0, 2.0, 150.0)
+    with_z = both.plus(Sums(masked=4.0, z_loss=2.0))
+    assert with_z.metrics()["z_loss"] == 0.25
+    assert with_z.loss == with_z.metrics()["mlm_loss"] + 1.5 + 0.25
     assert both.metrics()["loss"] == 6.5
     assert Sums(4.0, 0.0, 4.0).metrics()["nsp_loss"] is None
 
