@@ -21,7 +21,7 @@ from megabert.config.model import ModelConfig
 from megabert.model.encoder import Encoder, variant_of
 from megabert.model.head_registry import Head
 from megabert.model.modules import Linear, Norm, biased_activation
-from megabert.parallel.cross_entropy import Vocabulary, VocabularyLoss, vocabulary_loss
+from megabert.parallel.cross_entropy import SplitVocabulary, VocabularyLoss, vocabulary_loss
 from megabert.parallel.layers import TensorParallel, mark_split
 from megabert.parallel.linear import column_linear
 from megabert.parallel.mappings import (
@@ -68,7 +68,7 @@ class MlmHead(nn.Module):
         x = self.transform(hidden)
         if labels is None:
             return column_linear(x, [word_embeddings], [self.bias], TensorParallel())[0]
-        over = Vocabulary(self.vocab_size, self.tp, self.z_loss)
+        over = SplitVocabulary(self.vocab_size, self.tp, self.z_loss)
         return vocabulary_loss(x, word_embeddings, self.bias, labels, over)
 
 

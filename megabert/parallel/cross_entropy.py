@@ -139,12 +139,12 @@ def linear_cross_entropy(
     Returns:
         (loss, correct): scalars, float32 or float64, the same on all ranks. Backward runs once.
     """
-    sums = vocabulary_loss(x, weight, bias, labels, Vocabulary(vocab_size, tp))
+    sums = vocabulary_loss(x, weight, bias, labels, SplitVocabulary(vocab_size, tp))
     return sums.loss, sums.correct
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SplitVocabulary:
     """Over what a loss is taken.
 
     Attributes:
@@ -167,7 +167,7 @@ class VocabularyLoss(NamedTuple):
 
 
 def vocabulary_loss(
-    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocabulary: Vocabulary
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocabulary: SplitVocabulary
 ) -> VocabularyLoss:
     """:func:`linear_cross_entropy` with the z-loss of ``vocabulary``."""
     first, tp = vocabulary.tp.rank * len(weight), vocabulary.tp

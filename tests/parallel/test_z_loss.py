@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megabert.kernels import cpu
 from megabert.parallel import cross_entropy
-from megabert.parallel.cross_entropy import Vocabulary, vocabulary_loss
+from megabert.parallel.cross_entropy import SplitVocabulary, vocabulary_loss
 from megabert.parallel.topology import ProcessGroups, TensorParallel, Topology
 from tests.helpers.distributed import run_ranks
 
@@ -37,7 +37,7 @@ def _gradients(dtype: torch.dtype, tp: TensorParallel, shift: float = 0.0) -> li
     """Loss, z-loss, and this rank's gradients."""
     (x, weight, bias), labels = _case(dtype, shift)
     parts = [t.clone().requires_grad_() for t in (x, tp.cut(weight, 0), tp.cut(bias, 0))]
-    sums = vocabulary_loss(*parts, labels, Vocabulary(WORDS, tp, Z))
+    sums = vocabulary_loss(*parts, labels, SplitVocabulary(WORDS, tp, Z))
     sums.loss.backward()
     return [sums.loss.detach(), sums.added, *(part.grad for part in parts)]  # type: ignore[list-item]
 
@@ -75,7 +75,7 @@ def test_gradient_is_that_of_differences() -> None:
     """In place of gradcheck, which takes the gradients of one loss several times."""
     leaves, labels = _case()
     leaves[2][WORDS:] = 0.0
-    over = Vocabulary(WORDS, TensorParallel(), Z)
+    over = SplitVocabulary(WORDS, TensorParallel(), Z)
     inputs = [leaf.requires_grad_() for leaf in leaves]
     vocabulary_loss(*inputs, labels, over).loss.backward()
     for leaf in inputs:
@@ -94,8 +94,8 @@ def test_gradient_is_that_of_differences() -> None:
 
 def test_off_is_the_plain_loss_bit_for_bit() -> None:
     leaves, labels = _case(torch.float32)
-    plain = vocabulary_loss(*leaves, labels, Vocabulary(WORDS, TensorParallel()))
-    with_z = vocabulary_loss(*leaves, labels, Vocabulary(WORDS, TensorParallel(), Z))
+    plain = vocabulary_loss(*leaves, labels, SplitVocabulary(WORDS, TensorParallel()))
+    with_z = vocabulary_loss(*leaves, labels, SplitVocabulary(WORDS, TensorParallel(), Z))
     assert not plain.added
     assert torch.equal(with_z.loss, plain.loss + with_z.added)
 
