@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from megabert.config.flags import setting
-from megabert.config.numbers import Probability
+from megabert.config.numbers import Fraction
 from megabert.config.values import DEFERRED
 
 InitScheme = Literal["normal", "scaled-residual", "width-aware"]
@@ -25,7 +25,7 @@ class InitialWeightSettings:
         "width-aware is 1 / sqrt(inputs) for every matrix except embeddings (PaLM)",
         resume="must_match",
     )
-    init_local_heads: Probability = setting(
+    init_local_heads: Fraction = setting(
         0.0,
         "share of each layer's attention heads that begin with attention to one neighbour each, the token "
         "before, after, two before, ...; needs --position-embeddings relative, which learns far faster with 0.5",
