@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from megabert.checkpoint.record import whole_checkpoints
 from megabert.common.errors import UserError
 from megabert.common.names import CHECKPOINT_RECORD, RUN_CHECKPOINTS, RUN_CONFIG
 from megabert.common.storage import named_storage_errors
@@ -126,6 +125,8 @@ def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, Branch
     stable = flags.build(PretrainSettings, layer)
     base = point.run / RUN_CHECKPOINTS
     with named_storage_errors(base, "cannot be read"):
+        from megabert.checkpoint.record import whole_checkpoints  # imports torch
+
         kept = sorted(found.step for found in whole_checkpoints(base))
     tags = ", ".join(map(str, kept)) or "none"
     if not kept or point.step not in (None, *kept):
