@@ -12,6 +12,7 @@ from typing import Any
 
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
+from megabert.data.samples.course import Course, CourseStage
 from megabert.engine.training_engine import TrainingEngine
 from megabert.engine.zero.partitions import is_split, local_shape
 from megabert.engine.zero.whole_tensors import state_names
@@ -145,11 +146,15 @@ def counters(engine: TrainingEngine) -> dict[str, Any]:
 
 def restore_counters(engine: TrainingEngine, record: Mapping[str, Any]) -> None:
     """Set the engine's counters, schedule and fp16 loss scale from a checkpoint's record."""
-    scale = record.get("loss_scale")
+    scale, stages = record.get("loss_scale"), record.get("course")
+    step, skipped = int(record["step"]), int(record.get("skipped_steps", 0))
     engine.restore_counters(
-        int(record["step"]),
-        int(record.get("skipped_steps", 0)),
+        step,
+        skipped,
         None if scale is None else float(scale),
+        Course([CourseStage(**stage) for stage in stages]).first_sample(step + skipped)
+        if stages
+        else None,
     )
 
 

@@ -36,6 +36,12 @@ class _Branch(TypedDict):
     step: Count
 
 
+class _CourseStage(TypedDict):
+    batch: Annotated[int, Field(ge=1, lt=1 << 40)]
+    length: Annotated[int, Field(ge=1, lt=1 << 31)]
+    updates: Count | None
+
+
 class _Record(TypedDict):
     version: Count
     step: Count
@@ -48,6 +54,9 @@ class _Record(TypedDict):
     data_fingerprint: NotRequired[str]
     mixture: NotRequired[_Mixture | None]
     decay_from: NotRequired[_Branch]
+    course: NotRequired[
+        Annotated[list[_CourseStage], Field(min_length=1, max_length=1 << 16)] | None
+    ]
     global_batch_size: NotRequired[Annotated[int, Field(ge=1, lt=1 << 40)]]
     trained_positions: NotRequired[Annotated[int, Field(ge=0, lt=1 << 31)]]
     tokens: NotRequired[Count]

@@ -16,7 +16,7 @@ A file becomes the settings that ``--data``, ``--weights`` and the other flags s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -72,8 +72,11 @@ class StageSettings(NamedTuple):
     samples: int | None
 
 
-def read_stage(text: str, seq_length: int, global_batch: int | None) -> StageSettings:
+def read_stage(text: str, samples_of: Callable[[Fraction, str], Fraction | None]) -> StageSettings:
     """A stage from its text.
+
+    ``samples_of``: number and unit (``tokens`` or ``updates``) -> samples; None if the size of an update is not
+    known.
 
     Raises:
         UserError: it does not last for a whole number of samples, or for updates of unknown size.
@@ -86,15 +89,13 @@ def read_stage(text: str, seq_length: int, global_batch: int | None) -> StageSet
         raise UserError(f"--stages '{text}': the temperature is 0; give one above 0")
     if match["length"] is None:
         return StageSettings(weights, temperature, None)
-    length = Fraction(match["length"])
-    if match["unit"] == "updates":
-        if global_batch is None:
-            raise UserError(
-                f"--stages '{text}': the size of the global batch is not set; give --global-batch-size"
-            )
-        length *= global_batch
-    elif match["unit"] == "tokens":
-        length = Fraction(-(-length // seq_length))
+    length: Fraction | None = Fraction(match["length"])
+    if match["unit"] != "samples":
+        length = samples_of(Fraction(match["length"]), match["unit"])
+    if length is None:
+        raise UserError(
+            f"--stages '{text}': the size of the global batch is not set; give --global-batch-size"
+        )
     if length.denominator != 1 or not 1 <= length <= _LONGEST:
         raise UserError(f"--stages '{text}': expected a whole number of 1 or more {match['unit']}")
     return StageSettings(weights, temperature, int(length))

@@ -42,6 +42,7 @@ from megabert.config.sections.duration import IntervalOrNever, IntervalText
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.ramps import RampSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
 from megabert.config.trackers import TrackerSettings
@@ -533,6 +534,7 @@ class PretrainSettings:
     model: ModelSettings
     data: DataSettings
     batch: BatchSettings
+    ramps: RampSettings
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     parallel: ParallelSettings

@@ -8,6 +8,7 @@ without a setting of ours (buckets, communication, profiling...) pass through un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -87,6 +88,27 @@ def resolve_batch(
             "change --global-batch-size or --micro-batch-size"
         )
     return BatchSizes(total, micro, accumulation, data_parallel)
+
+
+def batch_of_stage(final: BatchSizes, global_size: int, shorter: Fraction) -> BatchSizes:
+    """The batch of a stage of a run that ends with ``final``, on the same ranks.
+
+    ``shorter``: the last stage's sequence length over this one's. The micro batch is the largest that has at
+    most the last one's tokens and divides a rank's part.
+
+    Raises:
+        UserError: the ranks do not divide it.
+    """
+    if (global_size, shorter) == (final.global_size, 1):
+        return final
+    per_rank, rest = divmod(global_size, final.data_parallel)
+    if rest:
+        raise UserError(
+            f"--batch-ramp: global batch {global_size} cannot be divided among {final.data_parallel} data-parallel "
+            f"ranks; give multiples of {final.data_parallel}, or use a number of ranks that divides it"
+        )
+    micro = _largest_divisor(per_rank, max(1, int(final.micro_size * shorter)))
+    return BatchSizes(global_size, micro, per_rank // micro, final.data_parallel)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

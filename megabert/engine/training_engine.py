@@ -63,6 +63,24 @@ class TrainingEngine:
     steps_done: int = 0
     _skipped_in_a_row: int = 0
 
+    def __post_init__(self) -> None:
+        self._division = self.batch
+
+    def divide(self, batch: BatchSizes) -> None:
+        """The sizes of the updates from now on; called between two updates.
+
+        DeepSpeed counts micro steps from the start of the job, and an update ends where the count is a
+        multiple of the accumulation. It begins again here, so that the first update of another accumulation
+        is a whole one, as after a resume.
+        """
+        if batch == self._division:
+            return
+        engine = self._deepspeed
+        engine.set_train_micro_batch_size(batch.micro_size)
+        engine.set_train_batch_size(batch.global_size)
+        engine.micro_steps = 0
+        self._division = batch
+
     @property
     def module(self) -> nn.Module:
         """The model; call the engine itself for a training forward."""
@@ -76,7 +94,8 @@ class TrainingEngine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro step's part (a scalar) of the update's mean loss."""
         PULSE.tick()
-        self._deepspeed.backward(loss * (self.batch.accumulation * self.batch.data_parallel))
+        batch = self._division
+        self._deepspeed.backward(loss * (batch.accumulation * batch.data_parallel))
 
     def step(self) -> bool:
         """End a micro step; True if it was the last of an update that was applied.
@@ -273,10 +292,12 @@ class TrainingEngine:
         """Factor of the loss in fp16; None in other precisions."""
         return float(self._deepspeed.optimizer.loss_scale) if self.precision == "fp16" else None
 
-    def restore_counters(self, step: int, skipped: int, loss_scale: float | None) -> None:
+    def restore_counters(
+        self, step: int, skipped: int, loss_scale: float | None, samples: int | None = None
+    ) -> None:
         """Continue counting after ``step`` applied and ``skipped`` skipped updates.
 
-        ``loss_scale`` (None: none was saved) is used in fp16 where the scale is dynamic; a scale
+        ``samples``: those of all these updates, if they had not all one batch size. ``loss_scale`` (None: none was saved) is used in fp16 where the scale is dynamic; a scale
         that the user has fixed stays.
         """
         engine = self._deepspeed
@@ -284,6 +305,8 @@ class TrainingEngine:
         engine.skipped_steps = skipped
         engine.global_steps = step + skipped
         engine.global_samples = engine.global_steps * engine.train_batch_size()
+        if samples is not None:
+            engine.global_samples = samples
         self.steps_done = step
         if self.precision == "fp16" and loss_scale is not None and engine.dynamic_loss_scale():
             engine.optimizer.loss_scale = loss_scale

@@ -7,6 +7,8 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from functools import cache
 
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.training import ResolvedSettings
+from megabert.data.samples.course import Course, CourseStage
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.mask_schedule import ScheduledMasks
 from megabert.data.samples.micro_steps import MicroSteps
@@ -22,36 +25,60 @@ from megabert.data.samples.skip import GlobalBatches, Range
 from megabert.data.samples.source import Samples
 from megabert.engine.agreement import StopAgreement, read_later
 from megabert.engine.broadcast import first_of_ranks
-from megabert.engine.config import LOADER_WORKERS, BatchSizes
+from megabert.engine.config import LOADER_WORKERS, BatchSizes, batch_of_stage
 from megabert.engine.launch import World
-from megabert.pretrain.inputs import Inputs, mask_schedule
+from megabert.pretrain.inputs import mask_schedule
+from megabert.pretrain.stages import RunSamples
 
 ALIGNED_TOKENS = 128
 """Packed micro batches on a GPU are filled up to a multiple of this."""
 
 
 def open_batches(
-    settings: ResolvedSettings, inputs: Inputs, world: World, batch: BatchSizes
+    settings: ResolvedSettings, samples: RunSamples, world: World, batch: BatchSizes
 ) -> ReadBatches:
-    """The global batches of the run, packed where the settings say so; nothing is read yet."""
-    steps = _micro_steps(world, batch)
-    options = LoaderOptions(
-        num_workers=_workers(settings, world),
-        pin_memory=world.device.type == "cuda",
-        prefetch=batch.accumulation,
-        window=_window(batch) if settings.data.packing == "on" else None,
-        token_multiple=_token_multiple(settings, world),
-    )
+    """The global batches of the run, packed where the settings say so; nothing is read yet.
 
-    schedule = mask_schedule(settings, batch.global_size)
-    train = inputs.train if schedule is None else ScheduledMasks(inputs.train, schedule)
+    ``batch``: of the last stage of the course.
+    """
+    workers, packed = _workers(settings, world), settings.data.packing == "on"
+
+    @cache  # the log names each window once
+    def options_of(sizes: BatchSizes, length: int) -> LoaderOptions:
+        return LoaderOptions(
+            num_workers=workers,
+            pin_memory=world.device.type == "cuda",
+            prefetch=sizes.accumulation,
+            window=_window(sizes) if packed else None,
+            token_multiple=_token_multiple(settings, world, length),
+        )
+
+    schedule = mask_schedule(settings, samples.course)
 
     def open_at(consumed_samples: int, stop: int | None) -> MicroBatches:
-        here = replace(steps, consumed_samples=consumed_samples)
+        stage = samples.course.at_sample(consumed_samples)
+        sizes = stage_sizes(batch, samples.course, stage)
+        here = replace(_micro_steps(world, sizes), consumed_samples=consumed_samples)
+        options = options_of(sizes, stage.length)
+        train = samples.at(consumed_samples)
+        if schedule is not None:
+            train = ScheduledMasks(train, schedule)
         return MicroBatches(train, here, options, stop)
 
-    batches = GlobalBatches(open_at, batch.global_size, batch.accumulation)
+    def micro_steps(stage: CourseStage) -> int:
+        return stage_sizes(batch, samples.course, stage).accumulation
+
+    batches = GlobalBatches(open_at, samples.course, micro_steps)
     return ReadBatches(batches, ahead=read_later(world))
+
+
+def stage_sizes(final: BatchSizes, course: Course, stage: CourseStage) -> BatchSizes:
+    """The batch of a stage; ``final``: of the last one.
+
+    Raises:
+        UserError: the ranks do not divide it.
+    """
+    return batch_of_stage(final, stage.batch, Fraction(course.final.length, stage.length))
 
 
 def evaluation_micro_batches(
@@ -63,7 +90,7 @@ def evaluation_micro_batches(
         _micro_steps(world, batch),
         settings.run.eval_samples,
         packed=settings.data.packing == "on",
-        token_multiple=_token_multiple(settings, world),
+        token_multiple=_token_multiple(settings, world, settings.data.seq_length),
     )
 
 
@@ -192,7 +219,7 @@ def _workers(settings: ResolvedSettings, world: World) -> int:
     return min(LOADER_WORKERS, len(os.sched_getaffinity(0)) - 1)
 
 
-def _token_multiple(settings: ResolvedSettings, world: World) -> int:
+def _token_multiple(settings: ResolvedSettings, world: World, length: int) -> int:
     """The number of tokens of each packed micro batch is a multiple of this.
 
     On a GPU of 128 where sequences are that long: its matrix products then have whole tiles, and its
@@ -202,5 +229,5 @@ def _token_multiple(settings: ResolvedSettings, world: World) -> int:
         return 1
     split = settings.parallel.tensor_parallel if settings.parallel.sequence_parallel else 1
     aligned = math.lcm(ALIGNED_TOKENS, split)
-    fits = world.device.type == "cuda" and aligned <= settings.data.seq_length
+    fits = world.device.type == "cuda" and aligned <= length
     return aligned if fits else split

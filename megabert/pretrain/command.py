@@ -42,10 +42,12 @@ from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
 from megabert.parallel.rng import DropoutSeeds
 from megabert.pretrain import run_folder
+from megabert.pretrain.batches import stage_sizes
 from megabert.pretrain.best import retention_of
 from megabert.pretrain.evaluation import require_metric
 from megabert.pretrain.inputs import Inputs, divide_batch, micro_limit, open_inputs
-from megabert.pretrain.lengths.durations import course_of, curve_of, last_update
+from megabert.pretrain.lengths.course import course_of, unreached
+from megabert.pretrain.lengths.durations import curve_of, last_update
 from megabert.pretrain.loop import Loop
 from megabert.pretrain.opening import opening_lines
 from megabert.pretrain.starting_model import open_branch, settle_model
@@ -100,7 +102,12 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         micro_limit(settings, inputs.model, world),
         resumed_size,
     )
-    skipped = skip.parse_ranges(run.skip_samples, batch.global_size)
+    course = course_of(divided)
+    for stage in course.stages:
+        stage_sizes(batch, course, stage)
+    if warning := unreached(course, optimizer.steps):
+        log.warning("%s", warning)
+    skipped = skip.parse_ranges(run.skip_samples, course)
     identity = run_folder.run_identity(divided, inputs)
     run_folder.require_same_run(start, identity, branch=checkpoint is None)
     log_deepspeed_to(run.output / RUN_DEEPSPEED_LOG, world)

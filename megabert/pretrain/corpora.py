@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from megabert.config.mixture import (
     show_stage,
 )
 from megabert.config.training import DataSettings, PretrainSettings
+from megabert.data.samples.course import Course
 from megabert.data.samples.mixture import MixturePlan, Stage, whole_weights
 
 _SHARES = ("weights", "temperature", "stages")
@@ -111,16 +114,16 @@ def own_mixture(given: Given) -> tuple[Given, SettingsLayer]:
 
 
 def read_mixture(
-    data: DataSettings, seq_length: int, global_batch: int | None, init_from: Path | None
+    data: DataSettings, seq_length: int, course: Course | None, init_from: Path | None
 ) -> MixtureSettings:
     """What the settings say, checked as far as that is possible without the shards.
 
-    ``global_batch``: None if it follows from the number of ranks.
+    ``course``: None if the global batch follows from the number of ranks.
 
     Raises:
         UserError: numbers of values that do not fit, a folder twice, shares that are all 0, ...
     """
-    stages = _stages(data, seq_length, global_batch)
+    stages = _stages(data, seq_length, course)
     names = list(data.corpus_names)
     paths = [(path, "--data") for path in data.data] + [
         (path, "--eval-data") for path in data.eval_data
@@ -136,7 +139,7 @@ def read_mixture(
         for name, place in zip(names or _names([path for path, _ in paths]), paths)
     ]
     trained, evaluated = named[: len(data.data)], named[len(data.data) :]
-    old, weights, tokenizer = _replayed(data, seq_length, init_from)
+    old, weights, tokenizer = _replayed(data, init_from)
     taken = {corpus.name for corpus in named}
     for number, corpus in enumerate(old):
         name = corpus.name
@@ -156,7 +159,7 @@ def read_mixture(
         len(old) if share else 0,
         share,
         weights,
-        stages,
+        tuple(stages),
         data.tokenizer or tokenizer,
     )
 
@@ -207,9 +210,7 @@ def resolved_data(data: Any, mixture: MixtureSettings, plan: MixturePlan) -> Any
     )
 
 
-def _stages(
-    data: DataSettings, seq_length: int, global_batch: int | None
-) -> tuple[StageSettings, ...]:
+def _stages(data: DataSettings, seq_length: int, course: Course | None) -> list[StageSettings]:
     """The stages of the corpora of ``--data``; one without an end unless ``--stages`` are given."""
     given = {
         "--weights": bool(data.weights),
@@ -220,7 +221,10 @@ def _stages(
         both = " and ".join(flag for flag, there in given.items() if there)
         raise UserError(f"{both} give the shares of the corpora; give one of them")
     if data.stages:
-        stages = tuple(read_stage(text, seq_length, global_batch) for text in data.stages)
+        stages, first = [], 0
+        for text in data.stages:
+            stages.append(read_stage(text, partial(_samples_of, first, seq_length, course)))
+            first += stages[-1].samples or 0
         for text, stage in zip(data.stages[:-1], stages):
             if stage.samples is None:
                 raise UserError(f"--stages '{text}' has no length, and only the last one may not")
@@ -232,7 +236,7 @@ def _stages(
     else:
         weights = tuple(Fraction(repr(weight)) for weight in data.weights)
         temperature = Fraction(repr(data.temperature or 1.0))
-        stages = (StageSettings(weights, temperature, None),)
+        stages = [StageSettings(weights, temperature, None)]
     for stage in stages:
         flag = "--stages: a stage" if data.stages else "--weights"
         if stage.weights and len(stage.weights) != len(data.data):
@@ -247,7 +251,7 @@ def _stages(
 
 
 def _replayed(
-    data: DataSettings, seq_length: int, init_from: Path | None
+    data: DataSettings, init_from: Path | None
 ) -> tuple[list[NamedCorpus], tuple[Fraction, ...], Path | None]:
     """Corpora to replay, their weights, and the tokenizer that their run was given."""
     if data.replay_share is None:
@@ -275,9 +279,10 @@ def _replayed(
             "the folders with --replay DIR..."
         )
     earlier = flags.build(PretrainSettings, flags.read_yaml(config, PretrainSettings)).data
-    stage = _stages(earlier, seq_length, None)[-1] if not earlier.stages else None
-    if stage is None:
-        stage = read_stage(earlier.stages[-1], seq_length, None)
+    if earlier.stages:
+        stage = read_stage(earlier.stages[-1], lambda length, unit: length)
+    else:
+        stage = _stages(earlier, 1, None)[-1]
     found = earlier.corpus_names[: len(earlier.data)] or _names(earlier.data)
     corpora = [
         NamedCorpus(name, path, f"{config}{_OF_A_RUN}") for name, path in zip(found, earlier.data)
@@ -290,6 +295,21 @@ def _replayed(
             earlier.tokenizer,
         )
     return corpora, (), earlier.tokenizer
+
+
+def _samples_of(
+    first: int, seq_length: int, course: Course | None, length: Fraction, unit: str
+) -> Fraction | None:
+    """Samples of this many tokens or updates from sample ``first`` on; None for updates of unknown size."""
+    if unit == "tokens":
+        if course is None:
+            return Fraction(ceil(length / seq_length))
+        end = course.sample_tokens(first) + ceil(length)
+        return Fraction(course.samples_for_tokens(end) - first)
+    if course is None or course.constant or length.denominator != 1:
+        return None if course is None else length * course.final.batch
+    update = course.update_of_sample(first)
+    return Fraction(course.first_sample(update + int(length)) - course.first_sample(update))
 
 
 def _parts(

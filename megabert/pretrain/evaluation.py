@@ -16,6 +16,7 @@ from megabert.engine.agreement import StopAgreement
 from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import evaluation_micro_batches, require_readable
 from megabert.pretrain.inputs import Inputs
+from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.loss_guard import Sums
 
 
@@ -76,7 +77,7 @@ def evaluate(
         return None
     found: dict[str, float | None] = {}
     wanted = settings.averaging.eval_weights
-    samples = settings.optimizer.steps * engine.batch.global_size
+    samples = course_of(settings).first_sample(settings.optimizer.steps)
     weights = evaluation_weights(inputs, samples)
     for averaged in (wanted == "ema",) if wanted != "both" else (False, True):
         with engine.averaged_weights() if averaged else nullcontext():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from megabert.config.training import (
 from megabert.data.foreign.files import ForeignData, is_foreign, open_foreign
 from megabert.data.foreign.fit import check_fit
 from megabert.data.foreign.source import ForeignSource
+from megabert.data.samples.course import Course
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.mask_schedule import MaskSchedule
 from megabert.data.samples.masking import MaskSettings
@@ -47,8 +47,10 @@ from megabert.planner.settings import (
     plan_settings,
 )
 from megabert.pretrain.corpora import NamedCorpus, resolved_data, shares
-from megabert.pretrain.lengths.durations import course_of, ramp_updates
+from megabert.pretrain.lengths.course import course_of, lengths_of
+from megabert.pretrain.lengths.durations import ramp_updates
 from megabert.pretrain.settings import mixture_of, read_manifest
+from megabert.pretrain.stages import RunSamples
 
 
 def micro_limit(settings: ResolvedSettings, model: ModelConfig, world: World) -> int:
@@ -152,6 +154,11 @@ class Inputs:
         _check_length(settings, model)
         return replace(self, model=model)
 
+    def along(self, course: Course) -> RunSamples:
+        """The samples of a run with this course."""
+        sources = [corpus.train for corpus in self.trained if corpus.train is not None]
+        return RunSamples(sources, self.plan, self.train, course)
+
     def open_tokenizer(self) -> Tokenizer:
         """The tokenizer of the samples."""
         if isinstance(self.tokenizer, Path):
@@ -210,21 +217,6 @@ def open_inputs(settings: ResolvedSettings) -> Inputs:
     return Inputs(tuple(corpora), plan, data, train, model, tokenizer)
 
 
-def epochs_begun(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[OpenCorpus, int, int]]:
-    """The corpora of which another epoch begins among samples ``first`` to ``stop`` - 1 of the run.
-
-    Each with the number of that epoch, from 2 on (the last one, if several begin), and the run's number of
-    its first sample.
-    """
-    before, after = inputs.plan.counts(first), inputs.plan.counts(stop)
-    for position, corpus in enumerate(inputs.trained):
-        assert corpus.train is not None
-        size = corpus.train.samples_per_epoch
-        epoch = max(0, after[position] - 1) // size
-        if epoch * size >= max(before[position], 1):
-            yield corpus, epoch + 1, inputs.plan.number(position, epoch * size, stop)
-
-
 def _require_same(first: NamedCorpus, other: NamedCorpus, found: Tokenizer) -> None:
     """Refuse another tokenizer than that of the first corpus; files may differ if they do the same."""
     difference = tokenizer_difference(load_tokenizer(first.path / TOKENIZER_FOLDER), found)
@@ -279,13 +271,13 @@ def evaluation_masks(settings: ResolvedSettings) -> MaskSettings:
     )
 
 
-def mask_schedule(settings: ResolvedSettings, global_batch: int) -> MaskSchedule | None:
+def mask_schedule(settings: ResolvedSettings, course: Course) -> MaskSchedule | None:
     """How the mask fraction changes in the run; None if it stays."""
     last = settings.masking.final_mask_fraction
     if last is None:
         return None
     steps = ramp_updates(settings, partial(course_of, settings))
-    return MaskSchedule(settings.data.mask_fraction, last, steps, global_batch)
+    return MaskSchedule(settings.data.mask_fraction, last, steps, course)
 
 
 def _foreign(
@@ -322,9 +314,10 @@ def _model(settings: ResolvedSettings, vocab_size: int) -> ModelConfig:
 
 
 def _check_length(settings: ResolvedSettings, model: ModelConfig) -> None:
-    if settings.data.seq_length > model.max_position_embeddings:
+    longest, flag = max(lengths_of(settings).items())
+    if longest > model.max_position_embeddings:
         raise UserError(
-            f"--seq-length {settings.data.seq_length} is longer than "
+            f"{flag} {longest} is longer than "
             f"{variant_of(model).length_limit(model)} (max_position_embeddings): set it to "
             f"{model.max_position_embeddings} or less, or make a longer model (--max-position-embeddings; of a "
             "trained one, launch/convert.py --position-rows)"

@@ -27,6 +27,7 @@ from megabert.common.storage import RESUME, StorageFault, named_storage_errors
 from megabert.config import flags
 from megabert.config.training import DividedSettings
 from megabert.data.samples import skip
+from megabert.data.samples.course import CourseStage
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.metrics.clock import OTHER
@@ -42,11 +43,13 @@ from megabert.pretrain.batches import (
     global_counts,
     open_batches,
     require_readable,
+    stage_sizes,
 )
 from megabert.pretrain.best import BestCheckpoint, retention_of
 from megabert.pretrain.evaluation import evaluate, evaluation_lines
-from megabert.pretrain.inputs import Inputs, epochs_begun, mask_schedule
-from megabert.pretrain.lengths.durations import Interval, course_of, last_update
+from megabert.pretrain.inputs import Inputs, mask_schedule
+from megabert.pretrain.lengths.course import course_of
+from megabert.pretrain.lengths.durations import Interval, last_update
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
 
 log = get_logger()
@@ -72,7 +75,8 @@ class Loop:
         self.best = BestCheckpoint(self.retention, self.checkpoints)
         self.better = False  # the last evaluation is the best so far, and no checkpoint has it yet
         self.steps = settings.optimizer.steps
-        course, run = partial(course_of, settings), settings.run
+        self.course, run = course_of(settings), settings.run
+        course = partial(course_of, settings)
         self.last = last_update(settings, course)
         self.log_due = Interval(run.log_interval, course)
         self.evaluation_due = Interval(run.eval_interval, course)
@@ -83,8 +87,10 @@ class Loop:
         ):
             log.warning("--skip-samples: the run is already past %s", skip.show_ranges(late))
         self.skipped = skip.merge_ranges([*known, *skipped])
-        self.batches = open_batches(settings, inputs, self.world, engine.batch)
-        self.mask_schedule = mask_schedule(settings, engine.batch.global_size)
+        self.stage = self.course.final  # that of the last update, once there was one
+        self.samples = inputs.along(self.course)
+        self.batches = open_batches(settings, self.samples, self.world, engine.batch)
+        self.mask_schedule = mask_schedule(settings, self.course)
         self.guard = RunGuard(settings.run)
         self.pending: list[tuple[torch.Tensor, Workload, Update]] = []
         peak = settings.run.peak_tflops
@@ -93,10 +99,10 @@ class Loop:
         )
         self.clock = self.meter.clock
         self.tracking = Tracking(settings.trackers, flags.to_values(settings, absolute=True))
-        self.progress = Progress("pretrain", self.last, interval=30.0)
+        self.progress = Progress("pretrain", self.course.tokens(self.last), interval=30.0)
         self.watch = stop_watch()
         self.agreement = StopAgreement(self.world, self.watch)
-        self.epochs_named: set[tuple[str, int]] = set()
+        self.epochs_named: set[tuple[int, int, int]] = set()
         self.stopped: str | None = None  # who asked the run to stop, once all ranks know
         self._restore_position(checkpoint)
         self.evaluate_first = self.saved_step < 0 and settings.run.eval_at_start
@@ -116,7 +122,7 @@ class Loop:
         self._open_metrics(checkpoint.step if checkpoint and own else None)
         self.elapsed_before = float(record.get("elapsed_seconds", 0.0))
         self.started = time.monotonic()
-        self.progress.restart(checkpoint.step if checkpoint else 0)
+        self.progress.restart(self.course.tokens(checkpoint.step if checkpoint else 0))
         self.meter.restore(record, self.batches.seconds_waited)
         self.saved_step = checkpoint.step if checkpoint and own else -1
         self.better = False
@@ -250,6 +256,8 @@ class Loop:
             clock.end()
             self.batches.position = before  # this batch is not trained on
             require_readable(self.world, self._fault_of_data())
+        stop = self.batches.position
+        self._enter_stage(self.course.at_sample(stop - 1), step)
         # this rank's: losses, correct, counts; the gradient norm; the z-loss
         sums = torch.zeros(8, dtype=torch.float64, device=self.world.device)
         work, applied = Workload(), False
@@ -268,23 +276,33 @@ class Loop:
             clock.enter(OTHER)
         sums[6] = self.engine.norm_on_device()
         clock.end()
-        stop = self.batches.position
-        samples = stop - self.engine.batch.global_size, stop
+        samples = stop - self.stage.batch, stop
         number = self.engine.steps_done + (0 if applied else 1)
         self._name_epochs(before, stop, number)
         self.pending.append((sums, work, Update(number, samples, applied)))
         return applied
 
+    def _enter_stage(self, stage: CourseStage, step: int) -> None:
+        """Divide the updates as this stage of the course needs it, from update ``step`` on."""
+        self.engine.divide(stage_sizes(self.engine.batch, self.course, stage))
+        if stage != self.stage and not self.course.constant:
+            log.info(
+                "step %d: from here on batches of %d sequences of %d tokens",
+                step, stage.batch, stage.length,
+            )  # fmt: skip
+        self.stage = stage
+
     def _name_epochs(self, first: int, stop: int, step: int) -> None:
         """Log once which corpora begin another epoch among these samples of the run."""
-        for corpus, epoch, number in epochs_begun(self.inputs, first, stop):
-            if (corpus.name, epoch) not in self.epochs_named:
-                self.epochs_named.add((corpus.name, epoch))
+        for corpus, epoch, sample, length in self.samples.epochs_begun(first, stop):
+            if (corpus, epoch, length) not in self.epochs_named:
+                self.epochs_named.add((corpus, epoch, length))
                 log.info(
-                    "%s: epoch %d begins with sample %d of the run (step %d)",
-                    corpus.name,
+                    "%s: epoch %d%s begins with sample %d of the run (step %d)",
+                    self.inputs.trained[corpus].name,
                     epoch,
-                    number,
+                    f" of length {length}" if len(self.course.lengths) > 1 else "",
+                    sample,
                     step,
                 )
 
@@ -393,6 +411,7 @@ class Loop:
             "skipped_steps": self.engine.skipped_steps,
             "consumed_samples": self.batches.position,
             "tokens": self.tokens,
+            **self._shown_stage(),
             "elapsed_seconds": self._elapsed(),
         }
         if self.mask_schedule is not None:
@@ -401,7 +420,15 @@ class Loop:
         self.last_line = line
         self.metrics.write(line)
         if self.world.is_main:
-            self.progress.update(step, f"step {step}/{self.last}  {progress_text(line)}")
+            self.progress.update(
+                self.course.tokens(step), f"step {step}/{self.last}  {progress_text(line)}"
+            )
+
+    def _shown_stage(self) -> dict[str, int]:
+        """Batch size and length of the last update, for a line of metrics; nothing in a run without ramps."""
+        if self.course.constant:
+            return {}
+        return {"global_batch_size": self.stage.batch, "seq_length": self.stage.length}
 
     def _evaluate(self) -> bool:
         """Losses and accuracies of the evaluation samples: the same samples and masks every time.

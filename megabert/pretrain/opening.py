@@ -7,10 +7,15 @@ from functools import partial
 
 from megabert.common.names import EVAL, RUN_METRICS, RUN_TENSORBOARD, TRAIN
 from megabert.config.training import DividedSettings
+from megabert.data.samples.course import Course
+from megabert.engine.config import BatchSizes
 from megabert.engine.training_engine import TrainingEngine
 from megabert.model.parameters import pretraining_parameters
+from megabert.pretrain.batches import stage_sizes
 from megabert.pretrain.inputs import Inputs, OpenCorpus
-from megabert.pretrain.lengths.durations import course_of, curve_of, last_update
+from megabert.pretrain.lengths.course import course_of
+from megabert.pretrain.lengths.durations import curve_of, last_update
+from megabert.pretrain.stages import RunSamples
 
 
 def opening_lines(
@@ -24,7 +29,9 @@ def opening_lines(
     whole = pretraining_parameters(config, settings.data.sentence_task != "none")
     count = sum(parameter.numel for parameter in whole.values())
     updates = last_update(settings, partial(course_of, settings))
-    left = max(0, updates * engine.batch.global_size - consumed)
+    course = course_of(settings)
+    samples = inputs.along(course)
+    left = max(0, course.first_sample(updates) - consumed)
     stop = f"; stops after update {updates:,}" if updates < optimizer.steps else ""
     curve = curve_of(settings, partial(course_of, settings))
     decay = (
@@ -34,9 +41,10 @@ def opening_lines(
         "model": f"{config.name}: {count / 1e6:,.1f} million parameters",
         "shape": f"{config.num_hidden_layers} layers, hidden_size {config.hidden_size}, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size:,}",
-        **dict(_data(inputs, consumed, consumed + left)),
-        "samples": _samples(inputs, left, settings.data.seq_length),
+        **dict(_data(inputs, samples, consumed, consumed + left)),
+        "samples": _samples(inputs, samples, consumed, consumed + left),
         **engine.describe(),
+        **dict(_course(course, engine.batch)),
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
         f"warm-up {100 * optimizer.warmup_fraction:g} %{decay}){stop}",
         "results": f"{run.output}",
@@ -48,12 +56,27 @@ def opening_lines(
         yield f"{topic.split('/')[0]:<10}{text}"
 
 
-def _data(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[str, str]]:
+def _course(course: Course, final: BatchSizes) -> Iterator[tuple[str, str]]:
+    """A line per stage of a run with ramps."""
+    update = 0
+    for number, stage in enumerate(course.stages if not course.constant else ()):
+        sizes = stage_sizes(final, course, stage)
+        until = f" to {update + stage.updates:,}" if stage.updates else " on"
+        yield (
+            f"course/{number}",
+            f"from update {update + 1:,}{until}: batch {stage.batch:,} = {sizes.micro_size} x {sizes.accumulation} "
+            f"x {sizes.data_parallel}, sequences of {stage.length} tokens",
+        )
+        update += stage.updates or 0
+
+
+def _data(inputs: Inputs, run: RunSamples, first: int, stop: int) -> Iterator[tuple[str, str]]:
     """A line per corpus; ``first`` and ``stop``: the samples of this job."""
     if len(inputs.corpora) == 1:
         yield "data", f"{inputs.corpora[0].path}: {_content(inputs.corpora[0], TRAIN)}"
         return
     before, after = inputs.plan.counts(first), inputs.plan.counts(stop)
+    begins, ends = run.epochs(first), run.epochs(stop)
     for number, corpus in enumerate(inputs.corpora):
         text = f"{corpus.name}: {corpus.path}: "
         if corpus.train is None:
@@ -64,17 +87,21 @@ def _data(inputs: Inputs, first: int, stop: int) -> Iterator[tuple[str, str]]:
         text += f"{_content(corpus, TRAIN)}, {size:,} samples per epoch; {share}"
         yield (
             f"data/{number}",
-            f"{text}, epochs {before[number] / size:.2f} to {after[number] / size:.2f}",
+            f"{text}, epochs {begins[number]:.2f} to {ends[number]:.2f}",
         )
 
 
-def _samples(inputs: Inputs, left: int, seq_length: int) -> str:
-    job = f"this job: {left:,} samples of {seq_length} tokens"
+def _samples(inputs: Inputs, run: RunSamples, first: int, stop: int) -> str:
+    lengths = run.course.lengths
+    words = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else f"{lengths[0]}"
+    job = f"this job: {stop - first:,} samples of {words} tokens"
     if len(inputs.trained) > 1:
         stages = len(inputs.plan.stages)
         return f"{job}, mixed" + (f" in {stages} stages" if stages > 1 else "")
     size = inputs.train.samples_per_epoch
-    return f"{size:,} per epoch; {job} ({left / size:.2f} epochs)"
+    (begin,), (end,) = run.epochs(first), run.epochs(stop)
+    of = f" of {run.course.final.length} tokens" if len(lengths) > 1 else ""
+    return f"{size:,}{of} per epoch; {job} ({end - begin:.2f} epochs)"
 
 
 def _content(corpus: OpenCorpus, name: str) -> str:

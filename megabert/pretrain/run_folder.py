@@ -54,7 +54,8 @@ from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
 from megabert.pretrain.inputs import Inputs
-from megabert.pretrain.lengths.durations import Interval, branch_of, course_of, derived
+from megabert.pretrain.lengths.course import course_of, lengths_of
+from megabert.pretrain.lengths.durations import Interval, branch_of, derived
 
 _MATCHING = [
     place for place, rule in flags.resume_rules(PretrainSettings).items() if rule == "must_match"
@@ -74,7 +75,7 @@ _WRITTEN_INTO = (
     RUN_TENSORS_CSV,
 )  # fmt: skip
 """What a run writes, except its folders, which may be on another disk."""
-_IDENTITY = ("model", "tokenizer_sha256", "mixture", "data_fingerprint")
+_IDENTITY = ("model", "tokenizer_sha256", "mixture", "course", "data_fingerprint")
 """What a resumed run must share with its checkpoint, along with the settings that must match."""
 
 
@@ -89,6 +90,7 @@ def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
     """
     corpora, info = inputs.trained, inputs.tokenizer_info
     several, began = len(corpora) > 1, branch_of(settings)
+    course = course_of(settings)
     fingerprints = [corpus.manifest.fingerprint for corpus in corpora]
     return {
         "program": f"megabert {__version__}",
@@ -103,6 +105,7 @@ def run_identity(settings: DividedSettings, inputs: Inputs) -> dict[str, Any]:
             for topic, value in data_summary(corpus.manifest).items()
         },
         "mixture": _mixture(inputs) if several else None,
+        "course": None if course.constant else [stage._asdict() for stage in course.stages],
         **({"decay_from": {"run": str(began.run), "step": began.step}} if began else {}),
         **{name: getattr(getattr(settings, section), name) for section, name in _MATCHING},
         "data_seed": settings.data_seed,
@@ -133,6 +136,16 @@ def _shown_mixture(mixture: dict[str, Any] | None) -> str:
         )
         parts.append(shares + (f" for {stage['samples']:,} samples" if stage["samples"] else ""))
     return f"({'; '.join(parts)})"
+
+
+def _shown_course(stages: list[dict[str, int | None]] | None) -> str:
+    if stages is None:
+        return "none"
+    parts = []
+    for stage in stages:
+        end = f" for {stage['updates']:,} updates" if stage["updates"] else ""
+        parts.append(f"{stage['batch']} x {stage['length']}{end}")
+    return f"(batch x length: {'; '.join(parts)})"
 
 
 def _taken(output: Path) -> bool:
@@ -327,6 +340,10 @@ def require_same_run(
             if mixed:
                 before, now = record.get(key), identity[key]
                 differing.append(f"mixture {_shown_mixture(before)} -> {_shown_mixture(now)}")
+        elif key == "course":
+            before, now = record.get(key), identity[key]
+            if before != now:
+                differing.append(f"ramps {_shown_course(before)} -> {_shown_course(now)}")
         elif key == "data_fingerprint" and record.get(key) != identity[key]:
             differing += [] if mixed else _data_changes(record, identity)
         elif record.get(key) != identity[key] and not (branch and key in _OF_THE_LENGTH):
@@ -373,7 +390,7 @@ def trained_positions(settings: ResolvedSettings, model: ModelConfig, earlier: i
     """
     if not variant_of(model).position_rows(model):
         return model.max_position_embeddings
-    return max(earlier, settings.data.seq_length)
+    return max(earlier, *lengths_of(settings))
 
 
 def write_settings(

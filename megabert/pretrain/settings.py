@@ -30,9 +30,9 @@ from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest
 from megabert.pretrain.corpora import MixtureSettings, NamedCorpus, own_mixture, read_mixture
 from megabert.pretrain.lengths.branch import has_checkpoint, with_stable_settings
+from megabert.pretrain.lengths.course import course_of, lengths_of
 from megabert.pretrain.lengths.durations import (
     check_schedule,
-    course_of,
     curve_of,
     run_lengths,
     without_replaced,
@@ -83,10 +83,11 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
 
 def mixture_of(settings: ResolvedSettings) -> MixtureSettings:
     """The corpora of a run; see :func:`~megabert.pretrain.corpora.read_mixture`."""
+    known = settings.batch.global_batch_size is not None
     return read_mixture(
         settings.data,
         settings.data.seq_length,
-        settings.batch.global_batch_size,
+        course_of(settings) if known else None,
         settings.run.init_from,
     )
 
@@ -157,12 +158,15 @@ def _check_run(settings: ResolvedSettings) -> None:
             "--phase continue continues a model: name it with --init-from (a run, a checkpoint, a Hugging "
             "Face folder, ...)"
         )
-    length, degree = data.seq_length, parallel.tensor_parallel
-    if parallel.sequence_parallel and data.packing == "off" and length % degree:
-        raise UserError(
-            f"--sequence-parallel on splits a padded batch's tokens evenly, and --seq-length {length} is "
-            f"not divisible by --tensor-parallel {degree}: leave --packing on, or change one of them"
-        )
+    if settings.ramps.batch_ramp or settings.ramps.length_ramp:
+        course_of(settings)
+    degree = parallel.tensor_parallel
+    for length, flag in lengths_of(settings).items():
+        if parallel.sequence_parallel and data.packing == "off" and length % degree:
+            raise UserError(
+                f"--sequence-parallel on splits a padded batch's tokens evenly, and {flag} {length} is "
+                f"not divisible by --tensor-parallel {degree}: leave --packing on, or change one of them"
+            )
 
 
 def check_files(settings: ResolvedSettings) -> None:
@@ -234,6 +238,11 @@ def _check_data(settings: ResolvedSettings, given: Given) -> None:
                 f"{flag} {path} is a file of another kind than shards; make shards of text with: python "
                 "data_tools/shard_wiki.py --input FILE --tokenizer FILE --output DIR"
             )
+    if settings.ramps.length_ramp:
+        raise UserError(
+            f"--length-ramp has no effect on {foreign[0].path}, whose samples are already cut and masked; leave it "
+            "out, or convert the shards with data_tools/import_shards.py"
+        )
     if own:
         return
     first = foreign[0]

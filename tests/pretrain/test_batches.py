@@ -42,7 +42,8 @@ def _world(device: str) -> SimpleNamespace:
 )
 def test_tokens_of_a_micro_batch(device: str, flags: str, multiple: int) -> None:
     settings = settings_of(["--data", "none", *flags.split()])
-    assert batches._token_multiple(settings, _world(device)) == multiple  # type: ignore[arg-type]
+    length, world = settings.data.seq_length, _world(device)
+    assert batches._token_multiple(settings, world, length) == multiple  # type: ignore[arg-type]
 
 
 def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +61,7 @@ def _train_filled_up(rank: int, world_size: int, argv: Sequence[str]) -> list[in
     from megabert.engine.training_engine import TrainingEngine
     from megabert.pretrain.command import pretrain
 
-    batches._token_multiple = lambda settings, world: 32  # type: ignore[assignment]
+    batches._token_multiple = lambda settings, world, length: 32  # type: ignore[assignment]
     forward, tokens = TrainingEngine.__call__, []
 
     def counted(engine, batch):  # type: ignore[no-untyped-def]

@@ -12,12 +12,13 @@ import pytest
 
 from megabert.common.errors import UserError
 from megabert.config import flags
+from megabert.data.samples.course import Course
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.masking import MaskSettings
 from megabert.data.samples.mixture import Stage, corpus_seed
 from megabert.data.samples.source import SampleSource
 from megabert.data.shards.corpus import Corpus
-from megabert.pretrain.inputs import Inputs, epochs_begun, open_inputs
+from megabert.pretrain.inputs import Inputs, open_inputs
 from megabert.pretrain.settings import check_files, mixture_of
 from tests.helpers.batch_rows import named_arrays
 from tests.helpers.foreign_shards import samples_of, write_fixed
@@ -201,10 +202,11 @@ def test_epochs_are_named_where_they_begin(folder: Path) -> None:
     inputs = opened("--data", folder / "a", folder / "b", "--weights", 1, 3)
     sizes = [corpus.train.samples_per_epoch for corpus in inputs.trained if corpus.train]
     steps = range(0, 8 * 4 * max(sizes), 8)
+    samples = inputs.along(Course.constant_of(8, 32))
     found = [
-        (corpus.name, epoch, number)
+        (inputs.trained[epoch.corpus].name, epoch.number, epoch.sample)
         for first in steps
-        for corpus, epoch, number in epochs_begun(inputs, first, first + 8)
+        for epoch in samples.epochs_begun(first, first + 8)
     ]
     corpora, places = inputs.plan.assign(np.arange(steps[-1] + 8))
     expected = [

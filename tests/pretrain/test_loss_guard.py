@@ -23,6 +23,7 @@ from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.common.processes.stopping import StopWatch
 from megabert.config import flags
 from megabert.config.training import PretrainSettings, RunSettings
+from megabert.data.samples.course import Course
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.skip import (
@@ -155,10 +156,13 @@ def test_sums_leave_out_what_is_not_finite() -> None:
 # ---------------------------------------------------------------- samples left out
 
 
+EIGHT = Course.constant_of(8, 32)
+
+
 def test_ranges_are_read_and_merged() -> None:
-    assert parse_ranges(None, 8) == []
-    assert parse_ranges("16:24", 8) == [(16, 24)]
-    assert parse_ranges("64:80, 16:24,24:40,32:40", 8) == [(16, 40), (64, 80)]
+    assert parse_ranges(None, EIGHT) == []
+    assert parse_ranges("16:24", EIGHT) == [(16, 24)]
+    assert parse_ranges("64:80, 16:24,24:40,32:40", EIGHT) == [(16, 40), (64, 80)]
     assert show_ranges([(16, 40), (64, 80)]) == "16:40,64:80"
     assert [after_skipped(n, [(16, 40), (64, 80)]) for n in (0, 16, 32, 40, 64, 80)] == [
         0, 40, 40, 40, 80, 80,
@@ -181,7 +185,7 @@ def test_ranges_are_read_and_merged() -> None:
 )
 def test_wrong_ranges(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        parse_ranges(text, 8)
+        parse_ranges(text, EIGHT)
     assert "\n" not in str(caught.value)
 
 
@@ -217,7 +221,7 @@ def test_batches_pass_over_ranges() -> None:
         opened.append((consumed_samples, stop))
         return _Numbers(consumed_samples, stop)
 
-    batches = GlobalBatches(open_at, 4, 2)
+    batches = GlobalBatches(open_at, Course.constant_of(4, 32), lambda stage: 2)
     batches.move(4, [(0, 4), (8, 16), (24, 28)])
     assert [batches.next() for _ in range(4)] == [[4, 6], [16, 18], [20, 22], [28, 30]]
     assert batches.position == 32
@@ -240,7 +244,7 @@ def test_batches_of_a_loader_process(shards: Path, tmp_path: Path) -> None:
             steps = MicroSteps(2, 0, 1, consumed_samples)
             return MicroBatches(source, steps, LoaderOptions(workers), stop)
 
-        batches = GlobalBatches(open_at, 4, 2)
+        batches = GlobalBatches(open_at, Course.constant_of(4, 32), lambda stage: 2)
         batches.move(0, [(4, 8), (12, 20)])
         taken.append([batch for _ in range(3) for batch in batches.next()])
         batches.close()

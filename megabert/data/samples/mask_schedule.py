@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from megabert.data.samples.counter_rng import Floats, Ints
+from megabert.data.samples.course import Course
 from megabert.data.samples.source import SampleArrays, Samples
 
 
@@ -25,18 +26,18 @@ class MaskSchedule:
         first: fraction of the first update.
         last: fraction of the last update, and of any after it.
         updates: updates of the whole run.
-        global_batch: samples of an update.
+        course: samples of the updates.
     """
 
     first: float
     last: float
     updates: int
-    global_batch: int
+    course: Course
 
     def fractions(self, numbers: Ints) -> Floats:
         """The mask fraction of each of these samples of the run, int64 [B] -> float64 [B]."""
         end = max(1, self.updates - 1)
-        passed = numbers // self.global_batch
+        passed = self.course.updates_of_samples(numbers)
         line = self.first + (self.last - self.first) * (passed / end)
         return np.where(passed < end, line, self.last)
 

@@ -91,6 +91,13 @@ class MaskSettings:
         """Whether word starts are needed."""
         return self.masking != "token"
 
+    def at_length(self, before: int, now: int) -> MaskSettings:
+        """The settings for sequences of another length; the limit is in proportion, rounded up."""
+        if self.max_predictions is None:
+            return self
+        limit = -(-self.max_predictions * now // before)
+        return dataclasses.replace(self, max_predictions=limit)
+
     def limit(self, seq_length: int) -> int:
         """Most predictions per sequence."""
         return self.max_predictions or default_max_predictions(seq_length, self.fraction)

@@ -17,8 +17,9 @@ stage it has its share of m, to within less than K samples, for every m.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -102,6 +103,15 @@ class MixturePlan:
         for stage in self.stages[:-1]:
             parts = _shared(stage.samples or 0, stage.weights)
             self._before.append([a + b for a, b in zip(self._before[-1], parts)])
+
+    def less(self, samples: Iterable[int]) -> MixturePlan:
+        """The same corpora; the number of a sample in its corpus is less by these, one per corpus."""
+        fewer = list(samples)
+        if not any(fewer):
+            return self
+        changed = copy.copy(self)
+        changed._before = [[a - b for a, b in zip(row, fewer)] for row in self._before]
+        return changed
 
     def assign(self, numbers: Ints) -> tuple[Ints, Ints]:
         """Corpus of each sample of the run, and the number of the sample in that corpus: [N] -> two [N]."""

@@ -1,24 +1,25 @@
 """Samples that a run skips: ranges of sample numbers, and the batches between them.
 
-A range is (first sample, end), the end excluded. It consists of whole global batches counted from
-sample 0, so that the batches before and after it stay the same.
+A range is (first sample, end), the end excluded. It consists of whole global batches of the run's course,
+so that the batches before and after it stay the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.course import Course, CourseStage
 from megabert.data.samples.loader import MicroBatches
 
 Range = tuple[int, int]
 
 
-def parse_ranges(text: str | None, global_batch: int) -> list[Range]:
+def parse_ranges(text: str | None, course: Course) -> list[Range]:
     """The ranges given by ``--skip-samples A:B[,A:B...]``, merged; an empty list for None.
 
     Raises:
@@ -30,16 +31,18 @@ def parse_ranges(text: str | None, global_batch: int) -> list[Range]:
         if len(ends) != 2 or not all(end.isdecimal() for end in ends):
             raise UserError(
                 f"--skip-samples {text}: {part!r} is not A:B, two sample numbers; an example with "
-                f"this global batch: {global_batch}:{3 * global_batch}"
+                f"this global batch: {course.first_sample(1)}:{course.first_sample(3)}"
             )
         first, stop = map(int, ends)
         if first >= stop:
             raise UserError(f"--skip-samples {text}: {part!r} is empty; A must be below B")
-        if first % global_batch or stop % global_batch:
-            around = first // global_batch * global_batch, -(-stop // global_batch) * global_batch
+        around = course.whole_updates(first, stop)
+        if around != (first, stop):
+            batch = course.at_sample(first if around[0] != first else stop - 1).batch
+            multiples = "so give multiples of it" if course.constant else "so give their borders"
             raise UserError(
-                f"--skip-samples {text}: {part!r} cuts a global batch of {global_batch}; only "
-                f"whole ones can be skipped, so give multiples of it: {show_ranges([around])}"
+                f"--skip-samples {text}: {part!r} cuts a global batch of {batch}; only "
+                f"whole ones can be skipped, {multiples}: {show_ranges([around])}"
             )
         ranges.append((first, stop))
     return merge_ranges(ranges)
@@ -89,8 +92,9 @@ class GlobalBatches:
 
     Args:
         open_at: opens :class:`MicroBatches` at a position.
-        global_batch: samples of an update over all ranks.
-        micro_steps: micro batches of an update per rank.
+        course: samples of an update over all ranks; at the end of a stage new :class:`MicroBatches` are
+            opened.
+        micro_steps: micro batches of an update per rank, in a stage.
 
     Attributes:
         position: the sample after the last global batch; a skipped range that begins there is still
@@ -100,10 +104,10 @@ class GlobalBatches:
     def __init__(
         self,
         open_at: OpensBatches,
-        global_batch: int,
-        micro_steps: int,
+        course: Course,
+        micro_steps: Callable[[CourseStage], int],
     ) -> None:
-        self._open_at, self._global_batch, self._micro_steps = open_at, global_batch, micro_steps
+        self._open_at, self._course, self._micro_steps = open_at, course, micro_steps
         self.position = 0
         self._skipped: Sequence[Range] = ()
         self._batches: MicroBatches | None = None
@@ -121,12 +125,15 @@ class GlobalBatches:
             UserError: as :class:`MicroBatches`.
         """
         first = after_skipped(self.position, self._skipped)
-        if self._batches is None or first != self.position:
+        borders = self._course.first_samples()
+        if self._batches is None or first != self.position or first in borders:
             self.close()
-            stop = min((begin for begin, _ in self._skipped if begin > first), default=None)
+            ends = [*(begin for begin, _ in self._skipped), *borders]
+            stop = min((end for end in ends if end > first), default=None)
             self._batches = self._open_at(consumed_samples=first, stop=stop)
-        batches = [next(self._batches) for _ in range(self._micro_steps)]
-        self.position = first + self._global_batch
+        stage = self._course.at_sample(first)
+        batches = [next(self._batches) for _ in range(self._micro_steps(stage))]
+        self.position = first + stage.batch
         return batches
 
     def move(self, position: int, skipped: Sequence[Range]) -> None:

@@ -116,6 +116,14 @@ class SampleSource:
             self.masks, self._index.corpora, info.special.mask, self._vocab_size, special_ids
         )
 
+    def at_length(self, seq_length: int) -> "SampleSource":
+        """The samples of the same corpus, of one seed, at another sequence length."""
+        return SampleSource(
+            self.corpus,
+            dataclasses.replace(self.settings, seq_length=seq_length),
+            self.masks.at_length(self.settings.seq_length, seq_length),
+        )
+
     @property
     def samples_per_epoch(self) -> int:
         """Samples in one epoch; every sample occurs exactly once per epoch."""

@@ -21,7 +21,8 @@ from megabert.config import flags
 from megabert.config.flags import Given, SettingsLayer, Values
 from megabert.config.sections.branch_point import BranchPoint, read_branch_point
 from megabert.config.training import PretrainSettings
-from megabert.pretrain.lengths.durations import course_of, curve_of, run_lengths
+from megabert.pretrain.lengths.course import course_of
+from megabert.pretrain.lengths.durations import curve_of, run_lengths
 
 _FOLLOWS = {
     ("optimizer", "steps"): "the run ends with its decay, whose length is --decay-duration",

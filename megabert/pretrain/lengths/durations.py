@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from megabert.common.errors import UserError
 from megabert.config.flags import Given, SettingsLayer
@@ -38,34 +38,6 @@ class Positions(Protocol):
     def updates_for_tokens(self, tokens: int) -> int:
         """The least number of updates with at least that many."""
         ...
-
-
-class _ConstantCourse(NamedTuple):
-    """Positions of a run whose batches are all of one size and length."""
-
-    batch: int
-    length: int
-
-    def tokens(self, update: int) -> int:
-        """Positions of the first ``update`` updates."""
-        return update * self.batch * self.length
-
-    def updates_for_tokens(self, tokens: int) -> int:
-        """The least number of updates with at least that many."""
-        return -(-tokens // (self.batch * self.length))
-
-
-def course_of(settings: PretrainSettings) -> Positions:
-    """The positions of a run's updates.
-
-    Raises:
-        UserError: the global batch follows from the number of ranks, and is not known yet.
-    """
-    batch, length = settings.batch.global_batch_size, settings.data.seq_length
-    if batch is None:
-        raise UserError("durations in tokens need --global-batch-size: give it")
-    assert length is not None
-    return _ConstantCourse(batch, length)
 
 
 def without_replaced(given: Given) -> Given:

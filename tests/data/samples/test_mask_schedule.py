@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megabert.data.samples.course import Course
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.mask_schedule import MaskSchedule, ScheduledMasks
@@ -19,7 +20,7 @@ from megabert.data.samples.source import SampleArrays, SampleSource
 from megabert.data.shards.corpus import Corpus
 from tests.helpers.training_runs import make_shards
 
-SCHEDULE = MaskSchedule(0.4, 0.1, 7, 8)
+SCHEDULE = MaskSchedule(0.4, 0.1, 7, Course.constant_of(8, 64))
 MASKS = MaskSettings("token", 0.4, 20)
 
 
@@ -47,8 +48,13 @@ def test_fractions_lie_on_a_line() -> None:
     assert (fractions.reshape(-1, 8) == fractions[::8, None]).all()  # one per update
     assert fractions[::8][:7] == pytest.approx([0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1])
     assert (fractions[0], set(fractions[48:].tolist())) == (0.4, {0.1})
-    assert MaskSchedule(0.15, 0.15, 1000, 1).fractions(np.arange(1000)).tolist() == [0.15] * 1000
-    assert MaskSchedule(0.3, 0.15, 1, 8).fraction(7) == 0.3
+    assert (
+        MaskSchedule(0.15, 0.15, 1000, Course.constant_of(1, 64))
+        .fractions(np.arange(1000))
+        .tolist()
+        == [0.15] * 1000
+    )
+    assert MaskSchedule(0.3, 0.15, 1, Course.constant_of(8, 64)).fraction(7) == 0.3
 
 
 def test_each_sample_has_its_update_s_fraction(folders: list[Path]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.data.samples.course import Course
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import LoaderOptions, MicroBatches, evaluation_batches
 from megabert.data.samples.masking import MaskSettings
@@ -311,7 +312,7 @@ def test_samples_that_are_left_out() -> None:
         steps = MicroSteps(4, 0, 1, consumed_samples)
         return MicroBatches(source, steps, LoaderOptions(window=Window(2, 1)), stop)
 
-    batches = GlobalBatches(open_at, 16, 4)
+    batches = GlobalBatches(open_at, Course.constant_of(16, 64), lambda stage: 4)
     batches.move(16, [(32, 64)])
     for first in (16, 64, 80):
         packed = batches.next()

@@ -15,9 +15,9 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.sections.duration import read_duration
 from megabert.planner.settings import PlanFlags, plan_settings, read_flags
+from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.lengths.durations import (
     Interval,
-    course_of,
     curve_of,
     derived,
     last_part,

@@ -1,0 +1,71 @@
+"""Batch sizes and sequence lengths that change in a run: the texts of ``--batch-ramp`` and ``--length-ramp``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, NamedTuple
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from megabert.config.flags import setting
+from megabert.config.sections.duration import Duration, read_duration
+from megabert.config.values import DEFERRED
+
+_STAGE = re.compile(r"\s*(?P<value>\d{1,10})\s+for\s+(?P<duration>.{1,100})")
+_LARGEST = {"batch": 2**31 - 1, "length": 2**24}
+_SMALLEST = {"batch": 1, "length": 8}
+
+
+class RampStage(NamedTuple):
+    """One stage of a ramp: the global batch size or sequence length, and how long it holds."""
+
+    value: int
+    duration: Duration
+
+
+def read_ramp(text: object) -> RampStage:
+    """A stage from its text.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = _STAGE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(
+            "expected a size and how long it holds, in quotes: '256 for 1e6 tokens', '256 for 500 steps' or "
+            "'256 for 20%'"
+        )
+    duration = read_duration(match["duration"])
+    if not duration.number:
+        raise ValueError("expected a duration above 0")
+    return RampStage(int(match["value"]), duration)
+
+
+def _checked(value: object, what: str) -> object:
+    stage = read_ramp(value)
+    if not _SMALLEST[what] <= stage.value <= _LARGEST[what]:
+        raise ValueError(f"expected a {what} from {_SMALLEST[what]} to {_LARGEST[what]:,}")
+    return f"{stage.value} for {stage.duration}"
+
+
+BatchStage = Annotated[str, BeforeValidator(lambda value: _checked(value, "batch"))]
+LengthStage = Annotated[str, BeforeValidator(lambda value: _checked(value, "length"))]
+
+
+@dataclass(frozen=True, config=DEFERRED)
+class RampSettings:
+    """Ramps of batch size and sequence length"""
+
+    batch_ramp: tuple[BatchStage, ...] = setting(
+        (),
+        "global batch sizes before --global-batch-size, each with its duration in quotes: '256 for 1e6 tokens' "
+        "'1024 for 20%'; a duration in updates, tokens (of the batches, padding included), or percent of the run",
+        metavar="STAGE",
+    )
+    length_ramp: tuple[LengthStage, ...] = setting(
+        (),
+        "sequence lengths before --seq-length, in the same way: '128 for 80%' '256 for 10%'; --max-predictions "
+        "is that of --seq-length, and other lengths have it in proportion",
+        metavar="STAGE",
+    )
