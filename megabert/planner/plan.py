@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 from megabert.common.errors import UserError
 from megabert.config.deepspeed_file import read_deepspeed_config
 from megabert.config.model import ModelConfig, model_config
 from megabert.config.training import DEFAULT_MODEL, BatchSettings
-from megabert.engine.config import BatchSizes, micro_batch_limit, resolve_batch
+from megabert.data.samples.course import CourseStage
+from megabert.engine.config import BatchSizes, batch_of_stage, micro_batch_limit, resolve_batch
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
@@ -19,10 +21,39 @@ from megabert.planner.machine import Machine
 from megabert.planner.memory import rank_memory
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.rank import Rank
-from megabert.planner.recipe import PlannedRun, planned_run
+from megabert.planner.recipe import PlannedRun, planned_course, planned_run
 from megabert.planner.settings import LayoutSettings, PlanSettings
 from megabert.planner.states import Buckets, Parts, Sharding
 from megabert.planner.timing import DATA, HOST, update_times
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A part of a run with one batch size and one length.
+
+    Attributes:
+        updates: how many of the run's.
+        memory: instant -> part -> bytes per rank.
+        times: part -> seconds per update.
+    """
+
+    recipe: PlannedRun
+    updates: int
+    batch: BatchSizes
+    micro: MicroBatch
+    memory: dict[str, Parts]
+    exchanges: list[Exchange]
+    times: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Of one update."""
+        return sum(self.times.values())
+
+    @property
+    def peak_bytes(self) -> float:
+        """Bytes of a rank at the instant that needs most."""
+        return max(sum(parts.values()) for parts in self.memory.values())
 
 
 @dataclass(frozen=True)
@@ -33,7 +64,8 @@ class LayoutPlan:
         devices: number of ranks.
         largest: the largest micro batch that fits, whether it divides the batch or not; 0 if not even
             one sequence fits.
-        memory: instant -> part -> bytes per rank.
+        stages: of the run; one without ramps. Batch, micro batch, times and FLOPs are those of the last.
+        memory: instant -> part -> bytes per rank; of the stage that needs most.
         limit: bytes that a rank may use.
         times: part -> seconds per update.
         real_flops: model FLOPs of the real tokens of one update.
@@ -50,6 +82,7 @@ class LayoutPlan:
     batch: BatchSizes
     largest: int
     micro: MicroBatch
+    stages: list[PlannedStage]
     memory: dict[str, Parts]
     limit: float
     exchanges: list[Exchange]
@@ -75,13 +108,15 @@ class LayoutPlan:
     @property
     def hours(self) -> float:
         """Hours of all updates."""
-        return self.step_seconds * self.recipe.steps / 3600
+        return sum(stage.seconds * stage.updates for stage in self.stages) / 3600
 
     @property
     def real_tokens(self) -> float:
         """Real tokens of all updates."""
-        recipe = self.recipe
-        return recipe.steps * recipe.global_batch * recipe.length * recipe.fill
+        return sum(
+            stage.updates * stage.recipe.global_batch * stage.recipe.length * stage.recipe.fill
+            for stage in self.stages
+        )
 
     @property
     def utilization(self) -> float:
@@ -124,14 +159,17 @@ class Planner:
     def __init__(self, settings: PlanSettings, machine: Machine) -> None:
         self.settings, self.machine = settings, machine
         self.devices = settings.machine.gpus
-        self.recipe = planned_run(settings)
+        self.course = planned_course(settings)
+        self.recipe = planned_run(settings, self.course.final)
         self.model = settings.model.resolve(
             settings.recipe.vocab_size
             or model_config(settings.model.model or DEFAULT_MODEL).vocab_size
         )
-        if self.recipe.length > self.model.max_position_embeddings:
+        longest = max(self.course.lengths)
+        if longest > self.model.max_position_embeddings:
+            flag = "--seq-length" if longest == self.recipe.length else "--length-ramp"
             raise UserError(
-                f"--seq-length {self.recipe.length} is larger than "
+                f"{flag} {longest} is larger than "
                 f"{variant_of(self.model).length_limit(self.model)} (--max-position-embeddings)"
             )
         precision = settings.layout.precision
@@ -191,16 +229,29 @@ class Planner:
         )
 
     def memory(
-        self, layout: LayoutSettings, sequences: float, micro_steps: int
+        self,
+        layout: LayoutSettings,
+        sequences: float,
+        micro_steps: int,
+        stage: CourseStage | None = None,
     ) -> dict[str, Parts]:
-        """Bytes per rank, by instant and part; ``sequences`` of each of an update's micro steps."""
-        batch = self.recipe.micro_batch(sequences, packed=layout.packing == "on")
+        """Bytes per rank, by instant and part; ``sequences`` of each of an update's micro steps.
+
+        ``stage``: of the course; None for the last one.
+        """
+        recipe = planned_run(self.settings, stage or self.course.final)
+        batch = recipe.micro_batch(sequences, packed=layout.packing == "on")
         return rank_memory(self.machine, self.rank(layout), batch, micro_steps)
 
     def _fits(self, layout: LayoutSettings, sequences: int) -> bool:
-        of_a_rank = self.recipe.global_batch // self.sharding(layout).ranks
-        memory = self.memory(layout, sequences, max(2, of_a_rank // sequences))
-        return max(sum(parts.values()) for parts in memory.values()) <= self.limit
+        """Whether a micro batch of the last stage fits, and those of as many tokens of all others."""
+        ranks = self.sharding(layout).ranks
+        for stage in self.course.stages:
+            own = max(1, sequences * self.course.final.length // stage.length)
+            memory = self.memory(layout, own, max(2, stage.batch // ranks // own), stage)
+            if max(sum(parts.values()) for parts in memory.values()) > self.limit:
+                return False
+        return True
 
     def largest(self, layout: LayoutSettings) -> int:
         """The largest micro batch that fits with accumulation; 0 if not even one sequence fits."""
@@ -248,9 +299,9 @@ class Planner:
         rank = self.rank(layout)
         largest = self.largest(layout)
         batch = self.divide(layout, largest)
-        packed = layout.packing == "on"
-        micro = self.recipe.micro_batch(batch.micro_size, packed=packed)
-        exchanges = self._exchanges(rank, micro, batch.accumulation)
+        parts = self.course.parts(self.recipe.steps)
+        stages = [self._stage(layout, rank, batch, *part) for part in parts]
+        last = stages[-1]
         peak = self.machine.peak["bf16" if self.precision == "fp8" else self.precision]
         return LayoutPlan(
             model=self.model,
@@ -258,17 +309,40 @@ class Planner:
             devices=self.devices,
             layout=layout,
             precision=self.precision,
-            recipe=self.recipe,
+            recipe=last.recipe,
             parameters=rank.parameters,
-            batch=batch,
+            batch=last.batch,
             largest=largest,
-            micro=micro,
-            memory=self.memory(layout, batch.micro_size, batch.accumulation),
+            micro=last.micro,
+            stages=stages,
+            memory=max(stages, key=lambda stage: stage.peak_bytes).memory,
             limit=self.limit,
-            exchanges=exchanges,
-            times=update_times(self.machine, rank, self.recipe, batch, exchanges, packed=packed),
-            real_flops=self.recipe.flops(self.model, self.recipe.global_batch, real=True),
+            exchanges=last.exchanges,
+            times=last.times,
+            real_flops=last.recipe.flops(self.model, last.recipe.global_batch, real=True),
             peak_flops=peak * self.devices,
+        )
+
+    def _stage(
+        self,
+        layout: LayoutSettings,
+        rank: Rank,
+        final: BatchSizes,
+        stage: CourseStage,
+        updates: int,
+    ) -> PlannedStage:
+        recipe, packed = planned_run(self.settings, stage), layout.packing == "on"
+        batch = batch_of_stage(final, stage.batch, Fraction(self.course.final.length, stage.length))
+        micro = recipe.micro_batch(batch.micro_size, packed=packed)
+        exchanges = self._exchanges(rank, micro, batch.accumulation)
+        return PlannedStage(
+            recipe,
+            updates,
+            batch,
+            micro,
+            self.memory(layout, batch.micro_size, batch.accumulation, stage),
+            exchanges,
+            update_times(self.machine, rank, recipe, batch, exchanges, packed=packed),
         )
 
     def _exchanges(self, rank: Rank, micro: MicroBatch, micro_steps: int) -> list[Exchange]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
 from megabert.config.recipes import RECIPES, Phase
+from megabert.config.sections.ramps import read_ramp
+from megabert.data.samples.course import Course, CourseStage, plan_course
 from megabert.engine.config import LOADER_WORKERS
 from megabert.model.flops import pretraining_flops
 from megabert.planner.activations import MicroBatch
@@ -67,10 +69,22 @@ class PlannedRun:
         return pretraining_flops(model, tokens, squares, predicted)
 
 
-def planned_run(settings: PlanSettings) -> PlannedRun:
-    """The phase's recipe, with the settings that the user gave."""
+def planned_course(settings: PlanSettings) -> Course:
+    """Batch size and length along the run, with the settings that the user gave."""
     asked, published = settings.recipe, RECIPES[settings.recipe.phase]
-    length = asked.seq_length or published.seq_length
+    return plan_course(
+        [read_ramp(text) for text in asked.batch_ramp],
+        [read_ramp(text) for text in asked.length_ramp],
+        asked.global_batch_size or published.global_batch_size,
+        asked.seq_length or published.seq_length,
+        steps=asked.steps or published.steps,
+    )
+
+
+def planned_run(settings: PlanSettings, stage: CourseStage) -> PlannedRun:
+    """The phase's recipe, with the settings that the user gave, and the sizes of a stage of the course."""
+    asked, published = settings.recipe, RECIPES[settings.recipe.phase]
+    length = stage.length
     padding = asked.padding
     if padding is None:
         padding = PADDING_SHORT if length <= 256 else PADDING_LONG
@@ -83,7 +97,7 @@ def planned_run(settings: PlanSettings) -> PlannedRun:
         1.0 - padding,
         asked.mask_fraction,
         asked.sentence_task != "none",
-        asked.global_batch_size or published.global_batch_size,
+        stage.batch,
         asked.steps or published.steps,
         asked.micro_batch_size,
         workers,

@@ -85,6 +85,17 @@ def as_json(of: LayoutPlan, best: LayoutPlan | None) -> dict[str, Any]:
             "hours": of.hours,
             "limited_by": of.limited_by,
         },
+        "stages": [
+            {
+                "updates": stage.updates,
+                "global_batch_size": stage.recipe.global_batch,
+                "seq_length": stage.recipe.length,
+                "micro_batch_size": stage.batch.micro_size,
+                "peak_bytes": stage.peak_bytes,
+                "step_seconds": stage.seconds,
+            }
+            for stage in of.stages
+        ],
         "real_tokens": of.real_tokens,
         "mfu": of.utilization,
         "recommended": None
@@ -151,6 +162,31 @@ def _times(of: LayoutPlan) -> list[str]:
     return _columns(rows)
 
 
+def _stages(of: LayoutPlan) -> list[str]:
+    """A row per stage of a run with ramps."""
+    if len(of.stages) == 1:
+        return []
+    rows = [["stages", "batch", "tokens", "micro batch", "updates", "per update", "memory", "time"]]
+    rows += [
+        [
+            f"  {number}",
+            f"{stage.recipe.global_batch:,}",
+            str(stage.recipe.length),
+            str(stage.batch.micro_size),
+            f"{stage.updates:,}",
+            duration(stage.seconds),
+            size(stage.peak_bytes),
+            duration(stage.seconds * stage.updates),
+        ]
+        for number, stage in enumerate(of.stages, start=1)
+    ]
+    return [
+        *_columns(rows),
+        "The tables below are of the last stage; memory of the one that needs most.",
+        "",
+    ]
+
+
 def as_text(of: LayoutPlan, best: LayoutPlan | None) -> str:
     """The plan as tables of plain text."""
     recipe, batch = of.recipe, of.batch
@@ -163,6 +199,7 @@ def as_text(of: LayoutPlan, best: LayoutPlan | None) -> str:
         f"micro batch {batch.micro_size} x accumulation {batch.accumulation} x data parallel "
         f"{batch.data_parallel}; largest micro batch that fits: {of.largest}",
         "",
+        *_stages(of),
         *_memory(of),
         f"  peak {size(of.peak_bytes)} of {size(of.limit)} available per rank: {verdict}",
         *_exchanges(of),

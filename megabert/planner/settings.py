@@ -155,6 +155,8 @@ class RecipeSettings:
     optimizer: str = "lamb"
     averaged: bool = False
     loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None
+    batch_ramp: tuple[str, ...] = ()
+    length_ramp: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -229,6 +231,8 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         optimizer=chosen.optimizer.optimizer,
         averaged=chosen.averaging.ema_decay > 0.0,
         loader_workers=data.loader_workers,
+        batch_ramp=chosen.ramps.batch_ramp,
+        length_ramp=chosen.ramps.length_ramp,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)
 

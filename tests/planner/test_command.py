@@ -42,7 +42,7 @@ def test_json(command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert {
         "model", "machine", "layout", "recipe", "batch", "memory", "exchanges", "time", "real_tokens",
-        "mfu", "recommended",
+        "mfu", "recommended", "stages",
     } == set(found)  # fmt: skip
     assert found["recipe"] == {
         "phase": 2, "seq_length": 512, "global_batch_size": 32768, "steps": 1563,

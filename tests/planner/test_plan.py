@@ -425,3 +425,27 @@ def test_a_cpu_s_default_has_8192_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     fp8 = planner("--gpus", "2", "--precision", "fp8")
     with pytest.raises(UserError, match="fp8: the planner has no figures of it for a CPU"):
         Planner(fp8.settings, machine)
+
+
+def test_a_run_with_ramps_is_the_sum_of_its_stages() -> None:
+    base = ["--model", "bert-base", "--gpus", "8", "--gpu", "h200", "--phase", "2", "--steps"]
+    ramps = ["--batch-ramp", "1024 for 30", "--length-ramp", "128 for 60%"]
+    whole = plan(*base, "100", *ramps, "--global-batch-size", "4096")
+    stages = [(1024, 128, 128, 30), (4096, 128, 512, 30), (4096, 512, 128, 40)]
+    alone = [
+        plan(
+            *base, str(updates), "--global-batch-size", str(batch), "--seq-length", str(length),
+            "--micro-batch-size", str(micro),
+        )
+        for batch, length, micro, updates in stages
+    ]  # fmt: skip
+    assert whole.hours == pytest.approx(sum(one.hours for one in alone), rel=1e-9)
+    assert whole.real_tokens == pytest.approx(sum(one.real_tokens for one in alone), rel=1e-9)
+    assert whole.peak_bytes == max(one.peak_bytes for one in alone)
+    assert whole.step_seconds == alone[-1].step_seconds
+    assert [part.updates for part in whole.stages] == [30, 30, 40]
+    text = report.as_text(whole, None)
+    assert "4,096     128          512       30" in text
+    (once,) = alone[0].stages
+    assert once.seconds == alone[0].step_seconds
+    assert "stages" not in report.as_text(alone[0], None)
