@@ -78,6 +78,7 @@ def planned_course(settings: PlanSettings) -> Course:
         asked.global_batch_size or published.global_batch_size,
         asked.seq_length or published.seq_length,
         steps=asked.steps or published.steps,
+        tokens=asked.train_tokens,
     )
 
 
@@ -88,6 +89,9 @@ def planned_run(settings: PlanSettings, stage: CourseStage) -> PlannedRun:
     padding = asked.padding
     if padding is None:
         padding = PADDING_SHORT if length <= 256 else PADDING_LONG
+    steps = asked.steps or published.steps
+    if asked.train_tokens is not None:
+        steps = planned_course(settings).updates_for_tokens(asked.train_tokens)
     workers = asked.loader_workers
     if workers is None:
         workers = 0 if settings.machine.gpu == CPU else LOADER_WORKERS
@@ -98,7 +102,7 @@ def planned_run(settings: PlanSettings, stage: CourseStage) -> PlannedRun:
         asked.mask_fraction,
         asked.sentence_task != "none",
         stage.batch,
-        asked.steps or published.steps,
+        steps,
         asked.micro_batch_size,
         workers,
     )

@@ -157,6 +157,7 @@ class RecipeSettings:
     loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None
     batch_ramp: tuple[str, ...] = ()
     length_ramp: tuple[str, ...] = ()
+    train_tokens: int | None = None
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -227,7 +228,8 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         sentence_task=data.sentence_task,
         global_batch_size=batch.global_batch_size,
         micro_batch_size=batch.micro_batch_size,
-        steps=_steps(chosen),
+        steps=chosen.optimizer.steps,
+        train_tokens=chosen.schedule.train_tokens,
         optimizer=chosen.optimizer.optimizer,
         averaged=chosen.averaging.ema_decay > 0.0,
         loader_workers=data.loader_workers,
@@ -235,13 +237,3 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         length_ramp=chosen.ramps.length_ramp,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)
-
-
-def _steps(chosen: PlanFlags) -> int | None:
-    """Updates of the run; None: as published."""
-    tokens = chosen.schedule.train_tokens
-    if tokens is None:
-        return chosen.optimizer.steps
-    published = RECIPES[chosen.run.phase]
-    batch = chosen.batch.global_batch_size or published.global_batch_size
-    return -(-tokens // (batch * (chosen.data.seq_length or published.seq_length)))
