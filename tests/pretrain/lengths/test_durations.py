@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.sections.duration import read_duration
+from megabert.planner.recipe import planned_course, planned_run
 from megabert.planner.settings import PlanFlags, plan_settings, read_flags
 from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.lengths.durations import (
@@ -59,7 +60,8 @@ def test_a_run_in_tokens(tmp_path: Path) -> None:
     assert (replaced.schedule.train_tokens, replaced.schedule.warmup) == (None, None)
     assert (replaced.optimizer.steps, replaced.optimizer.warmup_fraction) == (10, 0.5)
     planned = flags.parse(PlanFlags, ["--config", str(config), "--gpu", "h200"], "plan.py", "")
-    assert plan_settings(read_flags(planned)).recipe.steps == 3907
+    asked = plan_settings(read_flags(planned))
+    assert planned_run(asked, planned_course(asked).final).steps == 3907
 
 
 @pytest.mark.parametrize("text", ["28.43%", "28.43 %"])
