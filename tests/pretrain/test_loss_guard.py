@@ -23,7 +23,7 @@ from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.common.processes.stopping import StopWatch
 from megabert.config import flags
 from megabert.config.training import PretrainSettings, RunSettings
-from megabert.data.samples.course import Course
+from megabert.data.samples.course import Course, CourseStage
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.micro_steps import MicroSteps
 from megabert.data.samples.skip import (
@@ -230,6 +230,26 @@ def test_batches_pass_over_ranges() -> None:
     batches.move(20, [])
     assert batches.next() == [20, 22]
     assert batches.seconds_waited == 10.0
+
+
+def test_batches_of_a_course_pass_over_its_borders() -> None:
+    """Updates of 4 samples up to sample 8, then of 8; new batches are opened at each border."""
+    course = Course([CourseStage(4, 16, 2), CourseStage(8, 16)])
+    assert parse_ranges("4:16", course) == [(4, 16)]
+    with pytest.raises(UserError, match="'4:12' cuts a global batch of 8; .* borders: 4:16"):
+        parse_ranges("4:12", course)
+    opened: list[tuple[int, int | None]] = []
+
+    def open_at(*, consumed_samples: int, stop: int | None) -> Any:
+        opened.append((consumed_samples, stop))
+        return _Numbers(consumed_samples, stop)
+
+    batches = GlobalBatches(open_at, course, lambda stage: stage.batch // 2)
+    assert [batches.next() for _ in range(3)] == [[0, 2], [4, 6], [8, 10, 12, 14]]
+    batches.move(0, [(4, 16)])
+    assert [batches.next() for _ in range(2)] == [[0, 2], [16, 18, 20, 22]]
+    assert batches.position == 24
+    assert opened == [(0, 8), (8, None), (0, 4), (16, None)]
 
 
 def test_batches_of_a_loader_process(shards: Path, tmp_path: Path) -> None:

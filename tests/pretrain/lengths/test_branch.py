@@ -15,8 +15,8 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.training import PretrainSettings
 from megabert.convert.exports.history import checkpoint_history
+from megabert.data.samples.course import Course
 from megabert.pretrain.inputs import mask_schedule
-from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.settings import resolve_pretraining
 from tests.helpers.distributed import run_ranks
 from tests.helpers.resume_runs import options
@@ -177,7 +177,7 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
     falling = settings_of(
         ["--ramp-duration", "30", "--steps", "10", "--final-mask-fraction", "0.3"]
     )
-    schedule = mask_schedule(falling, course_of(falling))
+    schedule = mask_schedule(falling, Course.constant_of(8, 32))
     assert schedule is not None
     assert 0.15 < schedule.fraction(8 * 10 - 1) < 0.2  # at a third of the way
     for step, duration, steps in ((8, "50%", 12), (4, "257 tokens", 6), (4, "2", 6)):
