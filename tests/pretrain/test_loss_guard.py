@@ -236,7 +236,7 @@ def test_batches_of_a_course_pass_over_its_borders() -> None:
     """Updates of 4 samples up to sample 8, then of 8; new batches are opened at each border."""
     course = Course([CourseStage(4, 16, 2), CourseStage(8, 16)])
     assert parse_ranges("4:16", course) == [(4, 16)]
-    with pytest.raises(UserError, match="'4:12' cuts a global batch of 8; .* borders: 4:16"):
+    with pytest.raises(UserError, match=r"'4:12' cuts a global batch of 8; .* borders: 4:16"):
         parse_ranges("4:12", course)
     opened: list[tuple[int, int | None]] = []
 

@@ -90,7 +90,7 @@ OTHERS = [
     pytest.param(2, options(1, 3), id="DP2-ZeRO3"),
     pytest.param(1, [*options(1, 2), "--packing", "off"], id="DP1-ZeRO2-padded", marks=SLOW),
     pytest.param(4, options(2, 2), id="TP2-DP2-ZeRO2", marks=SLOW),
-    pytest.param(4, [*options(1, 1), "--loader-workers", "2"], id="DP4-ZeRO1", marks=SLOW),
+    pytest.param(4, options(1, 1), id="DP4-ZeRO1", marks=SLOW),
 ]
 
 
@@ -120,7 +120,6 @@ def test_resume_between_two_borders_is_exact(ramped: Path, tmp_path: Path) -> No
         *((2, options(1, stage)) for stage in range(4)),
         *((2, options(1, stage, "bf16")) for stage in range(4)),
         (2, options(1, 1, "fp16")),
-        (2, [*options(1, 1), "--loader-workers", "2"]),
         (2, [*options(1, 1), "--packing", "off"]),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else str(value),
