@@ -10,6 +10,7 @@ OPTIMIZERS: Registry[object] = Registry(
         "lamb": "megabert.optim.lamb.optimizer:LAMB",
         "lans": "megabert.optim.lamb.optimizer:LANS",
         "adamw": "megabert.optim.lamb.optimizer:ADAMW",
+        "muon": "megabert.optim.muon.optimizer:MUON",
     },
     "megabert.optimizers",
 )

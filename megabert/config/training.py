@@ -45,6 +45,7 @@ from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.ramps import RampSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
+from megabert.config.sections.muon import MuonSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
 
@@ -302,9 +303,7 @@ class BatchSettings:
 
 
 @dataclass(frozen=True, config=DEFERRED)
-class OptimizerSettings:
-    """Optimizer and schedule"""
-
+class _RuleAndSchedule:
     optimizer: str = setting("lamb", "optimizer; adamw in phase continue", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(
         None,
@@ -333,7 +332,7 @@ class OptimizerSettings:
     parameter_groups: Path | None = setting(
         None,
         "YAML list of parameter groups, each with match (a regular expression) and any of lr_scale, "
-        "weight_decay, adapt, beta1, beta2, eps",
+        "weight_decay, adapt, beta1, beta2, eps, muon",
         metavar="FILE",
     )
     gradient_clipping: NonNegativeFloat = setting(
@@ -353,6 +352,11 @@ class OptimizerSettings:
         "updates of the whole schedule (default: 7038 in phase 1, 1563 in phase 2, 12500 in phase continue)",
         resume="must_match",
     )
+
+
+@dataclass(frozen=True, config=DEFERRED)
+class OptimizerSettings(MuonSettings, _RuleAndSchedule):
+    """Optimizer and schedule"""
 
 
 @dataclass(frozen=True, config=DEFERRED)

@@ -62,7 +62,9 @@ def _optimizer(
                     f"--parameter-groups: group {number} ({rule.match!r}) sets {name}, which --optimizer "
                     f"{spec.name} does not use; leave it out"
                 )
-    groups = parameter_groups(model, settings.weight_decay, adapt_all=settings.adapt_all, own=own)
+    groups = parameter_groups(
+        model, settings.weight_decay, adapt_all=settings.adapt_all, own=own, matrices=spec.matrices
+    )
     groups = with_own_moments(groups, (settings.beta1, settings.beta2), settings.eps)
     return spec.make(groups, settings, layout)
 

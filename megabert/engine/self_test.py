@@ -146,6 +146,8 @@ class _Small:
             "weight_decay": run.optimizer.weight_decay,
             "gradient_clipping": run.optimizer.gradient_clipping,
         }
+        if "muon_precision" in given:
+            given["muon_precision"] = "fp32"  # as on the reference's CPU
         optimizer = OptimizerSettings(
             optimizer=spec.name,
             **given,
@@ -290,11 +292,15 @@ class _Small:
             parameter.data = parameter.data.float()
             if gradient is not None:
                 parameter.grad = (gradient * factor).float()
+        spec = optimizer_spec(self.optimizer.optimizer)
         groups = parameter_groups(
-            model, self.optimizer.weight_decay, adapt_all=self.optimizer.adapt_all
+            model,
+            self.optimizer.weight_decay,
+            adapt_all=self.optimizer.adapt_all,
+            matrices=spec.matrices,
         )
         settings = replace(self.optimizer, lamb_backend="auto")
-        optimizer = optimizer_spec(settings.optimizer).make(groups, settings, StateLayout())
+        optimizer = spec.make(groups, settings, StateLayout())
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * group.get("lr_scale", 1.0)
         optimizer.step()

@@ -19,6 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from megabert.optim.exchange import Exchange
+
 AllReduce = Callable[[Tensor], None]
 """Adds a tensor up over ranks, in place; every one of those ranks must call it."""
 
@@ -31,11 +33,13 @@ class LocalTensor:
         name: its parameter name.
         shape: this rank's shape.
         split: the tensor-parallel ranks hold different parts of it; otherwise all hold a copy.
+        split_dim: the dimension along which they are cut.
     """
 
     name: str
     shape: tuple[int, ...]
     split: bool = False
+    split_dim: int = 0
 
     @property
     def numel(self) -> int:
@@ -172,6 +176,7 @@ class PartitionTable:
         counts_copies: this rank adds the tensors that are not split into the sum. True on exactly
             one of the tensor-parallel ranks of each data-parallel rank.
         flat: the parameters are ZeRO's flat partitions, not whole tensors.
+        exchange: sends parts of tensors between the ranks; None where one rank does all.
     """
 
     def __init__(
@@ -181,6 +186,7 @@ class PartitionTable:
         counts_copies: bool = True,
         *,
         flat: bool = False,
+        exchange: Exchange | None = None,
     ) -> None:
         # An id stays unique only while its object lives, so the table holds the tensors too.
         self._partitions = {id(tensor): (tensor, partition) for tensor, partition in partitions}
@@ -188,6 +194,7 @@ class PartitionTable:
         self.all_reduce = all_reduce
         self.counts_copies = counts_copies
         self.flat = flat
+        self.exchange = exchange
 
     @property
     def device(self) -> torch.device | None:
@@ -195,6 +202,15 @@ class PartitionTable:
         for tensor, _ in self._partitions.values():
             return tensor.device
         return None
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """Every partition, in the same order on all ranks."""
+        return [partition for _, partition in self._partitions.values()]
+
+    def number(self, parameter: Tensor) -> int:
+        """Place of the parameter's partition in :attr:`partitions`."""
+        return list(self._partitions).index(id(parameter))
 
     def partition(self, parameter: Tensor) -> Partition:
         """The partition of ``parameter``; one that the table does not list is a whole tensor."""

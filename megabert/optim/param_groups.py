@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from megabert.common.errors import UserError
 from megabert.common.yaml_text import read_yaml_value
@@ -29,6 +29,7 @@ class GroupRule:
         weight_decay: for all the group's parameters (None: as without the rule).
         adapt: whether they have trust ratios (None: as without the rule).
         beta1, beta2, eps: of the moments (None: as without the rule).
+        muon: whether Muon updates them as matrices (None: as without the rule).
     """
 
     match: str
@@ -38,6 +39,7 @@ class GroupRule:
     beta1: Probability | None = None
     beta2: Probability | None = None
     eps: PositiveFloat | None = None
+    muon: bool | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -62,7 +64,7 @@ def read_parameter_groups(path: Path) -> list[GroupRule]:
         parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise UserError(
             f"--parameter-groups {path}: {'; '.join(parts)}; each entry has match, and may have "
-            "lr_scale, weight_decay, adapt, beta1, beta2, eps"
+            "lr_scale, weight_decay, adapt, beta1, beta2, eps, muon"
         ) from error
 
 
@@ -75,20 +77,38 @@ def is_bias_or_norm(name: str) -> bool:
     return last == "bias" or (bool(modules) and modules[-1].lower().endswith("norm"))
 
 
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """True for a weight of two dimensions of an encoder layer or of a ``dense`` layer behind them.
+
+    ``bert.layers.0.mlp.up.weight``, ``bert.pooler.dense.weight`` and ``mlm.dense.weight`` are;
+    embeddings, the decoder tied to them and classifiers are not.
+    """
+    *modules, last = name.split(".")
+    hidden = "layers" in modules or modules[-1:] == ["dense"]
+    return last == "weight" and hidden and parameter.dim() == 2
+
+
 def parameter_groups(
-    model: nn.Module, weight_decay: float, *, adapt_all: bool = False, own: Sequence[GroupRule] = ()
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    adapt_all: bool = False,
+    own: Sequence[GroupRule] = (),
+    matrices: Callable[[str, Tensor], bool] | None = None,
 ) -> list[dict[str, Any]]:
     """The model's trainable parameters as optimizer groups; a tied tensor occurs once.
 
     There are at most two groups: weights (``weight_decay`` as given, ``adapt`` True), and biases and
-    norm parameters (0, ``adapt_all``). Each rule of ``own`` adds at most two more; a parameter belongs
+    norm parameters (0, ``adapt_all``). With ``matrices`` the weights for which it is true are a group
+    of their own (``matrix`` True). Each rule of ``own`` adds as many more at most; a parameter belongs
     to the first rule that matches it. A group has its parameters' names, in order, under ``names``, and
     the factor of its learning rate under ``lr_scale``, and those of :data:`MOMENTS` that its rule sets.
 
     Raises:
-        UserError: the model has no trainable parameter, or no parameter is left for a rule.
+        UserError: the model has no trainable parameter, no parameter is left for a rule, or a rule
+            wants Muon for a parameter that is not a matrix.
     """
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     matched: set[int] = set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -98,8 +118,9 @@ def parameter_groups(
         matched.add(number)
         plain = is_bias_or_norm(name)
         decay = 0.0 if plain else weight_decay
+        matrix = _is_matrix(name, parameter, rule, matrices)
         group = groups.setdefault(
-            (number, plain),
+            (number, plain, not matrix),
             {
                 "params": [],
                 "names": [],
@@ -107,6 +128,7 @@ def parameter_groups(
                 "adapt": (adapt_all or not plain) if rule.adapt is None else rule.adapt,
                 "lr_scale": rule.lr_scale,
                 **{key: v for key in MOMENTS if (v := getattr(rule, key)) is not None},
+                "matrix": matrix,
             },
         )
         group["params"].append(parameter)
@@ -134,3 +156,19 @@ def with_own_moments(
         own = (group.get("beta1", betas[0]), group.get("beta2", betas[1]))
         found.append({**kept, "betas": own, "eps": group.get("eps", eps)})
     return found
+
+
+def _is_matrix(
+    name: str,
+    parameter: Tensor,
+    rule: GroupRule,
+    matrices: Callable[[str, Tensor], bool] | None,
+) -> bool:
+    if matrices is None:
+        return False
+    if rule.muon and parameter.dim() != 2:
+        raise UserError(
+            f"parameter group {rule.match!r}: muon updates matrices, and {name} has the shape "
+            f"{tuple(parameter.shape)}; let the expression match weights only"
+        )
+    return matrices(name, parameter) if rule.muon is None else rule.muon

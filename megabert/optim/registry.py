@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from megabert.common.errors import UserError
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import OptimizerSettings
@@ -47,6 +49,8 @@ class OptimizerSpec:
             planner estimates its time.
         sums_norms: each update sums norms of whole tensors over the ranks.
         deepspeed_types: its names in the ``optimizer`` section of a DeepSpeed file.
+        matrices: whether a parameter of this name is updated as a matrix, in a group of its own
+            (``matrix`` of the group is true). None: no parameter is.
     """
 
     name: str
@@ -58,6 +62,7 @@ class OptimizerSpec:
     moved_bytes: int = 28
     sums_norms: bool = False
     deepspeed_types: tuple[str, ...] = ()
+    matrices: Callable[[str, Tensor], bool] | None = None
 
     def mean_state_bytes(self, matrices: float) -> float:
         """Bytes of state per parameter of a model, of which this share lies in layers' matrices."""

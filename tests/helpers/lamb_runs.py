@@ -20,6 +20,7 @@ from megabert.engine import launch
 from megabert.engine.launch import World
 from megabert.engine.zero.fixes import prepare_engine
 from megabert.engine.zero.whole_tensors import optimizer_step, read_state
+from megabert.optim.base import ShardedOptimizer
 from megabert.optim.curve import Curve
 from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.lamb.optimizer import Lamb
@@ -155,6 +156,17 @@ class Case:
         groups = parameter_groups(model, 0.01, adapt_all=self.adapt_all, own=own)
         return with_own_moments(groups, (0.9, 0.999), 1e-6) if own else groups
 
+    def optimizer(self, groups: list[dict[str, Any]]) -> ShardedOptimizer:
+        """The optimizer under test."""
+        least, most = self.bounds or (None, None)
+        chosen = LambOptions(PEAK, rule=self.rule, min_trust_ratio=least, max_trust_ratio=most)  # type: ignore[arg-type]
+        return Lamb(groups, chosen)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference from the reference, relative to the tensor's largest number."""
+        return TOLERANCE
+
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
@@ -186,26 +198,21 @@ class Case:
 class Run:
     """One engine with its counters, fed with the known gradients."""
 
-    def __init__(self, world: World, case: Case, optimizer_class: Any = Lamb) -> None:
+    def __init__(self, world: World, case: Case, optimizer_class: Any = None) -> None:
         import deepspeed
         from deepspeed.accelerator import get_accelerator
 
         self.world, self.case = world, case
         self.model = Toy(world.tp)
         groups = case.groups(self.model)
-        options: dict[str, Any] = {}
-        if optimizer_class is Lamb:
-            least, most = case.bounds or (None, None)
-            chosen = LambOptions(PEAK, rule=case.rule, min_trust_ratio=least, max_trust_ratio=most)  # type: ignore[arg-type]
-            options = {"options": chosen}
-        else:
-            options = {"lr": PEAK}
-            for group in groups:
-                group.pop("adapt")
         if case.precision == "fp16":
             # DeepSpeed asks the device; fp16 arithmetic itself works on every CPU
             get_accelerator().is_fp16_supported = lambda: True
-        self.optimizer = optimizer_class(groups, **options)
+        if optimizer_class is None:
+            self.optimizer = case.optimizer(groups)
+        else:
+            plain = [{k: v for k, v in group.items() if k != "adapt"} for group in groups]
+            self.optimizer = optimizer_class(plain, lr=PEAK)
         self.schedule = Schedule(self.optimizer, Curve("constant", 100, PEAK, 0.0))
         self.engine, *_ = deepspeed.initialize(
             model=self.model,
@@ -217,7 +224,7 @@ class Run:
         )
         prepare_engine(self.engine, world.tp)
         self.collectives = 0
-        if optimizer_class is Lamb and self.optimizer.table.all_reduce is not None:
+        if optimizer_class is None and self.optimizer.table.all_reduce is not None:
             self.optimizer.table.all_reduce = self._counted(self.optimizer.table.all_reduce)
 
     def _counted(self, all_reduce: Any) -> Any:
@@ -257,7 +264,7 @@ class Run:
         for name, values in state.items():
             for key, value in values.items():
                 error = relative(value, wanted[key][name])
-                assert error < TOLERANCE, f"{what}: {key} of {name} is off by {error:.1e}"
+                assert error < self.case.tolerance, f"{what}: {key} of {name} is off by {error:.1e}"
         self.check_model(state, what)
         assert optimizer_step(self.engine) == reference.t, what
         steps = {int(s["step"]) for s in self.optimizer.state.values()}

@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
+from megabert.engine.zero.exchange import WorldExchange
 from megabert.engine.zero.partitions import (
     FlatPartition,
     is_split,
@@ -107,6 +108,7 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
                 sum_over_holders(engine, tp),
                 tp.rank == 0,
                 flat=engine.zero_optimization_stage() > 0,
+                exchange=WorldExchange(engine, tp),
             )
         )
     if type(optimizer).__name__ == "FP16_UnfusedOptimizer" and engine.global_steps == 0:

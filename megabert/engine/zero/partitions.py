@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from megabert.common.errors import UserError
 from megabert.optim.flat_segments import AllReduce, LocalTensor, ParameterSlice, Partition
+from megabert.parallel.layers import split_dim
 from megabert.parallel.topology import TensorParallel
 
 
@@ -102,7 +103,9 @@ def partitions_of(engine: Any) -> list[FlatPartition]:
 
 
 def _local_tensor(parameter: nn.Parameter, names: dict[int, str]) -> LocalTensor:
-    return LocalTensor(names[id(parameter)], tuple(local_shape(parameter)), is_split(parameter))
+    dim = split_dim(parameter)
+    shape = tuple(local_shape(parameter))
+    return LocalTensor(names[id(parameter)], shape, dim is not None, dim or 0)
 
 
 def _whole(

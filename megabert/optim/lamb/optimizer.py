@@ -319,14 +319,14 @@ def _make(
     return Lamb(groups, options, backend=settings.lamb_backend)
 
 
-_MOMENTS = frozenset({"beta1", "beta2", "eps", "bias_correction", "lamb_backend"})
-_RATIOS = frozenset({"min_trust_ratio", "max_trust_ratio", "adapt_all"})
+MOMENT_SETTINGS = frozenset({"beta1", "beta2", "eps", "bias_correction", "lamb_backend"})
+RATIO_SETTINGS = frozenset({"min_trust_ratio", "max_trust_ratio", "adapt_all"})
 
 LAMB = OptimizerSpec(
     "lamb",
     "Adam's update scaled per tensor by |weights| / |update|",
     partial(_make, "lamb"),
-    reads=_MOMENTS | _RATIOS,
+    reads=MOMENT_SETTINGS | RATIO_SETTINGS,
     moved_bytes=40,
     sums_norms=True,
     deepspeed_types=("Lamb", "FusedLamb"),
@@ -335,7 +335,7 @@ LANS = OptimizerSpec(
     "lans",
     "LAMB with normalized gradients and Nesterov momentum",
     partial(_make, "lans"),
-    reads=_MOMENTS | _RATIOS,
+    reads=MOMENT_SETTINGS | RATIO_SETTINGS,
     moved_bytes=48,
     sums_norms=True,
 )
@@ -343,6 +343,6 @@ ADAMW = OptimizerSpec(
     "adamw",
     "Adam with decoupled weight decay",
     partial(_make, "adamw"),
-    reads=_MOMENTS,
+    reads=MOMENT_SETTINGS,
     deepspeed_types=("AdamW", "Adam"),
 )
