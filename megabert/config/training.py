@@ -42,10 +42,10 @@ from megabert.config.sections.duration import IntervalOrNever, IntervalText
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.muon import MuonPart
 from megabert.config.sections.ramps import RampSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
-from megabert.config.sections.muon import MuonSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
 
@@ -355,7 +355,7 @@ class _RuleAndSchedule:
 
 
 @dataclass(frozen=True, config=DEFERRED)
-class OptimizerSettings(MuonSettings, _RuleAndSchedule):
+class OptimizerSettings(MuonPart, _RuleAndSchedule):
     """Optimizer and schedule"""
 
 

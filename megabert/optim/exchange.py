@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Exchange(Protocol):
+class RankExchange(Protocol):
     """Messages between all ranks of a run; every rank calls each method in the same order.
 
     Attributes:

@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from megabert.optim.exchange import Exchange
+from megabert.optim.exchange import RankExchange
 
 AllReduce = Callable[[Tensor], None]
 """Adds a tensor up over ranks, in place; every one of those ranks must call it."""
@@ -186,7 +186,7 @@ class PartitionTable:
         counts_copies: bool = True,
         *,
         flat: bool = False,
-        exchange: Exchange | None = None,
+        exchange: RankExchange | None = None,
     ) -> None:
         # An id stays unique only while its object lives, so the table holds the tensors too.
         self._partitions = {id(tensor): (tensor, partition) for tensor, partition in partitions}

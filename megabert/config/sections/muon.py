@@ -12,7 +12,7 @@ from megabert.config.values import DEFERRED
 
 
 @dataclass(frozen=True, kw_only=True, config=DEFERRED)
-class MuonSettings:
+class MuonPart:
     """Optimizer and schedule"""
 
     muon_momentum: Probability = setting(0.95, "with muon: decay rate of the momentum of matrices")

@@ -13,7 +13,7 @@ from megabert.parallel.topology import TensorParallel
 
 
 class WorldExchange:
-    """:class:`megabert.optim.exchange.Exchange` over all ranks of the run."""
+    """:class:`megabert.optim.exchange.RankExchange` over all ranks of the run."""
 
     def __init__(self, engine: Any, tp: TensorParallel) -> None:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()

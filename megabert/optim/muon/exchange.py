@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from megabert.optim.exchange import Exchange
+from megabert.optim.exchange import RankExchange
 from megabert.optim.muon.ownership import Ownership, Part
 
 Pieces = dict[tuple[int, int], list[tuple[int, Tensor]]]
@@ -25,7 +25,11 @@ class Mail:
     """
 
     def __init__(
-        self, plan: Ownership, exchange: Exchange | None, dtype: torch.dtype, device: torch.device
+        self,
+        plan: Ownership,
+        exchange: RankExchange | None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.plan, self.exchange, self.dtype, self.device = plan, exchange, dtype, device
         self.rank = 0 if exchange is None else exchange.rank
