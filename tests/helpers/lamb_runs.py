@@ -260,6 +260,7 @@ class Run:
             "weight": reference.weights,
             "exp_avg": reference.m,
             "exp_avg_sq": reference.v,
+            "momentum": reference.m,
         }
         for name, values in state.items():
             for key, value in values.items():

@@ -45,7 +45,6 @@ class MuonReference(LambReference):
             self.updates[name] = 0.2 * np.sqrt(max(p.shape)) * o
             self.weights[name][...] = p - rate * (self.updates[name] + decay * p)
             self.m[name][...] = m
-            self.v[name][...] = 0.0
 
 
 def newton_schulz(g: Array, steps: int) -> Array:

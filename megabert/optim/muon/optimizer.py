@@ -22,7 +22,7 @@ belongs to no part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ class Muon(Lamb):
         backend: see :class:`Lamb`.
         bucket: elements that an owner receives in one exchange, about.
 
-    State of matrices: ``exp_avg`` (m) and ``step``.
+    State of matrices: ``momentum`` (m) and ``step``; of others :class:`Lamb`'s.
     """
 
     def __init__(
@@ -126,6 +126,16 @@ class Muon(Lamb):
                 rows.append(TensorNorms(matrix.tensor.name, weight, update, scale, clamped=False))
         return rows
 
+    def states_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The momentum of matrices, both moments of others."""
+        return ("momentum",) if group.get("matrix") else super().states_of(group)
+
+    def state_of(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of a group's parameter; made (zeros, step 0) on the first call."""
+        if group.get("matrix"):
+            return ShardedOptimizer.state_of(self, parameter, group)
+        return super().state_of(parameter, group)
+
     # ------------------------------------------------------------------ one group
 
     def _step_group(self, group: dict[str, Any]) -> None:
@@ -143,7 +153,7 @@ class Muon(Lamb):
         views: list[Tensor] = []
         for parameter in parameters:
             partition = self.table.partition(parameter)
-            views += partition.views(self._nesterov(parameter))
+            views += partition.views(self._nesterov(parameter, group))
             update.weights += partition.views(parameter.view(-1))
         plan = mail.plan
         alone = [number for number in plan.alone if plan.owners[number] == mail.rank]
@@ -168,17 +178,17 @@ class Muon(Lamb):
         segments = [len(self.table.partition(parameter).segments) for parameter in parameters]
         self._squares[tuple(map(id, parameters))] = update.squares(segments)
 
-    def _nesterov(self, parameter: Tensor) -> Tensor:
+    def _nesterov(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """Advance the momentum; the flat step to be orthogonalized, in the gradient's memory if allowed."""
         gradient = parameter.grad
         assert gradient is not None
         if parameter.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"Muon updates matrices in fp32 and fp64, not {parameter.dtype}")
-        state = self.state_of(parameter)
+        state = self.state_of(parameter, group)
         state["step"] += 1
         beta = self.options.momentum
         full = gradient.to(parameter.dtype)
-        momentum = state["exp_avg"].lerp_(full, 1.0 - beta)
+        momentum = state["momentum"].lerp_(full, 1.0 - beta)
         in_place = self.overwrite_gradients or full is not gradient
         step = full.lerp_(momentum, beta) if in_place else full.lerp(momentum, beta)
         return step.reshape(-1)
@@ -318,5 +328,6 @@ MUON = OptimizerSpec(
     "orthogonalized momentum of whole matrices; AdamW or LAMB for the rest",
     _make,
     reads=MOMENT_SETTINGS | RATIO_SETTINGS | _MATRIX_SETTINGS,
+    matrix_state_bytes=4,
     matrices=is_hidden_matrix,
 )

@@ -21,14 +21,18 @@ STEPS = 2
 
 CASES = [
     MuonCase(0, accumulation=2),
-    MuonCase(1),
-    MuonCase(2, "bf16", 2),
+    MuonCase(1, "bf16", fp32_sums=True, rule="lamb"),
+    MuonCase(2, "fp16", own_groups=True),
     MuonCase(3, sub_group=100),
+]
+MORE_CASES = [
     MuonCase(0, "bf16", rule="lamb"),
-    MuonCase(1, "bf16", 2, fp32_sums=True, bucket=1 << 22),
-    MuonCase(3, "bf16", fp32_sums=True, rule="lamb"),
+    MuonCase(1, clip=0.0),
     MuonCase(1, "fp16", own_groups=True),
+    MuonCase(1, "bf16", 2, fp32_sums=True, bucket=1 << 22, offload=True),
     MuonCase(2, offload=True, clip=0.0),
+    MuonCase(2, iteration="bf16"),
+    MuonCase(3, "bf16", fp32_sums=True, rule="lamb"),
     MuonCase(3, own_groups=True, offload=True, sub_group=30),
     MuonCase(3, iteration="bf16"),
 ]
@@ -93,6 +97,7 @@ def test_exact(data_parallel: int, tensor_parallel: int) -> None:
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
 @pytest.mark.parametrize("data_parallel", [1, 2, 3])
 def test_exact_in_every_combination(data_parallel: int, tensor_parallel: int) -> None:
+    size = data_parallel * tensor_parallel
     precisions = [("fp32", False), ("bf16", False), ("bf16", True), ("fp16", False)]
     cases = [
         MuonCase(stage, precision, accumulation, fp32_sums=fp32_sums, rule=rule, bucket=bucket)
@@ -101,5 +106,5 @@ def test_exact_in_every_combination(data_parallel: int, tensor_parallel: int) ->
         for precision, fp32_sums in precisions
         if not (stage == 0 and fp32_sums)  # DeepSpeed has no such mode
     ]
-    size = data_parallel * tensor_parallel
+    cases += MORE_CASES
     run_ranks(exact_everywhere, size, tensor_parallel, cases, initialize=False, timeout=900.0)
