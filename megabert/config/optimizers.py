@@ -11,6 +11,7 @@ OPTIMIZERS: Registry[object] = Registry(
         "lans": "megabert.optim.lamb.optimizer:LANS",
         "adamw": "megabert.optim.lamb.optimizer:ADAMW",
         "muon": "megabert.optim.muon.optimizer:MUON",
+        "stable-adamw": "megabert.optim.stable_adamw:STABLE_ADAMW",
     },
     "megabert.optimizers",
 )

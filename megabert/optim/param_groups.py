@@ -77,7 +77,7 @@ def is_bias_or_norm(name: str) -> bool:
     return last == "bias" or (bool(modules) and modules[-1].lower().endswith("norm"))
 
 
-def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+def is_hidden_matrix(name: str, dimensions: int) -> bool:
     """True for a weight of two dimensions of an encoder layer or of a ``dense`` layer behind them.
 
     ``bert.layers.0.mlp.up.weight``, ``bert.pooler.dense.weight`` and ``mlm.dense.weight`` are;
@@ -85,7 +85,7 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """
     *modules, last = name.split(".")
     hidden = "layers" in modules or modules[-1:] == ["dense"]
-    return last == "weight" and hidden and parameter.dim() == 2
+    return last == "weight" and hidden and dimensions == 2
 
 
 def parameter_groups(
@@ -94,7 +94,7 @@ def parameter_groups(
     *,
     adapt_all: bool = False,
     own: Sequence[GroupRule] = (),
-    matrices: Callable[[str, Tensor], bool] | None = None,
+    matrices: Callable[[str, int], bool] | None = None,
 ) -> list[dict[str, Any]]:
     """The model's trainable parameters as optimizer groups; a tied tensor occurs once.
 
@@ -162,7 +162,7 @@ def _is_matrix(
     name: str,
     parameter: Tensor,
     rule: GroupRule,
-    matrices: Callable[[str, Tensor], bool] | None,
+    matrices: Callable[[str, int], bool] | None,
 ) -> bool:
     if matrices is None:
         return False
@@ -171,4 +171,4 @@ def _is_matrix(
             f"parameter group {rule.match!r}: muon updates matrices, and {name} has the shape "
             f"{tuple(parameter.shape)}; let the expression match weights only"
         )
-    return matrices(name, parameter) if rule.muon is None else rule.muon
+    return matrices(name, parameter.dim()) if rule.muon is None else rule.muon

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from megabert.common.errors import UserError
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.training import OptimizerSettings
@@ -49,8 +47,9 @@ class OptimizerSpec:
             planner estimates its time.
         sums_norms: each update sums norms of whole tensors over the ranks.
         deepspeed_types: its names in the ``optimizer`` section of a DeepSpeed file.
-        matrices: whether a parameter of this name is updated as a matrix, in a group of its own
-            (``matrix`` of the group is true). None: no parameter is.
+        matrices: whether a parameter of this name and number of dimensions is updated as a whole
+            matrix, in a group of its own (``matrix`` of the group is true). None: no parameter is.
+        matrix_flops: floating-point operations of the update of a matrix, by rows and columns.
     """
 
     name: str
@@ -62,7 +61,8 @@ class OptimizerSpec:
     moved_bytes: int = 28
     sums_norms: bool = False
     deepspeed_types: tuple[str, ...] = ()
-    matrices: Callable[[str, Tensor], bool] | None = None
+    matrices: Callable[[str, int], bool] | None = None
+    matrix_flops: Callable[[int, int], int] | None = None
 
     def mean_state_bytes(self, matrices: float) -> float:
         """Bytes of state per parameter of a model, of which this share lies in layers' matrices."""

@@ -24,14 +24,16 @@ from typing import Literal
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
+from megabert.optim.muon.ownership import BUCKET
 from megabert.optim.registry import optimizer_spec
 from megabert.planner.activations import Division, MicroBatch
 from megabert.planner.machine import LINK_EFFICIENCY, Machine
+from megabert.planner.matrices import WholeMatrices
 from megabert.planner.parameters import LocalParameters
 from megabert.planner.states import ALLREDUCE_ELEMENTS, FP32, Sharding, compute_bytes
 
-Kind = Literal["all-reduce", "reduce-scatter", "all-gather"]
-PASSES: dict[str, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
+Kind = Literal["all-reduce", "reduce-scatter", "all-gather", "all-to-all"]
+PASSES: dict[str, int] = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1, "all-to-all": 1}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Exchange:
     Attributes:
         what: its purpose.
         group: "data" or "tensor".
-        kind: "all-reduce", "reduce-scatter" or "all-gather".
+        kind: "all-reduce", "reduce-scatter", "all-gather" or "all-to-all".
         ranks: of the group.
         times: operations per update.
         size: bytes of the tensors, summed over one update.
@@ -147,6 +149,24 @@ def data_exchanges(n: LocalParameters, s: Sharding, ring: Ring, micro_steps: int
         what = f"norms of {s.optimizer.upper()}"
         found += _exchange(what, "data", "all-reduce", ring, 2, norms)
     return found
+
+
+def matrix_exchanges(
+    matrices: WholeMatrices, s: Sharding, ring: Ring, degree: int, width: int
+) -> list[Exchange]:
+    """What an optimizer sends that updates whole matrices; ``width``: bytes of an element."""
+    if ring.ranks == 1 or not matrices.number:
+        return []
+    wire = width * matrices.sent(s.stage, s.ranks, degree)
+    times = matrices.messages(s.ranks, degree, BUCKET)
+    seconds = wire / ring.bandwidth + times * (ring.ranks - 1) * ring.latency
+    what, size = f"matrices of {s.optimizer.upper()}", width * matrices.elements
+    group = "data" if s.ranks > 1 else "tensor"
+    return (
+        [Exchange(what, group, "all-to-all", ring.ranks, times, size, wire, seconds)]
+        if wire
+        else []
+    )
 
 
 def tensor_exchanges(

@@ -16,14 +16,21 @@ from megabert.data.samples.course import CourseStage
 from megabert.engine.config import BatchSizes, batch_of_stage, micro_batch_limit, resolve_batch
 from megabert.model.encoder import variant_of
 from megabert.planner.activations import Division, MicroBatch
-from megabert.planner.collectives import Exchange, data_exchanges, make_ring, tensor_exchanges
+from megabert.planner.collectives import (
+    Exchange,
+    data_exchanges,
+    make_ring,
+    matrix_exchanges,
+    tensor_exchanges,
+)
 from megabert.planner.machine import Machine
+from megabert.planner.matrices import WholeMatrices
 from megabert.planner.memory import rank_memory
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.rank import Rank
 from megabert.planner.recipe import PlannedRun, planned_course, planned_run
 from megabert.planner.settings import LayoutSettings, PlanSettings
-from megabert.planner.states import Buckets, Parts, Sharding
+from megabert.planner.states import FP32, Buckets, Parts, Sharding
 from megabert.planner.timing import DATA, HOST, update_times
 
 
@@ -226,6 +233,7 @@ class Planner:
             local_parameters(self.model, degree, self.recipe.sentence_task),
             self.sharding(layout),
             Division(degree, layout.sequence_parallel, layout.activation_checkpointing),
+            WholeMatrices.of(self.model, self.settings.recipe.optimizer, self.recipe.sentence_task),
         )
 
     def memory(
@@ -353,6 +361,13 @@ class Planner:
             *data_exchanges(rank.parameters, sharding, data, micro_steps),
             *tensor_exchanges(
                 self.model, micro, self.precision, tensor, micro_steps, rank.division
+            ),
+            *matrix_exchanges(
+                rank.matrices,
+                sharding,
+                make_ring(self.machine, sharding.ranks * degree, 1),
+                degree,
+                FP32 if self.machine.is_cpu else 2,
             ),
         ]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
 from megabert.planner.activations import Division
+from megabert.planner.matrices import WholeMatrices
 from megabert.planner.parameters import LocalParameters
 from megabert.planner.states import Sharding
 
@@ -19,9 +20,11 @@ class Rank:
         parameters: this rank's, under tensor parallelism and before ZeRO.
         sharding: of the optimizer's state, by ZeRO.
         division: of activations, by tensor and sequence parallelism.
+        matrices: those that the optimizer updates whole.
     """
 
     model: ModelConfig
     parameters: LocalParameters
     sharding: Sharding
     division: Division
+    matrices: WholeMatrices

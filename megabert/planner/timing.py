@@ -5,6 +5,7 @@ recomputation          the layers' forward once more, with activation checkpoint
 casts to fp8           bytes that casting the operands of the encoder's products reads and writes: megabert's
                        casts are kernels of their own
 summing gradients      bytes that adding a micro step's gradients to the sums reads and writes
+whole matrices         floating-point operations of Muon's iteration, shared by all ranks, at the same efficiency
 optimizer              the bytes per parameter that the optimizer declares (LAMB: 40), and 4 + w for
                        the weights' copy in a half precision
 relative positions     bytes that NEZHA's attention writes and reads in its scratch on a GPU
@@ -117,6 +118,12 @@ def update_times(
         "tensor-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "tensor"),
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
+    if rank.matrices.flops:
+        iteration = "bf16" if not machine.is_cpu and "bf16" in machine.peak else "fp32"
+        if iteration not in machine.peak:
+            iteration = precision
+        fast = machine.peak[iteration] * machine.efficiency[iteration]
+        times["whole matrices"] = rank.matrices.flops / (sharding.ranks * degree) / fast
     if precision == "fp8":
         tokens = sequences * recipe.length * (recipe.fill if packed else 1.0)
         times["casts to fp8"] = cast_bytes(rank, tokens, batch.accumulation) / memory

@@ -26,6 +26,10 @@ class MuonReference(LambReference):
         self.matrices, self.momentum, self.steps = set(matrices), momentum, steps
         self.updates: dict[str, Array] = {}
 
+    def scale(self, shape: tuple[int, ...]) -> float:
+        """Factor of an orthogonalized matrix."""
+        return float(0.2 * np.sqrt(max(shape)))
+
     def step(self, gradients: Mapping[str, Array], lr: float) -> None:
         """One update."""
         before = {name: self.weights[name].copy() for name in self.matrices}
@@ -42,7 +46,7 @@ class MuonReference(LambReference):
             if own is not None and own.weight_decay is not None:
                 decay = own.weight_decay
             rate = lr * (own.lr_scale if own is not None else 1.0)
-            self.updates[name] = 0.2 * np.sqrt(max(p.shape)) * o
+            self.updates[name] = self.scale(p.shape) * o
             self.weights[name][...] = p - rate * (self.updates[name] + decay * p)
             self.m[name][...] = m
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.muon.optimizer import Muon, MuonOptions
@@ -23,7 +23,7 @@ OWN_GROUPS = (
 )
 
 
-def is_matrix(name: str, parameter: Tensor) -> bool:
+def is_matrix(name: str, dimensions: int) -> bool:
     """What :func:`megabert.optim.param_groups.is_hidden_matrix` is for real models."""
     return name in MATRICES
 

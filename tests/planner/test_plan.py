@@ -14,11 +14,16 @@ from megabert.config import flags
 from megabert.config.model import ModelConfig, model_config
 from megabert.model.flops import sequence_flops
 from megabert.model.heads import BertForPreTraining
+from megabert.model.parameters import pretraining_parameters
+from megabert.optim.flat_segments import LocalTensor
+from megabert.optim.muon.ownership import Grid, Matrix, Ownership, Part
+from megabert.optim.param_groups import is_hidden_matrix
 from megabert.parallel.layers import split_dim
 from megabert.planner import report
 from megabert.planner.activations import Division, MicroBatch, activation_blocks, parts_of
 from megabert.planner.collectives import Ring, data_exchanges, make_ring, tensor_exchanges
 from megabert.planner.machine import LINK_EFFICIENCY, make_machine
+from megabert.planner.matrices import WholeMatrices
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.settings import CPU, MachineSettings, PlanFlags, plan_settings, read_flags
@@ -449,3 +454,46 @@ def test_a_run_with_ramps_is_the_sum_of_its_stages() -> None:
     (once,) = alone[0].stages
     assert once.seconds == alone[0].step_seconds
     assert "stages" not in report.as_text(alone[0], None)
+
+
+@pytest.mark.parametrize(
+    ("stage", "d", "t"), [(0, 2, 1), (0, 2, 2), (1, 2, 2), (3, 2, 1), (3, 2, 2)]
+)
+def test_bytes_of_whole_matrices_are_those_of_their_owners(stage: int, d: int, t: int) -> None:
+    """The formulas of the planner, against the table of who sends what that Muon makes."""
+    config = model_config("bert-tiny")
+    named = {
+        n: p for n, p in pretraining_parameters(config).items() if is_hidden_matrix(n, len(p.shape))
+    }
+    grid = Grid(d * t, t, copies=stage == 0)
+    matrices, held = [], [[] for _ in range(d * t)]
+    for number, parameter in enumerate(named.values()):
+        split = parameter.split_dim is not None and t > 1
+        shape = list(parameter.shape)
+        if split:
+            shape[parameter.split_dim] //= t
+        tensor = LocalTensor("", tuple(shape), split, parameter.split_dim or 0)
+        matrices.append(Matrix(tensor, t if split else 1))
+        for rank in range(d * t):
+            row = rank // t
+            if stage == 0:
+                held[rank].append(Part(number, 0, tensor.numel, number))
+            elif stage == 3:
+                size = tensor.numel // d
+                held[rank].append(Part(number, row * size, size, number))
+            elif number * d // len(named) == row:  # no border cuts one
+                held[rank].append(Part(number, 0, tensor.numel, number))
+    made = Ownership.make(grid, matrices, held)
+    ranks, every = range(d * t), range(len(matrices))
+    sent = sum(
+        part.numel
+        for a in ranks
+        for b in ranks
+        if a != b
+        for part in (*made.to_owner(a, b, every), *made.to_holder(a, b, every))
+    )
+    planned = WholeMatrices.of(config, "muon")
+    borders = (d - 1) * planned.elements / planned.number if stage == 1 else 0.0
+    assert planned.sent(stage, d, t) * d * t - borders == pytest.approx(sent)
+    assert planned.number == len(matrices)
+    assert planned.flops == sum(made.flops_of(rank, 5) for rank in ranks)

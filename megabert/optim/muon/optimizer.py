@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.lamb.choice import BackendName
 from megabert.optim.lamb.optimizer import MOMENT_SETTINGS, RATIO_SETTINGS, Lamb
 from megabert.optim.muon.exchange import Mail, Pieces
-from megabert.optim.muon.newton_schulz import orthogonalized, update_scale
+from megabert.optim.muon.newton_schulz import iteration_flops, orthogonalized, update_scale
 from megabert.optim.muon.ownership import BUCKET, Grid, Matrix, Ownership, Part
 from megabert.optim.param_groups import is_hidden_matrix
 from megabert.optim.registry import OptimizerSpec, StateLayout
@@ -329,5 +330,7 @@ MUON = OptimizerSpec(
     _make,
     reads=MOMENT_SETTINGS | RATIO_SETTINGS | _MATRIX_SETTINGS,
     matrix_state_bytes=4,
+    moved_bytes=44,
     matrices=is_hidden_matrix,
+    matrix_flops=partial(iteration_flops, steps=_DEFAULTS.steps),
 )

@@ -1,4 +1,4 @@
-"""Muon inside DeepSpeed against the float64 reference: every ZeRO stage, TP, DP and precision."""
+"""Muon and StableAdamW inside DeepSpeed against float64 references: ZeRO stages, TP, DP, precisions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 from megabert.engine.launch import World
 from megabert.engine.zero.whole_tensors import read_state, write_state
 from tests.helpers.distributed import run_ranks
-from tests.helpers.lamb_runs import PEAK, TENSORS, Run, full_gradient, worlds
+from tests.helpers.lamb_reference import LambReference
+from tests.helpers.lamb_runs import PEAK, TENSORS, Case, Run, full_gradient, worlds
 from tests.helpers.muon_reference import MuonReference
 from tests.helpers.muon_runs import MuonCase
+from tests.helpers.stable_adamw_reference import StableAdamWCase
 
 STEPS = 2
 
@@ -24,6 +26,8 @@ CASES = [
     MuonCase(1, "bf16", fp32_sums=True, rule="lamb"),
     MuonCase(2, "fp16", own_groups=True),
     MuonCase(3, sub_group=100),
+    StableAdamWCase(1, "bf16"),
+    StableAdamWCase(3, sub_group=100),
 ]
 MORE_CASES = [
     MuonCase(0, "bf16", rule="lamb"),
@@ -38,7 +42,7 @@ MORE_CASES = [
 ]
 
 
-def check_case(world: World, case: MuonCase, carried: dict[str, dict[str, Tensor]] | None) -> Any:
+def check_case(world: World, case: Case, carried: dict[str, dict[str, Tensor]] | None) -> Any:
     """Train from the start; then continue from the state that another stage ended with."""
     run = Run(world, case)
     reference = case.reference()
@@ -62,9 +66,14 @@ def check_case(world: World, case: MuonCase, carried: dict[str, dict[str, Tensor
     return state
 
 
-def check_norms(run: Run, reference: MuonReference) -> None:
-    """The same on every rank, of each matrix once: scale and norm of the orthogonalized matrix."""
+def check_norms(run: Run, reference: LambReference) -> None:
+    """The same on every rank, of each tensor once: Muon's scale and norm, or how much was clipped."""
     rows = {row.name: row for row in run.optimizer.tensor_norms()}
+    if not isinstance(reference, MuonReference):
+        for name, ratio in reference.ratios.items():
+            assert rows[name].trust_ratio == pytest.approx(ratio, rel=1e-5), name
+        assert min(reference.ratios.values()) < 0.95
+        return
     allowed = 0.05 if run.case.tolerance > 1e-4 else 1e-4
     for name, update in reference.updates.items():
         row = rows[name]
@@ -75,15 +84,14 @@ def check_norms(run: Run, reference: MuonReference) -> None:
     assert bool(others) == (run.case.rule == "lamb")
 
 
-def exact_everywhere(
-    rank: int, world_size: int, tensor_parallel: int, cases: list[MuonCase]
-) -> None:
+def exact_everywhere(rank: int, world_size: int, tensor_parallel: int, cases: list[Case]) -> None:
     for world in worlds(tensor_parallel):
-        carried: dict[MuonCase, dict[str, dict[str, Tensor]]] = {}
+        carried: dict[Case, dict[str, dict[str, Tensor]]] = {}
         for case in cases:
             # another case of the same mathematics: its state is this one's too
             key = replace(case, stage=0, precision="", fp32_sums=False, offload=False, sub_group=0)
-            key = replace(key, bucket=0)
+            if isinstance(key, MuonCase):
+                key = replace(key, bucket=0)
             carried[key] = check_case(world, case, carried.get(key))
 
 
@@ -106,5 +114,8 @@ def test_exact_in_every_combination(data_parallel: int, tensor_parallel: int) ->
         for precision, fp32_sums in precisions
         if not (stage == 0 and fp32_sums)  # DeepSpeed has no such mode
     ]
-    cases += MORE_CASES
-    run_ranks(exact_everywhere, size, tensor_parallel, cases, initialize=False, timeout=900.0)
+    stable = [
+        StableAdamWCase(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")
+    ]
+    every = [*cases, *MORE_CASES, *stable]
+    run_ranks(exact_everywhere, size, tensor_parallel, every, initialize=False, timeout=900.0)
