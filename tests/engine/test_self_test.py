@@ -59,10 +59,11 @@ def _sound(rank: int, world_size: int, tensor_parallel: int, cases: Sequence[Cas
                 ({"zero_stage": 1, "precision": "fp8"}, "adamw", "absolute")]),
         (2, 1, [({"zero_stage": 0, "precision": "fp32"}, "lans", "absolute"),
                 ({"zero_stage": 1, "precision": "bf16"}, "lamb", "absolute"),
-                ({"zero_stage": 2, "precision": "bf16"}, "adamw", "absolute"),
+                ({"zero_stage": 2, "precision": "bf16"}, "muon", "absolute"),
                 ({"zero_stage": 3, "precision": "fp32"}, "lamb", "relative")]),
         (2, 2, [({"zero_stage": 1, "precision": "fp32", "sequence_parallel": True}, "lamb", "absolute"),
-                ({"zero_stage": 3, "precision": "bf16", "activation_checkpointing": True}, "lamb", "relative")]),
+                ({"zero_stage": 3, "precision": "bf16", "activation_checkpointing": True}, "lamb", "relative"),
+                ({"zero_stage": 3, "precision": "fp32"}, "muon", "absolute")]),
     ],
 )  # fmt: skip
 def test_it_agrees(ranks: int, tensor_parallel: int, cases: list[Case]) -> None:
