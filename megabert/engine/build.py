@@ -62,6 +62,11 @@ def _optimizer(
                     f"--parameter-groups: group {number} ({rule.match!r}) sets {name}, which --optimizer "
                     f"{spec.name} does not use; leave it out"
                 )
+        if rule.muon is not None and spec.matrices is None:
+            raise UserError(
+                f"--parameter-groups: group {number} ({rule.match!r}) sets muon, which --optimizer "
+                f"{spec.name} does not use; leave it out"
+            )
     groups = parameter_groups(
         model, settings.weight_decay, adapt_all=settings.adapt_all, own=own, matrices=spec.matrices
     )
