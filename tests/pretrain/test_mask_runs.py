@@ -76,3 +76,26 @@ def test_masks_reach_the_samples(reference: Path) -> None:
     inputs = open_inputs(settings)
     train = inputs.train
     assert train.masks == MaskSettings("token", 0.4, 15, 0.7, 0.1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "argv"),
+    [
+        (4, ["--tensor-parallel", "2", "--zero-stage", "1"]),
+        (2, ["--zero-stage", "3"]),
+        (1, ["--packing", "off", "--micro-batch-size", "4", "--zero-stage", "0"]),
+    ],
+)
+def test_topologies_agree(ranks: int, argv: list[str], reference: Path, tmp_path: Path) -> None:
+    lines = train(
+        reference.parent / "shards", tmp_path / "run", *FALLING, "--steps", "6", "--dropout", "0.1",
+        "--eval-interval", "3", "--data-seed", "3", *argv, ranks=ranks,
+    )  # fmt: skip
+    wanted = metrics(reference)
+    assert losses(lines) == pytest.approx(losses(wanted), rel=1e-5)
+    assert fractions(lines) == fractions(wanted)
+    evaluations = [line["eval_mlm_loss"] for line in lines if "eval_mlm_loss" in line]
+    assert evaluations == pytest.approx(
+        [line["eval_mlm_loss"] for line in wanted if "eval_mlm_loss" in line], rel=1e-5
+    )

@@ -85,22 +85,26 @@ def test_a_mixture_counts_the_run_s_samples(folders: list[Path]) -> None:
     assert counts == np.maximum(1, expected.astype(int)).tolist()
 
 
-def test_ranks_windows_and_positions_change_nothing(folders: list[Path]) -> None:
+def test_ranks_windows_workers_and_positions_change_nothing(folders: list[Path]) -> None:
     """Each update has the same masked tokens for one rank and for two, from any update on."""
     source = ScheduledMasks(source_of(folders[0]), SCHEDULE)
 
-    def masked(ranks: int, window: Window | None, begin: int) -> list[dict[int, int]]:
+    def masked(
+        ranks: int, window: Window | None, begin: int, workers: int = 0
+    ) -> list[dict[int, int]]:
         """For each update, how many tokens of each sample are predicted."""
         micro_steps = 4 // ranks
         updates: list[dict[int, int]] = [{} for _ in range(begin, 8)]
         for rank in range(ranks):
             steps = MicroSteps(2, rank, ranks, consumed_samples=8 * begin)
-            batches = MicroBatches(source, steps, LoaderOptions(window=window), 64)
+            options = LoaderOptions(workers, "fork", window=window)
+            batches = MicroBatches(source, steps, options, 64)
             for number, batch in enumerate(batches):
                 places, ends = batch.labels["masked_positions"].numpy(), batch.cu_seqlens.numpy()
                 counts = np.histogram(places, ends)[0].tolist()
                 update = updates[number // micro_steps]
                 update.update(zip(batch.sample_numbers.tolist(), counts))
+            batches.close()
         return updates
 
     whole = masked(1, None, 0)
@@ -108,4 +112,4 @@ def test_ranks_windows_and_positions_change_nothing(folders: list[Path]) -> None
     sums = [sum(update.values()) for update in whole]
     assert sums[0] > 2 * sums[6]
     assert masked(2, Window(2, 2), 0) == whole
-    assert masked(1, Window(4, 1), 3) == whole[3:]
+    assert masked(1, Window(4, 1), 3, workers=2) == whole[3:]
