@@ -77,6 +77,9 @@ def _calls(tool: str, folder: Path, out: Path, name: Path) -> list[Call]:
         given = _with(usual, f"--{flag}", name)
         if (tool, flag) == (PRETRAIN, "tokenizer"):
             given = _with(given, "--data", folder / "foreign.hdf5")
+        if flag == "decay-from":  # the stable run gives the branch its length
+            place = given.index("--steps")
+            given = given[:place] + given[place + 2 :]
         if flag == "replay":
             given = [*given, "--replay-share", "0.5"]
         calls.append((tool, given))
