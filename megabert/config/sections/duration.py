@@ -102,10 +102,9 @@ class _Tokens(_AsSetting):
 
     def read(self, value: object) -> int:
         """The number."""
-        found = read_duration(value)
         text = str(value).strip()
-        if found.unit == "steps" and not text.endswith(("step", "steps")):
-            found = read_duration(f"{text} tokens")
+        bare = text[-1:].isdecimal() or text.endswith(".")
+        found = read_duration(f"{text} tokens" if bare else value)
         if found.unit != "tokens" or not found.number:
             raise ValueError("expected a number of tokens of 1 or more, as 2e9")
         return int(found.number)

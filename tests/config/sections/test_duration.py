@@ -15,6 +15,7 @@ from megabert.config.sections.duration import (
     DurationText,
     IntervalOrNever,
     IntervalText,
+    TokenCount,
     read_duration,
 )
 from megabert.config.values import WrongValue, read
@@ -92,6 +93,8 @@ def test_anything_is_a_duration_or_one_line(value: object) -> None:
         (DurationText, "101%", "expected at most 100 percent"),
         (DurationText, "1e10", "expected at most 2,147,483,647 steps"),
         (DurationOrNone, "1e19 tokens", "expected at most 4,611,686,018,427,387,904 tokens"),
+        (TokenCount, "3 steps", "expected a number of tokens"),
+        (TokenCount, "1.5", "expected a whole number of tokens"),
         (IntervalText, "10%", "expected a duration: 500 or 2e9 tokens"),
         (IntervalText, "0 tokens", "expected a duration: 500 or 2e9 tokens, above 0"),
         (IntervalOrNever, "9" * 200, "expected a duration: 500, 2e9 tokens or 10%"),
@@ -110,3 +113,8 @@ def test_values_of_settings() -> None:
     assert read(DurationOrNone, "0") == 0
     assert read(IntervalOrNever, 0) == 0
     assert read(IntervalText, "5") == 5
+
+
+@pytest.mark.parametrize("value", ["1e10", "10000000000", 10_000_000_000, "1e10 tokens"])
+def test_tokens_without_a_unit_may_be_more_than_updates(value: object) -> None:
+    assert read(TokenCount, value) == 10_000_000_000
