@@ -13,6 +13,7 @@ from megabert.common.errors import UserError
 from megabert.config import flags
 from megabert.config.recipes import read_header, recipe_files
 from megabert.config.training import PretrainSettings, ResolvedSettings
+from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.settings import resolve_pretraining
 from tests.helpers.distributed import run_ranks
 from tests.helpers.training_runs import import_once, losses, make_shards, metrics
@@ -31,10 +32,26 @@ def settings(*argv: str) -> ResolvedSettings:
     return resolve_pretraining(flags.parse(PretrainSettings, list(argv), "pretrain.py", ""))
 
 
+def squeezed(ramp: Sequence[str], final: int, largest: int, step: int) -> list[str]:
+    """A ramp's stages and its final value, with values up to ``largest`` that are multiples of ``step``."""
+    stages = [text.split(" for ") for text in ramp]
+    assert all(duration.endswith("%") for _, duration in stages), "--steps should scale a recipe"
+    values = [*(int(value) for value, _ in stages), final]
+    small = [max(step, value * largest // max(values) // step * step) for value in values]
+    return [*(f"{n} for {duration}" for n, (_, duration) in zip(small, stages)), str(small[-1])]
+
+
 def narrow(name: str, folder: Path) -> list[str]:
     """A recipe's command line for a moment of one CPU: everything that is long or wide is given anew."""
     of = settings("--config", name)
-    small = ["--global-batch-size", "8", "--seq-length", "32", "--max-predictions", "8"]
+    assert of.batch.global_batch_size is not None
+    *batches, batch = squeezed(of.ramps.batch_ramp, of.batch.global_batch_size, 16, 4)
+    *lengths, length = squeezed(of.ramps.length_ramp, of.data.seq_length, 32, 8)
+    small = ["--global-batch-size", batch, "--seq-length", length, "--max-predictions", "8"]
+    if batches:
+        small += ["--batch-ramp", *batches]
+    if lengths:
+        small += ["--length-ramp", *lengths]
     argv = ["--config", name, *NARROW, *small, "--data", str(folder / "shards")]
     if of.run.init_from is not None:
         argv += ["--init-from", str(folder / of.run.init_from.name)]
@@ -102,13 +119,19 @@ def test_a_file_in_the_working_folder_comes_before_a_recipe(
     assert settings("--config", "bert-2018").run.seed == 7
 
 
+def test_a_recipe_without_its_ramp() -> None:
+    of = settings("--config", "crammed-24h", "--batch-ramp", "none", "--steps", "200")
+    assert of.ramps.batch_ramp == ()
+    assert (of.optimizer.steps, of.schedule.train_tokens) == (200, None)
+    with pytest.raises(UserError, match="--length-ramp: none stands alone"):
+        settings("--config", "bert-2018", "--length-ramp", "128 for 10%", "none")
+
+
 def _row(name: str) -> str:
     """A recipe's row in the guide."""
     header, of = read_header(RECIPES[name]), settings("--config", name)
-    updates, batch, length = of.optimizer.steps, of.batch.global_batch_size, of.data.seq_length
-    assert batch is not None
-    tokens = f"{updates * batch * length:.3g}"
-    tokens = re.sub(r"e\+0?", "e", tokens)
+    updates = of.optimizer.steps
+    tokens = re.sub(r"e\+0?", "e", f"{course_of(of).tokens(updates):.3g}")
     cells = [f"`{name}`", header.source, tokens, f"{updates:,}", header.hardware, header.published]
     return f"| {' | '.join(cells)} |"
 

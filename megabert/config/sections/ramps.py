@@ -8,10 +8,12 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
+from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.sections.duration import Duration, read_duration
 from megabert.config.values import DEFERRED
 
+NONE = "none"
 _STAGE = re.compile(r"\s*(?P<value>\d{1,10})\s+for\s+(?P<duration>.{1,100})")
 _LARGEST = {"batch": 2**31 - 1, "length": 2**24}
 _SMALLEST = {"batch": 1, "length": 8}
@@ -43,6 +45,8 @@ def read_ramp(text: object) -> RampStage:
 
 
 def _checked(value: object, what: str) -> object:
+    if value == NONE:
+        return value
     stage = read_ramp(value)
     if not _SMALLEST[what] <= stage.value <= _LARGEST[what]:
         raise ValueError(f"expected a {what} from {_SMALLEST[what]} to {_LARGEST[what]:,}")
@@ -60,7 +64,8 @@ class RampSettings:
     batch_ramp: tuple[BatchStage, ...] = setting(
         (),
         "global batch sizes before --global-batch-size, each with its duration in quotes: '256 for 1e6 tokens' "
-        "'1024 for 20%'; a duration in updates, tokens (of the batches, padding included), or percent of the run",
+        "'1024 for 20%'; a duration in updates, tokens (of the batches, padding included), or percent of the run; none for no "
+        "ramp, where a recipe has one",
         metavar="STAGE",
     )
     length_ramp: tuple[LengthStage, ...] = setting(
@@ -69,3 +74,14 @@ class RampSettings:
         "is that of --seq-length, and other lengths have it in proportion",
         metavar="STAGE",
     )
+
+    def __post_init__(self) -> None:
+        for name in ("batch_ramp", "length_ramp"):
+            stages = getattr(self, name)
+            if NONE not in stages:
+                continue
+            if len(stages) > 1:
+                raise UserError(
+                    f"--{name.replace('_', '-')}: {NONE} stands alone: give it, or the stages"
+                )
+            object.__setattr__(self, name, ())
