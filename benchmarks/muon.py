@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.communication import Gradients, one_update, slowest
+from benchmarks.communication import one_update, slowest
 from benchmarks.steps.batches import RealBatches
 from benchmarks.steps.rounds import environment, markdown_table, turns, write_json
 from megabert.common.log import run_command
@@ -70,13 +71,36 @@ RULES = ("adamw", "lamb", "muon")
 # ------------------------------------------------------------------ bytes and time
 
 
+class SummedModules(nn.Module):
+    """A model under a loss that is the sum of its parameters, each added by the module that owns it.
+
+    ZeRO 3 gathers a module's weights when it is called.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+        for module in self.owners:
+            module.forward = partial(_sum_of_own, module)
+
+    def forward(self) -> Tensor:
+        """A scalar whose gradient is 1 for every parameter."""
+        return torch.stack([module() for module in self.owners]).sum()
+
+
+def _sum_of_own(module: nn.Module) -> Tensor:
+    parts = [p.sum(dtype=torch.float32) for p in module.parameters(recurse=False)]
+    return torch.stack(parts).sum()
+
+
 def make_engine(
     world: launch.World, rule: str, stage: int, arguments: argparse.Namespace
 ) -> TrainingEngine:
     """An engine over the parameters of the model."""
     ranks = world.topology.data_parallel
     return build_engine(
-        Gradients(BertForPreTraining(model_config(arguments.model), world.tp)),
+        SummedModules(BertForPreTraining(model_config(arguments.model), world.tp)),
         world,
         OptimizerSettings(
             optimizer=rule, schedule="constant", steps=10**6, lr=1e-4, warmup_fraction=0.0
