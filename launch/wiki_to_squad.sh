@@ -7,7 +7,8 @@
 # Every stage is one command that writes one folder and reads only folders of stages before it. A
 # stage whose result exists is skipped, so a stopped run continues; remove a folder to
 # repeat its stage. The first stage that fails ends the script with that stage's exit status.
-# About ten minutes on two cores; no GPU and no network are needed.
+# It ends with the scores, the folder of the result, and a command to type next.
+# No GPU and no network are needed.
 set -euo pipefail
 if (($#)); then # no arguments are known: print the comment above
   sed -n '2,/^set/{s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
@@ -85,6 +86,8 @@ stage "8. the same fine-tuning from random weights" "$WORK/squad-scratch/results
 # --- the scores -----------------------------------------------------------------------------------
 python - "$WORK" <<'PYTHON'
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -93,4 +96,12 @@ print(f"\n{'development questions':<24}{'EM':>8}{'F1':>8}")
 for title, run in (("with pretraining", "squad"), ("from scratch", "squad-scratch")):
     scores = json.loads((work / run / "results.json").read_text(encoding="utf-8"))
     print(f"{title:<24}{scores['exact_match']:>8.1f}{scores['f1']:>8.1f}")
+
+asked = json.loads((work / "wiki" / "dev.json").read_text(encoding="utf-8"))["data"][0]["paragraphs"][0]
+inside = Path(sys.executable).is_relative_to(Path.cwd())
+command = [os.path.relpath(sys.executable) if inside else sys.executable, "launch/predict.py"]
+command += ["--checkpoint", str(work / "squad")]
+command += ["--question", asked["qas"][0]["question"], "--context", asked["context"]]
+print(f"\nresult   {work}: squad/ answers questions, huggingface/ is the pretrained model")
+print(f"next     {shlex.join(command)}")
 PYTHON
