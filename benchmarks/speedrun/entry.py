@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speedrun.prepared import VOCABULARY
+from benchmarks.speedrun.tracks import TRACKS
 from megabert.common.errors import UserError
 from megabert.common.files import sha256_of
 from megabert.common.yaml_text import read_yaml_value
+from megabert.config import flags
+from megabert.config.training import PretrainSettings
+from megabert.pretrain.settings import resolve_pretraining
 
 ENTRIES = Path(__file__).resolve().parent / "entries"
 OF_THE_RACE = frozenset({
-    "data", "weights", "eval_data", "steps", "train_tokens", "output", "seed", "data_seed", "weight_seed", "resume",
+    "data", "weights", "eval_data", "replay", "steps", "train_tokens", "output", "seed", "data_seed", "weight_seed", "resume",
     "init_from", "decay_from", "stop_after", "eval_interval", "eval_samples", "save_interval", "keep_last", "keep_every",
 })  # fmt: skip
 """Settings that the rules fix or the command sets."""
@@ -98,6 +102,20 @@ def read_entry(path: Path) -> Entry:
         for name in sorted(OF_THE_RACE.intersection(values)):
             raise UserError(f"{path}: settings.{section}.{name} is set by the speedrun; remove it")
     for track, steps in content.get("steps", {}).items():
+        if track not in TRACKS:
+            raise UserError(f"{path}: steps.{track}: expected one of {', '.join(TRACKS)}")
         if type(steps) is not int or steps < 1:
             raise UserError(f"{path}: steps.{track}: expected a whole number from 1")
+    _check_settings(content, path)
     return Entry(path.stem, content["about"].strip(), **{k: v for k, v in content.items() if k != "about"})  # fmt: skip
+
+
+def _check_settings(content: dict[str, Any], path: Path) -> None:
+    """Refuse what launch/pretrain.py would refuse, and a score of weights that the run does not have."""
+    try:
+        layer = flags.layer_of(content["settings"], PretrainSettings, "settings")
+        settings = resolve_pretraining(flags.Given(file=layer))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if content.get("weights") == "ema" and not settings.averaging.ema_decay:
+        raise UserError(f"{path}: weights: ema needs settings.averaging.ema_decay")

@@ -38,6 +38,11 @@ def fitted_steps(race: Race) -> tuple[int, dict[str, Any]]:
     Raises:
         UserError: the run fails, or one update takes more than the budget.
     """
+    ramps = race.entry.settings.get("ramps", {})
+    if any(ramps.get(name) for name in ("batch_ramp", "length_ramp")):
+        raise UserError(
+            f"{race.entry.name}: its updates change in the run, which --fit cannot measure: give --steps N"
+        )
     folder = race.folder / "fit"
     if folder.exists():
         remove_folder(folder)

@@ -112,7 +112,8 @@ def open_race(given: argparse.Namespace) -> Race:
     }  # fmt: skip
     journal: dict[str, Any] = {**identity, "pieces": [], "points": {}, "scores": {}}
     if (folder / JOURNAL).is_file():
-        journal = read_json_object(folder / JOURNAL)
+        found = read_json_object(folder / JOURNAL)
+        journal = found if found["pieces"] else journal
         for name, value in identity.items():
             if journal[name] != value:
                 raise UserError(
@@ -129,8 +130,13 @@ def race(given: argparse.Namespace) -> int:
     """The command ``run``."""
     stop_watch().resumable("; continue with the same command")
     run = open_race(given)
+    if given.steps is not None and given.fit:
+        raise UserError("--steps and --fit: give one of them")
+    if "steps" not in run.journal and not given.fit:
+        given.steps = given.steps or _declared_steps(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / CONFIG, yaml.safe_dump(run.entry.settings, sort_keys=False))
+    run.save()
     _set_steps(run, given.steps, given.fit)
     deadline = time.monotonic() + 60 * given.max_minutes if given.max_minutes else None
     if not run.journal.get("finished"):
@@ -144,20 +150,23 @@ def race(given: argparse.Namespace) -> int:
     return 0
 
 
+def _declared_steps(run: Race) -> int:
+    """The entry's updates for the track, of which a small scale takes its part."""
+    steps = (run.entry.steps or {}).get(run.track.name)
+    if steps is None:
+        raise UserError(
+            f"{run.entry.name} has no steps for {run.track.name}: give --steps N or --fit"
+        )
+    return max(1, round(steps * run.scale))
+
+
 def _set_steps(run: Race, steps: int | None, fit: bool) -> None:
-    """The number of updates: as journalled, given, fitted, or from the entry."""
+    """The number of updates: as journalled, given, or fitted."""
     known = run.journal.get("steps")
     if known is not None:
         if steps not in (None, known):
             raise UserError(f"--steps {steps}: {run.folder} has a run of {known} updates")
         return
-    if steps is None and not fit:
-        steps = (run.entry.steps or {}).get(run.track.name)
-        if steps is None:
-            raise UserError(
-                f"{run.entry.name} has no steps for {run.track.name}: give --steps N or --fit"
-            )
-        steps = max(1, round(steps * run.scale))
     if fit:
         steps, run.journal["fit"] = fitted_steps(run)
     run.journal["steps"] = steps

@@ -222,7 +222,7 @@ def read_yaml(path: Path, cls: type) -> SettingsLayer:
     try:
         if str(path) in named and not path.exists():
             path = named[str(path)]
-        content = read_yaml_value(path)
+        return layer_of(read_yaml_value(path), cls, str(path))
     except FileNotFoundError as error:
         others = f", or a recipe ({', '.join(named)})" if named else ""
         raise UserError(
@@ -232,9 +232,13 @@ def read_yaml(path: Path, cls: type) -> SettingsLayer:
         raise UserError(f"--config {path}: {error.strerror}; name a readable YAML file") from error
     except UserError as error:
         raise UserError(f"--config {error}") from error
+
+
+def layer_of(content: object, cls: type, file: str) -> SettingsLayer:
+    """The settings that a file has as sections; an unknown section or setting is an error that names it."""
     known_sections = sections(cls)
     if not isinstance(content, Mapping):
-        raise UserError(f"--config {path}: expected sections {', '.join(known_sections)}")
+        raise UserError(f"{file}: expected sections {', '.join(known_sections)}")
     values: Values = {}
     problems: list[str] = []
     for name, body in content.items():
@@ -252,8 +256,8 @@ def read_yaml(path: Path, cls: type) -> SettingsLayer:
             ]
             values[str(name)] = dict(body)
     if problems:
-        raise UserError(f"--config {path}: {'; '.join(problems)}")
-    return SettingsLayer(values, str(path))
+        raise UserError(f"{file}: {'; '.join(problems)}")
+    return SettingsLayer(values, file)
 
 
 def _section_of(key: object, known: Mapping[str, Any]) -> str:

@@ -297,6 +297,22 @@ def test_fit(
     assert not (tmp_path / "out" / "fit").exists()
 
 
+def test_a_run_without_a_length_leaves_nothing(
+    started_race: Callable[..., int], tmp_path: Path
+) -> None:
+    for wrong, message in (("", "no steps for cpu-10min"), ("--fit --steps 9", "give one of them")):
+        with pytest.raises(UserError, match=message):
+            started_race(wrong)
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "try.yaml").write_text(
+        "about: A try.\nranks: 1\nsettings: {ramps: {batch_ramp: [8 for 10%]}}\n"
+    )
+    with pytest.raises(UserError, match="which --fit cannot measure"):
+        started_race("--fit")
+    with pytest.raises(StoppedOnRequest):
+        started_race("--steps 24")
+
+
 # ---------------------------------------------------------------- entries, records, page
 
 
@@ -321,6 +337,14 @@ def test_entries_are_settings(path: Path, tmp_path: Path) -> None:
         ("about: x\nsettings: {model: bert-tiny}\n", "settings.model: expected settings"),
         ("about: x\nsettings: {run: {seed: 3}}\n", "settings.run.seed is set by the speedrun"),
         ("about: x\nsettings: {}\nsteps: {cpu-1h: 0}\n", "steps.cpu-1h: expected a whole number"),
+        ("about: x\nsettings: {}\nsteps: {cpu-1m: 5}\n", "steps.cpu-1m: expected one of cpu-1h"),
+        ("about: x\nsettings: {}\nweights: ema\n", "ema needs settings.averaging.ema_decay"),
+        ("about: x\nsettings: {data: {replay: [x]}}\n", "settings.data.replay is set by the speed"),
+        ("about: x\nsettings: {optimizer: {lrr: 1}}\n", "optimizer.lrr; did you mean 'lr'"),
+        (
+            "about: x\nsettings: {optimizer: {lr: x}}\n",
+            "settings: optimizer.lr x: expected a number",
+        ),
     ],
 )
 def test_wrong_entries(text: str, message: str, tmp_path: Path) -> None:
