@@ -106,7 +106,7 @@ def parameter_groups(
 
     Raises:
         UserError: the model has no trainable parameter, no parameter is left for a rule, or a rule
-            wants Muon for a parameter that is not a matrix.
+            wants Muon for a parameter that is not a matrix, or sets what its parameters do not use.
     """
     groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     matched: set[int] = set()
@@ -135,12 +135,19 @@ def parameter_groups(
         group["names"].append(name)
     if not groups:
         raise UserError("the model has no trainable parameter: unfreeze some before training")
+    found = [(number, plain, not other) for number, plain, other in groups]
     for number, rule in enumerate(own):
         if number not in matched:
             raise UserError(
                 f"parameter group {number + 1}: {rule.match!r} matches no parameter that "
                 "earlier groups left; "
                 "see the names in docs/design/architecture.md"
+            )
+        moments = [key for key in MOMENTS if getattr(rule, key) is not None]
+        if moments and all(is_matrix for n, _, is_matrix in found if n == number):
+            raise UserError(
+                f"parameter group {number + 1}: {rule.match!r} sets {', '.join(moments)}, and matches only "
+                "matrices of Muon, which do not use it; leave it out, or add muon: false"
             )
     return [groups[key] for key in sorted(groups)]
 

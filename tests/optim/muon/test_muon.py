@@ -118,6 +118,21 @@ def test_which_parameters() -> None:
         parameter_groups(model, 0.01, own=[GroupRule("^0", muon=True)], matrices=is_hidden_matrix)
 
 
+def test_moments_of_matrices_alone_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for rule in (
+        GroupRule("weight", beta1=0.8, muon=True),
+        GroupRule("weight", eps=1e-8, muon=True),
+    ):
+        with pytest.raises(UserError, match="matches only matrices of Muon"):
+            parameter_groups(model, 0.01, own=[rule], matrices=is_hidden_matrix)
+    for rule in (GroupRule("^0", beta1=0.8, muon=None), GroupRule("weight", beta1=0.8, muon=False)):
+        assert any(
+            group.get("beta1") == 0.8
+            for group in parameter_groups(model, 0.01, own=[rule], matrices=is_hidden_matrix)
+        )
+
+
 def test_half_precision_weights_are_refused() -> None:
     parameter = nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))
     parameter.grad = torch.ones_like(parameter)
