@@ -27,6 +27,7 @@ from megabert.config.sections.averaging import AveragingSettings
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.replacing import without_replaced
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
 from megabert.config.training import (
@@ -178,6 +179,7 @@ def read_flags(given: Given) -> PlanFlags:
     Raises:
         UserError: a wrong value.
     """
+    given = without_replaced(given)
     chosen = flags.build(PlanFlags, given.file, given.flags)
     published = {"optimizer": {"optimizer": RECIPES[chosen.run.phase].optimizer}}
     layers, path = [SettingsLayer(published)], chosen.parallel.deepspeed_config

@@ -19,6 +19,7 @@ from megabert.config.flags import Given, SettingsLayer
 from megabert.config.recipes import CONTINUE, RECIPES
 from megabert.config.run_config import with_own_output
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.replacing import without_replaced
 from megabert.config.training import (
     DEFAULT_MODEL,
     DataSettings,
@@ -35,7 +36,6 @@ from megabert.pretrain.lengths.durations import (
     check_schedule,
     curve_of,
     run_lengths,
-    without_replaced,
 )
 
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}

@@ -156,6 +156,17 @@ def test_a_command_of_pretraining_and_its_config_can_be_planned(
     command.main(["--config", str(printed), "--gpus", "2", "--json"])
 
 
+def test_a_flag_replaces_the_length_of_a_recipe(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--recipe", "crammed-24h", "--batch-ramp", "none", "--gpus", "1", "--json"]
+    for more, steps in (([], 10_376), (["--steps", "100"], 100)):
+        command.main([*asked, *more])
+        assert json.loads(capsys.readouterr().out)["recipe"]["steps"] == steps
+    with pytest.raises(UserError, match="the same in two ways"):
+        command.main([*asked, "--steps", "100", "--train-tokens", "1e9"])
+
+
 def test_exit_status(root: Path) -> None:
     script = str(root / "launch" / "plan.py")
     done = subprocess.run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -16,15 +15,10 @@ from megabert.common.errors import UserError
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.sections.branch_point import BranchPoint, read_branch_point
 from megabert.config.sections.duration import Duration, read_duration
+from megabert.config.sections.replacing import REPLACES
 from megabert.config.training import PretrainSettings, ResolvedSettings
 from megabert.optim.curve import WITH_A_FLOOR, Curve
 
-_REPLACES = {
-    ("schedule", "train_tokens"): "steps",
-    ("schedule", "decay_from"): "steps",
-    ("schedule", "warmup"): "warmup_fraction",
-}
-"""Settings -> the setting of ``optimizer`` that they replace."""
 _ONLY_WSD = ("decay", "decay_duration")
 
 
@@ -40,37 +34,11 @@ class Positions(Protocol):
         ...
 
 
-def without_replaced(given: Given) -> Given:
-    """``given``, where a flag replaces what ``--config`` says in another unit.
-
-    Raises:
-        UserError: one source gives both.
-    """
-    values = {section: dict(body) for section, body in given.file.values.items()}
-    for (section, name), other in _REPLACES.items():
-        for layer in (given.file, given.flags):
-            if layer.sets(section, name) and layer.sets("optimizer", other):
-                one, two = (
-                    _named(layer, *place) for place in ((section, name), ("optimizer", other))
-                )
-                raise UserError(f"{one} and {two} say the same in two ways: give one of them")
-        if given.flags.sets(section, name):
-            values.get("optimizer", {}).pop(other, None)
-        if given.flags.sets("optimizer", other):
-            values.get(section, {}).pop(name, None)
-    file = SettingsLayer(values, given.file.file, given.file.names)
-    return replace(given, file=file)
-
-
-def _named(layer: SettingsLayer, section: str, name: str) -> str:
-    return f"{layer.file}: {section}.{name}" if layer.file else f"--{name.replace('_', '-')}"
-
-
 def derived(settings: PretrainSettings) -> list[tuple[str, str]]:
     """(section, setting) of what follows from another setting, and is not recorded."""
     return [
         ("optimizer", other)
-        for (section, name), other in _REPLACES.items()
+        for (section, name), other in REPLACES.items()
         if getattr(getattr(settings, section), name) is not None
     ]
 
