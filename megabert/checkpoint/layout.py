@@ -109,6 +109,8 @@ class Layout:
         hidden = [name for name in differing if name not in described]
         if set(differing) & described and "optimizer" not in hidden:
             hidden = []  # then other partitions and wrappers are expected
+        if "states" in hidden and "slices" in hidden:
+            hidden.remove("slices")  # which name the states too
         words = {
             "optimizer": f"optimizer {self.optimizer} -> {other.optimizer}",
             "wrapper": f"DeepSpeed's {self.wrapper} -> {other.wrapper}",

@@ -177,7 +177,7 @@ def read_flags(given: Given) -> PlanFlags:
     A micro batch of ``--config`` that does not fit the number of devices is left out.
 
     Raises:
-        UserError: a wrong value.
+        UserError: a wrong value, or a decay branch of unknown length.
     """
     given = without_replaced(given)
     chosen = flags.build(PlanFlags, given.file, given.flags)
@@ -186,6 +186,11 @@ def read_flags(given: Given) -> PlanFlags:
     if path is not None:
         layers.append(deepspeed_layer(read_deepspeed_config(path), path))
     chosen = flags.build(PlanFlags, *layers, given.file, given.flags)
+    if chosen.schedule.decay_from is not None and chosen.optimizer.steps is None:
+        raise UserError(
+            f"--decay-from {chosen.schedule.decay_from}: the planner reads no run, and a branch's length follows "
+            "from it; give all settings with --config RUN/config.yaml, and the updates to plan with --steps"
+        )
     batch, ranks = chosen.batch, chosen.machine.gpus // chosen.parallel.tensor_parallel
     if batch.global_batch_size is None or batch.micro_batch_size is None:
         return chosen

@@ -101,6 +101,11 @@ def test_local_heads_begin_at_one_neighbour_each(share: float, expected: list[in
     assert torch.equal(initial_tensor("mlm.bias", (304,), config, 1, "normal", 1), torch.zeros(304))
 
 
+def test_a_share_of_less_than_one_head_is_refused() -> None:
+    with pytest.raises(UserError, match=r"less than one; give at least 0\.25"):
+        weights(small("nezha-tiny"), "normal", local_heads=0.2)
+
+
 def test_local_heads_need_relative_positions() -> None:
     with pytest.raises(UserError, match="--init-local-heads needs relative positions"):
         weights(small(), "normal", local_heads=0.5)

@@ -61,6 +61,13 @@ def test_a_model_to_start_from_needs_a_shape(command: ModuleType) -> None:
     assert command.main([*start, "--model", "bert-mini"]) == 0
 
 
+def test_a_decay_branch_needs_a_length(command: ModuleType) -> None:
+    branch = ["--model", "bert-mini", "--decay-from", "runs/stable@20"]
+    with pytest.raises(UserError, match=r"the planner reads no run.* --steps"):
+        command.main(branch)
+    assert command.main([*branch, "--steps", "22"]) == 0
+
+
 def test_only_a_recommendation_has_to_fit(
     command: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

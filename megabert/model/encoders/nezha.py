@@ -103,7 +103,13 @@ class Nezha(EncoderVariant):
         most, waves = config.max_relative_position, _waves(config.head_size)
         gain = _LOCAL_SCORE * math.sqrt(config.head_size) / waves.sum()
         bias = torch.zeros(config.num_attention_heads, config.head_size, dtype=torch.float64)
-        for head in range(int(share * config.num_attention_heads)):
+        heads = int(share * config.num_attention_heads)
+        if share and not heads:
+            raise UserError(
+                f"--init-local-heads {share:g}: of {config.num_attention_heads} heads that is less than one; "
+                f"give at least {1 / config.num_attention_heads:g}, or leave it out"
+            )
+        for head in range(heads):
             distance = head // 2 + 1
             angles = waves * (most + (distance if head % 2 else -distance))
             bias[head] = (
