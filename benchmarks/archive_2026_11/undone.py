@@ -118,11 +118,13 @@ def _attention(
 
 
 def _loss(
-    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocab_size: int, _: Any
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, vocabulary: Any
+) -> cross_entropy.VocabularyLoss:
     (logits,) = linear.column_linear(x, [weight], [bias], modules.TensorParallel())
-    logits = logits[:, :vocab_size].float()
-    return F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) == labels).sum()
+    logits = logits[:, : vocabulary.size].float()
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    correct = (logits.argmax(1) == labels).sum().float()
+    return cross_entropy.VocabularyLoss(loss, correct, torch.zeros_like(loss))
 
 
 @contextlib.contextmanager
@@ -168,7 +170,7 @@ UNDONE: dict[str, Undo] = {
     "all rows, last layer": all_rows,
     "torch's elementwise": torch_elementwise,
     "torch's attention": lambda: mock.patch.object(modules, "attention", _attention),
-    "loss by two copies": lambda: mock.patch.object(heads, "linear_cross_entropy", _loss),
+    "loss by two copies": lambda: mock.patch.object(heads, "vocabulary_loss", _loss),
     GIVEN_BACK: memory_given_back,
     LIBRARY: library_products,
 }
