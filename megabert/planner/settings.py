@@ -189,7 +189,7 @@ def read_flags(given: Given) -> PlanFlags:
     if chosen.schedule.decay_from is not None and chosen.optimizer.steps is None:
         raise UserError(
             f"--decay-from {chosen.schedule.decay_from}: the planner reads no run, and a branch's length follows "
-            "from it; give all settings with --config RUN/config.yaml, and the updates to plan with --steps"
+            "from it; plan with --config RUN/config.yaml, of the stable run or the branch, and --steps"
         )
     batch, ranks = chosen.batch, chosen.machine.gpus // chosen.parallel.tensor_parallel
     if batch.global_batch_size is None or batch.micro_batch_size is None:

@@ -61,11 +61,13 @@ def test_a_model_to_start_from_needs_a_shape(command: ModuleType) -> None:
     assert command.main([*start, "--model", "bert-mini"]) == 0
 
 
-def test_a_decay_branch_needs_a_length(command: ModuleType) -> None:
-    branch = ["--model", "bert-mini", "--decay-from", "runs/stable@20"]
-    with pytest.raises(UserError, match=r"the planner reads no run.* --steps"):
-        command.main(branch)
-    assert command.main([*branch, "--steps", "22"]) == 0
+def test_a_decay_branch_needs_a_length(command: ModuleType, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("model: {model: bert-mini}\nschedule: {decay_from: runs/stable@20}\n")
+    for branch in (["--decay-from", "runs/stable@20"], ["--config", str(config)]):
+        with pytest.raises(UserError, match=r"runs/stable@20: the planner reads no run.* --steps"):
+            command.main(branch)
+    assert command.main(["--config", str(config), "--steps", "22"]) == 0
 
 
 def test_only_a_recommendation_has_to_fit(
