@@ -31,7 +31,7 @@ from benchmarks.speedrun.score import CURVE_SHARE, HeldOut, score
 from benchmarks.speedrun.tracks import Track, track_named
 from benchmarks.steps.runs import PRETRAIN
 from megabert.checkpoint.record import whole_checkpoints
-from megabert.common.errors import StoppedOnRequest, UserError
+from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.common.files import remove_folder, write_json, write_text
 from megabert.common.json_text import read_json_object
 from megabert.common.log import get_logger
@@ -42,7 +42,7 @@ from megabert.common.storage import require_writable
 JOURNAL, CONFIG, RUN, LOG = "speedrun.json", "config.yaml", "run", "log"
 SAVED_EVERY = 5.0
 _LOOK = 0.25
-_STOPPED = 3
+_REFUSED, _STOPPED = 2, 3
 
 
 @dataclass
@@ -177,7 +177,8 @@ def _train(run: Race, deadline: float | None) -> None:
     """One piece: until the last update, the deadline, or the end of the budget.
 
     Raises:
-        UserError: the run failed, or the budget is used up.
+        UserError: the run refused its settings.
+        TrainingStopped: the run failed, or the budget is used up.
         StoppedOnRequest: the deadline.
     """
     steps = run.journal["steps"]
@@ -210,7 +211,7 @@ def _train(run: Race, deadline: float | None) -> None:
     if over or run.used > run.budget:
         run.journal["finished"] = False
         run.save()
-        raise UserError(
+        raise TrainingStopped(
             f"over the budget after update {_last_step(run)} of {steps}: {run.used:,.0f} of {run.budget:,.0f} "
             f"{run.track.unit}; start again with fewer --steps, or with --fit, in a new folder"
         )
@@ -219,7 +220,8 @@ def _train(run: Race, deadline: float | None) -> None:
             f"{run.used:,.0f} of {run.budget:,.0f} {run.track.unit} are used; continue with the same command"
         )
     if ranks.status:
-        raise UserError(f"the run ended with exit status {ranks.status}: see {run.folder / LOG}")
+        error = UserError if ranks.status == _REFUSED else TrainingStopped
+        raise error(f"the run ended with exit status {ranks.status}: see {run.folder / LOG}")
 
 
 def _note(run: Race, piece: dict[str, Any], ranks: Ranks) -> None:

@@ -33,7 +33,7 @@ from benchmarks.speedrun.held_out import (
 from benchmarks.speedrun.ranks import Ranks
 from benchmarks.speedrun.score import HeldOut, rows_of, score
 from benchmarks.speedrun.tracks import TRACKS
-from megabert.common.errors import StoppedOnRequest, UserError
+from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.config import flags
 from megabert.config.model import ModelConfig
 from megabert.config.training import PretrainSettings
@@ -280,7 +280,7 @@ def test_over_the_budget(started_race: Callable[..., int], tmp_path: Path) -> No
     """A run stops at the end of its budget, and is not scored; the time of all pieces counts."""
     with pytest.raises(StoppedOnRequest):
         started_race("--steps 100000 --scale 0.0005")  # 0.6 s
-    with pytest.raises(UserError, match=r"over the budget .* of 100000: 1 of 1 seconds"):
+    with pytest.raises(TrainingStopped, match=r"over the budget .* of 100000: 1 of 1 seconds"):
         started_race("--scale 0.0005")
     assert not journal(tmp_path)["finished"]
 
