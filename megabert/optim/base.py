@@ -105,18 +105,24 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """:meth:`update` of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state_of(parameter, group)
-                    state["step"] += 1
-                    self.update(parameter, state, group)
+            # Under ZeRO 3 a group is empty except in its turn, on every rank alike.
+            if group["params"]:
+                self._step_group(group)
         return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        """:meth:`update` of the group's parameters; a rule that sums over ranks replaces it."""
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                state = self.state_of(parameter, group)
+                state["step"] += 1
+                self.update(parameter, state, group)
 
     def state_of(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """The state of a group's parameter; made (step 0) on the first call."""

@@ -37,10 +37,10 @@ A backend does the elementwise work (:mod:`megabert.optim.lamb.backend`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -155,29 +155,6 @@ class Lamb(ShardedOptimizer):
                     value = state_dict["state"].get(index, {}).get(key)
                     if value is not None:
                         self.state[parameter][key] = value.to(parameter.device, torch.float32)
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient.
-
-        Raises:
-            TypeError: a parameter of another kind than those above, or a sparse gradient.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            # Under ZeRO 3 a group is empty except in its turn, on every rank alike.
-            if group["params"]:
-                self._step_group(group)
-        return loss
 
     def tensor_norms(self) -> list[TensorNorms]:
         """Norms and ratios of the last update's adapted tensors; waits for the device.
