@@ -42,7 +42,8 @@ def build_model(
         )
     checkpointing = settings.parallel.activation_checkpointing
     model = task.build_model(config, world.tp, DropoutSeeds(place.seed), checkpointing)
-    initialize_weights(model, config, place.seed)
+    drawn = settings.initial_weights
+    initialize_weights(model, config, place.seed, drawn.init_scheme, drawn.init_local_heads)
     if place.random_init:
         log.info("random weights with the shapes of %s", source.origin)
     else:

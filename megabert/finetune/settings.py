@@ -27,6 +27,7 @@ from megabert.config.numbers import (
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.run_config import with_own_output
+from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.training import (
     BatchSettings,
@@ -116,6 +117,7 @@ class FinetuneSettings(_FirstSection):
     :func:`finetune_settings` gives the class with the sections of the registered tasks.
     """
 
+    initial_weights: InitialWeightSettings
     selection: SelectionSettings
     batch: FinetuneBatchSettings
     optimizer: FinetuneOptimizerSettings
@@ -194,6 +196,7 @@ class ResolvedFinetuning:
 
     task: ResolvedTask
     of_tasks: dict[str, Any]
+    initial_weights: InitialWeightSettings
     selection: SelectionSettings
     batch: FinetuneBatchSettings
     optimizer: ResolvedFinetuneOptimizer
@@ -243,6 +246,11 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
         raise UserError("none of --train, --eval and --test is given: there is nothing to do")
     if task.random_init and task.train is None:
         raise UserError("--random-init on needs --train: random weights are not worth scoring")
+    if settings.initial_weights.init_local_heads and not task.random_init:
+        raise UserError(
+            "--init-local-heads is for random weights, and --checkpoint's are used: leave it out, or give "
+            "--random-init on"
+        )
     if settings.parallel.sequence_parallel:
         raise UserError("--sequence-parallel on is only for pretraining; leave it out")
     if given.flags.sets("optimizer", "lr") and given.flags.sets("selection", "lrs"):
@@ -253,6 +261,7 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
     return ResolvedFinetuning(
         task=flags.narrow_section(ResolvedTask, task),
         of_tasks={name: getattr(settings, name) for name in settings_sections()},
+        initial_weights=settings.initial_weights,
         selection=settings.selection,
         batch=settings.batch,
         optimizer=flags.narrow_section(ResolvedFinetuneOptimizer, settings.optimizer),

@@ -30,6 +30,7 @@ FINETUNE, PERPLEXITY = "finetune", "pseudo-perplexity"
 
 _OF_THE_COMMAND = {
     "task": {"checkpoint", "output", "test", "random_init", "log_interval"},
+    "initial_weights": {"init_scheme", "init_local_heads"},
     "selection": {"lrs", "resume"},
     "parallel": {
         "tensor_parallel", "sequence_parallel", "deepspeed_config", "self_test", "hang_timeout",

@@ -45,6 +45,12 @@ def single(place: Path) -> list[Any]:
         values(place, "random", task={**still, "random_init": True}),
         values(place, "half", task=still, parallel={"precision": "bf16"}),
         values(place, "one-of-6", task=still, batch=six),
+        values(
+            place,
+            "random-scheme",
+            task={**still, "random_init": True},
+            initial_weights={"init_scheme": "width-aware"},
+        ),
     )
 
 
@@ -84,6 +90,7 @@ def test_dropout_is_reproducible_and_random_weights_differ(place: Path, single: 
     assert losses(place / "again-1") == losses(place / "again-2")
     assert losses(place / "again-1") != losses(place / "one")
     assert losses(place / "random") != losses(place / "one")
+    assert losses(place / "random-scheme") != losses(place / "random")
     assert losses(place / "half") == pytest.approx(losses(place / "one"), rel=2e-2)
 
 
@@ -104,7 +111,7 @@ def test_any_division_gives_the_same_run(
     parallel: dict[str, Any],
     batch: dict[str, Any],
 ) -> None:
-    assert len(single) == 8
+    assert len(single) == 9
     settings = values(place, name, task={"dropout": 0.0}, parallel=parallel, batch=batch)
     assert in_world(ranks, settings)[0]["world_size"] == ranks
     assert losses(place / name) == pytest.approx(losses(place / reference), rel=2e-6)
@@ -135,6 +142,11 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(place: Path) -> None:
         "--checkpoint is missing": {"task": {"checkpoint": None}},
         "there is nothing to do": {"task": {"train": None, "eval": None}},
         "has no head for --task squad (its head: pretraining)": {"task": {"train": None}},
+        "--init-local-heads is for random weights": {"initial_weights": {"init_local_heads": 0.5}},
+        "needs a model with relative positions": {
+            "task": {"random_init": True},
+            "initial_weights": {"init_local_heads": 0.5},
+        },
         "is a file; name a new folder": {"task": {"output": str(place / "train.json")}},
     }
     messages = in_world(1, *(values(place, "wrong", **case) for case in cases.values()))

@@ -130,8 +130,8 @@ class EncoderVariant(EncoderDeclaration, ABC):
             UserError: attention of this encoder has no vectors for distances that a bias could point at.
         """
         raise UserError(
-            f"model {config.name}: --init-local-heads needs relative positions; add --position-embeddings "
-            "relative, or leave it out"
+            f"model {config.name}: --init-local-heads needs a model with relative positions "
+            "(pretraining: --position-embeddings relative); leave it out for this one"
         )
 
     @abstractmethod

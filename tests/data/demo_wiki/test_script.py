@@ -24,8 +24,9 @@ with open(os.environ["CALLS"], "a") as calls:
 output = Path(words[words.index("--output") + 1])
 output.mkdir(parents=True)
 asked = {{"qas": [{{"question": "Who's it?"}}], "context": "It is Bo."}}
-scores = {{"exact_match": 90.04 if output.name == "squad" else 18.0, "f1": 91.5}}
-contents = {{"dev.json": {{"data": [{{"paragraphs": [asked]}}]}}, "results.json": scores}}
+exact = {{"mean": 90.04 if output.name == "squad" else 18.0, "std": 1.26}}
+results = {{"scores": {{"exact_match": exact, "f1": {{"mean": 91.5, "std": 0.04}}}}, "best_run": "seed-1"}}
+contents = {{"dev.json": {{"data": [{{"paragraphs": [asked]}}]}}, "results.json": results}}
 for name in ("dev.json", "vocab.txt", "manifest.json", "config.json", "results.json"):
     (output / name).write_text(json.dumps(contents.get(name)))
 """
@@ -73,19 +74,21 @@ def test_commands_and_the_end(tmp_path: Path) -> None:
             main = pretrain if command == "launch/pretrain.py" else finetune
             assert main([*call[call.index(command) + 1 :], "--print-config"]) == 0
     one, other = ([w for w in c[5:] if not w.startswith(str(work / "squad"))] for c in calls[-2:])
-    assert [word for word in other if word not in ("--random-init", "on")] == one
+    random = other.index("--random-init")
+    assert other[random : random + 3] == ["--random-init", "on", "--init-local-heads"]
+    assert other[:random] + other[random + 4 :] == one
     assert printed[-6:] == [
-        f"{'development questions':<24}      EM      F1",
-        f"{'with pretraining':<24}    90.0    91.5",
-        f"{'from scratch':<24}    18.0    91.5",
+        f"{'mean ± deviation of seeds':<28}          EM          F1",
+        f"{'from random weights':<28}  18.0 ± 1.3  91.5 ± 0.0",
+        f"{'with pretraining':<28}  90.0 ± 1.3  91.5 ± 0.0",
         "",
-        f"result   {work}: squad/ answers questions, huggingface/ is the pretrained model",
+        f"result   {work}: squad/seed-1/ answers questions, huggingface/ is the pretrained model",
         f"next     {printed[-1][9:]}",
     ]
     words = shlex.split(printed[-1][9:])
     assert (ROOT / words[0]).samefile(sys.executable)
     assert words[1:] == [
-        *("launch/predict.py", "--checkpoint", str(work / "squad")),
+        *("launch/predict.py", "--checkpoint", str(work / "squad" / "seed-1")),
         *("--question", "Who's it?", "--context", "It is Bo."),
     ]
     again, printed_again = _demo(tmp_path)
