@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from megabert.common.errors import UserError
 from megabert.config.model import ModelConfig
-from megabert.convert import own_weights
 from megabert.convert.check import our_side
 from megabert.convert.huggingface import config as bert_config
 from megabert.convert.huggingface import model as huggingface
@@ -24,7 +23,7 @@ from megabert.convert.run import ConversionRequest, convert
 from megabert.convert.whole_model import ENCODER_ONLY, empty_model, loaded_model
 from megabert.data.tokenizers.load import load_tokenizer
 from megabert.model.head_registry import Head
-from megabert.model.heads import MASKED_LM, NEXT_SENTENCE, PRETRAINING, BertForPreTraining
+from megabert.model.heads import MASKED_LM, NEXT_SENTENCE, PRETRAINING
 from megabert.model.task_heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
@@ -240,15 +239,20 @@ def test_hidden_states_are_those_of_the_published_code(tmp_path: Path, make: Any
     ],
     ids=lambda value: str(value),
 )
+@pytest.mark.parametrize("norm", ["post", "pre"])
 def test_every_head_runs_in_transformers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head, labels: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: Head, labels: int, norm: Any
 ) -> None:
     """The folder's own code, found by the automatic class, gives our outputs, with padding too."""
     import transformers
     from transformers import dynamic_module_utils
 
     config = ModelConfig(
-        name="toy", **SIZES, position_embeddings="relative", max_relative_position=MOST
+        name="toy",
+        **SIZES,
+        norm=norm,
+        position_embeddings="relative",
+        max_relative_position=MOST,
     )
     generator = torch.Generator().manual_seed(7)
     tensors = {
@@ -275,6 +279,9 @@ def test_every_head_runs_in_transformers(
         if expected.shape[:2] == real.shape:
             expected, found = expected[real], found[real]
         assert (expected - found).abs().max() < 1e-5 * expected.abs().max().clamp(min=1), name
+    again = huggingface.read(tmp_path / "out")
+    assert again.config.norm == norm
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in tensors.items())
 
 
 def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
@@ -289,16 +296,13 @@ def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
     assert "class NezhaModel" in (tmp_path / "out" / "modeling_nezha.py").read_text()
 
 
-def test_what_nobody_can_hold(tmp_path: Path) -> None:
-    """Relative positions with LayerNorm in front have no class; a table in a BERT folder is needed."""
-    config = ModelConfig(
-        name="toy", **SIZES, norm="pre", position_embeddings="relative", max_relative_position=4
-    )
-    weights = {n: p.detach() for n, p in BertForPreTraining(config).named_parameters()}
-    save_weights(tmp_path / "run", config, weights, None)
-    with pytest.raises(UserError, match=r"no encoder like this one \(nezha, norm 'pre'\)"):
-        convert(ConversionRequest("megabert", tmp_path / "run", "huggingface", tmp_path / "out"))
-    assert own_weights.read(tmp_path / "run").config == config
+def test_wrong_folders(tmp_path: Path) -> None:
+    """A place of the norms that is not known; a BERT folder without its position table."""
+    folder = folder_of(tmp_path / "sandwich", tensors("nezha"), model_type="nezha", norm="both")
+    with pytest.raises(
+        UserError, match=r"config\.json: norm is 'both'; megabert supports only post"
+    ):
+        huggingface.read(folder)
     folder = folder_of(tmp_path / "bert", tensors("bert"))
     with pytest.raises(UserError, match=r"missing tensors: 1 \(bert\.embeddings\.position_emb"):
         huggingface.read(folder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
@@ -21,6 +22,7 @@ def _position_table(config: ModelConfig) -> dict[str, Any]:
 
 def _relative_positions(config: ModelConfig) -> dict[str, Any]:
     return {
+        **({"norm": config.norm} if config.norm != "post" else {}),
         "max_relative_position": config.max_relative_position,
         "classifier_dropout": config.hidden_dropout_prob,
         "auto_map": AUTO_MAP,
@@ -34,7 +36,8 @@ class Family:
     Attributes:
         model_type: as in config.json, and as :meth:`EncoderVariant.transformers_type` gives it.
         class_prefix: beginning of the names of its classes.
-        norm: of :class:`ModelConfig`.
+        norm: of :class:`ModelConfig`; if there are two for a ``model_type``, the config.json says which
+            (``norm``; default ``post``).
         table: its tensors' names.
         own_fields: fields of config.json that not all families have.
         own_code: its classes are written next to the weights, because transformers has none.
@@ -52,6 +55,7 @@ FAMILIES = (
     Family("bert", "Bert", "post", names.BERT),
     Family("megatron-bert", "MegatronBert", "pre", names.MEGATRON_BERT),
     Family("nezha", "Nezha", "post", names.NEZHA, _relative_positions, own_code=True),
+    Family("nezha", "Nezha", "pre", names.PRE_NEZHA, _relative_positions, own_code=True),
 )
 
 
@@ -63,12 +67,38 @@ def family_of(config: ModelConfig) -> Family:
     """
     model_type = variant_of(config).transformers_type(config)
     for family in FAMILIES:
-        if family.model_type == model_type:
+        if (family.model_type, family.norm) == (model_type, config.norm):
             return family
     raise UserError(
         f"model {config.name}: transformers has no encoder like this one ({config.encoder}, norm "
         f"{config.norm!r}); use the megabert folder (--to megabert)"
     )
+
+
+def family_in(values: Mapping[str, Any], model_type: str, path: Path) -> Family:
+    """The family that a config.json names.
+
+    Args:
+        values: the JSON object.
+        model_type: its ``model_type``, or what takes its place.
+        path: the file, for messages.
+
+    Raises:
+        UserError: there is no such family.
+    """
+    found = [family for family in FAMILIES if family.model_type == model_type]
+    if not found:
+        known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
+        raise UserError(
+            f"{path}: model_type {model_type!r} is not supported; expected one of {known}"
+        )
+    if len(found) == 1:
+        return found[0]
+    norm = values.get("norm", "post")
+    for family in found:
+        if family.norm == norm:
+            return family
+    raise UserError(f"{path}: norm is {norm!r}; megabert supports only post and pre")
 
 
 def class_name(model: WholeModel) -> str:

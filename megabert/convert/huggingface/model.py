@@ -32,7 +32,7 @@ from megabert.convert.huggingface.config import (
     is_relative,
     read_object,
 )
-from megabert.convert.huggingface.families import FAMILIES, Family, class_name, family_of
+from megabert.convert.huggingface.families import Family, class_name, family_in, family_of
 from megabert.convert.huggingface.nezha_code import write_code
 from megabert.convert.huggingface.position_tables import take_position_tables
 from megabert.convert.huggingface.sentence_modules import sentence_modules
@@ -71,12 +71,7 @@ def read_folder_config(path: Path) -> tuple[ModelConfig, Family, dict[str, Any]]
     """
     values = read_object(path)
     model_type = "nezha" if is_relative(values) else values.get("model_type", "bert")
-    family = next((f for f in FAMILIES if f.model_type == model_type), None)
-    if family is None:
-        known = ", ".join(f.model_type for f in FAMILIES)
-        raise UserError(
-            f"{path}: model_type {model_type!r} is not supported; expected one of {known}"
-        )
+    family = family_in(values, str(model_type), path)
     return config_from(values, path, norm=family.norm), family, values
 
 

@@ -104,13 +104,18 @@ def _nezha(name: str) -> str:
     return name.replace("bert.", "nezha.", 1) if name.startswith("bert.") else name
 
 
+def _nezha_names(*tables: tuple[Name, ...]) -> tuple[Name, ...]:
+    return tuple(
+        replace(name, theirs=_nezha(name.theirs))
+        for table in tables
+        for name in table
+        if "position_embeddings" not in name.ours
+    )
+
+
 NEZHA = NameTable(
     "NEZHA (transformers, or its authors')",
-    tuple(
-        replace(name, theirs=_nezha(name.theirs))
-        for name in (*_EMBEDDINGS, *_LAYER, *_POST_NORMS, *_HEADS)
-        if "position_embeddings" not in name.ours
-    ),
+    _nezha_names(_EMBEDDINGS, _LAYER, _POST_NORMS, _HEADS),
     tuple(Copy(copy.theirs, _nezha(copy.of)) for copy in _COPIES),
     (*_SPELLINGS[:2], (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."), (r"^bert\.", "nezha.")),
     (
@@ -121,6 +126,14 @@ NEZHA = NameTable(
         ),
     ),
 )
+
+
+PRE_NEZHA = replace(
+    NEZHA,
+    format="pre-LN NEZHA (megabert's classes for transformers)",
+    names=_nezha_names(_EMBEDDINGS, _LAYER, _PRE_NORMS, _HEADS),
+)
+"""As Megatron-BERT places its norms."""
 
 
 def with_heads(table: NameTable, *heads: Head) -> NameTable:

@@ -125,5 +125,5 @@ class Nezha(EncoderVariant):
         return 2 * (4 * config.num_hidden_layers * config.hidden_size * tokens * rows)
 
     def transformers_type(self, config: ModelConfig) -> str | None:
-        """``nezha``, which transformers had up to its fourth version; post-LN only."""
-        return "nezha" if config.norm == "post" else None
+        """``nezha``, which transformers had up to its fourth version (there post-LN only)."""
+        return "nezha"
