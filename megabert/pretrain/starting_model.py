@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from megabert.checkpoint import resume
+from megabert.checkpoint.layout import Layout
 from megabert.checkpoint.record import Checkpoint
 from megabert.common.errors import UserError
 from megabert.common.log import get_logger
@@ -94,6 +95,11 @@ class StartingCheckpoint(StartingModel):
             " and moments" if settings.run.init_moments else "",
             self.checkpoint.folder,
         )
+        if Layout.from_record(self.checkpoint.record).has_average:
+            log.info(
+                "its averaged weights are not used: to start from them, give --init-from the output of "
+                "launch/convert.py --ema --to megabert"
+            )
 
 
 class StartingWeights(StartingModel):

@@ -81,6 +81,14 @@ def test_conversion_takes_the_average(straight: Path) -> None:
             assert torch.equal(model.tensors[name], wanted)
 
 
+def test_a_new_run_starts_from_the_trained_weights(
+    straight: Path, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [*SETTINGS, "--init-from", str(straight), "--stop-after", "1"]
+    train(shards, tmp_path / "run", *given, ranks=1)
+    assert "its averaged weights are not used" in capfd.readouterr().err
+
+
 def test_wrong_settings(tmp_path: Path) -> None:
     given = [*TINY, "--data", str(tmp_path), "--output", str(tmp_path / "run")]
     with pytest.raises(UserError, match=r"--eval-weights ema .* needs --ema-decay"):
