@@ -188,7 +188,7 @@ def open_run(
         checkpoint = find_checkpoint(output, resume, world)
         if checkpoint is None:
             broadcast_object(world, partial(_require_no_progress, output))
-            get_logger().info("--resume %s starts at step 0: %s", resume, reason)
+            get_logger().info("--resume %s finds nothing to resume: %s", resume, reason)
 
     def make() -> None:
         shutil.rmtree(output / RUN_MERGING, ignore_errors=True)

@@ -179,7 +179,7 @@ def test_a_new_run_says_why_it_starts_at_step_0(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert opened(tmp_path / "new") == "step 0"
-    assert "starts at step 0: there is no run in" in capfd.readouterr().err
+    assert "finds nothing to resume: there is no run in" in capfd.readouterr().err
     run = _run(tmp_path / "early", checkpoints=0)
     (run / "metrics.jsonl").write_text('{"step": 4}\n')
     assert opened(run) == "step 0"
