@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from benchmarks.speedrun.fit import FITTED_SHARE
 from megabert.common.errors import UserError
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Limits, NonNegativeInt, PositiveInt, Size
@@ -85,8 +86,9 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
         help="updates (default: the entry's for the track)",
     )  # fmt: skip
     parser.add_argument(
-        "--fit", action="store_true",
-        help="measure the speed first and set the updates so that 97 %% of the budget is used",
+        "--fit", type=ValueReader(Scale), nargs="?", const=FITTED_SHARE, metavar="SHARE",
+        help="measure the speed first and set the updates so that this share of the budget is used; on a shared "
+        f"machine, where updates become slower, give less (default: {FITTED_SHARE:g})",
     )  # fmt: skip
     parser.add_argument(
         "--scale", type=ValueReader(Scale), default=1.0, metavar="F",

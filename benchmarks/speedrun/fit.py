@@ -1,7 +1,8 @@
 """How many updates fit into the budget: measured before a run, which it is not part of.
 
 The entry trains in a folder that is removed afterwards, until updates have taken some processor time after the
-first one. What the start took, the mean of the updates, and an allowance for the checkpoints give the number that uses ``SHARE`` of the budget.
+first one. What the start took, the mean of the updates, and an allowance for the checkpoints give the number that
+uses a share of the budget.
 An entry whose updates change in the run (a batch or a length that grows) must declare its own number.
 """
 
@@ -19,8 +20,8 @@ from megabert.common.files import remove_folder
 if TYPE_CHECKING:
     from benchmarks.speedrun.race import Race
 
-SHARE = 0.97
-"""Of the budget that the updates and the start shall use."""
+FITTED_SHARE = 0.97
+"""Of the budget that the updates and the start use, unless the command says otherwise."""
 MEASURED = 1 / 60
 """Of the budget that is spent on measuring."""
 SAVING = 0.6
@@ -32,8 +33,8 @@ POINTS = 12
 _MANY = 1_000_000
 
 
-def fitted_steps(race: Race) -> tuple[int, dict[str, Any]]:
-    """The number of updates, and what was measured.
+def fitted_steps(race: Race, share: float) -> tuple[int, dict[str, Any]]:
+    """The number of updates that uses ``share`` of the budget, and what was measured.
 
     Raises:
         UserError: the run fails, or one update takes more than the budget.
@@ -74,7 +75,7 @@ def fitted_steps(race: Race) -> tuple[int, dict[str, Any]]:
     (first, begin), (last, end) = marks[0], marks[-1]
     each = (end - begin) / (last - first)
     start = max(0.0, begin - first * each)
-    steps = int((SHARE * race.budget - start - SAVING * (POINTS + 2)) / each)
+    steps = int((share * race.budget - start - SAVING * (POINTS + 2)) / each)
     if steps < 1:
         raise UserError(
             f"an update takes {each:.1f} s and the start {start:.0f} s: the budget has room for none"

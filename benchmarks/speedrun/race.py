@@ -130,9 +130,9 @@ def race(given: argparse.Namespace) -> int:
     """The command ``run``."""
     stop_watch().resumable("; continue with the same command")
     run = open_race(given)
-    if given.steps is not None and given.fit:
+    if given.steps is not None and given.fit is not None:
         raise UserError("--steps and --fit: give one of them")
-    if "steps" not in run.journal and not given.fit:
+    if "steps" not in run.journal and given.fit is None:
         given.steps = given.steps or _declared_steps(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / CONFIG, yaml.safe_dump(run.entry.settings, sort_keys=False))
@@ -160,15 +160,15 @@ def _declared_steps(run: Race) -> int:
     return max(1, round(steps * run.scale))
 
 
-def _set_steps(run: Race, steps: int | None, fit: bool) -> None:
-    """The number of updates: as journalled, given, or fitted."""
+def _set_steps(run: Race, steps: int | None, fit: float | None) -> None:
+    """The number of updates: as journalled, given, or fitted to this share of the budget."""
     known = run.journal.get("steps")
     if known is not None:
         if steps not in (None, known):
             raise UserError(f"--steps {steps}: {run.folder} has a run of {known} updates")
         return
-    if fit:
-        steps, run.journal["fit"] = fitted_steps(run)
+    if fit is not None:
+        steps, run.journal["fit"] = fitted_steps(run, fit)
     run.journal["steps"] = steps
     run.save()
 
@@ -213,7 +213,7 @@ def _train(run: Race, deadline: float | None) -> None:
         run.save()
         raise TrainingStopped(
             f"over the budget after update {_last_step(run)} of {steps}: {run.used:,.0f} of {run.budget:,.0f} "
-            f"{run.track.unit}; start again with fewer --steps, or with --fit, in a new folder"
+            f"{run.track.unit}; start again with fewer --steps, or with a smaller share for --fit, in a new folder"
         )
     if ranks.status == _STOPPED:
         raise StoppedOnRequest(

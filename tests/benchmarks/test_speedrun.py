@@ -290,17 +290,22 @@ def test_fit(
 ) -> None:
     monkeypatch.setattr(fit, "SAVING", 0.0)
     with pytest.raises(StoppedOnRequest):
-        started_race("--fit --scale 0.0025")  # 3 s
+        started_race("--fit 0.6 --scale 0.0025")  # 3 s
     found = journal(tmp_path)
     assert 0.018 < found["fit"]["seconds_per_update"] < 0.1
     assert 20 < found["steps"] < 150
+    assert found["steps"] * found["fit"]["seconds_per_update"] < 0.6 * 3
     assert not (tmp_path / "out" / "fit").exists()
 
 
 def test_a_run_without_a_length_leaves_nothing(
     started_race: Callable[..., int], tmp_path: Path
 ) -> None:
-    for wrong, message in (("", "no steps for cpu-10min"), ("--fit --steps 9", "give one of them")):
+    for wrong, message in (
+        ("", "no steps for cpu-10min"),
+        ("--fit --steps 9", "give one of them"),
+        ("--fit 2", "--fit"),
+    ):
         with pytest.raises(UserError, match=message):
             started_race(wrong)
         assert not (tmp_path / "out").exists()
