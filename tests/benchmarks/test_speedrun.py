@@ -292,7 +292,7 @@ def test_fit(
     with pytest.raises(StoppedOnRequest):
         started_race("--fit 0.6 --scale 0.0025")  # 3 s
     found = journal(tmp_path)
-    assert 0.018 < found["fit"]["seconds_per_update"] < 0.1
+    assert 0.01 < found["fit"]["seconds_per_update"] < 0.1  # it works for 0.02 s
     assert 20 < found["steps"] < 150
     assert found["steps"] * found["fit"]["seconds_per_update"] < 0.6 * 3
     assert not (tmp_path / "out" / "fit").exists()

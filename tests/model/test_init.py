@@ -107,7 +107,7 @@ def test_a_share_of_less_than_one_head_is_refused() -> None:
 
 
 def test_local_heads_need_relative_positions() -> None:
-    with pytest.raises(UserError, match="--init-local-heads needs relative positions"):
+    with pytest.raises(UserError, match="--init-local-heads needs a model with relative positions"):
         weights(small(), "normal", local_heads=0.5)
 
 
