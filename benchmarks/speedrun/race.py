@@ -255,10 +255,11 @@ def _score(run: Race, keep: bool) -> dict[str, Any]:
             ema = run.entry.weights == "ema"
             value = score(checkpoint.folder, part, "ema" if ema else "trained")
             scores[name] = {
-                "step": checkpoint.step,
-                "tokens": checkpoint.record["tokens"],
-                "cpu_seconds" if not run.track.gpu else "seconds": run.journal["points"].get(name),
                 **value.as_dict(),
+                "scored_tokens": value.tokens,
+                "step": checkpoint.step,
+                "tokens": checkpoint.record["tokens"],  # trained on: not those that were scored
+                "cpu_seconds" if not run.track.gpu else "seconds": run.journal["points"].get(name),
             }
             run.save()
             print(f"update {checkpoint.step:,}, {checkpoint.record['tokens'] / 1e6:.2f} million tokens: "

@@ -451,6 +451,7 @@ def test_a_whole_run(tmp_path: Path, root: Path) -> None:
     first, *_, last = sorted(made["scores"].values(), key=lambda point: point["step"])
     assert last["nats_per_token"] < first["nats_per_token"]
     assert last["step"] == 500
+    assert first["tokens"] < last["tokens"]
     assert made["final"]["words"] > 300
 
 
