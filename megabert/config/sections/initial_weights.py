@@ -28,6 +28,6 @@ class InitialWeightSettings:
     init_local_heads: Fraction = setting(
         0.0,
         "share of each layer's attention heads that begin with attention to one neighbour each, the token "
-        "before, after, two before, ...; needs --position-embeddings relative, which learns far faster with 0.5",
+        "before, after, two before, ...; needs relative positions (NEZHA), with which 0.5 learns far faster than 0",
         resume="must_match",
     )
