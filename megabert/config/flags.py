@@ -288,6 +288,8 @@ def parse_with(parser: CommandParser, cls: type, argv: Sequence[str] | None) -> 
         section, name = dest.split(".", 1)
         given.setdefault(section, {})[name] = options.pop(dest)
     try:
+        if config == "":
+            raise UserError("--config is empty: name a YAML file, or leave the flag out")
         file = read_yaml(Path(config), cls) if config is not None else SettingsLayer()
         build(cls, file, SettingsLayer(given))
     except UserError as error:

@@ -45,6 +45,17 @@ def with_own_output(given: Given, section: str) -> Given:
     return replace(given, file=SettingsLayer(values, given.file.file, given.file.names))
 
 
+def batch_of_other_ranks(given: Given) -> bool:
+    """Whether the division of the batch comes from a run's file: it is that of the run's number of ranks.
+
+    On other ranks the global batch is divided again, as when that run is resumed on them.
+    """
+    division = ("micro_batch_size", "gradient_accumulation_steps")
+    return _is_of_a_run(Path(given.file.file)) and not any(
+        given.flags.sets("batch", name) for name in division
+    )
+
+
 def _is_of_a_run(path: Path) -> bool:
     if path.name != RUN_CONFIG:
         return False

@@ -602,12 +602,14 @@ class ResolvedSettings(PretrainSettings):
     Attributes:
         batch: as given; :class:`DividedSettings` has the sizes for a number of ranks.
         deepspeed_sections: the sections of the user's DeepSpeed file.
+        batch_is_of_a_run: the division of the batch is that of another run, perhaps of another number of ranks.
     """
 
     data: ResolvedData
     optimizer: ResolvedOptimizer
     run: ResolvedRun
     deepspeed_sections: dict[str, Any]
+    batch_is_of_a_run: bool = False
 
     @property
     def data_seed(self) -> int:

@@ -51,20 +51,21 @@ def resolve_batch(
     data_parallel: int,
     micro_limit: int,
     *,
-    resumed_global_batch: int | None = None,
+    divided_before: int | None = None,
 ) -> BatchSizes:
     """Derive the sizes that are not given; check that their product is the global batch.
 
-    ``resumed_global_batch``: global batch of the checkpoint that a run resumes from. It is the same
-    on any number of ranks; a given micro batch and accumulation are changed where they do not fit it.
+    ``divided_before``: global batch of the checkpoint that a run resumes from, or of the run whose
+    ``config.yaml`` is used. It is the same on any number of ranks; a given micro batch and accumulation are
+    changed where they do not fit it.
 
     Raises:
         UserError: the product is another; the message shows the arithmetic.
     """
     micro, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
     total = settings.global_batch_size
-    if resumed_global_batch is not None:
-        total = total or resumed_global_batch
+    if divided_before is not None:
+        total = total or divided_before
         return _redivide(total, micro, accumulation, data_parallel, micro_limit)
     if total is None:
         if micro is None:
@@ -85,7 +86,7 @@ def resolve_batch(
         raise UserError(
             f"batch sizes don't multiply out: global batch {total} is not micro batch {micro} x "
             f"accumulation {accumulation} x data-parallel ranks {data_parallel} = {product}; "
-            "change --global-batch-size or --micro-batch-size"
+            "change one of --global-batch-size, --micro-batch-size and --gradient-accumulation-steps, or leave one out"
         )
     return BatchSizes(total, micro, accumulation, data_parallel)
 
@@ -124,7 +125,7 @@ def _redivide(
     if rest:
         raise UserError(
             f"the run's global batch {total} cannot be divided among {data_parallel} data-parallel "
-            "ranks; resume with a number of ranks that divides it"
+            "ranks; use a number of ranks that divides it"
         )
     most = micro or min(micro_limit, per_rank // (accumulation or 1))
     fitting = _largest_divisor(per_rank, most)

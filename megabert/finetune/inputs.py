@@ -83,6 +83,7 @@ def divide_rows(settings: ResolvedFinetuning, world: World) -> tuple[DividedFine
         settings.batch,
         world.topology.data_parallel,
         micro_batch_limit(make_task_of(settings).max_length),
+        divided_before=settings.batch.global_batch_size if settings.batch_is_of_a_run else None,
     )
     batch = ResolvedFinetuneBatch(
         global_batch_size=sizes.global_size,

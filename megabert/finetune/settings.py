@@ -26,7 +26,7 @@ from megabert.config.numbers import (
     PositiveInt,
 )
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.run_config import with_own_output
+from megabert.config.run_config import batch_of_other_ranks, with_own_output
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.training import (
@@ -192,6 +192,7 @@ class ResolvedFinetuning:
         of_tasks: the sections of the tasks' own settings, by name.
         batch: as given; :class:`DividedFinetuning` has the sizes for a number of ranks.
         deepspeed_sections: the sections of the user's DeepSpeed file.
+        batch_is_of_a_run: the division of the batch is that of another run, perhaps of another number of ranks.
     """
 
     task: ResolvedTask
@@ -203,10 +204,15 @@ class ResolvedFinetuning:
     parallel: ParallelSettings
     trackers: TrackerSettings
     deepspeed_sections: dict[str, Any]
+    batch_is_of_a_run: bool = False
 
     def of_task(self, section: str | None) -> Any:
         """The section of a task's own settings; None for a task without."""
         return None if section is None else self.of_tasks[section]
+
+    def with_random_weights(self, drawn: InitialWeightSettings) -> ResolvedFinetuning:
+        """These settings with ``--random-init on`` and weights drawn this way."""
+        return replace(self, task=replace(self.task, random_init=True), initial_weights=drawn)
 
     def divided(self, batch: ResolvedFinetuneBatch) -> DividedFinetuning:
         """These settings with definite batch sizes."""
@@ -268,6 +274,7 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
         parallel=settings.parallel,
         trackers=settings.trackers,
         deepspeed_sections=raw,
+        batch_is_of_a_run=batch_of_other_ranks(given),
     )
 
 

@@ -137,7 +137,10 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         batch,
         settings.deepspeed_sections,
     )
-    engine.follow(curve_of(divided, partial(course_of, divided)))
+    curve = curve_of(divided, partial(course_of, divided))
+    if warning := curve.trains_nothing():
+        log.warning("%s", warning)
+    engine.follow(curve)
     if settings.averaging.ema_decay:
         engine.keep_average(settings.averaging.ema_decay)
     if start is not None:

@@ -82,11 +82,12 @@ def divide_batch(
     Raises:
         UserError: the sizes don't multiply out.
     """
+    recorded = settings.batch.global_batch_size if settings.batch_is_of_a_run else None
     sizes = resolve_batch(
         settings.batch,
         data_parallel,
         limit,
-        resumed_global_batch=resumed_size,
+        divided_before=resumed_size or recorded,
     )
     batch = ResolvedBatch(
         global_batch_size=sizes.global_size,

@@ -17,7 +17,7 @@ from megabert.config.checkpoint_path import model_is_there
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.flags import Given, SettingsLayer
 from megabert.config.recipes import CONTINUE, RECIPES
-from megabert.config.run_config import with_own_output
+from megabert.config.run_config import batch_of_other_ranks, with_own_output
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.replacing import without_replaced
 from megabert.config.training import (
@@ -53,6 +53,7 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     Raises:
         UserError: a wrong value, values that contradict each other, or a file that is not there.
     """
+    of_a_run = batch_of_other_ranks(given)
     given, from_mixture = own_mixture(
         without_replaced(with_stable_settings(with_own_output(given, "run")))
     )
@@ -72,7 +73,9 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
         made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     layers = (*layers, run_lengths(made, partial(course_of, made)))
     made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
-    settings = flags.narrow(ResolvedSettings, made, deepspeed_sections=raw)
+    settings = flags.narrow(
+        ResolvedSettings, made, deepspeed_sections=raw, batch_is_of_a_run=of_a_run
+    )
     _check_run(settings)
     _check_data(settings, given)
     check_schedule(settings, given)

@@ -59,7 +59,7 @@ class ProbeRequest:
         paths: runs, checkpoints, folders with weights.
         tasks: the probes.
         output: folder of the results.
-        with_random: also probe random weights of each run's shape.
+        with_random: also probe random weights of each run's shape, drawn as that run's initial weights.
         over: horizontal axis of the plot, ``tokens`` or ``updates``.
     """
 
@@ -216,12 +216,15 @@ class _Prober:
             if isinstance(task, PerplexityProbe):
                 if not export.predicts_masks:
                     return {"problem": "no MLM head", "expected": True}
-                scores = pseudo_perplexity(task, export.folder, seed if random else None)
+                drawn = (seed, export.initial) if random else None
+                scores = pseudo_perplexity(task, export.folder, drawn)
                 return {"metric": PERPLEXITY_METRIC, "scores": scores}
             assert isinstance(task, FinetuneProbe)
             folder = self.work / "run"
             shutil.rmtree(folder, ignore_errors=True)
-            settings = task.of_model(export.folder, folder, seed, random)
+            settings = task.of_model(export.folder, folder, seed)
+            if random:
+                settings = settings.with_random_weights(export.initial)
             with _warnings_only():
                 return {
                     "metric": make_task_of(settings).metric,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from megabert.common.log import get_logger
 from megabert.common.names import BEST, CHECKPOINT_RECORD, RUN_CHECKPOINTS, RUN_FINAL
 from megabert.common.storage import named_storage_errors
 from megabert.config.checkpoint_path import named_checkpoint
+from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.convert import own_weights
 from megabert.convert.huggingface.model import config_file, read_folder_config
 from megabert.convert.huggingface.sentence_modules import encoder_folder
@@ -46,6 +47,7 @@ class ProbedModel:
         step, tokens: of a checkpoint: updates and tokens of its run; None if not known.
         evaluation: of a checkpoint: values of the run's evaluation at this step.
         best: whether ``--keep-best`` has marked it.
+        initial: of a checkpoint: how its run's initial weights were drawn.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ProbedModel:
     tokens: int | None = None
     evaluation: Mapping[str, float] = field(default_factory=dict)
     best: bool = False
+    initial: InitialWeightSettings = field(default_factory=InitialWeightSettings)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def _of_run(folder: Path) -> Found:
 def _of_checkpoint(checkpoint: Checkpoint, run: str) -> ProbedModel:
     record, folder = checkpoint.record, checkpoint.folder
     files = {name: entry["sha256"] for name, entry in record["files"].items()}
-    known = [files, record["model"], record.get("tokenizer_sha256")]
+    drawn = {name: record[name] for name in ("init_scheme", "init_local_heads") if name in record}
+    initial = InitialWeightSettings(**drawn)
+    known = [files, record["model"], record.get("tokenizer_sha256"), *_drawn_otherwise(initial)]
     marked = folder.parent / BEST
     best = False
     if marked.is_file():
@@ -180,7 +185,13 @@ def _of_checkpoint(checkpoint: Checkpoint, run: str) -> ProbedModel:
         record.get("tokens"),
         record.get("evaluation", {}),
         best,
+        initial,
     )
+
+
+def _drawn_otherwise(initial: InitialWeightSettings) -> list[Any]:
+    """What a checksum needs to know of initial weights: nothing if they are drawn by the defaults."""
+    return [] if initial == InitialWeightSettings() else [asdict(initial)]
 
 
 def _of_folder(folder: Path, name: str = "") -> ProbedModel:
@@ -200,12 +211,14 @@ class Export:
 
     Attributes:
         folder: where.
-        shape: SHA-256 of its shape and tokenizer: random weights of one shape are the same.
+        shape: SHA-256 of its shape, its tokenizer and ``initial``: random weights of one shape are the same.
+        initial: how random weights are drawn, as the run's.
         predicts_masks: whether it has the head of the masked language model.
     """
 
     folder: Path
     shape: str
+    initial: InitialWeightSettings
     predicts_masks: bool
 
 
@@ -227,7 +240,6 @@ def export_model(model: ProbedModel, folder: Path) -> Export:
     assert write is not None
     with new_folder(folder) as temporary:
         write(temporary, source, tokenizer)
-    known: list[Any] = [source.config.to_dict(), tokenizer.sha256]
-    return Export(
-        folder, sha256_of(json.dumps(known, sort_keys=True)), source.head in FillMask.heads
-    )
+    known = [source.config.to_dict(), tokenizer.sha256, *_drawn_otherwise(model.initial)]
+    shape = sha256_of(json.dumps(known, sort_keys=True))
+    return Export(folder, shape, model.initial, source.head in FillMask.heads)

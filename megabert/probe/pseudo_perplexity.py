@@ -24,6 +24,7 @@ from megabert.common.log import show_alone
 from megabert.common.packed_batch import PackedBatch
 from megabert.common.progress import Progress
 from megabert.common.storage import named_storage_errors
+from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.data.tokenizers.base import Tokenizer
 from megabert.model.heads import BertForPreTraining
 from megabert.model.init import initialize_weights
@@ -33,9 +34,9 @@ from megabert.tasks.batches import draw_subset
 
 
 def pseudo_perplexity(
-    probe: PerplexityProbe, folder: Path, random_seed: int | None
+    probe: PerplexityProbe, folder: Path, drawn: tuple[int, InitialWeightSettings] | None
 ) -> dict[str, float]:
-    """The scores of the model in a megabert folder; of random weights of its shape with ``random_seed``.
+    """The scores of the model in a megabert folder; of random weights ``drawn`` by a seed and this way.
 
     Raises:
         UserError: the text cannot be used, or is longer than the model's positions.
@@ -45,8 +46,9 @@ def pseudo_perplexity(
     predictor = open_predictor(folder, AnswerOptions(max_length=settings.max_length))
     model = predictor.model
     assert isinstance(model, BertForPreTraining)
-    if random_seed is not None:
-        initialize_weights(model, model.config, random_seed)
+    if drawn is not None:
+        seed, way = drawn
+        initialize_weights(model, model.config, seed, way.init_scheme, way.init_local_heads)
     rows = chosen_sentences(probe, predictor.tokenizer)
     total, tokens = 0.0, sum(len(row) for row in rows)
     done, progress = 0, Progress("probe", tokens, interval=30.0)

@@ -86,13 +86,9 @@ class FinetuneProbe:
         }
         return {"kind": FINETUNE, **kept}
 
-    def of_model(
-        self, checkpoint: Path, output: Path, seed: int, random: bool
-    ) -> ResolvedFinetuning:
+    def of_model(self, checkpoint: Path, output: Path, seed: int) -> ResolvedFinetuning:
         """The settings of one run."""
-        place = replace(
-            self.settings.task, checkpoint=checkpoint, output=output, seed=seed, random_init=random
-        )
+        place = replace(self.settings.task, checkpoint=checkpoint, output=output, seed=seed)
         return replace(self.settings, task=place)
 
 

@@ -248,19 +248,15 @@ def test_other_optimizer_on_the_same_ranks(
 def test_batch_of_a_resumed_run(
     micro: int | None, accumulation: int | None, ranks: int, expected: tuple[int, int]
 ) -> None:
-    batch = resolve_batch(
-        BatchSettings(16, micro, accumulation), ranks, 64, resumed_global_batch=16
-    )
+    batch = resolve_batch(BatchSettings(16, micro, accumulation), ranks, 64, divided_before=16)
     assert (batch.global_size, batch.micro_size, batch.accumulation) == (16, *expected)
-    alone = resolve_batch(
-        BatchSettings(None, micro, accumulation), ranks, 64, resumed_global_batch=16
-    )
+    alone = resolve_batch(BatchSettings(None, micro, accumulation), ranks, 64, divided_before=16)
     assert alone == batch
 
 
 def test_batch_that_ranks_cannot_share() -> None:
     with pytest.raises(UserError, match="16 cannot be divided among 3 data-parallel ranks"):
-        resolve_batch(BatchSettings(16, 2, 2), 3, 64, resumed_global_batch=16)
+        resolve_batch(BatchSettings(16, 2, 2), 3, 64, divided_before=16)
     with pytest.raises(UserError, match="don't multiply out"):
         resolve_batch(BatchSettings(16, 2, 2), 8, 64)
 

@@ -32,6 +32,7 @@ from megabert.config.training import (
 )
 from megabert.engine.config import make_deepspeed_config, resolve_batch
 from megabert.engine.launch import fill_environment
+from megabert.pretrain.inputs import divide_batch
 from megabert.pretrain.settings import resolve_pretraining
 
 
@@ -286,6 +287,32 @@ def test_batch_that_does_not_multiply_out() -> None:
         resolve_batch(BatchSettings(99, 8, None), 3, 64)
     with pytest.raises(UserError, match=r"100 cannot be divided among 3 .*number of ranks that"):
         resolve_batch(BatchSettings(100, None, None), 3, 64)
+
+
+def test_an_empty_name_of_a_file() -> None:
+    """As of an unset variable."""
+    with pytest.raises(UserError, match="--config is empty"):
+        settings("--config", "")
+
+
+def test_the_file_of_a_run_on_another_number_of_ranks(tmp_path: Path) -> None:
+    """The global batch is divided again, unless a flag says how; a copy of the file elsewhere is taken as it is."""
+    run, copy = tmp_path / "run" / "config.yaml", tmp_path / "copy.yaml"
+    run.parent.mkdir()
+    (run.parent / "metrics.jsonl").touch()
+    for path in (run, copy):
+        path.write_text(
+            "batch: {global_batch_size: 32, micro_batch_size: 16, gradient_accumulation_steps: 1}\n"
+        )
+    own, copied = settings("--config", str(run)), settings("--config", str(copy))
+    for ranks, division in ((1, (16, 2)), (2, (16, 1)), (4, (8, 1))):
+        _, sizes = divide_batch(own, ranks, 64)
+        assert (sizes.global_size, sizes.micro_size, sizes.accumulation) == (32, *division)
+    for one in (copied, settings("--config", str(run), "--micro-batch-size", "16")):
+        with pytest.raises(
+            UserError, match=r"32 is not micro batch 16 x accumulation 1 x .* 4 = 64"
+        ):
+            divide_batch(one, 4, 64)
 
 
 def test_deepspeed_values_without_sections() -> None:

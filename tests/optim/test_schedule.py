@@ -169,3 +169,12 @@ def test_a_loaded_rate_cannot_be_used() -> None:
 
 def test_deepspeed_takes_it_as_an_object() -> None:
     assert not callable(make()[1])  # a callable would be called as a factory
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_single_update_at_rate_0_is_said(name: str) -> None:
+    """It is that of the end of a schedule that falls to 0; two updates, or a peak of 0, are as asked for."""
+    warning = Curve(name, 1, 0.1, 0.1).trains_nothing()
+    assert (warning is not None) == (name in ("poly", "linear", "cosine"))
+    assert Curve(name, 2, 0.1, 0.1).trains_nothing() is None
+    assert Curve(name, 1, 0.0, 0.1).trains_nothing() is None

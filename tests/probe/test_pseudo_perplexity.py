@@ -11,6 +11,7 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.predict.predictor import AnswerOptions, open_predictor
 from megabert.probe.pseudo_perplexity import chosen_sentences, masked_batches, pseudo_perplexity
 from megabert.probe.task_file import PerplexityProbe, PerplexitySettings
@@ -79,9 +80,12 @@ def test_sentences_are_cut_and_chosen_by_seed(folder: Path) -> None:
 
 def test_random_weights_are_as_good_as_no_knowledge(folder: Path) -> None:
     probe = _probe(folder, max_length=40)
-    first, again = (pseudo_perplexity(probe, folder / "start", 7) for _ in range(2))
+    plain, wide = InitialWeightSettings(), InitialWeightSettings(init_scheme="width-aware")
+    first, again, other = (
+        pseudo_perplexity(probe, folder / "start", (7, drawn)) for drawn in (plain, plain, wide)
+    )
     vocabulary = open_predictor(folder / "start", AnswerOptions()).tokenizer.vocab_size
-    assert first == again
+    assert first == again != other
     assert first["pseudo_perplexity"] == pytest.approx(vocabulary, rel=0.1)
 
 

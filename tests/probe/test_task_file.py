@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from megabert.common.errors import UserError
+from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.probe.task_file import FinetuneProbe, PerplexityProbe, content_sum, read_tasks
 
 GOOD = (
@@ -35,8 +36,11 @@ def test_both_kinds() -> None:
     assert fine.settings.batch.global_batch_size == 16
     assert (fine.settings.selection.keep, fine.settings.task.new_head) == ("last", True)
     assert perplexity.settings.sentences == 9
-    made = fine.of_model(Path("model"), Path("run"), 43, random=True)
-    assert (made.task.seed, made.task.random_init, made.selection.seeds) == (43, True, 1)
+    made = fine.of_model(Path("model"), Path("run"), 43)
+    assert (made.task.seed, made.task.random_init, made.selection.seeds) == (43, False, 1)
+    drawn = InitialWeightSettings(init_local_heads=0.5)
+    random = made.with_random_weights(drawn)
+    assert (random.task.random_init, random.initial_weights) == (True, drawn)
 
 
 def test_a_definition_holds_what_changes_results() -> None:
