@@ -7,9 +7,7 @@ default. Values are checked by pydantic when a dataclass is made.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,16 +17,12 @@ from pydantic.dataclasses import dataclass
 from megabert.common.errors import UserError
 from megabert.config.flags import setting
 from megabert.config.mixture import CorpusName, StageText
-from megabert.config.model import ModelConfig, model_config, preset_names
 from megabert.config.numbers import (
     Count,
     Fraction,
-    LayerCount,
     Limits,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     Probability,
     Ranks,
     Seconds,
@@ -36,16 +30,16 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.optimizers import OPTIMIZERS
-from megabert.config.recipes import Phase
 from megabert.config.sections.averaging import AveragingSettings
-from megabert.config.sections.duration import IntervalOrNever, IntervalText
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.muon import MuonPart
 from megabert.config.sections.ramps import RampSettings
+from megabert.config.sections.run import RunSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
+from megabert.config.sections.shape import ModelSettings
 from megabert.config.trackers import TrackerSettings
 from megabert.config.values import DEFERRED, SWITCH_WORDS
 
@@ -58,144 +52,6 @@ def _on_or_off(value: object) -> object:
 
 OnOff = Annotated[Literal["on", "off"], BeforeValidator(_on_or_off)]
 """A switch that files record as the word ``on`` or ``off``."""
-
-
-def _sample_ranges(value: object) -> object:
-    """Texts of the form A:B[,A:B...]; YAML reads a bare ``112:30`` as a number."""
-    if isinstance(value, str) and re.fullmatch(
-        r"(\s*\d{1,18}\s*:\s*\d{1,18}\s*(,|$))+(?<!,)", value
-    ):
-        return value
-    raise ValueError(
-        "expected ranges of sample numbers as A:B[,A:B...]; write them in quotes in a YAML file"
-    )
-
-
-EVALUATED = ("eval_mlm_loss", "eval_mlm_accuracy", "eval_nsp_accuracy")
-"""Values of every evaluation of pretraining; of one corpus of several as ``eval_mlm_loss/NAME``."""
-
-
-def of_average(name: str) -> str:
-    """``eval_ema_mlm_loss`` of ``eval_mlm_loss``: the same value of the moving average of the weights."""
-    return name.replace("eval_", "eval_ema_", 1)
-
-
-def _evaluated(value: object) -> object:
-    """One of :data:`EVALUATED`, perhaps of averaged weights, perhaps of one corpus."""
-    if isinstance(value, str):
-        name = value.partition("/")[0]
-        if name in EVALUATED or name in map(of_average, EVALUATED):
-            return value
-    raise ValueError(f"expected one of {', '.join(EVALUATED)}, or of averaged weights eval_ema_...")
-
-
-EvaluatedMetric = Annotated[str, BeforeValidator(_evaluated)]
-"""A value of the evaluation lines of ``metrics.jsonl``."""
-
-Activation = Literal[
-    "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"
-]  # fmt: skip
-"""Names of activations; :data:`megabert.model.modules.ACTIVATIONS` holds their functions."""
-
-
-SampleRanges = Annotated[str, BeforeValidator(_sample_ranges)]
-"""``A:B[,A:B...]``; :func:`megabert.data.samples.skip.parse_ranges` reads them."""
-
-
-STOP_GRACE = 600.0
-"""Default of ``--stop-grace``, in seconds."""
-
-
-DEFAULT_MODEL = "bert-large"
-
-
-@dataclass(frozen=True, config=DEFERRED)
-class ModelSettings:
-    """Model"""
-
-    model: str | None = setting(
-        None,
-        f"preset (default: {DEFAULT_MODEL}; with --init-from the shape found there)",
-        choices=preset_names,
-    )
-    hidden_size: Size | None = setting(None, "width of the encoder (default: the preset's)")
-    num_hidden_layers: LayerCount | None = setting(None, "encoder layers (default: the preset's)")
-    num_attention_heads: Size | None = setting(
-        None, "attention heads per layer (default: the preset's)"
-    )
-    intermediate_size: Size | None = setting(
-        None, "width of each layer's MLP (default: the preset's)"
-    )
-    max_position_embeddings: Size | None = setting(
-        None,
-        "rows of the position table, which limit --seq-length; keep 512 in phase 1 if phase 2 follows",
-    )
-    position_embeddings: Literal["absolute", "relative"] | None = setting(
-        None,
-        "absolute: a trained table (BERT); relative: fixed functions of the distance between two "
-        "tokens in each attention (NEZHA) (default: the preset's)",
-    )
-    max_relative_position: Size | None = setting(
-        None, "with relative positions: distances above this count as this (default: the preset's)"
-    )
-    type_vocab_size: Size | None = setting(
-        None, "rows of the table of segments (default: the preset's)"
-    )
-    norm: Literal["post", "pre"] | None = setting(
-        None, "LayerNorm after each block (BERT) or before it (default: the preset's)"
-    )
-    layer_norm_eps: PositiveFloat | None = setting(
-        None, "added to the variance in each LayerNorm (default: the preset's)"
-    )
-    hidden_act: Activation | None = setting(
-        None,
-        "activation of the MLPs and the MLM head; gelu is the exact one (default: the preset's)",
-    )
-    dropout: Probability | None = setting(
-        None, "dropout probability of hidden states and of attention (default: 0.1)"
-    )
-    attention_dropout: Probability | None = setting(
-        None, "dropout probability of attention, if it is another one (default: --dropout)"
-    )
-    initializer_range: PositiveFloat | None = setting(
-        None,
-        "standard deviation of initial weights; use a larger one for hidden sizes below 512, or --init-scheme "
-        "width-aware (default: 0.02)",
-    )
-
-    def resolve(self, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
-        """The model that these settings describe over a vocabulary of ``vocab_size``.
-
-        ``base``: the model whose values are used for what is not set, if no preset is named.
-        """
-        attention = self.dropout if self.attention_dropout is None else self.attention_dropout
-        changes = {name: getattr(self, name) for name in _SHAPE_SETTINGS}
-        changes |= {
-            "vocab_size": vocab_size,
-            "hidden_dropout_prob": self.dropout,
-            "attention_probs_dropout_prob": attention,
-        }
-        if self.model is None and base is not None:
-            return replace(base, **{k: value for k, value in changes.items() if value is not None})
-        return model_config(self.model or DEFAULT_MODEL, **changes)
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> ModelSettings:
-        """Settings that describe ``config`` without a preset, except one of an added encoder."""
-        return cls(
-            model=None if type(config) is ModelConfig else config.name,
-            dropout=config.hidden_dropout_prob,
-            attention_dropout=config.attention_probs_dropout_prob,
-            **{name: getattr(config, name) for name in _SHAPE_SETTINGS},
-        )
-
-
-_SHAPE_SETTINGS = tuple(
-    field.name
-    for field in fields(ModelSettings)
-    if field.name not in ("model", "dropout", "attention_dropout")
-)
-"""Settings with the names of the fields of :class:`ModelConfig` that they replace."""
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -414,114 +270,6 @@ class ParallelSettings:
                 "--sequence-parallel on splits tokens over tensor-parallel ranks, but "
                 "--tensor-parallel is 1: set it to 2 or more, or leave --sequence-parallel off"
             )
-
-
-@dataclass(frozen=True, config=DEFERRED)
-class RunSettings:
-    """Run"""
-
-    phase: Phase = setting(
-        1,
-        "use this phase's published recipe for what is not set; 1, 2: BERT-large with LAMB (You et al. 2020); "
-        "continue: a finished model on other text (Gururangan et al. 2020)",
-        resume="must_match",
-    )
-    output: Path | None = setting(
-        None,
-        "run folder (default: runs/MODEL-phaseN, runs/MODEL-continue; MODEL is that of --init-from if --model "
-        "is not set)",
-        metavar="DIR",
-    )
-    init_from: Path | None = setting(
-        None,
-        "model that starts this run; step and schedule start at 0. A run or a checkpoint: with its moments. "
-        "Weights only: a megabert or Hugging Face folder, or a checkpoint of Google (TensorFlow), NVIDIA or "
-        "MindSpore",
-        metavar="PATH",
-    )
-    init_moments: bool = setting(
-        True, "with a run or a checkpoint as --init-from: take over the optimizer's moments"
-    )
-    resume: str = setting(
-        "never",
-        "auto: resume from the newest complete checkpoint of --output; TAG: from this checkpoint; best: "
-        "from that of --keep-best",
-        metavar="never|auto|TAG",
-    )
-    seed: NonNegativeInt = setting(
-        42,
-        "seed of initial weights, samples, masks and dropout; --data-seed and --weight-seed set those of "
-        "samples and weights apart, dropout has always this one",
-        resume="must_match",
-    )
-    stop_after: IntervalText | None = setting(
-        None,
-        "save a checkpoint and stop after this update, or that which reaches this many tokens ('1e9 tokens'), "
-        "counted from the start of the run; the schedule is still that of --steps",
-        metavar="DURATION",
-    )
-    stop_grace: Annotated[float, Limits(gt=0.0, le=1e8)] = setting(
-        STOP_GRACE,
-        "seconds in which a checkpoint must be saved after a signal or the end of the launcher; then the "
-        "process ends without",
-    )
-    eval_interval: IntervalOrNever = setting(
-        500,
-        "updates between evaluations, or tokens ('1e9 tokens'); 0 evaluates only at the end",
-        metavar="DURATION",
-    )
-    eval_at_start: bool | None = setting(
-        None,
-        "evaluate before the first update (default: on with --init-from, else off)",
-        resume="free",
-    )
-    eval_samples: Count = setting(1024, "evaluation sequences per corpus and evaluation, at most")
-    save_interval: IntervalOrNever = setting(
-        500, "updates between checkpoints, or tokens; 0 saves only at the end", metavar="DURATION"
-    )
-    log_interval: IntervalText = setting(
-        10, "updates between lines of metrics, or tokens", metavar="DURATION"
-    )
-    profile: Count | None = setting(
-        None,
-        "profile this many updates, after 3 warm-up updates, and write trace and operator times to "
-        "RUN/profile (default: no profile)",
-    )
-    peak_tflops: PositiveFloat | None = setting(
-        None,
-        "peak TFLOP/s of one rank's device, for MFU (default: a GPU's published figure for the precision; a CPU is measured)",
-    )
-    trust_ratio_interval: NonNegativeInt = setting(
-        100, "updates between lines of every tensor's trust ratio and norms; 0 writes none"
-    )
-    keep_last: PositiveInt = setting(2, "newest checkpoints to keep in the run folder")
-    keep_every: PositiveInt | None = setting(
-        None, "also keep the checkpoints after every multiple of this many updates"
-    )
-    keep_best: EvaluatedMetric | None = setting(
-        None,
-        "also keep the checkpoint with the best value of the evaluations: eval_mlm_loss, "
-        "eval_mlm_accuracy or eval_nsp_accuracy (of averaged weights: eval_ema_mlm_loss ...); it is saved "
-        "right after the evaluation",
-        metavar="METRIC",
-    )
-    on_spike: Literal["stop", "rollback", "ignore"] = setting(
-        "stop",
-        "what to do when the loss jumps or is not finite: stop; or rollback to the last checkpoint and "
-        "skip the samples; ignore continues after jumps but stops when the loss is not finite",
-    )
-    spike_threshold: PositiveFloat = setting(
-        12.0,
-        "a loss this many robust standard deviations above the recent median is a spike",
-    )
-    skip_samples: SampleRanges | None = setting(
-        None,
-        "skip samples A to B-1 of the run; multiples of the global batch size",
-        metavar="A:B[,A:B...]",
-    )
-    max_rollbacks: PositiveInt = setting(
-        10, "rollbacks after which a run stops if it does not get past the bad update"
-    )
 
 
 @dataclass(frozen=True, config=DEFERRED)

@@ -27,7 +27,7 @@ from megabert.common.progress import Progress
 from megabert.common.storage import StorageFault
 from megabert.config import flags
 from megabert.config.model import ModelConfig
-from megabert.config.training import STOP_GRACE
+from megabert.config.sections.run import STOP_GRACE
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.build import build_engine

@@ -29,11 +29,7 @@ from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.run_config import batch_of_other_ranks, with_own_output
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.trackers import TrackerSettings
-from megabert.config.training import (
-    BatchSettings,
-    OptimizerSettings,
-    ParallelSettings,
-)
+from megabert.config.training import BatchSettings, OptimizerSettings, ParallelSettings
 from megabert.config.values import DEFERRED
 from megabert.tasks.registry import settings_sections, task_class
 from megabert.tasks.settings import TaskSettings

@@ -11,7 +11,8 @@ from typing import Literal
 from megabert.common.errors import UserError
 from megabert.config.deepspeed_file import read_deepspeed_config
 from megabert.config.model import ModelConfig, model_config
-from megabert.config.training import DEFAULT_MODEL, BatchSettings
+from megabert.config.sections.shape import DEFAULT_MODEL
+from megabert.config.training import BatchSettings
 from megabert.data.samples.course import CourseStage
 from megabert.engine.config import BatchSizes, batch_of_stage, micro_batch_limit, resolve_batch
 from megabert.model.encoder import variant_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from megabert.config.training import ModelSettings
+from megabert.config.sections.shape import ModelSettings
 from megabert.planner.machine import make_machine
 from megabert.planner.plan import LayoutPlan, Planner
 from megabert.planner.report import GB, number

@@ -28,16 +28,16 @@ from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.replacing import without_replaced
+from megabert.config.sections.run import RunSettings
 from megabert.config.sections.schedule import ScheduleSettings
 from megabert.config.sections.seeds import SeedSettings
+from megabert.config.sections.shape import ModelSettings
 from megabert.config.training import (
     BatchSettings,
     DataSettings,
-    ModelSettings,
     OptimizerSettings,
     ParallelSettings,
     PretrainSettings,
-    RunSettings,
 )
 from megabert.config.values import DEFERRED
 

@@ -11,7 +11,7 @@ from megabert.checkpoint.retention import Retention, add_evaluation
 from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS, checkpoint_tag
 from megabert.common.storage import RESUME, named_storage_errors
-from megabert.config.training import RunSettings
+from megabert.config.sections.run import RunSettings
 
 
 def retention_of(run: RunSettings) -> Retention:

@@ -11,7 +11,8 @@ from torch import Tensor
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.common.processes.stopping import stop_watch
-from megabert.config.training import EVALUATED, ResolvedSettings, of_average
+from megabert.config.sections.run import EVALUATED, of_average
+from megabert.config.training import ResolvedSettings
 from megabert.engine.agreement import StopAgreement
 from megabert.engine.training_engine import TrainingEngine
 from megabert.pretrain.batches import evaluation_micro_batches, require_readable

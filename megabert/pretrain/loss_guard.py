@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from megabert.common.errors import TrainingStopped
-from megabert.config.training import RunSettings
+from megabert.config.sections.run import RunSettings
 
 WINDOW = 128
 """Good losses that the guard remembers."""

@@ -20,12 +20,8 @@ from megabert.config.recipes import CONTINUE, RECIPES
 from megabert.config.run_config import batch_of_other_ranks, with_own_output
 from megabert.config.sections.masking import MaskingSettings
 from megabert.config.sections.replacing import without_replaced
-from megabert.config.training import (
-    DEFAULT_MODEL,
-    DataSettings,
-    PretrainSettings,
-    ResolvedSettings,
-)
+from megabert.config.sections.shape import DEFAULT_MODEL
+from megabert.config.training import DataSettings, PretrainSettings, ResolvedSettings
 from megabert.data.foreign.files import is_foreign, is_shard_file
 from megabert.data.samples.masking import default_max_predictions
 from megabert.data.shards.manifest import Manifest, load_manifest

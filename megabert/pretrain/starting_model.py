@@ -27,7 +27,8 @@ from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS, TOKENIZER_FOLDER, checkpoint_tag
 from megabert.common.storage import named_storage_errors
 from megabert.config.model import ModelConfig, changed_fields
-from megabert.config.training import ModelSettings, ResolvedSettings
+from megabert.config.sections.shape import ModelSettings
+from megabert.config.training import ResolvedSettings
 from megabert.convert.sources.any_model import is_run, read_any_model
 from megabert.convert.tokenizer import tokenizer_in
 from megabert.convert.vocabulary import is_padding

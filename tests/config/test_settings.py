@@ -22,9 +22,9 @@ from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_confi
 from megabert.config.deepspeed_schema import deepspeed_fault
 from megabert.config.model import model_config
 from megabert.config.recipes import RECIPES
+from megabert.config.sections.shape import ModelSettings
 from megabert.config.training import (
     BatchSettings,
-    ModelSettings,
     OptimizerSettings,
     ParallelSettings,
     PretrainSettings,

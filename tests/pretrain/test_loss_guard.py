@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from megabert.common.errors import StoppedOnRequest, TrainingStopped, UserError
 from megabert.common.processes.stopping import StopWatch
 from megabert.config import flags
-from megabert.config.training import PretrainSettings, RunSettings
+from megabert.config.sections.run import RunSettings
+from megabert.config.training import PretrainSettings
 from megabert.data.samples.course import Course, CourseStage
 from megabert.data.samples.loader import LoaderOptions, MicroBatches
 from megabert.data.samples.micro_steps import MicroSteps
