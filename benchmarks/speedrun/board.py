@@ -69,11 +69,12 @@ def _track(entries: dict[str, list[dict[str, Any]]]) -> str:
         rows.append([
             place, f"`{runs[0]['entry']}`", _spread(runs, "nats_per_word"), _spread(runs, "nats_per_token"),
             f"{runs[0]['vocabulary']:,}", f"{runs[0]['score']['parameters'] / 1e6:.1f}", f"{statistics.mean(r['tokens'] for r in runs) / 1e6:.1f}",
-            f"{statistics.mean(r['updates'] for r in runs):,.0f}", _reached(runs, baseline), count,
+            f"{statistics.mean(r['updates'] for r in runs):,.0f}", f"{100 * statistics.mean(map(_used, runs)):.0f} %",
+            _reached(runs, baseline), count,
         ])  # fmt: skip
     header = (
-        "", "entry", "nats per word", "nats per token", "vocabulary", "million parameters", "million tokens", "updates", "tokens to default",
-        "seeds",
+        "", "entry", "nats per word", "nats per token", "vocabulary", "million parameters", "million tokens", "updates", "of the budget",
+        "tokens to default", "seeds",
     )  # fmt: skip
     lines = [markdown_table(header, rows), ""]
     lines += [f"- `{runs[0]['entry']}`: {runs[0]['about']}" for runs in ordered]
@@ -88,6 +89,12 @@ def _machine(record: dict[str, Any]) -> str:
     machine = record["machine"]
     device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     return f"{device}, torch {machine['torch']}"
+
+
+def _used(run: dict[str, Any]) -> float:
+    """The share of the budget that a run used."""
+    name = "wall_seconds" if TRACKS[run["track"]].gpu else "cpu_seconds"
+    return float(run[name] / run["budget"]["seconds"])
 
 
 def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:

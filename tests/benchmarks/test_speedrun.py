@@ -382,6 +382,7 @@ def a_record(name: str, seed: int, curve: list[tuple[float, float]]) -> dict[str
     return {
         "track": "cpu-1h", "entry": name, "about": f"About {name}.", "seed": seed, "vocabulary": 8192,
         "score": points[-1] | {"parameters": 5_000_000}, "curve": points, "tokens": points[-1]["tokens"], "updates": 100,
+        "cpu_seconds": 6480.0, "wall_seconds": 3500.0, "budget": {"seconds": 7200.0},
         "data": {"held_out": "ab"}, "machine": {"cpu": "CPU", "cores": 2, "gpu": None, "torch": "2.13"},
     }  # fmt: skip
 
@@ -396,8 +397,9 @@ def test_board() -> None:
     ]
     assert [row[1] for row in rows] == ["`quick`", "`default`", "`slow`"]
     assert [row[2] for row in rows] == ["6.000", "7.100 ± 0.100", "7.500"]
-    assert [row[8] for row in rows] == ["2.0 (4.0 x fewer)", "-", "not reached"]
-    assert [row[9].rstrip(" |") for row in rows] == ["1 of 3", "3", "1 of 3"]
+    assert [row[8] for row in rows] == ["90 %"] * 3
+    assert [row[9] for row in rows] == ["2.0 (4.0 x fewer)", "-", "not reached"]
+    assert [row[10].rstrip(" |") for row in rows] == ["1 of 3", "3", "1 of 3"]
     made[-1]["data"] = {"held_out": "cd"}
     assert "do not compare" in board.board(made)
     assert "do not compare" not in page
