@@ -68,7 +68,11 @@ def _is_metrics(line: Any) -> bool:
     """Whether a line has a step, and numbers where numbers are drawn or listed."""
     if not isinstance(line, dict) or not isinstance(line.get("step"), int):
         return False
-    shown = {"loss": ["lr", *({"mlm_loss"} & line.keys())], "eval_mlm_loss": ["eval_mlm_accuracy"]}
+    shown = {
+        "loss": ["lr", *({"mlm_loss"} & line.keys())],
+        "eval_mlm_loss": ["eval_mlm_accuracy"],
+        "eval_ema_mlm_loss": ["eval_ema_mlm_accuracy"],
+    }
     needed = [name for first in shown if first in line for name in (first, *shown[first])]
     scores = [
         name for name, value in line.items() if name.startswith("eval_") and value is not None
@@ -76,9 +80,22 @@ def _is_metrics(line: Any) -> bool:
     return all(isinstance(line.get(name), int | float) for name in (*needed, *scores))
 
 
+def _evaluations(
+    runs: Sequence[tuple[str, list[dict[str, Any]]]],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Name and values of every evaluation of pretraining; those of averaged weights are a run of their own."""
+    found = []
+    for name, lines in runs:
+        found += [(name, line) for line in lines if "eval_mlm_loss" in line]
+        for line in (line for line in lines if "eval_ema_mlm_loss" in line):
+            values = {k.replace("_ema", "", 1): line[k] for k in line if k.startswith("eval_ema_")}
+            found.append((f"{name}, averaged weights", {"step": line["step"], **values}))
+    return found
+
+
 def table(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
     """Results of every evaluation as a Markdown table; with several corpora, a column for each loss."""
-    found = [(name, line) for name, lines in runs for line in lines if "eval_mlm_loss" in line]
+    found = _evaluations(runs)
     keys = [key for _, line in found for key in line if key.startswith(_BY_CORPUS)]
     corpora = list(dict.fromkeys(keys))
     names = [printable(key.removeprefix(_BY_CORPUS)) for key in corpora]
@@ -99,7 +116,8 @@ def table_of_scores(runs: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
         (name, line)
         for name, lines in runs
         for line in lines
-        if any(key.startswith("eval_") for key in line) and "eval_mlm_loss" not in line
+        if any(key.startswith("eval_") for key in line)
+        and not {"eval_mlm_loss", "eval_ema_mlm_loss"} & line.keys()
     ]
     names = list(dict.fromkeys(k for _, line in scored for k in line if k.startswith("eval_")))
     rows = [["run", "update", "epoch", *(name.removeprefix("eval_") for name in names)]]
@@ -144,7 +162,6 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
     start = 0
     for name, lines in runs:
         training = [line for line in lines if "loss" in line]
-        evaluations = [line for line in lines if "eval_mlm_loss" in line]
         steps = [start + line["step"] for line in training]
         (curve,) = losses.plot(
             steps,
@@ -153,11 +170,16 @@ def draw(runs: Sequence[tuple[str, list[dict[str, Any]]]], output: Path) -> None
             alpha=0.6,
             label=f"{name}, training",
         )
-        losses.plot(
-            [start + line["step"] for line in evaluations],
-            [line["eval_mlm_loss"] for line in evaluations],
-            marker="o", markersize=3, color=curve.get_color(), label=f"{name}, evaluation",
-        )  # fmt: skip
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for kind, line in _evaluations([(name, lines)]):
+            by_name.setdefault(kind, []).append(line)
+        for kind, evaluations in by_name.items():
+            losses.plot(
+                [start + line["step"] for line in evaluations],
+                [line["eval_mlm_loss"] for line in evaluations],
+                marker="o" if kind == name else "s", markersize=3, color=curve.get_color(),
+                label=f"{kind}, evaluation",
+            )  # fmt: skip
         rates.plot(steps, [line["lr"] for line in training], color=curve.get_color())
         start += lines[-1]["step"]
     losses.set_ylabel("loss (pretraining: MLM; nats)")

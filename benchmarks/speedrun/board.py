@@ -17,8 +17,8 @@ from megabert.common.files import write_text
 PAGE = ROOT / "docs" / "speedrun" / "leaderboard.md"
 BASELINE = "default"
 """The entry that the others are compared with."""
-SEEDS = 3
-"""Of a record that counts."""
+SEEDS = frozenset({0, 1, 2})
+"""Of a result that counts."""
 
 _INTRODUCTION = """\
 # Speedrun: the leaderboard
@@ -65,7 +65,8 @@ def _track(entries: dict[str, list[dict[str, Any]]]) -> str:
     baseline = entries.get(BASELINE)
     rows = []
     for place, runs in enumerate(ordered, start=1):
-        count = f"{len(runs)}" if len(runs) >= SEEDS else f"{len(runs)} of {SEEDS}"
+        counted = len(SEEDS & {run["seed"] for run in runs})
+        count = str(counted) if counted == len(SEEDS) else f"{counted} of {len(SEEDS)}"
         rows.append([
             place, f"`{runs[0]['entry']}`", _spread(runs, "nats_per_word"), _spread(runs, "nats_per_token"),
             f"{runs[0]['vocabulary']:,}", f"{runs[0]['score']['parameters'] / 1e6:.1f}", f"{statistics.mean(r['tokens'] for r in runs) / 1e6:.1f}",
@@ -78,6 +79,12 @@ def _track(entries: dict[str, list[dict[str, Any]]]) -> str:
     )  # fmt: skip
     lines = [markdown_table(header, rows), ""]
     lines += [f"- `{runs[0]['entry']}`: {runs[0]['about']}" for runs in ordered]
+    for runs in ordered:
+        if any(run["settings"] != runs[0]["settings"] for run in runs):
+            lines += [
+                "",
+                f"**The seeds of `{runs[0]['entry']}` ran with different settings and have no common mean.**",
+            ]
     texts = {run["data"]["held_out"] for runs in ordered for run in runs}
     if len(texts) > 1:
         lines += ["", "**These runs were scored on different passages and do not compare.**"]

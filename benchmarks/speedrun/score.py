@@ -26,8 +26,8 @@ from benchmarks.speedrun.held_out import Passage, read_passages
 from benchmarks.speedrun.prepared import open_prepared
 from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
+from megabert.convert import own_weights
 from megabert.convert.tokenizer import open_tokenizer
-from megabert.convert.whole_model import WholeModel
 from megabert.data.samples.index import SampleSettings
 from megabert.data.samples.loader import evaluation_batches
 from megabert.data.samples.masking import MaskSettings
@@ -107,10 +107,10 @@ def score(path: Path, held_out: HeldOut, weights: str = "trained") -> Score:
     """
     began = time.monotonic()
     source, trained_with = read_weights(path)
+    if weights == "ema":
+        source = own_weights.read(path, averaged=True)
     if source.tokenizer is None or source.head not in (MASKED_LM, PRETRAINING):
         raise UserError(f"{path} needs a masked language model and a tokenizer to be scored")
-    if weights == "ema":
-        source = _averaged(path, source)
     tokenizer = open_tokenizer(source.tokenizer, source.config.vocab_size, str(path), trained_with)
     config = replace(
         true_config(source.config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
@@ -201,27 +201,6 @@ def _loss(model: BertForPreTraining, batches: Iterator[PackedBatch[Any]]) -> tup
         total += float(output.mlm_loss_sum.double())
         count += len(batch.labels["masked_positions"])
     return total, count
-
-
-def _averaged(path: Path, source: WholeModel) -> WholeModel:
-    """The model with the moving average of its weights.
-
-    Raises:
-        UserError: the checkpoint has none.
-    """
-    from megabert.checkpoint.merged import whole_checkpoint
-    from megabert.checkpoint.resume import recorded_parameters
-    from megabert.checkpoint.save_load import newest_checkpoint
-    from megabert.model.weights import true_vocabulary
-
-    checkpoint = newest_checkpoint(path)
-    parameters = recorded_parameters(source.config, checkpoint.field("heads"))
-    whole = whole_checkpoint(checkpoint.folder, parameters)
-    if "ema" not in whole.states:
-        raise UserError(f"{path} has no moving average of the weights: train it with --ema-decay")
-    size = source.config.vocab_size
-    tensors = {name: true_vocabulary(name, whole.read(name, "ema"), size).clone() for name in whole}
-    return replace(source, tensors=tensors)
 
 
 def open_held_out(data: Path, vocabulary: int) -> HeldOut:

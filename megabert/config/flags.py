@@ -269,7 +269,7 @@ def _section_of(key: object, known: Mapping[str, Any]) -> str:
 
 
 def parse(cls: type, argv: Sequence[str] | None, prog: str, description: str) -> Given:
-    """What the command line sets, by flags and by ``--config``.
+    """What the command line sets, by flags and by ``--config``; :func:`build` finds values that contradict.
 
     Raises:
         UserError: one line with every wrong flag and value, each named as its source names it.
@@ -291,7 +291,7 @@ def parse_with(parser: CommandParser, cls: type, argv: Sequence[str] | None) -> 
         if config == "":
             raise UserError("--config is empty: name a YAML file, or leave the flag out")
         file = read_yaml(Path(config), cls) if config is not None else SettingsLayer()
-        build(cls, file, SettingsLayer(given))
+        read_values(cls, file, SettingsLayer(given))
     except UserError as error:
         parser.report([*problems, str(error)])
     parser.report(problems)
@@ -312,11 +312,22 @@ def build(cls: type[Settings], *layers: SettingsLayer) -> Settings:
     """Check the values of the layers (later ones win) and make the settings.
 
     Raises:
+        UserError: one line with every wrong value, each named as its source names it; or the first values of a
+            section that contradict each other.
+    """
+    values = read_values(cls, *layers)
+    return cls(**{name: kind(**values[name]) for name, kind in sections(cls).items()})
+
+
+def read_values(cls: type, *layers: SettingsLayer) -> Values:
+    """The checked values that the layers (later ones win) set, by section and setting.
+
+    Raises:
         UserError: one line with every wrong value, each named as its source names it.
     """
     values = join(*(layer.values for layer in layers))
     problems: list[str] = []
-    made: dict[str, Any] = {}
+    made: Values = {}
     for section, kind in sections(cls).items():
         hints = types.hints(kind)
         read: dict[str, Any] = {}
@@ -329,10 +340,10 @@ def build(cls: type[Settings], *layers: SettingsLayer) -> Settings:
             except WrongValue as error:
                 source = next(one for one in layers[::-1] if one.sets(section, field.name))
                 problems.append(f"{source.name(section, field)} {_as_given(value)}: {error}")
-        made[section] = (kind, read)
+        made[section] = read
     if problems:
         raise UserError("; ".join(problems))
-    return cls(**{section: kind(**read) for section, (kind, read) in made.items()})
+    return made
 
 
 def _as_given(value: Any) -> str:

@@ -47,26 +47,25 @@ def _optimizer(
         UserError: a group that matches nothing; an optimizer that would not be exact in this layout.
     """
     spec = optimizer_spec(settings.optimizer)
+    read = spec.fields_read(settings)
     for field in fields(OptimizerSettings):
-        unused = field.name not in _ALWAYS_READ | spec.reads
+        unused = field.name not in _ALWAYS_READ | read
         if unused and getattr(settings, field.name) != field.default:
             flag = "--" + field.name.replace("_", "-")
             get_logger().warning("%s has no effect with --optimizer %s", flag, spec.name)
     own = []
     if settings.parameter_groups is not None:
         own = read_parameter_groups(settings.parameter_groups)
+    unused_keys = [name for name in MOMENTS if name not in read]
+    unused_keys += [] if "adapt_all" in read else ["adapt"]
+    unused_keys += [] if spec.matrices is not None else ["muon"]
     for number, rule in enumerate(own, 1):
-        for name in MOMENTS:
-            if getattr(rule, name) is not None and name not in spec.reads:
+        for name in unused_keys:
+            if getattr(rule, name) is not None:
                 raise UserError(
                     f"--parameter-groups: group {number} ({rule.match!r}) sets {name}, which --optimizer "
                     f"{spec.name} does not use; leave it out"
                 )
-        if rule.muon is not None and spec.matrices is None:
-            raise UserError(
-                f"--parameter-groups: group {number} ({rule.match!r}) sets muon, which --optimizer "
-                f"{spec.name} does not use; leave it out"
-            )
     groups = parameter_groups(
         model, settings.weight_decay, adapt_all=settings.adapt_all, own=own, matrices=spec.matrices
     )

@@ -141,7 +141,9 @@ class _Small:
             initializer_range=0.1,
         )
         spec = optimizer_spec(run.optimizer.optimizer)
-        given = {name: getattr(run.optimizer, name) for name in sorted(spec.reads)}
+        given = {
+            name: getattr(run.optimizer, name) for name in sorted(spec.fields_read(run.optimizer))
+        }
         given |= {
             "weight_decay": run.optimizer.weight_decay,
             "gradient_clipping": run.optimizer.gradient_clipping,

@@ -101,13 +101,13 @@ class Curve:
         """The last update before the decay of ``wsd``."""
         return self.steps - self.decay_steps
 
-    def trains_nothing(self) -> str | None:
-        """A warning if the peak is not zero, yet every update's rate is: that of the last is 0 in most schedules."""
-        if self.steps > 1 or not self.peak or self.rate(1):
+    def trains_nothing(self, done: int = 0) -> str | None:
+        """A warning if the only update after ``done`` has a rate of 0, as the last one in most schedules."""
+        if self.steps > done + 1 or not self.peak or self.rate(self.steps):
             return None
         return (
-            f"the only update has a learning rate of 0, at which schedule {self.name} ends: no weight will change; give "
-            "more updates, or --schedule constant"
+            f"the only update has a learning rate of 0, at which schedule {self.name} ends: no weight will change; "
+            "make it longer"
         )
 
     def rate(self, step: int) -> float:

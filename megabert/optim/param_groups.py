@@ -143,10 +143,10 @@ def parameter_groups(
                 "earlier groups left; "
                 "see the names in docs/design/architecture.md"
             )
-        moments = [key for key in MOMENTS if getattr(rule, key) is not None]
-        if moments and all(is_matrix for n, _, is_matrix in found if n == number):
+        unused = [key for key in (*MOMENTS, "adapt") if getattr(rule, key) is not None]
+        if unused and all(is_matrix for n, _, is_matrix in found if n == number):
             raise UserError(
-                f"parameter group {number + 1}: {rule.match!r} sets {', '.join(moments)}, and matches only "
+                f"parameter group {number + 1}: {rule.match!r} sets {', '.join(unused)}, and matches only "
                 "matrices of Muon, which do not use it; leave it out, or add muon: false"
             )
     return [groups[key] for key in sorted(groups)]

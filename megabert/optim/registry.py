@@ -40,6 +40,7 @@ class OptimizerSpec:
         make: see :data:`Make`.
         reads: fields of :class:`~megabert.config.training.OptimizerSettings` that the rule uses. A
             value given for another field of a rule is reported as having no effect.
+        reads_more: further fields that it uses with some settings; None: there are none.
         state_bytes: bytes of state per parameter apart from the fp32 weight.
         matrix_state_bytes: the same of the matrices of encoder layers, where these have other state
             tensors (None: they have the same).
@@ -49,20 +50,26 @@ class OptimizerSpec:
         deepspeed_types: its names in the ``optimizer`` section of a DeepSpeed file.
         matrices: whether a parameter of this name and number of dimensions is updated as a whole
             matrix, in a group of its own (``matrix`` of the group is true). None: no parameter is.
-        matrix_flops: floating-point operations of the update of a matrix, by rows and columns.
+        matrix_flops: floating-point operations of the update of a matrix, by rows, columns and the steps of
+            an iteration.
     """
 
     name: str
     summary: str
     make: Make
     reads: frozenset[str] = frozenset()
+    reads_more: Callable[[OptimizerSettings], frozenset[str]] | None = None
     state_bytes: int = 8
     matrix_state_bytes: int | None = None
     moved_bytes: int = 28
     sums_norms: bool = False
     deepspeed_types: tuple[str, ...] = ()
     matrices: Callable[[str, int], bool] | None = None
-    matrix_flops: Callable[[int, int], int] | None = None
+    matrix_flops: Callable[[int, int, int], int] | None = None
+
+    def fields_read(self, settings: OptimizerSettings) -> frozenset[str]:
+        """The fields of these settings that the rule uses."""
+        return self.reads | (self.reads_more(settings) if self.reads_more else frozenset())
 
     def mean_state_bytes(self, matrices: float) -> float:
         """Bytes of state per parameter of a model, of which this share lies in layers' matrices."""

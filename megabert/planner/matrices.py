@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from megabert.config.model import ModelConfig
 from megabert.model.parameters import pretraining_parameters
 from megabert.optim.registry import optimizer_spec
+from megabert.planner.settings import MatrixRule
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,26 @@ class WholeMatrices:
         split: elements of those that tensor parallelism splits.
         copied: elements of the others.
         flops: of one update.
+        in_bf16: the iteration, and what is sent for it; else in fp32.
     """
 
     number: int = 0
     split: int = 0
     copied: int = 0
     flops: float = 0.0
+    in_bf16: bool = True
 
     @classmethod
-    def of(cls, config: ModelConfig, optimizer: str, sentence_task: bool = True) -> WholeMatrices:
+    def of(
+        cls,
+        config: ModelConfig,
+        rule: MatrixRule,
+        sentence_task: bool = True,
+        *,
+        on_cpu: bool = False,
+    ) -> WholeMatrices:
         """None at all for an optimizer without a rule for matrices."""
-        spec = optimizer_spec(optimizer)
+        spec = optimizer_spec(rule.optimizer)
         number = split = copied = 0
         flops = 0.0
         for name, parameter in pretraining_parameters(config, sentence_task).items():
@@ -51,8 +61,9 @@ class WholeMatrices:
             number += 1
             split += parameter.numel if parameter.split_dim is not None else 0
             copied += parameter.numel if parameter.split_dim is None else 0
-            flops += spec.matrix_flops(rows, columns) if spec.matrix_flops else 0
-        return cls(number, split, copied, flops)
+            flops += spec.matrix_flops(rows, columns, rule.steps) if spec.matrix_flops else 0
+        in_bf16 = rule.precision == "bf16" or (rule.precision == "auto" and not on_cpu)
+        return cls(number, split, copied, flops, in_bf16)
 
     @property
     def elements(self) -> int:

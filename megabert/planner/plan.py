@@ -234,7 +234,12 @@ class Planner:
             local_parameters(self.model, degree, self.recipe.sentence_task),
             self.sharding(layout),
             Division(degree, layout.sequence_parallel, layout.activation_checkpointing),
-            WholeMatrices.of(self.model, self.settings.recipe.optimizer, self.recipe.sentence_task),
+            WholeMatrices.of(
+                self.model,
+                self.settings.recipe.matrix_rule,
+                self.recipe.sentence_task,
+                on_cpu=self.machine.is_cpu,
+            ),
         )
 
     def memory(
@@ -368,7 +373,7 @@ class Planner:
                 sharding,
                 make_ring(self.machine, sharding.ranks * degree, 1),
                 degree,
-                FP32 if self.machine.is_cpu else 2,
+                2 if rank.matrices.in_bf16 else FP32,
             ),
         ]
 

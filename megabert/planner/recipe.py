@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megabert.config.model import ModelConfig
 from megabert.config.recipes import RECIPES, Phase
-from megabert.config.sections.ramps import read_ramp
+from megabert.config.sections.ramps import ramp_base, read_ramp
 from megabert.data.samples.course import Course, CourseStage, plan_course
 from megabert.engine.config import LOADER_WORKERS
 from megabert.model.flops import pretraining_flops
@@ -72,13 +72,16 @@ class PlannedRun:
 def planned_course(settings: PlanSettings) -> Course:
     """Batch size and length along the run, with the settings that the user gave."""
     asked, published = settings.recipe, RECIPES[settings.recipe.phase]
+    steps, tokens = ramp_base(
+        asked.ramp_duration, asked.steps or published.steps, asked.train_tokens
+    )
     return plan_course(
         [read_ramp(text) for text in asked.batch_ramp],
         [read_ramp(text) for text in asked.length_ramp],
         asked.global_batch_size or published.global_batch_size,
         asked.seq_length or published.seq_length,
-        steps=asked.steps or published.steps,
-        tokens=asked.train_tokens,
+        steps=steps,
+        tokens=tokens,
     )
 
 

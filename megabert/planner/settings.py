@@ -27,6 +27,7 @@ from megabert.config.sections.averaging import AveragingSettings
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
 from megabert.config.sections.masking import MaskingSettings
+from megabert.config.sections.muon import MuonPart
 from megabert.config.sections.replacing import without_replaced
 from megabert.config.sections.run import RunSettings
 from megabert.config.sections.schedule import ScheduleSettings
@@ -106,6 +107,7 @@ COUNTED = frozenset(
         "micro_batch_size", "loader_workers", "optimizer", "steps", "train_tokens", "tensor_parallel",
         "sequence_parallel",
         "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase", "ema_decay",
+        "ramp_duration", "muon_steps", "muon_precision",
     }
 )  # fmt: skip
 """Settings of data, masking, batch, optimizer, parallelism and run that change a plan."""
@@ -141,6 +143,21 @@ class LayoutSettings:
 
 
 @dataclass(frozen=True, config=DEFERRED)
+class MatrixRule:
+    """How whole matrices are updated.
+
+    Attributes:
+        optimizer: its name.
+        steps: of the iteration.
+        precision: of it, and of what is sent for it: ``bf16``, ``fp32`` or ``auto``.
+    """
+
+    optimizer: str
+    steps: int = MuonPart.muon_steps
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+
+@dataclass(frozen=True, config=DEFERRED)
 class RecipeSettings:
     """What the run computes; None: the phase's published value, the preset's, or the largest that fits."""
 
@@ -154,11 +171,19 @@ class RecipeSettings:
     micro_batch_size: Count | None = None
     steps: Count | None = None
     optimizer: str = "lamb"
+    muon_steps: Count = MuonPart.muon_steps
+    muon_precision: Literal["auto", "bf16", "fp32"] = "auto"
     averaged: bool = False
     loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None
     batch_ramp: tuple[str, ...] = ()
     length_ramp: tuple[str, ...] = ()
     train_tokens: int | None = None
+    ramp_duration: str | int | None = None
+
+    @property
+    def matrix_rule(self) -> MatrixRule:
+        """How whole matrices are updated."""
+        return MatrixRule(self.optimizer, self.muon_steps, self.muon_precision)
 
 
 @dataclass(frozen=True, config=DEFERRED)
@@ -238,9 +263,12 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         steps=chosen.optimizer.steps,
         train_tokens=chosen.schedule.train_tokens,
         optimizer=chosen.optimizer.optimizer,
+        muon_steps=chosen.optimizer.muon_steps,
+        muon_precision=chosen.optimizer.muon_precision,
         averaged=chosen.averaging.ema_decay > 0.0,
         loader_workers=data.loader_workers,
         batch_ramp=chosen.ramps.batch_ramp,
         length_ramp=chosen.ramps.length_ramp,
+        ramp_duration=chosen.schedule.ramp_duration,
     )
     return PlanSettings(chosen.model, chosen.machine, layout, recipe)

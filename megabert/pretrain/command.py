@@ -138,7 +138,8 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         settings.deepspeed_sections,
     )
     curve = curve_of(divided, partial(course_of, divided))
-    if warning := curve.trains_nothing():
+    begun = start.step if start is not None else 0
+    if checkpoint is None and (warning := curve.trains_nothing(begun)):
         log.warning("%s", warning)
     engine.follow(curve)
     if settings.averaging.ema_decay:
@@ -159,8 +160,9 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
     earlier = source.trained_positions if source is not None else 0
     if start is not None:
         earlier = int(start.record.get("trained_positions", 0))
-    trained = run_folder.trained_positions(settings, inputs.model, earlier)
     if variant_of(inputs.model).position_rows(inputs.model):
+        lengths = [stage.length for stage, _ in course.parts(optimizer.steps)]
+        trained = run_folder.trained_positions(lengths, inputs.model, earlier)
         log.info("%-10s%d are trained when this run ends", "positions", trained)
-    identity = {**identity, "trained_positions": trained}
+    identity = {**identity, "trained_positions": earlier}
     return Loop(divided, inputs, engine, start, identity, skipped)

@@ -51,6 +51,7 @@ from megabert.pretrain.inputs import Inputs, mask_schedule
 from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.lengths.durations import Interval, last_update
 from megabert.pretrain.loss_guard import Fault, RunGuard, Sums, Update, rollback_event
+from megabert.pretrain.run_folder import trained_positions
 
 log = get_logger()
 
@@ -198,7 +199,8 @@ class Loop:
             before_last = step < self.last
             log_now = self.log_due.due(step) or not before_last
             evaluate = self.evaluation_due.due(step) and before_last
-            save = self.save_due.due(step) and before_last
+            kept = run.keep_every is not None and step % run.keep_every == 0
+            save = (self.save_due.due(step) or kept) and before_last
             ratios = run.trust_ratio_interval and step % run.trust_ratio_interval == 0
             stop = self.agreement.asked and before_last
             may_save = bool(save or stop or evaluate or not before_last)  # it may be asked to stop
@@ -456,8 +458,11 @@ class Loop:
 
     def _save(self) -> None:
         began = time.monotonic()
+        lengths = [stage.length for stage in self.course.reached(self.batches.position)]
+        earlier = self.identity["trained_positions"]
         record = {
             **self.identity,
+            "trained_positions": trained_positions(lengths, self.inputs.model, earlier),
             "step": self.engine.steps_done,
             "consumed_samples": self.batches.position,
             "tokens": self.tokens,

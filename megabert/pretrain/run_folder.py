@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -48,13 +48,13 @@ from megabert.common.processes.locks import is_lock_name
 from megabert.common.storage import named_storage_errors
 from megabert.config import flags
 from megabert.config.model import ModelConfig, changed_fields
-from megabert.config.training import DividedSettings, PretrainSettings, ResolvedSettings
+from megabert.config.training import DividedSettings, PretrainSettings
 from megabert.data.shards.summary import data_summary, summary_changes
 from megabert.engine.broadcast import broadcast_object
 from megabert.engine.launch import World
 from megabert.model.encoder import variant_of
 from megabert.pretrain.inputs import Inputs
-from megabert.pretrain.lengths.course import course_of, lengths_of
+from megabert.pretrain.lengths.course import course_of
 from megabert.pretrain.lengths.durations import Interval, branch_of, derived
 
 _MATCHING = [
@@ -382,15 +382,15 @@ def _data_changes(record: dict[str, Any], identity: dict[str, Any]) -> list[str]
     return [f"the shards of --data: {changes[0]}", *changes[1:]]
 
 
-def trained_positions(settings: ResolvedSettings, model: ModelConfig, earlier: int) -> int:
-    """Number of positions that can be used once this run has ended.
+def trained_positions(lengths: Iterable[int], model: ModelConfig, earlier: int) -> int:
+    """Number of positions that can be used after training on sequences of these lengths.
 
     With a position table these are its rows that have had gradients, ``earlier`` of them before the run;
     without one, all positions.
     """
     if not variant_of(model).position_rows(model):
         return model.max_position_embeddings
-    return max(earlier, *lengths_of(settings))
+    return max(earlier, *lengths)
 
 
 def write_settings(

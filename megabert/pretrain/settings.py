@@ -5,12 +5,13 @@ Precedence: flag > ``--config`` > DeepSpeed file > phase recipe > default.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.common.names import RUN_CHECKPOINTS
 from megabert.config import flags
 from megabert.config.checkpoint_path import model_is_there
@@ -35,6 +36,8 @@ from megabert.pretrain.lengths.durations import (
 )
 
 _PHASE_NAMES: dict[int | str, str] = {1: "phase1", 2: "phase2", CONTINUE: CONTINUE}
+_LIMITED = (("data", "seq_length"), ("data", "mask_fraction"), ("masking", "final_mask_fraction"))
+"""What the limit of predictions depends on."""
 _ONLY_UNMASKED = (
     ("data", "masking"), ("data", "mask_fraction"), ("data", "short_sequence_fraction"),
     ("masking", "mask_share"), ("masking", "random_share"), ("masking", "final_mask_fraction"),
@@ -53,6 +56,7 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     given, from_mixture = own_mixture(
         without_replaced(with_stable_settings(with_own_output(given, "run")))
     )
+    given = _with_fitting_limit(given)
     first = flags.build(PretrainSettings, given.file, given.flags)
     raw: dict[str, Any] = {}
     from_file = SettingsLayer()
@@ -63,8 +67,7 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     length = made.data.seq_length
     if made.data.max_predictions is None and length is not None:
-        fractions = made.data.mask_fraction, made.masking.final_mask_fraction or 0.0
-        limit = default_max_predictions(length, max(fractions))
+        limit = default_max_predictions(length, _largest_fraction(made))
         layers = (SettingsLayer({"data": {"max_predictions": limit}}), *layers)
         made = flags.build(PretrainSettings, _recipe(first, layers), *layers)
     layers = (*layers, run_lengths(made, partial(course_of, made)))
@@ -72,12 +75,57 @@ def resolve_pretraining(given: Given) -> ResolvedSettings:
     settings = flags.narrow(
         ResolvedSettings, made, deepspeed_sections=raw, batch_is_of_a_run=of_a_run
     )
-    _check_run(settings)
+    _check_run(settings, given)
+    _warn_of_few_predictions(settings)
     _check_data(settings, given)
     check_schedule(settings, given)
     if settings.optimizer.schedule == "wsd":
         curve_of(settings, partial(course_of, settings))
     return settings
+
+
+def _with_fitting_limit(given: Given) -> Given:
+    """``given``, without the file's limit of predictions if flags change what it was made for."""
+    if given.flags.sets("data", "max_predictions") or not given.file.sets(
+        "data", "max_predictions"
+    ):
+        return given
+    changed = []
+    for section, name in _LIMITED:
+        flag, recorded = (
+            layer.values.get(section, {}).get(name) for layer in (given.flags, given.file)
+        )
+        if flag is not None and (recorded is None or float(flag) != float(recorded)):
+            changed.append("--" + name.replace("_", "-"))
+    if not changed:
+        return given
+    values = {**given.file.values, "data": dict(given.file.values["data"])}
+    limit = values["data"].pop("max_predictions")
+    get_logger().info(
+        "max_predictions %s of %s is not used: %s changes what it belongs to",
+        limit,
+        given.file.file,
+        changed[0],
+    )
+    return replace(given, file=SettingsLayer(values, given.file.file, given.file.names))
+
+
+def _largest_fraction(settings: PretrainSettings) -> float:
+    """The largest fraction of predicted tokens of the run."""
+    return max(settings.data.mask_fraction, settings.masking.final_mask_fraction or 0.0)
+
+
+def _warn_of_few_predictions(settings: ResolvedSettings) -> None:
+    """Say so if the limit of predictions is below the fraction of the tokens to predict."""
+    data, fraction = settings.data, _largest_fraction(settings)
+    if data.max_predictions < int(fraction * data.seq_length):
+        get_logger().warning(
+            "--max-predictions %d is %.1f %% of --seq-length %d: fewer tokens are predicted than the %.1f %% asked for",
+            data.max_predictions,
+            100 * data.max_predictions / data.seq_length,
+            data.seq_length,
+            100 * fraction,
+        )
 
 
 def mixture_of(settings: ResolvedSettings) -> MixtureSettings:
@@ -135,10 +183,13 @@ def _model_name(first: PretrainSettings) -> str:
     return Path(source.absolute().name).stem if source.is_file() else source.absolute().name
 
 
-def _check_run(settings: ResolvedSettings) -> None:
-    """Refuse settings that contradict each other."""
+def _check_run(settings: ResolvedSettings, given: Given) -> None:
+    """Refuse settings that contradict each other.
+
+    A run that is resumed by its own file, which names what it started from, is no contradiction.
+    """
     run, data, parallel = settings.run, settings.data, settings.parallel
-    if run.init_from is not None and run.resume not in ("never", "auto"):
+    if given.flags.sets("run", "init_from") and run.resume not in ("never", "auto"):
         raise UserError(
             "--init-from starts a new run and --resume TAG continues an existing one; give one of them"
         )

@@ -75,6 +75,12 @@ class StartingModel(ABC):
         """Load it into a new engine of ``model``, which ``config`` describes (a collective)."""
 
 
+def _say_heads_are_kept(settings: ResolvedSettings) -> None:
+    """Local heads are a start of random weights, and these weights are not."""
+    if settings.initial_weights.init_local_heads:
+        log.info("--init-local-heads has no effect: attention is that of --init-from")
+
+
 class StartingCheckpoint(StartingModel):
     """A checkpoint of a run, with its moments."""
 
@@ -90,13 +96,14 @@ class StartingCheckpoint(StartingModel):
         config: ModelConfig,
         settings: ResolvedSettings,
     ) -> None:
-        resume.transfer(engine, model, self.checkpoint, moments=settings.run.init_moments)
-        log.info(
-            "weights%s of %s",
-            " and moments" if settings.run.init_moments else "",
-            self.checkpoint.folder,
-        )
-        if Layout.from_record(self.checkpoint.record).has_average:
+        moments = settings.run.init_moments
+        resume.transfer(engine, model, self.checkpoint, moments=moments)
+        averaged = Layout.from_record(self.checkpoint.record).has_average
+        average_used = averaged and moments and bool(settings.averaging.ema_decay)
+        also = ", moments and averaged weights" if average_used else " and moments"
+        log.info("weights%s of %s", also if moments else "", self.checkpoint.folder)
+        _say_heads_are_kept(settings)
+        if averaged and not average_used:
             log.info(
                 "its averaged weights are not used: to start from them, give --init-from the output of "
                 "launch/convert.py --ema --to megabert"
@@ -118,6 +125,7 @@ class StartingWeights(StartingModel):
         config: ModelConfig,
         settings: ResolvedSettings,
     ) -> None:
+        _say_heads_are_kept(settings)
         tensors = broadcast_tensors(engine.world, self.model.tensors)
         self.model.tensors = {}
         full: dict[str, dict[str, torch.Tensor]] = {}

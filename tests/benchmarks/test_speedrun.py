@@ -175,7 +175,7 @@ def test_score_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.nats_per_word == pytest.approx(total / 6, rel=1e-5)
     assert (found.words, found.tokens) == (6, found.pieces)
     assert found.nats_per_token == pytest.approx(total / found.pieces, rel=1e-5)
-    with pytest.raises(UserError, match="no training state"):
+    with pytest.raises(UserError, match="holds one set of weights"):
         score(tmp_path / "model", HeldOut(passages, tmp_path), "ema")
 
 
@@ -381,7 +381,7 @@ def a_record(name: str, seed: int, curve: list[tuple[float, float]]) -> dict[str
     ]
     return {
         "track": "cpu-1h", "entry": name, "about": f"About {name}.", "seed": seed, "vocabulary": 8192,
-        "score": points[-1] | {"parameters": 5_000_000}, "curve": points, "tokens": points[-1]["tokens"], "updates": 100,
+        "settings": {}, "score": points[-1] | {"parameters": 5_000_000}, "curve": points, "tokens": points[-1]["tokens"], "updates": 100,
         "cpu_seconds": 6480.0, "wall_seconds": 3500.0, "budget": {"seconds": 7200.0},
         "data": {"held_out": "ab"}, "machine": {"cpu": "CPU", "cores": 2, "gpu": None, "torch": "2.13"},
     }  # fmt: skip
@@ -403,6 +403,11 @@ def test_board() -> None:
     made[-1]["data"] = {"held_out": "cd"}
     assert "do not compare" in board.board(made)
     assert "do not compare" not in page
+    made[1]["settings"], made[2]["seed"] = {"optimizer": {"lr": 1.0}}, 7
+    changed = board.board(made)
+    assert "seeds of `default` ran with different settings" in changed
+    assert "| 2 of 3 |" in next(line for line in changed.splitlines() if "| `default` |" in line)
+    assert "different settings" not in page
     assert board.tokens_to(made[0]["curve"], 7.5) == pytest.approx(math.sqrt(8) * 1e6)
 
 
@@ -441,7 +446,7 @@ def test_a_whole_run(tmp_path: Path, root: Path) -> None:
     )
     file = tmp_path / "tiny.yaml"
     file.write_text(
-        "about: A try.\nvocabulary: 600\nsettings:\n  model: {model: bert-tiny, norm: pre, dropout: 0.0}\n"
+        "about: A try.\nvocabulary: 600\nweights: ema\nsettings:\n  averaging: {ema_decay: 0.9}\n  model: {model: bert-tiny, norm: pre, dropout: 0.0}\n"
         "  data: {sentence_task: none, seq_length: 64}\n  batch: {global_batch_size: 8}\n"
         "  optimizer: {optimizer: adamw, lr: 0.003, schedule: linear, warmup_fraction: 0.06}\n"
     )

@@ -295,6 +295,36 @@ def test_an_empty_name_of_a_file() -> None:
         settings("--config", "")
 
 
+def test_a_limit_of_predictions_of_another_length_or_fraction(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That of a file is not used if flags change what it was made for; one that is too low is said."""
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {seq_length: 128, mask_fraction: 0.15, max_predictions: 21}\n")
+    config = ("--config", str(path))
+    for flags_, limit in (
+        ((), 21),
+        (("--mask-fraction", "0.15"), 21),
+        (("--mask-fraction", "0.3"), 40),
+        (("--seq-length", "512"), 80),
+        (("--final-mask-fraction", "0.3"), 40),
+    ):
+        assert settings(*config, *flags_).data.max_predictions == limit, flags_
+    assert "max_predictions 21 of" in caplog.text
+    assert "fewer tokens are predicted" not in caplog.text
+    made = settings(*config, "--mask-fraction", "0.4", "--max-predictions", "21")
+    assert made.data.max_predictions == 21
+    assert "16.4 % of --seq-length 128: fewer tokens are predicted" in caplog.text
+
+
+def test_a_run_that_began_with_a_model_resumes_by_its_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("run: {init_from: gone, output: runs/p2, phase: continue}\n")
+    assert settings("--config", str(path), "--resume", "best").run.resume == "best"
+    with pytest.raises(UserError, match="give one of them"):
+        settings("--config", str(path), "--resume", "best", "--init-from", "other")
+
+
 def test_the_file_of_a_run_on_another_number_of_ranks(tmp_path: Path) -> None:
     """The global batch is divided again, unless a flag says how; a copy of the file elsewhere is taken as it is."""
     run, copy = tmp_path / "run" / "config.yaml", tmp_path / "copy.yaml"

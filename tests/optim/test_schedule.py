@@ -177,4 +177,5 @@ def test_a_single_update_at_rate_0_is_said(name: str) -> None:
     warning = Curve(name, 1, 0.1, 0.1).trains_nothing()
     assert (warning is not None) == (name in ("poly", "linear", "cosine"))
     assert Curve(name, 2, 0.1, 0.1).trains_nothing() is None
+    assert (Curve(name, 9, 0.1, 0.1).trains_nothing(8) is None) == (warning is None)
     assert Curve(name, 1, 0.0, 0.1).trains_nothing() is None

@@ -26,7 +26,14 @@ from megabert.planner.machine import LINK_EFFICIENCY, make_machine
 from megabert.planner.matrices import WholeMatrices
 from megabert.planner.parameters import LocalParameters, local_parameters
 from megabert.planner.plan import LayoutPlan, Planner
-from megabert.planner.settings import CPU, MachineSettings, PlanFlags, plan_settings, read_flags
+from megabert.planner.settings import (
+    CPU,
+    MachineSettings,
+    MatrixRule,
+    PlanFlags,
+    plan_settings,
+    read_flags,
+)
 from megabert.planner.states import (
     BEGINS,
     ENDS,
@@ -492,8 +499,10 @@ def test_bytes_of_whole_matrices_are_those_of_their_owners(stage: int, d: int, t
         if a != b
         for part in (*made.to_owner(a, b, every), *made.to_holder(a, b, every))
     )
-    planned = WholeMatrices.of(config, "muon")
+    planned = WholeMatrices.of(config, MatrixRule("muon"))
     borders = (d - 1) * planned.elements / planned.number if stage == 1 else 0.0
     assert planned.sent(stage, d, t) * d * t - borders == pytest.approx(sent)
     assert planned.number == len(matrices)
     assert planned.flops == sum(made.flops_of(rank, 5) for rank in ranks)
+    shorter = WholeMatrices.of(config, MatrixRule("muon", 3, "fp32"))
+    assert (5 * shorter.flops, shorter.in_bf16) == (3 * planned.flops, False)

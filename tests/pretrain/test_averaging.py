@@ -57,6 +57,19 @@ def test_metrics_and_the_best_checkpoint(straight: Path) -> None:
     assert (straight / "checkpoints" / "best").read_text().strip().endswith(f"{best:07d}")
 
 
+def test_the_report_has_averages_as_a_run_of_their_own(straight: Path) -> None:
+    from launch.report import table, table_of_scores
+
+    only = [
+        {key: line[key] for key in line if not key.startswith("eval_mlm")}
+        for line in metrics(straight)
+    ]
+    both = table([("a", metrics(straight))]).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in both] == ["| a"] * 3 + ["| a, averaged weights"] * 3
+    assert table([("a", only)]).splitlines()[2:] == both[3:]
+    assert table_of_scores([("a", only)]) == ""
+
+
 def test_resumed_bit_for_bit(straight: Path, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     given = [*SETTINGS, *AVERAGE, *BEST]
@@ -87,6 +100,10 @@ def test_a_new_run_starts_from_the_trained_weights(
     given = [*SETTINGS, "--init-from", str(straight), "--stop-after", "1"]
     train(shards, tmp_path / "run", *given, ranks=1)
     assert "its averaged weights are not used" in capfd.readouterr().err
+    train(shards, tmp_path / "averaged", *given, "--ema-decay", "0.5", ranks=1)
+    said = capfd.readouterr().err
+    assert "weights, moments and averaged weights of" in said
+    assert "not used" not in said
 
 
 def test_wrong_settings(tmp_path: Path) -> None:

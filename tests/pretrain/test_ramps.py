@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ def test_each_line_has_its_batch_and_length(ramped: Path) -> None:
     lines = [line for line in metrics(ramped) if "loss" in line]
     assert [(line["global_batch_size"], line["seq_length"]) for line in lines] == SIZES
     assert _positions(ramped) == [4, 8, 16, 24, 32, 40]
+    records = sorted((ramped / "checkpoints").glob("step-*/megabert.json"))
+    trained = [json.loads(path.read_text())["trained_positions"] for path in records]
+    assert trained == [length for _, length in SIZES]
 
 
 def _positions(run: Path) -> list[int]:

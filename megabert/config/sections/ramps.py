@@ -44,6 +44,16 @@ def read_ramp(text: object) -> RampStage:
     return RampStage(int(match["value"]), duration)
 
 
+def ramp_base(
+    ramp_duration: str | int | None, steps: int | None, tokens: int | None
+) -> tuple[int | None, int | None]:
+    """Updates and tokens of which a ramp's percentages are: the run's, or ``--ramp-duration``; one is None if so."""
+    if ramp_duration is None:
+        return steps, tokens
+    number, unit = read_duration(ramp_duration)
+    return (int(number), None) if unit == "steps" else (None, int(number))
+
+
 def _checked(value: object, what: str) -> object:
     if value == NONE:
         return value

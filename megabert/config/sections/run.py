@@ -136,7 +136,7 @@ class RunSettings:
     )
     keep_last: PositiveInt = setting(2, "newest checkpoints to keep in the run folder")
     keep_every: PositiveInt | None = setting(
-        None, "also keep the checkpoints after every multiple of this many updates"
+        None, "also save checkpoints after every multiple of this many updates, and keep them all"
     )
     keep_best: EvaluatedMetric | None = setting(
         None,

@@ -96,6 +96,10 @@ class Course:
         """The number of the stage with this sample of the run."""
         return bisect_right(self._samples, sample) - 1
 
+    def reached(self, samples: int) -> tuple[CourseStage, ...]:
+        """The stages of this many samples from the run's start, the first at least."""
+        return self.stages[: self.stage_of_sample(max(0, samples - 1)) + 1]
+
     def at_update(self, update: int) -> CourseStage:
         """The stage of an update."""
         return self.stages[bisect_right(self._updates, update) - 1]

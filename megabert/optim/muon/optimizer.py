@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -328,9 +327,10 @@ MUON = OptimizerSpec(
     "muon",
     "orthogonalized momentum of whole matrices; AdamW or LAMB for the rest",
     _make,
-    reads=MOMENT_SETTINGS | RATIO_SETTINGS | _MATRIX_SETTINGS,
+    reads=MOMENT_SETTINGS | _MATRIX_SETTINGS,
+    reads_more=lambda settings: RATIO_SETTINGS if settings.muon_others == "lamb" else frozenset(),
     matrix_state_bytes=4,
     moved_bytes=44,
     matrices=is_hidden_matrix,
-    matrix_flops=partial(iteration_flops, steps=_DEFAULTS.steps),
+    matrix_flops=iteration_flops,
 )

@@ -55,22 +55,24 @@ def with_stable_settings(given: Given) -> Given:
     """
     if not any(layer.sets("schedule", "decay_from") for layer in (given.file, given.flags)):
         return given
-    named = flags.build(PretrainSettings, given.file, given.flags)
-    assert named.schedule.decay_from is not None
+    named = flags.read_values(PretrainSettings, given.file, given.flags)
     for (section, name), reason in _FOLLOWS.items():
         if given.flags.sets(section, name):
             raise UserError(f"--{name.replace('_', '-')} and --decay-from: {reason}; leave it out")
     if given.flags.values.get("optimizer", {}).get("schedule", "wsd") != "wsd":
         raise UserError("--schedule and --decay-from: the schedule is wsd's decay; leave it out")
-    point = read_branch_point(named.schedule.decay_from)
-    output = named.run.output
-    if output is not None and named.run.resume != "never" and has_checkpoint(output):
+    point = read_branch_point(named["schedule"]["decay_from"])
+    output = named["run"].get("output")
+    resumes = named["run"].get("resume", "never") != "never"
+    if output is None and resumes:
+        output = _begun_branch(point)
+    if output is not None and resumes and has_checkpoint(output):
         values, point = _resumed(output, point)
     else:
-        values, point = _stable(point, named)
-        output = output or Path(f"{point.run}-decay-{point.step}")
+        values, point = _stable(point)
+        output = output or _own_folder(point)
         _require_other_folder(output, point.run)
-        values["run"]["output"] = str(output)
+    values.setdefault("run", {})["output"] = str(output)
     own = _without(given.file.values, *_FOLLOWS, ("optimizer", "schedule"))
     chosen = _without(given.flags.values, ("schedule", "decay_from"))
     chosen.setdefault("schedule", {})["decay_from"] = str(point)
@@ -89,6 +91,33 @@ def _without(values: Values, *places: tuple[str, str]) -> Values:
 def has_checkpoint(run: Path) -> bool:
     """Whether a run has one, so that what it started from is not needed any more."""
     return any((run / RUN_CHECKPOINTS).glob(f"*/{CHECKPOINT_RECORD}"))
+
+
+def _own_folder(point: BranchPoint) -> Path:
+    """The folder of a branch without ``--output``."""
+    return Path(f"{point.run}-decay-{point.step}")
+
+
+def _begun_branch(point: BranchPoint) -> Path | None:
+    """The default folder of the branch to resume, if it was begun; None: it begins now.
+
+    Without a step that is the only branch of the run in a default folder.
+
+    Raises:
+        UserError: there are several.
+    """
+    if point.step is not None:
+        folder = _own_folder(point)
+        return folder if has_checkpoint(folder) else None
+    any_step = Path(f"{point.run}-decay-")
+    beside = (one for one in any_step.parent.glob("*") if one.name.startswith(any_step.name))
+    found = sorted(filter(has_checkpoint, beside))
+    if len(found) > 1:
+        raise UserError(
+            f"--decay-from {point}: several branches of it can be resumed ({', '.join(map(str, found))}); name one, as "
+            f"--decay-from RUN@STEP or with --output"
+        )
+    return found[0] if found else None
 
 
 def _resumed(output: Path, point: BranchPoint) -> tuple[Values, BranchPoint]:
@@ -119,7 +148,7 @@ def _recorded(run: Path, named: object) -> Values:
         raise UserError(f"--decay-from {named}: {str(error).removeprefix('--config ')}") from error
 
 
-def _stable(point: BranchPoint, named: PretrainSettings) -> tuple[Values, BranchPoint]:
+def _stable(point: BranchPoint) -> tuple[Values, BranchPoint]:
     """The stable run's settings as those of its branch, and the checkpoint that is meant."""
     values = _recorded(point.run, point)
     layer = SettingsLayer(values, str(point.run / RUN_CONFIG))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from megabert.common.errors import UserError
-from megabert.config.sections.duration import read_duration
-from megabert.config.sections.ramps import read_ramp
+from megabert.config.sections.ramps import ramp_base, read_ramp
 from megabert.config.training import PretrainSettings, ResolvedSettings
 from megabert.data.samples.course import Course, plan_course
 
@@ -22,10 +21,10 @@ def course_of(settings: PretrainSettings) -> Course:
             what = f"{'--batch-ramp' if ramps.batch_ramp else '--length-ramp'} ends with"
         raise UserError(f"{what} the global batch of the run: give --global-batch-size")
     assert settings.data.seq_length is not None
-    steps, tokens = settings.optimizer.steps, settings.schedule.train_tokens
-    if settings.schedule.ramp_duration is not None:
-        number, unit = read_duration(settings.schedule.ramp_duration)
-        steps, tokens = (int(number), None) if unit == "steps" else (None, int(number))
+    schedule = settings.schedule
+    steps, tokens = ramp_base(
+        schedule.ramp_duration, settings.optimizer.steps, schedule.train_tokens
+    )
     return plan_course(
         [read_ramp(text) for text in ramps.batch_ramp],
         [read_ramp(text) for text in ramps.length_ramp],

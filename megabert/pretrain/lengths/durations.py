@@ -122,7 +122,7 @@ def curve_of(settings: PretrainSettings, course: Callable[[], Positions]) -> Cur
     """The learning rates of a run, whose settings have ``steps`` and the other values of a recipe.
 
     Raises:
-        UserError: warm-up and decay do not fit into the run.
+        UserError: the decay, or warm-up and decay, do not fit into the run.
     """
     optimizer, schedule = settings.optimizer, settings.schedule
     warmup = None if schedule.warmup is None else read_duration(schedule.warmup)
@@ -134,7 +134,13 @@ def curve_of(settings: PretrainSettings, course: Callable[[], Positions]) -> Cur
     if began is not None:
         decay_steps = steps - (began.step or 0)
     elif optimizer.schedule == "wsd":
-        decay_steps = last_part(read_duration(schedule.decay_duration), steps, course)
+        decay = read_duration(schedule.decay_duration)
+        whole = course().tokens(steps) if decay.unit == "tokens" else steps
+        if decay.unit != "percent" and decay.number > whole:
+            raise UserError(
+                f"--decay-duration {schedule.decay_duration}: the run has only {whole:,} {decay.unit}; give a shorter decay"
+            )
+        decay_steps = last_part(decay, steps, course)
     return Curve(
         optimizer.schedule,
         steps,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from megabert.common.errors import UserError
 from megabert.config.training import OptimizerSettings
+from megabert.engine.build import _optimizer
 from megabert.optim.flat_segments import LocalTensor
 from megabert.optim.lamb.backend import LambOptions
 from megabert.optim.muon.newton_schulz import iteration_flops, orthogonalized, update_scale
@@ -123,6 +126,7 @@ def test_moments_of_matrices_alone_are_refused() -> None:
     for rule in (
         GroupRule("weight", beta1=0.8, muon=True),
         GroupRule("weight", eps=1e-8, muon=True),
+        GroupRule("weight", adapt=False, muon=True),
     ):
         with pytest.raises(UserError, match="matches only matrices of Muon"):
             parameter_groups(model, 0.01, own=[rule], matrices=is_hidden_matrix)
@@ -131,6 +135,37 @@ def test_moments_of_matrices_alone_are_refused() -> None:
             group.get("beta1") == 0.8
             for group in parameter_groups(model, 0.01, own=[rule], matrices=is_hidden_matrix)
         )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "more", "refused"),
+    [
+        ("lamb", {}, False),
+        ("adamw", {}, True),
+        ("stable-adamw", {}, True),
+        ("muon", {"max_trust_ratio": 10.0}, True),
+        ("muon", {"muon_others": "lamb", "max_trust_ratio": 10.0}, False),
+    ],
+)
+def test_trust_ratios_that_no_rule_has(
+    optimizer: str,
+    more: dict[str, Any],
+    refused: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A group's own is refused, a setting is reported; Muon has them where LAMB is the rule of the rest."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    path = tmp_path / "groups.yaml"
+    path.write_text("- {match: bias, adapt: true}\n")
+    settings = OptimizerSettings(optimizer=optimizer, parameter_groups=path, **more)
+    with (
+        pytest.raises(UserError, match="sets adapt, which --optimizer")
+        if refused
+        else nullcontext()
+    ):
+        _optimizer(model, settings, StateLayout())
+    assert ("--max-trust-ratio has no effect" in caplog.text) == (refused and bool(more))
 
 
 def test_half_precision_weights_are_refused() -> None:

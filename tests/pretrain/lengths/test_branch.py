@@ -160,6 +160,18 @@ def resolved(folder: Path, *given: str) -> Any:
     return resolve_pretraining(flags.parse(PretrainSettings, argv, "pretrain.py", ""))
 
 
+def test_flags_that_need_a_setting_of_the_stable_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "stable", tmp_path / "stable")
+    given = ("--decay-from", "STABLE@8", "--eval-weights", "ema")
+    with pytest.raises(UserError, match=r"--eval-weights ema .* needs --ema-decay"):
+        resolved(tmp_path, *given)
+    path = tmp_path / "stable" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["averaging"] = {"ema_decay": 0.9}
+    path.write_text(yaml.safe_dump(config))
+    assert resolved(tmp_path, *given).averaging.eval_weights == "ema"
+
+
 def test_what_a_branch_takes_over(folder: Path) -> None:
     made = resolved(
         folder, *["--decay-from", "STABLE", "--decay", "linear", "--final-lr-fraction", "0.1"]
@@ -183,6 +195,29 @@ def test_what_a_branch_takes_over(folder: Path) -> None:
     for step, duration, steps in ((8, "50%", 12), (4, "257 tokens", 6), (4, "2", 6)):
         made = resolved(folder, "--decay-from", f"STABLE@{step}", "--decay-duration", duration)
         assert made.optimizer.steps == steps
+
+
+def test_the_folder_of_a_branch_to_resume(folder: Path, tmp_path: Path) -> None:
+    """Found without --output, also when the stable run no longer has the step, or has newer ones."""
+    shutil.copytree(folder / "stable", tmp_path / "stable")
+    resume = ("--decay-from", "STABLE", "--resume", "auto")
+    assert resolved(tmp_path, *resume).run.output == Path(f"{tmp_path / 'stable'}-decay-9")
+    for step in (4, 8):
+        begun = tmp_path / f"stable-decay-{step}"
+        tag = begun / "checkpoints" / f"step-{step + 1:07d}"
+        tag.mkdir(parents=True)
+        (tag / "megabert.json").touch()
+        config = yaml.safe_load((tmp_path / "stable" / "config.yaml").read_text())
+        config["schedule"]["decay_from"] = f"{tmp_path / 'stable'}@{step}"
+        config["optimizer"] |= {"schedule": "wsd", "steps": None}
+        (begun / "config.yaml").write_text(yaml.safe_dump(config))
+        if step == 4:
+            assert resolved(tmp_path, *resume).run.output == begun
+    with pytest.raises(UserError, match="several branches of it can be resumed"):
+        resolved(tmp_path, *resume)
+    shutil.rmtree(tmp_path / "stable")
+    made = resolved(tmp_path, "--decay-from", "STABLE@8", "--resume", "auto")
+    assert made.run.output == tmp_path / "stable-decay-8"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_a_run_in_tokens(tmp_path: Path) -> None:
     assert planned_run(asked, planned_course(asked).final).steps == 3907
 
 
+def test_a_plan_has_the_ramps_of_a_longer_run() -> None:
+    """``--ramp-duration``: half of 1,000 updates, in the run and in its plan."""
+    given = [*SMALL, "--steps", "10000", "--batch-ramp", "4 for 50%", "--ramp-duration", "1000"]
+    planned = flags.parse(PlanFlags, [*given, "--gpu", "h200"], "plan.py", "")
+    course = planned_course(plan_settings(read_flags(planned)))
+    assert course.stages == course_of(settings_of(given)).stages
+    assert course.stages[0].updates == 500
+
+
 @pytest.mark.parametrize("text", ["28.43%", "28.43 %"])
 def test_a_share_is_the_fraction(text: str) -> None:
     by_share, by_fraction = (
@@ -82,6 +91,14 @@ def test_a_share_is_the_fraction(text: str) -> None:
 def test_last_part(duration: str, updates: int) -> None:
     made = settings_of([*SMALL, "--train-tokens", "250000"])
     assert last_part(read_duration(duration), 977, partial(course_of, made)) == updates
+
+
+@pytest.mark.parametrize("decay", ["101", "2000000 tokens"])
+def test_a_decay_longer_than_the_run(decay: str) -> None:
+    given = [*SMALL, "--steps", "100", "--schedule", "wsd", "--warmup", "0", "--decay-duration"]
+    with pytest.raises(UserError, match=f"--decay-duration {decay}: the run has only"):
+        settings_of([*given, decay])
+    assert settings_of([*given, "100"]).schedule.decay_duration == 100
 
 
 def test_wsd_in_settings() -> None:
