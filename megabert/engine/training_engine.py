@@ -161,6 +161,11 @@ class TrainingEngine:
         """Use these learning rates."""
         self._deepspeed.lr_scheduler.follow(curve)
 
+    def trains_nothing(self, done: int = 0) -> str | None:
+        """See :meth:`Curve.trains_nothing`."""
+        warning: str | None = self._deepspeed.lr_scheduler.curve.trains_nothing(done)
+        return warning
+
     def learning_rate_at(self, step: int) -> float:
         """Rate of update ``step``, counted from 1, by the run's schedule."""
         return float(self._deepspeed.lr_scheduler.lr(step))

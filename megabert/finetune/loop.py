@@ -51,7 +51,6 @@ from megabert.finetune.evaluation import (
 from megabert.finetune.inputs import FinetuneInputs, claim_output, divide_rows
 from megabert.finetune.selection import Selection, evaluation_steps
 from megabert.finetune.settings import END, DividedFinetuning, ResolvedFinetuning
-from megabert.optim.curve import Curve
 from megabert.tasks.base import Features, Task
 from megabert.tasks.batches import BatchPlan, batch_on_device, steps_for
 
@@ -95,8 +94,7 @@ def build_loop(
     broadcast_object(world, write)
     for topic, text in engine.describe().items():
         log.info("%-10s%s", topic, text)
-    curve = Curve(optimizer.schedule, max(1, steps), optimizer.lr, optimizer.warmup_fraction)
-    if steps and (warning := curve.trains_nothing()):
+    if steps and (warning := engine.trains_nothing()):
         log.warning("%s", warning)
     return FinetuneLoop(settings, task, inputs, config, engine, UpdatePlan(steps, scored_after))
 

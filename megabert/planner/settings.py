@@ -17,6 +17,7 @@ from megabert.config.numbers import (
     Count,
     Limits,
     PositiveFloat,
+    PositiveInt,
     Probability,
     Ranks,
     Share,
@@ -171,7 +172,7 @@ class RecipeSettings:
     micro_batch_size: Count | None = None
     steps: Count | None = None
     optimizer: str = "lamb"
-    muon_steps: Count = MuonPart.muon_steps
+    muon_steps: PositiveInt = MuonPart.muon_steps
     muon_precision: Literal["auto", "bf16", "fp32"] = "auto"
     averaged: bool = False
     loader_workers: Annotated[int, Limits(ge=0, le=1024)] | None = None

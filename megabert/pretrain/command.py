@@ -137,11 +137,10 @@ def prepare(settings: ResolvedSettings, inputs: Inputs, world: World) -> Loop:
         batch,
         settings.deepspeed_sections,
     )
-    curve = curve_of(divided, partial(course_of, divided))
+    engine.follow(curve_of(divided, partial(course_of, divided)))
     begun = start.step if start is not None else 0
-    if checkpoint is None and (warning := curve.trains_nothing(begun)):
+    if checkpoint is None and (warning := engine.trains_nothing(begun)):
         log.warning("%s", warning)
-    engine.follow(curve)
     if settings.averaging.ema_decay:
         engine.keep_average(settings.averaging.ema_decay)
     if start is not None:

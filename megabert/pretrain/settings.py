@@ -186,7 +186,7 @@ def _model_name(first: PretrainSettings) -> str:
 def _check_run(settings: ResolvedSettings, given: Given) -> None:
     """Refuse settings that contradict each other.
 
-    A run that is resumed by its own file, which names what it started from, is no contradiction.
+    A run may be resumed by its own file, which names what it started from.
     """
     run, data, parallel = settings.run, settings.data, settings.parallel
     if given.flags.sets("run", "init_from") and run.resume not in ("never", "auto"):

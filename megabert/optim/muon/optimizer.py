@@ -40,7 +40,7 @@ from megabert.optim.muon.exchange import Mail, Pieces
 from megabert.optim.muon.newton_schulz import iteration_flops, orthogonalized, update_scale
 from megabert.optim.muon.ownership import BUCKET, Grid, Matrix, Ownership, Part
 from megabert.optim.param_groups import is_hidden_matrix
-from megabert.optim.registry import OptimizerSpec, StateLayout
+from megabert.optim.registry import OptimizerSpec, StateLayout, optimizer_spec
 
 _MATRIX_SETTINGS = frozenset({"muon_momentum", "muon_steps", "muon_precision", "muon_others"})
 
@@ -328,7 +328,7 @@ MUON = OptimizerSpec(
     "orthogonalized momentum of whole matrices; AdamW or LAMB for the rest",
     _make,
     reads=MOMENT_SETTINGS | _MATRIX_SETTINGS,
-    reads_more=lambda settings: RATIO_SETTINGS if settings.muon_others == "lamb" else frozenset(),
+    reads_more=lambda settings: optimizer_spec(settings.muon_others).reads & RATIO_SETTINGS,
     matrix_state_bytes=4,
     moved_bytes=44,
     matrices=is_hidden_matrix,
