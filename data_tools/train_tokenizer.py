@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megabert.common.errors import UserError
-from megabert.common.log import run_command
+from megabert.common.log import get_logger, run_command
 from megabert.common.storage import named_storage_errors, require_writable
 from megabert.config.flags import plain_parser
 from megabert.config.numbers import Fraction, NonNegativeInt, Processes, Size
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Japanese a third of the vocabulary)",
     )  # fmt: skip
     kind.add_argument(
-        "--coverage", type=ValueReader(Fraction), default=0.9995, metavar="F",
+        "--coverage", type=ValueReader(Fraction), metavar="F",
         help="unigram, bpe: fraction of the text whose characters get an entry (default: 0.9995)",
     )  # fmt: skip
     work = parser.add_argument_group("amount of text and processes")
@@ -108,9 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         lower_case=not args.cased,
         language=check_language(args.language),
         alphabet=args.alphabet,
-        coverage=args.coverage,
+        coverage=TrainingSettings.coverage if args.coverage is None else args.coverage,
     )
     settings.check()
+    pieces = settings.kind != "wordpiece"
+    for flag, given, unused in (
+        ("--alphabet", args.alphabet, pieces),
+        ("--coverage", args.coverage, not pieces),
+    ):
+        if given is not None and unused:
+            get_logger().warning("%s has no effect with --type %s", flag, settings.kind)
     if args.workers < 1 or args.max_characters < 0:
         raise UserError("--workers must be at least 1, and --max-characters 0 or more")
     with named_storage_errors(args.output):

@@ -36,10 +36,10 @@ FINETUNE=(--task squad --max-length 96 --batch-size 32 --epochs 10 --lr 5e-4 --d
 # --- how to run a stage ---------------------------------------------------------------------------
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}   # one thread per rank: two ranks fill two cores
 
-stage() { # stage TITLE RESULT COMMAND...: run COMMAND unless the file RESULT exists
+stage() { # stage TITLE RESULT COMMAND...: run COMMAND unless the file RESULT exists (of a run: and is finished)
   local title=$1 result=$2
   shift 2
-  if [[ -e $result ]]; then
+  if [[ -e $result ]] && ! grep -qs '"finished": false' "$result"; then
     printf '== %s: exists already (%s)\n' "$title" "$result"
     return
   fi
@@ -64,7 +64,7 @@ stage "2. a vocabulary from its text" "$WORK/tokenizer/vocab.txt" \
 
 stage "3. dump to shards" "$WORK/shards/manifest.json" \
   python data_tools/shard_wiki.py --input "$WORK/wiki/dump.xml.bz2" \
-  --tokenizer "$WORK/tokenizer" --output "$WORK/shards" --eval-fraction 0.02
+  --tokenizer "$WORK/tokenizer" --output "$WORK/shards" --eval-fraction 0.02 --resume
 
 stage "4. pretraining, phase 1" "$WORK/phase1/results.json" \
   ranks launch/pretrain.py "${MODEL[@]}" "${BATCH[@]}" "${PRETRAIN[@]}" --phase 1 \
@@ -82,11 +82,11 @@ stage "6. conversion to Hugging Face, logits compared" "$WORK/huggingface/config
 
 stage "7. fine-tuning from the pretrained weights, three seeds" "$WORK/squad/results.json" \
   ranks launch/finetune.py "${FINETUNE[@]}" --checkpoint "$WORK/huggingface" \
-  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad"
+  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad" --resume auto
 
 stage "8. the same fine-tuning from random weights" "$WORK/squad-scratch/results.json" \
   ranks launch/finetune.py "${FINETUNE[@]}" --random-init on --init-local-heads "$LOCAL_HEADS" --checkpoint "$WORK/huggingface" \
-  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad-scratch"
+  --train "$WORK/wiki/train.json" --eval "$WORK/wiki/dev.json" --output "$WORK/squad-scratch" --resume auto
 
 # --- the scores -----------------------------------------------------------------------------------
 python - "$WORK" <<'PYTHON'

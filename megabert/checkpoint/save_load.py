@@ -54,6 +54,7 @@ from megabert.common.names import (
     BEST,
     CHECKPOINT_RECORD,
     LATEST,
+    RESUMED_FROM,
     RUN_CHECKPOINTS,
     checkpoint_tag,
     step_of_tag,
@@ -218,14 +219,40 @@ def _failure(rank: int, error: OSError | RuntimeError) -> str:
 def _finish(partial: Path, final: Path, record: dict[str, Any]) -> None:
     """Turn a folder into a checkpoint: record, rename, ``latest``, each synced before the next."""
     write_checkpoint_record(partial, record)
-    for later in tagged_folders(final.parent):
-        if step_of_tag(later.name) > step_of_tag(final.name):
-            get_logger().info("removing %s: this run was resumed from an earlier step", later.name)
-            remove_folder(later)
+    for later in _later_than(final.parent, final.name):
+        get_logger().info("removing %s: this run was resumed from an earlier step", later.name)
+        remove_folder(later)
+    (final.parent / RESUMED_FROM).unlink(missing_ok=True)
     if final.exists():
         remove_folder(final)
     rename(partial, final)
     write_text(final.parent / LATEST, final.name + "\n")
+
+
+def _later_than(base: Path, tag: str) -> list[Path]:
+    """Checkpoints of later steps than that of ``tag``."""
+    return [one for one in tagged_folders(base) if step_of_tag(one.name) > step_of_tag(tag)]
+
+
+def abandon_later(base: Path, tag: str) -> None:
+    """Note that the run goes on from ``tag``: later checkpoints, which the next save removes, are not its own.
+
+    Until then ``--resume auto`` does not take them either.
+    """
+    if _later_than(base, tag):
+        write_text(base / RESUMED_FROM, tag + "\n")
+    else:
+        (base / RESUMED_FROM).unlink(missing_ok=True)
+
+
+def _abandoned(base: Path) -> set[str]:
+    """Tags of checkpoints that the run has left behind."""
+    file = base / RESUMED_FROM
+    try:
+        folder = named_checkpoint(file)
+    except UserError:  # its checkpoint is gone
+        folder = file
+    return set() if folder == file else {one.name for one in _later_than(base, folder.name)}
 
 
 def check_space(folder: Path, wanted: float, what: str) -> None:
@@ -324,7 +351,13 @@ def _read_candidates(base: Path, wanted: str) -> list[Checkpoint | str]:
     for partial in sorted(base.glob("*" + PARTIAL)):
         get_logger().info("ignored: %s was not written completely", partial)
     found: list[Checkpoint | str] = []
+    abandoned = _abandoned(base)
     for folder in tagged_folders(base):
+        if folder.name in abandoned:
+            get_logger().info(
+                "ignored: %s, because the run was resumed from an earlier step", folder.name
+            )
+            continue
         try:
             found.append(read_checkpoint_record(folder))
         except UnreadableCheckpoint as error:

@@ -31,6 +31,7 @@ RUN_MERGING = "merging.tmp"
 CHECKPOINT_RECORD = "megabert.json"
 LATEST = "latest"
 BEST = "best"
+RESUMED_FROM = "resumed-from"
 
 WEIGHTS_RECORD = "megabert.json"
 WEIGHTS_FILE = "model.safetensors"

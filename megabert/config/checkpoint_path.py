@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megabert.common.errors import UserError
 from megabert.common.files import read_limited
-from megabert.common.names import BEST, LATEST, step_of_tag
+from megabert.common.names import BEST, LATEST, RESUMED_FROM, step_of_tag
 from megabert.common.storage import named_storage_errors
 
 
@@ -16,7 +16,7 @@ def named_checkpoint(path: Path) -> Path:
     Raises:
         UserError: it is such a file and does not name a checkpoint next to it.
     """
-    if path.name not in (BEST, LATEST) or not path.is_file():
+    if path.name not in (BEST, LATEST, RESUMED_FROM) or not path.is_file():
         return path
     with named_storage_errors(path, "cannot be read"):
         name = read_limited(path, 1 << 20, "a name").decode(errors="replace").strip()

@@ -36,10 +36,13 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _UNITS = ("tokens", "samples", "updates")
 _SUFFIXES = (".yaml", ".yml")
 _LONGEST = 2**62  # samples of a stage
+_LONGEST_TEXT = 100_000  # characters of a stage: room for weights of thousands of corpora
 
 
 def _stage_text(value: object) -> object:
-    if isinstance(value, str) and len(value) < 2000 and _STAGE.fullmatch(value):
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        raise ValueError(f"expected at most {_LONGEST_TEXT:,} characters")
+    if isinstance(value, str) and _STAGE.fullmatch(value):
         return value
     raise ValueError(
         "expected weights, one per corpus, and how long they hold: '0.9 0.1 for 1e9 tokens' (or samples, "

@@ -124,8 +124,8 @@ def open_checkpoint(settings: ResolvedFinetuning, task: Task, world: World) -> F
         lambda: open_tokenizer(folder, size, str(path), trained_with),
         lambda found: f"tokenizer {found.sha256[:12]}",
     )
-    _check_length(task.max_length, model, path)
     model = _load_head(settings, task, model)
+    _check_length(task.max_length, model, path)
     return FinetuneInputs(model, tokenizer, None, None, None)
 
 
@@ -226,6 +226,15 @@ def _load_head(settings: ResolvedFinetuning, task: Task, model: WholeModel) -> W
             raise
         return _without_head(model, task, str(error))
     log.info("the head of %s is used", model.origin)
+    if place.train is None and same:
+        before = task.record()
+        task.load_lengths(model.task_record, place.max_length)
+        changed = {
+            name: value for name, value in task.record().items() if value != before.get(name)
+        }
+        if changed:
+            values = ", ".join(f"{name} {value}" for name, value in changed.items())
+            log.info("as in its fine-tuning: %s", values)
     return model
 
 

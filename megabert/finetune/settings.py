@@ -229,7 +229,7 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
     Raises:
         UserError: a wrong value, or no checkpoint, or nothing to train on or to score.
     """
-    given = with_own_output(given, "task")
+    given = _with_the_rate_of_a_flag(with_own_output(given, "task"))
     tree = finetune_settings()
     first = flags.build(tree, given.file, given.flags)
     raw: dict[str, Any] = {}
@@ -272,6 +272,16 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
         deepspeed_sections=raw,
         batch_is_of_a_run=batch_of_other_ranks(given),
     )
+
+
+def _with_the_rate_of_a_flag(given: Given) -> Given:
+    """``given``; a flag ``--lr`` replaces the rates of the file, as any flag."""
+    file = given.file
+    if not given.flags.sets("optimizer", "lr") or not file.sets("selection", "lrs"):
+        return given
+    selection = {name: value for name, value in file.values["selection"].items() if name != "lrs"}
+    values = {**file.values, "selection": selection}
+    return replace(given, file=SettingsLayer(values, file.file, file.names))
 
 
 def held_out_share(task: TaskSettings) -> float:

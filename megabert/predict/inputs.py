@@ -110,7 +110,7 @@ def _detected(path: Path, fields: Fields, own: ItemFormat | None) -> str:
 def _is_header(cells: Cells, fields: Fields) -> bool:
     """Whether a line's cells name a column for every text."""
     names = {cell.strip().lower() for cell in cells}
-    return all(names & set(some) for some in fields)
+    return all(names & {name.lower() for name in some} for some in fields)
 
 
 def _document(path: Path, form: str, own: ItemFormat | None) -> Items:
@@ -183,8 +183,9 @@ def _columns(path: Path, fields: Fields) -> Items:
 
 
 def _place(names: list[str], known: tuple[str, ...], order: int) -> int:
-    """Place of a text's column: by its name, or in the order of the texts if there are no names."""
-    return next(names.index(name) for name in known if name in names) if names else order
+    """Place of a text's column: by its name in lower case, or in the order of the texts if there are no names."""
+    alike = [name.lower() for name in known]
+    return next(names.index(name) for name in alike if name in names) if names else order
 
 
 def _refuse_other_header(path: Path, table: Table, fields: Fields) -> None:

@@ -248,14 +248,15 @@ def _own(
     )
     train = SampleSource(Corpus.open(folder, TRAIN), samples, masks) if trained else None
     split, evaluation = manifest.splits.get(EVAL), None
-    if split is not None and split.documents > 1:
+    needed = 2 if data.sentence_task == "nsp" else 1  # a wrong next sentence is of another document
+    if split is not None and split.documents >= needed:
         # own fixed seed: the same evaluation samples and masks in every run over these shards
         evaluation = SampleSource(
             Corpus.open(folder, EVAL), evaluation_settings(samples), evaluation_masks(settings)
         )
     elif not trained:
         raise UserError(
-            f"{corpus.flag} {folder} is only evaluated, and its evaluation split has fewer than two documents: "
+            f"{corpus.flag} {folder} is only evaluated, and its evaluation split has fewer documents than {needed}: "
             "make the shards with a larger --eval-fraction, or leave it out"
         )
     tokens = manifest.splits[TRAIN].tokens if TRAIN in manifest.splits else 0

@@ -16,7 +16,7 @@ import torch
 from megabert.checkpoint import resume
 from megabert.checkpoint.retention import evaluated
 from megabert.checkpoint.rollback import return_to_checkpoint
-from megabert.checkpoint.save_load import Checkpoint, save_checkpoint
+from megabert.checkpoint.save_load import Checkpoint, abandon_later, save_checkpoint
 from megabert.common.errors import AgreedStop, StoppedOnRequest, UserError
 from megabert.common.files import write_json
 from megabert.common.log import get_logger, human_duration
@@ -115,6 +115,9 @@ class Loop:
         """
         record = checkpoint.record if checkpoint else {}
         own = checkpoint and checkpoint.folder.is_relative_to(self.checkpoints)
+        if own and checkpoint:
+            tag = checkpoint.folder.name
+            broadcast_object(self.world, lambda: abandon_later(self.checkpoints, tag))
         self.batches.move(checkpoint.consumed_samples if checkpoint else 0, self.skipped)
         self.guard.restore(record.get("guard", []))
         self.pending.clear()
@@ -128,8 +131,10 @@ class Loop:
         self.saved_step = checkpoint.step if checkpoint and own else -1
         self.better = False
         broadcast_object(self.world, lambda: self.best.mark(self.saved_step))
-        self.last_line: dict[str, Any] = {}
-        self.last_evaluation: dict[str, Any] = {}
+        self.last_line: dict[str, Any] = dict(self.metrics.last_line)  # of the main rank
+        known = broadcast_object(self.world, lambda: dict(self.metrics.evaluation))
+        marked = self.settings.run.keep_best is None or "evaluation" in record
+        self.last_evaluation: dict[str, Any] = known if marked else {}
 
     def _open_metrics(self, resumed_step: int | None) -> None:
         self.metrics = MetricsWriter(self.run_folder, enabled=False)
@@ -167,7 +172,8 @@ class Loop:
                     self.better = False  # what the run starts from is not one of its checkpoints
                 self._train()
             self.batches.close()
-            if self.engine.steps_done == self.last and not self._evaluate():
+            ended = self.engine.steps_done == self.last
+            if ended and self.last_evaluation.get("step") != self.last and not self._evaluate():
                 self._stop()
         except UnreadableData as error:
             self._end_without_data(str(error))

@@ -47,13 +47,24 @@ def opening_lines(
         **dict(_course(course, engine.batch)),
         "training": f"{optimizer.steps:,} updates, peak lr {optimizer.lr:g} ({optimizer.schedule}, "
         f"warm-up {100 * optimizer.warmup_fraction:g} %{decay}){stop}",
+        **dict(_no_evaluation(inputs)),
         "results": f"{run.output}",
         "watch": f"tensorboard --logdir {run.output / RUN_TENSORBOARD}"
         if "tensorboard" in settings.trackers.tracker
         else f"{run.output / RUN_METRICS}",
     }
     for topic, text in lines.items():
-        yield f"{topic.split('/')[0]:<10}{text}"
+        yield f"{topic.split('/')[0]:<9} {text}"
+
+
+def _no_evaluation(inputs: Inputs) -> Iterator[tuple[str, str]]:
+    """A line, if nothing will be evaluated."""
+    if not inputs.evaluated:
+        yield (
+            "evaluation",
+            "none: the shards have no evaluation split of enough documents (--eval-fraction of "
+            "data_tools/shard_wiki.py)",
+        )
 
 
 def _course(course: Course, final: BatchSizes) -> Iterator[tuple[str, str]]:

@@ -164,6 +164,9 @@ def _taken(output: Path) -> bool:
             RUN_MERGING,
             temporary_name(output / RUN_CONFIG).name,
         }
+        curves = output / RUN_TENSORBOARD
+        if curves.is_symlink() and curves.is_dir() and not any(curves.iterdir()):
+            worthless.add(RUN_TENSORBOARD)  # a link that the user prepared
         names = {path.name for path in output.iterdir()}
         if any(name not in worthless and not is_lock_name(name) for name in names):
             return True
@@ -294,8 +297,20 @@ def nothing_left_behind(output: Path, world: World) -> Iterator[None]:
     except (UserError, KeyboardInterrupt):
         with contextlib.suppress(OSError):
             if new and not whole_checkpoints(output / RUN_CHECKPOINTS):
-                shutil.rmtree(output, ignore_errors=True)
+                _empty(output)
+                output.rmdir()
         raise
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder; links to folders stay, as their user made them, and what is in those goes."""
+    for path in folder.iterdir():
+        if path.is_symlink() and path.is_dir():
+            _empty(path)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def what_is_kept(output: Path) -> str:

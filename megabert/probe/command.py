@@ -30,7 +30,6 @@ from megabert.engine.config import resolve_precision
 from megabert.engine.launch import World, start
 from megabert.engine.run_lock import run_folder_locked
 from megabert.finetune.command import prepare_run
-from megabert.finetune.inputs import make_task_of
 from megabert.finetune.settings import ResolvedFinetuning
 from megabert.probe.models import Export, Found, ProbedModel, export_model, find_models
 from megabert.probe.plot import write_probe_plot
@@ -226,10 +225,12 @@ class _Prober:
             if random:
                 settings = settings.with_random_weights(export.initial)
             with _warnings_only():
-                return {
-                    "metric": make_task_of(settings).metric,
-                    "scores": self._finetuned(settings),
-                }
+                found = self._finetuned(settings)
+            if found["metric"] not in found["scores"]:
+                raise UserError(
+                    "its --eval has no labels, and is not scored; name a file with labels"
+                )
+            return found
         except StorageFault:
             raise
         except TrainingStopped as error:
@@ -237,14 +238,14 @@ class _Prober:
         except UserError as error:
             raise UserError(f"{task.name}: {error}") from error
 
-    def _finetuned(self, settings: ResolvedFinetuning) -> dict[str, float]:
-        """The scores of one fine-tuning; its engine is freed."""
+    def _finetuned(self, settings: ResolvedFinetuning) -> dict[str, Any]:
+        """The scores of one fine-tuning, and the metric that decides; its engine is freed."""
         loop = prepare_run(settings, self.world)
         try:
-            scores: dict[str, float] = loop.run()["scores"]
+            results = loop.run()
         finally:
             loop.release()
-        return scores
+        return {"metric": results["metric"], "scores": results["scores"]}
 
     # ------------------------------------------------------------ all models
 

@@ -209,6 +209,16 @@ class Task(ABC):
         """Plain values that a saved model needs besides its labels to be used again."""
         return {"max_length": self.max_length}
 
+    def load_lengths(self, record: dict[str, Any], given: int | None) -> None:
+        """Use the lengths of a fine-tuning that is only scored, where no flag sets another.
+
+        Args:
+            record: as :meth:`record` made it.
+            given: ``--max-length``.
+        """
+        if given is None and record.get("max_length"):
+            self.max_length = int(record["max_length"])
+
     def freeze_thresholds(self) -> None:  # noqa: B027  (most tasks choose none)
         """Training and model selection are over: from now on :meth:`score` does not change the task."""
 

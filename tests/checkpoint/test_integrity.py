@@ -24,7 +24,7 @@ from megabert.checkpoint.record import (
     whole_checkpoints,
     write_checkpoint_record,
 )
-from megabert.checkpoint.save_load import newest_checkpoint
+from megabert.checkpoint.save_load import abandon_later, newest_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
 from tests.helpers.distributed import run_ranks
@@ -386,6 +386,21 @@ def test_course_that_was_left(run: Path, shards: Path) -> None:
     train(shards, run, *arguments, "--resume", OLDEST, "--stop-after", "3", ranks=RANKS)
     assert sorted(path.name for path in base.iterdir()) == ["latest", OLDEST, "step-0000003"]
     assert find(run)[0] == "step-0000003"
+
+
+def test_a_course_that_is_left_before_its_first_save(run: Path) -> None:
+    """Without its own checkpoint yet it still begins where it was told, unless it is told otherwise."""
+    base = run / "checkpoints"
+    abandon_later(base, BEFORE)
+    found, said = find(run)
+    assert found == BEFORE
+    assert f"ignored: {NEWEST}, because the run was resumed from an earlier step" in said
+    assert find(run, NEWEST)[0] == NEWEST
+    abandon_later(base, NEWEST)
+    assert find(run)[0] == NEWEST
+    abandon_later(base, OLDEST)
+    shutil.rmtree(base / OLDEST)
+    assert find(run)[0] == NEWEST, "what it named is gone"
 
 
 def test_start_that_was_killed(shards: Path, tmp_path: Path) -> None:

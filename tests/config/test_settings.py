@@ -426,7 +426,7 @@ def test_environment_of_other_launchers() -> None:
     fill_environment(alone)
     assert (alone["RANK"], alone["WORLD_SIZE"], alone["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
     slurm = {
-        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4",
         "MASTER_ADDR": "host0", "MASTER_PORT": "29500",
     }  # fmt: skip
     fill_environment(slurm)

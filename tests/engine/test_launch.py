@@ -59,7 +59,7 @@ def test_launchers_say_how_many_ranks_share_a_host(environment: dict[str, str], 
         ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment is not a number of at least 1:"),
         ({"MASTER_PORT": "99999999"}, "MASTER_PORT=99999999 in"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, but RANK is not"),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "2"}, "RANK=3 in"),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "2"}, "RANK=3 in"),
     ],
 )  # fmt: skip
 def test_a_launcher_that_cannot_be_right(environment: dict[str, str], words: str) -> None:

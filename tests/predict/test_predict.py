@@ -22,7 +22,7 @@ from megabert.model.init import initialize_weights
 from megabert.model.weights import save_weights
 from megabert.parallel.layers import TensorParallel
 from megabert.predict.command import Request, predict
-from megabert.predict.inputs import STANDARD_INPUT
+from megabert.predict.inputs import STANDARD_INPUT, read_items
 from megabert.predict.predictor import AnswerOptions, open_predictor
 from megabert.tasks.batches import batch_on_device
 from megabert.tasks.squad.settings import SquadSettings
@@ -472,3 +472,14 @@ def test_the_command_needs_no_deepspeed_and_exits_with_2(fine_tuned: Path, root:
     assert refused.stderr.startswith(
         "error: --top-k 0: expected a whole number from 1 to 2,147,483,647"
     )
+
+
+def test_a_header_in_capitals_names_the_column(tmp_path: Path) -> None:
+    """As the training file spelled it, or not."""
+    path = tmp_path / "new.csv"
+    path.write_text('id,Review,text\n1,"Great, food",other\n')
+    for name in ("Review", "review"):
+        found = read_items(path, ((name, "text"),), "auto", None)
+        assert found.items == [{name: "Great, food", "id": "1"}]
+    path.write_text("Review\nGreat\n")
+    assert read_items(path, (("Review", "text"),), "auto", None).items == [{"Review": "Great"}]

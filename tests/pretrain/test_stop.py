@@ -82,6 +82,16 @@ def test_an_evaluation_stops_after_the_present_batch(
     assert losses(metrics(run)) == losses(metrics(whole))
     assert metrics(run)[-1] == metrics(whole)[-1]
     assert json.loads((run / "results.json").read_text())["finished"]
+    before = metrics(run), json.loads((run / "results.json").read_text())
+    train(shards, run, *flags, "--resume", "auto", ranks=ranks)  # there is nothing left to do
+    after = metrics(run), json.loads((run / "results.json").read_text())
+    assert after[0] == before[0]
+    changing = ("elapsed_seconds", "whole_run")
+    for results in (before[1], after[1]):
+        assert {"loss", "lr", "tokens", "eval_mlm_loss"} <= results.keys()
+        for name in changing:
+            results.pop(name)
+    assert after[1] == before[1]
     ends = [folder / "checkpoints" / "step-0000004" for folder in (run, whole)]
     assert list(ends[0].glob("*.pt"))
     assert checkpoint_differences(*ends) == []

@@ -11,7 +11,7 @@ import torch
 
 from megabert.common.errors import UserError
 from megabert.common.names import RUN_CHECKPOINTS
-from megabert.convert.whole_model import WholeModel
+from megabert.convert.whole_model import WholeModel, with_plain_outputs
 from megabert.data.tokenizers.load import load_tokenizer
 
 _NOT_SHAPE = (
@@ -73,7 +73,8 @@ def mean_of(models: Iterable[WholeModel]) -> WholeModel:
     facts: dict[str, Any] = {}
     sums: dict[str, torch.Tensor] = {}
     trained = []
-    for model in models:
+    for one_model in models:
+        model = with_plain_outputs(one_model)
         if kept is None:
             kept, facts = model, _facts(model)
         for what, (one, other) in _differences(facts, _facts(model)).items():
@@ -102,7 +103,9 @@ def _facts(model: WholeModel) -> dict[str, Any]:
     config = {n: v for n, v in model.config.to_dict().items() if n not in _NOT_SHAPE}
     shapes = {f"the shape of {name}": list(t.shape) for name, t in model.tensors.items()}
     labels = ", ".join(model.labels)
-    return config | shapes | {"head": model.head.name, "labels": labels, "tokenizer": known}
+    task = {f"{name} of the fine-tuning": value for name, value in model.task_record.items()}
+    named = {"head": model.head.name, "labels": labels, "tokenizer": known, "task": model.task}
+    return config | shapes | named | task
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -107,7 +107,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
             that holds something else, a full disk.
     """
     options.check()
-    check_output(options.output, resume=False)
+    check_output(options.output, resume=False, restarts=True)
     started = time.monotonic()
     tokenizer = load_tokenizer(options.tokenizer)
     data = open_foreign(options.inputs)
@@ -134,7 +134,7 @@ def import_shards(options: ImportOptions) -> ImportReport:
         "options": chosen,
     }
     finished_manifest(options.output, job, resume=False)
-    with output_folder(options.output, job, resume=False) as work:
+    with output_folder(options.output, job, resume=False, restarts=True) as work:
         reader = _Reader(options, tokenizer, fraction)
         paths = _save(reader, data, tokenizer, work)
         plan = make_plan(paths, options.shards)

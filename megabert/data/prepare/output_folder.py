@@ -36,14 +36,16 @@ Job = Mapping[str, Any]
 """What must be equal for two jobs to give the same result: inputs, tokenizer, options."""
 
 
-def check_output(output: Path, resume: bool) -> None:
+def check_output(output: Path, resume: bool, *, restarts: bool = False) -> None:
     """Raise ``UserError`` if no job can write into the folder, before anything is read.
+
+    ``restarts``: as of :func:`output_folder`.
 
     Whether finished or unfinished work belongs to the same job is checked later, when the inputs
     are known (:func:`finished_manifest`, :func:`output_folder`).
     """
     with named_storage_errors(output):
-        _require_possible(output, resume)
+        _require_possible(output, resume, restarts)
     place = output
     while not place.exists():
         place = place.parent
@@ -52,14 +54,14 @@ def check_output(output: Path, resume: bool) -> None:
     require_writable(output)
 
 
-def _require_possible(output: Path, resume: bool) -> None:
+def _require_possible(output: Path, resume: bool, restarts: bool) -> None:
     _require_folder(output)
     refuse_if_in_use(lock_inside(output / WORK_FOLDER), output)
     if (output / names.MANIFEST).exists():
         if not resume:
             raise _finished(output)
     elif (output / WORK_FOLDER / JOB_FILE).exists():
-        _require_resume(output, resume)
+        _require_resume(output, resume or restarts)
     else:
         _require_empty(output)
 
@@ -87,25 +89,31 @@ def finished_manifest(output: Path, job: Job, resume: bool) -> Manifest | None:
 
 
 @contextmanager
-def output_folder(output: Path, job: Job, resume: bool) -> Iterator[Path]:
+def output_folder(
+    output: Path, job: Job, resume: bool, *, restarts: bool = False
+) -> Iterator[Path]:
     """The work folder inside the output folder, locked against a second job.
 
     It is removed when the block ends without an error. When the block fails, everything the job
     wrote is removed; with ``resume``, finished work stays for the next attempt. A killed or
-    interrupted job leaves its work folder.
+    interrupted job leaves its work folder. A job that ``restarts`` cannot be resumed: if it is
+    interrupted it removes what it wrote too, and what a killed one of its kind (the same options)
+    left is removed first.
 
     Raises:
         UserError: the folder holds something else, cannot be written, or the disk is full.
     """
     work = output / WORK_FOLDER
     existed = output.exists()
-    _require_usable(output, job, resume)
+    _require_usable(output, job, resume or restarts)
     with FolderLock(lock_inside(work), output):
-        _require_usable(output, job, resume)  # another job may have finished since
-        yield from _work_in(output, job, resume, existed)
+        _require_usable(output, job, resume or restarts)  # another job may have finished since
+        if restarts and (work / JOB_FILE).exists():
+            _remove_results(output)
+        yield from _work_in(output, job, resume, existed, restarts)
 
 
-def _work_in(output: Path, job: Job, resume: bool, existed: bool) -> Iterator[Path]:
+def _work_in(output: Path, job: Job, resume: bool, existed: bool, restarts: bool) -> Iterator[Path]:
     """The work folder; what is left of it is removed as :func:`output_folder` says."""
     work = output / WORK_FOLDER
     try:
@@ -121,6 +129,10 @@ def _work_in(output: Path, job: Job, resume: bool, existed: bool) -> Iterator[Pa
             note = "what is finished is kept" if resume else "nothing is kept; --resume keeps work"
             line = storage_line(error, output, "cannot be written")
             raise UserError(f"{line} ({note})") from None
+        raise
+    except BaseException:
+        if restarts:
+            _remove(output, existed)
         raise
 
 
@@ -188,6 +200,13 @@ def _require_same(folder: Path, there: Job, here: Job) -> None:
 def _remove(output: Path, existed: bool) -> None:
     """Remove what this job wrote."""
     shutil.rmtree(output / WORK_FOLDER, ignore_errors=True)
+    _remove_results(output)
+    if not existed and output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+
+
+def _remove_results(output: Path) -> None:
+    """Remove what lies beside the work folder, which holds the lock."""
     shutil.rmtree(output / names.TOKENIZER_FOLDER, ignore_errors=True)
     for pattern in (
         f"*{names.SHARD_SUFFIX}",
@@ -198,5 +217,3 @@ def _remove(output: Path, existed: bool) -> None:
     ):
         for path in output.glob(pattern):
             path.unlink(missing_ok=True)
-    if not existed and output.is_dir() and not any(output.iterdir()):
-        output.rmdir()

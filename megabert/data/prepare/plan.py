@@ -181,9 +181,11 @@ def _find_copies(
     def signatures(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         found = np.empty((len(documents), filters.permutations), np.uint32)
         owner = table.batch[documents]
-        for number in np.unique(owner).tolist():
-            mine = owner == number
-            found[mine] = load_batch(batches[number]).signatures[table.row[documents[mine]]]
+        runs = np.flatnonzero(np.diff(owner)) + 1  # documents of a file stand together
+        for mine in np.split(np.arange(len(documents)), runs):
+            if len(mine):
+                rows = table.row[documents[mine]]
+                found[mine] = load_batch(batches[owner[mine[0]]]).signatures[rows]
         return found
 
     near = near_copies(table.bands, left, signatures, filters.similarity)

@@ -32,6 +32,8 @@ class MetricsWriter:
     Attributes:
         failure: one line about the first error of writing, or that a file is gone, None as long as there is none. After it
             nothing more is written; the run saves a checkpoint and ends.
+        last_line: on resume, the last line of updates that the file keeps; else {}.
+        evaluation: on resume, the line of an evaluation after the resumed step; {} without one.
 
     Raises:
         UserError: the file is not a regular file, or has a line that is too long; a tracker cannot be
@@ -48,6 +50,8 @@ class MetricsWriter:
         tracking: Tracking | None = None,
     ) -> None:
         self.failure: str | None = None
+        self.last_line: dict[str, Any] = {}
+        self.evaluation: dict[str, Any] = {}
         self._file = None
         self._tracking = tracking or Tracking()
         self._in_run: list[Tracker] = []
@@ -58,9 +62,33 @@ class MetricsWriter:
             require_file(path)
         reached = -1
         if resumed_step is not None and path.exists():
-            reached = _remove_lines_after(path, resumed_step)
+            reached = self._remove_lines_after(path, resumed_step)
         self._file = path.open("a" if resumed_step is not None else "w", encoding="utf-8")
         self._in_run = self._tracking.begin(folder, resumed_step, reached)
+
+    def _remove_lines_after(self, path: Path, step: int) -> int:
+        """The last step that the file had is returned."""
+        reached = -1
+        with new_text_file(path) as kept:
+            for content in limited_lines(path):
+                line = content.decode("utf-8", "replace").rstrip("\r\n")
+                try:
+                    values = parse_json(line, of_data=True)
+                    its_step = values["step"]
+                    if its_step <= step:
+                        kept.write(line + "\n")
+                        self._note(values, step)
+                    reached = max(reached, its_step)
+                except (JsonError, LookupError, TypeError):
+                    continue  # a line that a killed run did not finish
+        return reached
+
+    def _note(self, values: dict[str, Any], resumed_step: int) -> None:
+        """Keep a line that the results of the run may need."""
+        if "loss" in values:
+            self.last_line = values
+        elif values["step"] == resumed_step and any(name.startswith("eval_") for name in values):
+            self.evaluation = values
 
     def write(self, record: dict[str, Any]) -> None:
         """Append ``record`` (it holds ``step``), without its None values.
@@ -130,22 +158,6 @@ class MetricsWriter:
             except OSError as error:
                 self._fail(error)
         self._file, self._in_run = None, []
-
-
-def _remove_lines_after(path: Path, step: int) -> int:
-    """The last step that the file had is returned."""
-    reached = -1
-    with new_text_file(path) as kept:
-        for content in limited_lines(path):
-            line = content.decode("utf-8", "replace").rstrip("\r\n")
-            try:
-                its_step = parse_json(line, of_data=True)["step"]
-                if its_step <= step:
-                    kept.write(line + "\n")
-                reached = max(reached, its_step)
-            except (JsonError, LookupError, TypeError):
-                continue  # a line that a killed run did not finish
-    return reached
 
 
 def progress_text(line: Mapping[str, Any]) -> str:

@@ -137,7 +137,7 @@ class ColumnSearch:
                 self._named(names, self.given.label, "--label-column")
             return found
         before = _find(names, self.before.label) if self.before.label else None
-        if before is not None:
+        if before is not None or (self.before.label and not self.needs_label):
             return before
         usual = [_find(names, name) for name in self.usual.labels]
         labels = list(dict.fromkeys(name for name in usual if name and name not in texts))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -41,6 +40,6 @@ class NumberExamples(Examples):
     """Examples with a number each."""
 
     def targets(self, labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-        """All examples, and their numbers, float64 [N]."""
-        numbers: Any = self.labels
-        return np.arange(len(self.lines), dtype=np.int64), np.array(numbers, np.float64)
+        """All examples, and their numbers, float64 [N]; None without labels."""
+        order, numbers = np.arange(len(self.lines), dtype=np.int64), self.labels
+        return order, None if numbers is None else np.array(numbers, np.float64)

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.json"
 NBEST_PREDICTIONS = "nbest_predictions.json"
+LIMITS = ("doc_stride", "max_query_length", "max_answer_length")
+"""Settings that say how contexts are cut and answers limited."""
 SHOWN_ANSWERS = 20
 """Answers of a question that :meth:`Squad.answers` lists at most."""
 
@@ -82,7 +84,7 @@ class Squad(Task):
         limits = {key: value for key, value in record.items() if key in known}
         settings = SquadSettings(**limits, null_threshold=given.get("null_threshold"))
         if settings.max_query_length > max_length // 2:  # a model of few positions
-            settings = replace(settings, max_query_length=max_length // 2)
+            settings = replace(settings, max_query_length=max(1, max_length // 2))
         return settings
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
@@ -90,11 +92,18 @@ class Squad(Task):
 
     def record(self) -> dict[str, Any]:
         """How contexts were cut into rows."""
-        limits = ("doc_stride", "max_query_length", "max_answer_length")
         return {
             "max_length": self.max_length,
-            **{name: getattr(self.settings, name) for name in limits},
+            **{name: getattr(self.settings, name) for name in LIMITS},
         }
+
+    def load_lengths(self, record: dict[str, Any], given: int | None) -> None:
+        """Also how contexts are cut, in place of the defaults."""
+        super().load_lengths(record, given)
+        usual = SquadSettings()
+        unset = (n for n in LIMITS if getattr(self.settings, n) == getattr(usual, n))
+        known = {name: record[name] for name in unset if name in record}
+        self.settings = replace(self.settings, **known)
 
     def train_features(
         self, path: Path, tokenizer: Tokenizer, max_examples: int | None, seed: int

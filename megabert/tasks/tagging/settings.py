@@ -14,10 +14,14 @@ from megabert.config.values import DEFERRED
 class TaggingSettings:
     """Tagging (CLUENER, CoNLL, tags of one's own)"""
 
-    crf: bool = setting(False, "add a conditional random field to the linear head")
-    crf_constraints: Literal["none", "decode", "always"] = setting(
-        "decode",
-        "where to exclude tag sequences that the scheme forbids: nowhere, in predictions, or also in the loss",
+    crf: bool | None = setting(
+        None,
+        "add a conditional random field to the linear head (default: off, or as in the checkpoint's head)",
+    )
+    crf_constraints: Literal["none", "decode", "always"] | None = setting(
+        None,
+        "where to exclude tag sequences that the scheme forbids: nowhere, in predictions, or also in the loss "
+        "(default: decode, or the checkpoint's)",
     )
     tag_scheme: Literal["auto", "bio", "bioes", "bmes", "io"] = setting(
         "auto",

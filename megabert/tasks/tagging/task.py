@@ -20,7 +20,7 @@ from megabert.common.errors import UserError
 from megabert.common.packed_batch import PackedBatch
 from megabert.config.model import ModelConfig
 from megabert.data.tokenizers.base import without_surrogates
-from megabert.model.crf import Allowed, Crf
+from megabert.model.crf import Allowed, Constraints, Crf
 from megabert.model.task_heads import (
     TOKEN_CLASSIFICATION,
     BertCrfForTokenClassification,
@@ -66,7 +66,8 @@ class Tagging(Task):
     def __init__(self, settings: TaggingSettings, max_length: int | None = None) -> None:
         super().__init__(settings, max_length)
         self.scheme: str | None = None if settings.tag_scheme == "auto" else settings.tag_scheme
-        self.crf, self.constraints = settings.crf, settings.crf_constraints
+        self.crf = bool(settings.crf)
+        self.constraints: Constraints = settings.crf_constraints or "decode"
 
     @abstractmethod
     def read(self, path: Path, scheme: str | None) -> TaggedTexts:
@@ -87,7 +88,11 @@ class Tagging(Task):
         """Write the predictions; scores of this task alone, if the file has labels."""
 
     def load_labels(self, labels: tuple[str, ...], record: dict[str, Any]) -> None:
-        """Load labels, scheme and random field; ``--crf on`` adds a field to a checkpoint without one."""
+        """Load labels, scheme and random field; ``--crf on`` adds a field to a checkpoint without one.
+
+        Raises:
+            UserError: flags contradict the checkpoint, or its labels are not tags.
+        """
         tags = [parse_tag(label) for label in labels]
         prefixes = {tag.prefix for tag in tags if tag is not None}
         scheme = record.get("tag_scheme") or find_scheme(prefixes)
@@ -104,12 +109,19 @@ class Tagging(Task):
         self.labels, self.scheme = labels, scheme
         self.characters = bool(record.get("characters", False))
         if record.get("crf"):
+            if self.settings.crf is False:
+                raise UserError(
+                    "--crf off: the head of the checkpoint has a conditional random field; leave the flag out, or "
+                    "train a new head"
+                )
             self.crf = True
-            self.constraints = record.get("crf_constraints", self.constraints)
+            if self.settings.crf_constraints is None:
+                self.constraints = record.get("crf_constraints", self.constraints)
 
     def record(self) -> dict[str, Any]:
-        """Scheme and field of the labels, and whether tokens are characters."""
+        """Length, scheme and field of the labels, and whether tokens are characters."""
         return {
+            **super().record(),
             "tag_scheme": self.scheme,
             "crf": self.crf,
             "crf_constraints": self.constraints,
@@ -149,7 +161,7 @@ class Tagging(Task):
         self.scheme = self.scheme or corpus.scheme or "bio"
         self.labels = self.labels or labels_of(types, self.scheme)
         require_types(corpus, self.labels, labels_of(types, self.scheme))
-        self.characters = all(len(token) == 1 for tokens in corpus.texts for token in tokens)
+        self.characters = all(map(_of_characters, corpus.texts))
         return [self._features(corpus, pieces, tokenizer, one) for one in choice.with_held_out()]
 
     def eval_features(self, path: Path, tokenizer: Tokenizer) -> TaggingFeatures:
@@ -322,3 +334,10 @@ def _own(features: Features) -> TaggingFeatures:
     if not isinstance(features, TaggingFeatures):
         raise TypeError(f"features of another task: {type(features).__name__}")
     return features
+
+
+def _of_characters(text: Sequence[str] | str) -> bool:
+    """Whether a text's tokens are characters; of a text with spans, whether it has no spaces."""
+    if isinstance(text, str):
+        return not any(character.isspace() for character in text)
+    return all(len(token) == 1 for token in text)

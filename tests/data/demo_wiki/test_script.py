@@ -22,7 +22,7 @@ words = sys.argv[1:]
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps([Path(sys.argv[0]).name, *words]) + "\\n")
 output = Path(words[words.index("--output") + 1])
-output.mkdir(parents=True)
+output.mkdir(parents=True, exist_ok=True)
 asked = {{"qas": [{{"question": "Who's it?"}}], "context": "It is Bo."}}
 exact = {{"mean": 90.04 if output.name == "squad" else 18.0, "std": 1.26}}
 results = {{"scores": {{"exact_match": exact, "f1": {{"mean": 91.5, "std": 0.04}}}}, "best_run": "seed-1"}}
@@ -95,3 +95,7 @@ def test_commands_and_the_end(tmp_path: Path) -> None:
     assert again == calls
     assert sum("exists already" in line for line in printed_again) == 8
     assert printed_again[-6:] == printed[-6:]
+    (work / "phase1" / "results.json").write_text('{\n "finished": false\n}')
+    third, printed_again = _demo(tmp_path)
+    assert third[len(calls) :] == [calls[3]]
+    assert sum("exists already" in line for line in printed_again) == 7

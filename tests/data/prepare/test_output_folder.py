@@ -12,7 +12,12 @@ from data_tools import shard_wiki
 from megabert.common import names
 from megabert.common.errors import UserError
 from megabert.data.prepare import job
-from megabert.data.prepare.output_folder import JOB_FILE, WORK_FOLDER, check_output
+from megabert.data.prepare.output_folder import (
+    JOB_FILE,
+    WORK_FOLDER,
+    check_output,
+    output_folder,
+)
 from tests.helpers.small_dump import write_dump, write_vocabulary
 
 
@@ -67,3 +72,31 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
         UserError, match=r"shards cannot be written: Permission denied; .* belongs to"
     ):
         check_output(tmp_path / "shards", False)
+
+
+def test_a_job_that_cannot_be_resumed_begins_again(tmp_path: Path) -> None:
+    """Interrupted it leaves nothing; what a killed one left is removed, and another job's work is not."""
+    output, this = (
+        tmp_path / "out",
+        {"version": "1", "inputs": [], "tokenizer": "t", "options": {"a": 1}},
+    )
+    with (
+        pytest.raises(KeyboardInterrupt),
+        output_folder(output, this, False, restarts=True) as work,
+    ):
+        (work / "batch-0").touch()
+        raise KeyboardInterrupt
+    assert not output.exists()
+    (output / ".sharding").mkdir(parents=True)
+    (output / ".sharding" / "job.json").write_text(json.dumps(this))
+    (output / "train-00000-of-00001.h5").touch()
+    check_output(output, False, restarts=True)
+    with output_folder(output, this, False, restarts=True):
+        assert not list(output.glob("*.h5"))
+    (output / ".sharding").mkdir(parents=True)
+    (output / ".sharding" / "job.json").write_text(json.dumps({**this, "options": {"a": 2}}))
+    with (
+        pytest.raises(UserError, match="work of another job"),
+        output_folder(output, this, False, restarts=True),
+    ):
+        pass

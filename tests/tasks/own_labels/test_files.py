@@ -130,6 +130,25 @@ def test_columns_of_training_are_looked_for_in_later_files(
     assert items.lengths.tolist() == found.lengths.tolist() == [5]
 
 
+def test_a_later_file_without_the_label_of_training_has_none(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Whatever its other columns are called; a new training file may name its label in another way."""
+    train, other = tmp_path / "train.csv", tmp_path / "other.csv"
+    train.write_text("text,label\na,1\nb,2\nc,4\n")
+    other.write_text("text,rating\na,9\nb,9\n")
+    for name in ("regress", "classify"):
+        task = make_task(name)
+        task.train_features(train, tokenizer, None, 0)
+        found = task.eval_features(other, tokenizer)
+        assert isinstance(found, ClassificationFeatures)
+        assert found.targets is None, name
+        again = make_task(name)
+        again.load_labels(task.labels, task.record())
+        again.labels = ()
+        assert again.train_features(other, tokenizer, None, 0).lengths.tolist() == [3, 3]
+
+
 def test_a_file_of_minus_one_has_no_labels(tokenizer: Tokenizer, tmp_path: Path) -> None:
     train, other = tmp_path / "train.csv", tmp_path / "other.csv"
     other.write_text("text,label\na,-1\nb,-1\n")

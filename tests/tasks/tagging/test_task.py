@@ -455,6 +455,12 @@ def test_labels_are_adopted_from_a_checkpoint(tmp_path: Path) -> None:
     assert again.labels == ("O", "B-X", "I-X", "E-X", "S-X")
     assert (again.crf, again.scheme, again.characters) == (True, "bioes", True)
     assert json.loads(json.dumps(trained.record())) == again.record()
+    assert again.record()["max_length"] == again.max_length
+    other = make("conll", crf_constraints="none")
+    other.load_labels(trained.labels, trained.record())
+    assert (other.crf, other.constraints, again.constraints) == (True, "none", "decode")
+    with pytest.raises(UserError, match="--crf off: the head of the checkpoint has"):
+        make("conll", crf=False).load_labels(trained.labels, trained.record())
     again.eval_features(file, words)
     file.write_text("王 B-Y\n明 E-Y\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: 'Y' is not among the labels"):
