@@ -80,12 +80,14 @@ def test_a_job_that_cannot_be_resumed_begins_again(tmp_path: Path) -> None:
         tmp_path / "out",
         {"version": "1", "inputs": [], "tokenizer": "t", "options": {"a": 1}},
     )
-    with (
-        pytest.raises(KeyboardInterrupt),
-        output_folder(output, this, False, restarts=True) as work,
-    ):
-        (work / "batch-0").touch()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with output_folder(output, this, False, restarts=True) as work:
+            (work / "batch-0").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not output.exists()
     (output / ".sharding").mkdir(parents=True)
     (output / ".sharding" / "job.json").write_text(json.dumps(this))

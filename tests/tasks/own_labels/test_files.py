@@ -136,8 +136,8 @@ def test_a_later_file_without_the_label_of_training_has_none(
     """Whatever its other columns are called; a new training file may name its label in another way."""
     train, other = tmp_path / "train.csv", tmp_path / "other.csv"
     train.write_text("text,label\na,1\nb,2\nc,4\n")
-    other.write_text("text,rating\na,9\nb,9\n")
-    for name in ("regress", "classify"):
+    for name, column in (("regress", "rating"), ("classify", "topic")):
+        other.write_text(f"text,{column}\na,9\nb,8\n")
         task = make_task(name)
         task.train_features(train, tokenizer, None, 0)
         found = task.eval_features(other, tokenizer)
