@@ -14,6 +14,7 @@ from megabert.common.errors import UserError
 from megabert.common.log import get_logger
 from megabert.common.packed_batch import PackedBatch
 from megabert.convert.exports.sentence_folder import encoder_of
+from megabert.convert.huggingface.sentence_modules import NOT_UNDERSTOOD
 from megabert.convert.tokenizer import open_tokenizer
 from megabert.convert.whole_model import WholeModel, loaded_model
 from megabert.data.tokenizers.base import Tokenizer
@@ -112,6 +113,13 @@ def open_embedder(checkpoint: Path, options: EmbeddingOptions) -> Embedder:
         source.tokenizer, source.config.vocab_size, str(checkpoint), trained_with
     )
     known = source.embedding
+    modules = [name for name, reason in source.left_out if reason == NOT_UNDERSTOOD]
+    if modules:
+        log.warning(
+            "%s: %s of sentence-transformers are not applied: vectors are not those of that library",
+            source.origin,
+            ", ".join(modules),
+        )
     pooling = options.pooling or known.get("pooling", "mean")
     normalize = options.normalize
     if normalize is None:

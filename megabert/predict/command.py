@@ -139,8 +139,21 @@ def answer_all(predictor: Predictor, found: Items, name: str, request: Request) 
             )
             if number + 1 < len(chunks):
                 progress.update((number + 1) * size, f"{(number + 1) * size:,} inputs")
+    _warn_of_cut_texts(predictor, found, chunks)
     if request.input is not None:
         _report(found, chunks, prepared - began, time.monotonic() - prepared)
+
+
+def _warn_of_cut_texts(predictor: Predictor, found: Items, chunks: list[Features]) -> None:
+    """Say how many inputs were answered from their beginning only."""
+    cut = sum(getattr(chunk, "cut", 0) for chunk in chunks)
+    if cut:
+        log.warning(
+            "%s of %s inputs were cut to %d tokens (--max-length)",
+            f"{cut:,}",
+            f"{len(found.items):,}",
+            predictor.task.max_length,
+        )
 
 
 def _checked(predictor: Predictor, found: Items, part: slice, name: str) -> Features:

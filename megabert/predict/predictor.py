@@ -56,6 +56,7 @@ class Answering(Protocol):
     """The part of a task (:class:`megabert.tasks.base.Task`) that answers inputs."""
 
     name: str
+    max_length: int
     input_fields: tuple[tuple[str, ...], ...]
     item_format: ItemFormat | None
     ranks_answers: bool

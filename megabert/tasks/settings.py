@@ -47,7 +47,9 @@ class TaskSettings:
     )
     output: Path | None = setting(None, "run folder (default: runs/TASK)", resume="free")
     max_length: Size | None = setting(
-        None, "tokens per row, at most (default: 384 for squad and squad2, 128 for other tasks)"
+        None,
+        "tokens per row, at most (default: 384 for squad and squad2, 128 for other tasks; without --train that of the "
+        "fine-tuning)",
     )
     max_train_examples: Count | None = setting(
         None, "training examples to use, at most; a random choice by --seed (default: all)"

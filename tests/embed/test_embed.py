@@ -17,6 +17,7 @@ import torch
 from launch.embed import main
 from megabert.common.errors import UserError
 from megabert.embed import command
+from megabert.embed.embedder import EmbeddingOptions, open_embedder
 from tests.helpers.convert_folders import WORDS, make
 
 transformers = pytest.importorskip("transformers")
@@ -160,3 +161,19 @@ def test_a_failure_leaves_the_file_before(
     assert len(calls) == 2
     assert np.array_equal(np.load(tmp_path / "v.npy"), before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "v.npy"]
+
+
+def test_modules_that_are_not_applied_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, "BertModel")
+    kinds = ("Transformer", "Pooling", "Dense")
+    modules = [
+        {"path": f"{n}_{kind}" if n else "", "type": f"library.{kind}"}
+        for n, kind in enumerate(kinds)
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    open_embedder(tmp_path, EmbeddingOptions())
+    assert (
+        "1_Pooling/, 2_Dense/ of sentence-transformers are not applied" in capsys.readouterr().err
+    )

@@ -483,3 +483,12 @@ def test_a_header_in_capitals_names_the_column(tmp_path: Path) -> None:
         assert found.items == [{name: "Great, food", "id": "1"}]
     path.write_text("Review\nGreat\n")
     assert read_items(path, (("Review", "text"),), "auto", None).items == [{"Review": "Great"}]
+
+
+def test_texts_that_are_cut_are_counted(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("the river\n" + "the river " * 30 + "\n")
+    ask(folders / "polarity", path, choices=AnswerOptions(max_length=16))
+    assert "1 of 2 inputs were cut to 16 tokens" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import Any
 from megabert.common.errors import UserError
 from megabert.common.json_text import read_json, read_json_object
 
+NOT_UNDERSTOOD = "a sentence-transformers module after the encoder"
 _POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -55,8 +56,7 @@ def sentence_modules(folder: Path) -> SentenceModules:
     _, path = listed.pop(number)
     encoder = folder / Path(path).name if path else folder
     embedding = _embedding(folder, encoder, listed)
-    reason = "a sentence-transformers module after the encoder"
-    left_out = [] if embedding else [(f"{path}/", reason) for _, path in listed]
+    left_out = [] if embedding else [(f"{path}/", NOT_UNDERSTOOD) for _, path in listed]
     return SentenceModules(encoder, embedding, left_out)
 
 
