@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch==2.13.0
+PINNED_TORCH := torch==2.13.0
+TORCH ?= $(PINNED_TORCH)
 TORCH_ARGS ?=
 SYSTEM_TORCH ?= 0
 BIN := $(VENV)/bin
@@ -38,7 +39,7 @@ endif
 
 # DeepSpeed's own set-up looks at the installed torch, so nothing is built in isolation.
 $(VENV)/.installed: $(VENV)/.torch setup.py constraints.txt
-ifeq ($(SYSTEM_TORCH),1)
+ifneq ($(SYSTEM_TORCH)$(TORCH),0$(PINNED_TORCH))
 	grep -vE '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
 else
 	cp constraints.txt $(VENV)/constraints.txt

@@ -235,7 +235,7 @@ def _later_than(base: Path, tag: str) -> list[Path]:
 
 
 def abandon_later(base: Path, tag: str) -> None:
-    """Note that the run goes on from ``tag``: later checkpoints, which the next save removes, are not its own.
+    """Note that the run continues from ``tag``: later checkpoints, which the next save removes, are not its own.
 
     Until then ``--resume auto`` does not take them either.
     """

@@ -67,7 +67,8 @@ def fill_environment(environment: MutableMapping[str, str]) -> None:
         for rank, local_rank, size in _LAUNCHERS:
             if rank in environment and size in environment:
                 environment["RANK"] = environment[rank]
-                environment["LOCAL_RANK"] = environment.get(local_rank, environment[rank])
+                own = environment.get("SLURM_LOCALID", environment[rank])  # with srun --mpi=pmi2
+                environment["LOCAL_RANK"] = environment.get(local_rank, own)
                 environment["WORLD_SIZE"] = environment[size]
                 break
         else:

@@ -24,6 +24,7 @@ from megabert.config.numbers import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    Probability,
 )
 from megabert.config.optimizers import OPTIMIZERS
 from megabert.config.run_config import batch_of_other_ranks, with_own_output
@@ -76,6 +77,12 @@ class FinetuneBatchSettings(BatchSettings):
     global_batch_size: Count | None = setting(
         32, "examples per update over all ranks", flags=("--batch-size", "--global-batch-size")
     )
+    micro_batch_size: Count | None = setting(
+        None,
+        "rows per rank and micro step (default: the largest that divides the rank's part of the batch and has at "
+        "most 8192 tokens)",
+        resume="free",
+    )
     eval_batch_size: Count = setting(
         32, "examples per rank that are evaluated at once", resume="free"
     )
@@ -90,6 +97,7 @@ class FinetuneOptimizerSettings(OptimizerSettings):
     )
     optimizer: str = setting("adamw", "optimizer", choices=OPTIMIZERS.names)
     lr: NonNegativeFloat | None = setting(5e-5, "peak learning rate")
+    beta2: Probability = setting(0.999, "decay rate of the second moment")
     schedule: Literal["poly", "linear", "cosine", "constant"] = setting(
         "linear", "learning rate after warm-up"
     )

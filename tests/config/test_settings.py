@@ -431,6 +431,14 @@ def test_environment_of_other_launchers() -> None:
     }  # fmt: skip
     fill_environment(slurm)
     assert (slurm["RANK"], slurm["LOCAL_RANK"], slurm["WORLD_SIZE"]) == ("3", "1", "4")
+    pmi2 = {
+        "PMI_RANK": "9", "PMI_SIZE": "16", "SLURM_LOCALID": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1",
+    }  # fmt: skip
+    fill_environment(pmi2)
+    assert (pmi2["RANK"], pmi2["LOCAL_RANK"], pmi2["WORLD_SIZE"]) == ("9", "1", "16")
+    batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
+    fill_environment(batch_script)
+    assert batch_script["WORLD_SIZE"] == "1"
     with pytest.raises(UserError, match="MASTER_ADDR and MASTER_PORT are not set"):
         fill_environment({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
 

@@ -68,8 +68,8 @@ class RunSettings:
     )
     output: Path | None = setting(
         None,
-        "run folder (default: runs/MODEL-phaseN, runs/MODEL-continue; MODEL is that of --init-from if --model "
-        "is not set)",
+        "run folder (default: runs/MODEL-phaseN, runs/MODEL-continue; MODEL is --model, without it the name of the "
+        "folder of --init-from, or bert-large where that is a run and the phase is 1 or 2)",
         metavar="DIR",
     )
     init_from: Path | None = setting(

@@ -206,7 +206,7 @@ def _remove(output: Path, existed: bool) -> None:
 
 
 def _remove_results(output: Path) -> None:
-    """Remove what lies beside the work folder, which holds the lock."""
+    """Remove what lies next to the work folder, which holds the lock."""
     shutil.rmtree(output / names.TOKENIZER_FOLDER, ignore_errors=True)
     for pattern in (
         f"*{names.SHARD_SUFFIX}",

@@ -181,7 +181,7 @@ def _find_copies(
     def signatures(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         found = np.empty((len(documents), filters.permutations), np.uint32)
         owner = table.batch[documents]
-        runs = np.flatnonzero(np.diff(owner)) + 1  # documents of a file stand together
+        runs = np.flatnonzero(np.diff(owner)) + 1  # documents of a file are neighbours
         for mine in np.split(np.arange(len(documents)), runs):
             if len(mine):
                 rows = table.row[documents[mine]]
