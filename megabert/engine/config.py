@@ -71,8 +71,10 @@ def resolve_batch(
         if micro is None:
             raise UserError("no batch size given: set --global-batch-size")
         total = micro * (accumulation or 1) * data_parallel
+    if micro is None and accumulation is not None:
+        micro = max(1, total // (data_parallel * accumulation))
     if micro is None:
-        micro = _largest_divisor(total // (data_parallel * (accumulation or 1)), micro_limit)
+        micro = _largest_divisor(total // data_parallel, micro_limit)
     if accumulation is None:
         accumulation = max(1, total // (micro * data_parallel))
     product = micro * accumulation * data_parallel
@@ -256,7 +258,11 @@ def make_deepspeed_config(
     }
     config["fp16"] = {**config.get("fp16", {}), "enabled": precision == "fp16"}
     if precision == "bf16" and parallel.zero_stage in (1, 2):
-        config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
+        types = dict(config.get("data_types") or {})
+        config["data_types"] = {
+            **types,
+            "grad_accum_dtype": types.get("grad_accum_dtype") or "fp32",
+        }
     _fit_accumulation(config, parallel.zero_stage, precision)
     _check_fp16_sums(config, precision)
     sums = (config.get("data_types") or {}).get("grad_accum_dtype", precision)

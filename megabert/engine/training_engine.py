@@ -31,6 +31,7 @@ from megabert.engine.launch import World
 from megabert.engine.watch.pulse import PULSE
 from megabert.engine.zero.averaged import averaged_weights
 from megabert.engine.zero.fixes import grad_norm
+from megabert.engine.zero.loss_scaler import keep_settings, scaler_of
 from megabert.engine.zero.partitions import FlatPartition, partitions_of
 from megabert.engine.zero.whole_tensors import (
     average_copies,
@@ -125,11 +126,9 @@ class TrainingEngine:
             self._skipped_in_a_row,
         )
         if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            cure = (
-                "a larger fp16.min_loss_scale or bf16"
-                if self.precision == "fp16"
-                else "a lower --lr"
-            )
+            cure = "a lower --lr"
+            if self.precision == "fp16":
+                cure += ", bf16, or a smaller fixed fp16.loss_scale in a DeepSpeed file"
             raise TrainingStopped(
                 f"{self._skipped_in_a_row} updates in a row overflowed after step {self.steps_done} in "
                 f"{self.precision}; resume from the last checkpoint, or start again, with {cure}"
@@ -346,6 +345,7 @@ class TrainingEngine:
         ]
         clipping = getattr(wrapper, "clip_grad", None)
         engine = self._deepspeed
+        scaler = scaler_of(engine)
         previous, engine.checkpoint_engine = engine.checkpoint_engine, reader
         try:
             path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
@@ -357,5 +357,6 @@ class TrainingEngine:
             group.update(own)
         if clipping is not None:
             wrapper.clip_grad = clipping
+        keep_settings(engine, scaler)
         self.steps_done = step
         return True

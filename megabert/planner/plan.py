@@ -293,7 +293,9 @@ class Planner:
         """
         ranks = self.sharding(layout).ranks
         sizes = BatchSettings(
-            global_batch_size=self.recipe.global_batch, micro_batch_size=self.recipe.micro
+            global_batch_size=self.recipe.global_batch,
+            micro_batch_size=self.recipe.micro,
+            gradient_accumulation_steps=self.settings.recipe.accumulation,
         )
         return resolve_batch(sizes, ranks, self.micro_limit(largest))
 

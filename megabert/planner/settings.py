@@ -105,7 +105,7 @@ class PlanFlags(PretrainSettings):
 COUNTED = frozenset(
     {
         "seq_length", "mask_fraction", "final_mask_fraction", "sentence_task", "packing", "global_batch_size",
-        "micro_batch_size", "loader_workers", "optimizer", "steps", "train_tokens", "tensor_parallel",
+        "micro_batch_size", "gradient_accumulation_steps", "loader_workers", "optimizer", "steps", "train_tokens", "tensor_parallel",
         "sequence_parallel",
         "zero_stage", "precision", "activation_checkpointing", "deepspeed_config", "phase", "ema_decay",
         "ramp_duration", "muon_steps", "muon_precision",
@@ -170,6 +170,7 @@ class RecipeSettings:
     sentence_task: Literal["nsp", "sop", "none"] = "nsp"
     global_batch_size: Count | None = None
     micro_batch_size: Count | None = None
+    accumulation: Count | None = None
     steps: Count | None = None
     optimizer: str = "lamb"
     muon_steps: PositiveInt = MuonPart.muon_steps
@@ -200,7 +201,7 @@ class PlanSettings:
 def read_flags(given: Given) -> PlanFlags:
     """The settings: flag > ``--config`` > DeepSpeed file > the recipe's optimizer > default.
 
-    A micro batch of ``--config`` that does not fit the number of devices is left out.
+    Micro batch and accumulation of ``--config`` that do not fit the number of devices are left out.
 
     Raises:
         UserError: a wrong value, or a decay branch of unknown length.
@@ -217,14 +218,22 @@ def read_flags(given: Given) -> PlanFlags:
             f"--decay-from {chosen.schedule.decay_from}: the planner reads no run, and a branch's length follows "
             "from it; plan with --config RUN/config.yaml, of the stable run or the branch, and --steps"
         )
-    batch, ranks = chosen.batch, chosen.machine.gpus // chosen.parallel.tensor_parallel
-    if batch.global_batch_size is None or batch.micro_batch_size is None:
+    batch, ranks = chosen.batch, max(1, chosen.machine.gpus // chosen.parallel.tensor_parallel)
+    micro, accumulation = batch.micro_batch_size, batch.gradient_accumulation_steps
+    if batch.global_batch_size is None:
+        if micro is None or accumulation is None:
+            return chosen
+        return replace(chosen, batch=replace(batch, global_batch_size=micro * accumulation * ranks))
+    parts = (micro or 1) * (accumulation or 1) * ranks
+    whole = micro is not None and accumulation is not None
+    fits = batch.global_batch_size == parts if whole else batch.global_batch_size % parts == 0
+    division = ("micro_batch_size", "gradient_accumulation_steps")
+    if fits or any(given.flags.sets("batch", name) for name in division):
         return chosen
-    fits = batch.global_batch_size % (batch.micro_batch_size * max(1, ranks)) == 0
-    if fits or given.flags.sets("batch", "micro_batch_size"):
-        return chosen
-    # a run's config.yaml has the micro batch for the run's own number of ranks
-    return replace(chosen, batch=replace(batch, micro_batch_size=None))
+    # a run's config.yaml has the division for the run's own number of ranks
+    return replace(
+        chosen, batch=replace(batch, micro_batch_size=None, gradient_accumulation_steps=None)
+    )
 
 
 def plan_settings(chosen: PlanFlags) -> PlanSettings:
@@ -261,6 +270,7 @@ def plan_settings(chosen: PlanFlags) -> PlanSettings:
         sentence_task=data.sentence_task,
         global_batch_size=batch.global_batch_size,
         micro_batch_size=batch.micro_batch_size,
+        accumulation=batch.gradient_accumulation_steps,
         steps=chosen.optimizer.steps,
         train_tokens=chosen.schedule.train_tokens,
         optimizer=chosen.optimizer.optimizer,

@@ -66,6 +66,7 @@ class Buckets:
     Attributes:
         sent: ``communication_data_type`` of a user's file; "" for megabert's choice.
         immediate: ``bf16.immediate_grad_update``.
+        offloaded: masters, moments and averages are in the memory of the host.
     """
 
     reduce: int = 500_000_000
@@ -75,6 +76,7 @@ class Buckets:
     sub_group: int = 1_000_000_000
     sent: str = ""
     immediate: bool = True
+    offloaded: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Buckets:
@@ -91,6 +93,7 @@ class Buckets:
             double=bool(zero.get("overlap_comm", False)),
             sent=str(config.get("communication_data_type") or "").lower(),
             immediate=bool((config.get("bf16") or {}).get("immediate_grad_update", True)),
+            offloaded=(zero.get("offload_optimizer") or {}).get("device", "none") != "none",
         )
         return replace(made, **given)  # type: ignore[arg-type]
 
@@ -158,11 +161,13 @@ def _held(n: LocalParameters, s: Sharding) -> Parts:
     """What exists from the first update to the last."""
     own = n.total / (s.ranks if s.stage else 1)
     has_masters = s.stage > 0 or s.precision != "fp32"
+    on_device = own if s.on_cpu or not s.buckets.offloaded else 0.0
+    moments = optimizer_spec(s.optimizer).mean_state_bytes(n.matrices / n.total)
     return {
         "weights": compute_bytes(s.precision) * (own if s.stage == 3 else n.total),
-        "masters": FP32 * own if has_masters else 0.0,
-        "averaged weights": FP32 * own if s.average else 0.0,
-        "moments": optimizer_spec(s.optimizer).mean_state_bytes(n.matrices / n.total) * own,
+        "masters": FP32 * on_device if has_masters else 0.0,
+        "averaged weights": FP32 * on_device if s.average else 0.0,
+        "moments": moments * on_device,
     }
 
 

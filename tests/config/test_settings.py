@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.config import flags
 from megabert.config.deepspeed_file import deepspeed_layer, read_deepspeed_config
 from megabert.config.deepspeed_schema import deepspeed_fault
@@ -280,6 +281,24 @@ def test_batch_arithmetic(micro: int, accumulation: int, ranks: int, left_out: i
     assert batch.global_size == total
 
 
+def test_accumulation_alone_gives_the_micro_batch() -> None:
+    """Above the limit too, which is for sizes that nobody gave."""
+    batch = resolve_batch(BatchSettings(256, None, 1), 2, 64)
+    assert (batch.micro_size, batch.accumulation) == (128, 1)
+
+
+@pytest.mark.parametrize("types", [{}, {"grad_accum_dtype": None}, {"buffer_dtype": "bf16"}, None])
+def test_gradients_are_summed_in_fp32_unless_a_file_says_otherwise(types: Any) -> None:
+    batch = resolve_batch(BatchSettings(8, 1, 8), 1, 64)
+    parallel = replace(ParallelSettings(), zero_stage=1)
+    file = {} if types is None else {"data_types": types}
+    made = make_deepspeed_config(file, batch, OptimizerSettings(), parallel, "bf16")
+    assert made["data_types"]["grad_accum_dtype"] == "fp32"
+    file = {"data_types": {**(types or {}), "grad_accum_dtype": "bf16"}}
+    made = make_deepspeed_config(file, batch, OptimizerSettings(), parallel, "bf16")
+    assert made["data_types"]["grad_accum_dtype"] == "bf16"
+
+
 def test_batch_that_does_not_multiply_out() -> None:
     with pytest.raises(
         UserError, match=r"99 is not micro batch 8 x accumulation 4 x .*ranks 3 = 96"
@@ -296,9 +315,10 @@ def test_an_empty_name_of_a_file() -> None:
 
 
 def test_a_limit_of_predictions_of_another_length_or_fraction(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of a file is not used if flags change what it was made for; one that is too low is said."""
+    monkeypatch.setattr(get_logger(), "propagate", True)
     path = tmp_path / "run.yaml"
     path.write_text("data: {seq_length: 128, mask_fraction: 0.15, max_predictions: 21}\n")
     config = ("--config", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,40 @@ def test_a_gpu_run_takes_the_planner_s_micro_batch(
     if memory in names:
         batch = plan(*argv, "--gpus", "1", "--gpu", names[memory], "--precision", "fp16").batch
         assert (batch.micro_size, batch.accumulation) == expected
+
+
+def test_states_in_the_memory_of_the_host_leave_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "ds.json"
+    zero = {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    path.write_text(json.dumps({"zero_optimization": zero}))
+    argv = ("--model", "bert-3.9b", "--precision", "bf16", "--zero-stage", "2")
+    assert _sizes(monkeypatch, 40 * GB, *argv)[0] == 1
+    assert _sizes(monkeypatch, 40 * GB, *argv, "--deepspeed_config", str(path))[0] > 8
+
+
+def test_a_plan_takes_accumulation_as_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = (
+        "--model",
+        "bert-large",
+        "--gradient-accumulation-steps",
+        "64",
+        "--global-batch-size",
+        "4096",
+    )
+    assert _sizes(monkeypatch, 141 * GB, *argv) == (64, 64)
+    batch = plan(*argv, "--gpus", "1", "--gpu", "h200").batch
+    assert (batch.micro_size, batch.accumulation) == (64, 64)
+    argv = (
+        "--model",
+        "bert-large",
+        "--micro-batch-size",
+        "64",
+        "--gradient-accumulation-steps",
+        "4",
+    )
+    assert plan(*argv, "--gpus", "8", "--gpu", "h200").batch.global_size == 2048
 
 
 def test_a_cpu_run_takes_8192_tokens() -> None:

@@ -29,6 +29,11 @@ _INEXACT: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "compute_grad_norm": ((True,), "gradients would not be clipped, and no norm would be reported"),
     "legacy_stage1": ((False,), "DeepSpeed has removed it"),
+    "elastic_checkpoint": ((False,), "no checkpoint of this kind can be read again"),
+    "load_from_fp32_weights": (
+        (True,),
+        "a resumed run would not have the fp32 weights of its checkpoint",
+    ),
 }
 
 
@@ -45,6 +50,11 @@ def check_zero_config(config: Mapping[str, Any]) -> None:
     for key, (harmless, reason) in _INEXACT.items():
         if key in zero and zero[key] not in harmless:
             raise UserError(f"zero_optimization.{key} is not supported: {reason}; remove it")
+    if (config.get("checkpoint") or {}).get("load_universal"):
+        raise UserError(
+            "checkpoint.load_universal is not supported: runs resume from their own checkpoints, on any number of "
+            "ranks; remove it"
+        )
     for key in ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"):
         if zero.get(key):
             raise UserError(

@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
 from megabert.engine.zero.exchange import WorldExchange
+from megabert.engine.zero.loss_scaler import do_not_raise
 from megabert.engine.zero.partitions import (
     FlatPartition,
     is_split,
@@ -78,6 +79,7 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
             would not be exact; an optimizer backend that cannot be used here.
     """
     check_versions()
+    do_not_raise(engine)
     optimizer, base = engine.optimizer, engine.basic_optimizer
     world_size = dist.get_world_size()
     if engine.dp_world_size * tp.size != world_size:

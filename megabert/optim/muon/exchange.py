@@ -10,6 +10,8 @@ from torch import Tensor
 from megabert.optim.exchange import RankExchange
 from megabert.optim.muon.ownership import Ownership, Part
 
+PartLists = list[list[Part]]
+"""For each rank, parts."""
 Pieces = dict[tuple[int, int], list[tuple[int, Tensor]]]
 """(matrix, tensor-parallel part) -> where each piece begins in it, and the piece."""
 
@@ -33,6 +35,19 @@ class Mail:
     ) -> None:
         self.plan, self.exchange, self.dtype, self.device = plan, exchange, dtype, device
         self.rank = 0 if exchange is None else exchange.rank
+        self._lists: dict[tuple[str, int], tuple[PartLists, PartLists]] = {}
+
+    def _listed(self, way: str, bucket: Sequence[int]) -> tuple[PartLists, PartLists]:
+        """The parts that this rank sends to each rank, and those that it receives from each."""
+        key = way, bucket[0] if bucket else -1  # buckets have no matrix in common
+        if key not in self._lists:
+            ranks, me = range(self.plan.grid.ranks), self.rank
+            parts = self.plan.to_owner if way == "to owners" else self.plan.to_holder
+            self._lists[key] = (
+                [list(parts(me, rank, bucket)) for rank in ranks],
+                [list(parts(rank, me, bucket)) for rank in ranks],
+            )
+        return self._lists[key]
 
     def collect(self, bucket: Sequence[int], views: Sequence[Tensor]) -> Callable[[], Pieces]:
         """Send this rank's parts of updates (``views``, by place) to the owners.
@@ -40,9 +55,7 @@ class Mail:
         Returns:
             A function that waits for the pieces of the matrices that this rank owns.
         """
-        ranks = range(self.plan.grid.ranks)
-        out = [list(self.plan.to_owner(self.rank, owner, bucket)) for owner in ranks]
-        into = [list(self.plan.to_owner(sender, self.rank, bucket)) for sender in ranks]
+        out, into = self._listed("to owners", bucket)
         wait = self._send([[(part, views[part.place]) for part in parts] for parts in out], into)
 
         def finish() -> Pieces:
@@ -65,12 +78,11 @@ class Mail:
         Returns:
             A function that waits for this rank's parts.
         """
-        ranks = range(self.plan.grid.ranks)
-        out = []
-        for holder in ranks:
-            parts = self.plan.to_holder(self.rank, holder, bucket)
-            out.append([(part, self._cut(part, holder, results)) for part in parts])
-        into = [list(self.plan.to_holder(owner, self.rank, bucket)) for owner in ranks]
+        parts, into = self._listed("to holders", bucket)
+        out = [
+            [(part, self._cut(part, holder, results)) for part in mine]
+            for holder, mine in enumerate(parts)
+        ]
         wait = self._send(out, into)
         return lambda: [item for arrived in wait() for item in arrived]
 

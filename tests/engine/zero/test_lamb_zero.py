@@ -235,6 +235,8 @@ def test_exact_in_every_combination(
         {"stage": 2, "cpu_offload": True},
         {"stage": 3, "mics_shard_size": 2},
         {"stage": 2, "round_robin_gradients": True},
+        {"stage": 1, "elastic_checkpoint": True},
+        {"stage": 1, "load_from_fp32_weights": False},
     ],
     ids=str,
 )
@@ -246,6 +248,8 @@ def test_zero_settings_refused(zero: dict) -> None:
 def test_zero_settings_accepted() -> None:
     check_zero_config({})
     check_zero_config({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}})
+    with pytest.raises(UserError, match=r"checkpoint\.load_universal is not supported"):
+        check_zero_config({"checkpoint": {"load_universal": True}})
     with pytest.raises(UserError, match="bf16_optimizer_states"):
         check_zero_config({"bf16": {"enabled": True, "bf16_optimizer_states": True}})
     check_zero_config({"zero_optimization": {"stage": 3, "offload_param": {"device": "none"}}})

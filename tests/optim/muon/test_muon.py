@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.config.training import OptimizerSettings
 from megabert.engine.build import _optimizer
 from megabert.optim.flat_segments import LocalTensor
@@ -153,8 +154,10 @@ def test_trust_ratios_that_no_rule_has(
     refused: bool,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A group's own is refused, a setting is reported; Muon has them where LAMB is the rule of the rest."""
+    monkeypatch.setattr(get_logger(), "propagate", True)
     model = nn.Sequential(nn.Linear(2, 2))
     path = tmp_path / "groups.yaml"
     path.write_text("- {match: bias, adapt: true}\n")
