@@ -1,7 +1,7 @@
 """From a page to paragraphs of sentences, or to the reason why the page is dropped."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from megabert.data.text.counts import DROPPED_ITEMS, HOLES, KEPT_ITEMS
 from megabert.data.text.leftovers import extracted_lines, plain_lines
@@ -10,7 +10,7 @@ from megabert.data.text.paragraphs import Paragraph
 from megabert.data.text.reading import BAD_LINE, TOO_LONG
 from megabert.data.text.sentences import split_sentences
 from megabert.data.text.wikitext.holes import HOLE
-from megabert.data.text.wikitext.sections import PageLimitError, clean
+from megabert.data.text.wikitext.sections import PageLimitError, clean, without_marks
 
 DROP_REASONS = (BAD_LINE, "namespace", "redirect", "model", TOO_LONG, "empty")
 
@@ -45,6 +45,8 @@ def page_to_sentences(page: Page, language: str) -> Cleaned:
     if page.model != "wikitext":
         return Cleaned([], "model")
     counts: Counter[str] = Counter()
+    if page.markup != "wikitext":
+        page = replace(page, text=without_marks(page.text))
     if page.markup == "plain":
         groups = [Paragraph("text", (line,)) for line in plain_lines(page)]
     elif page.markup == "extracted":

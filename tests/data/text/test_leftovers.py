@@ -24,6 +24,12 @@ def extracted(text: str, language: str = "en", title: str = "T") -> list[list[st
     return page_to_sentences(page(text, "extracted", title), language).paragraphs
 
 
+def test_private_characters_are_no_marks_of_the_cleaner() -> None:
+    for markup in ("plain", "extracted"):
+        found = page_to_sentences(page("今日は楽しかった\ue001。また行きたい。", markup), "ja")
+        assert found.paragraphs == [["今日は楽しかった。", "また行きたい。"]]
+
+
 def test_extracted_text() -> None:
     assert extracted("T\n\nOne. Two.\nT\n") == [["One.", "Two."], ["T"]]
     assert extracted("AT&amp;T\n\nIts body is here.", title="AT&T") == [["Its body is here."]]

@@ -27,6 +27,8 @@ LINES = [
     ("de", "Er wurde am 24.12. Vater. | Das war 1990. | Danach zog er um."),
     ("de", "Der 100. Geburtstag von Wilhelm II. war 1959. | Es gab Feiern."),
     ("de", "Er gewann 1990. | 1992 verlor er."),
+    ("de", "Er wurde der Große genannt. | Danach zog er um."),
+    ("hu", "A szerző német. | Az apja orvos volt."),
     ("de", "Das sagte Prof. Dr. med. Müller. | Dr. rer. nat. Schmidt, Dr. h. c. mult. Kurz und Dr. iur. Alt kamen."),
     ("de", "Sie wohnt in der Hauptstr. 5 und in der Bahnhofstr. 17a, Hausnr. 7. | Er wohnt in der Ringstr. | Das Haus ist alt."),
     ("en", "It is Hauptstr. | 5 of them came."),

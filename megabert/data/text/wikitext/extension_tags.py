@@ -37,6 +37,7 @@ _AFTER_WORD = (" ", ".", ",", ";", ")")
 _INDENT = 40  # longest indent and punctuation of a formula on a line of its own
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "[]{}'|=<>*#:;_-&\n"}
 _ESCAPES[ord("\n")] = " "
+_ENTITY = re.compile(r"(&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]\w{0,30});)")
 
 
 def strip_extension_tags(text: str, names: list[str]) -> str:
@@ -102,6 +103,33 @@ def strip_extension_tags(text: str, names: list[str]) -> str:
     parts.append(text[position:])
     # rows of a table that a template begins
     return _CELL.sub("\n\n", "".join(parts))
+
+
+_COMMENT_OR_LITERAL = re.compile(
+    r"<!--|<(nowiki|pre|syntaxhighlight|source|math|chem|ce|score|hiero)(?![\w-])[^<>]*(?<!/)>",
+    re.IGNORECASE,
+)
+
+
+def shown_comment_signs(text: str) -> str:
+    """``<!--`` inside ``<nowiki>`` and tags of code or formulas is a sign, not the beginning of a comment.
+
+    As in MediaWiki the first of a comment and such a tag decides. Tags that are not closed count for nothing.
+    """
+    parts: list[str] = []
+    position = done = 0
+    ends: dict[str, re.Match[str] | None] = {}
+    while match := _COMMENT_OR_LITERAL.search(text, position):
+        position = match.end()
+        if match.group(1) is None:
+            end = text.find("-->", position)
+            if end < 0:
+                break
+            position = end + 3
+        elif content := _content_end(text, match.group(1).lower(), position, ends):
+            parts += (text[done:position], text[position : content[0]].replace("<!--", "&#60;!--"))
+            done = position = content[0]
+    return "".join(parts) + text[done:]
 
 
 def _tabs(match: re.Match[str]) -> str:
@@ -181,7 +209,10 @@ def _closing(name: str) -> re.Pattern[str]:
 
 def _shown_text(name: str, inside: str, names: list[str]) -> str:
     if name == "nowiki":
-        return inside.translate(_ESCAPES)
+        # as in MediaWiki, entities are shown as their characters
+        parts = _ENTITY.split(inside)
+        parts[::2] = [part.translate(_ESCAPES) for part in parts[::2]]
+        return "".join(parts)
     if name == "math" and (formula := formula_text(inside)) is not None:
         return formula.translate(_ESCAPES)
     if name in ("chem", "ce") and _SIMPLE_CHEMISTRY.fullmatch(inside.strip()):

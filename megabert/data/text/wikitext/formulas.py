@@ -60,12 +60,19 @@ def _brace(match: re.Match[str]) -> str:
 
 def _symbol(match: re.Match[str]) -> str:
     # of an unknown command the backslash remains, and the formula is not understood
-    return _SYMBOLS.get(match.group(1), match.group())
+    shown = _SYMBOLS.get(match.group(1), match.group())
+    if len(shown) < 2 or not (shown.isascii() and shown.isalpha()):
+        return shown
+    # a function's name is a word: "n log n", "2 sin θ"
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    left = " " if before.isalnum() or before in (")", "}") else ""
+    return left + shown + (" " if after == "\\" or after.isdigit() else "")
 
 
 def _script(match: re.Match[str]) -> str:
     mark, group, single = match.groups()
     inside = (group if group is not None else single).strip()
-    if len(inside) <= 1 or inside.isalnum() or re.fullmatch(r"[-+−]\w+", inside):
-        return f"{mark}{inside}"
-    return f"{mark}({inside})"
+    if not (len(inside) <= 1 or inside.isalnum() or re.fullmatch(r"[-+−]\w+", inside)):
+        inside = f"({inside})"
+    after = match.string[match.end() :][:1]
+    return f"{mark}{inside}" + (" " if after.isalnum() else "")  # 2^3 5^2, not 2^35^2

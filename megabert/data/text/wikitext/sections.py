@@ -8,12 +8,13 @@ cleaner, and the result depends only on the page.
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 from megabert.data.text.counts import TEMPLATES, UNDERSTOOD
 from megabert.data.text.pages import Site
 from megabert.data.text.paragraphs import Paragraph, SectionBody, paragraphs
 from megabert.data.text.wikitext.conversion import has_variants, resolve_conversion
-from megabert.data.text.wikitext.extension_tags import strip_extension_tags
+from megabert.data.text.wikitext.extension_tags import shown_comment_signs, strip_extension_tags
 from megabert.data.text.wikitext.holes import (
     HOLE,
     NEVER_CLOSED,
@@ -36,6 +37,10 @@ _LONGEST_TITLE = 255  # bytes, in MediaWiki
 
 _COMMENT_END = "-->"
 _COMMENT = re.compile(r"<!--(?:[^-]++|-(?!->))*+(?:-->)?+")
+_INDENTED = re.compile(r"^(:+[ \t]*)([^\n:][^\n]{0,200}?)([ \t.,;]*)$", re.MULTILINE)
+_RELATION = re.compile(r"(?<!<)=(?!\")|[≤≥≈≠≡→⇒∈⊂∝]|&[lg]t;|[-+−*×·/^]")
+_NO_LETTERS = re.compile(r"<[^<>]*>|&\w+;|\b(?:arcsin|arccos|arctan|sinh|cosh|tanh)\b")
+_WORD = re.compile(r"[^\W\d_]{4,}")
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _MARKS = (
     EXTERNAL,
@@ -124,18 +129,28 @@ def clean(
     return sections
 
 
-def _prepare(text: str, language: str, calls: Calls) -> str:
-    """Remove markup that spans lines; the result begins with a line feed."""
+def without_marks(text: str) -> str:
+    """The text without the private characters that the cleaner uses itself."""
     if not text.isascii():
         for mark in _MARKS:
             if mark in text:
                 text = text.replace(mark, "")
+    return text
+
+
+def _prepare(text: str, language: str, calls: Calls) -> str:
+    """Remove markup that spans lines; the result begins with a line feed."""
+    text = without_marks(text)
     if "<!--" in text:
+        text = shown_comment_signs(text)
         text = _COMMENT.sub("", _close_comment(text, calls.names))
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = strip_templates(strip_extension_tags(text, calls.names), calls)
-    text = settle_lines(strip_rows(text, calls.names), calls.names)
+    text = strip_rows(text, calls.names)
+    if ":" in text:
+        text = _INDENTED.sub(partial(_displayed, calls.names), text)
+    text = settle_lines(text, calls.names)
     if has_variants(language) and "-{" in text:
         text = resolve_conversion(text, language)
     text = f"\n{strip_switches(text, language)}"
@@ -145,6 +160,14 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
     if _INNER_SIGN.search(text):
         text = _INNER_SIGN.sub(_protected, text)
     return text
+
+
+def _displayed(names: list[str], match: re.Match[str]) -> str:
+    """A hole, as for a displayed ``<math>``, instead of an indented line that is a formula without words."""
+    mark, line, end = match.groups()
+    if not _RELATION.search(line) or HOLE in line or _WORD.search(_NO_LETTERS.sub(" ", line)):
+        return match.group()
+    return mark + hole(names, "<math>") + end
 
 
 def _close_comment(text: str, names: list[str]) -> str:

@@ -77,6 +77,14 @@ def test_a_sentence_with_a_hole_is_left_out_and_counted(broken: str) -> None:
         ("It is:\n:<math>\\frac{a}{2}</math>\nIt is old.", ["It is:", "It is old."]),
         ("It is given by\n:<math>\\frac{a}{2}</math>\nwhere a is big. It is old.", ["It is old."]),
         ("It is old. It is given by\n:<math>\\frac{a}{2}</math>\n\nTown.", ["It is old.", "Town."]),
+        ("The area is\n:{{math|1=''A'' = ''b''<sup>2</sup>}},\nwhere ''b'' is big. Old.", ["Old."]),
+        ("The area is\n:''A'' = ''b''<sup>2</sup> + 1\nwhere ''b'' is big. Old.", ["Old."]),
+        ("He said:\n:That is a = b, and more.\nIt is old.", ["He said:", "That is a = b, and more.", "It is old."]),
+        ("We know 1/3 = 0.{{overline|3}}. Old.", ["Old."]),
+        ("We see {{sfrac|x + 1|2}} and {{sqrt|a + b}}. Old.", ["Old."]),
+        ("It has {{#if:{{unknown|x}}|many|no}} people. Old.", ["Old."]),
+        ("It has {{#if:x|many|no}} people. Old.", ["It has many people.", "Old."]),
+        ("In {{del|1990}} {{ins|1991}} it came. Old.", ["Old."]),
     ],
 )  # fmt: skip
 def test_what_is_no_part_of_a_sentence_leaves_no_hole(wikitext: str, kept: list[str]) -> None:
@@ -178,6 +186,12 @@ def test_counts() -> None:
         (r"\mathbb{R}^n", "ℝ^n"),
         (r"\sin x", "sin x"),
         (r"\mathrm{d}x", "dx"),
+        (r"2^{3}5^{2}", "2^3 5^2"),
+        (r"e^{-x}y", "e^-x y"),
+        (r"x_1^2", "x_1^2"),
+        (r"O(n\log n)", "O(n log n)"),
+        (r"2\sin\theta", "2 sin θ"),
+        (r"2\pi r", "2π r"),
         (r"\{1, 2\}", "{1, 2}"),
         ("{1, 2}", "1, 2"),
         (r"x_1, \ldots, x_n", "x_1, …, x_n"),
@@ -289,3 +303,12 @@ def test_no_mark_of_the_cleaner_is_left(text: str) -> None:
         result = cleaned(text, language)
         joined = "".join(s for paragraph in result.paragraphs for s in paragraph)
         assert not any("\ue000" <= c <= "\ue00f" or c >= "\U000f0000" for c in joined)
+
+
+@pytest.mark.parametrize("call", ["convert|1234|km|mi", "circa|1990", "as of|2010"])
+def test_english_words_and_figures_are_for_english(call: str) -> None:
+    """A language without a table of its own has neither English words nor its marks of thousands."""
+    text = f"AAA {{{{{call}}}}} bbb. Ccc ddd."
+    for language in ("vi", "nl", "tr", "sv"):
+        assert sentences(text, language) == ["Ccc ddd."]
+    assert len(sentences(text, "en")) == 2

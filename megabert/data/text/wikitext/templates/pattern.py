@@ -39,6 +39,14 @@ _CODE = re.compile("[A-Z]{2,3}")  # of a country, which a flag template prints a
 _PLAIN_MARK = re.compile(r"\\(.)")
 
 
+_TERM = re.compile(r"[-+−]?(?:[^\W_]|[.,'’√∞°%]|</?(?:var|i)>)+")
+
+
+def is_term(value: str) -> bool:
+    """Whether a value stays one term in a fraction or under a root: a figure or a symbol, no sum or product."""
+    return bool(_TERM.fullmatch(value))
+
+
 class PatternError(ValueError):
     """A pattern that cannot be read."""
 
@@ -88,6 +96,7 @@ FILTERS: dict[str, Filter] = {
     "no-code": lambda value, _: None if _CODE.fullmatch(value) else value,
     "no-language": lambda value, _: None if _LANGUAGE_CODE.fullmatch(value) else value,
     "language-code": lambda value, _: "" if _LANGUAGE_CODE.fullmatch(value) else None,
+    "term": lambda value, _: value if is_term(value) else None,
     "unit": lambda value, _: None if value[:1].isdigit() else value,
     "int": _int,
     "day": _day,

@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from megabert.data.text.wikitext.holes import SPOKEN
+from megabert.data.text.wikitext.holes import HOLE, SPOKEN
 from megabert.data.text.wikitext.templates import units
 from megabert.data.text.wikitext.templates.biography import italian_lead
 from megabert.data.text.wikitext.templates.dates import as_of, spaced_date
+from megabert.data.text.wikitext.templates.pattern import is_term
 from megabert.data.text.wikitext.templates.wording import ENGLISH, Wording, whole_number
 
 
@@ -212,7 +213,7 @@ def _value(call: Call) -> str | None:
 
 def _fraction(call: Call) -> str | None:
     values = call.positional
-    if call.named() or not 1 <= len(values) <= 3:
+    if call.named() or not 1 <= len(values) <= 3 or not all(map(is_term, values)):
         return None
     if len(values) == 3:
         return f"{values[0]} {values[1]}/{values[2]}"
@@ -291,12 +292,14 @@ def _spaces(call: Call) -> str | None:
 def _if(call: Call) -> str | None:
     """``{{#if: condition | then | else}}`` with the value of its first argument known."""
     condition, *branches = (part.strip() for part in call.parts)
+    if HOLE in condition:
+        return None
     return "".join(branches[0 if condition else 1 :][:1])
 
 
 def _if_equal(call: Call) -> str | None:
     parts = [part.strip() for part in call.parts]
-    if len(parts) < 2:
+    if len(parts) < 2 or HOLE in parts[0] + parts[1]:
         return None
     return "".join(parts[2 if parts[0] == parts[1] else 3 :][:1])
 

@@ -32,7 +32,7 @@ CALLS = [
     ("Anker|Wasser", ""),
     ("Zukunft|2021|09", ""),
     ("Rp|12", ""),
-    ("ISSN|1234-5678", ""),
+    ("ISSN|1234-5678", "ISSN 1234-5678"),
     ("SORTIERUNG:Wasser", ""),
     ("Österreich", "Österreich"),
     ("Polen|#", ""),
