@@ -308,7 +308,7 @@ def test_no_mark_of_the_cleaner_is_left(text: str) -> None:
 @pytest.mark.parametrize("call", ["convert|1234|km|mi", "circa|1990", "as of|2010"])
 def test_english_words_and_figures_are_for_english(call: str) -> None:
     """A language without a table of its own has neither English words nor its marks of thousands."""
-    text = f"AAA {{{{{call}}}}} bbb. Ccc ddd."
+    text = f"It is {{{{{call}}}}} long. It is old."
     for language in ("vi", "nl", "tr", "sv"):
-        assert sentences(text, language) == ["Ccc ddd."]
+        assert sentences(text, language) == ["It is old."]
     assert len(sentences(text, "en")) == 2
