@@ -30,8 +30,7 @@ from megabert.engine.config import BatchSizes
 from megabert.engine.launch import World
 from megabert.engine.watch.pulse import PULSE
 from megabert.engine.zero.averaged import averaged_weights
-from megabert.engine.zero.fixes import grad_norm
-from megabert.engine.zero.loss_scaler import keep_settings, scaler_of
+from megabert.engine.zero.fixes import grad_norm, keep_scaler_settings, scaler_of
 from megabert.engine.zero.partitions import FlatPartition, partitions_of
 from megabert.engine.zero.whole_tensors import (
     average_copies,
@@ -357,6 +356,6 @@ class TrainingEngine:
             group.update(own)
         if clipping is not None:
             wrapper.clip_grad = clipping
-        keep_settings(engine, scaler)
+        keep_scaler_settings(engine, scaler)
         self.steps_done = step
         return True

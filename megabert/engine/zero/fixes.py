@@ -30,7 +30,6 @@ from torch.optim import Optimizer
 from megabert.common.errors import UserError
 from megabert.engine.launch import check_versions
 from megabert.engine.zero.exchange import WorldExchange
-from megabert.engine.zero.loss_scaler import do_not_raise
 from megabert.engine.zero.partitions import (
     FlatPartition,
     is_split,
@@ -79,7 +78,7 @@ def prepare_engine(engine: Any, tp: TensorParallel) -> None:
             would not be exact; an optimizer backend that cannot be used here.
     """
     check_versions()
-    do_not_raise(engine)
+    raise_no_scale_error(engine)
     optimizer, base = engine.optimizer, engine.basic_optimizer
     world_size = dist.get_world_size()
     if engine.dp_world_size * tp.size != world_size:
@@ -251,3 +250,41 @@ def grad_norm(engine: Any) -> float:
     """
     norm = engine.get_global_grad_norm()
     return float("nan") if norm is None else float(norm)
+
+
+_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What training has made of a dynamic scaler; everything else is a setting."""
+
+
+def raise_no_scale_error(engine: Any) -> None:
+    """Let updates at the least scale be skipped as others: the engine counts them, and ends the run by itself.
+
+    DeepSpeed raises a bare ``Exception`` there, and has no setting for it.
+    """
+    scaler = scaler_of(engine)
+    if scaler is not None and hasattr(scaler, "raise_error_at_min_scale"):
+        scaler.raise_error_at_min_scale = False
+
+
+def keep_scaler_settings(engine: Any, own: Any) -> None:
+    """Put back the scaler that a run had before it loaded a checkpoint, with the checkpoint's state.
+
+    DeepSpeed replaces it by the checkpoint's. A fixed scale stays that of the run; so do the minimum and the
+    window of a dynamic one.
+
+    Args:
+        own: :func:`scaler_of` before the checkpoint was loaded.
+    """
+    if own is None:
+        return
+    loaded, wrapper = scaler_of(engine), engine.optimizer
+    if own.dynamic and loaded.dynamic:
+        for name in _SCALER_STATE:
+            setattr(own, name, getattr(loaded, name))
+    wrapper.loss_scaler = own
+    raise_no_scale_error(engine)
+
+
+def scaler_of(engine: Any) -> Any:
+    """The scaler in force; None where there is none of this kind."""
+    return getattr(engine.optimizer, "loss_scaler", None)

@@ -9,7 +9,7 @@ import deepspeed
 import pytest
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 
-from megabert.engine.zero.loss_scaler import do_not_raise, keep_settings, scaler_of
+from megabert.engine.zero.fixes import keep_scaler_settings, raise_no_scale_error, scaler_of
 from tests.helpers.distributed import run_ranks
 
 
@@ -26,7 +26,7 @@ def _overflows(rank: int, world_size: int) -> tuple[bool, float]:
     deepspeed.init_distributed("gloo")
     raised = False
     theirs, ours = dynamic(), dynamic()
-    do_not_raise(engine(ours))
+    raise_no_scale_error(engine(ours))
     for _ in range(50):
         ours.update_scale(True)
         try:
@@ -45,7 +45,7 @@ def test_settings_are_those_of_the_run_and_the_state_is_that_of_the_checkpoint()
     own = scaler_of(made)
     made.optimizer.loss_scaler = dynamic(1024.0, least=1.0, window=1000)  # as DeepSpeed does
     made.optimizer.loss_scaler.cur_iter = 9
-    keep_settings(made, own)
+    keep_scaler_settings(made, own)
     found = scaler_of(made)
     assert (found.cur_scale, found.cur_iter) == (1024.0, 9)
     assert (found.min_scale, found.scale_window) == (4.0, 7)
@@ -57,12 +57,12 @@ def test_a_fixed_scale_is_that_of_the_run(loaded: Any) -> None:
     made = engine(LossScaler(32.0))
     own = scaler_of(made)
     made.optimizer.loss_scaler = loaded
-    keep_settings(made, own)
+    keep_scaler_settings(made, own)
     assert scaler_of(made).cur_scale == 32.0
 
 
 def test_other_wrappers_have_none() -> None:
     made: Any = SimpleNamespace(optimizer=SimpleNamespace())
-    do_not_raise(made)
-    keep_settings(made, scaler_of(made))
+    raise_no_scale_error(made)
+    keep_scaler_settings(made, scaler_of(made))
     assert not vars(made.optimizer)
