@@ -106,12 +106,13 @@ def score(path: Path, held_out: HeldOut, weights: str = "trained") -> Score:
         UserError: it has no masked language model, or its tokenizer cannot spell a scored word.
     """
     began = time.monotonic()
-    source, trained_with = read_weights(path)
-    if weights == "ema":
-        source = own_weights.read(path, averaged=True)
+    averaged = weights == "ema"
+    source = own_weights.read(path, averaged=True) if averaged else read_weights(path)[0]
     if source.tokenizer is None or source.head not in (MASKED_LM, PRETRAINING):
         raise UserError(f"{path} needs a masked language model and a tokenizer to be scored")
-    tokenizer = open_tokenizer(source.tokenizer, source.config.vocab_size, str(path), trained_with)
+    tokenizer = open_tokenizer(
+        source.tokenizer, source.config.vocab_size, str(path), source.tokenizer_sha256
+    )
     config = replace(
         true_config(source.config), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )

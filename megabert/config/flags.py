@@ -103,6 +103,13 @@ class SettingsLayer:
         """Whether this layer has a value for the setting."""
         return self.values.get(section, {}).get(name) is not None
 
+    def without(self, *places: tuple[str, str]) -> SettingsLayer:
+        """The layer without these (section, setting)."""
+        left = {section: dict(body) for section, body in self.values.items()}
+        for section, name in places:
+            left.get(section, {}).pop(name, None)
+        return dataclasses.replace(self, values=left)
+
     def name(self, section: str, field: dataclasses.Field[Any]) -> str:
         """The setting as its user knows it: ``--lr``, or ``run.yaml: optimizer.lr``."""
         if not self.file:

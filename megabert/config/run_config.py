@@ -50,9 +50,13 @@ def batch_of_other_ranks(given: Given) -> bool:
 
     On other ranks the global batch is divided again, as when that run is resumed on them.
     """
-    division = ("micro_batch_size", "gradient_accumulation_steps")
-    return _is_of_a_run(Path(given.file.file)) and not any(
-        given.flags.sets("batch", name) for name in division
+    return _is_of_a_run(Path(given.file.file)) and not divides_batch(given.flags)
+
+
+def divides_batch(layer: SettingsLayer) -> bool:
+    """Whether a layer says how the global batch is divided among ranks and micro steps."""
+    return any(
+        layer.sets("batch", name) for name in ("micro_batch_size", "gradient_accumulation_steps")
     )
 
 

@@ -284,12 +284,9 @@ def resolve_finetuning(given: Given) -> ResolvedFinetuning:
 
 def _with_the_rate_of_a_flag(given: Given) -> Given:
     """``given``; a flag ``--lr`` replaces the rates of the file, as any flag."""
-    file = given.file
-    if not given.flags.sets("optimizer", "lr") or not file.sets("selection", "lrs"):
+    if not given.flags.sets("optimizer", "lr"):
         return given
-    selection = {name: value for name, value in file.values["selection"].items() if name != "lrs"}
-    values = {**file.values, "selection": selection}
-    return replace(given, file=SettingsLayer(values, file.file, file.names))
+    return replace(given, file=given.file.without(("selection", "lrs")))
 
 
 def held_out_share(task: TaskSettings) -> float:

@@ -24,6 +24,7 @@ from megabert.config.numbers import (
     Size,
 )
 from megabert.config.recipes import RECIPES, Phase
+from megabert.config.run_config import divides_batch
 from megabert.config.sections.averaging import AveragingSettings
 from megabert.config.sections.initial_weights import InitialWeightSettings
 from megabert.config.sections.loss import LossSettings
@@ -227,8 +228,7 @@ def read_flags(given: Given) -> PlanFlags:
     parts = (micro or 1) * (accumulation or 1) * ranks
     whole = micro is not None and accumulation is not None
     fits = batch.global_batch_size == parts if whole else batch.global_batch_size % parts == 0
-    division = ("micro_batch_size", "gradient_accumulation_steps")
-    if fits or any(given.flags.sets("batch", name) for name in division):
+    if fits or divides_batch(given.flags):
         return chosen
     # a run's config.yaml has the division for the run's own number of ranks
     return replace(

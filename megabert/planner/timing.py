@@ -119,7 +119,7 @@ def update_times(
         "data-parallel exchanges": sum(e.seconds for e in exchanges if e.group == "data"),
     }
     if rank.matrices.flops:
-        iteration = "bf16" if rank.matrices.in_bf16 else "fp32"
+        iteration = "bf16" if rank.matrices.in_bf16 and "bf16" in machine.peak else "fp32"
         if iteration not in machine.peak:
             iteration = precision
         fast = machine.peak[iteration] * machine.efficiency[iteration]

@@ -99,15 +99,13 @@ def _with_fitting_limit(given: Given) -> Given:
             changed.append("--" + name.replace("_", "-"))
     if not changed:
         return given
-    values = {**given.file.values, "data": dict(given.file.values["data"])}
-    limit = values["data"].pop("max_predictions")
     get_logger().info(
         "max_predictions %s of %s is not used: %s changes what it belongs to",
-        limit,
+        given.file.values["data"]["max_predictions"],
         given.file.file,
         changed[0],
     )
-    return replace(given, file=SettingsLayer(values, given.file.file, given.file.names))
+    return replace(given, file=given.file.without(("data", "max_predictions")))
 
 
 def _largest_fraction(settings: PretrainSettings) -> float:

@@ -27,6 +27,7 @@ from megabert.checkpoint.record import (
 from megabert.checkpoint.save_load import abandon_later, newest_checkpoint
 from megabert.common.errors import UserError
 from megabert.common.files import remove_folder
+from megabert.pretrain.run_folder import nothing_left_behind
 from tests.helpers.distributed import run_ranks
 from tests.helpers.training_runs import (
     TINY,
@@ -412,6 +413,26 @@ def test_start_that_was_killed(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "checkpoints" / "precious").mkdir(parents=True)
     with pytest.raises(UserError, match="is not a run folder"):
         train(shards, tmp_path / "other", "--resume", "auto")
+
+
+def test_links_of_a_prepared_folder_stay(tmp_path: Path) -> None:
+    """A run that ends before its first checkpoint removes what it made, and not what its user did."""
+    run, world = tmp_path / "run", SimpleNamespace(is_main=True)
+    run.mkdir()
+    for name in ("checkpoints", "tensorboard"):
+        (tmp_path / "big" / name).mkdir(parents=True)
+        (run / name).symlink_to(tmp_path / "big" / name)
+
+    def wrong() -> None:
+        with nothing_left_behind(run, world):  # type: ignore[arg-type]
+            (run / "config.yaml").touch()
+            (run / "checkpoints" / "half").mkdir()
+            raise UserError("a wrong input")
+
+    with pytest.raises(UserError, match="a wrong input"):
+        wrong()
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "tensorboard"]
+    assert not list((tmp_path / "big" / "checkpoints").iterdir())
 
 
 def test_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

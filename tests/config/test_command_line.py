@@ -12,8 +12,10 @@ import pytest
 from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from data_tools import train_tokenizer
 from megabert import __version__
 from megabert.common.errors import UserError
+from megabert.common.log import get_logger
 from megabert.config import flags
 from megabert.config.flags import setting
 from megabert.config.values import ValueReader
@@ -176,3 +178,18 @@ def test_wrong_inputs_are_found_before_torch_is_imported(
     assert message in done.stderr
     assert done.returncode == (2 if message else 0)
     assert message or "model:" in done.stdout or "task:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "value"),
+    [("unigram", "--alphabet", "900"), ("wordpiece", "--coverage", "0.9")],
+)
+def test_flags_of_another_kind_of_tokenizer_are_said(
+    kind: str, flag: str, value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    argv = ["--input", str(tmp_path / "none"), "--output", str(tmp_path / "out"), "--type", kind]
+    with pytest.raises(UserError, match="none"):
+        train_tokenizer.main([*argv, flag, value])
+    assert f"{flag} has no effect with --type {kind}" in caplog.text

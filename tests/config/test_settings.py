@@ -33,6 +33,11 @@ from megabert.config.training import (
 )
 from megabert.engine.config import make_deepspeed_config, resolve_batch
 from megabert.engine.launch import fill_environment
+from megabert.finetune.settings import (
+    ResolvedFinetuning,
+    finetune_settings,
+    resolve_finetuning,
+)
 from megabert.pretrain.inputs import divide_batch
 from megabert.pretrain.settings import resolve_pretraining
 
@@ -306,6 +311,31 @@ def test_batch_that_does_not_multiply_out() -> None:
         resolve_batch(BatchSettings(99, 8, None), 3, 64)
     with pytest.raises(UserError, match=r"100 cannot be divided among 3 .*number of ranks that"):
         resolve_batch(BatchSettings(100, None, None), 3, 64)
+
+
+def test_a_rate_by_a_flag_replaces_the_rates_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("selection: {lrs: [1.0e-5, 2.0e-5], seeds: 2}\n")
+    argv = [
+        "--task",
+        "rte",
+        "--checkpoint",
+        "x",
+        "--train",
+        "t",
+        "--eval",
+        "e",
+        "--config",
+        str(path),
+    ]
+
+    def made(*more: str) -> ResolvedFinetuning:
+        given = flags.parse(finetune_settings(), [*argv, *more], "finetune.py", "")
+        return resolve_finetuning(given)
+
+    assert made().selection.lrs == (1e-5, 2e-5)
+    by_flag = made("--lr", "1e-4")
+    assert (by_flag.selection.lrs, by_flag.selection.seeds, by_flag.optimizer.lr) == ((), 2, 1e-4)
 
 
 def test_an_empty_name_of_a_file() -> None:

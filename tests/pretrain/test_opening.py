@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from megabert.pretrain.opening import _no_evaluation
 from tests.helpers.training_runs import make_shards, train
 
 
@@ -39,3 +42,10 @@ def test_the_first_lines_of_a_run(
     assert "tensorboard --logdir" in topics["watch"]
     assert "untested optimizer" not in printed.out + printed.err
     assert "untested optimizer" in (run / "deepspeed.log").read_text()
+
+
+def test_a_run_that_evaluates_nothing_says_so() -> None:
+    inputs: Any = SimpleNamespace(evaluated=())
+    assert "no evaluation split" in dict(_no_evaluation(inputs))["evaluation"]
+    inputs.evaluated = ("a corpus",)
+    assert not dict(_no_evaluation(inputs))

@@ -14,6 +14,8 @@ from megabert.common.names import RUN_CHECKPOINTS
 from megabert.convert.whole_model import WholeModel, with_plain_outputs
 from megabert.data.tokenizers.load import load_tokenizer
 
+_MEANING = ("multi_label", "tag_scheme", "crf_constraints")
+"""Of the record of a fine-tuning: what the outputs mean. Thresholds and lengths may differ: the first model's are kept."""
 _NOT_SHAPE = (
     "name",
     "vocab_multiple",
@@ -103,9 +105,8 @@ def _facts(model: WholeModel) -> dict[str, Any]:
     config = {n: v for n, v in model.config.to_dict().items() if n not in _NOT_SHAPE}
     shapes = {f"the shape of {name}": list(t.shape) for name, t in model.tensors.items()}
     labels = ", ".join(model.labels)
-    task = {f"{name} of the fine-tuning": value for name, value in model.task_record.items()}
     named = {"head": model.head.name, "labels": labels, "tokenizer": known, "task": model.task}
-    return config | shapes | named | task
+    return config | shapes | named | {name: model.task_record.get(name) for name in _MEANING}
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -73,19 +73,12 @@ def with_stable_settings(given: Given) -> Given:
         output = output or _own_folder(point)
         _require_other_folder(output, point.run)
     values.setdefault("run", {})["output"] = str(output)
-    own = _without(given.file.values, *_FOLLOWS, ("optimizer", "schedule"))
-    chosen = _without(given.flags.values, ("schedule", "decay_from"))
+    own = given.file.without(*_FOLLOWS, ("optimizer", "schedule")).values
+    chosen = given.flags.without(("schedule", "decay_from")).values
     chosen.setdefault("schedule", {})["decay_from"] = str(point)
     file = given.file.file or str(point.run / RUN_CONFIG)
     merged = SettingsLayer(flags.join(values, own), file, given.file.names)
     return replace(given, file=merged, flags=SettingsLayer(chosen))
-
-
-def _without(values: Values, *places: tuple[str, str]) -> Values:
-    left = {section: dict(body) for section, body in values.items()}
-    for section, name in places:
-        left.get(section, {}).pop(name, None)
-    return left
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -183,7 +176,7 @@ def _stable(point: BranchPoint) -> tuple[Values, BranchPoint]:
             f"that are kept from it: {usable}"
         )
     places = [(section, name) for section, names in _OF_ONE_RUN.items() for name in names]
-    taken = _without(values, *places)
+    taken = layer.without(*places).values
     for section in ("run", "optimizer", "schedule"):
         taken.setdefault(section, {})
     taken["optimizer"]["schedule"] = "wsd"

@@ -28,6 +28,7 @@ from megabert.convert.whole_model import WholeModel
 from megabert.data.tokenizers.base import SPECIAL_NAMES
 from megabert.data.tokenizers.load import load_tokenizer
 from tests.helpers.convert_folders import VOCABULARY, make
+from tests.helpers.model_cases import tiny_config
 
 pytest.importorskip("transformers")
 WORDS, BIAS = "bert.embeddings.word_embeddings.weight", "mlm.bias"
@@ -231,6 +232,8 @@ CHANGES: dict[str, Callable[[WholeModel], object]] = {
     ),
     "tokenizer": lambda model: setattr(model, "tokenizer", None),
     "labels": lambda model: setattr(model, "labels", ("yes",)),
+    "task": lambda model: setattr(model, "task", "squad"),
+    "tag_scheme": lambda model: setattr(model, "task_record", {"tag_scheme": "bio"}),
 }
 
 
@@ -240,6 +243,27 @@ def test_a_mean_of_different_models_is_refused(source: Path, what: str) -> None:
     CHANGES[what](two)
     with pytest.raises(UserError, match=f"--average: .* differ in {what}"):
         mean_of([one, two])
+
+
+def test_thresholds_of_the_seeds_of_a_sweep_may_differ(source: Path) -> None:
+    one, two = read(source, "huggingface"), read(source, "huggingface")
+    one.task_record, two.task_record = {"threshold": 0.4}, {"threshold": 0.6}
+    assert mean_of([one, two]).task_record == {"threshold": 0.4}
+
+
+def test_the_mean_of_regressions_is_of_labels_in_their_own_units() -> None:
+    """Each run has its own mean and scale, which go into the head before the mean."""
+    weight, bias = "sequence.classifier.weight", "sequence.classifier.bias"
+    models = []
+    for mean, scale in ((1.0, 2.0), (5.0, 4.0)):
+        config = tiny_config()
+        tensors = {weight: torch.ones(1, config.hidden_size), bias: torch.zeros(1)}
+        record = {"output_mean": mean, "output_scale": scale, "max_length": 64}
+        models.append(WholeModel(config, tensors, None, 8, "a run", task_record=record))
+    found = mean_of(models)
+    assert found.tensors[weight].unique().tolist() == [3.0]
+    assert found.tensors[bias].tolist() == [3.0]
+    assert found.task_record == {"max_length": 64}
 
 
 def test_wrong_commands(

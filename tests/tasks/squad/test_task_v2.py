@@ -304,3 +304,13 @@ def test_the_published_part(shared_data: Path) -> None:
     assert scores["exact_match"] == scores["HasAns_f1"] == scores["NoAns_f1"] == 100.0
     silent = squad2_score(truths, dict.fromkeys(truths, Prediction("", 1.0)), 0.0)
     assert silent["f1"] == pytest.approx(100 * 369 / 781)
+
+
+def test_scoring_uses_the_lengths_of_the_fine_tuning_unless_flags_say_otherwise() -> None:
+    record = Squad(SquadSettings(doc_stride=64, max_answer_length=50), 512).record()
+    usual = Squad(SquadSettings(), None)
+    usual.load_lengths(record, None)
+    assert usual.record() == record
+    given = Squad(SquadSettings(doc_stride=32), 256)
+    given.load_lengths(record, 256)
+    assert given.record() == {**record, "max_length": 256, "doc_stride": 32}

@@ -38,8 +38,9 @@ _LONGEST_TITLE = 255  # bytes, in MediaWiki
 _COMMENT_END = "-->"
 _COMMENT = re.compile(r"<!--(?:[^-]++|-(?!->))*+(?:-->)?+")
 _INDENTED = re.compile(r"^(:+[ \t]*)([^\n:][^\n]{0,200}?)([ \t.,;]*)$", re.MULTILINE)
-_RELATION = re.compile(r"(?<!<)=(?!\")|[≤≥≈≠≡→⇒∈⊂∝]|&[lg]t;|[-+−*×·/^]")
-_NO_LETTERS = re.compile(r"<[^<>]*>|&\w+;|\b(?:arcsin|arccos|arctan|sinh|cosh|tanh)\b")
+_TAG = re.compile(r"<[^<>]*>")
+_RELATION = re.compile(r"[=≤≥≈≠≡→⇒∈⊂∝]|&[lg]t;")
+_NO_WORD = re.compile(r"&\w+;|\b(?:arcsin|arccos|arctan|sinh|cosh|tanh)\b")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _HEADING = re.compile(r"\n=[^\n]*=[ \t]*(?=\n|\Z)")
 _MARKS = (
@@ -165,7 +166,8 @@ def _prepare(text: str, language: str, calls: Calls) -> str:
 def _displayed(names: list[str], match: re.Match[str]) -> str:
     """A hole, as for a displayed ``<math>``, instead of an indented line that is a formula without words."""
     mark, line, end = match.groups()
-    if not _RELATION.search(line) or HOLE in line or _WORD.search(_NO_LETTERS.sub(" ", line)):
+    bare = _TAG.sub("", line)
+    if HOLE in line or not _RELATION.search(bare) or _WORD.search(_NO_WORD.sub(" ", bare)):
         return match.group()
     return mark + hole(names, "<math>") + end
 

@@ -80,6 +80,7 @@ def test_a_sentence_with_a_hole_is_left_out_and_counted(broken: str) -> None:
         ("The area is\n:{{math|1=''A'' = ''b''<sup>2</sup>}},\nwhere ''b'' is big. Old.", ["Old."]),
         ("The area is\n:''A'' = ''b''<sup>2</sup> + 1\nwhere ''b'' is big. Old.", ["Old."]),
         ("He said:\n:That is a = b, and more.\nIt is old.", ["He said:", "That is a = b, and more.", "It is old."]),
+        ("He said:\n:<small id=x>Say it as is, 5-6.</small>\nOld.", ["He said:", "Say it as is, 5-6.", "Old."]),
         ("We know 1/3 = 0.{{overline|3}}. Old.", ["Old."]),
         ("We see {{sfrac|x + 1|2}} and {{sqrt|a + b}}. Old.", ["Old."]),
         ("It has {{#if:{{unknown|x}}|many|no}} people. Old.", ["Old."]),
